@@ -1,0 +1,346 @@
+"""DFSMN-SAN: deep feed-forward sequential memory blocks with interleaved self-attention.
+
+The hand-designed encoder that He, Su and Yu (2020) compare their searched networks with.
+
+Sources:
+    [1] Zhang, Lei, Yan, Dai, "Deep-FSMN for Large Vocabulary Continuous Speech Recognition",
+        ICASSP 2018 (arXiv 1803.05030): the block, the memory with strides, the skip connections
+        between memories, the low frame rate input.
+    [2] You, Su, Chen, Weng, Yu, "DFSMN-SAN with Persistent Memory Model for Automatic Speech
+        Recognition", ICASSP 2020 (arXiv 1910.13282): self-attention layers between the blocks,
+        optionally with learned (persistent) keys and values.
+    [3] He, Su, Yu 2020 (arXiv 2008.11589): the two sizes compared with, 10 blocks and 2
+        attention layers at 14.4 M parameters and 30 and 3 at 36.1 M.
+
+Ours, because [3] does not print it or because CTC training with Adam wants it: all widths, heads
+and memory orders, attention layers at equal distances, a layer normalization before each block,
+each attention layer and the output, the frame stacking in place of input deltas. The options and
+the two sizes are in :mod:`nas_encoder.baselines.dfsmn_san_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from nas_encoder.baselines.dfsmn_san_config import DFSMNSANConfig
+from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
+
+Condition = Callable[[Tensor], Tensor]
+
+
+class MemoryBlock(nn.Module):
+    """One DFSMN block: ReLU layer, linear projection, memory, skip from the memory before.
+
+    With m the memory of the block before, h = ReLU(U norm(m)) and p = V h, the new memory is
+    m_t + p_t + sum_{i=0..N1} a_i * p_{t - s1 i} + sum_{j=1..N2} c_j * p_{t + s2 j}, the products
+    taken channel by channel ([1], equation 8; the norm is ours).
+
+    Args:
+        size: Width of the memories (D).
+        hidden_size: Width of the ReLU layer.
+        look_back: N1.
+        look_ahead: N2.
+        look_back_stride: s1, in frames.
+        look_ahead_stride: s2, in frames.
+        dropout: On the ReLU layer and on what is added to the skip.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        hidden_size: int,
+        look_back: int,
+        look_ahead: int,
+        look_back_stride: int,
+        look_ahead_stride: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.reach = (look_back * look_back_stride, look_ahead * look_ahead_stride)
+        self.strides = (look_back_stride, look_ahead_stride)
+        self.norm = nn.LayerNorm(size)
+        self.hidden = nn.Linear(size, hidden_size)
+        self.project = nn.Linear(hidden_size, size)
+        # Depthwise convolution weights (D, 1, taps), the earliest frame first.
+        bound = (1 + look_back + look_ahead) ** -0.5
+        self.past = nn.Parameter(torch.empty(size, 1, look_back + 1).uniform_(-bound, bound))
+        self.future: nn.Parameter | None = None
+        if look_ahead:
+            self.future = nn.Parameter(torch.empty(size, 1, look_ahead).uniform_(-bound, bound))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
+        """Add this block to the memory.
+
+        Args:
+            m: (B, T, D).
+            padding: (B, T), true where a frame is padding; None where no frame is.
+
+        Returns:
+            (B, T, D).
+        """
+        p = self.project(self.dropout(torch.relu(self.hidden(self.norm(m)))))
+        if padding is not None:
+            p = p.masked_fill(padding.unsqueeze(-1), 0.0)
+        out: Tensor = m + self.dropout(p + self._memory(p))
+        return out
+
+    def _memory(self, p: Tensor) -> Tensor:
+        back, ahead = self.reach
+        size = p.size(-1)
+        signal = F.pad(p.transpose(1, 2), (back, ahead))  # (B, D, back + T + ahead)
+        if self.future is None:
+            out = F.conv1d(signal, self.past, dilation=self.strides[0], groups=size)
+        elif self.strides[0] == self.strides[1]:
+            taps = torch.cat((self.past, self.future), dim=-1)
+            out = F.conv1d(signal, taps, dilation=self.strides[0], groups=size)
+        else:
+            past = signal[..., : signal.size(-1) - ahead]
+            future = signal[..., back + self.strides[1] :]
+            out = F.conv1d(past, self.past, dilation=self.strides[0], groups=size)
+            out = out + F.conv1d(future, self.future, dilation=self.strides[1], groups=size)
+        return out.transpose(1, 2)  # (B, T, D)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the whole utterance, with a skip connection.
+
+    There is no positional encoding: the memories before it, whose taps differ by time, already
+    carry order, as convolutions do in Mohamed, Okhonko and Zettlemoyer (2019, arXiv 1904.11660).
+
+    Args:
+        size: Width (D).
+        heads: Number of heads.
+        persistent: Number of learned key-value pairs that every frame can attend to ([2]).
+        dropout: On the output.
+        attention_dropout: On the attention weights.
+    """
+
+    def __init__(
+        self, size: int, heads: int, persistent: int, dropout: float, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.norm = nn.LayerNorm(size)
+        self.inputs = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+        self.persistent: nn.Parameter | None = None
+        if persistent:
+            # As large as keys and values of normalized frames, so that they compete from the start.
+            self.persistent = nn.Parameter(torch.randn(2, heads, persistent, size // heads) * 0.5)
+
+    def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
+        """Add what the other frames say.
+
+        Args:
+            m: (B, T, D).
+            padding: (B, T), true where a frame is padding; None where no frame is.
+
+        Returns:
+            (B, T, D).
+        """
+        batch, frames, size = m.shape
+        # (B, T, 3 D) -> (3, B, heads, T, D / heads)
+        packed = self.inputs(self.norm(m)).view(batch, frames, 3, self.heads, size // self.heads)
+        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        mask = None if padding is None else ~padding[:, None, None, :]  # (B, 1, 1, T)
+        if self.persistent is not None:
+            learned = self.persistent.to(key.dtype).unsqueeze(1).expand(-1, batch, -1, -1, -1)
+            key = torch.cat((learned[0], key), dim=2)
+            value = torch.cat((learned[1], value), dim=2)
+            if mask is not None:
+                mask = F.pad(mask, (learned.size(3), 0), value=True)
+        context = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+        )
+        context = context.transpose(1, 2).reshape(batch, frames, size)
+        out: Tensor = m + self.dropout(self.output(context))
+        return out
+
+
+class DFSMNSAN(nn.Module):
+    """DFSMN blocks with interleaved self-attention, over stacked frames at a low frame rate.
+
+    Padding never changes an utterance's output, in training neither (dropout aside): it is
+    replaced by zeros at the input, before every memory, and hidden from the attention; no layer
+    takes statistics over frames or over the batch. Padding frames of the output are zero.
+
+    Shapes: B batch, T input frames, F features, S ``subsampling_factor``, D ``output_size``.
+
+    Args:
+        config: The options.
+
+    Raises:
+        ConfigError: With all the problems of the config.
+    """
+
+    Config = DFSMNSANConfig
+
+    def __init__(self, config: DFSMNSANConfig) -> None:
+        super().__init__()
+        problems = config.problems()
+        if problems:
+            raise ConfigError("dfsmn_san", problems)
+        self.config = config
+        self.input_size = config.input_size
+        self.output_size = config.output_size
+        self.subsampling_factor = config.subsampling_factor
+        self.min_length = config.subsampling_factor
+        self.taps = tuple(config.taps)
+        size = config.output_size
+        # A linear layer over S + 2 context stacked frames, taken every S frames.
+        self.stack = nn.Conv1d(
+            config.input_size,
+            size,
+            config.subsampling_factor + 2 * config.context,
+            stride=config.subsampling_factor,
+        )
+        orders = zip(
+            config.per_block("look_back"),
+            config.per_block("look_ahead"),
+            config.per_block("look_back_stride"),
+            config.per_block("look_ahead_stride"),
+            strict=True,
+        )
+        self.blocks = nn.ModuleList(
+            MemoryBlock(size, config.hidden_size, *order, config.dropout) for order in orders
+        )
+        self.attention = nn.ModuleDict(
+            {
+                str(number): SelfAttention(
+                    size,
+                    config.attention_heads,
+                    config.persistent_memory,
+                    config.dropout,
+                    config.attention_dropout,
+                )
+                for number in sorted(config.attention_after())
+            }
+        )
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a batch.
+
+        Args:
+            x: (B, T, F) features; what stands past an utterance's length does not matter.
+            lengths: (B,) int64, frames of each utterance.
+
+        Returns:
+            (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
+
+        Raises:
+            InputError: A shape, a type or a length is wrong, or a feature is not finite.
+            UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
+        """
+        y, out_lengths, _ = self._encode(x, lengths, (), None)
+        return y, out_lengths
+
+    def forward_taps(
+        self, x: Tensor, lengths: Tensor, condition: Condition | None = None
+    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
+        """Encode a batch and return what the blocks named by ``taps`` put out.
+
+        Args:
+            x: (B, T, F) features.
+            lengths: (B,) int64.
+            condition: Called with each tap's h; its result (B, ceil(T / S), D) is added to the
+                memory that goes on (self-conditioned CTC, Nozaki and Komatsu 2021).
+
+        Returns:
+            As :meth:`forward`, and for each tap the number of the block and h, (B, ceil(T / S), D):
+            the block's memory, after its attention layer where it has one, normalized by the
+            output's layer norm, zero in padding frames.
+
+        Raises:
+            InputError: As :meth:`forward`.
+            UtteranceTooShortError: As :meth:`forward`.
+        """
+        return self._encode(x, lengths, self.taps, condition)
+
+    def _encode(
+        self, x: Tensor, lengths: Tensor, taps: tuple[int, ...], condition: Condition | None
+    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
+        static = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not static:
+            self._check(x, lengths)
+        lengths = lengths.to(x.device)
+        frames = x.size(1)
+        factor, context = self.subsampling_factor, self.config.context
+        out_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
+        out_frames = (frames + factor - 1) // factor
+        padding: Tensor | None = None
+        # A recorded graph must not depend on whether this batch happens to need masks.
+        if static or bool((lengths < frames).any()):
+            x = x.masked_fill(_padding(lengths, frames).unsqueeze(-1), 0.0)
+            padding = _padding(out_lengths, out_frames)
+        if not static:
+            _check_finite(x)
+        x = F.pad(x.transpose(1, 2), (context, context + factor * out_frames - frames))
+        m = self.stack(x).transpose(1, 2)  # (B, ceil(T / S), D)
+        found: list[tuple[int, Tensor]] = []
+        for number, block in enumerate(self.blocks, start=1):
+            m = self._run(block, m, padding)
+            if str(number) in self.attention:
+                m = self._run(self.attention[str(number)], m, padding)
+            if number in taps:
+                h = self._output(m, padding)
+                found.append((number, h))
+                if condition is not None:
+                    m = m + condition(h)
+        return self._output(m, padding), out_lengths, found
+
+    def _run(self, layer: nn.Module, m: Tensor, padding: Tensor | None) -> Tensor:
+        if self.config.checkpointing and self.training and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layer, m, padding, use_reentrant=False)
+        else:
+            out = layer(m, padding)
+        return out
+
+    def _output(self, m: Tensor, padding: Tensor | None) -> Tensor:
+        y: Tensor = self.norm(m)
+        return y if padding is None else y.masked_fill(padding.unsqueeze(-1), 0.0)
+
+    def _check(self, x: Tensor, lengths: Tensor) -> None:
+        if x.dim() != 3 or x.size(2) != self.input_size or x.numel() == 0:
+            raise InputError(
+                f"x: must have the shape (batch, frames, {self.input_size}), got {tuple(x.shape)}"
+            )
+        if lengths.shape != x.shape[:1] or lengths.dtype not in (torch.int64, torch.int32):
+            raise InputError(
+                f"lengths: must be {x.size(0)} whole numbers, one for each utterance, "
+                f"got shape {tuple(lengths.shape)} and type {lengths.dtype}"
+            )
+        shortest, longest = (int(bound) for bound in torch.aminmax(lengths))
+        if longest > x.size(1):
+            raise InputError(f"lengths: at most the {x.size(1)} frames of x, got {longest}")
+        if shortest < self.min_length:
+            raise UtteranceTooShortError(
+                f"an utterance has {shortest} frames; one output frame takes {self.min_length}",
+                shortest,
+                self.min_length,
+            )
+
+
+def _padding(lengths: Tensor, frames: int) -> Tensor:
+    """Return (B, T), true where a frame stands past its utterance's length."""
+    return torch.arange(frames, device=lengths.device) >= lengths.unsqueeze(1)
+
+
+def _check_finite(x: Tensor) -> None:
+    """Refuse features that are not finite; x (B, T, F) has no padding left in it."""
+    if not bool(torch.isfinite(x.detach().abs().max())):
+        bad = (~torch.isfinite(x.detach()).all(-1)).nonzero().tolist()  # [[utterance, frame], ...]
+        first = f"utterance {bad[0][0]} of the batch, frame {bad[0][1]}"
+        raise InputError(f"x: features must be finite numbers, got {len(bad)} bad frames ({first})")
