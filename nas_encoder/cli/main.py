@@ -1,0 +1,78 @@
+"""Entry point of ``nas-encoder``: finds the sub-command, runs it, turns our errors into messages.
+
+A sub-command is one module with ``HELP`` (a line), ``add_arguments(parser)`` and
+``run(args) -> int`` (the exit status), and one line in :data:`COMMANDS`. Only the
+module of the command that is asked for gets imported, so ``nas-encoder zoo`` does not wait
+for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from nas_encoder import __version__
+from nas_encoder.errors import NasEncoderError
+
+# name -> (module, one-line help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "zoo": ("nas_encoder.cli.zoo", "list the genotypes that ship with the package"),
+    "show": ("nas_encoder.cli.show", "show a genotype: cells, parameters, MACs, receptive field"),
+    "data": ("nas_encoder.cli.data", "read a corpus with lhotse, export it to ESPnet and NeMo"),
+    "search": ("nas_encoder.cli.search", "search a genotype on speech data"),
+    "doctor": ("nas_encoder.cli.doctor", "say what is installed and registered, and what to do"),
+    "enable": ("nas_encoder.cli.enable", "register with ESPnet and NeMo in this environment"),
+    "disable": ("nas_encoder.cli.disable", "undo 'enable'"),
+}
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; with ``only``, import and fill in that one sub-command alone."""
+    parser = argparse.ArgumentParser(
+        prog="nas-encoder",
+        description="Speech encoders found by neural architecture search.",
+        epilog="'nas-encoder COMMAND --help' shows a command's options and examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"nas-encoder {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module_name, help_line) in COMMANDS.items():
+        if only is not None and name != only:
+            commands.add_parser(name, help=help_line)
+            continue
+        module = import_module(module_name)
+        sub = commands.add_parser(
+            name,
+            help=help_line,
+            description=(module.__doc__ or help_line).split("\n\n")[0],
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (0 done, 1 negative finding, 2 bad input)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    asked = next((word for word in arguments if word in COMMANDS), "")
+    args = build_parser(only=asked).parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return int(args.run(args))
+    except NasEncoderError as error:
+        print(f"nas-encoder {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"nas-encoder {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `nas-encoder zoo | head`
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

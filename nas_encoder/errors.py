@@ -1,0 +1,101 @@
+"""Every error that this package raises on bad input.
+
+All of them derive from :class:`NasEncoderError`, so a caller can catch one
+class. An error that reports on a document (a genotype, a config, a manifest)
+carries *all* the problems found, each with its path in the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class NasEncoderError(Exception):
+    """Base of all errors raised by nas_encoder."""
+
+
+class ProblemsError(NasEncoderError, ValueError):
+    """Bad input with one or more problems, reported together.
+
+    Args:
+        subject: What was read, for example a file name or ``"genotype 'x'"``.
+        problems: One line for each problem: where, the rule, the value got.
+    """
+
+    def __init__(self, subject: str, problems: Iterable[str]) -> None:
+        self.subject = subject
+        self.problems: tuple[str, ...] = tuple(problems)
+        if len(self.problems) == 1:
+            text = f"{subject}: {self.problems[0]}"
+        else:
+            lines = "".join(f"\n  - {problem}" for problem in self.problems)
+            text = f"{subject}: {len(self.problems)} problems:{lines}"
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, tuple[str, ...]]]:
+        # Exceptions cross process borders (data loader workers, spawned ranks).
+        return type(self), (self.subject, self.problems)
+
+
+class GenotypeError(ProblemsError):
+    """A genotype document breaks the schema or a rule of its space."""
+
+
+class ConfigError(ProblemsError):
+    """An encoder or search configuration is invalid."""
+
+
+class DataError(ProblemsError):
+    """A manifest, an audio file, a transcript or a token list is unusable."""
+
+
+class CheckpointError(ProblemsError):
+    """A checkpoint or a run folder cannot be read, written or resumed."""
+
+
+class InputError(NasEncoderError, ValueError):
+    """A tensor given to a network has a wrong shape, length or value."""
+
+
+class UtteranceTooShortError(InputError):
+    """An utterance has fewer frames than one output frame needs.
+
+    Args:
+        message: The rule and the value got.
+        actual: Number of input frames.
+        limit: Smallest number of input frames allowed.
+    """
+
+    def __init__(self, message: str, actual: int, limit: int) -> None:
+        super().__init__(message)
+        self.actual = actual
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[UtteranceTooShortError], tuple[str, int, int]]:
+        return type(self), (str(self), self.actual, self.limit)
+
+
+class RegistryError(NasEncoderError, LookupError):
+    """A name is registered twice, or is not registered at all."""
+
+
+class MissingDependencyError(NasEncoderError, ImportError):
+    """An optional dependency is needed and not installed.
+
+    Args:
+        package: Name on the package index.
+        extra: The extra of this package that installs it.
+        purpose: What it is needed for.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed; "
+            f"install it with: pip install 'nas_encoder[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+        self.purpose = purpose
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        return type(self), (self.package, self.extra, self.purpose)

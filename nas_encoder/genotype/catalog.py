@@ -1,0 +1,60 @@
+"""The zoo: genotypes that ship with the package, and the one way to load any genotype."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import GenotypeError
+from nas_encoder.genotype.io import read_yaml
+from nas_encoder.genotype.schema import Genotype
+from nas_encoder.genotype.validation import show
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+def list_genotypes() -> list[str]:
+    """Return the names of the genotypes that ship with the package, sorted."""
+    return sorted(path.stem for path in ZOO.glob("*.yaml"))
+
+
+def load_genotype(source: str | Path | Mapping[str, Any] | Genotype) -> Genotype:
+    """Load a genotype.
+
+    Args:
+        source: The name of a shipped genotype, a path to a YAML file, the document itself as
+            a mapping, or a genotype (returned as it is). A name wins over a file of the same
+            name; write ``./name`` for the file.
+
+    Raises:
+        GenotypeError: There is no such genotype, or it breaks the schema; every problem is
+            listed with its path in the document.
+    """
+    if isinstance(source, Genotype):
+        return source
+    if isinstance(source, Mapping):
+        name = source.get("name")
+        return Genotype.from_dict(source, f"genotype {show(name)}" if name else "genotype")
+    if not isinstance(source, (str, Path)):
+        raise GenotypeError(
+            "genotype",
+            [f"must be a name, a path or a mapping, got {type(source).__name__} {show(source)}"],
+        )
+    text = str(source)
+    names = list_genotypes()
+    if text in names:
+        return Genotype.from_dict(read_yaml(ZOO / f"{text}.yaml"), text)
+    looks_like_path = isinstance(source, Path) or "/" in text or text.endswith((".yaml", ".yml"))
+    if not looks_like_path:
+        close = difflib.get_close_matches(text, names, n=1)
+        guess = f" (did you mean '{close[0]}'?)" if close else ""
+        raise GenotypeError(
+            "genotype",
+            [
+                f"unknown name {show(text)}{guess}; known: {', '.join(names)}; "
+                "a file is given by a path that ends in .yaml or holds a '/'"
+            ],
+        )
+    return Genotype.from_dict(read_yaml(source), text)

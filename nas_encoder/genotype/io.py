@@ -1,0 +1,122 @@
+"""YAML in and out: nothing but plain data, nothing but our errors, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas_encoder.errors import GenotypeError, ProblemsError
+
+MAX_BYTES = 1 << 20
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses aliases and duplicate keys.
+
+    An alias can make a small file expand without bound, or refer to itself; a duplicate key
+    silently loses the first value.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed here", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a scalar", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key!r}", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str | bytes, subject: str, error: type[ProblemsError] = GenotypeError) -> Any:
+    """Parse one YAML document from a string.
+
+    Raises:
+        ProblemsError: (the class given as ``error``) it is not one document of plain YAML, is
+            larger than 1 MiB, or is nested too deeply.
+    """
+    if len(text) > MAX_BYTES:
+        raise error(subject, [f"is larger than {MAX_BYTES} bytes, got {len(text)}"])
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as problem:
+        raise error(subject, [f"is not valid YAML: {_one_line(problem)}"]) from None
+    except RecursionError:
+        raise error(subject, ["is nested too deeply"]) from None
+    except Exception as problem:  # PyYAML lets ValueError & co. of bad scalars through
+        raise error(
+            subject, [f"holds a value that YAML cannot read: {_one_line(problem)}"]
+        ) from problem
+
+
+def read_yaml(path: str | Path, error: type[ProblemsError] = GenotypeError) -> Any:
+    """Read one YAML file; see :func:`parse_yaml`.
+
+    Raises:
+        ProblemsError: (the class given as ``error``) the file cannot be read, or as above.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise error(str(path), [f"cannot be read: {reason}"]) from None
+    return parse_yaml(data, str(path), error)
+
+
+def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = GenotypeError) -> None:
+    """Write a document atomically: the old file stays whole until the new one is on disk.
+
+    Raises:
+        ProblemsError: (the class given as ``error``) the file cannot be written.
+    """
+    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    write_atomically(path, text.encode("utf-8"), error)
+
+
+def write_atomically(
+    path: str | Path, data: bytes, error: type[ProblemsError] = GenotypeError
+) -> None:
+    """Write bytes through a temporary file in the same folder and a rename.
+
+    Raises:
+        ProblemsError: (the class given as ``error``) the file cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is for everybody
+        os.replace(temporary, path)
+    except OSError as problem:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        raise error(str(path), [f"cannot be written: {problem.strerror}"]) from None
+
+
+def _one_line(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:300]

@@ -1,0 +1,3 @@
+from nas_encoder.network.factory import build_encoder
+
+__all__ = ["build_encoder"]

@@ -1,0 +1,116 @@
+"""What a network costs: parameters, multiply-adds, receptive field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_encoder.genotype import CellArchitecture, Genotype
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.deltas import WINDOW
+
+# Reach in time of one operation: (half of the kernel) x dilation, summed over its convolutions;
+# the second half of a separable convolution works at the resolution behind the stride.
+_REACH: dict[str, tuple[int, int]] = {
+    "max_pool_3x3": (1, 0),
+    "avg_pool_3x3": (1, 0),
+    "skip_connect": (0, 0),
+    "sep_conv_3x3": (1, 1),
+    "sep_conv_5x5": (2, 2),
+    "dil_conv_3x3": (2, 0),
+    "dil_conv_5x5": (4, 0),
+    "conv_7x1_1x7": (3, 0),
+}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable scalars."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
+    """Return the multiply-adds of one utterance, counted by PyTorch's own counter.
+
+    Convolutions, matrix products and attention count; element-wise work does not.
+
+    Args:
+        module: With ``forward(x (1, T, F), lengths (1,))``.
+        frames: T.
+        input_size: F.
+    """
+    parameter = next(module.parameters())
+    x = torch.zeros(1, frames, input_size, dtype=parameter.dtype, device=parameter.device)
+    lengths = torch.tensor([frames], device=parameter.device)
+    training = module.training
+    module.eval()
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            module(x, lengths)
+    finally:
+        module.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Input frames that an output frame depends on: this many before and after its own."""
+
+    left: int
+    right: int
+
+    @property
+    def frames(self) -> int:
+        """Width of the receptive field in input frames."""
+        return self.left + 1 + self.right
+
+    def plus(self, left: int, right: int | None = None) -> Reach:
+        """Return it widened on both sides."""
+        return Reach(self.left + left, self.right + (left if right is None else right))
+
+    def union(self, other: Reach) -> Reach:
+        """Return what either reaches."""
+        return Reach(max(self.left, other.left), max(self.right, other.right))
+
+
+def receptive_field(genotype: Genotype, config: EncoderConfig) -> Reach:
+    """Return the receptive field in time of an output frame, relative to its first input frame.
+
+    ``right`` counts from the first of the S input frames that an output frame stands for.
+    """
+    architecture = genotype.architecture
+    assert isinstance(architecture, CellArchitecture)
+    jump = 1
+    start = Reach(0, 0).plus(2 * WINDOW if config.deltas else 0).plus(jump)  # 3x3 stem
+    jump *= config.stem_stride[0]
+    before, previous = start, start
+    after_reduction = False
+    for index in range(config.layers):
+        reduction = index in config.reductions
+        cell = architecture.reduction if reduction else architecture.normal
+        if after_reduction:
+            # The strided 1x1 pair also reads the next position at the finer resolution.
+            before = before.plus(0, jump // 2)
+        states = [before, previous]
+        inner_jump = jump * 2 if reduction else jump
+        for node in cell.nodes:
+            total: Reach | None = None
+            for edge in node:
+                own_jump = jump if edge.source < 2 else inner_jump
+                behind = inner_jump if edge.source < 2 else own_jump
+                first, second = _REACH[edge.op]
+                reach = states[edge.source].plus(first * own_jump + second * behind)
+                if edge.op == "skip_connect" and own_jump != behind:
+                    reach = reach.plus(0, own_jump)
+                total = reach if total is None else total.union(reach)
+            assert total is not None
+            states.append(total)
+        output = states[cell.concat[0]]
+        for state in cell.concat[1:]:
+            output = output.union(states[state])
+        before, previous = previous, output
+        after_reduction, jump = reduction, inner_jump
+    return previous

@@ -1,0 +1,230 @@
+"""The 2-D cell network as an encoder: features in, frames at a quarter of the rate out.
+
+He, Su, Yu 2020, section 3.1, on the network of DARTS (Liu et al. 2019). Where we deviate:
+padding frames never take part in anything (masks), cells and preprocessing that no output
+depends on are not built, the number of frames need not be a multiple of 4 (the result equals
+that of zero-padding to one), and one fully connected layer of 512 follows the last cell, which is the
+only head that fits all parameter counts of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import CellArchitecture, Genotype
+from nas_encoder.network.cell import CellModule, State
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.deltas import with_deltas
+from nas_encoder.network.inputs import check_inputs, is_capturing
+from nas_encoder.network.stem import Stem
+from nas_encoder.ops.masking import apply_mask, frame_mask, recomputing, strided
+
+Condition = Callable[[Tensor], Tensor]
+
+
+class CellEncoder(nn.Module):
+    """A searched cell network.
+
+    Args:
+        genotype: The cells.
+        config: Everything else.
+
+    Attributes:
+        output_size: D, features of an output frame.
+        subsampling_factor: S, input frames for each output frame.
+        min_length: The fewest frames of an utterance that are accepted.
+
+    Raises:
+        ConfigError: An option breaks its rule; all problems are listed.
+    """
+
+    def __init__(self, genotype: Genotype, config: EncoderConfig) -> None:
+        super().__init__()
+        problems = config.problems()
+        if not isinstance(genotype.architecture, CellArchitecture):
+            problems.append(f"genotype: space '{genotype.space}' has no 2-D cells")
+        if problems:
+            raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
+        self.genotype = genotype
+        self.config = config
+        self.output_size = config.output_size
+        self.subsampling_factor = config.subsampling_factor
+        self.min_length = config.subsampling_factor
+        self.drop_path = float(config.drop_path)
+        self.stem = Stem(3 if config.deltas else 1, 3 * config.channels, config.stem_stride)
+        self.cells = nn.ModuleDict()
+        self._build_cells(genotype.architecture)
+        bins = _ceil_div(_ceil_div(config.input_size, config.stem_stride[1]), 4)
+        self.frame_size = self._output_channels * bins
+        self.head = _build_head(self.frame_size, config)
+        if config.conditioning:
+            self.condition_projection = nn.Linear(config.output_size, self._output_channels)
+
+    def _build_cells(self, architecture: CellArchitecture) -> None:
+        config = self.config
+        live = live_cells(architecture, config)
+        widths = [3 * config.channels, 3 * config.channels]
+        channels, after_reduction = config.channels, False
+        for index in range(config.layers):
+            reduction = index in config.reductions
+            cell = architecture.reduction if reduction else architecture.normal
+            if reduction:
+                channels *= 2
+            if index in live:
+                self.cells[str(index)] = CellModule(
+                    cell, channels, (widths[-2], widths[-1]), reduction, after_reduction
+                )
+            widths.append(channels * len(cell.concat))
+            after_reduction = reduction
+        self._output_channels = widths[-1]
+
+    def set_drop_path(self, probability: float) -> None:
+        """Set the probability of drop-path from here on, for example by a schedule."""
+        if not 0 <= probability < 1:
+            raise ConfigError("drop_path", [f"must be from 0 to below 1, got {probability!r}"])
+        self.drop_path = float(probability)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch of utterances.
+
+        B batch, T frames, F frequency bins, D output features, S subsampling factor.
+
+        Args:
+            x: (B, T, F) features; what stands in padding frames plays no part.
+            lengths: (B,) integer, number of valid frames of each utterance.
+
+        Returns:
+            (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
+
+        Raises:
+            InputError: A shape or length is wrong, or a valid frame is not finite (checked in
+                eager execution, not in compiled or exported graphs).
+            UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
+        """
+        output, output_lengths, _ = self.forward_taps(x, lengths)
+        return output, output_lengths
+
+    def forward_taps(
+        self, x: Tensor, lengths: Tensor, condition: Condition | None = None
+    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
+        """Encode, and return the intermediate outputs at ``config.taps`` too.
+
+        Args:
+            x: (B, T, F), as in :meth:`forward`.
+            lengths: (B,), as in :meth:`forward`.
+            condition: With ``config.conditioning``: called at every tap with its (B, T', D); the
+                (B, T', D) that it returns is projected and added to the cell's output.
+
+        Returns:
+            As :meth:`forward`, and a list of (cell number from 1, (B, T', D)); a tap goes
+            through the same fully connected layers as the final output.
+        """
+        capturing = is_capturing()
+        if not capturing:
+            padded = check_inputs(x, lengths, self.config.input_size, self.min_length)
+        valid = lengths if capturing or padded else None
+        state = self._embed(x, valid)
+        states = {-2: state, -1: state}
+        taps: list[tuple[int, Tensor]] = []
+        for index in range(self.config.layers):
+            if str(index) not in self.cells:
+                continue
+            # A cell that is not built is read by nobody, so what it leaves as is does no harm.
+            first = states.get(index - 2, states[max(states)])
+            second = states.get(index - 1, states[max(states)])
+            state = self._run_cell(index, first, second)
+            if index + 1 in self.config.taps:
+                tap = self._head(state)
+                taps.append((index + 1, tap))
+                if condition is not None and self.config.conditioning:
+                    state = self._add_condition(state, condition(tap))
+            states[index] = state
+        factor = self.subsampling_factor
+        output_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
+        return self._head(state), output_lengths, taps
+
+    def _embed(self, x: Tensor, lengths: Tensor | None) -> State:
+        """(B, T, F) to the stem's (B, 3C, T', F')."""
+        mask = None
+        if lengths is not None:
+            mask = frame_mask(lengths, x.size(1), x.dtype)
+            # Not a product: what stands in padding frames may be NaN.
+            x = x.masked_fill(mask[:, 0] == 0, 0.0)
+        image = with_deltas(x, lengths) if self.config.deltas else x[:, None]
+        image = apply_mask(image, mask)  # a delta is not zero just behind the last frame
+        return State(self.stem(image, mask), strided(mask, self.config.stem_stride[0]))
+
+    def _run_cell(self, index: int, first: State, second: State) -> State:
+        cell = self.cells[str(index)]
+        if not (self.config.checkpointing and self.training and torch.is_grad_enabled()):
+            return cell(first, second, self.drop_path)  # type: ignore[no-any-return]
+        state: Any = checkpoint(
+            cell,
+            first,
+            second,
+            self.drop_path,
+            use_reentrant=False,
+            # The second pass must not move the batch norms' running statistics again.
+            context_fn=lambda: (_Nothing(), recomputing()),
+        )
+        return State(*state)
+
+    def _head(self, state: State) -> Tensor:
+        """(B, C, T, F) to (B, T, D)."""
+        x = self.head(state.value.permute(0, 2, 1, 3).flatten(2))  # (B, T, C * F)
+        return x if state.mask is None else x * state.mask[:, 0].to(x.dtype)
+
+    def _add_condition(self, state: State, condition: Tensor) -> State:
+        added = self.condition_projection(condition).transpose(1, 2)[..., None]  # (B, C, T, 1)
+        return State(state.value + apply_mask(added, state.mask), state.mask)
+
+
+class _Nothing:
+    """A context manager that does nothing and can be entered again and again."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def live_cells(architecture: CellArchitecture, config: EncoderConfig) -> frozenset[int]:
+    """Return the indices of the cells that any output depends on.
+
+    Where a genotype reads only one of its two inputs, every second cell can be dead.
+    """
+    todo = [config.layers - 1, *(tap - 1 for tap in config.taps)]
+    live: set[int] = set()
+    while todo:
+        index = todo.pop()
+        if index < 0 or index in live:
+            continue
+        live.add(index)
+        cell = architecture.reduction if index in config.reductions else architecture.normal
+        todo.extend(index - 2 + state for state in cell.used_inputs())
+    return frozenset(live)
+
+
+def _build_head(frame_size: int, config: EncoderConfig) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    size = frame_size
+    for width in (*config.hidden_sizes, config.output_size):
+        if config.dropout:
+            layers.append(nn.Dropout(config.dropout))
+        layers += [nn.Linear(size, width), nn.ReLU()]
+        size = width
+    return nn.Sequential(*layers)
+
+
+def _ceil_div(value: int, by: int) -> int:
+    return -(-value // by)
+
+
+__all__ = ["CellEncoder", "Condition", "live_cells"]

@@ -1,0 +1,67 @@
+"""The only way from a genotype to an ``nn.Module``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.encoder import CellEncoder
+from nas_encoder.registry import Registry
+
+Builder = Callable[[Genotype, Mapping[str, Any]], nn.Module]
+
+
+def _build_cell_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Module:
+    config = EncoderConfig.from_dict(options, f"encoder of genotype '{genotype.name}'")
+    return CellEncoder(genotype, config)
+
+
+# space -> builder; each builder checks its own options.
+BUILDERS: Registry[Builder] = Registry("network for the search space")
+for _space in CELL_SPACE_OPERATIONS:
+    BUILDERS.add(_space, _build_cell_encoder)
+
+
+def build_encoder(
+    genotype: str | Path | Mapping[str, Any] | Genotype,
+    input_size: int = 40,
+    channels: int = 24,
+    layers: int = 17,
+    output_size: int = 512,
+    **options: Any,
+) -> nn.Module:
+    """Build the encoder of a genotype.
+
+    Args:
+        genotype: A zoo name, a path, the document as a mapping, or a genotype.
+        input_size: F, frequency bins of the features.
+        channels: C, initial channels.
+        layers: L, number of cells.
+        output_size: D, features of an output frame.
+        **options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`.
+
+    Returns:
+        A module with ``forward(x (B, T, F), lengths (B,)) -> ((B, ceil(T/S), D), ceil(lengths/S))``
+        and the attributes ``output_size``, ``subsampling_factor`` (S) and ``min_length``.
+
+    Raises:
+        GenotypeError: The genotype cannot be loaded.
+        ConfigError: An option is unknown or breaks its rule; all are listed.
+    """
+    loaded = load_genotype(genotype)
+    return BUILDERS[loaded.space](
+        loaded,
+        {
+            "input_size": input_size,
+            "channels": channels,
+            "layers": layers,
+            "output_size": output_size,
+            **options,
+        },
+    )

@@ -1,0 +1,33 @@
+"""The torch operations that a cell is made of: one table, name -> builder.
+
+Every operation is an ``nn.Module`` built by ``OPERATIONS[name](channels, stride, affine)`` whose
+``forward(x, mask)`` obeys one contract (tests/contract/test_operations.py holds every entry to
+it):
+
+- ``x``: (B, C, T, F), zero in the frames that ``mask`` marks as padding; ``mask``:
+  (B, 1, T, 1), 1 for frames of the utterance and 0 for padding, or None where there is no
+  padding at all.
+- It returns (B, C, ceil(T / stride), ceil(F / stride)), again zero in padding frames, and what
+  an utterance's frames hold does not depend on how many padding frames follow them.
+
+B batch, C channels, T frames, F frequency bins.
+"""
+
+from nas_encoder.ops.convolution import ConvPair7, DilatedConv, SeparableConv
+from nas_encoder.ops.identity import FactorizedReduce, Identity, Zero, skip_connect
+from nas_encoder.ops.pooling import AvgPool3, MaxPool3
+from nas_encoder.ops.table import OPERATIONS, build_operation
+
+__all__ = [
+    "OPERATIONS",
+    "AvgPool3",
+    "ConvPair7",
+    "DilatedConv",
+    "FactorizedReduce",
+    "Identity",
+    "MaxPool3",
+    "SeparableConv",
+    "Zero",
+    "build_operation",
+    "skip_connect",
+]

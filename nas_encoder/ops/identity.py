@@ -1,0 +1,68 @@
+"""Operations without a kernel: identity, its strided form, and zero."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_encoder.ops.masking import strided
+from nas_encoder.ops.norm import MaskedBatchNorm2d
+
+
+class Identity(nn.Module):
+    """Return the input."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return (B, C, T, F) as it is."""
+        return x
+
+
+class Zero(nn.Module):
+    """The operation ``none`` of a search: zeros of the right shape."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    @classmethod
+    def build(cls, channels: int, stride: int, affine: bool) -> Zero:
+        """Build it; it has no parameters, so channels and affine play no part."""
+        return cls(stride)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, C, T, F) to zeros (B, C, ceil(T/s), ceil(F/s))."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class FactorizedReduce(nn.Module):
+    """Halve time and frequency by two shifted 1x1 convolutions (Liu et al. 2019's code).
+
+    ReLU; half of the output channels see the even positions, the others the odd ones, so no
+    position is lost; batch norm. Odd sizes are completed by a zero.
+
+    Args:
+        channels: C, of the input.
+        output_channels: D, of the output.
+        affine: Of the batch norm.
+    """
+
+    def __init__(self, channels: int, output_channels: int, affine: bool) -> None:
+        super().__init__()
+        half = output_channels // 2
+        self.even = nn.Conv2d(channels, half, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(channels, output_channels - half, 1, stride=2, bias=False)
+        self.norm = MaskedBatchNorm2d(output_channels, affine=affine)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, C, T, F) to (B, D, ceil(T/2), ceil(F/2)); see :mod:`nas_encoder.ops`."""
+        x = F.relu(x)
+        # One more zero at the far end of each axis serves the shifted half where a size is odd.
+        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+        x = torch.cat([self.even(x), self.odd(shifted)], dim=1)
+        return self.norm(x, strided(mask, 2))  # type: ignore[no-any-return]
+
+
+def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
+    """Build the operation ``skip_connect``: identity, or its strided form."""
+    return Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)

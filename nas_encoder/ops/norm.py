@@ -1,0 +1,114 @@
+"""Batch normalization whose statistics are those of the utterances' frames alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_encoder.ops.masking import apply_mask, is_recomputing
+
+
+class MaskedBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` for padded batches; its parameters and buffers are the same.
+
+    With a mask, mean and variance are taken over valid frames only, in training too, and the
+    result is zero in padding frames. Without one it *is* ``nn.BatchNorm2d``. The statistics
+    are accumulated in float32 at least.
+    """
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize (B, C, T, F) under the mask (B, 1, T, 1); the shape stays.
+
+        Statistics are those of the batch in training mode, else the running ones.
+        """
+        if not self.training:
+            return apply_mask(super().forward(input), mask)
+        move = self.track_running_stats and not is_recomputing()
+        if mask is None and move:
+            return super().forward(input)
+        if mask is None:
+            return F.batch_norm(
+                input, None, None, self.weight, self.bias, training=True, eps=self.eps
+            )
+        output, mean, variance, count = _normalize(
+            input, mask, self.weight, self.bias, float(self.eps)
+        )
+        if move:
+            self._move_running_statistics(mean, variance, count)
+        return output
+
+    @torch.no_grad()
+    def _move_running_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        rate = 1.0 / self.num_batches_tracked.float() if self.momentum is None else self.momentum
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+
+
+def _normalize(
+    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the normalized (B, C, T, F) and the mean, variance (C,) and count () behind it."""
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _MaskedNormalize.apply(
+        x, mask, weight, bias, eps
+    )
+    return result
+
+
+class _MaskedNormalize(torch.autograd.Function):
+    """Closed-form forward and backward: one saved activation, few passes over memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mask = mask.to(wide.dtype)
+        count = mask.sum() * x.size(3)
+        mean = _channel_sum(wide * mask) / count
+        # An all-padding rest of the batch adds exact zeros to the sums below.
+        centred = wide.sub(mean[:, None, None]).mul_(mask)
+        variance = _channel_dot(centred, centred) / count
+        inverse = torch.rsqrt(variance + eps)
+        scale = inverse if weight is None else inverse * weight.to(wide.dtype)
+        output = centred * scale[:, None, None]
+        if bias is not None:
+            output.addcmul_(bias.to(wide.dtype)[:, None, None], mask)
+        ctx.save_for_backward(centred.to(x.dtype), mask, weight, inverse, count)
+        ctx.has_bias = bias is not None
+        ctx.mark_non_differentiable(mean, variance, count)
+        return output.to(x.dtype), mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        centred, mask, weight, inverse, count = ctx.saved_tensors
+        grad = grad.to(mask.dtype) * mask
+        centred = centred.to(mask.dtype)
+        shift = _channel_sum(grad)
+        correlation = _channel_dot(grad, centred)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            scale = inverse if weight is None else inverse * weight.to(mask.dtype)
+            slope = scale * inverse.square() * correlation / count
+            offset = scale * shift / count
+            grad_x = grad.mul_(scale[:, None, None])
+            grad_x.addcmul_(centred, slope[:, None, None], value=-1)
+            grad_x.addcmul_(offset[:, None, None], mask, value=-1)
+            grad_x = grad_x.to(ctx.saved_tensors[0].dtype)
+        grad_weight = None if weight is None else (correlation * inverse).to(weight.dtype)
+        grad_bias = shift if ctx.has_bias else None
+        return grad_x, None, grad_weight, grad_bias, None
+
+
+def _channel_sum(x: Tensor) -> Tensor:
+    return x.sum(dim=(0, 2, 3))
+
+
+def _channel_dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(dim=(0, 2, 3))
