@@ -93,11 +93,10 @@ class EncoderConfig:
         ):
             found.integer(getattr(self, name), name, low, high)
         strides = found.sequence(self.stem_stride, "stem_stride", 2, 2)
-        for axis, stride in zip(("time", "frequency"), strides or ()):
+        for axis, stride in zip(("time", "frequency"), strides or (), strict=False):
             found.integer(stride, f"stem_stride ({axis})", 1, 2)
-        for place, size in enumerate(
-            found.sequence(self.hidden_sizes, "hidden_sizes", 0, 16) or ()
-        ):
+        widths = found.sequence(self.hidden_sizes, "hidden_sizes", 0, 16)
+        for place, size in enumerate(widths or ()):
             found.integer(size, f"hidden_sizes[{place}]", 1, 65536)
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)

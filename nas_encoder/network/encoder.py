@@ -3,8 +3,8 @@
 He, Su, Yu 2020, section 3.1, on the network of DARTS (Liu et al. 2019). Where we deviate:
 padding frames never take part in anything (masks), cells and preprocessing that no output
 depends on are not built, the number of frames need not be a multiple of 4 (the result equals
-that of zero-padding to one), and one fully connected layer of 512 follows the last cell, which is the
-only head that fits all parameter counts of the paper.
+that of zero-padding to one), and one fully connected layer of 512 follows the last cell, which is
+the only head that fits all parameter counts of the paper.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class CellEncoder(nn.Module):
 
     def _head(self, state: State) -> Tensor:
         """(B, C, T, F) to (B, T, D)."""
-        x = self.head(state.value.permute(0, 2, 1, 3).flatten(2))  # (B, T, C * F)
+        x: Tensor = self.head(state.value.permute(0, 2, 1, 3).flatten(2))  # (B, T, C * F)
         return x if state.mask is None else x * state.mask[:, 0].to(x.dtype)
 
     def _add_condition(self, state: State, condition: Tensor) -> State:

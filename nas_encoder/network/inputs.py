@@ -9,8 +9,12 @@ from nas_encoder.errors import InputError, UtteranceTooShortError
 
 
 def is_capturing() -> bool:
-    """Whether a graph is being captured (compiled, traced, exported): nothing may depend on data."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.compiler.is_exporting()
+    """Whether a graph is being captured, in which nothing may depend on data."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or torch._C._get_tracing_state()
+    )
 
 
 def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -> bool:

@@ -55,7 +55,7 @@ def _normalize(
     x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the normalized (B, C, T, F) and the mean, variance (C,) and count () behind it."""
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _MaskedNormalize.apply(
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _MaskedNormalize.apply(  # type: ignore[no-untyped-call]
         x, mask, weight, bias, eps
     )
     return result
@@ -81,6 +81,7 @@ class _MaskedNormalize(torch.autograd.Function):
         if bias is not None:
             output.addcmul_(bias.to(wide.dtype)[:, None, None], mask)
         ctx.save_for_backward(centred.to(x.dtype), mask, weight, inverse, count)
+        ctx.input_dtype = x.dtype
         ctx.has_bias = bias is not None
         ctx.mark_non_differentiable(mean, variance, count)
         return output.to(x.dtype), mean, variance, count
@@ -100,7 +101,7 @@ class _MaskedNormalize(torch.autograd.Function):
             grad_x = grad.mul_(scale[:, None, None])
             grad_x.addcmul_(centred, slope[:, None, None], value=-1)
             grad_x.addcmul_(offset[:, None, None], mask, value=-1)
-            grad_x = grad_x.to(ctx.saved_tensors[0].dtype)
+            grad_x = grad_x.to(ctx.input_dtype)
         grad_weight = None if weight is None else (correlation * inverse).to(weight.dtype)
         grad_bias = shift if ctx.has_bias else None
         return grad_x, None, grad_weight, grad_bias, None

@@ -82,7 +82,7 @@ class CellSpace:
         if len(vector) != len(bounds):
             problems.add("vector", f"must have {len(bounds)} choices, has {len(vector)}")
         else:
-            for place, (value, bound) in enumerate(zip(vector, bounds)):
+            for place, (value, bound) in enumerate(zip(vector, bounds, strict=True)):
                 problems.integer(value, f"vector[{place}]", 0, bound - 1)
         if problems:
             raise GenotypeError(f"space '{self.name}'", problems.lines)
