@@ -28,7 +28,8 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from nas_encoder.baselines.dfsmn_san_config import DFSMNSANConfig
-from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
+from nas_encoder.errors import ConfigError
+from nas_encoder.network.inputs import check_inputs, is_capturing
 
 Condition = Callable[[Tensor], Tensor]
 
@@ -272,21 +273,17 @@ class DFSMNSAN(nn.Module):
     def _encode(
         self, x: Tensor, lengths: Tensor, taps: tuple[int, ...], condition: Condition | None
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        static = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if not static:
-            self._check(x, lengths)
         lengths = lengths.to(x.device)
+        # A recorded graph must not depend on whether this batch happens to need masks.
+        needs_masks = is_capturing() or check_inputs(x, lengths, self.input_size, self.min_length)
         frames = x.size(1)
         factor, context = self.subsampling_factor, self.config.context
         out_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
         out_frames = (frames + factor - 1) // factor
         padding: Tensor | None = None
-        # A recorded graph must not depend on whether this batch happens to need masks.
-        if static or bool((lengths < frames).any()):
+        if needs_masks:
             x = x.masked_fill(_padding(lengths, frames).unsqueeze(-1), 0.0)
             padding = _padding(out_lengths, out_frames)
-        if not static:
-            _check_finite(x)
         x = F.pad(x.transpose(1, 2), (context, context + factor * out_frames - frames))
         m = self.stack(x).transpose(1, 2)  # (B, ceil(T / S), D)
         found: list[tuple[int, Tensor]] = []
@@ -312,35 +309,7 @@ class DFSMNSAN(nn.Module):
         y: Tensor = self.norm(m)
         return y if padding is None else y.masked_fill(padding.unsqueeze(-1), 0.0)
 
-    def _check(self, x: Tensor, lengths: Tensor) -> None:
-        if x.dim() != 3 or x.size(2) != self.input_size or x.numel() == 0:
-            raise InputError(
-                f"x: must have the shape (batch, frames, {self.input_size}), got {tuple(x.shape)}"
-            )
-        if lengths.shape != x.shape[:1] or lengths.dtype not in (torch.int64, torch.int32):
-            raise InputError(
-                f"lengths: must be {x.size(0)} whole numbers, one for each utterance, "
-                f"got shape {tuple(lengths.shape)} and type {lengths.dtype}"
-            )
-        shortest, longest = (int(bound) for bound in torch.aminmax(lengths))
-        if longest > x.size(1):
-            raise InputError(f"lengths: at most the {x.size(1)} frames of x, got {longest}")
-        if shortest < self.min_length:
-            raise UtteranceTooShortError(
-                f"an utterance has {shortest} frames; one output frame takes {self.min_length}",
-                shortest,
-                self.min_length,
-            )
-
 
 def _padding(lengths: Tensor, frames: int) -> Tensor:
     """Return (B, T), true where a frame stands past its utterance's length."""
     return torch.arange(frames, device=lengths.device) >= lengths.unsqueeze(1)
-
-
-def _check_finite(x: Tensor) -> None:
-    """Refuse features that are not finite; x (B, T, F) has no padding left in it."""
-    if not bool(torch.isfinite(x.detach().abs().max())):
-        bad = (~torch.isfinite(x.detach()).all(-1)).nonzero().tolist()  # [[utterance, frame], ...]
-        first = f"utterance {bad[0][0]} of the batch, frame {bad[0][1]}"
-        raise InputError(f"x: features must be finite numbers, got {len(bad)} bad frames ({first})")

@@ -192,16 +192,16 @@ def test_bad_input_is_refused_with_the_rule_and_the_value() -> None:
     with pytest.raises(UtteranceTooShortError, match="3 frames") as caught:
         module(x, torch.tensor([23, 3, 4]))
     assert (caught.value.actual, caught.value.limit) == (3, 4)
-    with pytest.raises(InputError, match=r"at most the 23 frames of x, got 24"):
+    with pytest.raises(InputError, match="24"):
         module(x, torch.tensor([24, 9, 4]))
-    with pytest.raises(InputError, match=r"\(batch, frames, 10\), got \(3, 23, 9\)"):
+    with pytest.raises(InputError, match="10 frequency bins .* got 9"):
         module(x[..., :9], lengths)
-    with pytest.raises(InputError, match="3 whole numbers"):
+    with pytest.raises(InputError, match="lengths"):
         module(x, lengths[:2])
     with pytest.raises(InputError, match="float32"):
         module(x, lengths.float())
     x[1, 7, 2] = float("nan")
-    with pytest.raises(InputError, match="utterance 1 of the batch, frame 7"):
+    with pytest.raises(InputError, match="utterance 1 of the batch .* frame 7"):
         module(x, lengths)
 
 
