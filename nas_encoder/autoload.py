@@ -1,0 +1,173 @@
+"""Import hook that registers our encoders with a toolkit, in every Python process.
+
+The toolkits have no plug-in mechanism, and they build models in processes that a user does not
+start himself (ESPnet's multi-GPU launcher spawns). So a line in a ``.pth`` file, which every
+interpreter executes at start-up, loads this file and calls :func:`install`. That puts one
+finder in front of ``sys.meta_path``. It does nothing until a module named in :data:`HOOKS` is
+imported; then it lets the real loader execute that module and calls our registration with it.
+No file of a toolkit is changed.
+
+Because it runs at every start of Python, this file imports only what an idle interpreter has
+loaded already (``os``, ``sys``; not even ``__future__``), and the ``.pth`` line loads it
+*without* executing ``nas_encoder/__init__.py``. Keep both so: a test compares the module lists.
+
+Environment:
+    NAS_ENCODER_AUTOLOAD: ``0`` switches the hook off.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False  # the constant of the typing module, which is too slow to import here
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+SWITCH = "NAS_ENCODER_AUTOLOAD"
+
+# Module that is imported ("package.*": every module directly in that package) -> our module
+# whose register(module) is called right after the imported one was executed.
+HOOKS = {
+    "espnet2.tasks.*": "nas_encoder.espnet.registration",
+}
+
+
+def hook_for(fullname: str) -> "str | None":
+    """Return the name of our registration module for an imported module, or None."""
+    found = HOOKS.get(fullname)
+    if found is None:
+        found = HOOKS.get(fullname.rpartition(".")[0] + ".*")
+    return found
+
+
+class RegisteringLoader:
+    """Executes a module with its real loader, then registers our classes with it.
+
+    Everything else is delegated, and the module gets its real loader back first, so nothing
+    that looks at ``module.__loader__`` later can tell that the hook was there.
+    """
+
+    def __init__(self, loader: "Loader", registration: str) -> None:
+        self._loader = loader
+        self._registration = registration
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
+        """Let the real loader create the module (None: Python creates it)."""
+        create = getattr(self._loader, "create_module", None)
+        return None if create is None else create(spec)
+
+    def exec_module(self, module: "ModuleType") -> None:
+        """Hand the real loader back, execute the module, register."""
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        register(self._registration, module)
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("_loader", "_registration"):
+            raise AttributeError(name)  # copying asks for them before __init__ ran
+        return getattr(self._loader, name)
+
+
+class RegisteringFinder:
+    """Meta-path finder that wraps the loader of the modules in :data:`HOOKS`."""
+
+    nas_encoder_hook = True  # recognises the finder of another copy of this file
+
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: "Sequence[str] | None" = None,
+        target: "ModuleType | None" = None,
+    ) -> "ModuleSpec | None":
+        """Ask the other finders for a module in :data:`HOOKS`; wrap the loader they name."""
+        registration = hook_for(fullname)
+        # Another finder may walk sys.meta_path as this one does, and so come back here.
+        if registration is None or fullname in self._busy:
+            return None
+        self._busy.add(fullname)
+        try:
+            for finder in list(sys.meta_path):
+                find_spec = getattr(finder, "find_spec", None)
+                if finder is self or find_spec is None:
+                    continue
+                spec: ModuleSpec | None = find_spec(fullname, path, target)
+                if spec is not None:
+                    if hasattr(spec.loader, "exec_module"):
+                        spec.loader = RegisteringLoader(  # type: ignore[assignment]
+                            spec.loader,  # type: ignore[arg-type]
+                            registration,
+                        )
+                    return spec
+        finally:
+            self._busy.discard(fullname)
+        return None
+
+
+def register(registration: str, module: "ModuleType") -> None:
+    """Call ``registration.register(module)``; a failure warns and never breaks the import."""
+    try:
+        __import__(registration)
+        sys.modules[registration].register(module)
+    except Exception as error:
+        complain(module, error)
+
+
+def complain(module: "ModuleType", error: Exception) -> None:
+    """Say that our classes are missing from a toolkit's module, and what to do about it."""
+    text = (
+        f"nas_encoder could not register its encoders in {module.__name__}: "
+        f"{type(error).__name__}: {error}. Everything else of the toolkit works as before. "
+        f"'nas-encoder doctor' says what is wrong; {SWITCH}=0 switches the registration off."
+    )
+    try:
+        import warnings
+
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    except Exception:  # warnings are turned into errors; ours must not break the import
+        if sys.stderr is not None:
+            sys.stderr.write(f"RuntimeWarning: {text}\n")
+
+
+def enabled() -> bool:
+    """Return False where the environment switches the hook off."""
+    return os.environ.get(SWITCH, "").strip().lower() not in ("0", "false", "no", "off")
+
+
+def installed() -> bool:
+    """Return True where the hook is active in this process."""
+    return any(getattr(finder, "nas_encoder_hook", False) for finder in sys.meta_path)
+
+
+def install() -> bool:
+    """Activate the hook in this process; a second call changes nothing.
+
+    Toolkit modules that were imported before are registered at once.
+
+    Returns:
+        True where the hook is active, False where :data:`SWITCH` turns it off.
+    """
+    if not enabled():
+        return False
+    if not installed():
+        sys.meta_path.insert(0, RegisteringFinder())
+    for name, module in list(sys.modules.items()):
+        registration = hook_for(name)
+        # One that is being imported right now has no table of encoders to register with yet.
+        initializing = getattr(getattr(module, "__spec__", None), "_initializing", False)
+        if registration is not None and module is not None and not initializing:
+            register(registration, module)
+    return True
+
+
+def uninstall() -> None:
+    """Deactivate the hook in this process; what was registered stays registered."""
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if not getattr(finder, "nas_encoder_hook", False)
+    ]

@@ -1,0 +1,234 @@
+"""Say what is installed, whether the encoders are registered, and what to do where they are not.
+
+Starts a fresh Python for each toolkit, imports the toolkit there and looks into its own tables,
+so the answer is what a training would see. The exit status is 1 where a toolkit is installed
+but our encoders are not registered in it, else 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from nas_encoder import __version__
+from nas_encoder.autoload import SWITCH, enabled
+from nas_encoder.cli.enable import PACKAGE, PTH, active_at_startup, hook_files
+
+EXAMPLES = """examples:
+  nas-encoder doctor
+  nas-encoder doctor --json
+"""
+
+TIMEOUT = 300  # seconds; a toolkit's first import on a slow disk takes more than a minute
+_MARK = "nas_encoder.doctor:"
+
+# What a fresh Python runs for each toolkit: "found" = what of ours the toolkit knows.
+_PROBES = {
+    "espnet": """
+import espnet2.tasks.asr as module
+found = {
+    name: f"{cls.__module__}.{cls.__qualname__}"
+    for name, cls in module.encoder_choices.classes.items()
+    if cls.__module__.startswith("nas_encoder.")
+}
+""",
+    "nemo": """
+import nemo.core.classes.common as module
+found = {
+    prefix.rpartition(".")[2]: prefix
+    for prefix in module.ALLOWED_TARGET_PREFIXES
+    if prefix.startswith("nas_encoder.")
+}
+""",
+}
+_REPORT = f'import json, sys; sys.stdout.write("\\n{_MARK}" + json.dumps(found) + "\\n")'
+
+_DISTRIBUTIONS = {"espnet": "espnet", "nemo": "nemo_toolkit"}
+_TITLES = {"espnet": "ESPnet", "nemo": "NeMo"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine, print, and return 1 where a registration is missing."""
+    if sys.stderr.isatty():
+        print("importing the toolkits in fresh processes, about 20 s ...", file=sys.stderr)
+    report = examine()
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print("\n".join(as_text(report)))
+    return 1 if any(toolkit["problem"] for toolkit in report["toolkits"].values()) else 0
+
+
+def examine() -> dict[str, Any]:
+    """Return everything that :func:`run` prints, as plain types."""
+    hook = {
+        "files": [str(path) for path in hook_files()],
+        "active": active_at_startup(),
+        "switched_off": not enabled(),
+    }
+    with ThreadPoolExecutor() as pool:  # the threads only wait for their Python processes
+        waiting = {name: pool.submit(_toolkit, name, hook) for name in _PROBES}
+    toolkits = {name: answer.result() for name, answer in waiting.items()}
+    return {
+        "nas_encoder": {"version": __version__, "location": str(PACKAGE)},
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "torch": _torch(),
+        "hook": hook,
+        "toolkits": toolkits,
+        "extras": _extras(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch() -> dict[str, Any]:
+    version = _version("torch")
+    if version is None:
+        return {"version": None, "cuda": None, "devices": []}
+    import torch
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"version": torch.__version__, "cuda": torch.version.cuda, "devices": devices}
+
+
+def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
+    """Look at one toolkit; ``problem`` and ``todo`` are None where all is well."""
+    version = _version(_DISTRIBUTIONS[name])
+    answer: dict[str, Any] = {
+        "version": version,
+        "adapter": _has_adapter(name),
+        "registered": {},
+        "problem": None,
+        "todo": None,
+    }
+    if version is None:
+        answer["todo"] = f"to use it: pip install 'nas_encoder[{name}]'"
+        return answer
+    if not answer["adapter"]:
+        return answer
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBES[name] + _REPORT],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        answer["problem"] = f"its import took longer than {TIMEOUT} s"
+        answer["todo"] = "try again when the machine is less busy"
+        return answer
+    marked = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if not marked:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        answer["problem"] = f"its import fails: {lines[-1]}"
+        answer["todo"] = "repair the toolkit's installation first"
+        return answer
+    answer["registered"] = json.loads(marked[-1][len(_MARK) :])
+    if not answer["registered"]:
+        answer["problem"], answer["todo"] = _why_not(done.stderr, hook)
+    return answer
+
+
+def _why_not(stderr: str, hook: dict[str, Any]) -> tuple[str, str]:
+    """Return why nothing of ours is registered, and what to do."""
+    if hook["switched_off"]:
+        return f"{SWITCH} switches the registration off", f"unset {SWITCH}"
+    warned = [line for line in stderr.splitlines() if "nas_encoder could not register" in line]
+    if warned:
+        return warned[0].partition("RuntimeWarning: ")[2], "report this with the text above"
+    if not hook["files"]:
+        return "no start-up file in this environment", "nas-encoder enable"
+    if not hook["active"]:
+        return (
+            f"{hook['files'][0]} does not find the package when Python starts",
+            f"pip install {PACKAGE.parent}, or PYTHONPATH={PACKAGE.parent}",
+        )
+    return "the hook is active, but the toolkit did not go through it", "report this"
+
+
+def _has_adapter(toolkit: str) -> bool:
+    spec = find_spec(f"nas_encoder.{toolkit}")
+    return spec is not None and spec.origin is not None  # a bare folder is none
+
+
+def _extras() -> dict[str, dict[str, str | None]] | None:
+    """Return the packages of each extra with their installed versions; None: not installed."""
+    try:
+        requirements = metadata.requires("nas_encoder") or []
+    except metadata.PackageNotFoundError:
+        return None
+    extras: dict[str, dict[str, str | None]] = {}
+    for requirement in requirements:
+        extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", requirement)
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if extra is None or name is None or extra[1] in (*_PROBES, "all", "dev"):
+            continue
+        extras.setdefault(extra[1], {})[name[0]] = _version(name[0])
+    return extras
+
+
+def as_text(report: dict[str, Any]) -> list[str]:
+    """Return the report as lines for people."""
+    torch, hook = report["torch"], report["hook"]
+    lines = [
+        _line("nas_encoder", report["nas_encoder"]["version"], report["nas_encoder"]["location"]),
+        _line("Python", report["python"]["version"], report["python"]["executable"]),
+    ]
+    if torch["version"] is None:
+        lines.append(_line("torch", "-", "not installed -> pip install torch"))
+    else:
+        cuda = f"CUDA {torch['cuda']}" if torch["cuda"] else "built without CUDA"
+        lines.append(
+            _line("torch", torch["version"], f"{cuda}; {_listed(torch['devices'], 'no GPU')}")
+        )
+    state = "switched off" if hook["switched_off"] else "active" if hook["active"] else "inactive"
+    where = _listed(hook["files"], f"no {PTH} in this environment")
+    lines.append(_line("import hook", state, where))
+    for name, toolkit in report["toolkits"].items():
+        lines.append(_line(_TITLES[name], toolkit["version"] or "-", _finding(toolkit)))
+        if toolkit["todo"]:
+            lines.append(_line("", "", f"-> {toolkit['todo']}"))
+    if report["extras"] is None:
+        lines.append(_line("extras", "-", "not known: the package runs from a plain folder"))
+    for extra, packages in (report["extras"] or {}).items():
+        missing = [name for name, version in packages.items() if version is None]
+        finding = f"lacks {', '.join(missing)} -> pip install 'nas_encoder[{extra}]'"
+        lines.append(_line(f"[{extra}]", "ok" if not missing else "-", finding * bool(missing)))
+    return lines
+
+
+def _finding(toolkit: dict[str, Any]) -> str:
+    if toolkit["version"] is None:
+        return "not installed"
+    if toolkit["problem"]:
+        return f"NOT registered: {toolkit['problem']}"
+    if not toolkit["adapter"]:
+        return "not registered: this version of nas_encoder has no adapter for it"
+    return "registered: " + ", ".join(sorted(toolkit["registered"]))
+
+
+def _listed(items: list[str], otherwise: str) -> str:
+    return ", ".join(items) or otherwise
+
+
+def _line(subject: str, state: str, detail: str) -> str:
+    return f"{subject:<12} {state:<14} {detail}".rstrip()

@@ -1,0 +1,220 @@
+"""The encoder classes: ESPnet's interface around our networks.
+
+Letters in shapes: B batch, T frames, F features of a frame, T' = ceil(T / S) output frames
+(S the network's subsampling factor), D output features.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from nas_encoder.baselines import DFSMNSANConfig
+from nas_encoder.errors import InputError, UtteranceTooShortError
+from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
+from nas_encoder.espnet.options import CONDITIONING, build_dfsmn_san, build_nas, signature
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.network.config import EncoderConfig
+
+Taps: TypeAlias = list[tuple[int, Tensor]]
+
+
+class NetworkEncoder(AbsEncoder):
+    """ESPnet's interface around a network of ours.
+
+    Attributes:
+        network: The network; its parameters are ``encoder.network.*`` in ESPnet's models.
+        interctc_layer_idx: Cells or blocks, counted from 1, whose outputs InterCTC uses.
+        interctc_use_conditioning: Whether the CTC posteriors there are fed back (self-conditioned
+            CTC).
+        conditioning_layer: (vocabulary -> D), set by ESPnet's model where conditioning is on.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[int], conditioning: bool) -> None:
+        super().__init__()
+        self.network: Any = network
+        # Some of ESPnet's models read this name and not output_size().
+        self._output_size: int = network.output_size  # type: ignore[assignment]
+        self.interctc_layer_idx = list(layers)
+        self.interctc_use_conditioning = bool(conditioning)
+        self.conditioning_layer: Any = None
+
+    @classmethod
+    def portable_conf(cls, conf: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``encoder_conf`` in the form that needs no file: what ESPnet must save."""
+        return dict(conf)
+
+    def output_size(self) -> int:
+        """Return D."""
+        return self._output_size
+
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: Tensor | None = None,
+        ctc: Any = None,
+        return_all_hs: bool = False,
+    ) -> tuple[Tensor | tuple[Tensor, Any], Tensor, None]:
+        """Encode a padded batch.
+
+        Args:
+            xs_pad: (B, T, F).
+            ilens: (B,), valid frames of each utterance.
+            prev_states: For streaming encoders; must be None here.
+            ctc: ESPnet's CTC module, needed for self-conditioning only.
+            return_all_hs: Return intermediate outputs as ESPnet's speech translation models
+                expect them.
+
+        Returns:
+            (B, T', D), (B,) its lengths, None. With ``interctc_layer_idx`` the first is
+            ``(out, [(layer, (B, T', D)), ...])``; with ``return_all_hs`` it is
+            ``(out, [(B, T', D), ..., out])``.
+
+        Raises:
+            TooShortUttError: (ESPnet's) an utterance has fewer than S frames.
+            InputError: Anything else that cannot be encoded.
+        """
+        if prev_states is not None:
+            raise InputError("prev_states: this encoder does not stream; it needs whole utterances")
+        output, lengths, taps = self._run(xs_pad, ilens, self._condition(ctc))
+        if return_all_hs:
+            return (output, [*(tap for _, tap in taps), output]), lengths, None
+        if taps:
+            return (output, taps), lengths, None
+        return output, lengths, None
+
+    def _run(
+        self, xs_pad: Tensor, ilens: Tensor, condition: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor, Taps]:
+        lengths = ilens.to(device=xs_pad.device, dtype=torch.int64)
+        # ESPnet asserts that no output is longer than the longest length.
+        xs_pad = xs_pad[:, : max(int(lengths.max()), 1)] if lengths.numel() else xs_pad
+        try:
+            output, lengths, taps = self.network.forward_taps(xs_pad, lengths, condition)
+        except UtteranceTooShortError as error:
+            raise TooShortUttError(str(error), error.actual, error.limit) from error
+        return output, lengths, taps
+
+    def _condition(self, ctc: Any) -> Callable[[Tensor], Tensor] | None:
+        if not self.interctc_use_conditioning:
+            return None
+        if ctc is None or self.conditioning_layer is None:
+            raise InputError(
+                f"{CONDITIONING}: this ESPnet model does not support it (it gives its encoder "
+                f"{'no CTC module' if ctc is None else 'no conditioning layer'})"
+            )
+        return lambda tap: self.conditioning_layer(ctc.softmax(tap))
+
+    def espnet_initialization_fn(self) -> None:
+        """Give norms their own start back after ESPnet's ``init`` option has filled them."""
+        for module in self.network.modules():
+            if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm)):
+                module.reset_parameters()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # ESPnet loads with strict=False, so a checkpoint of another architecture would leave
+        # random weights behind without a word.
+        mine = {prefix + name for name in self.state_dict()}
+        given = {name for name in state_dict if name.startswith(prefix)}
+        for what, names in (("lacks", mine - given), ("has unknown", given - mine)):
+            if names and given:
+                logging.warning(
+                    f"The checkpoint {what} {len(names)} of {len(mine)} tensors of the encoder "
+                    f"(for example {min(names)}): it was made with another genotype or other "
+                    "options. Use the config.yaml that was saved beside it."
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class NASEncoder(NetworkEncoder):
+    """``encoder: nas``: the network of a genotype.
+
+    Args:
+        input_size: F.
+        genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
+            ``config.yaml`` that ESPnet saves holds the mapping (see
+            :mod:`nas_encoder.espnet.registration`).
+        interctc_layer_idx: Cells, counted from 1, for InterCTC; they must follow the second
+            reduction cell.
+        interctc_use_conditioning: Self-conditioned CTC at those cells.
+        **options: The fields of :class:`~nas_encoder.network.config.EncoderConfig`, for example
+            ``channels``, ``layers``, ``output_size``, ``stem_stride``, ``dropout``,
+            ``drop_path``.
+
+    Raises:
+        ConfigError: It lists everything that is wrong with the genotype and the options.
+    """
+
+    __signature__ = signature(
+        EncoderConfig, inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        genotype: str | Mapping[str, Any] | None = None,
+        *,
+        interctc_layer_idx: Sequence[int] = (),
+        interctc_use_conditioning: bool = False,
+        **options: Any,
+    ) -> None:
+        network = build_nas(
+            input_size, genotype, interctc_layer_idx, interctc_use_conditioning, options
+        )
+        super().__init__(network, interctc_layer_idx or (), interctc_use_conditioning)
+
+    @classmethod
+    def portable_conf(cls, conf: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``encoder_conf`` with the genotype inline, as plain YAML types.
+
+        Raises:
+            GenotypeError: The genotype cannot be loaded.
+        """
+        portable = dict(conf)
+        if portable.get("genotype") is not None:
+            portable["genotype"] = load_genotype(portable["genotype"]).to_dict()
+        return portable
+
+    def extra_repr(self) -> str:
+        """Name the genotype in ESPnet's log, with where it comes from."""
+        genotype: Genotype = self.network.genotype
+        kind = genotype.provenance.get("kind")
+        return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
+
+
+class DFSMNSANEncoder(NetworkEncoder):
+    """``encoder: dfsmn_san``: DFSMN blocks with interleaved self-attention, a baseline.
+
+    Args:
+        input_size: F.
+        interctc_layer_idx: Blocks, counted from 1, for InterCTC.
+        interctc_use_conditioning: Self-conditioned CTC at those blocks.
+        **options: The fields of :class:`~nas_encoder.baselines.DFSMNSANConfig`, for example
+            ``blocks``, ``attention_layers``, ``hidden_size``, ``output_size``.
+
+    Raises:
+        ConfigError: It lists everything that is wrong with the options.
+    """
+
+    __signature__ = signature(DFSMNSANConfig)
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        interctc_layer_idx: Sequence[int] = (),
+        interctc_use_conditioning: bool = False,
+        **options: Any,
+    ) -> None:
+        network = build_dfsmn_san(
+            input_size, interctc_layer_idx, interctc_use_conditioning, options
+        )
+        super().__init__(network, interctc_layer_idx or (), interctc_use_conditioning)

@@ -1,0 +1,44 @@
+"""Our encoders for ESPnet's speaker and language identification tasks.
+
+Those tasks call ``encoder(feats)`` without lengths, expect (B, D, T) and then pool with the
+lengths of the *input* frames. So every output frame is repeated for the input frames that it
+stands for. As with every encoder of these tasks, padding is not known to the network: ESPnet
+trains them on crops of equal length and scores utterances one by one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas_encoder.espnet.encoder import DFSMNSANEncoder, NASEncoder, NetworkEncoder
+
+
+class FrameLevel(NetworkEncoder):
+    """Mixin: the interface of an encoder whose output a pooling layer follows."""
+
+    def forward(self, feats: Tensor) -> Tensor:  # type: ignore[override]
+        """Encode utterances of equal length.
+
+        Args:
+            feats: (B, T, F).
+
+        Returns:
+            (B, D, T): the frame at t is output frame t // S.
+
+        Raises:
+            TooShortUttError: (ESPnet's) T is less than S.
+            InputError: Anything else that cannot be encoded.
+        """
+        lengths = torch.full((feats.size(0),), feats.size(1), device=feats.device)
+        output, _, _ = self._run(feats, lengths, None)  # (B, T', D)
+        repeated = output.repeat_interleave(self.network.subsampling_factor, dim=1)
+        return repeated[:, : feats.size(1)].transpose(1, 2)
+
+
+class NASFrameEncoder(FrameLevel, NASEncoder):
+    """``encoder: nas`` for speaker and language identification."""
+
+
+class DFSMNSANFrameEncoder(FrameLevel, DFSMNSANEncoder):
+    """``encoder: dfsmn_san`` for speaker and language identification."""

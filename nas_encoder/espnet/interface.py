@@ -1,0 +1,24 @@
+"""The one place that knows where ESPnet keeps the classes that we build on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas_encoder.errors import MissingDependencyError
+
+try:
+    from espnet2.asr.encoder.abs_encoder import AbsEncoder
+except ModuleNotFoundError as error:
+    if error.name not in ("espnet2", "espnet2.asr"):
+        raise
+    raise MissingDependencyError("espnet", "espnet", "nas_encoder.espnet") from error
+
+if TYPE_CHECKING:
+    TooShortUttError: type[Exception]
+else:
+    try:  # where newer trees keep it
+        from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+    except ModuleNotFoundError:
+        from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+__all__ = ["AbsEncoder", "TooShortUttError"]

@@ -1,0 +1,123 @@
+"""From ``encoder_conf`` to a network, with every problem in it reported together.
+
+ESPnet calls a cell or block whose output InterCTC uses ``interctc_layer_idx``, our networks
+``taps``; the user reads and writes ESPnet's words only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.errors import ConfigError, ProblemsError
+from nas_encoder.genotype import list_genotypes, load_genotype
+from nas_encoder.network import build_encoder
+from nas_encoder.network.config import EncoderConfig
+
+TAPS, CONDITIONING = "interctc_layer_idx", "interctc_use_conditioning"
+_WORDS = {"taps": TAPS, "conditioning": CONDITIONING}
+
+
+def build_nas(
+    input_size: int, genotype: Any, taps: Any, conditioning: Any, options: Mapping[str, Any]
+) -> nn.Module:
+    """Build the network of ``encoder: nas``.
+
+    Args:
+        input_size: F, features of a frame.
+        genotype: A zoo name, a path or the inline mapping.
+        taps: ``interctc_layer_idx``.
+        conditioning: ``interctc_use_conditioning``.
+        options: The rest of ``encoder_conf``.
+
+    Raises:
+        ConfigError: It lists all problems of the genotype and of the options.
+    """
+    own, found = _own_words(options)
+    own |= {"input_size": input_size, "taps": _as_list(taps), "conditioning": conditioning}
+    loaded = None
+    if genotype is None:
+        found.append(
+            "genotype: is missing; give a name of the zoo "
+            f"({', '.join(list_genotypes())}), the path of a YAML file, or the document itself"
+        )
+    else:
+        try:
+            loaded = load_genotype(genotype)
+        except ProblemsError as error:
+            found += [f"genotype ({error.subject}): {line}" for line in error.problems]
+    try:
+        if loaded is None:  # the options are checked all the same, as those of a cell network
+            EncoderConfig.from_dict(own)
+        elif not found:
+            return build_encoder(loaded, **own)
+        else:
+            build_encoder(loaded, **own)
+    except ProblemsError as error:
+        found += [_espnet_words(line) for line in error.problems]
+    raise ConfigError("encoder_conf of 'nas'", found)
+
+
+def build_dfsmn_san(
+    input_size: int, taps: Any, conditioning: Any, options: Mapping[str, Any]
+) -> nn.Module:
+    """Build the network of ``encoder: dfsmn_san``; arguments and errors as :func:`build_nas`."""
+    own, found = _own_words(options)
+    own |= {"input_size": input_size, "taps": _as_list(taps)}
+    if not isinstance(conditioning, bool):
+        found.append(f"{CONDITIONING}: must be true or false, got {conditioning!r}")
+    elif conditioning and not own["taps"]:
+        found.append(f"{CONDITIONING}: needs at least one block in '{TAPS}'")
+    config = None
+    try:
+        config = DFSMNSANConfig.from_mapping(own)
+    except ProblemsError as error:
+        found += [_espnet_words(line) for line in error.problems]
+    if config is None or found:
+        raise ConfigError("encoder_conf of 'dfsmn_san'", found)
+    return DFSMNSAN(config)
+
+
+def signature(config: type[Any], *first: inspect.Parameter) -> inspect.Signature:
+    """Return a constructor's signature in which a config's fields are named.
+
+    ESPnet reads the options and their defaults from it (``--print_config``), as do ``help()``
+    and editors; the fields stay written down once.
+
+    Args:
+        config: A dataclass of ours with ``input_size`` and ``taps``.
+        *first: Parameters that stand between ``input_size`` and the options.
+    """
+    parameters = [
+        inspect.Parameter("input_size", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=int),
+        *first,
+    ]
+    for field in dataclasses.fields(config):
+        if field.name == "input_size" or field.name in _WORDS:
+            continue
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+        )
+    for name, default in ((TAPS, ()), (CONDITIONING, False)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+    return inspect.Signature(parameters)
+
+
+def _own_words(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Split off what a user cannot set under our own words."""
+    found = [f"{name}: is called {_WORDS[name]} in ESPnet" for name in options if name in _WORDS]
+    return {name: value for name, value in options.items() if name not in _WORDS}, found
+
+
+def _espnet_words(line: str) -> str:
+    return re.sub(r"\b(taps|conditioning)\b", lambda found: _WORDS[found[0]], line)
+
+
+def _as_list(taps: Any) -> Any:
+    return list(taps) if isinstance(taps, (list, tuple)) else [] if taps is None else taps

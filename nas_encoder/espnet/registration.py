@@ -1,0 +1,126 @@
+"""Puts our encoders into the tables of ESPnet2's tasks.
+
+Every ESPnet2 task module holds ``ClassChoices`` tables, from which its command line and its
+models are built. :func:`register` adds ``nas`` and ``dfsmn_san`` to the table of encoders of one
+such module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the module was
+executed, in every process.
+
+It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype that is
+given by name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet
+writes ``config.yaml`` from those ``args`` *after* it has built the model ("they are allowed to
+modify args"), so the file that lies beside a checkpoint alone rebuilds the model, whether it
+comes from a training, ``--collect_stats``, espnetez or a spawned rank.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from nas_encoder.errors import NasEncoderError, RegistryError
+
+# Tables of encoders by the module that holds them; elsewhere it is "encoder_choices".
+TABLES: dict[str, tuple[str, ...]] = {
+    # Copies of its sub-tasks' tables, made when it is imported.
+    "espnet2.tasks.enh_s2t": ("asr_encoder_choices", "st_encoder_choices", "diar_encoder_choices"),
+}
+
+# Tasks whose "encoder" is another kind of thing, and why ours cannot be one.
+EXCLUDED: dict[str, str] = {
+    "espnet2.tasks.enh": "maps a waveform to a spectrum that a decoder inverts",
+    "espnet2.tasks.enh_tse": "maps a waveform to a spectrum that a decoder inverts",
+    "espnet2.tasks.hubert": "is the whole pre-training model with masking and targets",
+    "espnet2.tasks.ssl": "must keep the frame rate: its loss looks masked input frames up in "
+    "the output of every layer",
+}
+
+# Tasks that call their encoder without lengths and pool over input frames.
+FRAME_LEVEL = frozenset({"espnet2.tasks.spk", "espnet2.tasks.lid"})
+
+
+def encoder_classes(module_name: str) -> dict[str, type]:
+    """Return our classes for one task module, by the name that a config uses."""
+    if module_name in FRAME_LEVEL:
+        from nas_encoder.espnet import frame_level
+
+        return {
+            "nas": frame_level.NASFrameEncoder,
+            "dfsmn_san": frame_level.DFSMNSANFrameEncoder,
+        }
+    from nas_encoder.espnet import encoder
+
+    return {"nas": encoder.NASEncoder, "dfsmn_san": encoder.DFSMNSANEncoder}
+
+
+def register(module: ModuleType) -> tuple[str, ...]:
+    """Register our encoders in one module of ``espnet2.tasks``; a second call changes nothing.
+
+    Returns:
+        The names of the tables that hold our encoders now: none for a module without any.
+
+    Raises:
+        RegistryError: One of our names is taken by another class.
+    """
+    name = module.__name__
+    if name in EXCLUDED:
+        return ()
+    tables = [table for table in TABLES.get(name, ("encoder_choices",)) if hasattr(module, table)]
+    for table in tables:
+        choices = getattr(module, table)
+        for key, encoder in encoder_classes(name).items():
+            present = choices.classes.setdefault(key, encoder)
+            if present is not encoder:
+                raise RegistryError(
+                    f"{name}.{table} has another encoder '{key}' already: {present!r}"
+                )
+        for task in list(vars(module).values()):
+            if isinstance(task, type) and task.__module__ == name:
+                _inline_before_build(task, choices)
+    return tuple(tables)
+
+
+def inline_conf(args: Any, choices: Any) -> None:
+    """Replace ``args.<encoder>_conf`` by its portable form where the encoder is one of ours.
+
+    Args:
+        args: ESPnet's namespace of options.
+        choices: The table of encoders, which names the options.
+    """
+    chosen = getattr(args, choices.name, None)
+    conf = getattr(args, f"{choices.name}_conf", None)
+    encoder = choices.classes.get(chosen.lower()) if isinstance(chosen, str) else None
+    portable_conf = getattr(encoder, "portable_conf", None)
+    if portable_conf is None or not isinstance(conf, dict):
+        return
+    try:
+        portable = portable_conf(conf)
+    except NasEncoderError:
+        return  # the constructor comes next and reports this together with all else
+    setattr(args, f"{choices.name}_conf", portable)
+
+
+def _inline_before_build(task: type, choices: Any) -> None:
+    """Wrap the task's own ``build_model`` so that it calls :func:`inline_conf` first."""
+    method = task.__dict__.get("build_model")
+    listed = getattr(task, "class_choices_list", ())
+    if not isinstance(method, classmethod) or not any(choices is entry for entry in listed):
+        return
+    inner: Callable[..., Any] = method.__func__
+    handled: list[Any] | None = getattr(inner, "nas_encoder_choices", None)
+    if handled is not None:
+        if not any(choices is entry for entry in handled):
+            handled.append(choices)
+        return
+    tables = [choices]
+
+    @functools.wraps(inner)
+    def build_model(cls: type, *args: Any, **kwargs: Any) -> Any:
+        namespace = kwargs.get("args", args[0] if args else None)
+        for table in tables:
+            inline_conf(namespace, table)
+        return inner(cls, *args, **kwargs)
+
+    build_model.nas_encoder_choices = tables  # type: ignore[attr-defined]
+    task.build_model = classmethod(build_model)  # type: ignore[attr-defined]
