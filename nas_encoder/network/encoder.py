@@ -20,10 +20,10 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.network.cell import CellModule, State
 from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.deltas import with_deltas
+from nas_encoder.network.head import Head
 from nas_encoder.network.inputs import check_inputs, is_capturing
 from nas_encoder.network.stem import Stem
-from nas_encoder.ops.masking import apply_mask, frame_mask, recomputing, strided
+from nas_encoder.ops.masking import apply_mask, recomputing
 
 Condition = Callable[[Tensor], Tensor]
 
@@ -57,19 +57,17 @@ class CellEncoder(nn.Module):
         self.subsampling_factor = config.subsampling_factor
         self.min_length = config.subsampling_factor
         self.drop_path = float(config.drop_path)
-        self.stem = Stem(3 if config.deltas else 1, 3 * config.channels, config.stem_stride)
+        self.stem = Stem(config)
         self.cells = nn.ModuleDict()
         self._build_cells(genotype.architecture)
-        bins = _ceil_div(_ceil_div(config.input_size, config.stem_stride[1]), 4)
-        self.frame_size = self._output_channels * bins
-        self.head = _build_head(self.frame_size, config)
+        self.head = Head(self._output_channels, config)
         if config.conditioning:
             self.condition_projection = nn.Linear(config.output_size, self._output_channels)
 
     def _build_cells(self, architecture: CellArchitecture) -> None:
         config = self.config
         live = live_cells(architecture, config)
-        widths = [3 * config.channels, 3 * config.channels]
+        widths = [self.stem.output_channels] * 2
         channels, after_reduction = config.channels, False
         for index in range(config.layers):
             reduction = index in config.reductions
@@ -129,7 +127,7 @@ class CellEncoder(nn.Module):
         if not capturing:
             padded = check_inputs(x, lengths, self.config.input_size, self.min_length)
         valid = lengths if capturing or padded else None
-        state = self._embed(x, valid)
+        state = self.stem(x, valid)
         states = {-2: state, -1: state}
         taps: list[tuple[int, Tensor]] = []
         for index in range(self.config.layers):
@@ -140,25 +138,14 @@ class CellEncoder(nn.Module):
             second = states.get(index - 1, states[max(states)])
             state = self._run_cell(index, first, second)
             if index + 1 in self.config.taps:
-                tap = self._head(state)
+                tap = self.head(state)
                 taps.append((index + 1, tap))
                 if condition is not None and self.config.conditioning:
                     state = self._add_condition(state, condition(tap))
             states[index] = state
         factor = self.subsampling_factor
         output_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
-        return self._head(state), output_lengths, taps
-
-    def _embed(self, x: Tensor, lengths: Tensor | None) -> State:
-        """(B, T, F) to the stem's (B, 3C, T', F')."""
-        mask = None
-        if lengths is not None:
-            mask = frame_mask(lengths, x.size(1), x.dtype)
-            # Not a product: what stands in padding frames may be NaN.
-            x = x.masked_fill(mask[:, 0] == 0, 0.0)
-        image = with_deltas(x, lengths) if self.config.deltas else x[:, None]
-        image = apply_mask(image, mask)  # a delta is not zero just behind the last frame
-        return State(self.stem(image, mask), strided(mask, self.config.stem_stride[0]))
+        return self.head(state), output_lengths, taps
 
     def _run_cell(self, index: int, first: State, second: State) -> State:
         cell = self.cells[str(index)]
@@ -174,11 +161,6 @@ class CellEncoder(nn.Module):
             context_fn=lambda: (_Nothing(), recomputing()),
         )
         return State(*state)
-
-    def _head(self, state: State) -> Tensor:
-        """(B, C, T, F) to (B, T, D)."""
-        x: Tensor = self.head(state.value.permute(0, 2, 1, 3).flatten(2))  # (B, T, C * F)
-        return x if state.mask is None else x * state.mask[:, 0].to(x.dtype)
 
     def _add_condition(self, state: State, condition: Tensor) -> State:
         added = self.condition_projection(condition).transpose(1, 2)[..., None]  # (B, C, T, 1)
@@ -210,21 +192,6 @@ def live_cells(architecture: CellArchitecture, config: EncoderConfig) -> frozens
         cell = architecture.reduction if index in config.reductions else architecture.normal
         todo.extend(index - 2 + state for state in cell.used_inputs())
     return frozenset(live)
-
-
-def _build_head(frame_size: int, config: EncoderConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    size = frame_size
-    for width in (*config.hidden_sizes, config.output_size):
-        if config.dropout:
-            layers.append(nn.Dropout(config.dropout))
-        layers += [nn.Linear(size, width), nn.ReLU()]
-        size = width
-    return nn.Sequential(*layers)
-
-
-def _ceil_div(value: int, by: int) -> int:
-    return -(-value // by)
 
 
 __all__ = ["CellEncoder", "Condition", "live_cells"]

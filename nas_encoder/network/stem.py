@@ -1,30 +1,47 @@
-"""The convolution at the beginning of the network."""
+"""The beginning of the network: delta features as channels and a convolution."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas_encoder.ops.masking import strided
+from nas_encoder.network.cell import State
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.deltas import with_deltas
+from nas_encoder.ops.masking import apply_mask, frame_mask, strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
 
 class Stem(nn.Module):
-    """3x3 convolution and batch norm.
+    """Deltas, 3x3 convolution to 3C channels (as in DARTS), batch norm."""
 
-    Args:
-        channels: Of the input (3 with deltas).
-        output_channels: 3C as in DARTS.
-        stride: In time and frequency.
-    """
-
-    def __init__(
-        self, channels: int, output_channels: int, stride: tuple[int, int], affine: bool = True
-    ) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.stride = stride
-        self.conv = nn.Conv2d(channels, output_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm = MaskedBatchNorm2d(output_channels, affine=affine)
+        self.deltas = config.deltas
+        self.stride = config.stem_stride
+        self.output_channels = 3 * config.channels
+        self.conv = nn.Conv2d(
+            3 if config.deltas else 1,
+            self.output_channels,
+            3,
+            stride=config.stem_stride,
+            padding=1,
+            bias=False,
+        )
+        self.norm = MaskedBatchNorm2d(self.output_channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (B, C, T, F), zero in padding, to (B, D, ceil(T/s), ceil(F/r)), zero in padding."""
-        return self.norm(self.conv(x), strided(mask, self.stride[0]))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, lengths: Tensor | None) -> State:
+        """Map features (B, T, F) to a feature map (B, 3C, ceil(T/s), ceil(F/r)), stride (s, r).
+
+        Args:
+            x: What stands in padding frames plays no part.
+            lengths: (B,), or None where no utterance is padded.
+        """
+        mask = None
+        if lengths is not None:
+            mask = frame_mask(lengths, x.size(1), x.dtype)
+            # Not a product: what stands in padding frames may be NaN.
+            x = x.masked_fill(mask[:, 0] == 0, 0.0)
+        image = with_deltas(x, lengths) if self.deltas else x[:, None]  # (B, 3 or 1, T, F)
+        image = apply_mask(image, mask)  # a delta is not zero just behind the last frame
+        mask = strided(mask, self.stride[0])
+        return State(self.norm(self.conv(image), mask), mask)
