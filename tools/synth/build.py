@@ -1,0 +1,254 @@
+"""Makes a corpus: speaks every utterance of a plan, in parallel, and describes the result."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.synth.audio import SAMPLE_RATE, frame_count, record
+from tools.synth.espeak import Espeak, Voice
+from tools.synth.layouts import LAYOUTS
+from tools.synth.layouts.base import NOTICE, Split, Utterance
+from tools.synth.plan import Plan, Request, make_plan
+from tools.synth.workspace import MANIFEST, Workspace, finished
+
+SUBSAMPLING = 4
+"""Frames that become one output frame of a CTC encoder, for the count of infeasible ones."""
+
+PACKAGES = ("espeakng-loader", "lhotse", "numpy", "pypinyin", "scipy", "soundfile")
+RATE_JITTER = 4
+"""Words a minute by which a speaker's rate varies from utterance to utterance."""
+
+
+def build(
+    request: Request, output: Path, jobs: int, progress: bool = True
+) -> tuple[dict[str, Any], bool]:
+    """Makes the corpus that is asked for, unless it exists.
+
+    Args:
+        request: What is wanted.
+        output: The corpus folder; must not exist, be empty, or hold this very corpus.
+        jobs: Number of processes; has no influence on the result.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The corpus's manifest, and whether anything had to be made.
+
+    Raises:
+        DataError: The request cannot be met, or the folder holds something else.
+        SpeechError: espeak-ng fails.
+    """
+    output = Path(os.path.abspath(output))
+    layout = LAYOUTS[request.layout]
+    plan = make_plan(request, layout)
+    existing = finished(output, request.to_dict())
+    if existing is not None:
+        return existing, False
+    with Workspace(output, request.to_dict()) as workspace:
+        records = _valid(workspace, plan)
+        todo = [utterance for utterance in plan.utterances if utterance.id not in records]
+        for folder in sorted({(workspace.root / item.audio).parent for item in todo}):
+            folder.mkdir(parents=True, exist_ok=True)
+        conditions = {split.name: split for split in layout.splits(request)}
+        tasks = [
+            (str(workspace.root), request, conditions[utterance.split], utterance)
+            for utterance in todo
+        ]
+        bar = tqdm(
+            total=len(plan.utterances), initial=len(records), unit="utt", desc="speaking",
+            disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 5.0,
+        )  # fmt: skip
+        with bar:
+            for made in _spread(tasks, jobs):
+                workspace.note(made)
+                records[made["id"]] = made
+                bar.update()
+        layout.finish(
+            workspace.root, plan, {name: entry["samples"] for name, entry in records.items()}
+        )
+        manifest = describe(request, plan, records)
+        workspace.publish(manifest)
+    return manifest, True
+
+
+def _valid(workspace: Workspace, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Returns the notes on utterances whose audio is there with the size that was noted."""
+    noted = workspace.records()
+    found = {}
+    for utterance in plan.utterances:
+        entry = noted.get(utterance.id)
+        path = workspace.root / utterance.audio
+        if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
+            found[utterance.id] = entry
+    return found
+
+
+Task = tuple[str, Request, Split, Utterance]
+
+
+def _spread(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
+    """Runs the tasks in this process (one job) or in several, results in order."""
+    if jobs == 1 or len(tasks) < 2:
+        with Espeak() as espeak:
+            for task in tasks:
+                yield speak(task, espeak)
+        return
+    context = multiprocessing.get_context("spawn")
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_start)
+        try:
+            yield from pool.map(_speak_in_worker, tasks, chunksize=4)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_espeak: Espeak | None = None  # of this worker process
+
+
+def _start() -> None:
+    global _espeak
+    _espeak = Espeak()
+
+
+def _speak_in_worker(task: Task) -> dict[str, Any]:
+    assert _espeak is not None, "the pool's initializer has run"
+    return speak(task, _espeak)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keeps worker processes from starting threads of their own: the cores are taken."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
+    """Speaks, records and writes one utterance.
+
+    All randomness comes from the corpus's seed and the utterance's id, so neither the order
+    nor the number of processes matters.
+
+    Args:
+        task: Folder, request, split and utterance.
+        espeak: The synthesiser.
+
+    Returns:
+        A note on the utterance in plain types.
+    """
+    folder, request, split, utterance = task
+    layout = LAYOUTS[request.layout]
+    rng = np.random.default_rng([request.seed, zlib.crc32(utterance.id.encode())])
+    voice = utterance.speaker.voice
+    slow, fast = request.rates
+    rate = voice.rate + int(rng.integers(-RATE_JITTER, RATE_JITTER + 1))
+    speech = espeak.say(
+        layout.spoken(utterance.words),
+        Voice(voice.name, min(max(rate, slow), fast), voice.pitch, voice.range),
+        int(rng.integers(0, 2**31 - 1)),
+    )
+    recording = record(speech, split.conditions, rng)
+    path = Path(folder) / utterance.audio
+    written = layout.write(path, utterance, recording, speech)
+    tokens = written.tokens
+    repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
+    content = path.read_bytes()
+    return {
+        "id": utterance.id,
+        "samples": len(recording.samples),
+        "tokens": len(tokens),
+        "infeasible": len(tokens) + repeats > frame_count(len(recording.samples)) // SUBSAMPLING,
+        "snr": recording.snr,
+        "limited": recording.limited,
+        "halved": written.halved,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def describe(request: Request, plan: Plan, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the manifest of a finished corpus; equal corpora have equal ones.
+
+    Args:
+        request: What was asked for.
+        plan: Speakers and utterances.
+        records: A note on each utterance, by id.
+    """
+    with Espeak() as espeak:
+        versions = {"python": platform.python_version(), "espeak-ng": espeak.version}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    splits = {}
+    for split in plan.splits:
+        members = [item for item in plan.utterances if item.split == split.name]
+        notes = [records[item.id] for item in members]
+        seconds = [note["samples"] / SAMPLE_RATE for note in notes]
+        snrs = [note["snr"] for note in notes if note["snr"] is not None]
+        splits[split.name] = {
+            "utterances": len(members),
+            "sentences": len({item.words for item in members}),
+            "hours": round(sum(seconds) / 3600.0, 4),
+            "seconds": {
+                "min": round(min(seconds), 3),
+                "mean": round(sum(seconds) / len(seconds), 3),
+                "max": round(max(seconds), 3),
+            },
+            "snr_db": {"min": round(min(snrs), 2), "max": round(max(snrs), 2)} if snrs else None,
+            "reverb": split.conditions.reverb,
+            "infeasible": [note["id"] for note in notes if note["infeasible"]],
+            "peak_limited": sum(note["limited"] for note in notes),
+            "phone_boundaries_halved": sum(note["halved"] for note in notes),
+            "speakers": {
+                speaker.name: {
+                    "gender": speaker.gender,
+                    "voice": speaker.voice.name,
+                    "rate": speaker.voice.rate,
+                    "pitch": speaker.voice.pitch,
+                    "range": speaker.voice.range,
+                }
+                for speaker in plan.speakers
+                if speaker.split == split.name
+            },
+        }
+    digest = hashlib.sha256()
+    for utterance in plan.utterances:
+        note = records[utterance.id]
+        digest.update(f"{utterance.audio} {note['sha256']} {' '.join(utterance.words)}\n".encode())
+    return {
+        "synthetic": True,
+        "notice": " ".join(NOTICE.split()),
+        "seed": request.seed,
+        "arguments": request.to_dict(),
+        "versions": versions,
+        "sample_rate": SAMPLE_RATE,
+        "subsampling_of_feasibility": SUBSAMPLING,
+        "sha256": digest.hexdigest(),
+        "splits": splits,
+    }
+
+
+__all__ = ["MANIFEST", "build", "describe", "speak"]

@@ -1,0 +1,217 @@
+"""Speech from espeak-ng (the library inside the wheel ``espeakng-loader``)."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_encoder.errors import MissingDependencyError, NasEncoderError
+
+SAMPLE_RATE = 22_050
+"""espeak-ng's rate in Hz, for all voices used here."""
+
+VOLUME = 40
+"""In espeak's scale (100 is normal): at 100 a third of the variants clip inside espeak."""
+
+
+class SpeechError(NasEncoderError):
+    """espeak-ng cannot be started or cannot speak a text."""
+
+
+@dataclass(frozen=True)
+class Phone:
+    """One phone as espeak names it (stress marks removed) and where it begins.
+
+    Attributes:
+        start: In samples at :data:`SAMPLE_RATE`.
+        name: espeak's mnemonic; ``_``, ``_:`` and ``_|`` are pauses.
+        word: Index of the word that it belongs to, -1 before the first one.
+    """
+
+    start: int
+    name: str
+    word: int
+
+    @property
+    def is_pause(self) -> bool:
+        """Whether nothing is pronounced."""
+        return self.name.startswith("_")
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What espeak said.
+
+    Attributes:
+        samples: Shape (N,), int16, at :data:`SAMPLE_RATE`.
+        phones: In order of time; the last one is a pause.
+        words: Start of each word in samples, one for each word of the text.
+    """
+
+    samples: npt.NDArray[np.int16]
+    phones: tuple[Phone, ...]
+    words: tuple[int, ...]
+
+    @property
+    def first_sample(self) -> int:
+        """Where the first phone begins."""
+        return next(phone.start for phone in self.phones if not phone.is_pause)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How to speak: espeak's voice file and its parameters.
+
+    Attributes:
+        name: Voice file, with ``+variant`` where wanted, e.g. ``gmw/en-US+f2``.
+        rate: Words a minute.
+        pitch: 0 to 99, 50 is the voice's own.
+        range: Pitch range, 0 (monotone) to 99.
+    """
+
+    name: str
+    rate: int
+    pitch: int
+    range: int
+
+
+class Espeak:
+    """A running espeak-ng that speaks one text at a time; a context manager.
+
+    The samples depend on the text, the voice and the seed only, see
+    :mod:`tools.synth.espeak_server`.
+
+    Raises:
+        MissingDependencyError: ``espeakng-loader`` is not installed.
+        SpeechError: The library does not start.
+    """
+
+    def __init__(self) -> None:
+        try:
+            loader = import_module("espeakng_loader")
+        except ImportError as error:
+            raise MissingDependencyError("espeakng-loader", "dev", "speech synthesis") from error
+        server = Path(__file__).with_name("espeak_server.py")
+        command = [sys.executable, "-I", "-S", str(server)]
+        self._process = subprocess.Popen(
+            [*command, str(loader.get_library_path()), str(loader.get_data_path())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        greeting, _ = self._receive()
+        if greeting["rate"] != SAMPLE_RATE:
+            self.close()
+            raise SpeechError(
+                f"espeak-ng started with sample rate {greeting['rate']}, expected {SAMPLE_RATE}"
+            )
+        self.version: str = greeting["version"]
+
+    def say(self, words: tuple[str, ...], voice: Voice, seed: int) -> Speech:
+        """Speaks words.
+
+        Args:
+            words: What to say; a word holds no white space.
+            voice: Who says it.
+            seed: For espeak's random parts, e.g. flutter; 0 to 2**31 - 1.
+
+        Returns:
+            Samples with the times of all phones and words.
+
+        Raises:
+            SpeechError: espeak cannot say it, or reads the words differently from how
+                they are written (joins two of them, or takes another language's rules).
+        """
+        # A plain space lets espeak join frequent pairs ("of the") into one word, whose inner
+        # boundary would then be unknown. At a no-break space it never does.
+        text = "\u00a0".join(words)
+        request = {
+            "text": text,
+            "voice": voice.name,
+            "rate": voice.rate,
+            "pitch": voice.pitch,
+            "range": voice.range,
+            "volume": VOLUME,
+            "seed": seed,
+        }
+        pipe = self._pipe(self._process.stdin)
+        try:
+            pipe.write(json.dumps(request).encode() + b"\n")
+            pipe.flush()
+        except OSError as error:
+            raise SpeechError(f"espeak-ng's process is gone: {error}") from error
+        answer, data = self._receive()
+        if "error" in answer:
+            raise SpeechError(f"cannot say {text!r} with {voice.name}: {answer['error']}")
+        return _speech(words, answer, data)
+
+    def close(self) -> None:
+        """Ends the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+
+    def __enter__(self) -> Espeak:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        assert pipe is not None, "Popen was asked for pipes"
+        return pipe
+
+    def _receive(self) -> tuple[dict[str, Any], bytes]:
+        pipe = self._pipe(self._process.stdout)
+        size = pipe.read(4)
+        if len(size) < 4:
+            raise SpeechError(f"espeak-ng's process ended with status {self._process.wait()}")
+        header: dict[str, Any] = json.loads(pipe.read(struct.unpack("<I", size)[0]))
+        return header, pipe.read(header["bytes"])
+
+
+def _speech(words: tuple[str, ...], answer: dict[str, Any], data: bytes) -> Speech:
+    """Checks espeak's answer against the words and puts it in order."""
+    expected, position = [], 1
+    for spelling in words:
+        expected.append((position, len(spelling)))
+        position += len(spelling) + 1
+    found = [(at, length) for _, at, length in answer["words"]]
+    if found != expected:
+        raise SpeechError(
+            f"espeak-ng splits {' '.join(words)!r} into words at {found}, expected {expected}"
+        )
+    starts = [start for start, _, _ in answer["words"]]
+    phones: list[Phone] = []
+    word = -1
+    for start, name in answer["phones"]:
+        # A word event comes no later than the word's first phone (earlier where that phone
+        # is a stop: the closure lies between), and after the last phone of the word before.
+        while word + 1 < len(starts) and starts[word + 1] <= start:
+            word += 1
+        if name.startswith("("):
+            raise SpeechError(
+                f"espeak-ng read a part of {' '.join(words)!r} as language {name}, "
+                "so its spelling is not one that the voice knows"
+            )
+        phones.append(Phone(start, name.lstrip("',%="), word))
+    if not data or len(phones) < 2 or not phones[-1].is_pause:
+        raise SpeechError(f"espeak-ng said nothing for {' '.join(words)!r}")
+    samples = np.frombuffer(data, dtype="<i2").astype(np.int16)
+    return Speech(samples, tuple(phones), tuple(starts))

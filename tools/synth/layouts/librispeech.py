@@ -1,0 +1,151 @@
+"""LibriSpeech: English, as unpacked from its subset archives.
+
+``LibriSpeech/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac``,
+upper-case transcripts for each chapter, and the tables of speakers, chapters and
+books that Kaldi's and ESPnet's data preparation reads.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools.synth.audio import SAMPLE_RATE, Conditions
+from tools.synth.layouts.base import NOTICE, Layout, Split, Utterance, genders, shares
+from tools.synth.voices import Speaker
+
+if TYPE_CHECKING:
+    from tools.synth.plan import Plan, Request
+
+SUBSETS: tuple[str, ...] = (
+    "train-clean-100", "train-clean-360", "train-other-500", "train-clean-5",
+    "dev-clean", "dev-other", "dev-clean-2", "test-clean", "test-other",
+)  # fmt: skip
+"""Names of LibriSpeech's and Mini LibriSpeech's subsets."""
+
+CHAPTER = 40
+"""Most utterances in a chapter."""
+
+FIRST_SPEAKER: dict[str, int] = {"train": 1001, "dev": 7001, "test": 8001, "other": 9001}
+OTHER = Conditions(snr=(5.0, 15.0), reverb=True)
+"""How the additional subset test-other is recorded where nothing else is asked for."""
+
+
+class LibriSpeech(Layout):
+    """LibriSpeech's layout."""
+
+    name = "librispeech"
+    language = "en"
+    # Half of the speakers American.
+    accents = (
+        "gmw/en-US", "gmw/en-US", "gmw/en-US",
+        "gmw/en-GB-x-rp", "gmw/en-GB-scotland", "gmw/en-029",
+    )  # fmt: skip
+    rates = (110, 150)
+
+    def problems(self, request: Request) -> list[str]:
+        """Lists what this layout cannot do of a request."""
+        found = []
+        names = self._names(request)
+        for kind, name in zip(("train", "dev", "test"), names, strict=True):
+            known = [subset for subset in SUBSETS if subset.startswith(kind)]
+            if name not in known:
+                found.append(f"--subsets: {kind} must be one of {', '.join(known)}, got {name!r}")
+        if request.test_other and "test-other" in names:
+            found.append("--test-other: the test set itself is test-other; use --subsets")
+        for split in self.splits(request):
+            room = 1000 if split.kind != "train" else 6000
+            if split.speakers > room:
+                found.append(
+                    f"--speakers: at most {room} {split.kind} speakers, got {split.speakers}"
+                )
+        return found
+
+    def splits(self, request: Request) -> list[Split]:
+        """Returns the three subsets, and test-other where it is asked for."""
+        result = [
+            Split(split.kind, name, split.count, split.speakers, split.conditions)
+            for split, name in zip(super().splits(request), self._names(request), strict=True)
+        ]
+        if request.test_other:
+            conditions = Conditions(request.snr or OTHER.snr, reverb=True)
+            speakers = min(request.speakers[2], request.test_other)
+            result.append(Split("other", "test-other", request.test_other, speakers, conditions))
+        return result
+
+    def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
+        """Returns numbers in a range of the split's own."""
+        first = FIRST_SPEAKER[split.kind]
+        return [
+            (str(first + index), gender) for index, gender in enumerate(genders(split.speakers))
+        ]
+
+    def utterances(
+        self, split: Split, speakers: list[Speaker], draw: Callable[[], tuple[str, ...]]
+    ) -> list[Utterance]:
+        """Divides each speaker's utterances into chapters."""
+        result = []
+        for speaker, count in zip(speakers, shares(split.count, len(speakers)), strict=True):
+            for index in range(count):
+                # Unique in the corpus, and sorted as the speakers are.
+                chapter = f"{speaker.name}{index // CHAPTER:03d}"
+                stem = f"{speaker.name}-{chapter}-{index % CHAPTER:04d}"
+                audio = f"LibriSpeech/{split.name}/{speaker.name}/{chapter}/{stem}.flac"
+                result.append(Utterance(stem, split.name, speaker, draw(), audio))
+        return result
+
+    def transcript(self, words: tuple[str, ...]) -> str:
+        """Returns the words in upper case."""
+        return " ".join(words).upper()
+
+    def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
+        """Writes the chapters' transcripts and the tables."""
+        chapters: dict[str, list[Utterance]] = {}
+        for utterance in plan.utterances:
+            chapters.setdefault(utterance.audio.rpartition("/")[0], []).append(utterance)
+        for folder, members in chapters.items():
+            stem = members[0].id.rpartition("-")[0]
+            lines = [f"{member.id} {self.transcript(member.words)}\n" for member in members]
+            (root / folder / f"{stem}.trans.txt").write_text("".join(lines), encoding="utf-8")
+
+        def minutes(members: Iterable[Utterance]) -> float:
+            return sum(samples[member.id] for member in members) / SAMPLE_RATE / 60.0
+
+        readings: dict[str, list[Utterance]] = {}
+        for utterance in plan.utterances:
+            readings.setdefault(utterance.speaker.name, []).append(utterance)
+        speaker_lines = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
+        for speaker in plan.speakers:
+            own = minutes(readings[speaker.name])
+            speaker_lines.append(
+                f"{speaker.name:<5}| {speaker.gender} | {speaker.split:<17}| {own:<6.2f}"
+                f"| espeak-ng {speaker.voice.name}"
+            )
+        chapter_lines = [
+            ";ID      |READER|MINUTES| SUBSET           | PROJ.|BOOK ID| CH. TITLE | PROJECT TITLE"
+        ]
+        for folder, members in chapters.items():
+            _, subset, reader, chapter = folder.split("/")
+            chapter_lines.append(
+                f"{chapter:<9}| {reader:<5}| {minutes(members):<6.2f}| {subset:<17}| 0    "
+                f"| 1     | Chapter {chapter} | Synthetic sentences"
+            )
+        tables = {
+            "SPEAKERS.TXT": speaker_lines,
+            "CHAPTERS.TXT": chapter_lines,
+            "BOOKS.TXT": [";ID | BOOK TITLE | AUTHOR", "1 | Synthetic sentences | a grammar"],
+            "README.TXT": NOTICE.splitlines(),
+            "LICENSE.TXT": ["Machine-made audio and text, see README.TXT."],
+        }
+        for name, rows in tables.items():
+            (root / "LibriSpeech" / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def _names(request: Request) -> tuple[str, str, str]:
+        if request.subsets is not None:
+            return request.subsets
+        if request.snr is not None or request.reverb:
+            return "train-other-500", "dev-other", "test-other"
+        return "train-clean-100", "dev-clean", "test-clean"

@@ -1,0 +1,135 @@
+"""The speakers: espeak-ng's voice variants with pitch, speed and accent.
+
+A variant changes the formants, the voice source and the pitch, and so makes the
+greatest difference between two synthetic speakers. Each variant belongs to one
+split only, so a test speaker's variant is never heard in training.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from nas_encoder.errors import DataError
+from tools.synth.espeak import Voice
+
+FEMALE: tuple[str, ...] = (
+    "Andrea", "Annie", "anika", "aunty", "belinda", "f1", "grandma", "linda", "shelby", "steph",
+)  # fmt: skip
+MALE: tuple[str, ...] = (
+    "Alex", "Andy", "Denis", "Diogo", "Gene", "Gene2", "Hugo", "Jacky", "Lee", "Mario",
+    "Michael", "Mike", "Nguyen", "Reed", "Tweaky", "adam", "antonio", "benjamin", "boris",
+    "david", "ed", "edward", "gustave", "ian", "iven", "iven2", "iven3", "john", "kaukovalta",
+    "klatt", "klatt3", "klatt4", "m1", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max",
+    "michel", "mike2", "norbert", "paul", "pedro", "quincy", "rob", "robert", "sandro",
+    "travis", "victor",
+)  # fmt: skip
+"""Variants of espeak-ng 1.52 that sound like a person speaking.
+
+Left out: whispers, creaks and robots; near copies of another one (mean log-mel spectra of
+one sentence closer than 0.35 at equal pitch); see ``ECHOING`` for those with an echo. Gender
+is the variant's own declaration, or follows from its pitch where it makes none.
+"""
+
+FEMALE_ECHOING: tuple[str, ...] = ("Alicia", "f2", "f3", "f4", "f5")
+MALE_ECHOING: tuple[str, ...] = ("Marco", "m2", "pablo")
+"""Variants with a faint echo: it fills the closures of stops, which then have no boundary."""
+
+SHARES: tuple[tuple[str, float], ...] = (("test", 0.25), ("dev", 0.15))
+"""Part of the variants that is kept for a split; training takes the rest."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One synthetic speaker.
+
+    Attributes:
+        name: The speaker's name in the corpus layout.
+        split: ``train``, ``dev`` or ``test``, or a layout's further test split.
+        gender: ``F`` or ``M``.
+        voice: The espeak voice.
+    """
+
+    name: str
+    split: str
+    gender: str
+    voice: Voice
+
+
+def variant_pools(seed: int, echo: bool) -> dict[tuple[str, str], list[str]]:
+    """Divides the variants between splits, depending on nothing but the arguments.
+
+    Args:
+        seed: The corpus's seed.
+        echo: Whether variants with an echo may be used.
+
+    Returns:
+        Disjoint lists of variants by (``train``/``dev``/``test``, gender).
+    """
+    rng = random.Random(f"{seed}/variants")
+    pools: dict[tuple[str, str], list[str]] = {}
+    for gender, plain, echoing in (("F", FEMALE, FEMALE_ECHOING), ("M", MALE, MALE_ECHOING)):
+        variants = sorted(plain + echoing if echo else plain)
+        rng.shuffle(variants)
+        total = len(variants)
+        for split, share in SHARES:
+            count = max(1, round(share * total))
+            pools[split, gender] = variants[:count]
+            variants = variants[count:]
+        pools["train", gender] = variants
+    return pools
+
+
+def draw_speakers(
+    names: list[tuple[str, str]],
+    *,
+    split: str,
+    pool_of: str,
+    accents: tuple[str, ...],
+    rates: tuple[int, int],
+    seed: int,
+    echo: bool,
+    taken: set[Voice],
+) -> list[Speaker]:
+    """Draws the speakers of one split.
+
+    Args:
+        names: Name and gender (``F``/``M``) of each speaker.
+        split: The split that they belong to.
+        pool_of: The split whose share of the variants they use.
+        accents: espeak voice files to choose from; one may occur several times.
+        rates: Slowest and fastest rate in words a minute.
+        seed: The corpus's seed.
+        echo: Whether variants with an echo may be used.
+        taken: Voices that exist already; the new ones are added.
+
+    Returns:
+        Speakers with pairwise different voices.
+
+    Raises:
+        DataError: There are not that many different voices.
+    """
+    rng = random.Random(f"{seed}/speakers/{split}")
+    pools = variant_pools(seed, echo)
+    speakers, used = [], {"F": 0, "M": 0}
+    for name, gender in names:
+        pool = pools[pool_of, gender]
+        variant = pool[used[gender] % len(pool)]
+        used[gender] += 1
+        for _ in range(1000):
+            voice = Voice(
+                name=f"{rng.choice(accents)}+{variant}",
+                rate=rng.randint(*rates),
+                pitch=rng.randint(35, 65),
+                range=rng.randint(30, 70),
+            )
+            if voice not in taken:
+                break
+        else:
+            raise DataError(
+                f"{len(names)} {split} speakers",
+                [f"no further voice with variant {variant}; ask for fewer or widen --rate"],
+            )
+        taken.add(voice)
+        speakers.append(Speaker(name, split, gender, voice))
+    return speakers

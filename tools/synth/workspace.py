@@ -1,0 +1,159 @@
+"""The output folder: made beside its final place, resumable, never half there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nas_encoder.errors import DataError
+
+MANIFEST = "corpus.json"
+"""Describes a finished corpus; lies beside the data."""
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lists the arguments that differ between two requests."""
+    keys = sorted(set(old) | set(new))
+    return [
+        f"{key}: the folder has {old.get(key)!r}, asked for is {new.get(key)!r}"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+
+
+def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """Looks whether the corpus that is asked for exists already.
+
+    Args:
+        output: The corpus folder.
+        request: The corpus's arguments in plain types.
+
+    Returns:
+        Its manifest; None where nothing is there yet.
+
+    Raises:
+        DataError: Something else is there.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    manifest = _read(output / MANIFEST) if output.is_dir() else None
+    if manifest is None or not isinstance(manifest.get("arguments"), dict):
+        raise DataError(
+            str(output),
+            ["exists and is no corpus of this tool; choose another --output or remove it"],
+        )
+    differing = differences(manifest["arguments"], request)
+    if differing:
+        raise DataError(
+            str(output),
+            [
+                "holds a corpus made with other arguments; choose another --output or remove it",
+                *differing,
+            ],
+        )
+    return manifest
+
+
+class Workspace:
+    """The folder ``<output>.partial``, in which a corpus grows; a context manager.
+
+    A run that is killed leaves it behind; the next run with the same arguments goes on
+    from there. A lock keeps a second run out.
+
+    Args:
+        output: Where the corpus goes in the end.
+        request: The corpus's arguments in plain types.
+
+    Raises:
+        DataError: The folder belongs to other arguments, or to a run in progress.
+    """
+
+    def __init__(self, output: Path, request: dict[str, Any]) -> None:
+        self.output = output
+        self.root = output.with_name(f"{output.name}.partial")
+        self._request = request
+        self._lock: int | None = None
+
+    def __enter__(self) -> Workspace:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._unlock()
+            raise DataError(str(self.root), ["another run is writing it; let it end"]) from error
+        arguments = self.root / ".arguments.json"
+        begun = _read(arguments)
+        if begun is not None and differences(begun, self._request):
+            self._unlock()
+            raise DataError(
+                str(self.root),
+                [
+                    "is left from an interrupted run with other arguments; repeat that run to "
+                    "finish it, choose another --output, or remove the folder",
+                    *differences(begun, self._request),
+                ],
+            )
+        if begun is None:
+            write_json(arguments, self._request)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._unlock()
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Returns what earlier runs noted of finished utterances, by id."""
+        path = self.root / ".journal.jsonl"
+        found: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # The line that was being written at the kill; it is done again.
+                found[record["id"]] = record
+        return found
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Notes a finished utterance."""
+        with (self.root / ".journal.jsonl").open("a", encoding="utf-8") as journal:
+            # The line break comes first: it ends a line that a kill has cut short.
+            journal.write("\n" + json.dumps(record))
+
+    def publish(self, manifest: dict[str, Any]) -> None:
+        """Writes the manifest and moves the folder to its final place in one step."""
+        write_json(self.root / MANIFEST, manifest)
+        for name in (".arguments.json", ".journal.jsonl", ".lock"):
+            (self.root / name).unlink(missing_ok=True)
+        os.rename(self.root, self.output)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Writes JSON so that the file is there whole or not at all."""
+    temporary = path.with_name(f"{path.name}.writing")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Reads a JSON object; None where the file is missing or holds none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return document if isinstance(document, dict) else None
