@@ -1,0 +1,131 @@
+"""Read a speech corpus for lhotse, ESPnet and NeMo, or check data before a search.
+
+``prepare`` runs lhotse's recipe for a corpus and writes lhotse manifests, ESPnet data folders
+and NeMo manifests. ``check`` looks at training and validation data, in any of these forms,
+and reports everything that would spoil a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_encoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nas_encoder.data import TokenSet
+
+EXAMPLES = """\
+examples:
+  nas-encoder data prepare aishell /corpora/aishell data/aishell
+  nas-encoder data prepare librispeech /corpora/LibriSpeech data/ls100 \\
+      --train train-clean-100 --dev dev-clean,dev-other --test test-clean
+  nas-encoder data prepare timit /corpora/TIMIT data/timit --phones 39 --jobs 4
+  nas-encoder data check --train data/timit/espnet/train --valid data/timit/nemo/dev.json \\
+      --tokens phone
+"""
+
+_SPLITS = ("train", "dev", "test")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the two actions and their options."""
+    actions = parser.add_subparsers(dest="action", metavar="{prepare,check}", required=True)
+
+    prepare = actions.add_parser("prepare", help="read a corpus; write lhotse, ESPnet, NeMo data")
+    # No `choices`: the names are in the table of nas_encoder.data, which needs lhotse.
+    prepare.add_argument("corpus", help="aishell, librispeech or timit")
+    prepare.add_argument("corpus_dir", type=Path, help="where the corpus was unpacked")
+    prepare.add_argument("output_dir", type=Path, help="receives lhotse/, espnet/ and nemo/")
+    prepare.add_argument("--jobs", type=int, default=1, help="parallel jobs (default 1)")
+    prepare.add_argument(
+        "--phones", type=int, default=48, help="TIMIT: phone set, 60, 48 (default) or 39"
+    )
+    prepare.add_argument(
+        "--keep-sa", action="store_true", help="TIMIT: keep the SA sentences, which all speak"
+    )
+    for split in _SPLITS:
+        prepare.add_argument(
+            f"--{split}", metavar="SUBSETS", help=f"LibriSpeech: subsets of '{split}', by comma"
+        )
+    prepare.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    check = actions.add_parser("check", help="check training and validation data")
+    check.add_argument("--train", required=True, help="ESPnet folder, NeMo manifest or lhotse cuts")
+    check.add_argument("--valid", required=True, help="the same for validation")
+    check.add_argument(
+        "--tokens",
+        default="char",
+        metavar="KIND|FILE",
+        help="char (default), word, phone, syllable, or a token list or BPE .model file",
+    )
+    check.add_argument("--num-mel-bins", type=int, default=40, help="filters (default 40)")
+    check.add_argument(
+        "--sampling-rate", type=int, default=None, help="Hz (default: the rate of the data)"
+    )
+    check.add_argument(
+        "--subsampling-factor", type=int, default=4, help="frames per output frame (default 4)"
+    )
+    check.add_argument(
+        "--max-frames", type=int, default=1024, help="longest utterance used (default 1024)"
+    )
+    check.add_argument("--jobs", type=int, default=None, help="threads that read audio headers")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action; 0: done, 1: the check found errors."""
+    return _prepare(args) if args.action == "prepare" else _check(args)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from nas_encoder.data import PrepareOptions, prepare_corpus
+
+    asked = {split: getattr(args, split) for split in _SPLITS if getattr(args, split)}
+    if asked and args.corpus != "librispeech":
+        raise ConfigError("data prepare", [f"--{split}: LibriSpeech only" for split in asked])
+    options = PrepareOptions(
+        jobs=args.jobs,
+        phones=args.phones,
+        keep_sa=args.keep_sa,
+        subsets={split: names.split(",") for split, names in asked.items()},
+    )
+    prepared = prepare_corpus(args.corpus, args.corpus_dir, args.output_dir, options)
+    if args.json:
+        print(json.dumps(prepared.to_dict(), indent=2))
+        return 0
+    for name, split in prepared.splits.items():
+        print(
+            f"{name}: {split.utterances} utterances, {split.hours:.2f} h, {split.speakers} "
+            f"speakers -> {args.output_dir}/{{lhotse/{name},espnet/{name},nemo/{name}.json}}"
+        )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from nas_encoder.data import FeatureConfig, check_data, open_cuts, texts
+
+    train = open_cuts(args.train, jobs=args.jobs)
+    valid = open_cuts(args.valid, jobs=args.jobs)
+    tokens = _tokens(args.tokens, texts(train))
+    report = check_data(
+        train,
+        valid,
+        tokens,
+        FeatureConfig(num_mel_bins=args.num_mel_bins, sampling_rate=args.sampling_rate),
+        subsampling_factor=args.subsampling_factor,
+        max_frames=args.max_frames,
+        raise_errors=False,
+    )
+    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if args.json else report)
+    return 0 if report.ok else 1
+
+
+def _tokens(spec: str, training_texts: list[str]) -> TokenSet:
+    from nas_encoder.data.tokens import KINDS, TokenSet
+
+    if spec in KINDS:
+        return TokenSet.build(training_texts, kind=spec)
+    return TokenSet.load(spec)

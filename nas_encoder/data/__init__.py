@@ -1,0 +1,73 @@
+"""Speech data for search and training: corpora, manifests, tokens, features, batches.
+
+Everything is read through lhotse. The usual way from files to batches::
+
+    train = open_cuts("OUT/espnet/train")            # or a NeMo manifest, or lhotse cuts
+    valid = open_cuts("OUT/nemo/dev.json")
+    tokens = TokenSet.build(texts(train), kind="char")
+    features = FeatureExtractor.fit(FeatureConfig(num_mel_bins=40), train)
+    check_data(train, valid, tokens, features)       # every problem at once, before hours
+    loader = AsrLoader(train, tokens, features, max_cuts=16, shuffle=True, seed=1,
+                       subsampling_factor=4)
+    loader.set_epoch(0)
+    for batch in loader:              # or loader.iterate(start=k), to resume in mid-epoch
+        ...                           # batch.features (B, T, F), batch.targets (B, U)
+
+Bad data raises :class:`nas_encoder.errors.DataError`, bad settings
+:class:`nas_encoder.errors.ConfigError`; both hold all the problems found.
+"""
+
+from __future__ import annotations
+
+from nas_encoder.errors import MissingDependencyError
+
+try:
+    import lhotse  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "lhotse":
+        raise
+    raise MissingDependencyError("lhotse", "search", "reading speech data") from error
+
+from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
+from nas_encoder.data.batches import AsrLoader, Batch
+from nas_encoder.data.check import DataReport, SplitReport, check_data
+from nas_encoder.data.corpora import (
+    CORPORA,
+    PreparedCorpus,
+    PrepareOptions,
+    prepare_corpus,
+)
+from nas_encoder.data.export import write_espnet_dir, write_nemo_manifest
+from nas_encoder.data.features import Cmvn, FeatureConfig, FeatureExtractor
+from nas_encoder.data.manifests import open_cuts, split_half, texts
+from nas_encoder.data.selection import Selection, ctc_frames_needed, select_utterances
+from nas_encoder.data.tokens import BLANK, SPACE, UNK, TokenSet
+
+__all__ = [
+    "BLANK",
+    "CORPORA",
+    "SPACE",
+    "UNK",
+    "AsrLoader",
+    "Batch",
+    "Cmvn",
+    "DataReport",
+    "FeatureConfig",
+    "FeatureExtractor",
+    "PrepareOptions",
+    "PreparedCorpus",
+    "Selection",
+    "SpecAugment",
+    "SpecAugmentConfig",
+    "SplitReport",
+    "TokenSet",
+    "check_data",
+    "ctc_frames_needed",
+    "open_cuts",
+    "prepare_corpus",
+    "select_utterances",
+    "split_half",
+    "texts",
+    "write_espnet_dir",
+    "write_nemo_manifest",
+]

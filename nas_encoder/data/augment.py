@@ -1,0 +1,104 @@
+"""SpecAugment (Park et al. 2019, arXiv 1904.08779) by lhotse, made repeatable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from lhotse.dataset import SpecAugment as LhotseSpecAugment
+from torch import Tensor
+
+from nas_encoder.data.seeding import seeded
+from nas_encoder.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SpecAugmentConfig:
+    """Settings of SpecAugment.
+
+    Attributes:
+        time_warp_factor: Largest shift of a warped frame, in frames; 0 turns warping off.
+        num_feature_masks: Number of frequency masks.
+        features_mask_size: Largest width of one, in bins.
+        num_frame_masks: Number of time masks, at least 1.
+        frames_mask_size: Largest width of one, in frames.
+        max_frames_mask_fraction: Largest part of an utterance under time masks, in (0, 1].
+        p: Probability that an utterance is augmented at all.
+    """
+
+    time_warp_factor: int = 0
+    num_feature_masks: int = 2
+    features_mask_size: int = 8
+    num_frame_masks: int = 2
+    frames_mask_size: int = 40
+    max_frames_mask_fraction: float = 0.15
+    p: float = 1.0
+
+    def problems(self, num_mel_bins: int) -> list[str]:
+        """Return what is wrong with the settings for this number of bins."""
+        rules = [
+            ("time_warp_factor", "0 or more", self.time_warp_factor >= 0),
+            ("num_feature_masks", "0 or more", self.num_feature_masks >= 0),
+            (
+                "features_mask_size",
+                f"1 to {num_mel_bins}, the number of bins",
+                1 <= self.features_mask_size <= num_mel_bins,
+            ),
+            ("num_frame_masks", "1 or more", self.num_frame_masks >= 1),
+            ("frames_mask_size", "1 or more", self.frames_mask_size >= 1),
+            (
+                "max_frames_mask_fraction",
+                "above 0, at most 1",
+                0 < self.max_frames_mask_fraction <= 1,
+            ),
+            ("p", "0 to 1", 0 <= self.p <= 1),
+        ]
+        return [
+            f"spec_augment.{name}: must be {rule}, got {getattr(self, name)!r}"
+            for name, rule, holds in rules
+            if not holds
+        ]
+
+
+class SpecAugment:
+    """Masks the valid frames of each utterance of a batch; padding is left alone.
+
+    Args:
+        config: The settings.
+        num_mel_bins: F.
+
+    Raises:
+        ConfigError: All settings that are out of range.
+    """
+
+    def __init__(self, config: SpecAugmentConfig, num_mel_bins: int) -> None:
+        problems = config.problems(num_mel_bins)
+        if problems:
+            raise ConfigError("SpecAugment", problems)
+        self.config = config
+        self._module = LhotseSpecAugment(**asdict(config))
+
+    def __call__(self, features: Tensor, lengths: Tensor, seed: int) -> Tensor:
+        """Return an augmented copy.
+
+        Args:
+            features: (B, T, F).
+            lengths: (B,) valid frames.
+            seed: The same seed gives the same masks, whatever was drawn before.
+
+        Returns:
+            (B, T, F); frames past an utterance's length are those of ``features``.
+        """
+        augmented = features.clone()
+        with seeded(seed), torch.no_grad():
+            for row, length in enumerate(lengths.tolist()):
+                if self._long_enough(length):
+                    augmented[row, :length] = self._module(features[row : row + 1, :length])[0]
+        return augmented
+
+    def _long_enough(self, length: int) -> bool:
+        # lhotse draws mask widths below (fraction * T) // masks and fails where that is 0.
+        budget = self.config.max_frames_mask_fraction * length
+        masks = min(self.config.num_frame_masks, math.ceil(budget / self.config.frames_mask_size))
+        return masks > 0 and budget // masks >= 1

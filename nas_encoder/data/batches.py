@@ -1,0 +1,357 @@
+"""Batches of features and targets, repeatable from (seed, epoch) alone.
+
+lhotse's bucketing sampler decides which utterances go together; it works on frame counts
+known from metadata, so a whole epoch is planned without touching audio. That makes the
+number of batches exact and a resume in mid-epoch free.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse import CutSet, MonoCut
+from lhotse.dataset.sampling import BucketingSampler, SimpleCutSampler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
+from nas_encoder.data.cache import FeatureCache
+from nas_encoder.data.features import FeatureExtractor
+from nas_encoder.data.manifests import text_of
+from nas_encoder.data.seeding import derive_seed
+from nas_encoder.data.selection import Ids, select_utterances
+from nas_encoder.data.tokens import TokenSet
+from nas_encoder.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+_DUPLICATE = "_dup"  # lhotse's mark on utterances that it repeats to give each rank one
+
+
+@dataclass
+class Batch:
+    """Utterances of similar length, padded.
+
+    Attributes:
+        features: (B, T, F) float32, zero past each length.
+        feature_lengths: (B,) int64, frames.
+        targets: (B, U) int64 token ids, padded with 0 (the blank).
+        target_lengths: (B,) int64, tokens.
+        ids: Utterance ids.
+        texts: Transcripts.
+    """
+
+    features: Tensor
+    feature_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+    ids: list[str]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with its tensors on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory (called by torch's DataLoader)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Any) -> Batch:
+        return replace(
+            self,
+            features=function(self.features),
+            feature_lengths=function(self.feature_lengths),
+            targets=function(self.targets),
+            target_lengths=function(self.target_lengths),
+        )
+
+
+class AsrLoader:
+    """Iterates the batches of an epoch.
+
+    What an epoch holds depends on the arguments and on ``(seed, epoch)`` alone: not on the
+    number of workers, on earlier epochs, on the cache or on the state of any random
+    generator. Iterating leaves the global random generators as they were.
+
+    Args:
+        cuts: From :func:`nas_encoder.data.open_cuts`.
+        tokens: Encodes the transcripts; all of them are encoded here, at once.
+        features: Extracts and normalises.
+        max_cuts: Most utterances in a batch.
+        max_frames: Most frames in a batch, padding counted (utterances x longest one).
+        shuffle: Whether to draw a new order in each epoch, from buckets of similar length;
+            if not, batches come in one order, longest utterances first.
+        seed: Of order and augmentation.
+        num_workers: Processes that prepare batches; 0: this one.
+        cache: Whether to keep features in memory, as many as fit in ``cache_bytes``.
+        cache_bytes: Bound of the cache; shared by the workers.
+        spec_augment: Augmentation, applied after the cache.
+        rank: This process, of ``world_size`` that share an epoch. All ranks get the same
+            number of batches; a few utterances are repeated where they do not divide evenly.
+        world_size: Number of processes.
+        min_length: Shorter utterances are left out (frames); an encoder's ``min_length``.
+        max_length: Longer ones too.
+        subsampling_factor: Input frames per output frame; leaves out utterances with more
+            tokens than CTC can place. None: no such rule.
+        num_buckets: Most length buckets to shuffle in; fewer for little data.
+        pin_memory: Whether batches come in page-locked memory.
+
+    Attributes:
+        selection: Which utterances are used, and how many were left out and why.
+
+    Raises:
+        ConfigError: All arguments that are out of range.
+        DataError: Unknown tokens; no usable utterance, or most of them CTC-infeasible; one
+            utterance longer than ``max_frames``.
+    """
+
+    def __init__(
+        self,
+        cuts: CutSet,
+        tokens: TokenSet,
+        features: FeatureExtractor,
+        *,
+        max_cuts: int | None = None,
+        max_frames: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache: bool = True,
+        cache_bytes: int = 1 << 30,
+        spec_augment: SpecAugmentConfig | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        min_length: int | None = None,
+        max_length: int | None = None,
+        subsampling_factor: int | None = None,
+        num_buckets: int = 10,
+        pin_memory: bool = False,
+    ) -> None:
+        _check_arguments(locals())
+        self.tokens = tokens
+        self.features = features
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        self.rank, self.world_size = rank, world_size
+        self._max_cuts, self._max_frames = max_cuts, max_frames
+        self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._max_buckets = num_buckets
+        listed = list(cuts)
+        tokens.require_known(((cut.id, text_of(cut)) for cut in listed), "transcripts")
+        targets: list[Ids] = [np.array(tokens.encode(text_of(c)), dtype=np.int32) for c in listed]
+        frames = [features.num_frames(cut) for cut in listed]
+        self.selection = select_utterances(
+            frames,
+            targets,
+            min_length=min_length,
+            max_length=max_length,
+            subsampling_factor=subsampling_factor,
+        )
+        self.selection.require_usable("loader")
+        left_out = self.selection.counts()
+        if left_out:
+            counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            logger.warning("left out of %d utterances: %s", len(listed), counts)
+        kept = self.selection.kept
+        self._cuts = [listed[index] for index in kept]
+        self._targets = [targets[index] for index in kept]
+        self._frames = [frames[index] for index in kept]
+        self._require_room()
+        self._cache = (
+            FeatureCache(self._frames, features.dim, cache_bytes) if cache and cache_bytes else None
+        )
+        self._augment = SpecAugment(spec_augment, features.dim) if spec_augment else None
+        self._plans: dict[int, list[list[int]]] = {}
+
+    @property
+    def num_utterances(self) -> int:
+        """Number of utterances in an epoch, over all ranks."""
+        return len(self._cuts)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of feature frames in an epoch, over all ranks, without padding."""
+        return sum(self._frames)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        if epoch < 0:
+            raise ConfigError("loader", [f"epoch: must be 0 or more, got {epoch}"])
+        self.epoch = epoch
+
+    def num_batches(self, epoch: int) -> int:
+        """Return the exact number of batches of an epoch, on every rank."""
+        return len(self.plan(epoch))
+
+    def __len__(self) -> int:
+        return self.num_batches(self.epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.iterate()
+
+    def iterate(self, start: int = 0) -> Iterator[Batch]:
+        """Iterate the epoch from a batch on; the ones before cost nothing.
+
+        Args:
+            start: Number of batches to skip, for a resume in mid-epoch.
+
+        Raises:
+            ConfigError: ``start`` is negative or behind the end.
+            DataError: Audio that cannot be used; the utterance is named.
+        """
+        plan = self.plan(self.epoch)
+        if not 0 <= start <= len(plan):
+            raise ConfigError("loader", [f"start: must be 0 to {len(plan)}, got {start}"])
+        return self._run(_EpochDataset(self, plan, self.epoch), start)
+
+    def _run(self, dataset: _EpochDataset, start: int) -> Iterator[Batch]:
+        workers = min(self._num_workers, len(dataset) - start)
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(start, len(dataset)),
+            num_workers=workers,
+            # Forked workers share the cache's memory.
+            multiprocessing_context="fork" if workers else None,
+            pin_memory=self._pin_memory,
+            # Without a generator of its own, DataLoader draws a seed from the global one.
+            generator=torch.Generator().manual_seed(0),
+        )
+        for result in loader:
+            if isinstance(result, DataError):
+                raise result
+            yield result
+
+    # -- planning ---------------------------------------------------------------------------
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Return the epoch's batches on this rank, as positions of utterances."""
+        key = epoch if self.shuffle else 0
+        if key not in self._plans:
+            self._plans = {k: v for k, v in self._plans.items() if k == self.epoch}
+            self._plans[key] = self._make_plan(derive_seed(self.seed, key))
+        return self._plans[key]
+
+    def _make_plan(self, seed: int) -> list[list[int]]:
+        # The samplers see stand-ins with 1 frame = 1 second: exact integers, and no change
+        # to the user's cuts (lhotse attaches its own notes to the cuts that it samples).
+        order = sorted(range(len(self._frames)), key=lambda i: (-self._frames[i], self._cuts[i].id))
+        stand_ins = CutSet.from_cuts(
+            MonoCut(id=str(index), start=0.0, duration=float(self._frames[index]), channel=0)
+            for index in order
+        )
+        limits: dict[str, Any] = {
+            "max_cuts": self._max_cuts,
+            "max_duration": None if self._max_frames is None else float(self._max_frames),
+            "world_size": self.world_size,
+            "rank": self.rank,
+        }
+        sampler: Any
+        if self.shuffle:
+            sampler = BucketingSampler(
+                stand_ins,
+                # The bucketing sampler keeps its seed from the samplers inside.
+                sampler_type=partial(SimpleCutSampler, seed=seed),
+                num_buckets=self._num_buckets(),
+                seed=seed,
+                shuffle=True,
+                **limits,
+            )
+        else:
+            sampler = SimpleCutSampler(stand_ins, shuffle=False, **limits)
+        return [[int(cut.id.split(_DUPLICATE)[0]) for cut in batch] for batch in sampler]
+
+    def _num_buckets(self) -> int:
+        """At least four batches in a bucket, or odd ends would make too many small batches."""
+        count = len(self._frames)
+        size = float(self._max_cuts or count)
+        if self._max_frames is not None:
+            size = min(size, self._max_frames * count / sum(self._frames))
+        return max(1, min(self._max_buckets, int(count / (4 * max(size, 1.0) * self.world_size))))
+
+    def _require_room(self) -> None:
+        longest = max(range(len(self._frames)), key=self._frames.__getitem__)
+        if self._max_frames is not None and self._frames[longest] > self._max_frames:
+            raise DataError(
+                "loader",
+                [
+                    f"utterance '{self._cuts[longest].id}' alone has {self._frames[longest]} "
+                    f"frames, a batch may have max_frames={self._max_frames}; raise it, or "
+                    "leave long utterances out by max_length"
+                ],
+            )
+
+    # -- making a batch ---------------------------------------------------------------------
+
+    def _features_of(self, index: int) -> Tensor:
+        kept = self._cache.get(index) if self._cache is not None else None
+        if kept is not None:
+            return kept
+        features = self.features.extract(self._cuts[index])
+        if self._cache is not None:
+            self._cache.put(index, features)
+        return features
+
+    def make_batch(self, indices: Sequence[int], seed: int) -> Batch:
+        """Return the batch of these utterances; ``seed`` is that of the augmentation."""
+        rows = [self._features_of(index) for index in indices]
+        lengths = torch.tensor([len(row) for row in rows])
+        features = pad_sequence(rows, batch_first=True)
+        if self._augment is not None:
+            features = self._augment(features, lengths, seed)
+        targets = [torch.from_numpy(self._targets[index]).long() for index in indices]
+        return Batch(
+            features=features,
+            feature_lengths=lengths,
+            targets=pad_sequence(targets, batch_first=True),
+            target_lengths=torch.tensor([len(ids) for ids in targets]),
+            ids=[self._cuts[index].id for index in indices],
+            texts=[text_of(self._cuts[index]) for index in indices],
+        )
+
+
+class _EpochDataset(Dataset[Any]):
+    """The batches of one epoch, by number."""
+
+    def __init__(self, loader: AsrLoader, plan: list[list[int]], epoch: int) -> None:
+        self.loader, self.batches, self.epoch = loader, plan, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch | DataError:
+        seed = derive_seed(self.loader.seed, self.epoch, number, self.loader.rank)
+        try:
+            return self.loader.make_batch(self.batches[number], seed)
+        except DataError as error:
+            return error  # raised by the iterating process: torch would change its type
+
+
+def _check_arguments(values: Mapping[str, Any]) -> None:
+    rules = [
+        (name, "an integer of at least 1 or None", values[name] is None or values[name] >= 1)
+        for name in ("max_cuts", "max_frames", "min_length", "max_length", "subsampling_factor")
+    ]
+    rules += [
+        (name, "0 or more", values[name] >= 0) for name in ("seed", "num_workers", "cache_bytes")
+    ]
+    rules += [(name, "at least 1", values[name] >= 1) for name in ("world_size", "num_buckets")]
+    rules.append(("rank", "0 to world_size - 1", 0 <= values["rank"] < values["world_size"]))
+    problems = [
+        f"{name}: must be {rule}, got {values[name]!r}" for name, rule, holds in rules if not holds
+    ]
+    if values["max_cuts"] is None and values["max_frames"] is None:
+        problems.append("max_cuts, max_frames: at least one must be given")
+    if problems:
+        raise ConfigError("loader", problems)

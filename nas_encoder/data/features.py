@@ -1,0 +1,413 @@
+"""Log-mel filterbank features by lhotse (Kaldi-compatible), with mean and variance normalisation.
+
+Frames are centred (no snipped edges): an utterance of N samples has
+``floor(N / shift + 1/2)`` frames, so the number is known without reading audio.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import lhotse
+import soundfile
+import torch
+from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
+from torch import Tensor
+from tqdm import tqdm
+
+from nas_encoder.data.files import write_lines
+from nas_encoder.data.findings import Findings
+from nas_encoder.data.seeding import derive_seed, seeded
+from nas_encoder.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+NORMALIZATIONS = ("global", "utterance", "none")
+_STD_FLOOR = 1e-3  # log-mel units; keeps digital silence finite
+_DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """What the features are.
+
+    Attributes:
+        num_mel_bins: F, number of filters.
+        sampling_rate: In Hz; other rates are resampled. None: the data's own, single rate.
+        frame_length: Window, in seconds.
+        frame_shift: In seconds.
+        dither: Standard deviation of added noise, for samples in [-1, 1]; 0 is none.
+        normalization: ``global`` (statistics of the training set), ``utterance`` or ``none``.
+    """
+
+    num_mel_bins: int = 40
+    sampling_rate: int | None = 16000
+    frame_length: float = 0.025
+    frame_shift: float = 0.01
+    dither: float = 0.0
+    normalization: str = "global"
+
+    def problems(self) -> list[str]:
+        """Return one line for each setting that is out of range."""
+        rate = self.sampling_rate
+        rules = [
+            ("num_mel_bins", "an integer from 4 to 256", _whole(self.num_mel_bins, 4, 256)),
+            (
+                "sampling_rate",
+                "4000 to 96000 (Hz) or null",
+                rate is None or _whole(rate, 4000, 96000),
+            ),
+            ("frame_shift", "0.001 to 0.1 (seconds)", _real(self.frame_shift, 0.001, 0.1)),
+            (
+                "frame_length",
+                "from frame_shift to 0.2 (seconds)",
+                _real(self.frame_length, 0.001, 0.2)
+                and _real(self.frame_shift, 0.001, self.frame_length),
+            ),
+            ("dither", "0 to 1", _real(self.dither, 0, 1)),
+            (
+                "normalization",
+                f"one of {', '.join(NORMALIZATIONS)}",
+                self.normalization in NORMALIZATIONS,
+            ),
+        ]
+        return [
+            f"features.{name}: must be {rule}, got {getattr(self, name)!r}"
+            for name, rule, holds in rules
+            if not holds
+        ]
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _real(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+@dataclass(frozen=True)
+class Cmvn:
+    """Mean and standard deviation of each bin over a training set.
+
+    Attributes:
+        mean: F numbers.
+        std: F numbers, floored.
+        frames: How many frames they come from.
+        utterances: How many utterances.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frames: int
+    utterances: int
+
+
+class FeatureExtractor:
+    """Turns a cut into a feature matrix.
+
+    Args:
+        config: The settings, with a definite sampling rate; :meth:`fit` makes both.
+        cmvn: Global statistics; needed for ``normalization='global'`` and for no other.
+
+    Raises:
+        ConfigError: All settings that are wrong.
+    """
+
+    def __init__(self, config: FeatureConfig, cmvn: Cmvn | None = None) -> None:
+        problems = config.problems()
+        if config.sampling_rate is None:
+            problems.append("features.sampling_rate: null needs data, use FeatureExtractor.fit")
+        if (cmvn is not None) != (config.normalization == "global"):
+            problems.append(
+                "features.normalization: 'global' and statistics (cmvn) go together, got "
+                f"{config.normalization!r} {'with' if cmvn else 'without'} statistics"
+            )
+        if cmvn is not None and not len(cmvn.mean) == len(cmvn.std) == config.num_mel_bins:
+            problems.append(f"statistics of {len(cmvn.mean)} bins, want {config.num_mel_bins}")
+        if problems or config.sampling_rate is None:
+            raise ConfigError("features", problems)
+        self.config = config
+        self.cmvn = cmvn
+        self.rate: int = config.sampling_rate
+        self._fbank = _fbank(config)
+        self._window = math.floor(config.frame_length * self.rate)
+        self._shift = math.floor(config.frame_shift * self.rate)
+        if cmvn is not None:
+            self._mean, self._std = torch.tensor(cmvn.mean), torch.tensor(cmvn.std)
+
+    @property
+    def dim(self) -> int:
+        """F."""
+        return self.config.num_mel_bins
+
+    @classmethod
+    def fit(
+        cls,
+        config: FeatureConfig,
+        cuts: lhotse.CutSet,
+        *,
+        max_utterances: int | None = 2000,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> FeatureExtractor:
+        """Resolve what depends on the training data: the sampling rate, global statistics.
+
+        Args:
+            config: The settings.
+            cuts: Training data.
+            max_utterances: Size of the random sample for the statistics; None takes all.
+            seed: Of the sample.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ConfigError: Settings out of range.
+            DataError: Mixed sampling rates where one had to be found, unreadable audio.
+        """
+        problems = config.problems()
+        if problems:
+            raise ConfigError("features", problems)
+        if config.sampling_rate is None:
+            config = replace(config, sampling_rate=_single_rate(cuts))
+        if config.normalization != "global":
+            return cls(config)
+        plain = cls(replace(config, normalization="none"))
+        chosen = list(cuts)
+        if max_utterances is not None and len(chosen) > max_utterances:
+            positions = random.Random(derive_seed(seed)).sample(range(len(chosen)), max_utterances)
+            chosen = [chosen[position] for position in sorted(positions)]
+        return cls(config, plain.statistics(chosen, progress=progress))
+
+    def statistics(self, cuts: Iterable[Any], *, progress: bool = False) -> Cmvn:
+        """Return mean and deviation of the features over cuts.
+
+        Raises:
+            DataError: No frames at all, or audio that cannot be used.
+        """
+        total = torch.zeros(self.dim, dtype=torch.float64)
+        squares = torch.zeros(self.dim, dtype=torch.float64)
+        frames = utterances = 0
+        for cut in tqdm(cuts, desc="feature statistics", unit="utt", disable=not progress):
+            features = self.extract(cut).double()
+            total += features.sum(0)
+            squares += features.square().sum(0)
+            frames += len(features)
+            utterances += 1
+        if not frames:
+            raise DataError("feature statistics", ["the training data holds no frame"])
+        mean = total / frames
+        std = (squares / frames - mean.square()).clamp(min=0).sqrt().clamp(min=_STD_FLOOR)
+        return Cmvn(tuple(mean.tolist()), tuple(std.tolist()), frames, utterances)
+
+    # -- features ---------------------------------------------------------------------------
+
+    def num_frames(self, cut: Any) -> int:
+        """Return T of a cut from its metadata alone; 0 where it is shorter than a window needs."""
+        samples = int(self._at_rate(cut).num_samples)
+        if samples < self._least_samples:
+            return 0
+        return (samples + self._shift // 2) // self._shift
+
+    @property
+    def _least_samples(self) -> int:
+        # The reflected edges must lie inside the signal, on the left and on the right.
+        overlap = self._window - self._shift
+        return max(overlap // 2, overlap - overlap // 2 + self._shift // 2, 1)
+
+    def extract(self, cut: Any) -> Tensor:
+        """Return the features (T, F), float32, normalised.
+
+        Raises:
+            DataError: The audio cannot be read, is shorter or longer than the manifest says,
+                holds NaN or infinities, or is too short for one frame.
+        """
+        subject = f"utterance '{cut.id}'"
+        expected = self.num_frames(cut)
+        if expected < 1:
+            raise DataError(subject, [f"{cut.duration} s of audio are too short for one frame"])
+        audio = self._audio(cut, subject)
+        if not bool(torch.isfinite(audio).all()):
+            bad = int((~torch.isfinite(audio)).sum())
+            raise DataError(
+                subject, [f"{bad} of {audio.numel()} audio samples are NaN or infinite"]
+            )
+        if self.config.dither:
+            with seeded(derive_seed(*cut.id.encode())):
+                features = self._fbank.extract(audio, self.rate)
+        else:
+            features = self._fbank.extract(audio, self.rate)
+        if abs(len(features) - expected) > 1:
+            raise DataError(
+                subject,
+                [f"the manifest says {expected} frames, the audio has {len(features)}"],
+            )
+        if len(features) < expected:  # resampling may differ by a sample from the metadata
+            features = torch.cat([features, features[-1:]])
+        features = self._normalise(features[:expected])
+        if not bool(torch.isfinite(features).all()):
+            raise DataError(subject, ["its features are NaN or infinite"])
+        return features
+
+    __call__ = extract
+
+    def _audio(self, cut: Any, subject: str) -> Tensor:
+        """Samples of the first channel, (1, N) float32."""
+        _check_header(cut, subject)
+        try:
+            samples = self._at_rate(cut).load_audio()
+        except (
+            AudioLoadingError,
+            DurationMismatchError,
+            AssertionError,  # lhotse's own checks of manifest against file
+            OSError,
+            RuntimeError,  # soundfile.LibsndfileError
+            ValueError,
+        ) as error:
+            raise DataError(
+                subject, [f"its audio {audio_source(cut)} cannot be read: {_first_line(error)}"]
+            ) from error
+        return torch.from_numpy(samples[:1]).float()
+
+    def _at_rate(self, cut: Any) -> Any:
+        return cut if cut.sampling_rate == self.rate else cut.resample(self.rate)
+
+    def _normalise(self, features: Tensor) -> Tensor:
+        if self.config.normalization == "global":
+            return (features - self._mean) / self._std
+        if self.config.normalization == "utterance":
+            std = features.std(0, unbiased=False, keepdim=True).clamp(min=_STD_FLOOR)
+            return (features - features.mean(0, keepdim=True)) / std
+        return features
+
+    # -- saving -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and statistics as JSON."""
+        content = {
+            "format": _FORMAT,
+            "config": asdict(self.config),
+            "cmvn": asdict(self.cmvn) if self.cmvn else None,
+        }
+        write_lines(Path(path), [json.dumps(content)])
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureExtractor:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: The file is missing or malformed.
+        """
+        subject = f"feature settings {path}"
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(subject, [f"cannot be read: {error}"]) from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise DataError(subject, [f"must be an object with format {_FORMAT}"])
+        findings = Findings(subject)
+        parts: dict[str, dict[str, Any]] = {}
+        for key, kind in (("config", FeatureConfig), ("cmvn", Cmvn)):
+            value = content.get(key)
+            wanted = {f.name for f in fields(kind)}
+            if isinstance(value, dict) and set(value) == wanted:
+                parts[key] = value
+            elif not (key == "cmvn" and value is None):
+                findings.add(f"must be an object with the keys {sorted(wanted)}", key)
+        cmvn = parts.get("cmvn")
+        for name in ("mean", "std") if cmvn else ():
+            values = cmvn[name] if cmvn else None
+            if not isinstance(values, list) or not all(_real(v, -1e9, 1e9) for v in values):
+                findings.add("must be a list of finite numbers", f"cmvn.{name}")
+            elif name == "std" and not all(v > 0 for v in values):
+                findings.add("must be above 0", "cmvn.std")
+        findings.raise_any()
+        statistics = None
+        if cmvn:
+            cmvn = {**cmvn, "mean": tuple(cmvn["mean"]), "std": tuple(cmvn["std"])}
+            statistics = Cmvn(**cmvn)
+        try:
+            return cls(FeatureConfig(**parts["config"]), statistics)
+        except ConfigError as error:
+            raise DataError(subject, error.problems) from error
+
+
+def audio_source(cut: Any) -> str:
+    """Return where a cut's audio is, for messages."""
+    recording = getattr(cut, "recording", None)
+    if recording is None or not recording.sources:
+        return "(no recording)"
+    return str(recording.sources[0].source)
+
+
+def _check_header(cut: Any, subject: str) -> None:
+    """Compare a file with its manifest.
+
+    lhotse does not look at the file's rate, and where a file has become shorter it fills up
+    to half a second with reflected audio.
+    """
+    recording = cut.recording
+    source = recording.sources[0]
+    if source.type != "file" or recording.transforms:
+        return
+    try:
+        header = soundfile.info(str(source.source))
+    except (soundfile.LibsndfileError, OSError):
+        return  # missing or not libsndfile's format: reading it will tell
+    if header.samplerate != recording.sampling_rate:
+        raise DataError(
+            subject,
+            [
+                f"the manifest says {recording.sampling_rate} Hz, {source.source} has "
+                f"{header.samplerate} Hz"
+            ],
+        )
+    if abs(header.frames - recording.num_samples) > _DURATION_TOLERANCE * header.samplerate:
+        raise DataError(
+            subject,
+            [
+                f"the manifest says {recording.num_samples} samples, {source.source} has "
+                f"{header.frames}"
+            ],
+        )
+
+
+def _single_rate(cuts: Iterable[Any]) -> int:
+    rates: dict[int, str] = {}
+    for cut in cuts:
+        rates.setdefault(int(cut.sampling_rate), cut.id)
+    if len(rates) != 1:
+        seen = ", ".join(f"{rate} Hz ('{utterance}')" for rate, utterance in sorted(rates.items()))
+        raise DataError(
+            "features.sampling_rate",
+            [f"null needs data of one sampling rate, found {seen or 'no data'}; give a rate"],
+        )
+    return next(iter(rates))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _fbank(config: FeatureConfig) -> lhotse.Fbank:
+    with warnings.catch_warnings():
+        # lhotse computes mel centres with numpy functions on tensors, which numpy deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return lhotse.Fbank(
+            lhotse.FbankConfig(
+                sampling_rate=config.sampling_rate,
+                num_filters=config.num_mel_bins,
+                frame_length=config.frame_length,
+                frame_shift=config.frame_shift,
+                dither=config.dither,
+            )
+        )

@@ -1,0 +1,246 @@
+"""One door for every form of speech data: Kaldi/ESPnet folder, NeMo manifest, lhotse cuts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet, MonoCut
+from lhotse.serialization import deserialize_item
+
+from nas_encoder.data.audio import missing_sources
+from nas_encoder.data.findings import Findings
+from nas_encoder.data.kaldi import is_kaldi_dir, read_kaldi_dir
+from nas_encoder.data.nemo_manifest import looks_like_nemo, read_nemo_manifest
+from nas_encoder.data.seeding import derive_seed
+from nas_encoder.errors import DataError
+
+PREPARED = "prepared.json"  # written last by `data prepare`; names the splits
+
+
+def open_cuts(
+    source: str | Path | CutSet,
+    *,
+    split: str | None = None,
+    jobs: int | None = None,
+    require_text: bool = True,
+) -> CutSet:
+    """Open speech data, whatever form it is in, and make sure that it can be used.
+
+    Args:
+        source: A Kaldi or ESPnet data folder (has ``wav.scp``), a NeMo manifest (``.json`` or
+            ``.jsonl`` with ``audio_filepath``), lhotse cuts (``.jsonl`` or ``.jsonl.gz``), a
+            folder with ``cuts.jsonl.gz``, the output folder of ``nas-encoder data prepare``
+            (then give ``split``), or a CutSet.
+        split: Which part of a prepared folder: ``train``, ``dev``, ``test``.
+        jobs: Threads for reading audio headers.
+        require_text: Whether an utterance without text is an error.
+
+    Returns:
+        An eager CutSet of mono cuts, each with one supervision over its whole length; in the
+        order of the source.
+
+    Raises:
+        DataError: All problems, with file and line: nothing there, an empty manifest, audio
+            that is missing or unreadable, no text, duplicate ids, a duration that is zero
+            or no number.
+    """
+    if isinstance(source, CutSet):
+        findings = Findings("cuts")
+        pairs = [(f"cut '{cut.id}'", cut) for cut in source]
+        if not pairs:
+            findings.add("the set of cuts is empty", "cuts")
+    else:
+        path = Path(source).expanduser()
+        findings = Findings(f"data {path}")
+        pairs = _read(path, split, findings, jobs, require_text)
+    cuts = _checked(pairs, findings, require_text)
+    findings.raise_any()
+    if not cuts:
+        raise DataError(findings.subject, ["no utterance at all"])
+    return CutSet.from_cuts(cuts)
+
+
+def _read(
+    path: Path, split: str | None, findings: Findings, jobs: int | None, require_text: bool
+) -> list[tuple[str, Any]]:
+    """Return (where, cut) for all cuts of any kind of source on disk."""
+    if not path.exists():
+        raise DataError(f"data {path}", ["no such file or folder"])
+    if path.is_dir():
+        path = _inside_folder(path, split)
+    if path.is_dir():
+        kaldi = read_kaldi_dir(path, findings, jobs=jobs, require_text=require_text)
+        return [(f"{path} '{cut.id}'", cut) for cut in kaldi]
+    first = _first_item(path)
+    if looks_like_nemo(first):
+        nemo = read_nemo_manifest(path, findings, jobs=jobs, require_text=require_text)
+        return [(f"{path} '{cut.id}'", cut) for cut in nemo]
+    return list(_read_lhotse(path, findings))
+
+
+def _inside_folder(path: Path, split: str | None) -> Path:
+    """Return the Kaldi folder or the cuts file that a folder stands for."""
+    if is_kaldi_dir(path):
+        return path
+    if (path / "cuts.jsonl.gz").is_file():
+        return path / "cuts.jsonl.gz"
+    if (path / PREPARED).is_file():
+        have = sorted(folder.name for folder in (path / "lhotse").glob("*") if folder.is_dir())
+        if split not in have:
+            problem = "which split is wanted?" if split is None else f"no split '{split}'"
+            choices = ", ".join(str(path / "espnet" / name) for name in have)
+            raise DataError(f"data {path}", [f"{problem} Open one of: {choices}"])
+        return path / "lhotse" / split / "cuts.jsonl.gz"
+    raise DataError(
+        f"data {path}",
+        ["the folder has neither wav.scp (Kaldi, ESPnet) nor cuts.jsonl.gz (lhotse)"],
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of a text file, gzipped or not; blank lines are left out."""
+    try:
+        opened: Any = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else None
+        with opened or path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"data {path}", [f"cannot be read: {error}"]) from error
+
+
+def _first_item(path: Path) -> Any:
+    for number, line in _lines(path):
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"data {path}",
+                [
+                    f"line {number} is not JSON ({str(error)[:80]}); a NeMo manifest or lhotse "
+                    "cuts are expected, one object in a line"
+                ],
+            ) from error
+    raise DataError(f"data {path}", ["the manifest is empty"])
+
+
+def _read_lhotse(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        try:
+            item = json.loads(line)
+            cut = deserialize_item(item) if isinstance(item, dict) else None
+        # A malformed object fails anywhere in lhotse's constructors, with any type of error.
+        except Exception as error:
+            findings.add("not a lhotse cut", f"{where} ({type(error).__name__}: {str(error)[:80]})")
+            continue
+        if not hasattr(cut, "supervisions"):
+            kind = type(cut).__name__
+            findings.add("not a lhotse cut", f"{where} (a {kind}; write cuts, or open the folder)")
+            continue
+        yield where, cut
+
+
+def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: bool) -> list[Any]:
+    """Return usable cuts, one supervision each; report all others."""
+    cuts: list[Any] = []
+    seen: set[str] = set()
+    for where, cut in pairs:
+        for piece in _pieces(cut, findings, where):
+            place = where if f"'{piece.id}'" in where else f"{where} '{piece.id}'"
+            if piece.id in seen:
+                findings.add("duplicate id", place)
+                continue
+            seen.add(piece.id)
+            if _usable(piece, place, findings, require_text):
+                cuts.append(piece)
+    recordings = {cut.id: cut.recording for cut in cuts}
+    for key in missing_sources(recordings):
+        source = recordings[key].sources[0].source
+        findings.add("the audio file does not exist", f"{source} of utterance '{key}'")
+    return cuts
+
+
+def _pieces(cut: Any, findings: Findings, where: str) -> list[Any]:
+    """Return a cut as cuts of one supervision each."""
+    if not isinstance(cut, MonoCut):
+        findings.add(f"only mono cuts can be used, got a {type(cut).__name__}", where)
+        return []
+    if not _positive(cut.duration):  # before lhotse computes with it
+        findings.add("duration must be above 0", f"{where} '{cut.id}' (got {cut.duration})")
+        return []
+    if len(cut.supervisions) <= 1:
+        return [cut]
+    trimmed = cut.trim_to_supervisions(keep_overlapping=False)
+    return [piece.with_id(piece.supervisions[0].id) for piece in trimmed]
+
+
+def _usable(cut: Any, where: str, findings: Findings, require_text: bool) -> bool:
+    supervision = cut.supervisions[0] if cut.supervisions else None
+    text = supervision.text if supervision is not None else None
+    recording = cut.recording
+    checks = [
+        ("duration must be above 0", _positive(cut.duration)),
+        ("no text", not require_text or (isinstance(text, str) and bool(text.strip()))),
+        ("no recording: features alone cannot be used", recording is not None),
+        (
+            "the recording must have samples and a sampling rate",
+            recording is None
+            or (_positive(recording.num_samples) and _positive(recording.sampling_rate)),
+        ),
+    ]
+    for rule, holds in checks:
+        if not holds:
+            findings.add(rule, where)
+    return all(holds for _, holds in checks)
+
+
+def _positive(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and value > 0
+
+
+def text_of(cut: Any) -> str:
+    """Return a cut's transcript ('' where it has none)."""
+    supervision = cut.supervisions[0] if cut.supervisions else None
+    return (supervision.text or "") if supervision is not None else ""
+
+
+def speaker_of(cut: Any) -> str | None:
+    """Return a cut's speaker, or None where it is not known."""
+    return cut.supervisions[0].speaker if cut.supervisions else None
+
+
+def texts(cuts: Iterable[Any]) -> list[str]:
+    """Return the transcripts of cuts, in order."""
+    return [text_of(cut) for cut in cuts]
+
+
+def split_half(cuts: CutSet, seed: int) -> tuple[CutSet, CutSet]:
+    """Split a training set at random into two halves, one for weights, one for architecture.
+
+    He et al. 2020, section 4.3, search on such halves. The order within a half is that of
+    ``cuts``; with an odd number the first half has one more.
+
+    Raises:
+        DataError: Fewer than two utterances.
+    """
+    listed = list(cuts)
+    if len(listed) < 2:
+        raise DataError("training data", [f"two halves need 2 utterances, got {len(listed)}"])
+    positions = list(range(len(listed)))
+    random.Random(derive_seed(seed)).shuffle(positions)
+    middle = (len(listed) + 1) // 2
+    first, second = sorted(positions[:middle]), sorted(positions[middle:])
+    return (
+        CutSet.from_cuts(listed[position] for position in first),
+        CutSet.from_cuts(listed[position] for position in second),
+    )

@@ -1,0 +1,150 @@
+"""Reads NeMo manifests (a JSON object in a line) into lhotse cuts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lhotse import MonoCut, SupervisionSegment
+from lhotse.utils import fastcopy
+
+from nas_encoder.data.audio import AudioEntry, find_audio, read_recordings
+from nas_encoder.data.findings import Findings
+
+# A header may differ from the manifest's rounded duration by this much, in seconds.
+_TOLERANCE = 0.05
+
+
+def read_nemo_manifest(
+    path: Path, findings: Findings, *, jobs: int | None = None, require_text: bool = True
+) -> list[MonoCut]:
+    """Read ``audio_filepath``, ``duration``, ``text`` and, where they are there, offset, speaker.
+
+    Args:
+        path: The manifest.
+        findings: Receives the problems; the caller raises.
+        jobs: Threads for audio headers.
+        require_text: Whether a line without ``text`` is a problem.
+
+    Returns:
+        One cut per line; its id is the file's name without suffix, with the line number
+        behind it where several lines share the name.
+    """
+    rows = [(item, f"{path}:{number}") for number, item in _read_rows(path, findings)]
+    if not rows and not findings:
+        findings.add("the manifest is empty", str(path))
+    good = [row for row in rows if _check_row(*row, findings, require_text)]
+    stems = Counter(Path(item["audio_filepath"]).stem for item, _ in good)
+    locations = {item["audio_filepath"]: where for item, where in reversed(good)}
+    entries = [AudioEntry(name, name, where) for name, where in reversed(locations.items())]
+    recordings = read_recordings(entries, path.parent, findings, jobs=jobs)
+    cuts: list[MonoCut] = []
+    places: dict[tuple[Path | None, float], str] = {}
+    for item, where in good:
+        name, start = item["audio_filepath"], float(item.get("offset") or 0.0)
+        file = find_audio(name, path.parent)
+        if (file, start) in places:
+            findings.add(
+                "same audio and offset as an earlier line",
+                f"{where} '{name}' (line {places[file, start]})",
+            )
+            continue
+        line = where.rsplit(":", 1)[1]
+        places[file, start] = line
+        if name not in recordings:  # already reported
+            continue
+        stem = Path(name).stem
+        key = stem if stems[stem] == 1 else f"{stem}-{int(line):06d}"
+        cut = _cut(key, item, recordings[name], start)
+        if cut is None:
+            findings.add(
+                "offset + duration lies behind the end of the audio",
+                f"{where} '{name}' ({start} + {item['duration']} s of "
+                f"{recordings[name].duration:.3f} s)",
+            )
+        else:
+            cuts.append(cut)
+    return cuts
+
+
+def looks_like_nemo(item: Any) -> bool:
+    """Whether a decoded line is a NeMo manifest's."""
+    return isinstance(item, dict) and ("audio_filepath" in item or "audio_file" in item)
+
+
+def _cut(key: str, item: dict[str, Any], recording: Any, start: float) -> MonoCut | None:
+    duration = float(item["duration"])
+    if start + duration > recording.duration + _TOLERANCE or start >= recording.duration:
+        return None
+    if start == 0 and abs(duration - recording.duration) <= _TOLERANCE:
+        duration = recording.duration
+    duration = min(duration, recording.duration - start)
+    key_recording = fastcopy(recording, id=key)
+    speaker = item.get("speaker")
+    supervision = SupervisionSegment(
+        id=key,
+        recording_id=key_recording.id,
+        start=0.0,
+        duration=duration,
+        channel=0,
+        text=item.get("text") or "",
+        speaker=None if speaker is None else str(speaker),
+        language=item.get("lang") if isinstance(item.get("lang"), str) else None,
+    )
+    return MonoCut(
+        id=key,
+        start=start,
+        duration=duration,
+        channel=0,
+        recording=key_recording,
+        supervisions=[supervision],
+    )
+
+
+def _read_rows(path: Path, findings: Findings) -> list[tuple[int, Any]]:
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        findings.add(f"cannot be read: {error}", str(path))
+        return []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            findings.add("not a JSON object", f"{path}:{number} ({str(error)[:80]})")
+    return rows
+
+
+def _check_row(item: Any, where: str, findings: Findings, require_text: bool) -> bool:
+    if not isinstance(item, dict):
+        findings.add("not a JSON object", where)
+        return False
+    name, duration, offset = (item.get(k) for k in ("audio_filepath", "duration", "offset"))
+    checks = [
+        ("'audio_filepath' must be a path", isinstance(name, str) and bool(name), name),
+        ("'duration' must be a number above 0 (seconds)", _number(duration, 1e-9), duration),
+        ("'offset' must be a number of at least 0", offset is None or _number(offset, 0), offset),
+    ]
+    for rule, holds, value in checks:
+        if not holds:
+            findings.add(rule, f"{where} (got {value!r})")
+    text = item.get("text")
+    if require_text and (not isinstance(text, str) or not text.strip()):
+        findings.add("no text", where)
+        return False
+    return all(holds for _, holds, _ in checks)
+
+
+def _number(value: Any, least: float) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and value >= least
+    except OverflowError:  # an integer of hundreds of digits
+        return False

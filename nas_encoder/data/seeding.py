@@ -1,0 +1,36 @@
+"""Random numbers that depend on their purpose alone, not on what ran before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def derive_seed(*parts: int) -> int:
+    """Return a 32-bit seed that differs for different tuples of non-negative numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of python, numpy and torch (CPU), and put them back after.
+
+    For library code that draws from the global ones: the training's own stream goes on as
+    if nothing had happened.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    torch_state = torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    # torch.manual_seed would seed the GPUs' generators too, and nothing would put those back.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)

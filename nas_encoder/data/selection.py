@@ -1,0 +1,109 @@
+"""Which utterances a CTC network can be trained on: length limits and CTC feasibility."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_encoder.errors import DataError
+
+Ids = npt.NDArray[np.int32]
+
+
+def ctc_frames_needed(ids: Sequence[int] | Ids) -> int:
+    """Return the fewest output frames that can carry these tokens.
+
+    CTC needs a frame for each token and a blank between two equal neighbours.
+    """
+    values = np.asarray(ids)
+    return len(values) + int(np.count_nonzero(values[1:] == values[:-1]))
+
+
+@dataclass
+class Selection:
+    """Indices of the utterances that are kept, and those left out by reason.
+
+    Attributes:
+        kept: Usable utterances.
+        too_short: Fewer frames than the network accepts.
+        too_long: More frames than allowed.
+        infeasible: More tokens (with the blanks that CTC needs) than output frames.
+    """
+
+    kept: list[int] = field(default_factory=list)
+    too_short: list[int] = field(default_factory=list)
+    too_long: list[int] = field(default_factory=list)
+    infeasible: list[int] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Number of all utterances, kept or not."""
+        return len(self.kept) + len(self.too_short) + len(self.too_long) + len(self.infeasible)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many were left out for each reason, reasons that occur alone."""
+        reasons = {
+            "too short": len(self.too_short),
+            "too long": len(self.too_long),
+            "CTC-infeasible": len(self.infeasible),
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
+    def problems(self) -> list[str]:
+        """Return what makes the data unusable: nothing left, or mostly infeasible."""
+        problems = []
+        usable = len(self.kept) + len(self.infeasible)
+        if self.total and len(self.infeasible) * 2 > usable > 0:
+            problems.append(
+                f"{len(self.infeasible)} of {usable} utterances of allowed length have more "
+                "tokens (with the blanks that CTC needs between equal ones) than output frames; "
+                "use coarser tokens, a smaller time stride, or slower speech"
+            )
+        elif not self.kept:
+            left_out = ", ".join(f"{n} {reason}" for reason, n in self.counts().items())
+            problems.append(f"no usable utterance among {self.total} ({left_out or 'empty'})")
+        return problems
+
+    def require_usable(self, subject: str) -> None:
+        """Raise where nothing is left, or where more than half is CTC-infeasible.
+
+        Raises:
+            DataError: With the counts.
+        """
+        problems = self.problems()
+        if problems:
+            raise DataError(subject, problems)
+
+
+def select_utterances(
+    frames: Sequence[int],
+    targets: Sequence[Sequence[int] | Ids],
+    *,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    subsampling_factor: int | None = None,
+) -> Selection:
+    """Sort utterances into usable and not.
+
+    Args:
+        frames: Number of feature frames of each.
+        targets: Token ids of each.
+        min_length: Fewest frames allowed (default 1).
+        max_length: Most frames allowed.
+        subsampling_factor: Input frames per output frame; None skips the CTC rule
+            ``tokens + repeats <= ceil(frames / factor)``.
+    """
+    selection = Selection()
+    for index, (length, ids) in enumerate(zip(frames, targets, strict=True)):
+        if length < (min_length or 1):
+            selection.too_short.append(index)
+        elif max_length is not None and length > max_length:
+            selection.too_long.append(index)
+        elif subsampling_factor and ctc_frames_needed(ids) > -(-length // subsampling_factor):
+            selection.infeasible.append(index)
+        else:
+            selection.kept.append(index)
+    return selection

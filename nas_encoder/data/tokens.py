@@ -1,0 +1,334 @@
+"""What the network predicts: characters, words, phones, syllables or BPE pieces.
+
+Id 0 is always the CTC blank. A token list file is ESPnet's: one token in a line; a file
+without ``<blank>`` gets it in front.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.data.files import write_lines, write_through
+from nas_encoder.data.findings import Findings
+from nas_encoder.errors import DataError, MissingDependencyError
+
+logger = logging.getLogger(__name__)
+
+BLANK = "<blank>"
+UNK = "<unk>"
+SPACE = "<space>"
+KINDS = ("char", "word", "phone", "syllable", "bpe")
+_SPECIAL = {BLANK, UNK, SPACE, "<sos/eos>", "<sos>", "<eos>"}
+_HANZI = re.compile(r"[\u3400-\u9fff]")
+
+
+class TokenSet:
+    """An ordered set of tokens with their ids, and how a text is cut into them.
+
+    Args:
+        tokens: All tokens, ``<blank>`` first.
+        kind: One of ``char`` (the space is ``<space>``), ``word`` and ``phone`` (cut at white
+            space), ``syllable`` (as ``word``; hanzi become tone-numbered pinyin), ``bpe``.
+        model: For ``bpe``, the serialized sentencepiece model.
+
+    Raises:
+        DataError: An empty set, a duplicate, an empty token, or no ``<blank>`` at 0.
+    """
+
+    def __init__(self, tokens: Sequence[str], kind: str, *, model: bytes | None = None) -> None:
+        problems = []
+        if kind not in KINDS:
+            problems.append(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        if not tokens or tokens[0] != BLANK:
+            problems.append(f"token 0 must be '{BLANK}', got {list(tokens[:1])}")
+        if len(tokens) < 2:
+            problems.append("no token beside the blank")
+        if (model is not None) != (kind == "bpe"):
+            problems.append("a sentencepiece model belongs to kind 'bpe' and to no other")
+        seen: set[str] = set()
+        for position, token in enumerate(tokens):
+            if not token or token.split() != [token]:
+                problems.append(f"token {position} is empty or holds white space: {token!r}")
+            if token in seen:
+                problems.append(f"token {position} is a duplicate: {token!r}")
+            seen.add(token)
+        if problems:
+            raise DataError("token set", problems)
+        self.tokens: tuple[str, ...] = tuple(tokens)
+        self.kind = kind
+        self.unknown_count = 0
+        self._ids = {token: position for position, token in enumerate(tokens)}
+        self._unk = self._ids.get(UNK)
+        self._model = model
+        self._processor: Any = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TokenSet):
+            return NotImplemented
+        return (self.tokens, self.kind, self._model) == (other.tokens, other.kind, other._model)
+
+    def __hash__(self) -> int:
+        return hash((self.tokens, self.kind))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_processor": None}
+
+    def __repr__(self) -> str:
+        return f"TokenSet({len(self)} tokens, kind={self.kind!r})"
+
+    @property
+    def has_unk(self) -> bool:
+        """Whether unknown tokens can be mapped to ``<unk>``."""
+        return self._unk is not None
+
+    # -- making -----------------------------------------------------------------------------
+
+    @classmethod
+    def build(cls, texts: Iterable[str], kind: str = "char", *, unk: bool = False) -> TokenSet:
+        """Collect the tokens of (training) texts; they are sorted, so order never matters.
+
+        Args:
+            texts: The transcripts.
+            kind: ``char``, ``word``, ``phone`` or ``syllable``; BPE models come from
+                sentencepiece (``spm_train``) and are read by :meth:`load`.
+            unk: Whether to have ``<unk>`` as id 1.
+
+        Raises:
+            DataError: No tokens in the texts, or a kind that cannot be built.
+        """
+        if kind == "bpe" or kind not in KINDS:
+            known = ", ".join(k for k in KINDS if k != "bpe")
+            raise DataError("token set", [f"kind {kind!r} cannot be built; use one of: {known}"])
+        found = {token for text in texts for token in _split(text, kind)} - {BLANK, UNK}
+        if not found:
+            raise DataError("token set", ["the texts hold no token at all"])
+        return cls([BLANK, *([UNK] if unk else []), *sorted(found)], kind)
+
+    @classmethod
+    def load(cls, path: str | Path, kind: str | None = None) -> TokenSet:
+        """Read a token list (one a line) or a sentencepiece ``.model``.
+
+        Args:
+            path: The file. Beside a list of BPE pieces the model of the same name must lie.
+            kind: How texts are cut; by default guessed: all tokens of one character, or a
+                ``<space>``: ``char``; pieces with a word mark: ``bpe``; else ``word``.
+
+        Raises:
+            DataError: The file is missing, empty or malformed; the line is named.
+            MissingDependencyError: A BPE model and no sentencepiece.
+        """
+        path = Path(path)
+        if path.suffix == ".model":
+            return cls._from_sentencepiece(path)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"token list {path}", [f"cannot be read: {error}"]) from error
+        while lines and not lines[-1].strip():
+            lines.pop()
+        findings = Findings(f"token list {path}")
+        first_line: dict[str, int] = {}
+        for number, line in enumerate(lines, 1):
+            token = line.strip()
+            if not token or token.split() != [token]:
+                findings.add(
+                    "one token without white space is expected", f"line {number}: {line!r}"
+                )
+            elif token in first_line:
+                findings.add("a token may occur once", f"line {number}: {token!r}")
+            else:
+                first_line[token] = number
+        if first_line.get(BLANK, 1) != 1:
+            findings.add(f"'{BLANK}' must be the first token", f"line {first_line[BLANK]}")
+        if not first_line:
+            findings.add("the list is empty", "file")
+        findings.raise_any()
+        tokens = [token for token in first_line if token != BLANK]
+        if kind is None:
+            kind = _guess_kind(tokens)
+        if kind == "bpe":
+            model_path = path.with_suffix(".model")
+            if not model_path.is_file():
+                raise DataError(
+                    f"token list {path}",
+                    [f"holds BPE pieces, but their sentencepiece model {model_path} is missing"],
+                )
+            return cls([BLANK, *tokens], kind, model=model_path.read_bytes())
+        return cls([BLANK, *tokens], kind)
+
+    @classmethod
+    def _from_sentencepiece(cls, path: Path) -> TokenSet:
+        if not path.is_file():
+            raise DataError(f"sentencepiece model {path}", ["no such file"])
+        model = path.read_bytes()
+        processor = _sentencepiece(model, str(path))
+        pieces = [
+            processor.id_to_piece(position)
+            for position in range(processor.get_piece_size())
+            if not processor.is_control(position) and not processor.is_unknown(position)
+        ]
+        return cls([BLANK, UNK, *pieces], "bpe", model=model)
+
+    def save(self, path: str | Path) -> None:
+        """Write the token list; for BPE also the model, beside it as ``.model``."""
+        path = Path(path)
+        if self._model is not None:
+            model = self._model
+            write_through(path.with_suffix(".model"), lambda partial: partial.write_bytes(model))
+            if path.suffix == ".model":
+                return
+        write_lines(path, self.tokens)
+
+    # -- using ------------------------------------------------------------------------------
+
+    def split(self, text: str) -> list[str]:
+        """Cut a text into tokens, known or not."""
+        if self.kind == "bpe":
+            if self._processor is None:
+                self._processor = _sentencepiece(self._model or b"", "token set")
+            return list(self._processor.encode(text, out_type=str))
+        return _split(text, self.kind)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text's tokens, without blanks.
+
+        Raises:
+            DataError: A token is not in the set and the set has no ``<unk>``. (Where it has,
+                :attr:`unknown_count` counts them.)
+        """
+        pieces = self.split(text)
+        ids = [self._ids.get(piece, self._unk) for piece in pieces]
+        unknown = [piece for piece in pieces if piece not in self._ids]
+        if unknown and self._unk is None:
+            raise DataError(
+                f"text {text!r}",
+                [f"token {piece!r} is not in the token set" for piece in dict.fromkeys(unknown)],
+            )
+        self.unknown_count += len(unknown)
+        return [i for i in ids if i is not None]
+
+    def decode(self, ids: Iterable[int], *, ctc: bool = False) -> str:
+        """Return the text of token ids; blanks are left out.
+
+        Args:
+            ids: Token ids.
+            ctc: Whether ids are the best token of each output frame: repetitions are merged.
+
+        Raises:
+            DataError: An id is outside the set.
+        """
+        numbers = [int(i) for i in ids]
+        wrong = sorted({i for i in numbers if not 0 <= i < len(self.tokens)})
+        if wrong:
+            raise DataError("token ids", [f"{wrong} are not in 0..{len(self.tokens) - 1}"])
+        if ctc:
+            numbers = [i for i, _ in groupby(numbers)]
+        pieces = [self.tokens[i] for i in numbers if i != 0]
+        if self.kind == "char":
+            return "".join(" " if piece == SPACE else piece for piece in pieces)
+        if self.kind == "bpe":
+            return "".join(pieces).replace("\u2581", " ").strip()
+        return " ".join(pieces)
+
+    def unknown(self, texts: Iterable[tuple[str, str]]) -> dict[str, tuple[int, str]]:
+        """Return the tokens that are not in the set.
+
+        Args:
+            texts: Pairs (utterance id, text).
+
+        Returns:
+            token -> (how often it occurs, the first utterance with it).
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for utterance, text in texts:
+            for piece in self.split(text):
+                if piece not in self._ids:
+                    count, example = found.get(piece, (0, utterance))
+                    found[piece] = (count + 1, example)
+        return found
+
+    def require_known(self, texts: Iterable[tuple[str, str]], subject: str) -> int:
+        """Make sure that every text can be encoded, before anything long starts.
+
+        Args:
+            texts: Pairs (utterance id, text).
+            subject: What the texts are, for messages ("validation data").
+
+        Returns:
+            How many tokens will be mapped to ``<unk>`` (with a warning); 0 without ``<unk>``.
+
+        Raises:
+            DataError: Unknown tokens and no ``<unk>`` in the set.
+        """
+        problems = self.unknown_problems(texts)
+        if not problems:
+            return 0
+        count, lines = problems
+        if not self.has_unk:
+            raise DataError(subject, lines)
+        logger.warning("%s: %d tokens are mapped to %s: %s", subject, count, UNK, "; ".join(lines))
+        return count
+
+    def unknown_problems(self, texts: Iterable[tuple[str, str]]) -> tuple[int, list[str]] | None:
+        """Return (occurrences, lines naming the unknown tokens), or None where all are known."""
+        found = self.unknown(texts)
+        if not found:
+            return None
+        total = sum(count for count, _ in found.values())
+        ranked = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+        lines = [
+            f"token {token!r} is not in the token set of {len(self)} "
+            f"({count} times, for example in utterance '{example}')"
+            for token, (count, example) in ranked[:20]
+        ]
+        if len(ranked) > 20:
+            lines.append(f"and {len(ranked) - 20} more unknown tokens")
+        return total, lines
+
+
+def _split(text: str, kind: str) -> list[str]:
+    if kind == "char":
+        return [SPACE if c == " " else c for c in " ".join(text.split())]
+    if kind == "syllable" and _HANZI.search(text):
+        return _pinyin(text)
+    return text.split()
+
+
+def _pinyin(text: str) -> list[str]:
+    """Tone-numbered pinyin of hanzi; what is not hanzi stays, cut at white space."""
+    try:
+        from pypinyin import Style, lazy_pinyin
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("pypinyin", "search", "turning hanzi to syllables") from error
+    converted = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
+    return [syllable for part in converted for syllable in part.split()]
+
+
+def _guess_kind(tokens: Sequence[str]) -> str:
+    plain = [token for token in tokens if token not in _SPECIAL]
+    if SPACE in tokens or all(len(token) == 1 for token in plain):
+        return "char"
+    if any("\u2581" in token for token in plain):
+        return "bpe"
+    return "word"
+
+
+def _sentencepiece(model: bytes, subject: str) -> Any:
+    try:
+        import sentencepiece
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("sentencepiece", "bpe", "reading a BPE model") from error
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"sentencepiece model {subject}", [f"cannot be read: {error}"]) from error
+    return processor
