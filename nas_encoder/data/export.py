@@ -71,7 +71,10 @@ def write_espnet_dir(cuts: Iterable[Any], folder: str | Path) -> None:
 
 
 def write_nemo_manifest(cuts: Iterable[Any], path: str | Path) -> None:
-    """Write a NeMo manifest: ``audio_filepath``, ``duration``, ``text`` and the speaker.
+    """Write a NeMo manifest: ``audio_filepath``, ``duration``, ``text``, and what else is known.
+
+    ``utt_id`` and ``speaker`` are ours: NeMo carries keys that it does not know along, and
+    :func:`nas_encoder.data.open_cuts` gives the utterances their names back.
 
     Raises:
         DataError: No cuts, or audio that is no file.
@@ -88,6 +91,7 @@ def write_nemo_manifest(cuts: Iterable[Any], path: str | Path) -> None:
             "audio_filepath": str(source.source),
             "duration": round(cut.duration, 6),
             "text": text_of(cut),
+            "utt_id": cut.id,
         }
         if cut.start > 0:
             row["offset"] = round(cut.start, 6)

@@ -30,14 +30,17 @@ def read_nemo_manifest(
         require_text: Whether a line without ``text`` is a problem.
 
     Returns:
-        One cut per line; its id is the file's name without suffix, with the line number
-        behind it where several lines share the name.
+        One cut per line; its id is ``utt_id``, which our export writes, or else the file's
+        name without suffix, with the folder's name in front where files of several folders
+        share it, or the line number behind it where several lines name one file.
     """
     rows = [(item, f"{path}:{number}") for number, item in _read_rows(path, findings)]
     if not rows and not findings:
         findings.add("the manifest is empty", str(path))
     good = [row for row in rows if _check_row(*row, findings, require_text)]
-    stems = Counter(Path(item["audio_filepath"]).stem for item, _ in good)
+    stems, pairs = (
+        Counter(name(Path(item["audio_filepath"])) for item, _ in good) for name in (_stem, _pair)
+    )
     locations = {item["audio_filepath"]: where for item, where in reversed(good)}
     entries = [AudioEntry(name, name, where) for name, where in reversed(locations.items())]
     recordings = read_recordings(entries, path.parent, findings, jobs=jobs)
@@ -56,8 +59,10 @@ def read_nemo_manifest(
         places[file, start] = line
         if name not in recordings:  # already reported
             continue
-        stem = Path(name).stem
-        key = stem if stems[stem] == 1 else f"{stem}-{int(line):06d}"
+        stem, pair = _stem(Path(name)), _pair(Path(name))
+        key = stem if stems[stem] == 1 else pair if pairs[pair] == 1 else f"{stem}-{int(line):06d}"
+        if isinstance(item.get("utt_id"), str) and item["utt_id"].strip():
+            key = item["utt_id"]
         cut = _cut(key, item, recordings[name], start)
         if cut is None:
             findings.add(
@@ -73,6 +78,14 @@ def read_nemo_manifest(
 def looks_like_nemo(item: Any) -> bool:
     """Whether a decoded line is a NeMo manifest's."""
     return isinstance(item, dict) and ("audio_filepath" in item or "audio_file" in item)
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+def _pair(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
 
 
 def _cut(key: str, item: dict[str, Any], recording: Any, start: float) -> MonoCut | None:

@@ -280,3 +280,15 @@ def test_without_lhotse_the_extra_is_named():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "nas_encoder[search]" in done.stdout and "lhotse" in done.stdout
     assert issubclass(MissingDependencyError, ImportError)
+
+
+def test_ids_of_a_nemo_manifest_that_has_none(tmp_path):
+    rows = []
+    for folder, name in (("a", "x"), ("b", "x"), ("b", "y")):
+        path = write_tone(tmp_path / folder / f"{name}.wav", 0.5)
+        rows.append({"audio_filepath": str(path), "duration": 0.5, "text": "t"})
+    manifest = nemo_manifest(tmp_path / "m.json", rows)
+    assert [cut.id for cut in open_cuts(manifest)] == ["a-x", "b-x", "y"]
+    rows[0]["utt_id"] = "y"
+    nemo_manifest(manifest, rows)
+    assert f"{manifest} 'y': duplicate id" in problems_of(manifest)

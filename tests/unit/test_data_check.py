@@ -1,0 +1,120 @@
+"""The pre-flight check reports everything at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+from data_samples import kaldi_dir
+from lhotse import CutSet
+
+from nas_encoder.cli.main import main
+from nas_encoder.data import (
+    AsrLoader,
+    FeatureConfig,
+    FeatureExtractor,
+    TokenSet,
+    check_data,
+    open_cuts,
+    texts,
+)
+from nas_encoder.errors import ConfigError, DataError
+
+CONFIG = FeatureConfig()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    train = kaldi_dir(tmp_path / "train", [1.0, 1.5, 0.5, 0.9])
+    valid = kaldi_dir(tmp_path / "valid", [1.0, 0.7], ["ab", "c a"], prefix="val")
+    return train, valid
+
+
+def test_good_data(folders):
+    train, valid = (open_cuts(folder) for folder in folders)
+    tokens = TokenSet.build(texts(train))
+    report = check_data(train, valid, tokens, CONFIG)
+    assert report.ok and not report.warnings
+    assert (report.train.utterances, report.train.used, report.train.speakers) == (4, 4, 2)
+    assert report.train.hours == pytest.approx(3.9 / 3600)
+    assert report.valid.sampling_rates == {16000: 2}
+    assert report.tokens == len(tokens)
+    json.dumps(report.to_dict())
+    assert "valid: 2 utterances" in str(report)
+
+
+def test_all_errors_of_both_splits_come_together(folders):
+    train_dir, valid_dir = folders
+    train, valid = (open_cuts(folder) for folder in folders)
+    samples = np.full(16000, np.nan, dtype=np.float32)
+    soundfile.write(train_dir / "wav" / "spk00-u000.wav", samples, 16000, subtype="FLOAT")
+    (valid_dir / "wav" / "val00-u001.wav").unlink()
+    tokens = TokenSet.build(["a b"])
+    with pytest.raises(DataError) as caught:
+        check_data(train, valid, tokens, CONFIG, subsampling_factor=40)
+    problems = "\n".join(caught.value.problems)
+    assert "train: token 'c' is not in the token set of 4 (2 times, for example" in problems
+    assert "valid: token 'c' is not" in problems and "utterance 'val00-u001'" in problems
+    assert "train: 3 of 4 utterances of allowed length have more tokens" in problems
+    assert "train: utterance 'spk00-u000': 16000 of 16000 audio samples are NaN" in problems
+    assert "valid: utterance 'val00-u001': its audio" in problems
+
+
+def test_what_is_left_out_is_what_the_loader_leaves_out(folders, caplog):
+    train, valid = (open_cuts(folder) for folder in folders)
+    tokens = TokenSet.build(texts(train))
+    features = FeatureExtractor.fit(CONFIG, train)
+    limits = {"subsampling_factor": 24}
+    with caplog.at_level(logging.INFO):
+        report = check_data(train, valid, tokens, features, max_frames=120, min_frames=60, **limits)
+    loader = AsrLoader(train, tokens, features, max_cuts=2, max_length=120, min_length=60, **limits)
+    selection = loader.selection
+    assert (report.train.too_long, report.train.too_short) == (1, 1)
+    assert report.train.too_long == len(selection.too_long)
+    assert report.train.too_short == len(selection.too_short)
+    assert report.train.infeasible == len(selection.infeasible)
+    assert report.train.used == len(selection.kept)
+    assert "left out: 1 too short, 1 too long" in caplog.text
+
+
+def test_warnings(tmp_path, folders, caplog):
+    train, _ = (open_cuts(folder) for folder in folders)
+    eight = open_cuts(kaldi_dir(tmp_path / "8k", [1.0], ["ab?"], rate=8000))
+    tokens = TokenSet.build(texts(train), unk=True)
+    with caplog.at_level(logging.WARNING):
+        report = check_data(train, eight, tokens, CONFIG)
+    text = "\n".join(report.warnings)
+    assert "valid: 1 tokens are mapped to <unk>: token '?'" in text
+    assert "1 speakers are in both train and valid (spk00" in text
+    assert "1 utterance ids are in both" in text
+    assert "the data has 8000 Hz, 16000 Hz; all is resampled to 16000 Hz" in text
+    assert text.splitlines()[0] in caplog.text
+    for cut in train:
+        cut.supervisions[0].speaker = None
+    assert "names no speakers" in "\n".join(check_data(train, eight, tokens, CONFIG).warnings)
+
+
+def test_empty_data_and_bad_settings(folders):
+    train, valid = (open_cuts(folder) for folder in folders)
+    tokens = TokenSet.build(texts(train))
+    report = check_data(train, CutSet.from_cuts([]), tokens, CONFIG, raise_errors=False)
+    assert report.errors == ["valid: no utterance at all"] and not report.ok
+    with pytest.raises(ConfigError, match="num_mel_bins"):
+        check_data(train, valid, tokens, FeatureConfig(num_mel_bins=1))
+
+
+def test_command_line(folders, capsys, tmp_path):
+    train, valid = (str(folder) for folder in folders)
+    assert main(["data", "check", "--train", train, "--valid", valid]) == 0
+    assert "train: 4 utterances" in capsys.readouterr().out
+    assert main(["data", "check", "--train", train, "--valid", valid, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    (tmp_path / "tokens.txt").write_text("a\nb\n")
+    tokens = str(tmp_path / "tokens.txt")
+    assert main(["data", "check", "--train", train, "--valid", valid, "--tokens", tokens]) == 1
+    assert "error: train: token '<space>'" in capsys.readouterr().out
+    assert main(["data", "check", "--train", train, "--valid", valid + "x"]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
