@@ -1,0 +1,228 @@
+"""Show a genotype: its cells as text or picture, and what the network built from it costs.
+
+Parameters, multiply-adds, receptive field and output frame rate are those of the network with
+the sizes given here; the defaults are the smallest network of the paper (17 cells, 24 channels).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from typing import Any
+
+from nas_encoder.cli.zoo import kind_title, provenance_line
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import CellArchitecture, Genotype, load_genotype
+from nas_encoder.genotype.draw import architecture_lines, save_picture
+
+EXAMPLES = """examples:
+  nas-encoder show asrnet_b
+  nas-encoder show asrnet_b --layers 32 --channels 30 --classes 1434
+  nas-encoder show exp/search/genotype.yaml --plot cells.svg
+  nas-encoder show darts_v2 --channels 16 --layers 8 --stem-stride 1 2 --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("genotype", help="name of the zoo or path of a YAML file")
+    parser.add_argument("--input-size", type=int, default=40, help="features a frame (default 40)")
+    parser.add_argument("--channels", type=int, default=24, help="initial channels (default 24)")
+    parser.add_argument("--layers", type=int, default=17, help="number of cells (default 17)")
+    parser.add_argument("--output-size", type=int, default=512, help="output width (default 512)")
+    parser.add_argument(
+        "--stem-stride",
+        type=int,
+        nargs=2,
+        default=(1, 1),
+        metavar=("TIME", "FREQUENCY"),
+        help="stride of the stem (default 1 1)",
+    )
+    parser.add_argument(
+        "--classes", type=int, metavar="N", help="count an output layer of N classes too"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="length for the multiply-adds (default 10)"
+    )
+    parser.add_argument(
+        "--frame-shift", type=float, default=10.0, metavar="MS", help="in ms (default 10)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the cells into FILE.{svg,png,pdf}")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the genotype and its costs; draw it where asked."""
+    genotype = load_genotype(args.genotype)
+    problems = []
+    if args.classes is not None and args.classes < 1:
+        problems.append(f"--classes: must be at least 1, got {args.classes}")
+    if not 0 < args.frame_shift < float("inf"):
+        problems.append(f"--frame-shift: must be above 0, got {args.frame_shift}")
+    elif not args.frame_shift * 8 <= args.seconds * 1000 <= 3_600_000:
+        problems.append(f"--seconds: must be 8 frames to one hour, got {args.seconds}")
+    if problems:
+        raise ConfigError("show", problems)
+    if args.plot:
+        save_picture(genotype, args.plot)
+    costs = network_costs(genotype, args)
+    if args.json:
+        document = {"genotype": genotype.to_dict(), "hash": genotype.hash, **costs}
+        print(json.dumps(document | ({"plot": args.plot} if args.plot else {}), indent=2))
+    else:
+        print("\n".join(_text(genotype, args, costs)))
+    return 0
+
+
+def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any]:
+    """Build the network and return what it costs, in plain JSON types.
+
+    Raises:
+        ConfigError: A size is out of range.
+    """
+    from nas_encoder.network import build_encoder
+    from nas_encoder.network.complexity import count_macs, count_parameters
+
+    options = {
+        "input_size": args.input_size,
+        "channels": args.channels,
+        "layers": args.layers,
+        "output_size": args.output_size,
+        "stem_stride": tuple(args.stem_stride),
+    }
+    encoder: Any = build_encoder(genotype, **options)
+    frames = round(args.seconds * 1000 / args.frame_shift)
+    factor = encoder.subsampling_factor
+    parameters = count_parameters(encoder)
+    macs = count_macs(encoder, frames, args.input_size)
+    costs: dict[str, Any] = {
+        "network": options,
+        "parameters": {"encoder": parameters},
+        "multiply_adds": {"seconds": args.seconds, "frames": frames, "encoder": macs},
+        "output": {
+            "size": encoder.output_size,
+            "subsampling_factor": factor,
+            "frame_ms": factor * args.frame_shift,
+            "frames_per_second": 1000 / (factor * args.frame_shift),
+        },
+        "parts": parts(encoder),
+    }
+    if args.classes is not None:
+        layer = encoder.output_size * args.classes
+        costs["classes"] = args.classes
+        costs["parameters"]["with_classes"] = parameters + layer + args.classes
+        costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
+    if isinstance(genotype.architecture, CellArchitecture):
+        costs["receptive_field"] = _receptive_field(genotype, encoder, args.frame_shift)
+    return costs
+
+
+def parts(encoder: Any) -> list[dict[str, Any]]:
+    """Return the parameters of each part; cells that are alike and in a row make one part."""
+    from nas_encoder.network.complexity import count_parameters
+
+    rows: list[dict[str, Any]] = []
+    for name, child in encoder.named_children():
+        if name != "cells":
+            rows.append({"part": name, "parameters": count_parameters(child)})
+            continue
+        first, last = encoder.config.reductions
+        run: dict[str, Any] = {}
+        for index, cell in child.named_children():
+            number = int(index)
+            reduction = number in (first, last)
+            group = (reduction, sum(number >= place for place in (first, last)))
+            if run.get("group") != group:
+                kind = "reduction" if reduction else "normal"
+                channels = encoder.config.channels * 2 ** group[1]
+                run = {
+                    "group": group,
+                    "part": kind,
+                    "first": number + 1,
+                    "channels": channels,
+                    "cells": 0,
+                    "parameters": 0,
+                }
+                rows.append(run)
+            run["last"] = number + 1
+            run["cells"] += 1
+            run["parameters"] += count_parameters(cell)
+    return [{key: row[key] for key in row if key != "group"} for row in rows]
+
+
+def _receptive_field(genotype: Genotype, encoder: Any, shift: float) -> dict[str, Any]:
+    from nas_encoder.network.complexity import receptive_field
+
+    reach = receptive_field(genotype, encoder.config)
+    return {
+        "frames": reach.frames,
+        "left_frames": reach.left,
+        "right_frames": reach.right,
+        "ms": reach.frames * shift,
+        "left_ms": reach.left * shift,
+        "right_ms": reach.right * shift,
+    }
+
+
+def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{genotype.name}   space {genotype.space}   hash {genotype.hash}",
+        *textwrap.wrap(f"{kind_title(genotype)}: {provenance_line(genotype)}", 96),
+        "",
+        *architecture_lines(genotype),
+        "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its nodes)",
+        "",
+        f"network of {args.layers} cells, {args.channels} channels, {args.input_size} features, "
+        f"stem stride {args.stem_stride[0]} x {args.stem_stride[1]}",
+    ]
+    parameters, macs, output = costs["parameters"], costs["multiply_adds"], costs["output"]
+    rows = [("parameters", f"{_mega(parameters['encoder'])} encoder")]
+    if "with_classes" in parameters:
+        rows.append(("", f"{_mega(parameters['with_classes'])} with {args.classes} classes"))
+    rows.append(("multiply-adds", f"{_giga(macs['encoder'])} encoder, for {args.seconds:g} s"))
+    if "with_classes" in macs:
+        rows.append(("", f"{_giga(macs['with_classes'])} with {args.classes} classes"))
+    if "receptive_field" in costs:
+        field = costs["receptive_field"]
+        rows.append(
+            (
+                "receptive field",
+                f"{field['ms']:,.0f} ms ({field['frames']} frames: {field['left_ms']:,.0f} ms "
+                f"back, {field['right_ms']:,.0f} ms ahead)",
+            )
+        )
+    rows.append(
+        (
+            "output",
+            f"{output['frames_per_second']:g} Hz, a frame of {output['size']} every "
+            f"{output['frame_ms']:g} ms",
+        )
+    )
+    lines += [f"  {title:<17}{text}" for title, text in rows]
+    lines += ["", "  part                     channels   parameters   share"]
+    for part in costs["parts"]:
+        share = part["parameters"] / parameters["encoder"]
+        lines.append(
+            f"  {_part_title(part):<25}{part.get('channels', ''):>8}{part['parameters']:>13,}"
+            f"{share:>8.1%}"
+        )
+    if args.plot:
+        lines += ["", f"drawn into {args.plot}"]
+    return lines
+
+
+def _part_title(part: dict[str, Any]) -> str:
+    if "cells" not in part:
+        return str(part["part"])
+    if part["cells"] == 1:
+        return f"cell {part['first']}, {part['part']}"
+    return f"cells {part['first']}-{part['last']}, {part['part']}"
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:.2f} M ({count:,})"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.2f} G"
