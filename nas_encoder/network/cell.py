@@ -102,8 +102,12 @@ class CellModule(nn.Module):
         Returns:
             (B, C * len(concat), ceil(T / stride), ceil(F / stride)) and its mask.
         """
-        # At this cell's input resolution both inputs have the same mask.
-        mask = second.mask
+        # At this cell's input resolution both inputs have the same mask; that of an input which
+        # no edge reads may be anything.
+        if 1 in self.used_inputs:
+            mask = second.mask
+        else:
+            mask = strided(first.mask, 2 if self.halve_first else 1)
         states: dict[int, Tensor] = {}
         if 0 in self.used_inputs:
             states[0] = self.preprocess0(first.value, first.mask)

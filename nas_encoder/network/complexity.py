@@ -44,14 +44,15 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     parameter = next(module.parameters())
     x = torch.zeros(1, frames, input_size, dtype=parameter.dtype, device=parameter.device)
     lengths = torch.tensor([frames], device=parameter.device)
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
             module(x, lengths)
     finally:
-        module.train(training)
+        for part, training in modes.items():
+            part.training = training
     return int(counter.get_total_flops()) // 2
 
 

@@ -49,6 +49,8 @@ class CellEncoder(nn.Module):
         problems = config.problems()
         if not isinstance(genotype.architecture, CellArchitecture):
             problems.append(f"genotype: space '{genotype.space}' has no 2-D cells")
+        elif not problems:
+            problems = _unread_taps(genotype.architecture, config)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
         self.genotype = genotype
@@ -131,6 +133,7 @@ class CellEncoder(nn.Module):
         states = {-2: state, -1: state}
         taps: list[tuple[int, Tensor]] = []
         for index in range(self.config.layers):
+            states.pop(index - 3, None)  # no cell reads it any more: free its memory
             if str(index) not in self.cells:
                 continue
             # A cell that is not built is read by nobody, so what it leaves as is does no harm.
@@ -192,6 +195,22 @@ def live_cells(architecture: CellArchitecture, config: EncoderConfig) -> frozens
         cell = architecture.reduction if index in config.reductions else architecture.normal
         todo.extend(index - 2 + state for state in cell.used_inputs())
     return frozenset(live)
+
+
+def _unread_taps(architecture: CellArchitecture, config: EncoderConfig) -> list[str]:
+    """Return a problem for each tap whose condition would change nothing."""
+    if not config.conditioning:
+        return []
+    read: set[int] = set()
+    for index in live_cells(architecture, config):
+        cell = architecture.reduction if index in config.reductions else architecture.normal
+        read.update(index - 2 + state for state in cell.used_inputs())
+    return [
+        f"taps[{place}]: no later cell of this genotype reads cell {tap}, so conditioning has no "
+        "effect there; choose another cell"
+        for place, tap in enumerate(config.taps)
+        if tap - 1 not in read
+    ]
 
 
 __all__ = ["CellEncoder", "Condition", "live_cells"]

@@ -10,11 +10,7 @@ from nas_encoder.errors import InputError, UtteranceTooShortError
 
 def is_capturing() -> bool:
     """Whether a graph is being captured, in which nothing may depend on data."""
-    return bool(
-        torch.compiler.is_compiling()
-        or torch.compiler.is_exporting()
-        or torch._C._get_tracing_state()
-    )
+    return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -> bool:

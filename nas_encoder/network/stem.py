@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from nas_encoder.network.cell import State
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.deltas import with_deltas
+from nas_encoder.network.inputs import is_capturing
 from nas_encoder.ops.masking import apply_mask, frame_mask, strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
@@ -43,5 +45,9 @@ class Stem(nn.Module):
             x = x.masked_fill(mask[:, 0] == 0, 0.0)
         image = with_deltas(x, lengths) if self.deltas else x[:, None]  # (B, 3 or 1, T, F)
         image = apply_mask(image, mask)  # a delta is not zero just behind the last frame
+        if image.device.type == "cpu" and not is_capturing():
+            # Every later feature map keeps this layout, in which oneDNN's depthwise convolutions
+            # are several times faster, above all in the backward pass.
+            image = image.contiguous(memory_format=torch.channels_last)
         mask = strided(mask, self.stride[0])
         return State(self.norm(self.conv(image), mask), mask)

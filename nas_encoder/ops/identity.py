@@ -38,8 +38,8 @@ class Zero(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halve time and frequency by two shifted 1x1 convolutions (Liu et al. 2019's code).
 
-    ReLU; half of the output channels see the even positions, the others the odd ones, so no
-    position is lost; batch norm. Odd sizes are completed by a zero.
+    ReLU; half of the output channels see the positions that are even in time and frequency, the
+    others those that are odd in both; batch norm. Odd sizes are completed by a zero.
 
     Args:
         channels: C, of the input.
@@ -50,16 +50,18 @@ class FactorizedReduce(nn.Module):
     def __init__(self, channels: int, output_channels: int, affine: bool) -> None:
         super().__init__()
         half = output_channels // 2
-        self.even = nn.Conv2d(channels, half, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(channels, output_channels - half, 1, stride=2, bias=False)
+        self.even = nn.Conv2d(channels, half, 1, bias=False)
+        self.odd = nn.Conv2d(channels, output_channels - half, 1, bias=False)
         self.norm = MaskedBatchNorm2d(output_channels, affine=affine)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, D, ceil(T/2), ceil(F/2)); see :mod:`nas_encoder.ops`."""
-        x = F.relu(x)
-        # One more zero at the far end of each axis serves the shifted half where a size is odd.
-        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        x = torch.cat([self.even(x), self.odd(shifted)], dim=1)
+        # Picking positions first costs a quarter of a strided convolution, and far less than
+        # that in its backward pass.
+        even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
+        # Where a size is odd, the odd positions end one earlier; a zero takes that place.
+        odd = F.pad(odd, (0, even.size(3) - odd.size(3), 0, even.size(2) - odd.size(2)))
+        x = torch.cat([self.even(F.relu(even)), self.odd(F.relu(odd))], dim=1)
         return self.norm(x, strided(mask, 2))  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.masking import apply_mask, is_recomputing
 
@@ -24,9 +25,13 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
         Statistics are those of the batch in training mode, else the running ones.
         """
-        if not self.training:
+        if not self.training and self.running_mean is not None:
             return apply_mask(super().forward(input), mask)
-        move = self.track_running_stats and not is_recomputing()
+        move = self.training and self.track_running_stats and not is_recomputing()
+        if mask is None and input.numel() == input.size(1):
+            # nn.BatchNorm2d refuses a single value per channel; with padding beside it, that
+            # same batch would be taken, and a training must not die of its shortest utterance.
+            mask = torch.ones_like(input[:, :1, :, :1])
         if mask is None and move:
             return super().forward(input)
         if mask is None:
@@ -46,7 +51,8 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         rate = 1.0 / self.num_batches_tracked.float() if self.momentum is None else self.momentum
-        unbiased = variance * (count / (count - 1).clamp(min=1))
+        # A single value says nothing about the variance.
+        unbiased = torch.where(count > 1, variance * count / (count - 1), self.running_var)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
 
@@ -87,6 +93,7 @@ class _MaskedNormalize(torch.autograd.Function):
         return output.to(x.dtype), mean, variance, count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         centred, mask, weight, inverse, count = ctx.saved_tensors
         grad = grad.to(mask.dtype) * mask

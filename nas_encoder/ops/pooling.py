@@ -25,12 +25,11 @@ class AvgPool3(nn.Module):
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
         if mask is None:
             return F.avg_pool2d(x, 3, self.stride, padding=1, count_include_pad=False)
-        valid = mask.to(x.dtype).expand(-1, -1, -1, x.size(3))
         # Both averages divide by 9, so their ratio divides by the number of valid positions.
-        share = F.avg_pool2d(valid, 3, self.stride, padding=1)
+        share = F.avg_pool2d(mask.expand(-1, -1, -1, x.size(3)), 3, self.stride, padding=1)
         kept = strided(mask, self.stride)
         assert kept is not None
-        factor = kept.to(x.dtype) / share.clamp(min=1 / 16)
+        factor = (kept / share.clamp(min=1 / 16)).to(x.dtype)
         return F.avg_pool2d(x, 3, self.stride, padding=1) * factor
 
 
