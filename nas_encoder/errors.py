@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_MOST = 100  # problems listed in a message; the exception holds them all
+
 
 class NasEncoderError(Exception):
     """Base of all errors raised by nas_encoder."""
@@ -28,7 +30,9 @@ class ProblemsError(NasEncoderError, ValueError):
         if len(self.problems) == 1:
             text = f"{subject}: {self.problems[0]}"
         else:
-            lines = "".join(f"\n  - {problem}" for problem in self.problems)
+            lines = "".join(f"\n  - {problem}" for problem in self.problems[:_MOST])
+            if len(self.problems) > _MOST:
+                lines += f"\n  - and {len(self.problems) - _MOST} more"
             text = f"{subject}: {len(self.problems)} problems:{lines}"
         super().__init__(text)
 

@@ -49,7 +49,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def get(self, name: str, default: T | None = None) -> T | None:  # type: ignore[override]
         """Return the entry, or ``default`` where the name is unknown."""
-        return self._entries.get(name, default)
+        return self._entries[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 from typing import Any
 
 from nas_encoder.genotype.validation import Problems
@@ -70,7 +70,7 @@ class Cell:
         keys = [(codes[2 + i], 2 + i in self.concat) for i in range(len(self.nodes))]
         groups = [[i for i, other in enumerate(keys) if other == key] for key in sorted(set(keys))]
         forms = []
-        for orders in product(*(permutations(group) for group in groups)):
+        for orders in product(*(self._orders(group) for group in groups)):
             order = [node for group in orders for node in group]
             label = {0: 0, 1: 1, **{2 + node: 2 + place for place, node in enumerate(order)}}
             nodes = [
@@ -78,6 +78,33 @@ class Cell:
             ]
             forms.append([nodes, sorted(label[state] for state in self.concat)])
         return min(forms)
+
+    def _orders(self, group: list[int]) -> list[tuple[int, ...]]:
+        """Return the orders of nodes of one code that can give different forms.
+
+        Nodes of which the same edges read are interchangeable; among all orders of those, one
+        is enough. Without this, a cell of 8 equal nodes would take 40,320 orders.
+        """
+        readers = {
+            node: sorted(
+                (edge.op, reader)
+                for reader, edges in enumerate(self.nodes)
+                for edge in edges
+                if edge.source == node + INPUT_STATES
+            )
+            for node in group
+        }
+        orders: list[tuple[int, ...]] = [()]
+        for _ in group:
+            longer = []
+            for order in orders:
+                tried: list[list[tuple[str, int]]] = []
+                for node in group:
+                    if node not in order and readers[node] not in tried:
+                        tried.append(readers[node])
+                        longer.append((*order, node))
+            orders = longer
+        return orders
 
 
 @dataclass(frozen=True)

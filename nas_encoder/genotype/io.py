@@ -14,6 +14,7 @@ import yaml
 from nas_encoder.errors import GenotypeError, ProblemsError
 
 MAX_BYTES = 1 << 20
+MAX_NUMBER = 128  # characters
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -45,6 +46,17 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        # YAML 1.1 reads 1:1:1 in base 60, which for a long scalar takes minutes.
+        if len(node.value) > MAX_NUMBER:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of {len(node.value)} characters", node.start_mark
+            )
+        return self.construct_yaml_int(node)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_number)
 
 
 def parse_yaml(text: str | bytes, subject: str, error: type[ProblemsError] = GenotypeError) -> Any:
@@ -89,8 +101,14 @@ def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = Gen
     Raises:
         ProblemsError: (the class given as ``error``) the file cannot be written.
     """
-    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    write_atomically(path, text.encode("utf-8"), error)
+    try:
+        text = yaml.safe_dump(
+            document, sort_keys=False, default_flow_style=None, allow_unicode=True
+        )
+        data = text.encode("utf-8")
+    except (yaml.YAMLError, UnicodeEncodeError) as problem:
+        raise error(str(path), [f"cannot be written: {_one_line(problem)}"]) from None
+    write_atomically(path, data, error)
 
 
 def write_atomically(
@@ -104,18 +122,21 @@ def write_atomically(
     path = Path(path)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is for everybody
         os.replace(temporary, path)
-    except OSError as problem:
+        temporary = None
+    except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise error(str(path), [f"cannot be written: {reason}"]) from None
+    finally:
         if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise error(str(path), [f"cannot be written: {problem.strerror}"]) from None
 
 
 def _one_line(problem: Exception) -> str:

@@ -61,7 +61,9 @@ class Genotype:
     name: str
     space: str
     architecture: Any
-    provenance: Mapping[str, Any] = field(default_factory=lambda: {"kind": "handwritten"})
+    provenance: Mapping[str, Any] = field(
+        default_factory=lambda: {"kind": "handwritten"}, hash=False
+    )
 
     @classmethod
     def from_dict(cls, document: object, subject: str = "genotype") -> Genotype:
@@ -83,6 +85,10 @@ class Genotype:
         own = SPACE_FORMATS[space].keys if space else ()
         if space:
             problems.mapping(document, "", ("schema", "name", "space", *own), ("provenance",))
+        else:  # which other keys there may be is not known
+            for key in ("schema", "name"):
+                if key not in document:
+                    problems.add(key, "is missing")
         version = document.get("schema")
         if "schema" in document and (type(version) is not int or version != SCHEMA_VERSION):
             problems.add(

@@ -7,7 +7,14 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_REPR = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to print integers of more than some thousand digits.
+        return f"an integer of {x.bit_length()} bits" if x.bit_length() > 128 else repr(x)
+
+
+_REPR = _Repr()
 _REPR.maxstring = 60
 _REPR.maxother = 60
 _REPR.maxlevel = 3
@@ -16,6 +23,19 @@ _REPR.maxlevel = 3
 def show(value: object) -> str:
     """Return a short ``repr`` that stays short however large the value is."""
     return _REPR.repr(value)
+
+
+def key_path(key: object) -> str:
+    """Return a key as it stands in a path: quoted where it is no short printable text."""
+    plain = isinstance(key, str) and 0 < len(key) < 60 and key.isprintable()
+    return str(key) if plain else show(key)
+
+
+def _guess(value: object, known: Iterable[str]) -> str:
+    if not isinstance(value, str) or len(value) > 60:
+        return ""
+    close = difflib.get_close_matches(value, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 class Problems:
@@ -38,17 +58,18 @@ class Problems:
         if not isinstance(value, Mapping):
             self.add(path, f"must be a mapping, got {type(value).__name__} {show(value)}")
             return None
-        required, known = list(required), [*required, *optional]
+        required = list(required)
+        known = [*required, *optional]
+        known_text = ", ".join(known)
         dot = f"{path}." if path else ""
         for key in required:
             if key not in value:
                 self.add(f"{dot}{key}", "is missing")
         for key in value:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                guess = f" (did you mean '{close[0]}'?)" if close else ""
-                shown = key if isinstance(key, str) and len(key) < 60 else show(key)
-                self.add(f"{dot}{shown}", f"unknown key{guess}; known: {', '.join(known)}")
+                self.add(
+                    f"{dot}{key_path(key)}", f"unknown key{_guess(key, known)}; known: {known_text}"
+                )
         return value
 
     def sequence(self, value: object, path: str, at_least: int, at_most: int) -> list[Any] | None:
@@ -76,9 +97,8 @@ class Problems:
         known = list(known)
         if isinstance(value, str) and value in known:
             return value
-        close = difflib.get_close_matches(str(value)[:60], known, n=1)
-        guess = f" (did you mean '{close[0]}'?)" if close else ""
-        self.add(path, f"unknown {kind} {show(value)}{guess}; known: {', '.join(known)}")
+        what = "is missing" if value is None else f"unknown {kind} {show(value)}"
+        self.add(path, f"{what}{_guess(value, known)}; known: {', '.join(known)}")
         return None
 
 
@@ -92,7 +112,7 @@ def check_plain(value: object, path: str, problems: Problems, depth: int = 0) ->
                 problems.add(path, f"keys must be strings, got {show(key)}")
             else:
                 _check_text(key, path, problems)
-                check_plain(item, f"{path}.{key[:60]}", problems, depth + 1)
+                check_plain(item, f"{path}.{key_path(key)}", problems, depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             check_plain(item, f"{path}[{index}]", problems, depth + 1)

@@ -61,7 +61,8 @@ class EncoderConfig:
         """
         problems = Problems()
         names = [field.name for field in fields(cls)]
-        problems.mapping(options, "", (), names)
+        if problems.mapping(options, "", (), names) is None:
+            raise ConfigError(subject, problems.lines)
         known = {key: value for key, value in options.items() if key in names}
         for name in ("stem_stride", "hidden_sizes", "taps"):
             if isinstance(known.get(name), list):

@@ -123,6 +123,8 @@ class CellSpace:
         elif isinstance(genotype.architecture, CellArchitecture):
             for kind in KINDS:
                 self._validate_cell(getattr(genotype.architecture, kind), kind, problems)
+        else:
+            problems.add("architecture", "must be two 2-D cells")
         if problems:
             raise GenotypeError(f"genotype '{genotype.name}'", problems.lines)
 
@@ -141,3 +143,7 @@ class CellSpace:
                     f"must read {EDGES_PER_NODE} different states in this space, reads "
                     f"{[edge.source for edge in node]}",
                 )
+            for place, edge in enumerate(node):
+                path = f"{kind}.nodes[{index}][{place}]"
+                problems.choice(edge.op, f"{path}.op", "operation", self.choices)
+                problems.integer(edge.source, f"{path}.from", 0, INPUT_STATES + index - 1)
