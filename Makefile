@@ -1,0 +1,42 @@
+# Every target starts from a fresh checkout: it builds .venv first where that is needed.
+# `make setup PYTHON=/path/to/python3.11` chooses the interpreter.
+
+VENV := .venv/bin
+# Several processes that each take all cores slow each other down.
+export OMP_NUM_THREADS ?= 1
+WORKERS ?= 2
+PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: help setup environment demo test test-fast lint bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## build .venv: ESPnet, NeMo and this package, from pinned versions
+	@PYTHON='$(PYTHON)' sh tools/setup_env.sh
+
+# What the other targets call: silent where .venv is complete already.
+environment:
+	@PYTHON='$(PYTHON)' sh tools/setup_env.sh --if-needed
+
+demo: environment  ## synthetic corpus -> search -> ESPnet training -> table of results
+	PATH="$(CURDIR)/$(VENV):$$PATH" bash recipes/mini/espnet/run.sh
+
+test: environment lint  ## all checks and all tests
+	$(PYTEST)
+
+test-fast: environment  ## the tests that are not marked slow
+	$(PYTEST) -m "not slow"
+
+lint: environment  ## ruff and strict mypy
+	$(VENV)/ruff check .
+	$(VENV)/mypy
+
+bench: environment  ## measurements side by side (takes long; nothing depends on it)
+	@for script in benchmarks/*.py; do \
+		echo "$(VENV)/python $$script"; $(VENV)/python "$$script" || exit 1; \
+	done
+
+clean:  ## delete build results and caches; keeps .venv and experiments
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""What all tests share: one thread for each worker, fixed seeds, no silent skips.
+
+Tests marked ``espnet`` or ``nemo`` are never skipped by themselves: where a toolkit is missing
+they fail, and whoever works without it deselects them (``-m "not nemo"``). Only ``gpu`` tests
+are skipped, on a machine that has none.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch or numpy: workers that each start a thread for every core
+# slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> Iterator[None]:
+    """Seed the global generators, so that a failure does not depend on the tests before it.
+
+    Torch is seeded only where something has imported it already: tests of the parts that do
+    without it must not pay for it.
+    """
+    random.seed(1234)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(1234)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(1234)
+    yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))

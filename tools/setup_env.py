@@ -1,0 +1,422 @@
+"""Build ``.venv``: the real ESPnet, the real NeMo and this package, from pinned versions.
+
+Uses the standard library only, because it runs before anything is installed. Every step
+leaves a stamp in ``.venv/.setup`` that names what went into it (requirements, pins,
+interpreter, the steps before). A step whose stamp is right is not repeated, so a second run
+takes no time and a run after an interruption goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = "requirements/constraints.txt"
+FREE_GIB = 4  # the finished environment with a CPU build of torch takes about 2.6 GiB
+TEMP_GIB = 1
+LOG_LINES = 25
+
+# (pattern in pip's output, what it means and what to do)
+DIAGNOSES = (
+    (
+        r"No space left on device|Disk quota exceeded",
+        "the disk is full. Free some space (also in the folder for temporary files: set TMPDIR "
+        "to one on a larger disk), then run it again",
+    ),
+    (
+        r"NewConnectionError|Name or service not known|name resolution|ConnectionResetError"
+        r"|Network is unreachable|Connection refused|timed out|ProxyError|IncompleteRead"
+        r"|Remote end closed|SSLError|CERTIFICATE_VERIFY_FAILED|ConnectTimeout",
+        "the package index could not be reached. Check the network, the proxy settings and "
+        "`pip config list`, then run it again",
+    ),
+    (
+        r"hashes? (are|is) required|DO NOT MATCH THE HASHES|BadZipFile|not a valid zip",
+        "a download was damaged. Run `.venv/bin/python -m pip cache purge`, then run it again",
+    ),
+    (
+        r"Python\.h: No such file|command '?\S*(gcc|cc|g\+\+)\S*'? failed|unable to execute",
+        "a package that comes as source did not compile. It needs gcc, g++ and the headers of "
+        "this Python (on Debian and Ubuntu: build-essential and python3-dev)",
+    ),
+    (
+        r"No matching distribution found|Could not find a version",
+        "the package index in use does not offer a pinned version, or could not be reached. "
+        "Compare `pip config list` with what you expect",
+    ),
+)
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the set-up.
+
+    Args:
+        name: Name of its stamp and its log.
+        title: What it does and why, in one line.
+        inputs: Files, relative to the checkout, whose content decides what it installs.
+        action: Does the work; returns a line worth telling the user, or an empty string.
+    """
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    action: Callable[[Environment], str]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The environment being built.
+
+    Args:
+        venv: Its folder.
+        lock: Descriptor of the lock. Child processes inherit it, so that a pip which
+            outlives a killed set-up keeps the next one waiting until it is done.
+    """
+
+    venv: Path
+    lock: int
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.venv / "bin" / "python"
+
+    @property
+    def state(self) -> Path:
+        """Folder of the lock, the stamps and the logs."""
+        return self.venv / ".setup"
+
+    def site_packages(self) -> Path:
+        """Folder that packages are installed into.
+
+        Raises:
+            SetupError: There is none, because the environment is damaged.
+        """
+        found = sorted(self.venv.glob("lib/python3.*/site-packages"))
+        if len(found) != 1:
+            raise SetupError(f"{self.venv} is damaged; delete it, then run it again")
+        return found[0]
+
+    def run(self, name: str, command: Sequence[str | Path]) -> str:
+        """Run a command, keep its output in a log, return the output.
+
+        Raises:
+            SetupError: The command failed.
+        """
+        log = self.state / f"{name}.log"
+        with log.open("w", encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=ROOT,
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                pass_fds=(self.lock,),
+            )
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if status != 0:
+            raise SetupError(explain(name, status, text, log))
+        return text
+
+    def pip(self, name: str, *arguments: str) -> str:
+        """Run pip inside the environment; return nothing worth telling."""
+        self.run(name, [self.python, "-m", "pip", "--no-input", "install", *arguments])
+        return ""
+
+
+def clean_environment() -> dict[str, str]:
+    """Environment variables for child processes, without those that redirect an install."""
+    redirecting = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    variables = {key: value for key, value in os.environ.items() if key not in redirecting}
+    variables.update(
+        PYTHONNOUSERSITE="1",
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+        PIP_PROGRESS_BAR="off",
+        # Also hold what source packages are built with; newer releases of pip have an option
+        # of its own for that. A relative path, because pip splits the value at blanks.
+        PIP_CONSTRAINT=CONSTRAINTS,
+        PIP_BUILD_CONSTRAINT=CONSTRAINTS,
+        NAS_ENCODER_AUTOLOAD="0",
+    )
+    return variables
+
+
+def explain(name: str, status: int, text: str, log: Path) -> str:
+    """Turn the output of a failed command into a message with the cause and the remedy."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    tail = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
+    meaning = next(
+        (meaning for pattern, meaning in DIAGNOSES if re.search(pattern, text)),
+        "the cause is not one that this script knows; the log may tell",
+    )
+    return f"step '{name}' failed (exit status {status}): {meaning}.\n{tail}\n  whole log: {log}"
+
+
+def require_space(folder: Path, gibibytes: float) -> None:
+    """Refuse to start where the disk cannot hold the result.
+
+    Raises:
+        SetupError: Less than ``gibibytes`` are free in ``folder``.
+    """
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gibibytes:
+        raise SetupError(
+            f"{folder} has {free:.1f} GiB free and the set-up needs {gibibytes} GiB there. Free "
+            "some space (for the folder of temporary files: or set TMPDIR), then run it again"
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Hold the only lock on the environment; wait for another set-up that has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text(encoding="utf-8").strip() or "unknown"
+            say(f"another set-up is at work here (process {owner}); waiting for it to finish")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def remove_damaged(site_packages: Path) -> list[str]:
+    """Forget packages whose installation was cut short, so that pip installs them again.
+
+    pip takes a package for installed as soon as its ``METADATA`` exists, but writes
+    ``INSTALLER`` and the final ``RECORD`` only after all of its files.
+
+    Args:
+        site_packages: Folder that packages are installed into.
+
+    Returns:
+        The names of the ``*.dist-info`` folders, and of left-overs of a removal that was cut
+        short (pip renames those to ``~...``), that have been deleted.
+    """
+    damaged = [
+        info
+        for info in site_packages.glob("*.dist-info")
+        if not all((info / part).is_file() for part in ("METADATA", "INSTALLER", "RECORD"))
+    ]
+    damaged += site_packages.glob("~*")
+    for path in damaged:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return sorted(path.name for path in damaged)
+
+
+def create_venv(env: Environment) -> str:
+    """Create an empty environment; delete what an earlier attempt has left."""
+    for path in env.venv.iterdir():
+        if path == env.state:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    # Not sys.executable: that may be the very .venv/bin/python that has just been deleted.
+    base: str = getattr(sys, "_base_executable", sys.executable)
+    env.run("venv", [base, "-I", "-m", "venv", env.venv])
+    return ""
+
+
+def make_torchaudio_importable(env: Environment) -> str:
+    """Remove torchaudio's native libraries where they cannot be loaded for want of CUDA."""
+    probe = (
+        "import torch\n"
+        "try:\n"
+        "    import torchaudio\n"
+        "except OSError as error:\n"
+        "    print('cuda' if torch.version.cuda else 'cpu', error)\n"
+        "else:\n"
+        "    print('fine')\n"
+    )
+    answer = env.run("torchaudio-libraries", [env.python, "-c", probe]).strip().splitlines()[-1]
+    if answer == "fine":
+        return ""
+    if not answer.startswith("cpu "):
+        raise SetupError(f"torchaudio does not load beside a CUDA build of torch: {answer}")
+    libraries = sorted((env.site_packages() / "torchaudio" / "lib").glob("*.so"))
+    for library in libraries:
+        library.unlink()
+    env.run("torchaudio-libraries", [env.python, "-c", "import torchaudio"])
+    return (
+        f"torch is a CPU-only build, torchaudio is built for CUDA and could not be imported: "
+        f"removed its {len(libraries)} native libraries. Its pure-Python parts (features, deltas) "
+        "work; forced_align and rnnt_loss are absent"
+    )
+
+
+def requirements(name: str, title: str, *options: str) -> Step:
+    """Return the step that installs ``requirements/<name>.txt``."""
+    file = f"requirements/{name}.txt"
+    return Step(
+        name,
+        title,
+        (file, CONSTRAINTS),
+        lambda env: env.pip(name, *options, "-c", CONSTRAINTS, "-r", file),
+    )
+
+
+STEPS = (
+    Step("venv", "an empty virtual environment with the pip it comes with", (), create_venv),
+    requirements("torch", "PyTorch, which everything else builds on"),
+    requirements("torchaudio", "torchaudio, which NeMo imports"),
+    Step(
+        "torchaudio-libraries",
+        "check that torchaudio imports beside this PyTorch",
+        (),
+        make_torchaudio_importable,
+    ),
+    requirements("nemo", "NVIDIA NeMo and what it needs"),
+    requirements("espnet-nodeps", "ESPnet, without its outdated pins", "--no-deps"),
+    requirements("espnet", "what ESPnet needs at run time"),
+    requirements("dev", "the extras, tools and test packages of this project"),
+    Step(
+        "project",
+        "nas_encoder itself, editable, with its registration hook",
+        ("pyproject.toml", "tools/hatch_build.py", "nas_encoder/nas_encoder_autoload.pth"),
+        lambda env: env.pip("project", "--no-deps", "--no-build-isolation", "--editable", "."),
+    ),
+)
+
+
+def digests() -> dict[str, str]:
+    """Digest for each step over all that decides its result, the steps before it included."""
+    state = hashlib.sha256(f"{sys.version}\n{sys.base_prefix}\n{ROOT}".encode())
+    result = {}
+    for step in STEPS:
+        state.update(step.name.encode())
+        for file in step.inputs:
+            state.update((ROOT / file).read_bytes())
+        result[step.name] = state.hexdigest()
+    return result
+
+
+def pending(env: Environment, wanted: dict[str, str]) -> list[Step]:
+    """Steps that are still to do: the first without a right stamp and all that follow it."""
+    for number, step in enumerate(STEPS):
+        stamp = env.state / f"{step.name}.stamp"
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted[step.name]:
+            return list(STEPS[number:])
+    return []
+
+
+def say(text: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(f"setup: {text}", flush=True)
+
+
+def build(env: Environment) -> bool:
+    """Do all steps that are pending; return whether there were any."""
+    wanted = digests()
+    todo = pending(env, wanted)
+    if not todo:
+        return False
+    require_space(env.venv, FREE_GIB if len(todo) == len(STEPS) else TEMP_GIB)
+    require_space(Path(tempfile.gettempdir()), TEMP_GIB)
+    if shutil.which("gcc") is None and shutil.which("cc") is None:
+        raise SetupError("no C compiler found; some packages come as source and need gcc")
+    for step in todo:
+        (env.state / f"{step.name}.stamp").unlink(missing_ok=True)
+    if todo[0].name != "venv":
+        removed = remove_damaged(env.site_packages())
+        if removed:
+            say(f"cut short earlier and installed again now: {', '.join(removed)}")
+    for step in todo:
+        started = time.monotonic()
+        print(f"setup: [{STEPS.index(step) + 1}/{len(STEPS)}] {step.title} ...", end="", flush=True)
+        try:
+            note = step.action(env)
+        except BaseException:
+            print(flush=True)
+            raise
+        print(f" {time.monotonic() - started:.0f} s", flush=True)
+        if note:
+            say(f"      {note}")
+        stamp = env.state / f"{step.name}.stamp"
+        stamp.with_suffix(".new").write_text(wanted[step.name], encoding="utf-8")
+        stamp.with_suffix(".new").replace(stamp)
+    return True
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat a request to end as Ctrl-C, so that the running pip is ended too."""
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the environment, then let ``nas-encoder doctor`` inspect it."""
+    parser = argparse.ArgumentParser(prog="make setup", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="say and inspect nothing where the environment is complete already",
+    )
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, interrupt)
+    venv = ROOT / ".venv"
+    started = time.monotonic()
+    try:
+        with locked(venv / ".setup" / "lock") as lock:
+            env = Environment(venv, lock)
+            changed = build(env)
+        if not changed and args.if_needed:
+            return 0
+        seconds = time.monotonic() - started
+        say(f"done in {seconds:.0f} s" if changed else "nothing to do, .venv is complete")
+        say("nas-encoder doctor:")
+        status = subprocess.run([venv / "bin" / "nas-encoder", "doctor"], cwd=ROOT).returncode
+        if status != 0:
+            raise SetupError(
+                f"`nas-encoder doctor` found the environment unfit (exit status {status}); what it "
+                "says above tells what to do. To start afresh: delete .venv, then run it again"
+            )
+    except SetupError as error:
+        print(f"setup: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"setup: error: {error}. Then run it again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nsetup: interrupted; run it again and it goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
