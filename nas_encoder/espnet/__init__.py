@@ -12,22 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas_encoder.espnet.encoder import DFSMNSANEncoder, NASEncoder
-    from nas_encoder.espnet.frame_level import DFSMNSANFrameEncoder, NASFrameEncoder
 
-__all__ = ["DFSMNSANEncoder", "DFSMNSANFrameEncoder", "NASEncoder", "NASFrameEncoder"]
-
-_HOME = {
-    "DFSMNSANEncoder": "encoder",
-    "DFSMNSANFrameEncoder": "frame_level",
-    "NASEncoder": "encoder",
-    "NASFrameEncoder": "frame_level",
-}
+__all__ = ["DFSMNSANEncoder", "NASEncoder"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:  # imported when it is asked for: it needs ESPnet
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.encoder"), name)
 
 
 def __dir__() -> list[str]:

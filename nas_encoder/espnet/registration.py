@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -36,22 +37,29 @@ EXCLUDED: dict[str, str] = {
     "the output of every layer",
 }
 
-# Tasks that call their encoder without lengths and pool over input frames.
-FRAME_LEVEL = frozenset({"espnet2.tasks.spk", "espnet2.tasks.lid"})
+# Tasks that call their encoder in another way than (features, lengths), and our classes for it.
+INTERFACES: dict[str, tuple[str, dict[str, str]]] = {
+    "espnet2.tasks.spk": (
+        "frame_level",
+        {"nas": "NASFrameEncoder", "dfsmn_san": "DFSMNSANFrameEncoder"},
+    ),
+    "espnet2.tasks.lid": (
+        "frame_level",
+        {"nas": "NASFrameEncoder", "dfsmn_san": "DFSMNSANFrameEncoder"},
+    ),
+    "espnet2.tasks.s2t_ctc": (
+        "prompted",
+        {"nas": "NASPromptedEncoder", "dfsmn_san": "DFSMNSANPromptedEncoder"},
+    ),
+}
+_USUAL = ("encoder", {"nas": "NASEncoder", "dfsmn_san": "DFSMNSANEncoder"})
 
 
 def encoder_classes(module_name: str) -> dict[str, type]:
     """Return our classes for one task module, by the name that a config uses."""
-    if module_name in FRAME_LEVEL:
-        from nas_encoder.espnet import frame_level
-
-        return {
-            "nas": frame_level.NASFrameEncoder,
-            "dfsmn_san": frame_level.DFSMNSANFrameEncoder,
-        }
-    from nas_encoder.espnet import encoder
-
-    return {"nas": encoder.NASEncoder, "dfsmn_san": encoder.DFSMNSANEncoder}
+    home, names = INTERFACES.get(module_name, _USUAL)
+    module = import_module(f"nas_encoder.espnet.{home}")
+    return {key: getattr(module, name) for key, name in names.items()}
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
