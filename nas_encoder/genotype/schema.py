@@ -20,7 +20,7 @@ from nas_encoder.registry import Registry
 
 SCHEMA_VERSION = 1
 PROVENANCE_KINDS = ("search", "published", "reconstruction", "sampled", "handwritten")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}\Z")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}\Z")
 
 
 class Architecture(Protocol):
@@ -96,7 +96,7 @@ class Genotype:
                 f"must be {SCHEMA_VERSION}, the version that is read here, got {show(version)}",
             )
         name = document.get("name")
-        if "name" in document and not (isinstance(name, str) and _NAME.match(name)):
+        if "name" in document and not (isinstance(name, str) and NAME.match(name)):
             problems.add(
                 "name",
                 "must be 1 to 128 letters, digits and _ . + -, beginning with a letter or digit, "
