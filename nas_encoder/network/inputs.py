@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import InputError, UtteranceTooShortError
+from nas_encoder.ops.masking import is_capturing
 
-
-def is_capturing() -> bool:
-    """Whether a graph is being captured, in which nothing may depend on data."""
-    return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
+__all__ = ["check_inputs", "is_capturing"]
 
 
 def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -> bool:

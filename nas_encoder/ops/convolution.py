@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.ops.depthwise import DepthwiseConv2d
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
@@ -17,16 +18,7 @@ class _DepthwisePointwise(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
-        self.depthwise = nn.Conv2d(
-            channels,
-            channels,
-            kernel,
-            stride=stride,
-            padding=dilation * (kernel // 2),
-            dilation=dilation,
-            groups=channels,
-            bias=False,
-        )
+        self.depthwise = DepthwiseConv2d(channels, kernel, stride, dilation)
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = MaskedBatchNorm2d(channels, affine=affine)
 

@@ -54,6 +54,11 @@ def hold_last(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.gather(1, index[:, :, None].expand(-1, -1, x.size(2)))
 
 
+def is_capturing() -> bool:
+    """Whether a graph is being captured, in which nothing may depend on data."""
+    return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
+
+
 def is_recomputing() -> bool:
     """Whether a checkpointed segment is being run a second time, for its backward pass."""
     return _recomputing.get()
