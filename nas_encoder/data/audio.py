@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 from lhotse import Recording
@@ -17,7 +18,9 @@ from lhotse.audio import AudioSource
 from tqdm import tqdm
 
 from nas_encoder.data.findings import Findings
+from nas_encoder.errors import DataError
 
+_DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest
 _DECODERS = ("flac", "cat")  # commands that only turn one file into a stream
 
 
@@ -41,9 +44,9 @@ def find_audio(location: str, folder: Path) -> Path | None:
 
     ESPnet's relative paths start at the working directory, NeMo's at the manifest's folder.
     """
-    path = Path(location).expanduser()
-    for candidate in (path, folder / path):
-        if candidate.is_file():
+    path = os.path.expanduser(location)
+    for candidate in (path, os.path.join(folder, path)):
+        if os.path.isfile(candidate):  # Path.is_file raises on names that are too long
             return Path(os.path.abspath(candidate))
     return None
 
@@ -144,3 +147,46 @@ def missing_sources(recordings: Mapping[str, Recording]) -> list[str]:
         for key, recording in recordings.items()
         if any(s.type == "file" and not os.path.isfile(s.source) for s in recording.sources)
     ]
+
+
+def audio_source(cut: Any) -> str:
+    """Return where a cut's audio is, for messages."""
+    recording = getattr(cut, "recording", None)
+    if recording is None or not recording.sources:
+        return "(no recording)"
+    return str(recording.sources[0].source)
+
+
+def check_header(cut: Any, subject: str) -> None:
+    """Compare a file with its manifest.
+
+    lhotse does not look at the file's rate, and where a file has become shorter it fills up
+    to half a second with reflected audio.
+
+    Raises:
+        DataError: Rate or length differ.
+    """
+    recording = cut.recording
+    source = recording.sources[0]
+    if source.type != "file" or recording.transforms:
+        return
+    try:
+        header = soundfile.info(str(source.source))
+    except (soundfile.LibsndfileError, OSError):
+        return  # missing or not libsndfile's format: reading it will tell
+    if header.samplerate != recording.sampling_rate:
+        raise DataError(
+            subject,
+            [
+                f"the manifest says {recording.sampling_rate} Hz, {source.source} has "
+                f"{header.samplerate} Hz"
+            ],
+        )
+    if abs(header.frames - recording.num_samples) > _DURATION_TOLERANCE * header.samplerate:
+        raise DataError(
+            subject,
+            [
+                f"the manifest says {recording.num_samples} samples, {source.source} has "
+                f"{header.frames}"
+            ],
+        )

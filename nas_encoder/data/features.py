@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import lhotse
-import soundfile
 import torch
 from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 from torch import Tensor
 from tqdm import tqdm
 
+from nas_encoder.data.audio import audio_source, check_header
 from nas_encoder.data.files import write_lines
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.seeding import derive_seed, seeded
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 NORMALIZATIONS = ("global", "utterance", "none")
 _STD_FLOOR = 1e-3  # log-mel units; keeps digital silence finite
-_DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest
 _FORMAT = 1
 
 
@@ -261,7 +260,7 @@ class FeatureExtractor:
 
     def _audio(self, cut: Any, subject: str) -> Tensor:
         """Samples of the first channel, (1, N) float32."""
-        _check_header(cut, subject)
+        check_header(cut, subject)
         try:
             samples = self._at_rate(cut).load_audio()
         except (
@@ -338,46 +337,6 @@ class FeatureExtractor:
             return cls(FeatureConfig(**parts["config"]), statistics)
         except ConfigError as error:
             raise DataError(subject, error.problems) from error
-
-
-def audio_source(cut: Any) -> str:
-    """Return where a cut's audio is, for messages."""
-    recording = getattr(cut, "recording", None)
-    if recording is None or not recording.sources:
-        return "(no recording)"
-    return str(recording.sources[0].source)
-
-
-def _check_header(cut: Any, subject: str) -> None:
-    """Compare a file with its manifest.
-
-    lhotse does not look at the file's rate, and where a file has become shorter it fills up
-    to half a second with reflected audio.
-    """
-    recording = cut.recording
-    source = recording.sources[0]
-    if source.type != "file" or recording.transforms:
-        return
-    try:
-        header = soundfile.info(str(source.source))
-    except (soundfile.LibsndfileError, OSError):
-        return  # missing or not libsndfile's format: reading it will tell
-    if header.samplerate != recording.sampling_rate:
-        raise DataError(
-            subject,
-            [
-                f"the manifest says {recording.sampling_rate} Hz, {source.source} has "
-                f"{header.samplerate} Hz"
-            ],
-        )
-    if abs(header.frames - recording.num_samples) > _DURATION_TOLERANCE * header.samplerate:
-        raise DataError(
-            subject,
-            [
-                f"the manifest says {recording.num_samples} samples, {source.source} has "
-                f"{header.frames}"
-            ],
-        )
 
 
 def _single_rate(cuts: Iterable[Any]) -> int:

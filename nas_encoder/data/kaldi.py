@@ -123,10 +123,12 @@ def _read_map(
         return {}
     found: dict[str, tuple[str, str]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         findings.add(f"cannot be read: {error}", str(path))
         return {}
+    if lines[-1] == "":  # after the last newline
+        lines.pop()
     for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
         parts = line.strip().split(maxsplit=1)

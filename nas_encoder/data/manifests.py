@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import random
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from nas_encoder.data.nemo_manifest import looks_like_nemo, read_nemo_manifest
 from nas_encoder.data.seeding import derive_seed
 from nas_encoder.errors import DataError
 
+_ROUNDING = 0.05  # seconds that times in a manifest may be off
 PREPARED = "prepared.json"  # written last by `data prepare`; names the splits
 
 
@@ -43,8 +45,8 @@ def open_cuts(
         require_text: Whether an utterance without text is an error.
 
     Returns:
-        An eager CutSet of mono cuts, each with one supervision over its whole length; in the
-        order of the source.
+        An eager CutSet of mono cuts, each with one supervision over its whole length (longer
+        cuts are trimmed to their supervisions); in the order of the source.
 
     Raises:
         DataError: All problems, with file and line: nothing there, an empty manifest, audio
@@ -57,7 +59,7 @@ def open_cuts(
         if not pairs:
             findings.add("the set of cuts is empty", "cuts")
     else:
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         findings = Findings(f"data {path}")
         pairs = _read(path, split, findings, jobs, require_text)
     cuts = _checked(pairs, findings, require_text)
@@ -153,14 +155,23 @@ def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: boo
     cuts: list[Any] = []
     seen: set[str] = set()
     for where, cut in pairs:
-        for piece in _pieces(cut, findings, where):
-            place = where if f"'{piece.id}'" in where else f"{where} '{piece.id}'"
-            if piece.id in seen:
+        # lhotse's classes take any value of any type, and fail anywhere when they are used.
+        try:
+            pieces = [
+                (piece, _where(piece, where), _broken_rules(piece, require_text))
+                for piece in _pieces(cut, findings, where)
+            ]
+        except Exception as error:
+            findings.add("malformed cut", f"{where} ({type(error).__name__}: {str(error)[:80]})")
+            continue
+        for piece, place, broken in pieces:
+            for rule in broken:
+                findings.add(rule, place)
+            if str(piece.id) in seen:
                 findings.add("duplicate id", place)
-                continue
-            seen.add(piece.id)
-            if _usable(piece, place, findings, require_text):
+            elif not broken:
                 cuts.append(piece)
+            seen.add(str(piece.id))
     recordings = {cut.id: cut.recording for cut in cuts}
     for key in missing_sources(recordings):
         source = recordings[key].sources[0].source
@@ -176,17 +187,32 @@ def _pieces(cut: Any, findings: Findings, where: str) -> list[Any]:
     if not _positive(cut.duration):  # before lhotse computes with it
         findings.add("duration must be above 0", f"{where} '{cut.id}' (got {cut.duration})")
         return []
-    if len(cut.supervisions) <= 1:
+    if not cut.supervisions or (len(cut.supervisions) == 1 and _spans(cut)):
         return [cut]
-    trimmed = cut.trim_to_supervisions(keep_overlapping=False)
+    trimmed = list(cut.trim_to_supervisions(keep_overlapping=False))
+    if len(trimmed) == 1:
+        return [trimmed[0].with_id(cut.id)]
     return [piece.with_id(piece.supervisions[0].id) for piece in trimmed]
 
 
-def _usable(cut: Any, where: str, findings: Findings, require_text: bool) -> bool:
+def _spans(cut: Any) -> bool:
+    """Whether the one supervision covers the cut, to rounding."""
+    supervision = cut.supervisions[0]
+    return bool(
+        abs(supervision.start) <= _ROUNDING and abs(supervision.end - cut.duration) <= _ROUNDING
+    )
+
+
+def _where(cut: Any, where: str) -> str:
+    return where if f"'{cut.id}'" in where else f"{where} '{cut.id}'"
+
+
+def _broken_rules(cut: Any, require_text: bool) -> list[str]:
     supervision = cut.supervisions[0] if cut.supervisions else None
     text = supervision.text if supervision is not None else None
     recording = cut.recording
     checks = [
+        ("the id must be a non-empty text", isinstance(cut.id, str) and bool(cut.id.strip())),
         ("duration must be above 0", _positive(cut.duration)),
         ("no text", not require_text or (isinstance(text, str) and bool(text.strip()))),
         ("no recording: features alone cannot be used", recording is not None),
@@ -195,17 +221,37 @@ def _usable(cut: Any, where: str, findings: Findings, require_text: bool) -> boo
             recording is None
             or (_positive(recording.num_samples) and _positive(recording.sampling_rate)),
         ),
+        (
+            "the recording must name its audio",
+            recording is None
+            or (bool(recording.sources) and all(_named(s) for s in recording.sources)),
+        ),
+        (
+            "the speaker must be a text",
+            supervision is None
+            or supervision.speaker is None
+            or isinstance(supervision.speaker, str),
+        ),
+        ("must lie inside its recording", recording is None or _inside(cut, recording)),
     ]
-    for rule, holds in checks:
-        if not holds:
-            findings.add(rule, where)
-    return all(holds for _, holds in checks)
+    return [rule for rule, holds in checks if not holds]
 
 
 def _positive(value: Any) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isfinite(value) and value > 0
+
+
+def _named(source: Any) -> bool:
+    return source.type == "memory" or (isinstance(source.source, str) and bool(source.source))
+
+
+def _inside(cut: Any, recording: Any) -> bool:
+    times = (cut.start, recording.duration)
+    if not all(isinstance(t, int | float) and math.isfinite(t) for t in times):
+        return False
+    return bool(0 <= cut.start and cut.start + cut.duration <= recording.duration + _ROUNDING)
 
 
 def text_of(cut: Any) -> str:

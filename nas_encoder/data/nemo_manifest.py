@@ -120,7 +120,7 @@ def _cut(key: str, item: dict[str, Any], recording: Any, start: float) -> MonoCu
 def _read_rows(path: Path, findings: Findings) -> list[tuple[int, Any]]:
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         findings.add(f"cannot be read: {error}", str(path))
         return []

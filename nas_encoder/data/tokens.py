@@ -129,7 +129,7 @@ class TokenSet:
         if path.suffix == ".model":
             return cls._from_sentencepiece(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"token list {path}", [f"cannot be read: {error}"]) from error
         while lines and not lines[-1].strip():
