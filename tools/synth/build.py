@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -121,6 +123,15 @@ _espeak: Espeak | None = None  # of this worker process
 def _start() -> None:
     global _espeak
     _espeak = Espeak()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the run is killed: the pool's own pipes would keep it waiting."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes call this"
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _speak_in_worker(task: Task) -> dict[str, Any]:
@@ -209,6 +220,7 @@ def describe(request: Request, plan: Plan, records: dict[str, dict[str, Any]]) -
         seconds = [note["samples"] / SAMPLE_RATE for note in notes]
         snrs = [note["snr"] for note in notes if note["snr"] is not None]
         splits[split.name] = {
+            "kind": split.kind,
             "utterances": len(members),
             "sentences": len({item.words for item in members}),
             "hours": round(sum(seconds) / 3600.0, 4),

@@ -20,8 +20,8 @@ from nas_encoder.errors import MissingDependencyError, NasEncoderError
 SAMPLE_RATE = 22_050
 """espeak-ng's rate in Hz, for all voices used here."""
 
-VOLUME = 40
-"""In espeak's scale (100 is normal): at 100 a third of the variants clip inside espeak."""
+VOLUME = 20
+"""In espeak's scale: at 100, the normal one, a third of the variants clip inside espeak."""
 
 
 class SpeechError(NasEncoderError):
@@ -101,6 +101,7 @@ class Espeak:
             loader = import_module("espeakng_loader")
         except ImportError as error:
             raise MissingDependencyError("espeakng-loader", "dev", "speech synthesis") from error
+        self._variants = Path(loader.get_data_path()) / "voices" / "!v"
         server = Path(__file__).with_name("espeak_server.py")
         command = [sys.executable, "-I", "-S", str(server)]
         self._process = subprocess.Popen(
@@ -134,6 +135,10 @@ class Espeak:
         # A plain space lets espeak join frequent pairs ("of the") into one word, whose inner
         # boundary would then be unknown. At a no-break space it never does.
         text = "\u00a0".join(words)
+        variant = voice.name.partition("+")[2]
+        if variant and not (self._variants / variant).is_file():
+            # espeak itself would silently speak without the variant.
+            raise SpeechError(f"espeak-ng {self.version} has no voice variant {variant!r}")
         request = {
             "text": text,
             "voice": voice.name,

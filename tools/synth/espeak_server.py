@@ -131,9 +131,18 @@ def main() -> int:
     _send({"rate": rate, "version": version.decode() if version else "unknown"})
     if rate <= 0:
         return 1
-    for line in sys.stdin:
-        _answer(library, line)
+    try:
+        for line in sys.stdin:
+            _answer(library, line)
+    except BrokenPipeError:
+        # Whoever asked is gone, so nobody reads an error either; see _discard_output.
+        _discard_output()
     return 0
+
+
+def _discard_output() -> None:
+    """Keeps Python from failing once more when it flushes standard output at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ true by construction. Three cases need more than the event:
 * Inside other voiced stops the voicing bar and the release are one event; the
   release is found on the waveform, where energy at high frequencies sets in.
 * A vowel coloured by r that no r follows is one event and two TIMIT phones
-  (``where``: ``eh r``); it is cut in the middle.
+  (``where``: ``eh r``), and an l that ends a syllable may be spoken with the vowel
+  before, its event having no length (``bell``: ``eh l``). These are cut in the middle.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ PHONES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """espeak's other American English phones in TIMIT's set."""
 
-_QUIET = 8  # of 32768: below this espeak is silent
+_QUIET = 4  # of 32768: below this espeak is silent
 _SHORTEST_CLOSURE = SAMPLE_RATE // 125  # 8 ms
 
 
@@ -73,7 +74,7 @@ def phone_segments(speech: Speech) -> tuple[list[Segment], int]:
 
     Returns:
         Segments in espeak samples without gaps, pauses inside labelled ``pau``; and how many
-        boundaries were set in the middle of a vowel coloured by r.
+        boundaries are no event's but the middle of one.
 
     Raises:
         SpeechError: A phone has no counterpart in TIMIT's set.
@@ -105,12 +106,17 @@ def phone_segments(speech: Speech) -> tuple[list[Segment], int]:
             raise SpeechError(
                 f"espeak-ng's phone {phone.name!r} has no counterpart in TIMIT's phone set"
             )
+        if start == end:
+            if not segments or segments[-1].word != phone.word or len(labels) > 1:
+                raise SpeechError(f"espeak-ng gave no time to phone {phone.name!r}")
+            before = segments.pop()
+            start, labels = before.start, (before.label, *labels)
         middle = (start + end) // 2
         cuts = (start, end) if len(labels) == 1 else (start, middle, end)
         halved += len(labels) - 1
         for label, left, right in zip(labels, cuts[:-1], cuts[1:], strict=True):
             segments.append(Segment(left, right, label, phone.word))
-    return [segment for segment in segments if segment.end > segment.start], halved
+    return segments, halved
 
 
 def word_segments(phones: list[Segment], words: tuple[str, ...]) -> list[Segment]:
@@ -125,6 +131,8 @@ def word_segments(phones: list[Segment], words: tuple[str, ...]) -> list[Segment
 
 
 def _add_pause(segments: list[Segment], start: int, end: int) -> None:
+    if start == end:
+        return
     if segments[-1].label == "pau":
         segments[-1] = replace(segments[-1], end=end)
     else:

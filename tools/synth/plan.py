@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -125,6 +126,7 @@ def make_plan(request: Request, layout: Layout) -> Plan:
     splits = layout.splits(request)
     seen: set[tuple[str, ...]] = set()
     voices: set[Voice] = set()
+    used: Counter[tuple[str, str]] = Counter()
     speakers: dict[str, list[Speaker]] = {}
     utterances: dict[str, list[Utterance]] = {}
     order = ("test", "dev", "other", "train")
@@ -138,6 +140,7 @@ def make_plan(request: Request, layout: Layout) -> Plan:
             seed=request.seed,
             echo=layout.echo,
             taken=voices,
+            used=used,
         )
         draw = _new_sentences(layout.language, f"{request.seed}/sentences/{split.kind}", seen)
         utterances[split.name] = layout.utterances(split, speakers[split.name], draw)

@@ -8,6 +8,7 @@ split only, so a test speaker's variant is never heard in training.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 from nas_encoder.errors import DataError
@@ -90,6 +91,7 @@ def draw_speakers(
     seed: int,
     echo: bool,
     taken: set[Voice],
+    used: Counter[tuple[str, str]],
 ) -> list[Speaker]:
     """Draws the speakers of one split.
 
@@ -102,6 +104,7 @@ def draw_speakers(
         seed: The corpus's seed.
         echo: Whether variants with an echo may be used.
         taken: Voices that exist already; the new ones are added.
+        used: How many variants of a share and gender have been given out; counted on.
 
     Returns:
         Speakers with pairwise different voices.
@@ -111,11 +114,12 @@ def draw_speakers(
     """
     rng = random.Random(f"{seed}/speakers/{split}")
     pools = variant_pools(seed, echo)
-    speakers, used = [], {"F": 0, "M": 0}
+    speakers = []
     for name, gender in names:
         pool = pools[pool_of, gender]
-        variant = pool[used[gender] % len(pool)]
-        used[gender] += 1
+        # Each variant once, then all of them again with another pitch, rate and accent.
+        variant = pool[used[pool_of, gender] % len(pool)]
+        used[pool_of, gender] += 1
         for _ in range(1000):
             voice = Voice(
                 name=f"{rng.choice(accents)}+{variant}",

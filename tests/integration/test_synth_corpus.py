@@ -1,0 +1,492 @@
+"""The corpus generator end to end: audio, layouts as lhotse reads them, resuming, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("espeakng_loader", reason="the corpus generator speaks with espeak-ng")
+pytest.importorskip("pypinyin", reason="Mandarin corpora need pypinyin")
+
+import soundfile
+
+from nas_encoder.errors import DataError
+from tools import synth_corpus
+from tools.synth import english, mandarin
+from tools.synth.audio import Conditions, Recording, frame_count, record
+from tools.synth.build import build
+from tools.synth.espeak import Espeak, Speech, SpeechError, Voice
+from tools.synth.layouts import LAYOUTS
+from tools.synth.layouts.base import Utterance
+from tools.synth.phones import PHONES, STOPS, phone_segments
+from tools.synth.plan import Plan, Request, make_plan
+from tools.synth.voices import FEMALE, FEMALE_ECHOING, MALE, MALE_ECHOING, Speaker
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "synth_corpus.py"
+SENTENCE = tuple("the tired king dropped a big green bottle beside my garden".split())
+CLOSURES = {closure for closure, _ in STOPS.values()}
+PLAIN = Voice("gmw/en-US+m3", 130, 50, 50)
+
+
+def request(layout: str, **changes: object) -> Request:
+    base = Request(
+        layout=layout,
+        utterances=(20, 5, 10),
+        speakers=(3, 1, 2),
+        seed=11,
+        rates=LAYOUTS[layout].rates,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def plan_of(wanted: Request) -> Plan:
+    return make_plan(wanted, LAYOUTS[wanted.layout])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def espeak():
+    with Espeak() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """One small corpus in each layout, with its manifest."""
+    made = {}
+    for layout in LAYOUTS:
+        folder = tmp_path_factory.mktemp("corpora") / layout
+        manifest, fresh = build(request(layout), folder, jobs=1, progress=False)
+        assert fresh
+        made[layout] = (folder, manifest)
+    return made
+
+
+def check_manifests(prepared, parts: dict[str, str], plan: Plan, folder: Path, text) -> None:
+    """Compares what lhotse read with the plan and with the audio files."""
+    assert {part: len(prepared[part]["supervisions"]) for part in prepared} == {
+        part: sum(item.split == split for item in plan.utterances) for part, split in parts.items()
+    }
+    for part, split in parts.items():
+        recordings = {item.id: item for item in prepared[part]["recordings"]}
+        supervisions = {item.id: item for item in prepared[part]["supervisions"]}
+        for item in (item for item in plan.utterances if item.split == split):
+            recording, supervision = recordings[item.id], supervisions[item.id]
+            samples, rate = soundfile.read(folder / item.audio)
+            assert rate == recording.sampling_rate == 16000
+            assert recording.num_samples == len(samples)
+            assert supervision.duration == pytest.approx(len(samples) / 16000)
+            assert supervision.speaker == item.speaker.name
+            assert supervision.text == text(item.words)
+            loaded = recording.load_audio()
+            np.testing.assert_allclose(loaded[0], samples, atol=1e-4)
+
+
+def test_lhotse_prepares_the_librispeech_layout(corpora):
+    recipes = pytest.importorskip("lhotse.recipes")
+    folder, _ = corpora["librispeech"]
+    prepared = recipes.prepare_librispeech(folder / "LibriSpeech")
+    parts = {name: name for name in ("train-clean-100", "dev-clean", "test-clean")}
+    plan = plan_of(request("librispeech"))
+    check_manifests(prepared, parts, plan, folder, lambda words: " ".join(words).upper())
+
+
+def test_lhotse_prepares_the_aishell_layout(corpora):
+    recipes = pytest.importorskip("lhotse.recipes")
+    folder, _ = corpora["aishell"]
+    prepared = recipes.prepare_aishell(folder)
+    parts = {name: name for name in ("train", "dev", "test")}
+    plan = plan_of(request("aishell"))
+    check_manifests(prepared, parts, plan, folder, "".join)
+
+
+@pytest.mark.parametrize("phones", [60, 48, 39])
+def test_lhotse_prepares_the_timit_layout(corpora, phones):
+    recipes = pytest.importorskip("lhotse.recipes")
+    folder, _ = corpora["timit"]
+    prepared = recipes.prepare_timit(folder, num_phones=phones)
+    parts = {"TRAIN": "train", "DEV": "dev", "TEST": "test"}
+    plan = plan_of(request("timit"))
+    check_manifests(prepared, parts, plan, folder, english.punctuated)
+    words = {item.id: item.words for item in plan.utterances}
+    for part in parts:
+        for supervision in prepared[part]["supervisions"]:
+            aligned = [item.symbol for item in supervision.alignment["word"]]
+            assert aligned == list(words[supervision.id])
+            assert supervision.alignment["phone"][-1].end == pytest.approx(supervision.duration)
+            gender = "female" if supervision.speaker.startswith("F") else "male"
+            assert supervision.gender == gender
+
+
+def test_folders_are_named_as_in_the_public_corpora(corpora):
+    names = {layout: contents(folder) for layout, (folder, _) in corpora.items()}
+    transcript = names["aishell"]["data_aishell/transcript/aishell_transcript_v0.8.txt"].decode()
+    assert "data_aishell/wav/train/S0002/BAC009S0002W0122.wav" in names["aishell"]
+    assert "data_aishell/wav/dev/S0724/BAC009S0724W0122.wav" in names["aishell"]
+    assert "data_aishell/wav/test/S0764/BAC009S0764W0122.wav" in names["aishell"]
+    first = plan_of(request("aishell")).utterances[0]
+    assert transcript.splitlines()[0] == f"BAC009S0002W0122 {' '.join(first.words)}"
+    libri = names["librispeech"]
+    for table in ("SPEAKERS", "CHAPTERS", "BOOKS"):
+        assert f"LibriSpeech/{table}.TXT" in libri
+    speakers = libri["LibriSpeech/SPEAKERS.TXT"].decode().splitlines()
+    rows = [[field.strip() for field in line.split("|")] for line in speakers if line[0] != ";"]
+    # What Kaldi's data preparation greps for: the number, a blank, a bar, the gender.
+    assert all(line.split("|")[0].endswith(" ") for line in speakers if line[0] != ";")
+    assert {row[0] for row in rows} == {"1001", "1002", "1003", "7001", "8001", "8002"}
+    assert {row[1] for row in rows} == {"F", "M"}
+    chapter = "LibriSpeech/test-clean/8001/8001000/8001-8001000"
+    lines = libri[f"{chapter}.trans.txt"].decode().splitlines()
+    assert [line.split()[0] for line in lines] == [f"8001-8001000-{n:04d}" for n in range(5)]
+    assert f"{chapter}-0004.flac" in libri
+    timit = [name for name in names["timit"] if name.endswith(".WAV")]
+    assert any(name.startswith("data/TEST/DR1/FELC0/S") for name in timit)
+    for name in timit:
+        head = names["timit"][name][:1024]
+        assert head.startswith(b"NIST_1A\n   1024\n") and b"sample_rate -i 16000\n" in head
+        for suffix in (".PHN", ".WRD", ".TXT"):
+            assert name.replace(".WAV", suffix) in names["timit"]
+
+
+def test_manifest_says_what_the_corpus_is(corpora):
+    for layout, (folder, manifest) in corpora.items():
+        assert json.loads((folder / "corpus.json").read_text("utf-8")) == manifest
+        assert manifest["synthetic"] is True and "SYNTHETIC" in manifest["notice"]
+        assert manifest["seed"] == 11 and manifest["arguments"]["layout"] == layout
+        assert {"espeak-ng", "numpy", "scipy", "python"} <= set(manifest["versions"])
+        for split, count in zip(manifest["splits"].values(), (20, 5, 10), strict=True):
+            assert split["utterances"] == count and split["infeasible"] == []
+        files = [path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac")]
+        hours = sum(soundfile.info(path).duration for path in files) / 3600
+        assert sum(item["hours"] for item in manifest["splits"].values()) == pytest.approx(
+            hours, abs=2e-4
+        )
+
+
+def written_phones(path: Path) -> list[tuple[int, int, str]]:
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return [(int(start), int(end), label) for start, end, label in rows]
+
+
+def test_timit_boundaries_are_those_of_espeaks_events(espeak, tmp_path):
+    """Every phone event of espeak is a boundary in .PHN, at the same time, with its label."""
+    layout, rng, compared = LAYOUTS["timit"], random.Random(4), 0
+    for number in range(25):
+        words = english.draw_sentence(rng)
+        voice = Voice(f"gmw/en-US+{rng.choice(FEMALE + MALE)}", rng.randint(110, 150), 50, 50)
+        speech = espeak.say(words, voice, number)
+        recording = record(speech, Conditions(), np.random.default_rng(number))
+        utterance = Utterance(
+            f"MABC0-SX{number}", "train", Speaker("MABC0", "", "M", voice), words, ""
+        )
+        layout.write(tmp_path / "SX.WAV", utterance, recording, speech)
+        rows = written_phones(tmp_path / "SX.PHN")
+        assert rows[0][0] == 0 and rows[0][2] == rows[-1][2] == "h#"
+        assert rows[-1][1] == len(recording.samples)
+        assert all(left[1] == right[0] for left, right in zip(rows, rows[1:], strict=False))
+        expected = []
+        for phone, following in zip(speech.phones, speech.phones[1:], strict=False):
+            if not phone.is_pause:
+                labels = STOPS.get(phone.name, ("",))[1:] or PHONES[phone.name]
+                expected += labels[:1] if following.name in ("r", "r-") else labels
+        spoken = [label for _, _, label in rows if label not in ("h#", "pau", *CLOSURES)]
+        assert spoken == expected
+        starts = {start: label for start, _, label in rows}
+        for phone, following in zip(speech.phones, speech.phones[1:], strict=False):
+            if phone.is_pause or phone.start == following.start:
+                continue
+            # Independent arithmetic: seconds in espeak's audio, moved by the silence in front.
+            seconds = (phone.start - speech.first_sample) / 22050
+            at = min(starts, key=lambda start: abs(start - recording.first - seconds * 16000))
+            assert abs(at - recording.first - seconds * 16000) <= 1.0, (phone, rows)
+            allowed = STOPS[phone.name] if phone.name in STOPS else PHONES[phone.name][:1]
+            assert starts[at] in allowed, (phone, rows)
+            compared += 1
+        assert tuple((tmp_path / "SX.WRD").read_text().split()[2::3]) == words
+    assert compared > 400
+
+
+def test_timit_boundaries_show_in_the_audio(espeak, tmp_path):
+    """Closures of voiceless stops are silent, releases are not; s is high, vowels are low."""
+    ratios, rises, tilts = [], [], {"s": [], "aa": []}
+    rng = random.Random(9)
+    for number in range(25):
+        speech = espeak.say(english.draw_sentence(rng), PLAIN, number)
+        recording = record(speech, Conditions(), np.random.default_rng(number))
+        audio = recording.samples.astype(np.float64)
+        overall = np.sqrt(np.mean(audio**2))
+        segments = phone_segments(speech)[0]
+        for before, segment in zip(segments, segments[1:], strict=False):
+            piece = audio[recording.position(segment.start) : recording.position(segment.end)]
+            level = np.sqrt(np.mean(piece**2))
+            if segment.label in ("pcl", "tcl", "kcl"):
+                ratios.append(level / overall)
+            if segment.label in ("b", "d", "g") and before.label in ("bcl", "dcl", "gcl"):
+                bar = audio[recording.position(before.start) + 64 : recording.position(before.end)]
+                edge = np.mean(np.diff(piece[:160], n=2) ** 2)
+                rises.append(edge / (np.mean(np.diff(bar, n=2) ** 2) + 1e-9))
+            if segment.label in tilts:
+                tilts[segment.label].append(np.mean(np.diff(piece) ** 2) / np.mean(piece**2))
+    assert len(ratios) > 40 and np.percentile(ratios, 95) < 0.05
+    assert len(rises) > 20 and np.median(rises) > 10
+    assert min(tilts["s"]) > max(tilts["aa"])
+
+
+def test_every_word_has_timit_phones(espeak):
+    words = english.vocabulary()
+    for index in range(0, len(words), 8):
+        speech = espeak.say(tuple(words[index : index + 8]), PLAIN, 0)
+        segments, _ = phone_segments(speech)
+        assert {segment.word for segment in segments} >= set(range(len(words[index : index + 8])))
+
+
+def test_no_two_english_words_sound_alike(espeak):
+    sounds: dict[tuple[str, ...], str] = {}
+    words = english.vocabulary()
+    for index in range(0, len(words), 8):
+        group = tuple(words[index : index + 8])
+        speech = espeak.say(group, Voice("gmw/en-US", 130, 50, 50), 0)
+        for number, word in enumerate(group):
+            sound = tuple(
+                phone.name for phone in speech.phones if phone.word == number and not phone.is_pause
+            )
+            assert sound and sound not in sounds, (word, sounds.get(sound))
+            sounds[sound] = word
+    assert len(sounds) == len(words)
+
+
+def test_every_mandarin_word_is_read_as_pinyin(espeak):
+    words = mandarin.vocabulary()
+    for index in range(0, len(words), 10):
+        syllables = mandarin.pinyin(tuple(words[index : index + 10]))
+        speech = espeak.say(syllables, Voice("sit/cmn-Latn-pinyin+f1", 150, 50, 50), 0)
+        assert len(speech.words) == len(syllables)
+        spoken = {phone.word for phone in speech.phones if not phone.is_pause}
+        assert spoken == set(range(len(syllables)))
+
+
+def spectrum(speech: Speech) -> np.ndarray:
+    """Mean log power in 32 bands of the speech, level removed."""
+    audio = speech.samples[: len(speech.samples) // 512 * 512].astype(np.float64)
+    power = np.abs(np.fft.rfft(audio.reshape(-1, 512) * np.hanning(512))) ** 2
+    bands = np.log10(power.mean(axis=0)[1:257].reshape(32, 8).mean(axis=1) + 1.0)
+    return bands - bands.mean()
+
+
+def test_every_variant_speaks_and_sounds_different(espeak):
+    bands = {}
+    for variant in FEMALE + MALE + FEMALE_ECHOING + MALE_ECHOING:
+        speech = espeak.say(SENTENCE, Voice(f"gmw/en-US+{variant}", 130, 50, 50), 1)
+        peak = int(np.abs(speech.samples.astype(np.int32)).max())
+        assert 500 < peak < 30000, (variant, peak)
+        bands[variant] = (spectrum(speech), len(speech.samples))
+    names = list(bands)
+    for number, first in enumerate(names):
+        for second in names[:number]:
+            distance = np.abs(bands[first][0] - bands[second][0]).mean()
+            longer = abs(bands[first][1] - bands[second][1]) / 22050
+            assert distance > 0.01 or longer > 0.05, (first, second, distance)
+
+
+def test_espeak_repeats_itself_whatever_it_said_before(espeak):
+    voice = Voice("gmw/en-US+f2", 130, 50, 50)  # an echo and flutter: state that could stay
+    first = espeak.say(SENTENCE, voice, 5)
+    espeak.say(("something", "else"), Voice("gmw/en-US+klatt", 150, 40, 60), 6)
+    again = espeak.say(SENTENCE, voice, 5)
+    np.testing.assert_array_equal(first.samples, again.samples)
+    assert first.phones == again.phones
+    with Espeak() as other:
+        np.testing.assert_array_equal(other.say(SENTENCE, voice, 5).samples, first.samples)
+
+
+@pytest.mark.parametrize(
+    ("words", "voice", "message"),
+    [
+        (("a", "cup"), "gmw/en-US+nobody", "no voice variant 'nobody'"),
+        (("a", "cup"), "gmw/nowhere", "no voice 'gmw/nowhere'"),
+        (("a cup", "fell"), "gmw/en-US", "splits"),
+        (("hello",), "sit/cmn-Latn-pinyin", "as language"),
+    ],
+)
+def test_espeak_refuses_and_goes_on(espeak, words, voice, message):
+    with pytest.raises(SpeechError, match=message):
+        espeak.say(words, Voice(voice, 130, 50, 50), 0)
+    assert len(espeak.say(("a", "cup"), PLAIN, 0).words) == 2
+
+
+def recorded(speech: Speech, seed: int = 1, **conditions: object) -> Recording:
+    return record(speech, Conditions(**conditions), np.random.default_rng(seed))
+
+
+def test_recordings_have_a_level_silence_around_and_no_clipping(espeak):
+    speech = espeak.say(SENTENCE, PLAIN, 0)
+    for seed in range(30):
+        recording = recorded(speech, seed)
+        audio = recording.samples.astype(np.float64)
+        assert 0.08 * 16000 <= recording.first <= 0.20 * 16000
+        assert np.sqrt(np.mean(audio[: recording.first] ** 2)) < 5.0
+        assert np.sqrt(np.mean(audio[-1000:] ** 2)) < 5.0
+        assert np.abs(audio).max() <= 0.9 * 32768
+        inside = audio[recording.first : recording.position(len(speech.samples))]
+        level = 20 * np.log10(np.sqrt(np.mean(inside**2)) / 32768)
+        assert -30.5 < level < -21.5 or recording.limited
+
+
+@pytest.mark.parametrize("snr", [0.0, 10.0, 20.0])
+def test_noise_has_the_ratio_that_is_asked_for(espeak, snr):
+    speech = espeak.say(SENTENCE, PLAIN, 0)
+    measured = []
+    for seed in range(20):
+        recording = recorded(speech, seed, snr=(snr, snr))
+        assert recording.snr == snr
+        audio = recording.samples.astype(np.float64)
+        noise = np.mean(audio[: recording.first] ** 2)
+        both = np.mean(audio[recording.first : recording.position(len(speech.samples))] ** 2)
+        measured.append(10 * np.log10(max(both - noise, 1e-9) / noise))
+    assert np.median(measured) == pytest.approx(snr, abs=2.5)
+
+
+def test_a_room_rings_on_after_the_speech_and_delays_nothing(espeak):
+    speech = espeak.say(SENTENCE, PLAIN, 0)
+    dry, wet = recorded(speech), recorded(speech, reverb=True)
+    assert len(dry.samples) == len(wet.samples) and dry.first == wet.first
+    end = wet.position(speech.phones[-1].start)
+
+    def after(recording: Recording) -> float:
+        audio = recording.samples.astype(np.float64)
+        return float(np.mean(audio[end : end + 800] ** 2) / np.mean(audio**2))
+
+    assert after(wet) > 20 * after(dry)
+    assert np.abs(wet.samples[: wet.first - 1]).max() < 20
+
+
+@pytest.mark.slow
+def test_jobs_do_not_change_a_bit(corpora, tmp_path):
+    folder, _ = corpora["timit"]
+    build(request("timit"), tmp_path / "again", jobs=2, progress=False)
+    assert contents(tmp_path / "again") == contents(folder)
+
+
+def test_a_finished_corpus_is_left_alone(corpora, capsys):
+    folder, manifest = corpora["librispeech"]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert build(request("librispeech"), folder, jobs=1, progress=False) == (manifest, False)
+    counts = ["--train", "20", "--dev", "5", "--test", "10", "--speakers", "3", "1", "2"]
+    arguments = ["--layout", "librispeech", "--output", str(folder), "--seed", "11", *counts]
+    assert synth_corpus.main(arguments) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_other_arguments_or_a_foreign_folder_are_refused(corpora, tmp_path):
+    folder, _ = corpora["librispeech"]
+    with pytest.raises(DataError, match="choose another --output") as caught:
+        build(request("librispeech", seed=12, reverb=True), folder, jobs=1, progress=False)
+    listed = "\n".join(caught.value.problems)
+    assert "seed: the folder has 11, asked for is 12" in listed and "reverb" in listed
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("do not lose")
+    with pytest.raises(DataError, match="no corpus of this tool"):
+        build(request("librispeech"), tmp_path / "mine", jobs=1, progress=False)
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"do not lose"}
+    (tmp_path / "empty.partial").mkdir()
+    (tmp_path / "empty.partial" / ".arguments.json").write_text('{"seed": 1}')
+    with pytest.raises(DataError, match="interrupted run with other arguments"):
+        build(request("librispeech"), tmp_path / "empty", jobs=1, progress=False)
+
+
+def test_infeasible_utterances_are_counted_and_kept(tmp_path):
+    wanted = request("librispeech", rates=(290, 300), utterances=(12, 4, 4))
+    manifest, _ = build(wanted, tmp_path / "fast", jobs=1, progress=False)
+    expected = []
+    for item in plan_of(wanted).utterances:
+        text = " ".join(item.words)
+        needed = len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
+        samples = soundfile.info(tmp_path / "fast" / item.audio).frames
+        if needed > frame_count(samples) // 4:
+            expected.append(item.id)
+    found = [name for split in manifest["splits"].values() for name in split["infeasible"]]
+    assert found == expected and expected
+    assert "infeasible" in synth_corpus.summary(manifest, tmp_path)
+
+
+def test_command_line_reports_every_mistake_at_once(tmp_path, capsys):
+    bad = ["--layout", "timit", "--output", str(tmp_path / "x"), "--train", "0", "--snr", "9", "3"]
+    assert synth_corpus.main([*bad, "--speakers", "4", "60", "2"]) == 1
+    message = capsys.readouterr().err
+    for part in ("--train", "--snr", "at most 50 dev speakers, got 60"):
+        assert part in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_has_examples():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "examples:" in done.stdout and "--layout aishell" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_to_the_same_corpus(tmp_path):
+    counts = ["--train", "80", "--dev", "2", "--test", "4", "--speakers", "3", "1", "2"]
+    command = [sys.executable, str(SCRIPT), "--layout", "librispeech", *counts, "--quiet"]
+
+    def run(folder: str, jobs: str) -> subprocess.CompletedProcess[str]:
+        arguments = [*command, "--output", str(tmp_path / folder), "--jobs", jobs]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    journal = tmp_path / "killed.partial" / ".journal.jsonl"
+    arguments = [*command, "--output", str(tmp_path / "killed"), "--jobs", "2"]
+    with subprocess.Popen(arguments, start_new_session=True) as first:
+        deadline = time.monotonic() + 120
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.01)
+        second = run("killed", "1")
+        assert second.returncode == 1 and "another run is writing it" in second.stderr
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        group = first.pid
+    assert not (tmp_path / "killed").exists()
+    # Its workers and their synthesisers end by themselves.
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        pytest.fail("processes of the killed run are still there")
+    done_before = journal.read_bytes().count(b"\n")
+    with journal.open("ab") as file:
+        file.write(b'\n{"id": "100')  # a line that the kill cut short
+    started = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "killed.partial").rglob("*.flac")
+    }
+    assert run("killed", "2").returncode == 0
+    kept = [
+        path
+        for path, changed in started.items()
+        if (tmp_path / "killed" / path.relative_to(tmp_path / "killed.partial")).stat().st_mtime_ns
+        == changed
+    ]
+    assert len(kept) >= done_before
+    wanted = request("librispeech", utterances=(80, 2, 4), seed=1)
+    build(wanted, tmp_path / "whole", jobs=1, progress=False)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
