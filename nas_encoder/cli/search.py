@@ -1,0 +1,62 @@
+"""Search a genotype on speech data.
+
+The data are a Kaldi or ESPnet data folder, a NeMo manifest, lhotse cuts, or a folder made by
+'nas-encoder data prepare'. The run folder holds the result (genotype.yaml), the genotype after
+each epoch, metrics, TensorBoard events, a report and the checkpoint that --resume goes on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+EXAMPLES = """examples:
+  nas-encoder search --config small --train data/train --valid data/dev --output exp/search
+  nas-encoder search --config he2020_revised --train dump/raw/train_sp --output exp/he --seed 1 \\
+      --set batch.max_utterances=8 --set trainer.precision=bf16-mixed
+  nas-encoder search --config small --train data/train --valid data/dev --output exp/search --resume
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    from nas_encoder.resources import list_configs
+
+    shipped = ", ".join(list_configs("search"))
+    parser.add_argument("--config", required=True, help=f"a YAML file, or one of: {shipped}")
+    parser.add_argument("--train", required=True, metavar="DATA", help="training data")
+    parser.add_argument("--valid", metavar="DATA", help="validation data")
+    parser.add_argument("--output", required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change the configuration, for example weights.lr=0.02 or stages.0.epochs=3",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from nas_encoder.search import load_search_config, run_search
+
+    config = load_search_config(args.config, args.settings)
+    genotype = run_search(
+        config,
+        args.train,
+        args.output,
+        valid=args.valid,
+        seed=args.seed,
+        resume=args.resume,
+        config_name=str(args.config),
+    )
+    if args.json:
+        result = {"genotype": genotype.to_dict(), "hash": genotype.hash, "output": args.output}
+        print(json.dumps(result))
+    else:
+        print(f"{args.output}/genotype.yaml  {genotype.hash}")
+    return 0

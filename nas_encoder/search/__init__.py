@@ -1,0 +1,11 @@
+"""The search stage: speech data in, a genotype out.
+
+``gradient/`` holds the strategies that train one supernet (P-DARTS); the run folder, its
+configuration and its report are shared by every strategy.
+"""
+
+from nas_encoder.search.config import SearchConfig
+from nas_encoder.search.run import run_search
+from nas_encoder.search.settings import load_search_config
+
+__all__ = ["SearchConfig", "load_search_config", "run_search"]

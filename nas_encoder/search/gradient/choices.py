@@ -1,0 +1,77 @@
+"""The choices of a search: which operations are alive on which edge, and their parameters.
+
+E edges of a cell (14 for 4 nodes), n operations alive on each edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nas_encoder.genotype.cells import INPUT_STATES
+from nas_encoder.spaces import CellSpace
+
+KINDS = ("normal", "reduction")
+
+# kind of cell -> edge -> names of the operations that are alive, in the space's order
+Alive = Mapping[str, tuple[tuple[str, ...], ...]]
+# kind of cell -> edge -> operation -> probability
+Probabilities = Mapping[str, tuple[Mapping[str, float], ...]]
+
+
+def edge_list(nodes: int) -> list[tuple[int, int]]:
+    """Return (node, source state) of every edge, node by node."""
+    return [(node, source) for node in range(nodes) for source in range(INPUT_STATES + node)]
+
+
+def all_alive(space: CellSpace) -> Alive:
+    """Return the choices with which a search begins: every operation on every edge."""
+    edges = len(edge_list(space.nodes))
+    return {kind: (space.operations,) * edges for kind in KINDS}
+
+
+class ArchitectureParameters(nn.Module):
+    """One parameter for each operation that is alive on each edge of each kind of cell.
+
+    Args:
+        alive: The choices; every edge of a kind has equally many.
+        generator: For the small random start (1e-3 x standard normal, Liu et al. 2019).
+    """
+
+    def __init__(self, alive: Alive, generator: torch.Generator) -> None:
+        super().__init__()
+        self.alive = {kind: tuple(alive[kind]) for kind in KINDS}
+        self.alphas = nn.ParameterDict(
+            {
+                kind: nn.Parameter(
+                    1e-3 * torch.randn(len(edges), len(edges[0]), generator=generator)
+                )
+                for kind, edges in self.alive.items()
+            }
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the softmax over each edge's operations, (E, n) for each kind of cell."""
+        return {kind: self.alphas[kind].softmax(dim=-1) for kind in KINDS}
+
+    @torch.no_grad()
+    def probabilities(self) -> Probabilities:
+        """Return the same as plain numbers, by the operations' names."""
+        table = {kind: weights.double().tolist() for kind, weights in self.weights().items()}
+        return {
+            kind: tuple(
+                dict(zip(names, row, strict=True))
+                for names, row in zip(self.alive[kind], table[kind], strict=True)
+            )
+            for kind in KINDS
+        }
+
+    @torch.no_grad()
+    def entropy(self) -> dict[str, float]:
+        """Return the mean entropy over edges in nats; log(n) is a uniform choice, 0 a hard one."""
+        return {
+            kind: float(-(weights * weights.clamp(min=1e-12).log()).sum(-1).mean())
+            for kind, weights in self.weights().items()
+        }

@@ -1,0 +1,131 @@
+"""From probabilities to decisions: pruning and derivation, as pure functions.
+
+Ties are broken by order: the operation that stands first in the space, the edge with the lower
+source state. So equal parameters always give the same genotype.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from nas_encoder.errors import NasEncoderError
+from nas_encoder.genotype import Cell, Edge
+from nas_encoder.genotype.cells import INPUT_STATES
+from nas_encoder.search.gradient.choices import edge_list
+
+EDGES_PER_NODE = 2
+NONE = "none"
+
+
+def prune(
+    probabilities: Sequence[Mapping[str, float]], keep: int, limited: Iterable[str] = ()
+) -> tuple[tuple[str, ...], ...]:
+    """Keep the most probable operations of each edge (Chen et al. 2019, section 3.2).
+
+    Args:
+        probabilities: For each edge, operation -> probability, in the space's order.
+        keep: Operations to keep on each edge, at least 1.
+        limited: Operations whose number is limited when a genotype is derived. Each edge keeps
+            at least one that is neither limited nor ``none`` (where it has one), so that a
+            genotype within the limits can always be derived.
+
+    Returns:
+        For each edge the operations kept, in the order given.
+    """
+    bound = {NONE, *limited}
+    kept = []
+    for edge in probabilities:
+        names = list(edge)
+        ranked = sorted(names, key=lambda op: (-edge[op], names.index(op)))
+        chosen = ranked[:keep]
+        if all(op in bound for op in chosen):
+            replacement = next((op for op in ranked if op not in bound), None)
+            if replacement is not None:
+                chosen[-1] = replacement
+        kept.append(tuple(op for op in names if op in chosen))
+    return tuple(kept)
+
+
+def derive_cell(
+    probabilities: Sequence[Mapping[str, float]],
+    nodes: int,
+    at_most: Mapping[str, int] | None = None,
+) -> Cell:
+    """Derive a cell: for each node the two edges whose best operation is most probable.
+
+    Liu et al. 2019, section 2.4; ``none`` is never chosen. Where the cell would hold more of an
+    operation than ``at_most`` allows, its least probable one is forbidden on its edge and the
+    cell derived again (Chen et al. 2019, section 3.3, there for skip_connect; He et al. 2020,
+    section 4.3, for average pooling).
+
+    Args:
+        probabilities: For each edge of :func:`edge_list`, operation -> probability.
+        nodes: Intermediate nodes.
+        at_most: Operation -> how many edges of the cell may have it.
+
+    Raises:
+        NasEncoderError: A node has fewer than two edges with an operation, or the limits
+            cannot be kept.
+    """
+    candidates = [{op: p for op, p in edge.items() if op != NONE} for edge in probabilities]
+    edges = edge_list(nodes)
+    if len(edges) != len(candidates):
+        raise NasEncoderError(f"{nodes} nodes have {len(edges)} edges, got {len(candidates)}")
+    while True:
+        chosen = _strongest(candidates, edges, nodes)
+        excess = _excess(chosen, candidates, edges, at_most or {})
+        if excess is None:
+            break
+        edge, operation = excess
+        del candidates[edge][operation]
+    concat = tuple(range(INPUT_STATES, INPUT_STATES + nodes))
+    return Cell(
+        tuple(
+            tuple(Edge(_best(candidates[index]), edges[index][1]) for index in node)
+            for node in chosen
+        ),
+        concat,
+    )
+
+
+def _strongest(
+    candidates: Sequence[Mapping[str, float]], edges: Sequence[tuple[int, int]], nodes: int
+) -> list[list[int]]:
+    """Return for each node the indices of its two strongest edges, by source."""
+    chosen = []
+    for node in range(nodes):
+        own = [i for i, (head, _) in enumerate(edges) if head == node and candidates[i]]
+        if len(own) < EDGES_PER_NODE:
+            raise NasEncoderError(f"node {node} has fewer than two edges with an operation")
+        own.sort(key=lambda i: (-candidates[i][_best(candidates[i])], i))
+        chosen.append(sorted(own[:EDGES_PER_NODE]))
+    return chosen
+
+
+def _best(edge: Mapping[str, float]) -> str:
+    return max(edge, key=lambda op: edge[op])  # the first of equals
+
+
+def _excess(
+    chosen: Sequence[Sequence[int]],
+    candidates: Sequence[Mapping[str, float]],
+    edges: Sequence[tuple[int, int]],
+    at_most: Mapping[str, int],
+) -> tuple[int, str] | None:
+    """Return the (edge, operation) to forbid next, or None where the limits are kept."""
+    selected = [(index, _best(candidates[index])) for node in chosen for index in node]
+    counts = Counter(operation for _, operation in selected)
+    for operation, limit in at_most.items():
+        if counts[operation] <= limit:
+            continue
+        removable = [
+            index for index, op in selected if op == operation and len(candidates[index]) > 1
+        ]
+        if not removable:
+            raise NasEncoderError(
+                f"cannot keep {operation} to {limit}: its edges have no other operation left"
+            )
+        weakest = min(removable, key=lambda index: (candidates[index][operation], -index))
+        return weakest, operation
+    return None

@@ -1,0 +1,172 @@
+"""The folder of a search run: everything in it survives a kill at any moment.
+
+::
+
+    config.yaml      the configuration as resolved; can be given to --config again
+    run.yaml         seed, data, versions, commit and machine
+    tokens.txt       the tokens, features.json the feature settings and statistics
+    genotype.yaml    the result, once there is one
+    genotypes/       what was derived after each epoch
+    last.ckpt        where --resume goes on
+    metrics.jsonl    one object for each epoch
+    tensorboard/     the same for TensorBoard
+    report.html      the same for people
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_encoder.errors import CheckpointError
+from nas_encoder.genotype import Genotype
+from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
+
+CHECKPOINT = "last.ckpt"
+
+
+class RunFolder:
+    """Paths, atomic writes and checks of one run's folder.
+
+    Args:
+        path: The folder; made if it is not there.
+
+    Raises:
+        CheckpointError: It cannot be made or written to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"run folder {self.path}", [f"cannot be made: {error.strerror}"]
+            ) from None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of an unfinished run is."""
+        return self.path / CHECKPOINT
+
+    def begin(self, config: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:
+        """Record what is run; refuse to mix two runs.
+
+        Raises:
+            CheckpointError: The folder holds a run and ``resume`` is off, or what is resumed
+                was begun with another configuration, seed or data.
+        """
+        begun = self.path / "run.yaml"
+        if begun.exists() and not resume:
+            raise CheckpointError(
+                f"run folder {self.path}",
+                ["holds a run already; add --resume to go on with it, or choose another --output"],
+            )
+        if begun.exists():
+            self._require_same(config, run)
+            return
+        write_yaml(self.path / "config.yaml", dict(config), CheckpointError)
+        write_yaml(begun, dict(run), CheckpointError)
+
+    def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        before = _flat(read_yaml(self.path / "config.yaml", CheckpointError))
+        before |= {f"run.{key}": value for key, value in self.run().items()}
+        now = _flat(config) | {f"run.{key}": value for key, value in run.items()}
+        # The machine and the commit may change under a run; what is computed must not.
+        compared = {key for key in now if not key.startswith("run.") or key in _IDENTITY}
+        compared |= {key for key in before if not key.startswith("run.")}
+        problems = [
+            f"{key}: was {before.get(key)!r} when the run began, now {now.get(key)!r}"
+            for key in sorted(compared)
+            if before.get(key) != now.get(key)
+        ]
+        if problems:
+            raise CheckpointError(f"cannot resume {self.path}", problems)
+
+    def run(self) -> dict[str, Any]:
+        """Return what run.yaml holds."""
+        document = read_yaml(self.path / "run.yaml", CheckpointError)
+        if not isinstance(document, dict):
+            raise CheckpointError(str(self.path / "run.yaml"), ["must be a mapping"])
+        return document
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write the state of the run; the last good one stays until the new one is whole.
+
+        Raises:
+            CheckpointError: It cannot be written, for example because the disk is full.
+        """
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomically(self.checkpoint, buffer.getvalue(), CheckpointError)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Read the state of the run; None where it has none yet.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            raise CheckpointError(
+                str(self.checkpoint), [f"cannot be read: {' '.join(str(error).split())[:200]}"]
+            ) from error
+        if not isinstance(state, dict):
+            raise CheckpointError(str(self.checkpoint), ["is no checkpoint of a search"])
+        return state
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the epochs recorded so far; a line cut off by a kill is dropped."""
+        path = self.path / "metrics.jsonl"
+        rows: list[dict[str, Any]] = []
+        if not path.exists():
+            return rows
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise CheckpointError(str(path), [f"line {number}: {error}"]) from None
+        return rows
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(self.path / "metrics.jsonl", text.encode(), CheckpointError)
+
+    def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
+        """Write what was derived after an epoch (stage and epoch counted from 0)."""
+        write_yaml(self.genotype_path(stage, epoch), genotype.to_dict(), CheckpointError)
+
+    def genotype_path(self, stage: int, epoch: int) -> Path:
+        """Return where the genotype derived after an epoch is (both counted from 0)."""
+        return self.path / "genotypes" / f"stage{stage + 1}_epoch{epoch + 1:03d}.yaml"
+
+    def save_result(self, genotype: Genotype) -> None:
+        """Write the result."""
+        write_yaml(self.path / "genotype.yaml", genotype.to_dict(), CheckpointError)
+
+
+_IDENTITY = frozenset({"run.seed", "run.train", "run.valid"})
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return dotted paths to leaves, so that two documents can be compared."""
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return {path: value}
+    dot = f"{path}." if path else ""
+    return {key: leaf for name, item in items for key, leaf in _flat(item, f"{dot}{name}").items()}
