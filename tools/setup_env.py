@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = "requirements/constraints.txt"
@@ -46,7 +45,7 @@ DIAGNOSES = (
         "`pip config list`, then run it again",
     ),
     (
-        r"hashes? (are|is) required|DO NOT MATCH THE HASHES|BadZipFile|not a valid zip",
+        r"DO NOT MATCH THE HASHES|BadZipFile|not a valid zip",
         "a download was damaged. Run `.venv/bin/python -m pip cache purge`, then run it again",
     ),
     (
@@ -68,19 +67,12 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the set-up.
+    """One step of the set-up."""
 
-    Args:
-        name: Name of its stamp and its log.
-        title: What it does and why, in one line.
-        inputs: Files, relative to the checkout, whose content decides what it installs.
-        action: Does the work; returns a line worth telling the user, or an empty string.
-    """
-
-    name: str
-    title: str
-    inputs: tuple[str, ...]
-    action: Callable[[Environment], str]
+    name: str  # of its stamp and its log
+    title: str  # what it does and why, in one line
+    inputs: tuple[str, ...]  # files whose content decides what it installs
+    action: Callable[[Environment], str]  # returns a line worth telling the user, or ""
 
 
 @dataclass(frozen=True)
@@ -107,22 +99,14 @@ class Environment:
         return self.venv / ".setup"
 
     def site_packages(self) -> Path:
-        """Folder that packages are installed into.
-
-        Raises:
-            SetupError: There is none, because the environment is damaged.
-        """
+        """Folder that packages are installed into."""
         found = sorted(self.venv.glob("lib/python3.*/site-packages"))
         if len(found) != 1:
             raise SetupError(f"{self.venv} is damaged; delete it, then run it again")
         return found[0]
 
     def run(self, name: str, command: Sequence[str | Path]) -> str:
-        """Run a command, keep its output in a log, return the output.
-
-        Raises:
-            SetupError: The command failed.
-        """
+        """Run a command, keep its output in a log, return it; SetupError where it fails."""
         log = self.state / f"{name}.log"
         with log.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(
@@ -212,6 +196,14 @@ def locked(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def remove_damaged(site_packages: Path) -> list[str]:
     """Forget packages whose installation was cut short, so that pip installs them again.
 
@@ -232,22 +224,15 @@ def remove_damaged(site_packages: Path) -> list[str]:
     ]
     damaged += site_packages.glob("~*")
     for path in damaged:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        delete(path)
     return sorted(path.name for path in damaged)
 
 
 def create_venv(env: Environment) -> str:
     """Create an empty environment; delete what an earlier attempt has left."""
     for path in env.venv.iterdir():
-        if path == env.state:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path != env.state:
+            delete(path)
     # Not sys.executable: that may be the very .venv/bin/python that has just been deleted.
     base: str = getattr(sys, "_base_executable", sys.executable)
     env.run("venv", [base, "-I", "-m", "venv", env.venv])
@@ -374,11 +359,6 @@ def build(env: Environment) -> bool:
     return True
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Treat a request to end as Ctrl-C, so that the running pip is ended too."""
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the environment, then let ``nas-encoder doctor`` inspect it."""
     parser = argparse.ArgumentParser(prog="make setup", description=(__doc__ or "").split("\n")[0])
@@ -388,7 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="say and inspect nothing where the environment is complete already",
     )
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, interrupt)
+    # A request to end is treated as Ctrl-C, so that the running pip is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     venv = ROOT / ".venv"
     started = time.monotonic()
     try:
@@ -406,11 +387,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"`nas-encoder doctor` found the environment unfit (exit status {status}); what it "
                 "says above tells what to do. To start afresh: delete .venv, then run it again"
             )
-    except SetupError as error:
+    except (SetupError, OSError) as error:
         print(f"setup: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"setup: error: {error}. Then run it again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nsetup: interrupted; run it again and it goes on from here", file=sys.stderr)
