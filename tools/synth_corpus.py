@@ -41,7 +41,7 @@ examples:
   python tools/synth_corpus.py --layout timit --output phones --speakers 40 8 24
 """
 
-NEEDED = ("numpy", "scipy", "soundfile", "tqdm")
+NEEDED = ("numpy", "scipy", "soundfile", "tqdm", "espeakng_loader")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,13 +115,21 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
     return "\n".join(lines)
 
 
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use, where the system says so."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = parser().parse_args(arguments)
     try:
         for package in NEEDED:
             if find_spec(package) is None:
-                raise MissingDependencyError(package, "dev", "tools/synth_corpus.py")
+                name = package.replace("_", "-")
+                raise MissingDependencyError(name, "dev", "tools/synth_corpus.py")
         from tools.synth.build import build
         from tools.synth.layouts import LAYOUTS
         from tools.synth.plan import Request
@@ -137,9 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
             subsets=tuple(args.subsets) if args.subsets else None,
             test_other=args.test_other,
         )
-        jobs = args.jobs if args.jobs is not None else min(8, len(os.sched_getaffinity(0)))
+        jobs = args.jobs if args.jobs is not None else min(8, usable_cores())
         manifest, made = build(request, args.output, jobs, progress=not args.quiet)
-    except NasEncoderError as error:
+    except (NasEncoderError, OSError) as error:
         print(f"synth_corpus.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nas_encoder.errors import DataError
 from tools.synth.audio import SAMPLE_RATE, frame_count, record
-from tools.synth.espeak import Espeak, Voice
+from tools.synth.espeak import Espeak, SpeechError, Voice
 from tools.synth.layouts import LAYOUTS
 from tools.synth.layouts.base import NOTICE, Split, Utterance
 from tools.synth.plan import Plan, Request, make_plan
@@ -53,6 +55,8 @@ def build(
         DataError: The request cannot be met, or the folder holds something else.
         SpeechError: espeak-ng fails.
     """
+    if jobs < 1:
+        raise DataError("corpus arguments", [f"--jobs: must be at least 1, got {jobs}"])
     output = Path(os.path.abspath(output))
     layout = LAYOUTS[request.layout]
     plan = make_plan(request, layout)
@@ -113,6 +117,10 @@ def _spread(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
         pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_start)
         try:
             yield from pool.map(_speak_in_worker, tasks, chunksize=4)
+        except BrokenProcessPool as error:
+            raise SpeechError(
+                "a worker process died (out of memory?); the same command goes on from here"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

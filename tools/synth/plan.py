@@ -82,6 +82,8 @@ class Request:
             found.append(
                 f"--snr: -20 <= LO <= HI <= 80 must hold, got {self.snr[0]:g} {self.snr[1]:g}"
             )
+        if not 0 <= self.seed < 2**63:
+            found.append(f"--seed: must be between 0 and 2**63 - 1, got {self.seed}")
         if self.test_other < 0:
             found.append(f"--test-other: must not be negative, got {self.test_other}")
         return found
