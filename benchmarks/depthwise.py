@@ -1,0 +1,105 @@
+"""Our depthwise convolution against PyTorch's own, side by side in one process, on the CPU.
+
+For each shape: forward and backward (gradients of input and weight), the median of --repeats
+alternating measurements, and how many times faster ours is. ``--json`` prints one object.
+
+    python benchmarks/depthwise.py --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas_encoder.ops.depthwise import depthwise_conv2d
+from nas_encoder.provenance import environment
+
+# (B, C, T, F): cells of a small and of the paper's network, before and after the reductions.
+SHAPES = ((16, 8, 270, 20), (16, 16, 135, 10), (16, 32, 68, 5), (4, 24, 500, 40))
+GEOMETRIES = ((3, 1), (5, 1), (3, 2), (5, 2))  # kernel, dilation
+
+
+def native(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """PyTorch's own forward and backward."""
+    padding = dilation * (weight.size(2) // 2)
+    return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.size(1))
+
+
+def ours(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """This package's."""
+    return depthwise_conv2d(x, weight, 1, dilation)
+
+
+def seconds(
+    function: Callable[[Tensor, Tensor, int], Tensor], x: Tensor, weight: Tensor, dilation: int
+) -> float:
+    """Return the time of one forward and backward pass."""
+    began = time.perf_counter()
+    function(x, weight, dilation).sum().backward()
+    return time.perf_counter() - began
+
+
+def measure(
+    shape: tuple[int, int, int, int], kernel: int, dilation: int, channels_last: bool, repeats: int
+) -> dict[str, object]:
+    """Return the medians of both and their ratio."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)
+    times: dict[str, list[float]] = {"native": [], "ours": []}
+    for repeat in range(repeats + 1):
+        for name, function in (("native", native), ("ours", ours)):
+            taken = seconds(function, x, weight, dilation)
+            if repeat:  # the first is for warming up
+                times[name].append(taken)
+    medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    return {
+        "shape": list(shape),
+        "kernel": kernel,
+        "dilation": dilation,
+        "channels_last": channels_last,
+        "native_ms": round(medians["native"], 3),
+        "ours_ms": round(medians["ours"], 3),
+        "speedup": round(medians["native"] / medians["ours"], 2),
+    }
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    rows = [
+        measure(shape, kernel, dilation, channels_last, args.repeats)
+        for shape in SHAPES
+        for kernel, dilation in GEOMETRIES
+        for channels_last in (False, True)
+    ]
+    if args.json:
+        print(json.dumps({**environment(), "threads": args.threads, "rows": rows}))
+        return 0
+    print("  ".join(f"{key}: {value}" for key, value in environment().items()))
+    print(f"{'shape':<22}kernel dilation layout   native ms   ours ms  speed-up")
+    for row in rows:
+        layout = "NHWC" if row["channels_last"] else "NCHW"
+        print(
+            f"{row['shape']!s:<22}{row['kernel']:>6} {row['dilation']:>8} {layout:>6}"
+            f"{row['native_ms']:>12} {row['ours_ms']:>9} {row['speedup']:>9}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
