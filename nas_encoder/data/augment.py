@@ -9,7 +9,7 @@ import torch
 from lhotse.dataset import SpecAugment as LhotseSpecAugment
 from torch import Tensor
 
-from nas_encoder.data.seeding import seeded
+from nas_encoder.data.seeding import one_thread, seeded
 from nas_encoder.errors import ConfigError
 
 
@@ -91,7 +91,7 @@ class SpecAugment:
             (B, T, F); frames past an utterance's length are those of ``features``.
         """
         augmented = features.clone()
-        with seeded(seed), torch.no_grad():
+        with seeded(seed), one_thread(), torch.no_grad():
             for row, length in enumerate(lengths.tolist()):
                 if self._long_enough(length):
                     augmented[row, :length] = self._module(features[row : row + 1, :length])[0]

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from nas_encoder.data.audio import audio_source, check_header
 from nas_encoder.data.files import write_lines
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.seeding import derive_seed, seeded
+from nas_encoder.data.seeding import derive_seed, one_thread, seeded
 from nas_encoder.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -229,6 +229,12 @@ class FeatureExtractor:
             DataError: The audio cannot be read, is shorter or longer than the manifest says,
                 holds NaN or infinities, or is too short for one frame.
         """
+        with one_thread():
+            return self._extract(cut)
+
+    __call__ = extract
+
+    def _extract(self, cut: Any) -> Tensor:
         subject = f"utterance '{cut.id}'"
         expected = self.num_frames(cut)
         if expected < 1:
@@ -255,8 +261,6 @@ class FeatureExtractor:
         if not bool(torch.isfinite(features).all()):
             raise DataError(subject, ["its features are NaN or infinite"])
         return features
-
-    __call__ = extract
 
     def _audio(self, cut: Any, subject: str) -> Tensor:
         """Samples of the first channel, (1, N) float32."""

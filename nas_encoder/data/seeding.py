@@ -1,4 +1,4 @@
-"""Random numbers that depend on their purpose alone, not on what ran before."""
+"""Results that depend on their inputs alone: seeds, random streams, number of threads."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in this thread alone.
+
+    For work on one utterance: more threads would not make it faster, and their number
+    changes the last bits of sums, so that data loader workers (which have one) would differ
+    from the main process.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

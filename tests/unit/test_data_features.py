@@ -113,6 +113,21 @@ def test_dither_is_repeatable_per_utterance(cuts):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_the_number_of_threads_does_not_matter(tmp_path):
+    cut = next(iter(open_cuts(kaldi_dir(tmp_path, [6.0]))))
+    extractor = FeatureExtractor(FeatureConfig(normalization="utterance"))
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3, 4):
+            torch.set_num_threads(threads)
+            results.append(extractor.extract(cut))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
 def test_the_rate_of_the_data(tmp_path):
     eight = open_cuts(kaldi_dir(tmp_path / "8k", rate=8000, prefix="e"))
     config = FeatureConfig(sampling_rate=None, normalization="none")
