@@ -110,7 +110,6 @@ class GradientSearch:
         )
         self.position = Position()
         self.alive: Alive = self.strategy.first_alive()
-        self._batch_counts: dict[int, int] = {}
         self._saved = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
@@ -160,8 +159,7 @@ class GradientSearch:
         dropout = self.strategy.operation_dropout(stage, position.epoch)
         number = self._epoch_number(position.stage, position.epoch)
         self.streams.weights.set_epoch(number)
-        counts = [self._batches(position.stage, epoch) for epoch in range(stage.epochs)]
-        total, done = sum(counts), sum(counts[: position.epoch])
+        batches = self.streams.weights.num_batches(number)
         architecture_batches = self._architecture_batches() if moves else iter(())
         for batch in self.streams.weights.iterate(start=position.step):
             try:
@@ -172,7 +170,8 @@ class GradientSearch:
                     position.architecture_batches += 1
                     position.sums["arch_loss"] += loss
                     position.sums["arch_steps"] += 1
-                lr = cosine(self.config.weights, done + position.step, total)
+                progress = (position.epoch + position.step / batches) / stage.epochs
+                lr = cosine(self.config.weights, progress)
                 loss = self._on_device(steps.weight_step, batch, lr, dropout)
             except DivergedError as error:
                 self._save_diverged(error, batch)
@@ -296,13 +295,6 @@ class GradientSearch:
     def _epoch_number(self, stage: int, epoch: int) -> int:
         return sum(s.epochs for s in self.config.stages[:stage]) + epoch
 
-    def _batches(self, stage: int, epoch: int) -> int:
-        """Return the weight steps of an epoch; planning it again for each use would be slow."""
-        number = self._epoch_number(stage, epoch)
-        if number not in self._batch_counts:
-            self._batch_counts[number] = self.streams.weights.num_batches(number)
-        return self._batch_counts[number]
-
     def _architecture_batches(self) -> Iterator[Batch]:
         """Yield the architecture's batches from where it is, epoch after epoch of its own."""
         loader = self.streams.architecture
@@ -323,9 +315,10 @@ class GradientSearch:
 
     def _progress_bar(self) -> Any:
         total, done = 0.0, 0.0
+        # Epochs differ by a batch or two; planning all of them for a bar would take too long.
+        batches = self.streams.weights.num_batches(0)
         for index, stage in enumerate(self.config.stages):
             for epoch in range(stage.epochs):
-                batches = self._batches(index, epoch)
                 cost = self._cost(stage, self.strategy.moves_architecture(stage, epoch))
                 total += batches * cost
                 position = (self.position.stage, self.position.epoch)

@@ -52,9 +52,14 @@ def architecture_optimizer(
     )
 
 
-def cosine(config: WeightsConfig, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a cosine from ``lr`` to ``min_lr``, no restart."""
-    share = 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+def cosine(config: WeightsConfig, progress: float) -> float:
+    """Return the learning rate: a cosine from ``lr`` to ``min_lr`` without restart.
+
+    Args:
+        config: The rates.
+        progress: Part of the stage that is done, from 0 to 1.
+    """
+    share = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + (config.lr - config.min_lr) * share
 
 
