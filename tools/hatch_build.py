@@ -1,11 +1,16 @@
-"""Build hook: an editable install ships the .pth file alone.
+"""Build hook: ships the .pth file that registers the encoders, in wheels and editable installs.
 
-Hatchling's static ``force-include`` would copy ``conf/`` into site-packages as well, where
-the copies would grow stale beside the checkout that is actually used.
+It does what hatchling's static ``force-include`` cannot: that one *moves* a file, and this one
+must also stay inside the package, from where ``nas-encoder enable`` copies it; and that one
+would copy ``conf/`` into editable installs too, where the copies would grow stale beside the
+checkout that is actually used.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -13,15 +18,23 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PTH = "nas_encoder_autoload.pth"
 
 
-class EditableHook(BuildHookInterface[Any]):
-    """Limits what is force-included into an editable wheel."""
+class AutoloadHook(BuildHookInterface[Any]):
+    """Puts the .pth file into site-packages itself."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Choose the files of an editable build; leave a standard build as configured.
+        """Add the file to what is about to be built.
 
         Args:
             version: Kind of build: ``"standard"`` or ``"editable"``.
-            build_data: What hatchling is about to build, changed in place.
+            build_data: Changed in place; ``force_include_editable``, where it is not empty,
+                is all that an editable install gets beside the path to the checkout.
         """
-        if version == "editable":
-            build_data["force_include_editable"] = {f"nas_encoder/{PTH}": PTH}
+        # Hatchling leaves a forced file out of its own place only if it lies in the checkout.
+        self._folder = tempfile.TemporaryDirectory()
+        copy = shutil.copy(Path(self.root) / "nas_encoder" / PTH, self._folder.name)
+        kind = "force_include_editable" if version == "editable" else "force_include"
+        build_data[kind][copy] = PTH
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Delete the copy."""
+        self._folder.cleanup()
