@@ -223,6 +223,11 @@ class SearchConfig:
             problems.mapping(limits, "regularization.at_most", (), names) or {}
         ).items():
             problems.integer(count, f"regularization.at_most.{operation}", 0, 8)
+        if known and isinstance(limits, Mapping) and not set(known) - {"none", *limits}:
+            problems.add(
+                "regularization.at_most",
+                "must leave an operation without limit, so that a genotype can always be derived",
+            )
         _bounds(
             self.batch,
             "batch",

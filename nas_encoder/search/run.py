@@ -20,6 +20,7 @@ from nas_encoder.data import (
     split_half,
     texts,
 )
+from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.provenance import environment
 from nas_encoder.search.config import TOKEN_KINDS, SearchConfig
@@ -69,8 +70,8 @@ def run_search(
         **environment(),
     }
     folder.begin(config.to_dict(), run, resume)
-    streams = _open_streams(config, train, valid, seed, folder)
     state = folder.load_checkpoint() if resume else None
+    streams = _open_streams(config, train, valid, seed, folder, resumed=state is not None)
     recorder = _Recorder(folder, config, {**run, **folder.run()}, state)
     search = GradientSearch(config, streams, seed, folder, recorder)
     architecture = search.run(state)
@@ -83,7 +84,12 @@ def run_search(
 
 
 def _open_streams(
-    config: SearchConfig, train: str | Path, valid: str | Path | None, seed: int, folder: RunFolder
+    config: SearchConfig,
+    train: str | Path,
+    valid: str | Path | None,
+    seed: int,
+    folder: RunFolder,
+    resumed: bool,
 ) -> Streams:
     train_cuts = open_cuts(train)
     if config.tokens in TOKEN_KINDS:
@@ -109,6 +115,8 @@ def _open_streams(
         seed=seed,
     )
     logger.info("%s", report)
+    if resumed:
+        _require_same_data(folder, tokens, features)
     tokens.save(folder.path / "tokens.txt")
     features.save(folder.path / "features.json")
 
@@ -140,6 +148,17 @@ def _open_streams(
         ),
         vocabulary=len(tokens),
     )
+
+
+def _require_same_data(folder: RunFolder, tokens: TokenSet, features: FeatureExtractor) -> None:
+    """Compare what the training data gave when the run began with what they give now."""
+    problems = []
+    if TokenSet.load(folder.path / "tokens.txt", kind=tokens.kind).tokens != tokens.tokens:
+        problems.append("the tokens of the training data are others than when the run began")
+    if FeatureExtractor.load(folder.path / "features.json").cmvn != features.cmvn:
+        problems.append("the training audio is other than when the run began")
+    if problems:
+        raise CheckpointError(f"cannot resume {folder.path}", problems)
 
 
 def _sample(cuts: Iterable[Any], count: int, seed: int) -> CutSet:

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -63,12 +64,16 @@ class RunFolder:
                 was begun with another configuration, seed or data.
         """
         begun = self.path / "run.yaml"
-        if begun.exists() and not resume:
+        # A run that failed before its first checkpoint (bad data) left nothing to keep.
+        kept = any(
+            (self.path / name).exists() for name in (CHECKPOINT, "metrics.jsonl", "genotype.yaml")
+        )
+        if kept and not resume:
             raise CheckpointError(
                 f"run folder {self.path}",
                 ["holds a run already; add --resume to go on with it, or choose another --output"],
             )
-        if begun.exists():
+        if kept:
             self._require_same(config, run)
             return
         write_yaml(self.path / "config.yaml", dict(config), CheckpointError)
@@ -104,7 +109,7 @@ class RunFolder:
         """
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        write_atomically(self.checkpoint, buffer.getvalue(), CheckpointError)
+        write_atomically(self.checkpoint, _seal(buffer.getvalue()), CheckpointError)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read the state of the run; None where it has none yet.
@@ -115,12 +120,17 @@ class RunFolder:
         if not self.checkpoint.exists():
             return None
         try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            data = self.checkpoint.read_bytes()
+            if not _is_whole(data):
+                raise CheckpointError(
+                    str(self.checkpoint), ["is damaged, or no checkpoint of a search"]
+                )
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 str(self.checkpoint), [f"cannot be read: {' '.join(str(error).split())[:200]}"]
             ) from error
-        if not isinstance(state, dict):
+        if not isinstance(state, dict) or "position" not in state:
             raise CheckpointError(str(self.checkpoint), ["is no checkpoint of a search"])
         return state
 
@@ -155,6 +165,21 @@ class RunFolder:
     def save_result(self, genotype: Genotype) -> None:
         """Write the result."""
         write_yaml(self.path / "genotype.yaml", genotype.to_dict(), CheckpointError)
+
+
+def _seal(data: bytes) -> bytes:
+    """Add a checksum to a torch file, as the comment of the zip archive that it is.
+
+    torch.load does not notice a flipped bit in a tensor; a search would go on from it.
+    """
+    size = hashlib.sha256().digest_size * 2
+    sealed = data[:-2] + size.to_bytes(2, "little")
+    return sealed + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def _is_whole(data: bytes) -> bool:
+    size = hashlib.sha256().digest_size * 2
+    return data[-size:] == hashlib.sha256(data[:-size]).hexdigest().encode()
 
 
 _IDENTITY = frozenset({"run.seed", "run.train", "run.valid"})

@@ -25,8 +25,14 @@ def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -
     """
     path = find_config(name_or_path, "search")
     document = read_yaml(path, ConfigError)
+    problems: list[str] = []
     for setting in settings:
-        _apply_setting(document, setting)
+        try:
+            _apply_setting(document, setting)
+        except ConfigError as error:
+            problems += [f"{error.subject}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError("command line", problems)
     return SearchConfig.from_dict(document, str(path))
 
 
@@ -59,6 +65,6 @@ def _place(place: Any, step: str, key: str) -> int | str:
         return step
     if not isinstance(place, list):
         raise ConfigError(f"--set {key}", [f"{step!r}: its parent is no mapping and no list"])
-    if not step.isdigit() or int(step) >= len(place):
+    if not step.isdecimal() or int(step) >= len(place):
         raise ConfigError(f"--set {key}", [f"{step!r} must be an index in 0..{len(place) - 1}"])
     return int(step)

@@ -1,0 +1,231 @@
+"""The run folder: two runs never mix, a checkpoint is whole or absent, damage is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas_encoder.errors import CheckpointError
+from nas_encoder.genotype.io import read_yaml
+from nas_encoder.search.config import SearchConfig
+from nas_encoder.search.runfolder import RunFolder
+
+CONFIG = SearchConfig().to_dict()
+RUN: dict[str, Any] = {"seed": 1, "train": "a", "valid": None, "machine": "m", "commit": "c"}
+STATE: dict[str, Any] = {
+    "position": {"stage": 0, "epoch": 1},
+    "network": {"weight": torch.arange(2000.0)},
+    "random": {"cpu": torch.get_rng_state()},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A folder in which a run has reached its first checkpoint."""
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(CONFIG, RUN, resume=False)
+    folder.save_checkpoint(STATE)
+    return folder
+
+
+def test_begin_records_what_is_run(folder: RunFolder) -> None:
+    assert SearchConfig.from_dict(read_yaml(folder.path / "config.yaml")) == SearchConfig()
+    assert folder.run() == RUN
+    assert (folder.path / "genotypes").is_dir()
+
+
+@pytest.mark.parametrize("trace", ["last.ckpt", "metrics.jsonl", "genotype.yaml"])
+def test_a_folder_with_a_run_is_refused(tmp_path: Path, trace: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(CONFIG, RUN, resume=False)
+    (tmp_path / trace).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="holds a run already; add --resume"):
+        folder.begin(CONFIG, RUN, resume=False)
+    folder.begin(CONFIG, RUN, resume=True)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_begun_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(CONFIG, RUN, resume=False)
+    folder.begin(CONFIG, RUN | {"seed": 2}, resume=False)
+    assert folder.run()["seed"] == 2
+
+
+def test_resume_begins_where_there_is_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new")
+    folder.begin(CONFIG, RUN, resume=True)
+    assert folder.run() == RUN
+    assert folder.load_checkpoint() is None
+    assert folder.rows() == []
+
+
+def test_resume_names_everything_that_differs(folder: RunFolder) -> None:
+    changed = SearchConfig.from_dict(
+        {"weights": {"lr": 0.5}, "stages": [{}, {"operations": 5}], "augment": {}}
+    ).to_dict()
+    with pytest.raises(CheckpointError) as caught:
+        folder.begin(changed, RUN | {"seed": 2, "train": "b", "valid": "v"}, resume=True)
+    text = "\n".join(caught.value.problems)
+    assert "weights.lr: was 0.01 when the run began, now 0.5" in text
+    assert "run.seed: was 1 when the run began, now 2" in text
+    assert "run.train: was 'a' when the run began, now 'b'" in text
+    assert "run.valid: was None when the run began, now 'v'" in text
+    assert "stages.1.operations: was None when the run began, now 5" in text
+    assert "augment.p" in text
+
+
+def test_resume_may_change_machine_and_commit(folder: RunFolder) -> None:
+    folder.begin(CONFIG, RUN | {"machine": "other", "commit": "d", "began": "now"}, resume=True)
+    assert folder.run() == RUN  # the record stays that of the beginning
+
+
+def test_a_checkpoint_comes_back(folder: RunFolder) -> None:
+    state = folder.load_checkpoint()
+    assert state is not None and state["position"] == STATE["position"]
+    assert torch.equal(state["network"]["weight"], STATE["network"]["weight"])
+    # It is a torch file like any other.
+    assert torch.load(folder.checkpoint, weights_only=True).keys() == STATE.keys()
+
+
+def damages() -> dict[str, Callable[[bytes], bytes]]:
+    rng = random.Random(0)
+    found: dict[str, Callable[[bytes], bytes]] = {
+        "empty": lambda data: b"",
+        "text": lambda data: b"hello world",
+        "zeros": lambda data: bytes(len(data)),
+        "longer": lambda data: data + b"x",
+        "pickle": lambda data: b"\x80\x04N.",
+    }
+    for share in (0.1, 0.5, 0.9, 0.999):
+        found[f"cut at {share}"] = lambda data, share=share: data[: int(share * len(data))]
+    for number in range(40):
+        place, bit = rng.random(), 1 << rng.randrange(8)
+
+        def flip(data: bytes, place: float = place, bit: int = bit) -> bytes:
+            changed = bytearray(data)
+            changed[int(place * len(data))] ^= bit
+            return bytes(changed)
+
+        found[f"bit {number}"] = flip
+    return found
+
+
+def test_a_damaged_checkpoint_is_told(folder: RunFolder) -> None:
+    whole = folder.checkpoint.read_bytes()
+    for name, damage in damages().items():
+        folder.checkpoint.write_bytes(damage(whole))
+        with pytest.raises(CheckpointError, match=r"last\.ckpt") as caught:
+            folder.load_checkpoint()
+        assert "damaged" in str(caught.value) or "cannot be read" in str(caught.value), name
+
+
+def test_a_foreign_checkpoint_is_told(folder: RunFolder, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, folder.checkpoint)
+    with pytest.raises(CheckpointError, match="no checkpoint of a search"):
+        folder.load_checkpoint()
+    folder.save_checkpoint({"something": 1})
+    with pytest.raises(CheckpointError, match="no checkpoint of a search"):
+        folder.load_checkpoint()
+
+
+def test_a_checkpoint_that_runs_code_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "was_here"),)
+
+    folder.save_checkpoint({"position": Evil()})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        folder.load_checkpoint()
+    assert not (tmp_path / "was_here").exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(CheckpointError, match="cannot be written: No space left on device"):
+        folder.save_checkpoint(STATE | {"position": {"stage": 2}})
+    with pytest.raises(CheckpointError, match="No space left"):
+        folder.write_rows([{"stage": 1}])
+    monkeypatch.undo()
+    after = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    assert after == before  # nor is a temporary file left
+    state = folder.load_checkpoint()
+    assert state is not None and state["position"] == STATE["position"]
+
+
+def test_a_kill_while_writing_leaves_the_last_good_checkpoint(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Like a signal, nothing that the code handles."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(Killed):
+        folder.save_checkpoint(STATE | {"position": {"stage": 2}})
+    monkeypatch.undo()
+    state = RunFolder(folder.path).load_checkpoint()
+    assert state is not None and state["position"] == STATE["position"]
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(CheckpointError, match=r"run folder .*file.*: cannot be made"):
+            RunFolder(path)
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    """As good as a folder that may not be written to, and true for root as well."""
+    folder = RunFolder(tmp_path)
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be written"):
+        folder.begin(CONFIG, RUN, resume=False)
+
+
+def test_damaged_records_are_told(folder: RunFolder) -> None:
+    (folder.path / "run.yaml").write_text("- no mapping")
+    with pytest.raises(CheckpointError, match=r"run\.yaml: must be a mapping"):
+        folder.begin(CONFIG, RUN, resume=True)
+    (folder.path / "run.yaml").write_text("seed: [")
+    with pytest.raises(CheckpointError, match=r"run\.yaml: is not valid YAML"):
+        folder.begin(CONFIG, RUN, resume=True)
+    (folder.path / "run.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"run\.yaml: cannot be read"):
+        folder.begin(CONFIG, RUN, resume=True)
+
+
+def test_a_line_that_a_kill_cut_off_is_dropped(folder: RunFolder) -> None:
+    rows = [{"stage": 1, "epoch": epoch} for epoch in (1, 2, 3)]
+    folder.write_rows(rows)
+    path = folder.path / "metrics.jsonl"
+    text = path.read_text()
+    for cut in range(1, len(json.dumps(rows[2])) + 1):
+        path.write_text(text[:-cut])
+        assert folder.rows() in (rows, rows[:2])
+    path.write_text(text[:-8])
+    assert folder.rows() == rows[:2]
+
+
+def test_a_damaged_line_in_the_middle_is_told(folder: RunFolder) -> None:
+    path = folder.path / "metrics.jsonl"
+    path.write_text('{"stage": 1}\n{"stage": \n{"stage": 2}\n')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2"):
+        folder.rows()
