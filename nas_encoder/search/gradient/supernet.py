@@ -20,11 +20,72 @@ from nas_encoder.network.inputs import check_inputs
 from nas_encoder.network.stem import Stem
 from nas_encoder.ops.masking import strided
 from nas_encoder.search.gradient.choices import Alive, edge_list
-from nas_encoder.search.gradient.mixed import MixedOperation
+from nas_encoder.search.gradient.merged import MERGED, Source
+
+
+class SourceEdges(nn.Module):
+    """All edges of a cell that leave one state, with the operations that are alive on them.
+
+    Args:
+        alive: For each of the m edges the names of its operations, in the order of its weights.
+        rows: For each edge its row in the weights (E, n) of the cell.
+        channels: C.
+        stride: 1 or 2.
+        regularized: Operations behind which dropout stands.
+    """
+
+    def __init__(
+        self,
+        alive: Sequence[Sequence[str]],
+        rows: Sequence[int],
+        channels: int,
+        stride: int,
+        regularized: Container[str],
+    ) -> None:
+        super().__init__()
+        self.alive = [tuple(names) for names in alive]
+        self.names = [op for op in MERGED if any(op in names for names in alive)]
+        self.dropped = [op in regularized for op in self.names]
+        self.users = [[e for e, names in enumerate(alive) if op in names] for op in self.names]
+        self.operations = nn.ModuleList(
+            MERGED[op](channels, len(users), stride)
+            for op, users in zip(self.names, self.users, strict=True)
+        )
+        for index, (op, users) in enumerate(zip(self.names, self.users, strict=True)):
+            places = [[rows[e] for e in users], [self.alive[e].index(op) for e in users]]
+            # Which weights are the operation's; part of the choices, not of the state.
+            self.register_buffer(f"places{index}", torch.tensor(places), persistent=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
+    ) -> list[Tensor | None]:
+        """Return for each edge sum_o w_o o(x), or None where nothing but ``none`` is alive."""
+        source = Source(x, F.relu(x), mask)
+        together: Tensor | None = None
+        parts: list[list[Tensor]] = [[] for _ in self.alive]
+        for index, operation in enumerate(self.operations):
+            rows, columns = getattr(self, f"places{index}")
+            value = operation(source, weights[rows, columns])
+            if self.dropped[index] and dropout > 0:
+                value = F.dropout(value, dropout, self.training)
+            users = self.users[index]
+            if len(users) == len(self.alive):
+                together = value if together is None else together + value
+            else:
+                for edge, part in zip(users, value.chunk(len(users), dim=1), strict=True):
+                    parts[edge].append(part)
+        if together is not None:
+            for edge, part in enumerate(together.chunk(len(self.alive), dim=1)):
+                parts[edge].append(part)
+        return [_total(values) for values in parts]
 
 
 class SupernetCell(nn.Module):
-    """A cell with every edge of the space (Liu et al. 2019, section 2.1)."""
+    """A cell with every edge of the space (Liu et al. 2019, section 2.1 and equation 2).
+
+    Batch norms have no scale and shift, and one follows each pooling, as in DARTS: otherwise an
+    operation could raise its share by its scale. ``none`` adds nothing and is not computed.
+    """
 
     def __init__(
         self,
@@ -41,12 +102,21 @@ class SupernetCell(nn.Module):
         self.stride = 2 if reduction else 1
         self.preprocess0 = build_preprocess(input_channels[0], channels, halve_first, affine=False)
         self.preprocess1 = build_preprocess(input_channels[1], channels, False, affine=False)
-        self.heads = edge_list(nodes)
-        self.edges = nn.ModuleList(
-            MixedOperation(
-                names, channels, self.stride if source < INPUT_STATES else 1, regularized
+        edges = edge_list(nodes)
+        self.rows = [
+            [row for row, (_, source) in enumerate(edges) if source == state]
+            for state in range(INPUT_STATES + nodes - 1)
+        ]
+        self.heads = [[edges[row][0] for row in rows] for rows in self.rows]
+        self.sources = nn.ModuleList(
+            SourceEdges(
+                [alive[row] for row in rows],
+                rows,
+                channels,
+                self.stride if state < INPUT_STATES else 1,
+                regularized,
             )
-            for names, (_, source) in zip(alive, self.heads, strict=True)
+            for state, rows in enumerate(self.rows)
         )
 
     def forward(self, first: State, second: State, weights: Tensor, dropout: float) -> State:
@@ -57,19 +127,46 @@ class SupernetCell(nn.Module):
             self.preprocess0(first.value, first.mask),
             self.preprocess1(second.value, second.mask),
         ]
-        rows = weights.unbind(0)
-        for node in range(self.nodes):
-            total: Tensor | None = None
-            for (head, source), edge, row in zip(self.heads, self.edges, rows, strict=True):
-                if head != node:
-                    continue
-                value = edge(states[source], mask if source < INPUT_STATES else inner, row, dropout)
+        incoming: list[list[Tensor]] = [[] for _ in range(self.nodes)]
+        for state, (source, heads) in enumerate(zip(self.sources, self.heads, strict=True)):
+            if state >= INPUT_STATES:
+                states.append(self._node(incoming[state - INPUT_STATES], states[0]))
+            own = mask if state < INPUT_STATES else inner
+            for head, value in zip(
+                heads, source(states[state], own, weights, dropout), strict=True
+            ):
                 if value is not None:
-                    total = value if total is None else total + value
-            if total is None:  # nothing but 'none' is alive on this node's edges
-                total = torch.zeros_like(states[0][:, :, :: self.stride, :: self.stride])
-            states.append(total)
+                    incoming[head].append(value)
+        states.append(self._node(incoming[-1], states[0]))
         return State(torch.cat(states[INPUT_STATES:], dim=1), inner)
+
+    def _node(self, incoming: list[Tensor], like: Tensor) -> Tensor:
+        total = _total(incoming)
+        if total is None:  # nothing but 'none' is alive on this node's edges
+            return torch.zeros_like(like[:, :, :: self.stride, :: self.stride])
+        return total
+
+    def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
+        """Return, for each operation that is alive on an edge, views of its kernels."""
+        for rows, source in zip(self.rows, self.sources, strict=True):
+            if row in rows:
+                assert isinstance(source, SourceEdges)
+                edge = rows.index(row)
+                return {
+                    op: operation.kernels(users.index(edge))  # type: ignore[operator]
+                    for op, users, operation in zip(
+                        source.names, source.users, source.operations, strict=True
+                    )
+                    if edge in users
+                }
+        raise IndexError(f"a cell has {sum(map(len, self.rows))} edges, got edge {row}")
+
+
+def _total(values: Sequence[Tensor]) -> Tensor | None:
+    total: Tensor | None = None
+    for value in values:
+        total = value if total is None else total + value
+    return total
 
 
 class Supernet(nn.Module):
@@ -140,8 +237,9 @@ class Supernet(nn.Module):
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             before, previous = previous, cell(before, previous, weights[kind], dropout)
         hidden = self.head(previous)  # (B, T', D)
+        logits: Tensor = self.classifier(hidden)  # (B, T', V)
         factor = self.subsampling_factor
         return (
-            F.log_softmax(self.classifier(hidden).float(), dim=-1),
+            F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)),
             torch.div(lengths + factor - 1, factor, rounding_mode="floor"),
         )

@@ -1,0 +1,139 @@
+"""A plain supernet of the 2-D cell spaces: one utterance at a time, every edge by itself.
+
+The reference for parity tests and for the speed of the real one: Liu, Simonyan, Yang 2019 (DARTS,
+arXiv 1806.09055), equation 2, as it stands there. Each edge computes each of its operations on
+its own, ``none`` included, and adds them weighted; nothing is masked, merged or left out. Batch
+norms behind operations scale and shift by 1 and 0, and one follows each pooling.
+
+Shapes: B batch (1), C channels, T frames, F frequency bins, E edges, n operations on an edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from parity.plain_darts import FactorizedReduce, build_op, regression_deltas, relu_conv_bn
+from torch import Tensor, nn
+
+Edges = Sequence[Sequence[str]]  # the operations' names of each edge
+
+
+class Nothing(nn.Module):
+    """The operation ``none``."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.0 * x[:, :, :: self.stride, :: self.stride]
+
+
+def candidate(name: str, channels: int, stride: int) -> nn.Module:
+    """Return one operation of a supernet."""
+    if name == "none":
+        return Nothing(stride)
+    operation = build_op(name, channels, stride)
+    if "pool" in name:
+        return nn.Sequential(operation, nn.BatchNorm2d(channels))
+    return operation
+
+
+class PlainSupernetCell(nn.Module):
+    """A cell in which each node sums over all earlier states, as in figure 1 of the paper."""
+
+    def __init__(
+        self,
+        edges: Edges,
+        nodes: int,
+        c_prev_prev: int,
+        c_prev: int,
+        channels: int,
+        reduction: bool,
+        reduction_prev: bool,
+    ) -> None:
+        super().__init__()
+        first = FactorizedReduce if reduction_prev else relu_conv_bn
+        self.pre0: nn.Module = first(c_prev_prev, channels)
+        self.pre1 = relu_conv_bn(c_prev, channels)
+        self.count = nodes
+        self.edges = nn.ModuleList()
+        for node in range(nodes):
+            for source in range(2 + node):
+                names = edges[len(self.edges)]
+                stride = 2 if reduction and source < 2 else 1
+                self.edges.append(
+                    nn.ModuleList(candidate(name, channels, stride) for name in names)
+                )
+
+    def forward(self, before: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
+        states = [self.pre0(before), self.pre1(previous)]
+        offset = 0
+        for _ in range(self.count):
+            mixed = []
+            for source, state in enumerate(states):
+                edge, row = self.edges[offset + source], weights[offset + source]
+                mixed.append(sum(w * op(state) for w, op in zip(row, edge, strict=True)))
+            offset += len(states)
+            states.append(sum(mixed))
+        return torch.cat(states[2:], dim=1)
+
+
+class PlainSupernet(nn.Module):
+    """Deltas, stem, supernet cells, fully connected layer, log-probabilities of the tokens.
+
+    Args:
+        alive: ``{"normal": edges, "reduction": edges}``.
+        nodes: Intermediate nodes of a cell.
+        input_size: Frequency bins (F).
+        channels: Channels of the first cells (C).
+        layers: Number of cells (L).
+        output_size: Width of the fully connected layer.
+        vocabulary: Tokens (V).
+        stem_stride: (time, frequency).
+    """
+
+    def __init__(
+        self,
+        alive: Mapping[str, Edges],
+        nodes: int,
+        input_size: int,
+        channels: int,
+        layers: int,
+        output_size: int,
+        vocabulary: int,
+        stem_stride: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        stem = 3 * channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem, 3, stride=stem_stride, padding=1, bias=False), nn.BatchNorm2d(stem)
+        )
+        self.kinds = ["normal"] * layers
+        self.kinds[layers // 3] = self.kinds[2 * layers // 3] = "reduction"
+        self.cells = nn.ModuleList()
+        c_prev_prev = c_prev = stem
+        width, bins, reduction_prev = channels, -(-input_size // stem_stride[1]), False
+        for kind in self.kinds:
+            reduction = kind == "reduction"
+            if reduction:
+                width, bins = 2 * width, -(-bins // 2)
+            self.cells.append(
+                PlainSupernetCell(
+                    alive[kind], nodes, c_prev_prev, c_prev, width, reduction, reduction_prev
+                )
+            )
+            c_prev_prev, c_prev, reduction_prev = c_prev, nodes * width, reduction
+        self.head = nn.Linear(c_prev * bins, output_size)
+        self.classifier = nn.Linear(output_size, vocabulary)
+
+    def forward(self, frames: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Map one utterance (T, F) and weights (E, n) by kind to (ceil(T / S), V)."""
+        deltas = regression_deltas(frames)
+        planes = torch.stack([frames, deltas, regression_deltas(deltas)])
+        s0 = s1 = self.stem(planes.unsqueeze(0))
+        for kind, cell in zip(self.kinds, self.cells, strict=True):
+            s0, s1 = s1, cell(s0, s1, weights[kind])
+        y = torch.relu(self.head(s1[0].transpose(0, 1).flatten(1)))
+        return torch.log_softmax(self.classifier(y), dim=-1)

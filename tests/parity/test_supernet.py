@@ -1,0 +1,293 @@
+"""The supernet against plain references in float64, and what padding and one-hot weights do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from parity.plain_darts import PlainNetwork
+from parity.plain_supernet import PlainSupernet
+from torch import Tensor, nn
+
+from nas_encoder.genotype import Cell
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.search.gradient.choices import KINDS, Alive, all_alive, edge_list
+from nas_encoder.search.gradient.supernet import Supernet
+from nas_encoder.spaces import get_space, list_spaces
+
+NODES = 4
+EDGES = edge_list(NODES)
+VOCABULARY = 6
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def pruned(space: str, keep: int, seed: int = 0) -> Alive:
+    """Return random choices of ``keep`` operations on each edge, as after pruning."""
+    operations = get_space(space).operations
+    rng = random.Random(seed)
+    return {
+        kind: tuple(
+            tuple(sorted(rng.sample(operations, keep), key=operations.index)) for _ in EDGES
+        )
+        for kind in KINDS
+    }
+
+
+def random_weights(alive: Alive, seed: int = 0) -> Weights:
+    """Return softmax weights (E, n) far from uniform, of leaves that take a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        kind: torch.randn(len(EDGES), len(alive[kind][0]), generator=generator)
+        .softmax(-1)
+        .requires_grad_()
+        for kind in KINDS
+    }
+
+
+def build(alive: Alive, config: EncoderConfig, seed: int = 0) -> Supernet:
+    torch.manual_seed(seed)
+    network = Supernet(alive, config, NODES, VOCABULARY)
+    # Affine parameters of the stem away from 1 and 0, so that forgetting them would show.
+    for module in network.stem.modules():
+        if getattr(module, "weight", None) is not None and module.weight.dim() == 1:
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return network
+
+
+def copy_kernels(source: nn.Module, target: nn.Module) -> None:
+    """Copy convolutions' and linear layers' parameters, in the order in which they apply."""
+    ours = [p for p in source.parameters() if p.dim() == 4]
+    theirs = [p for p in target.parameters() if p.dim() == 4]
+    for mine, other in zip(ours, theirs, strict=True):
+        other.data.copy_(mine.data.reshape(other.shape))
+
+
+def copy_supernet(network: Supernet, plain: PlainSupernet) -> None:
+    """Give the plain supernet the weights of the real one."""
+    plain.stem[0].weight.data.copy_(network.stem.conv.weight.data)
+    plain.stem[1].load_state_dict(network.stem.norm.state_dict())
+    for cell, other in zip(network.cells, plain.cells, strict=True):
+        copy_kernels(cell.preprocess0, other.pre0)
+        copy_kernels(cell.preprocess1, other.pre1)
+        for edge, operations in zip(cell.edges, other.edges, strict=True):
+            kernels = iter(edge.operations)
+            for operation in operations:
+                if type(operation).__name__ != "Nothing":
+                    copy_kernels(next(kernels), operation)
+            assert next(kernels, None) is None
+    plain.head.load_state_dict(network.head.layers[0].state_dict())
+    plain.classifier.load_state_dict(network.classifier.state_dict())
+
+
+def plain_of(network: Supernet, alive: Alive, config: EncoderConfig) -> PlainSupernet:
+    plain = PlainSupernet(
+        alive,
+        NODES,
+        config.input_size,
+        config.channels,
+        config.layers,
+        config.output_size,
+        VOCABULARY,
+        config.stem_stride,
+    )
+    copy_supernet(network, plain)
+    return plain
+
+
+def choices(space: str, keep: int | None) -> Alive:
+    return all_alive(get_space(space)) if keep is None else pruned(space, keep)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("space", "keep", "layers", "frames", "stride"),
+    [
+        ("asr_revised", None, 3, 17, (1, 1)),
+        ("darts", None, 3, 14, (1, 2)),
+        ("darts", 3, 5, 13, (2, 1)),
+        ("asr_revised", 2, 6, 16, (1, 1)),
+    ],
+)
+def test_the_sum_over_operations_and_its_gradients(
+    space: str, keep: int | None, layers: int, frames: int, stride: tuple[int, int], training: bool
+) -> None:
+    alive = choices(space, keep)
+    config = EncoderConfig(9, 2, layers, 5, stem_stride=stride)
+    network = build(alive, config)
+    plain = plain_of(network, alive, config)
+    network.train(training)
+    plain.train(training)
+    x = torch.randn(frames, 9)
+    weights, other = random_weights(alive), random_weights(alive)
+    probe = torch.randn(-(-frames // config.subsampling_factor), VOCABULARY)
+
+    ours, lengths = network(x[None], torch.tensor([frames]), weights)
+    theirs = plain(x, other)
+    assert lengths.tolist() == [len(theirs)]
+    torch.testing.assert_close(ours[0], theirs, **TOLERANCE)
+
+    (ours[0] * probe).sum().backward()
+    (theirs * probe).sum().backward()
+    for kind in KINDS:
+        assert float(other[kind].grad.abs().max()) > 1e-6
+        torch.testing.assert_close(weights[kind].grad, other[kind].grad, **TOLERANCE)
+    torch.testing.assert_close(
+        network.stem.conv.weight.grad, plain.stem[0].weight.grad, **TOLERANCE
+    )
+    torch.testing.assert_close(
+        network.classifier.weight.grad, plain.classifier.weight.grad, **TOLERANCE
+    )
+
+
+def one_hot(alive: Alive, cells: dict[str, Cell]) -> Weights:
+    """Return weights that are 1 on a genotype's operations and on 'none' of all other edges."""
+    weights = {}
+    for kind in KINDS:
+        rows = torch.zeros(len(EDGES), len(alive[kind][0]))
+        chosen = {(n, e.source): e.op for n, edges in enumerate(cells[kind].nodes) for e in edges}
+        for row, place in enumerate(EDGES):
+            rows[row, alive[kind][row].index(chosen.get(place, "none"))] = 1.0
+        weights[kind] = rows
+    return weights
+
+
+def without_pooling(space: str) -> dict[str, Cell]:
+    """Draw cells of operations that a supernet and an evaluation network build alike."""
+    rng = random.Random(3)
+    drawn = iter(lambda: get_space(space).sample(rng).architecture, None)
+    cells: dict[str, Cell] = {}
+    for architecture in drawn:
+        for kind in KINDS:
+            cell: Cell = getattr(architecture, kind)
+            if not any("pool" in edge.op for edge in cell.edges):
+                cells.setdefault(kind, cell)
+        if len(cells) == len(KINDS):
+            return cells
+    raise AssertionError
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("space", list_spaces())
+def test_one_hot_weights_give_the_genotypes_network(space: str, training: bool) -> None:
+    alive, cells = all_alive(get_space(space)), without_pooling(space)
+    config = EncoderConfig(8, 2, 4, 5)
+    network = build(alive, config)
+    genotype = {kind: cell.to_dict() for kind, cell in cells.items()}
+    plain = PlainNetwork(genotype, 8, 2, 4, 5)
+    plain.stem[0].weight.data.copy_(network.stem.conv.weight.data)
+    plain.stem[1].load_state_dict(network.stem.norm.state_dict())
+    plain.head.load_state_dict(network.head.layers[0].state_dict())
+    for number, (kind, cell, other) in enumerate(
+        zip(network.kinds, network.cells, plain.cells, strict=True)
+    ):
+        if number not in plain.needed:
+            continue
+        if other.pre0 is not None:
+            copy_kernels(cell.preprocess0, other.pre0)
+        if other.pre1 is not None:
+            copy_kernels(cell.preprocess1, other.pre1)
+        for node, (edges, operations) in enumerate(zip(cells[kind].nodes, other.ops, strict=True)):
+            for edge, operation in zip(edges, operations, strict=True):
+                row = EDGES.index((node, edge.source))
+                place = alive[kind][row].index(edge.op)
+                mixed = cell.edges[row]
+                copy_kernels(mixed.operations[mixed.places.index(place)], operation)
+    network.train(training)
+    plain.train(training)
+    x = torch.randn(19, 8)
+    ours, _ = network(x[None], torch.tensor([19]), one_hot(alive, cells))
+    theirs = torch.log_softmax(network.classifier(plain(x)), dim=-1)
+    torch.testing.assert_close(ours[0], theirs, **TOLERANCE)
+
+
+def run(network: Supernet, x: Tensor, lengths: Tensor, alive: Alive) -> tuple[Tensor, Weights]:
+    weights = random_weights(alive)
+    network.zero_grad()
+    y, out = network(x, lengths, weights)
+    valid = torch.arange(y.size(1)) < out[:, None]
+    generator = torch.Generator().manual_seed(5)
+    probe = torch.randn(y.size(0), 64, VOCABULARY, generator=generator)[:, : y.size(1)]
+    (y * probe)[valid].sum().backward()
+    return y.detach()[valid], {kind: weights[kind].grad for kind in KINDS}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("space", list_spaces())
+def test_padding_changes_nothing(space: str, training: bool) -> None:
+    """More padding, and whatever stands in it, changes no output and no gradient."""
+    alive = all_alive(get_space(space))
+    network = build(alive, EncoderConfig(7, 2, 3, 4)).train(training)
+    lengths = torch.tensor([21, 13, 6])
+    x = torch.randn(3, 21, 7)
+    y, gradients = run(network, x, lengths, alive)
+    kernels = [p.grad.clone() for p in network.parameters()]
+    longer = torch.full((3, 34, 7), float("nan"))
+    for row, length in enumerate(lengths.tolist()):
+        longer[row, :length] = x[row, :length]
+    y2, gradients2 = run(network, longer, lengths, alive)
+    torch.testing.assert_close(y2, y, **TOLERANCE)
+    torch.testing.assert_close(gradients2, gradients, **TOLERANCE)
+    for p, before in zip(network.parameters(), kernels, strict=True):
+        torch.testing.assert_close(p.grad, before, **TOLERANCE)
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_an_utterance_alone_is_the_same_as_in_a_batch(space: str) -> None:
+    """In evaluation, where no statistics are shared."""
+    alive = pruned(space, 5)
+    network = build(alive, EncoderConfig(7, 2, 3, 4)).eval()
+    weights = random_weights(alive)
+    lengths = torch.tensor([18, 11, 9])
+    x = torch.randn(3, 18, 7)
+    together, out = network(x, lengths, weights)
+    for row, (length, count) in enumerate(zip(lengths.tolist(), out.tolist(), strict=True)):
+        alone, _ = network(x[row : row + 1, :length], torch.tensor([length]), weights)
+        torch.testing.assert_close(together[row, :count], alone[0], **TOLERANCE)
+
+
+def test_edges_of_none_alone_give_zero_and_a_network_that_still_runs() -> None:
+    alive = {kind: (("none",),) * len(EDGES) for kind in KINDS}
+    network = build(alive, EncoderConfig(7, 2, 3, 4)).train()
+    weights = {kind: torch.ones(len(EDGES), 1) for kind in KINDS}
+    y, _ = network(torch.randn(2, 12, 7), torch.tensor([12, 8]), weights)
+    assert bool(torch.isfinite(y).all())
+    expected = torch.log_softmax(network.classifier(torch.relu(network.head.layers[0].bias)), -1)
+    torch.testing.assert_close(y[0, 0], expected, **TOLERANCE)
+
+
+def test_dropout_follows_the_regularized_operations_alone_and_in_training_alone() -> None:
+    alive = all_alive(get_space("asr_revised"))
+    config = EncoderConfig(7, 2, 3, 4)
+    x, lengths = torch.randn(2, 12, 7), torch.tensor([12, 12])
+    weights = {kind: random_weights(alive)[kind].detach() for kind in KINDS}
+
+    def differs(network: Supernet, weights: Weights) -> bool:
+        torch.manual_seed(1)
+        first, _ = network(x, lengths, weights, 0.5)
+        torch.manual_seed(2)
+        second, _ = network(x, lengths, weights, 0.5)
+        return not torch.equal(first, second)
+
+    torch.manual_seed(0)
+    regularized = ("dil_conv_3x3", "avg_pool_3x3")
+    network = Supernet(alive, config, NODES, VOCABULARY, regularized).train()
+    assert differs(network, weights)
+    assert not differs(network.eval(), weights)
+    network.train()
+    operations = get_space("asr_revised").operations
+    for place, operation in enumerate(operations):
+        only = {kind: torch.zeros(len(EDGES), len(operations)) for kind in KINDS}
+        for rows in only.values():
+            rows[:, place] = 1.0
+        assert differs(network, only) == (operation in regularized), operation
