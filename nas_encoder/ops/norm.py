@@ -20,30 +20,55 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     are accumulated in float32 at least.
     """
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, mask: Tensor | None = None, scale: Tensor | None = None
+    ) -> Tensor:
         """Normalize (B, C, T, F) under the mask (B, 1, T, 1); the shape stays.
 
-        Statistics are those of the batch in training mode, else the running ones.
+        Statistics are those of the batch in training mode, else the running ones. A layer
+        without trainable scale and shift can be given a ``scale`` (C,), with its gradient.
         """
+        self._check_input_dim(input)
+        weight = self.weight if scale is None else scale
         if not self.training and self.running_mean is not None:
-            return apply_mask(super().forward(input), mask)
+            return apply_mask(self._unmasked(input, weight, move=False), mask)
         move = self.training and self.track_running_stats and not is_recomputing()
         if mask is None and input.numel() == input.size(1):
             # nn.BatchNorm2d refuses a single value per channel; with padding beside it, that
             # same batch would be taken, and a training must not die of its shortest utterance.
             mask = torch.ones_like(input[:, :1, :, :1])
-        if mask is None and move:
-            return super().forward(input)
         if mask is None:
-            return F.batch_norm(
-                input, None, None, self.weight, self.bias, training=True, eps=self.eps
-            )
-        output, mean, variance, count = _normalize(
-            input, mask, self.weight, self.bias, float(self.eps)
-        )
+            return self._unmasked(input, weight, move)
+        output, mean, variance, count = _normalize(input, mask, weight, self.bias, float(self.eps))
         if move:
             self._move_running_statistics(mean, variance, count)
         return output
+
+    def _unmasked(self, input: Tensor, weight: Tensor | None, move: bool) -> Tensor:
+        """Normalize all frames; the running statistics move in training and only if told so."""
+        mean, variance, rate = self.running_mean, self.running_var, self.momentum
+        if move:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            rate = 1.0 / float(self.num_batches_tracked) if rate is None else rate
+        elif self.training and mean is not None and variance is not None:
+            # Copies and not None: the second pass of a checkpoint must save as many tensors for
+            # its backward pass as the first did.
+            mean, variance = mean.clone(), variance.clone()
+        # PyTorch's backward pass on CPU (2.13 too) reads the incoming gradient in the wrong order
+        # where the last size is 1 and the memory layouts differ; with three axes it does not.
+        flat = input if input.size(3) > 1 else input.squeeze(3)
+        output = F.batch_norm(
+            flat,
+            mean,
+            variance,
+            weight,
+            self.bias,
+            training=self.training or mean is None,
+            momentum=rate or 0.0,
+            eps=self.eps,
+        )
+        return output if input.size(3) > 1 else output.unsqueeze(3)
 
     @torch.no_grad()
     def _move_running_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
