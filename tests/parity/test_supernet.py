@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 
@@ -65,29 +66,31 @@ def build(alive: Alive, config: EncoderConfig, seed: int = 0) -> Supernet:
     return network
 
 
-def copy_kernels(source: nn.Module, target: nn.Module) -> None:
-    """Copy convolutions' and linear layers' parameters, in the order in which they apply."""
-    ours = [p for p in source.parameters() if p.dim() == 4]
-    theirs = [p for p in target.parameters() if p.dim() == 4]
-    for mine, other in zip(ours, theirs, strict=True):
-        other.data.copy_(mine.data.reshape(other.shape))
+def kernels(module: nn.Module) -> list[Tensor]:
+    """Return a module's convolution kernels, in the order in which they apply."""
+    return [p for p in module.parameters() if p.dim() == 4]
 
 
-def copy_supernet(network: Supernet, plain: PlainSupernet) -> None:
-    """Give the plain supernet the weights of the real one."""
-    plain.stem[0].weight.data.copy_(network.stem.conv.weight.data)
-    plain.stem[1].load_state_dict(network.stem.norm.state_dict())
-    for cell, other in zip(network.cells, plain.cells, strict=True):
-        copy_kernels(cell.preprocess0, other.pre0)
-        copy_kernels(cell.preprocess1, other.pre1)
-        for edge, operations in zip(cell.edges, other.edges, strict=True):
-            kernels = iter(edge.operations)
-            for operation in operations:
-                if type(operation).__name__ != "Nothing":
-                    copy_kernels(next(kernels), operation)
-            assert next(kernels, None) is None
-    plain.head.load_state_dict(network.head.layers[0].state_dict())
-    plain.classifier.load_state_dict(network.classifier.state_dict())
+def pairs(
+    network: Supernet, plain: PlainSupernet, alive: Alive
+) -> Iterator[tuple[Tensor, nn.Parameter]]:
+    """Yield every parameter of the real supernet, or the view of one, with its plain partner."""
+    yield network.stem.conv.weight, plain.stem[0].weight
+    yield network.stem.norm.weight, plain.stem[1].weight
+    yield network.stem.norm.bias, plain.stem[1].bias
+    for kind, cell, other in zip(network.kinds, network.cells, plain.cells, strict=True):
+        for mine, theirs in ((cell.preprocess0, other.pre0), (cell.preprocess1, other.pre1)):
+            yield from zip(kernels(mine), kernels(theirs), strict=True)
+        for row, operations in enumerate(other.edges):
+            own = cell.edge_kernels(row)
+            for name, operation in zip(alive[kind][row], operations, strict=True):
+                yield from zip(own.pop(name, []), kernels(operation), strict=True)
+            assert not own
+    for mine, theirs in (
+        (network.head.layers[0], plain.head),
+        (network.classifier, plain.classifier),
+    ):
+        yield from zip(mine.parameters(), theirs.parameters(), strict=True)
 
 
 def plain_of(network: Supernet, alive: Alive, config: EncoderConfig) -> PlainSupernet:
@@ -101,8 +104,20 @@ def plain_of(network: Supernet, alive: Alive, config: EncoderConfig) -> PlainSup
         VOCABULARY,
         config.stem_stride,
     )
-    copy_supernet(network, plain)
+    count = 0
+    for mine, theirs in pairs(network, plain, alive):
+        theirs.data.copy_(mine.data)
+        count += mine.numel()
+    assert count == sum(p.numel() for p in network.parameters())
     return plain
+
+
+def gradients_of(network: Supernet) -> Supernet:
+    """Return a copy of a network that holds gradients in place of parameters."""
+    shadow = copy.deepcopy(network)
+    for mine, theirs in zip(network.parameters(), shadow.parameters(), strict=True):
+        theirs.data.copy_(torch.zeros_like(mine) if mine.grad is None else mine.grad)
+    return shadow
 
 
 def choices(space: str, keep: int | None) -> Alive:
@@ -142,12 +157,8 @@ def test_the_sum_over_operations_and_its_gradients(
     for kind in KINDS:
         assert float(other[kind].grad.abs().max()) > 1e-6
         torch.testing.assert_close(weights[kind].grad, other[kind].grad, **TOLERANCE)
-    torch.testing.assert_close(
-        network.stem.conv.weight.grad, plain.stem[0].weight.grad, **TOLERANCE
-    )
-    torch.testing.assert_close(
-        network.classifier.weight.grad, plain.classifier.weight.grad, **TOLERANCE
-    )
+    for mine, other_parameter in pairs(gradients_of(network), plain, alive):
+        torch.testing.assert_close(mine.data, other_parameter.grad, **TOLERANCE)
 
 
 def one_hot(alive: Alive, cells: dict[str, Cell]) -> Weights:
@@ -193,16 +204,18 @@ def test_one_hot_weights_give_the_genotypes_network(space: str, training: bool) 
     ):
         if number not in plain.needed:
             continue
-        if other.pre0 is not None:
-            copy_kernels(cell.preprocess0, other.pre0)
-        if other.pre1 is not None:
-            copy_kernels(cell.preprocess1, other.pre1)
+        copied = [
+            (mine, theirs)
+            for module, partner in ((cell.preprocess0, other.pre0), (cell.preprocess1, other.pre1))
+            if partner is not None
+            for mine, theirs in zip(kernels(module), kernels(partner), strict=True)
+        ]
         for node, (edges, operations) in enumerate(zip(cells[kind].nodes, other.ops, strict=True)):
             for edge, operation in zip(edges, operations, strict=True):
-                row = EDGES.index((node, edge.source))
-                place = alive[kind][row].index(edge.op)
-                mixed = cell.edges[row]
-                copy_kernels(mixed.operations[mixed.places.index(place)], operation)
+                own = cell.edge_kernels(EDGES.index((node, edge.source)))[edge.op]
+                copied += zip(own, kernels(operation), strict=True)
+        for mine, theirs in copied:
+            theirs.data.copy_(mine.data)
     network.train(training)
     plain.train(training)
     x = torch.randn(19, 8)
@@ -231,15 +244,15 @@ def test_padding_changes_nothing(space: str, training: bool) -> None:
     lengths = torch.tensor([21, 13, 6])
     x = torch.randn(3, 21, 7)
     y, gradients = run(network, x, lengths, alive)
-    kernels = [p.grad.clone() for p in network.parameters()]
+    before = [p.grad.clone() for p in network.parameters()]
     longer = torch.full((3, 34, 7), float("nan"))
     for row, length in enumerate(lengths.tolist()):
         longer[row, :length] = x[row, :length]
     y2, gradients2 = run(network, longer, lengths, alive)
     torch.testing.assert_close(y2, y, **TOLERANCE)
     torch.testing.assert_close(gradients2, gradients, **TOLERANCE)
-    for p, before in zip(network.parameters(), kernels, strict=True):
-        torch.testing.assert_close(p.grad, before, **TOLERANCE)
+    for p, gradient in zip(network.parameters(), before, strict=True):
+        torch.testing.assert_close(p.grad, gradient, **TOLERANCE)
 
 
 @pytest.mark.parametrize("space", list_spaces())
