@@ -1,0 +1,34 @@
+"""Draws a genotype at random from a search space."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+from nas_encoder.errors import NasEncoderError
+from nas_encoder.spaces import get_space
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", required=True, help="name of the space, e.g. asr_revised")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="genotype YAML to write")
+    args = parser.parse_args(arguments)
+    try:
+        genotype = get_space(args.space).sample(random.Random(args.seed))
+        genotype = genotype.renamed(genotype.name, kind="sampled", seed=args.seed)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        genotype.save(args.output)
+    except NasEncoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.output}: {genotype.name}, {genotype.hash}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""A comparison of systems: its table, and what its numbers support, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tools.results.bootstrap import Interval, paired_difference, rate_interval
+from tools.results.scoring import Score
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table.
+
+    Attributes:
+        name: What it is called.
+        cer: Character errors.
+        wer: Word errors.
+        encoder_parameters: Trainable scalars of the encoder.
+        parameters: Of the whole model.
+        macs: Multiply-adds of the encoder for 10 s of speech.
+        rtf: Encoder time over duration, one thread.
+        epochs: Of training.
+        training_seconds: CPU seconds of all epochs, with their validation.
+        peak_memory_mib: Largest resident set of the training process.
+    """
+
+    name: str
+    cer: Score
+    wer: Score
+    encoder_parameters: int
+    parameters: int
+    macs: int
+    rtf: float
+    epochs: float
+    training_seconds: float
+    peak_memory_mib: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How the first system differs from another: CER of the first minus that of the other."""
+
+    first: str
+    second: str
+    difference: Interval
+
+    def sentence(self) -> str:
+        """Say what the interval supports, and nothing else."""
+        points = 100 * self.difference.estimate
+        ends = f"[{100 * self.difference.low:+.1f}, {100 * self.difference.high:+.1f}]"
+        if not self.difference.excludes_zero:
+            return (
+                f"{self.first} and {self.second}: no difference shown "
+                f"({points:+.1f} points, interval {ends} includes 0)."
+            )
+        verb = "lower" if points < 0 else "higher"
+        return (
+            f"{self.first} has a {verb} CER than {self.second}: {points:+.1f} points, "
+            f"interval {ends}."
+        )
+
+
+@dataclass
+class Comparison:
+    """Systems that were trained under one condition.
+
+    Args:
+        title: The condition, for example "Equal epochs".
+        systems: The first one is compared with each of the others.
+        seed: Of the bootstrap.
+    """
+
+    title: str
+    systems: Sequence[System]
+    seed: int = 0
+    intervals: dict[str, Interval] = field(init=False)
+    pairs: list[Pair] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.intervals = {
+            system.name: rate_interval(system.cer, self.seed) for system in self.systems
+        }
+        first = self.systems[0]
+        self.pairs = [
+            Pair(first.name, other.name, paired_difference(first.cer, other.cer, self.seed))
+            for other in self.systems[1:]
+        ]
+
+    def table(self) -> str:
+        """Return a Markdown table, aligned for reading as plain text too."""
+        header = (
+            "encoder",
+            "CER % [95 %]",
+            "WER %",
+            "encoder par.",
+            "model par.",
+            "MACs/10 s",
+            "RTF",
+            "epochs",
+            "training",
+            "peak memory",
+        )
+        rows = [header, *(self._row(system) for system in self.systems)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        lines = []
+        for row in rows:
+            cells = [
+                cell.ljust(width) if column == 0 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        lines.insert(1, "| " + " | ".join(rule) + " |")
+        return "\n".join(lines)
+
+    def _row(self, system: System) -> tuple[str, ...]:
+        cer = self.intervals[system.name]
+        return (
+            system.name,
+            f"{100 * cer.estimate:.1f} [{100 * cer.low:.1f}, {100 * cer.high:.1f}]",
+            f"{100 * system.wer.rate:.1f}",
+            f"{system.encoder_parameters / 1e3:.1f} k",
+            f"{system.parameters / 1e3:.1f} k",
+            f"{system.macs / 1e6:.0f} M",
+            f"{system.rtf:.4f}",
+            f"{system.epochs:.4g}",
+            f"{system.training_seconds:.0f} s",
+            f"{system.peak_memory_mib:.0f} MiB",
+        )
+
+    def sentences(self) -> list[str]:
+        """Return what the numbers say about the first system against each other one."""
+        return [pair.sentence() for pair in self.pairs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; rates, not percent."""
+        return {
+            "title": self.title,
+            "systems": [self._system(system) for system in self.systems],
+            "differences": [
+                {
+                    "first": pair.first,
+                    "second": pair.second,
+                    "cer": pair.difference.to_dict(),
+                    "shown": pair.difference.excludes_zero,
+                    "text": pair.sentence(),
+                }
+                for pair in self.pairs
+            ],
+        }
+
+    def _system(self, system: System) -> dict[str, Any]:
+        return {
+            "name": system.name,
+            "cer": self.intervals[system.name].to_dict(),
+            "cer_errors": {
+                "substitutions": system.cer.substitutions,
+                "deletions": system.cer.deletions,
+                "insertions": system.cer.insertions,
+                "characters": sum(system.cer.lengths),
+                "utterances": len(system.cer.utterances),
+            },
+            "wer": system.wer.rate,
+            "encoder_parameters": system.encoder_parameters,
+            "parameters": system.parameters,
+            "macs_10s": system.macs,
+            "rtf": system.rtf,
+            "epochs": system.epochs,
+            "training_seconds": system.training_seconds,
+            "peak_memory_mib": system.peak_memory_mib,
+        }

@@ -1,0 +1,92 @@
+"""A picture of comparisons: error rates with intervals, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nas_encoder.errors import MissingDependencyError
+from tools.results.comparison import Comparison
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_MARKERS = "osD^vP"
+
+
+def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -> None:
+    """Draw CER with intervals by system, and CER over training time, one point for each run.
+
+    Args:
+        comparisons: One marker each; the systems' order is that of the first.
+        title: Over the picture.
+        paths: Files to write; the endings choose the formats.
+
+    Raises:
+        MissingDependencyError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("matplotlib", "plot", "the plot of the results") from error
+    names = list(dict.fromkeys(s.name for item in comparisons for s in item.systems))
+    # A Figure of its own needs neither pyplot nor a display.
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    rates, cost = figure.subplots(1, 2)
+    for place, item in enumerate(comparisons):
+        shift = 0.22 * (place - (len(comparisons) - 1) / 2)
+        for system in item.systems:
+            interval = item.intervals[system.name]
+            index = names.index(system.name)
+            colour = _COLOURS[index % len(_COLOURS)]
+            ends = [
+                [100 * (interval.estimate - interval.low)],
+                [100 * (interval.high - interval.estimate)],
+            ]
+            style = {
+                "color": colour,
+                "marker": _MARKERS[place % len(_MARKERS)],
+                "capsize": 3,
+                "markersize": 7,
+                "linestyle": "none",
+            }
+            estimate = [100 * interval.estimate]
+            rates.errorbar([index + shift], estimate, yerr=ends, **style)
+            cost.errorbar([system.training_seconds / 60], estimate, yerr=ends, **style)
+    rates.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
+    rates.set_xlim(-0.6, len(names) - 0.4)
+    rates.set_title("by encoder", fontsize=10)
+    cost.set_xlabel("training time, CPU minutes")
+    cost.set_xlim(left=0)
+    cost.set_title("over training time", fontsize=10)
+    for axes in (rates, cost):
+        axes.set_ylabel("CER, % (95 % bootstrap interval)")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _legends(rates, cost, comparisons, names)
+    figure.suptitle(title, fontsize=11)
+    for path in paths:
+        figure.savefig(path, dpi=150)
+
+
+def _legends(rates: object, cost: object, runs: Sequence[Comparison], names: list[str]) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+    assert isinstance(rates, Axes) and isinstance(cost, Axes)
+    rates.legend(
+        handles=[
+            Line2D([], [], color="0.3", marker=_MARKERS[i % len(_MARKERS)], linestyle="none",
+                   label=item.title)
+            for i, item in enumerate(runs)
+        ],
+        frameon=False,
+    )  # fmt: skip
+    cost.legend(
+        handles=[
+            Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker="o", linestyle="none",
+                   label=name)
+            for i, name in enumerate(names)
+        ],
+        frameon=False,
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""Counts the errors of transcripts, utterance by utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_encoder.errors import DataError, MissingDependencyError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of one system on one test set.
+
+    The utterances are in the order of their ids, so that systems scored against the same
+    reference can be compared utterance by utterance.
+
+    Attributes:
+        utterances: Their ids.
+        errors: Substitutions, deletions and insertions of each.
+        lengths: Units (characters or words) in the reference of each.
+        substitutions: In all.
+        deletions: In all.
+        insertions: In all.
+    """
+
+    utterances: tuple[str, ...]
+    errors: tuple[int, ...]
+    lengths: tuple[int, ...]
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def rate(self) -> float:
+        """Errors for each unit of the reference; 0.1 is 10 %."""
+        return sum(self.errors) / sum(self.lengths)
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """Read a Kaldi ``text`` file: an id and a transcript, which may be empty, on each line.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or names an utterance twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(str(path), [f"cannot be read: {error}"]) from None
+    found: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        key, _, transcript = line.strip().partition(" ")
+        if key in found:
+            problems.append(f"line {number}: utterance '{key}' is there twice")
+        found[key] = " ".join(transcript.split())
+    if not found:
+        problems.append("holds no transcript")
+    if problems:
+        raise DataError(str(path), problems)
+    return found
+
+
+def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str = "char") -> Score:
+    """Align and count.
+
+    Args:
+        reference: Utterance id -> transcript.
+        hypothesis: The same, as recognised; it must have the same ids.
+        unit: ``"char"``: characters, the space between words among them, as in ESPnet's CER;
+            ``"word"``: words.
+
+    Raises:
+        DataError: Ids differ, or all references are empty.
+        ValueError: The unit is unknown.
+    """
+    try:
+        from kaldialign import edit_distance
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("kaldialign", "search", "scoring") from error
+    problems = []
+    for what, keys in (
+        ("recognised", reference.keys() - hypothesis.keys()),
+        ("in the reference", hypothesis.keys() - reference.keys()),
+    ):
+        if keys:
+            shown = ", ".join(sorted(keys)[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+            problems.append(f"{len(keys)} utterances are not {what}: {shown}")
+    if not any(reference.values()):
+        problems.append("all references are empty")
+    if problems:
+        raise DataError("transcripts", problems)
+    utterances = tuple(sorted(reference))
+    errors, lengths = [], []
+    kinds = {"sub": 0, "del": 0, "ins": 0}
+    for key in utterances:
+        wanted = _units(reference[key], unit)
+        counts = edit_distance(wanted, _units(hypothesis[key], unit))
+        errors.append(int(counts["total"]))
+        lengths.append(len(wanted))
+        for kind in kinds:
+            kinds[kind] += int(counts[kind])
+    return Score(
+        utterances, tuple(errors), tuple(lengths), kinds["sub"], kinds["del"], kinds["ins"]
+    )
+
+
+def _units(transcript: str, unit: str) -> Sequence[str]:
+    if unit == "char":
+        return list(transcript)
+    if unit == "word":
+        return transcript.split()
+    raise ValueError(f"unit must be 'char' or 'word', got {unit!r}")
