@@ -110,7 +110,7 @@ class _MaskedNormalize(torch.autograd.Function):
         scale = inverse if weight is None else inverse * weight.to(wide.dtype)
         output = centred * scale[:, None, None]
         if bias is not None:
-            output.addcmul_(bias.to(wide.dtype)[:, None, None], mask)
+            output.add_(bias.to(wide.dtype)[:, None, None]).mul_(mask)
         ctx.save_for_backward(centred.to(x.dtype), mask, weight, inverse, count)
         ctx.input_dtype = x.dtype
         ctx.has_bias = bias is not None
@@ -124,16 +124,17 @@ class _MaskedNormalize(torch.autograd.Function):
         grad = grad.to(mask.dtype) * mask
         centred = centred.to(mask.dtype)
         shift = _channel_sum(grad)
-        correlation = _channel_dot(grad, centred)
+        product = grad * centred
+        correlation = _channel_sum(product)
         grad_x = None
         if ctx.needs_input_grad[0]:
             scale = inverse if weight is None else inverse * weight.to(mask.dtype)
             slope = scale * inverse.square() * correlation / count
             offset = scale * shift / count
-            grad_x = grad.mul_(scale[:, None, None])
-            grad_x.addcmul_(centred, slope[:, None, None], value=-1)
-            grad_x.addcmul_(offset[:, None, None], mask, value=-1)
-            grad_x = grad_x.to(ctx.input_dtype)
+            # In place; on CPU addcmul is slower than the separate passes that it stands for.
+            torch.mul(centred, slope[:, None, None], out=product)
+            grad_x = grad.mul_(scale[:, None, None]).sub_(product).sub_(offset[:, None, None])
+            grad_x = grad_x.mul_(mask).to(ctx.input_dtype)
         grad_weight = None if weight is None else (correlation * inverse).to(weight.dtype)
         grad_bias = shift if ctx.has_bias else None
         return grad_x, None, grad_weight, grad_bias, None
