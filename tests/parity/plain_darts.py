@@ -240,5 +240,6 @@ def _needed_cells(genotype: Mapping[str, Any], kinds: Sequence[str]) -> set[int]
     for number in reversed(range(len(kinds))):
         if number in needed:
             nodes = genotype[kinds[number]]["nodes"]
-            needed |= {number - 2 + edge["from"] for node in nodes for edge in node}
+            sources = {edge["from"] for node in nodes for edge in node}
+            needed |= {number - 2 + source for source in sources if source < 2}
     return {number for number in needed if number >= 0}
