@@ -98,6 +98,7 @@ class MergedSeparable(nn.Module):
         self.norm = _MergedNorm(channels, copies)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Compute it; see :class:`MergedOperation`."""
         mask = strided(source.mask, self.stride)
         x = self.pointwise(self.depthwise(tile_channels(source.relu, self.copies)))
         if self.twice:
@@ -105,6 +106,7 @@ class MergedSeparable(nn.Module):
         return self.norm(x, mask, scale)  # type: ignore[no-any-return]
 
     def kernels(self, copy: int) -> list[Tensor]:
+        """Return views of one copy's kernels."""
         convolutions = [self.depthwise, self.pointwise]
         if self.twice:
             convolutions += [self.depthwise2, self.pointwise2]
@@ -128,10 +130,12 @@ class MergedPair7(nn.Module):
         self.norm = _MergedNorm(channels, copies)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Compute it; see :class:`MergedOperation`."""
         x = self.over_time(self.over_frequency(source.relu))
         return self.norm(x, strided(source.mask, self.stride), scale)  # type: ignore[no-any-return]
 
     def kernels(self, copy: int) -> list[Tensor]:
+        """Return views of one copy's kernels."""
         return [
             _rows(convolution.weight, copy, self.copies)
             for convolution in (self.over_frequency, self.over_time)
@@ -148,10 +152,12 @@ class SharedPool(nn.Module):
         self.norm = MaskedBatchNorm2d(channels, affine=False)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Compute it; see :class:`MergedOperation`."""
         x = self.pool(source.value, source.mask)
         return scale_copies(self.norm(x, strided(source.mask, self.stride)), scale)
 
     def kernels(self, copy: int) -> list[Tensor]:
+        """Return views of one copy's kernels."""
         return []
 
 
@@ -159,9 +165,11 @@ class SharedIdentity(nn.Module):
     """skip_connect at stride 1."""
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Compute it; see :class:`MergedOperation`."""
         return scale_copies(source.value, scale)
 
     def kernels(self, copy: int) -> list[Tensor]:
+        """Return views of one copy's kernels."""
         return []
 
 
@@ -177,6 +185,7 @@ class MergedReduce(nn.Module):
         self.norm = _MergedNorm(channels, copies)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Compute it; see :class:`MergedOperation`."""
         shifted = F.pad(source.relu, (0, 1, 0, 1))[:, :, 1:, 1:]
         parts = (self.even(source.relu), self.odd(shifted))
         split = [part.unflatten(1, (self.copies, -1)) for part in parts]
@@ -184,6 +193,7 @@ class MergedReduce(nn.Module):
         return self.norm(x, strided(source.mask, 2), scale)  # type: ignore[no-any-return]
 
     def kernels(self, copy: int) -> list[Tensor]:
+        """Return views of one copy's kernels."""
         return [
             _rows(convolution.weight, copy, self.copies) for convolution in (self.even, self.odd)
         ]
