@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -38,21 +39,23 @@ def recipe(*options: str, timeout: float = 60) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """Run the recipe with two of the encoders; its folder, its options, what it printed."""
-    folder = tmp_path_factory.mktemp("mini")
+# One test, so that workers do not share the trainings' work out among them and do it twice.
+def test_the_whole_recipe(tmp_path: Path) -> None:
     options = ["--tiny", "true", "--systems", "searched dfsmn_san", "--nj", "1"]
     for name in ("expdir", "datadir", "downloads"):
-        options += [f"--{name}", str(folder / name)]
+        options += [f"--{name}", str(tmp_path / name)]
+    exp = tmp_path / "expdir"
     done = recipe(*options, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder, options, done.stdout
+    check_documents(exp, done.stdout)
+    check_numbers(json.loads((exp / "results" / "results.json").read_text(encoding="utf-8")))
+    check_genotype(exp)
+    check_second_run(exp, options, done.stdout)
 
 
-def test_it_ends_with_the_tables(finished: tuple[Path, list[str], str]) -> None:
-    folder, _, printed = finished
-    results = folder / "expdir" / "results"
+def check_documents(exp: Path, printed: str) -> None:
+    """It ends with the tables."""
+    results = exp / "results"
     assert (results / "RESULTS.md").read_text(encoding="utf-8") in printed
     assert {path.name for path in results.iterdir()} == {
         "RESULTS.md",
@@ -64,9 +67,8 @@ def test_it_ends_with_the_tables(finished: tuple[Path, list[str], str]) -> None:
     assert "## Equal training time (synthetic corpus)" in printed
 
 
-def test_results_are_those_of_the_models(finished: tuple[Path, list[str], str]) -> None:
-    folder, _, _ = finished
-    document = json.loads((folder / "expdir" / "results" / "results.json").read_text())
+def check_numbers(document: dict[str, Any]) -> None:
+    """What the document holds is what was trained."""
     epochs, time = document["comparisons"]
     assert [system["name"] for system in epochs["systems"]] == ["Searched", "DFSMN-SAN"]
     for system in epochs["systems"] + time["systems"]:
@@ -87,34 +89,28 @@ def test_results_are_those_of_the_models(finished: tuple[Path, list[str], str]) 
     assert "--tiny true" in document["facts"]["command"]
 
 
-def test_espnets_config_holds_the_searched_genotype(
-    finished: tuple[Path, list[str], str],
-) -> None:
-    folder, _, _ = finished
-    found = yaml.safe_load((folder / "expdir" / "search" / "genotype.yaml").read_text())
-    saved = yaml.safe_load(
-        (folder / "expdir" / "models" / "epochs" / "searched" / "config.yaml").read_text()
-    )
+def check_genotype(exp: Path) -> None:
+    """ESPnet's saved config holds the searched genotype."""
+    found = yaml.safe_load((exp / "search" / "genotype.yaml").read_text(encoding="utf-8"))
+    config = exp / "models" / "epochs" / "searched" / "config.yaml"
+    saved = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert saved["encoder"] == "nas"
     assert saved["encoder_conf"]["genotype"]["normal"] == found["normal"]
     assert saved["encoder_conf"]["genotype"]["reduction"] == found["reduction"]
 
 
-def test_a_second_run_does_nothing_and_a_lost_file_is_made_again(
-    finished: tuple[Path, list[str], str],
-) -> None:
-    folder, options, printed = finished
+def check_second_run(exp: Path, options: list[str], printed: str) -> None:
+    """A second run does nothing, and what is lost is made again."""
     again = recipe(*options)
     assert again.returncode == 0, again.stderr
     assert ": started" not in again.stdout
     assert again.stdout.count(": done before") == printed.count(": started")
-    results = folder / "expdir" / "results"
-    shutil.rmtree(results)
+    shutil.rmtree(exp / "results")
     third = recipe(*options)
     assert third.returncode == 0, third.stderr
     started = [line.split()[1] for line in third.stdout.splitlines() if ": started" in line]
     assert started == ["results:"]
-    assert (results / "RESULTS.md").exists()
+    assert (exp / "results" / "RESULTS.md").exists()
 
 
 def test_help_and_bad_options(tmp_path: Path) -> None:

@@ -86,6 +86,11 @@ def test_an_empty_hypothesis_is_all_deletions() -> None:
     assert (found.deletions, found.rate) == (3, 1.0)
 
 
+def test_a_special_token_is_one_character() -> None:
+    found = score({"a": "AB C"}, {"a": "<unk>B C"})
+    assert found.errors == (1,) and found.substitutions == 1
+
+
 def test_scoring_needs_the_same_utterances() -> None:
     with pytest.raises(DataError) as caught:
         score({"a": "X", "b": "Y"}, {"b": "Y", "c": "Z"})

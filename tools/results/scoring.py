@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from nas_encoder.errors import DataError, MissingDependencyError
 
 _SHOWN = 5
+_CHARACTERS = re.compile(r"<[a-z_/]+>|.")  # a special token, such as <unk>, is one unit
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str
 
 def _units(transcript: str, unit: str) -> Sequence[str]:
     if unit == "char":
-        return list(transcript)
+        return _CHARACTERS.findall(transcript)
     if unit == "word":
         return transcript.split()
     raise ValueError(f"unit must be 'char' or 'word', got {unit!r}")

@@ -17,7 +17,6 @@ n_train=1000             # utterances
 n_dev=80
 n_test=160
 speakers="40 4 8"        # train, dev, test; all different
-search_part=3            # the search uses every third training utterance
 search_config=small      # shipped name or file
 search_opts=             # e.g. "--set stages.0.epochs=2"
 space=asr_revised        # of the random genotype; that of the search config
@@ -53,7 +52,7 @@ options and their defaults:
   --stage $stage --stop_stage $stop_stage --nj $nj --seed $seed --tiny $tiny
   --expdir $expdir --datadir $datadir --downloads $downloads
   --n_train $n_train --n_dev $n_dev --n_test $n_test --speakers "$speakers"
-  --search_config $search_config --search_opts "$search_opts" --search_part $search_part
+  --search_config $search_config --search_opts "$search_opts"
   --systems "$systems" --space $space --parameters $parameters --epochs $epochs --repeats $repeats
   --inference_model $inference_model --inference_args "$inference_args"
 TEXT
@@ -71,7 +70,7 @@ while [ $# -gt 0 ]; do
             name=${1#--}
             name=${name//-/_}
             case " stage stop_stage nj seed expdir datadir downloads tiny n_train n_dev n_test \
-speakers search_part search_config search_opts space parameters epochs inference_model \
+speakers search_config search_opts space parameters epochs inference_model \
 inference_args repeats systems " in
                 *" $name "*) ;;
                 *)
@@ -92,7 +91,7 @@ inference_args repeats systems " in
             ;;
     esac
 done
-for name in stage stop_stage nj seed n_train n_dev n_test search_part parameters epochs repeats; do
+for name in stage stop_stage nj seed n_train n_dev n_test parameters epochs repeats; do
     if ! [[ ${!name} =~ ^[0-9]+$ ]]; then
         echo "run.sh: --$name: must be a whole number, got '${!name}'" >&2
         exit 2
@@ -115,8 +114,8 @@ done
 
 if [ "$tiny" = true ]; then
     n_train=40 n_dev=6 n_test=8 speakers="4 2 2"
-    search_part=2 search_config=tiny epochs=1 repeats=1
-    search_opts="--set trainer.score_utterances=2"
+    search_config=tiny epochs=1 repeats=1
+    search_opts="--set trainer.score_utterances=2 --set train_utterances=20"
     for number in 0 1 2; do
         search_opts+=" --set stages.$number.epochs=1 --set stages.$number.warmup_epochs=0"
     done
@@ -162,17 +161,15 @@ job 2 data --after corpus --inputs "$corpus/corpus.json" \
     --outputs "$espnet/train/text,$espnet/dev/text,$espnet/test/text" -- \
     nas-encoder data prepare librispeech "$corpus/LibriSpeech" "$data" \
     --train train-clean-100 --dev dev-clean --test test-clean
-job 2 data/search --after data --inputs "$data/nemo/train.json" \
-    --outputs "$data/nemo/train_search.json" -- \
-    awk -v part="$search_part" -v out="$data/nemo/train_search.json" \
-    'NR % part == 1 || part == 1 { print > out }' "$data/nemo/train.json"
 
 # 3: the search
+search_file=$ROOT/conf/search/$search_config.yaml
+[ -f "$search_file" ] || search_file=$search_config
 # shellcheck disable=SC2086
-job 3 search --after data/search --inputs "$data/nemo/train_search.json,$data/nemo/dev.json" \
+job 3 search --after data --inputs "$search_file,$espnet/train/text,$espnet/train/wav.scp,$espnet/dev/text" \
     --outputs "$expdir/search/genotype.yaml" --fresh "$expdir/search" -- \
-    nas-encoder search --config "$search_config" --train "$data/nemo/train_search.json" \
-    --valid "$data/nemo/dev.json" --output "$expdir/search" --seed "$seed" --resume $search_opts
+    nas-encoder search --config "$search_config" --train "$espnet/train" --valid "$espnet/dev" \
+    --output "$expdir/search" --seed "$seed" --resume $search_opts
 
 # 4: a random genotype, and configs of equal size
 job 4 genotype/random --outputs "$expdir/random/genotype.yaml" -- \
@@ -285,7 +282,7 @@ job 9 results --after "measure${decoded}" \
     --inputs "$expdir/measure.json,$espnet/test/text,$corpus/corpus.json$recorded" -- \
     python -m $local.collect --expdir "$expdir" --systems $systems --reference "$espnet/test/text" \
     --corpus "$corpus/corpus.json" --seed "$seed" --output "$expdir/results" \
-    --decoding="$inference_args" --command "recipes/mini/espnet/run.sh ${given[*]}"
+    --decoding="$inference_args" --command "recipes/mini/espnet/run.sh${given[*]:+ ${given[*]}}"
 
 echo "$(date '+%F %T') stages $stage to $stop_stage, $nj jobs side by side"
 python -m $local.run_jobs "$jobs" --expdir "$expdir" --nj "$nj"
