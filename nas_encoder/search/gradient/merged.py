@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.ops import AvgPool3, MaxPool3
+from nas_encoder.ops import AvgPool3, MaxPool3, build_operation
 from nas_encoder.ops.depthwise import DepthwiseConv2d
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
@@ -199,6 +199,28 @@ class MergedReduce(nn.Module):
         ]
 
 
+class Copies(nn.Module):
+    """Any operation of the table, each copy by itself: for those without a merged form."""
+
+    def __init__(self, operation: str, channels: int, copies: int, stride: int) -> None:
+        super().__init__()
+        self.operations = nn.ModuleList(
+            build_operation(operation, channels, stride, affine=False) for _ in range(copies)
+        )
+
+    def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Compute it; see :class:`MergedOperation`."""
+        values = [
+            operation(source.value, source.mask) * share
+            for operation, share in zip(self.operations, scale.unbind(), strict=True)
+        ]
+        return torch.cat(values, dim=1)
+
+    def kernels(self, copy: int) -> list[Tensor]:
+        """Return one copy's kernels."""
+        return [p.detach() for p in self.operations[copy].parameters() if p.dim() == 4]
+
+
 class _Builder(Protocol):
     def __call__(self, channels: int, copies: int, stride: int) -> nn.Module: ...
 
@@ -221,7 +243,13 @@ def _skip(channels: int, copies: int, stride: int) -> nn.Module:
     return SharedIdentity() if stride == 1 else MergedReduce(channels, copies)
 
 
-# Every operation of the cell spaces but 'none', which is not computed.
+def build_merged(operation: str, channels: int, copies: int, stride: int) -> nn.Module:
+    """Build ``copies`` instances of an operation: merged where it has a merged form."""
+    if operation in MERGED:
+        return MERGED[operation](channels, copies, stride)
+    return Copies(operation, channels, copies, stride)
+
+
 MERGED: Registry[_Builder] = Registry("merged operation")
 MERGED.add("max_pool_3x3", _pool(MaxPool3))
 MERGED.add("avg_pool_3x3", _pool(AvgPool3))

@@ -18,9 +18,12 @@ from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.head import Head
 from nas_encoder.network.inputs import check_inputs
 from nas_encoder.network.stem import Stem
+from nas_encoder.ops import OPERATIONS
 from nas_encoder.ops.masking import strided
 from nas_encoder.search.gradient.choices import Alive, edge_list
-from nas_encoder.search.gradient.merged import MERGED, Source
+from nas_encoder.search.gradient.merged import Source, build_merged
+
+NONE = "none"
 
 
 class SourceEdges(nn.Module):
@@ -44,11 +47,13 @@ class SourceEdges(nn.Module):
     ) -> None:
         super().__init__()
         self.alive = [tuple(names) for names in alive]
-        self.names = [op for op in MERGED if any(op in names for names in alive)]
+        self.names = [
+            op for op in OPERATIONS if op != NONE and any(op in names for names in alive)
+        ]
         self.dropped = [op in regularized for op in self.names]
         self.users = [[e for e, names in enumerate(alive) if op in names] for op in self.names]
         self.operations = nn.ModuleList(
-            MERGED[op](channels, len(users), stride)
+            build_merged(op, channels, len(users), stride)
             for op, users in zip(self.names, self.users, strict=True)
         )
         for index, (op, users) in enumerate(zip(self.names, self.users, strict=True)):
