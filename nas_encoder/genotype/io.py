@@ -59,6 +59,13 @@ class _StrictLoader(yaml.SafeLoader):
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_number)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper without aliases, which the loader refuses."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def parse_yaml(text: str | bytes, subject: str, error: type[ProblemsError] = GenotypeError) -> Any:
     """Parse one YAML document from a string.
 
@@ -102,11 +109,11 @@ def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = Gen
         ProblemsError: (the class given as ``error``) the file cannot be written.
     """
     try:
-        text = yaml.safe_dump(
-            document, sort_keys=False, default_flow_style=None, allow_unicode=True
+        text = yaml.dump(
+            document, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True
         )
         data = text.encode("utf-8")
-    except (yaml.YAMLError, UnicodeEncodeError) as problem:
+    except (yaml.YAMLError, UnicodeEncodeError, RecursionError) as problem:
         raise error(str(path), [f"cannot be written: {_one_line(problem)}"]) from None
     write_atomically(path, data, error)
 

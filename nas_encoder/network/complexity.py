@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.deltas import WINDOW
+from nas_encoder.ops import AvgPool3
 
 # Reach in time of one operation: (half of the kernel) x dilation, summed over its convolutions;
 # the second half of a separable convolution works at the resolution behind the stride.
@@ -53,7 +54,14 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     finally:
         for part, training in modes.items():
             part.training = training
-    return int(counter.get_total_flops()) // 2
+    # On CPU average pools run as convolutions; that is no work of the network's own.
+    root = type(module).__name__
+    pools = {
+        f"{root}.{name}" for name, part in module.named_modules() if isinstance(part, AvgPool3)
+    }
+    counted = counter.get_flop_counts()
+    pooling = sum(sum(counted[name].values()) for name in pools if name in counted)
+    return (int(counter.get_total_flops()) - pooling) // 2
 
 
 @dataclass(frozen=True)
