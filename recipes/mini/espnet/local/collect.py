@@ -104,7 +104,8 @@ def notes(
         "together; it says nothing about recorded speech.",
         f"The genotype `{genotype['name']}` was found by `nas-encoder search` in "
         f"{search['cpu_seconds']:.0f} CPU seconds, which are not part of the training times "
-        "below. It was one search with one seed, against one random genotype of the same space.",
+        "below. Everything was done once, with one seed"
+        + (", and against a single random genotype." if "random" in systems else "."),
     ]
     if machine_load > 1.25:
         paragraphs.append(

@@ -90,6 +90,7 @@ class Pool:
             raise
         finally:
             self._clear()
+        self._say(f"all {len(self.jobs)} jobs are done")
 
     def _start(self, pending: list[Job], declared: set[str]) -> None:
         progress = True
