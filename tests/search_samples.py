@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+import torch
+
+from nas_encoder.search import SearchConfig, run_search
 
 RATE = 16000
 TONES = {"a": 400.0, "b": 900.0, "c": 1600.0, "d": 2700.0}  # Hz
@@ -51,3 +55,34 @@ def tone_corpus(
     for name, content in lines.items():
         (folder / name).write_text("\n".join(sorted(content)) + "\n", encoding="utf-8")
     return folder
+
+
+# A search of a few seconds that has all that a long one has: stages, warm-up, pruning.
+QUICK: dict[str, Any] = {
+    "name": "quick",
+    "network": {"output_size": 12, "stem_stride": [1, 2]},
+    "features": {"num_mel_bins": 16},
+    "augment": {"frames_mask_size": 8, "features_mask_size": 2},
+    "stages": [
+        {"layers": 3, "channels": 1, "operations": 8, "epochs": 2, "warmup_epochs": 1},
+        {"layers": 3, "channels": 2, "operations": 3, "epochs": 2, "warmup_epochs": 0},
+    ],
+    "weights": {"optimizer": "adam", "lr": 0.005, "weight_decay": 0.0},
+    "architecture": {"lr": 0.1},
+    "batch": {"max_utterances": 3},
+    "trainer": {"checkpoint_minutes": 0, "score_utterances": 4, "accelerator": "cpu"},
+}
+
+
+def quick_config(**sections: dict[str, Any]) -> SearchConfig:
+    """Return the quick search with some settings changed, section by section."""
+    document = {name: value for name, value in QUICK.items()}
+    for name, section in sections.items():
+        document[name] = {**document.get(name, {}), **section}
+    return SearchConfig.from_dict(document)
+
+
+def search_in_a_process(train: str, valid: str, output: str) -> None:
+    """Run or resume the quick search; for processes that are killed."""
+    torch.set_num_threads(1)
+    run_search(quick_config(), train, output, valid=valid, seed=3, resume=True)

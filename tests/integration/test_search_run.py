@@ -1,0 +1,394 @@
+"""Searches from audio files to a genotype: complete, repeatable, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from search_samples import RATE, quick_config, search_in_a_process, tone_corpus
+
+from nas_encoder.cli.main import main
+from nas_encoder.data import TokenSet
+from nas_encoder.errors import CheckpointError, DataError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype.io import read_yaml
+from nas_encoder.search import SearchConfig, load_search_config, run_search
+from nas_encoder.search.gradient.loop import GradientSearch
+from nas_encoder.search.gradient.training import DivergedError, Steps
+from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.spaces import get_space
+
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Training and validation data: 12 and 4 utterances of about 0.6 s."""
+    folder = tmp_path_factory.mktemp("corpus")
+    train = tone_corpus(folder / "train", 12, seed=1, seconds=0.6)
+    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.6))
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a quick search that nothing interrupted."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED)
+    return output
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Return everything that a search computes: genotypes, metrics, weights, optimizers."""
+    rows = [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in RunFolder(folder).rows()
+    ]
+    state = RunFolder(folder).load_checkpoint()
+    assert state is not None
+    state["position"].pop("seconds")
+    genotypes = {p.name: p.read_text() for p in sorted((folder / "genotypes").iterdir())}
+    result = (folder / "genotype.yaml").read_text()
+    return {"rows": rows, "state": state, "genotypes": genotypes, "result": result}
+
+
+def require_same(ours: Any, theirs: Any, place: str = "") -> None:
+    """Compare bit by bit, so that a difference is named."""
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), place
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), place
+        for key in ours:
+            require_same(ours[key], theirs[key], f"{place}/{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), place
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            require_same(mine, other, f"{place}/{index}")
+    else:
+        assert ours == theirs, place
+
+
+class Stop(BaseException):
+    """The process ends here."""
+
+
+def stop_at(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, which ends the process instead of its n-th call."""
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            raise Stop
+        return function(*args, **kwargs)
+
+    return counted
+
+
+def test_the_folder_is_complete(finished: Path, corpus: tuple[str, str]) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "run.yaml",
+        "tokens.txt",
+        "features.json",
+        "genotype.yaml",
+        "genotypes",
+        "last.ckpt",
+        "metrics.jsonl",
+        "report.html",
+        "tensorboard",
+    }
+    assert not [name for name in names if name.startswith(".")]  # no temporary file is left
+    config = load_search_config(finished / "config.yaml")
+    assert config == quick_config()
+    run = read_yaml(finished / "run.yaml")
+    assert (run["seed"], run["train"], run["valid"]) == (SEED, *corpus)
+    assert {"version", "commit", "machine", "torch", "began"} <= set(run)
+    assert TokenSet.load(finished / "tokens.txt").tokens == ("<blank>", *"abcd")
+    assert len(list((finished / "genotypes").iterdir())) == 4
+    assert any((finished / "tensorboard").iterdir())
+
+
+def test_the_genotype_is_a_member_of_the_space(finished: Path) -> None:
+    genotype = load_genotype(finished / "genotype.yaml")
+    get_space("asr_revised").validate(genotype)
+    assert genotype.name == "quick"
+    assert genotype.provenance["kind"] == "search"
+    assert genotype.provenance["strategy"] == "pdarts"
+    assert genotype.provenance["seed"] == SEED
+    last = RunFolder(finished).rows()[-1]
+    assert genotype.provenance["validation"]["loss"] == last["valid_loss"]
+    assert last["genotype"] == genotype.hash
+
+
+def test_the_metrics_tell_the_whole_course(finished: Path) -> None:
+    rows = RunFolder(finished).rows()
+    assert [(row["stage"], row["epoch"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    # The first epoch of the first stage is warm-up: the architecture does not move.
+    assert [row["architecture_loss"] is None for row in rows] == [True, False, False, False]
+    for row, count in zip(rows, (8, 8, 3, 3), strict=True):
+        assert row["uniform_entropy"] == pytest.approx(np.log(count))
+        for kind in ("normal", "reduction"):
+            assert len(row["probabilities"][kind]) == 14
+            for edge in row["probabilities"][kind]:
+                assert len(edge) == count and sum(edge.values()) == pytest.approx(1)
+    for kind in ("normal", "reduction"):
+        assert rows[1]["entropy"][kind] < rows[0]["entropy"][kind]
+        # What is pruned is what was least probable.
+        for before, after in zip(
+            rows[1]["probabilities"][kind], rows[2]["probabilities"][kind], strict=True
+        ):
+            kept = sorted(before, key=lambda op: -before[op])[:2]
+            assert set(kept) <= set(after) <= set(before)
+
+
+def test_the_same_seed_gives_the_same_search_and_another_seed_another(
+    finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_search(quick_config(), corpus[0], tmp_path / "same", valid=corpus[1], seed=SEED)
+    require_same(outcome(tmp_path / "same"), outcome(finished))
+    monkeypatch.setattr(RunFolder, "write_rows", stop_at(3, RunFolder.write_rows))
+    with pytest.raises(Stop):
+        run_search(quick_config(), corpus[0], tmp_path / "other", valid=corpus[1], seed=SEED + 1)
+    (first,) = RunFolder(tmp_path / "other").rows()
+    assert first["train_loss"] != RunFolder(finished).rows()[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "count"),
+    [
+        pytest.param(RunFolder, "save_checkpoint", 5, marks=pytest.mark.slow),  # a step is lost
+        (RunFolder, "save_checkpoint", 9),  # an epoch is recorded but not saved
+        (Steps, "weight_step", 4),  # between the two steps on one batch
+        # the stage's end is saved, the next not begun
+        pytest.param(GradientSearch, "_finish_stage", 1, marks=pytest.mark.slow),
+        (RunFolder, "save_result", 1),  # all is done but for the result
+    ],
+)
+def test_a_search_that_ended_anywhere_goes_on(
+    finished: Path,
+    corpus: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    count: int,
+) -> None:
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stop_at(count, getattr(owner, name)))
+        with pytest.raises(Stop):
+            run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED)
+    assert not (output / "genotype.yaml").exists()
+    run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
+    require_same(outcome(output), outcome(finished))
+
+
+def test_a_finished_search_can_be_resumed_and_stays_as_it_is(
+    finished: Path, corpus: tuple[str, str]
+) -> None:
+    before = outcome(finished)
+    genotype = run_search(
+        quick_config(), corpus[0], finished, valid=corpus[1], seed=SEED, resume=True
+    )
+    assert genotype.to_dict() == read_yaml(finished / "genotype.yaml")
+    require_same(outcome(finished), before)
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment(finished: Path, corpus: tuple[str, str], tmp_path: Path) -> None:
+    """Processes are killed at random moments and begun again until one reaches the end."""
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, in the server, not in each process.
+    context.set_forkserver_preload(
+        ["search_samples", "torch.utils.tensorboard", "matplotlib.figure", "kaldialign"]
+    )
+    output = tmp_path / "run"
+    rng = random.Random(11)
+    kills = 0
+    for _ in range(30):
+        process = context.Process(target=search_in_a_process, args=(*corpus, str(output)))
+        process.start()
+        assert process.pid is not None
+        if kills < 3:
+            changed = _wait_for_checkpoint(output / "last.ckpt", process)
+            time.sleep(rng.uniform(0.0, 0.5))
+            if changed and process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+        process.join(timeout=120)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == 0
+    assert kills >= 2
+    require_same(outcome(output), outcome(finished))
+
+
+def _wait_for_checkpoint(path: Path, process: Any) -> bool:
+    """Wait until a process has written one more checkpoint, or has ended."""
+    before = path.stat().st_mtime_ns if path.exists() else None
+    deadline = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline:
+        if path.exists() and path.stat().st_mtime_ns != before:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+@pytest.mark.slow
+def test_the_shipped_tiny_search_from_the_command_line(
+    corpus: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    command = ["search", "--config", "tiny", "--train", corpus[0], "--valid", corpus[1]]
+    command += ["--output", str(output), "--seed", "1", "--json"]
+    command += ["--set", "trainer.score_utterances=4"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    genotype = load_genotype(output / "genotype.yaml")
+    assert Genotype.from_dict(result["genotype"]) == genotype
+    assert result["hash"] == genotype.hash
+    get_space("asr_revised").validate(genotype)
+    assert genotype.provenance["config"] == "tiny"
+    assert "Search of tiny" in (output / "report.html").read_text(encoding="utf-8")
+    # The folder is taken.
+    assert main(command) == 2
+    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert main([*command, "--resume", "--set", "weights.lr=0.1"]) == 2
+    assert "weights.lr: was 0.005 when the run began, now 0.1" in capsys.readouterr().err
+
+
+def test_the_validation_data_may_move_the_architecture(
+    corpus: tuple[str, str], tmp_path: Path
+) -> None:
+    config = SearchConfig.from_dict(
+        quick_config().to_dict()
+        | {"architecture_data": "valid", "stages": [{"layers": 3, "channels": 1, "epochs": 1,
+                                                      "warmup_epochs": 0}]}
+    )  # fmt: skip
+    run_search(config, corpus[0], tmp_path, valid=corpus[1])
+    row = RunFolder(tmp_path).rows()[0]
+    assert row["steps"] == 4  # all 12 utterances, 3 at a time
+    assert row["architecture_loss"] is not None
+
+
+def test_a_search_without_validation_data_and_without_extras(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither TensorBoard nor matplotlib is needed for the result."""
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    stages = {"stages": [{"layers": 3, "channels": 1, "epochs": 1, "warmup_epochs": 0}]}
+    config = SearchConfig.from_dict(quick_config().to_dict() | stages)
+    genotype = run_search(config, corpus[0], tmp_path)
+    assert load_genotype(tmp_path / "genotype.yaml") == genotype
+    assert not (tmp_path / "report.html").exists() and not (tmp_path / "tensorboard").exists()
+
+
+# -- what cannot be searched on ---------------------------------------------------------------
+
+
+def require_refused(
+    train: Path | str, valid: Path | str, output: Path, *texts: str, config: Any = None
+) -> None:
+    """The search stops with a DataError that holds the texts, before any training."""
+    with pytest.raises(DataError) as caught:
+        run_search(config or quick_config(), train, output, valid=valid)
+    for text in texts:
+        assert text in str(caught.value), str(caught.value)
+    left = {path.name for path in output.iterdir()}
+    assert not left & {"last.ckpt", "metrics.jsonl", "genotype.yaml"}
+    # The folder is not taken by a run that never began.
+    RunFolder(output).begin({}, {}, resume=False)
+
+
+def test_audio_with_nan(corpus: tuple[str, str], tmp_path: Path) -> None:
+    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6)
+    samples = np.full(RATE // 2, 0.1, dtype=np.float32)
+    samples[100] = np.nan
+    soundfile.write(train / "wav" / "spk41-u005.wav", samples, RATE, subtype="FLOAT")
+    (train / "wav.scp").write_text((train / "wav.scp").read_text())
+    require_refused(train, corpus[1], tmp_path / "run", "spk41-u005", "NaN")
+
+
+def test_empty_data(corpus: tuple[str, str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for name in ("wav.scp", "text", "utt2spk"):
+        (empty / name).write_text("")
+    manifest = tmp_path / "empty.json"
+    manifest.write_text("")
+    for data in (empty, manifest):
+        require_refused(data, corpus[1], tmp_path / "run1", "empty")
+        require_refused(corpus[0], data, tmp_path / "run2", "empty")
+
+
+def test_missing_audio(corpus: tuple[str, str], tmp_path: Path) -> None:
+    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6)
+    (train / "wav" / "spk42-u006.wav").unlink()
+    require_refused(train, corpus[1], tmp_path / "run", "spk42-u006", "does not exist")
+    require_refused(tmp_path / "nowhere", corpus[1], tmp_path / "run", "nowhere")
+
+
+def test_tokens_that_training_does_not_have(corpus: tuple[str, str], tmp_path: Path) -> None:
+    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6, letters="abc")
+    require_refused(train, corpus[1], tmp_path / "run", "valid: token 'd' is not in the token set")
+
+
+def test_utterances_too_short_or_with_too_many_tokens(
+    corpus: tuple[str, str], tmp_path: Path
+) -> None:
+    short = tone_corpus(tmp_path / "short", 8, seed=4, seconds=0.1)
+    require_refused(short, corpus[1], tmp_path / "run1", "train: no usable utterance among 8")
+    fast = tone_corpus(tmp_path / "fast", 8, seed=5, seconds=0.2)
+    require_refused(fast, corpus[1], tmp_path / "run2", "have more tokens", "than output frames")
+
+
+def test_one_utterance_cannot_be_halved(corpus: tuple[str, str], tmp_path: Path) -> None:
+    single = tone_corpus(tmp_path / "one", 1, seed=1, seconds=0.6, letters="d")
+    require_refused(single, single, tmp_path / "run", "two halves need 2 utterances")
+
+
+def test_a_search_that_diverges_names_the_batch(
+    corpus: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = quick_config(
+        weights={"optimizer": "sgd", "lr": 1e6, "momentum": 0.0, "grad_clip": 0.0}
+    )
+    with pytest.raises(DivergedError, match=r"the loss is .* on the batch of spk1") as caught:
+        run_search(config, corpus[0], tmp_path / "run", valid=corpus[1])
+    assert "lower weights.lr" in str(caught.value)
+    saved = torch.load(tmp_path / "run" / "diverged_batch.pt", weights_only=True)
+    assert saved["features"].dim() == 3 and len(saved["ids"]) == len(saved["features"])
+
+
+def test_data_that_changed_under_a_run(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6)
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", stop_at(2, RunFolder.save_checkpoint))
+        with pytest.raises(Stop):
+            run_search(quick_config(), train, output, valid=corpus[1])
+    # One more letter, and one audio file is another.
+    lines = (train / "text").read_text().splitlines()
+    (train / "text").write_text("\n".join([lines[0] + "e", *lines[1:]]) + "\n")
+    (train / "wav" / "spk41-u005.wav").write_bytes((train / "wav" / "spk42-u006.wav").read_bytes())
+    with pytest.raises(CheckpointError) as caught:
+        run_search(quick_config(), train, output, valid=corpus[1], resume=True)
+    assert "tokens of the training data" in str(caught.value)
+    assert "training audio" in str(caught.value)
