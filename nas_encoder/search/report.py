@@ -78,12 +78,16 @@ def build_report(folder: RunFolder) -> Path:
         raise CheckpointError(f"run folder {folder.path}", ["holds no search (no run.yaml)"])
     require_matplotlib()
     path = folder.path / NAME
-    write_atomically(path, _Report(folder).html().encode(), CheckpointError)
+    write_atomically(path, Report(folder).html().encode(), CheckpointError)
     return path
 
 
-class _Report:
-    """What is in a run folder, and its HTML."""
+class Report:
+    """What is in a run folder, and its HTML.
+
+    Raises:
+        CheckpointError: A file in the folder is damaged.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder

@@ -48,6 +48,12 @@ def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
     return output
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the report out, which takes as long as the quick search itself."""
+    monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     """Return everything that a search computes: genotypes, metrics, weights, optimizers."""
     rows = [
@@ -154,6 +160,7 @@ def test_the_metrics_tell_the_whole_course(finished: Path) -> None:
             assert set(kept) <= set(after) <= set(before)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_same_seed_gives_the_same_search_and_another_seed_another(
     finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +184,7 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another(
         (RunFolder, "save_result", 1),  # all is done but for the result
     ],
 )
+@pytest.mark.usefixtures("no_report")
 def test_a_search_that_ended_anywhere_goes_on(
     finished: Path,
     corpus: tuple[str, str],
@@ -271,6 +279,7 @@ def test_the_shipped_tiny_search_from_the_command_line(
     assert "weights.lr: was 0.005 when the run began, now 0.1" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_validation_data_may_move_the_architecture(
     corpus: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -375,6 +384,7 @@ def test_a_search_that_diverges_names_the_batch(
     assert saved["features"].dim() == 3 and len(saved["ids"]) == len(saved["features"])
 
 
+@pytest.mark.usefixtures("no_report")
 def test_data_that_changed_under_a_run(
     corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,289 @@
+"""The report of a search: whole, honest about doubts, safe with any text, never fatal."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import random
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas_encoder.cli.main import main
+from nas_encoder.errors import MissingDependencyError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.search import SearchConfig
+from nas_encoder.search.gradient.choices import KINDS, all_alive, edge_list
+from nas_encoder.search.gradient.derive import derive_cell
+from nas_encoder.search.gradient.pdarts import PDarts
+from nas_encoder.search.report import Report, build_report, write_report
+from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.spaces import get_space
+
+CONFIG = SearchConfig.from_dict(
+    {
+        "name": "found",
+        "stages": [
+            {"layers": 5, "operations": 8, "epochs": 2, "warmup_epochs": 1},
+            {"layers": 11, "operations": 3, "epochs": 2, "warmup_epochs": 1},
+        ],
+    }
+)
+SPACE = get_space(CONFIG.space)
+
+
+def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) -> RunFolder:
+    """Write the folder of a made-up search.
+
+    Args:
+        path: The folder.
+        epochs: How many of the four epochs are done.
+        sharpness: How far the choice is from uniform.
+        **run: For run.yaml.
+    """
+    folder = RunFolder(path)
+    about: dict[str, Any] = {"seed": 7, "train": "data/train", "valid": "data/dev"}
+    about |= {"commit": "abc123", "machine": "a machine", "config": "small", **run}
+    folder.begin(CONFIG.to_dict(), about, resume=False)
+    strategy, rng = PDarts(CONFIG), random.Random(0)
+    alive = all_alive(SPACE)
+    rows: list[dict[str, Any]] = []
+    for number in range(epochs):
+        stage, epoch = divmod(number, 2)
+        if number == 2:
+            alive = strategy.next_alive(0, rows[-1]["probabilities"])
+        table = {kind: [softmax(edge, sharpness, rng) for edge in alive[kind]] for kind in KINDS}
+        row = {
+            "stage": stage + 1,
+            "epoch": epoch + 1,
+            "train_loss": 3.0 - 0.3 * number,
+            "architecture_loss": None if epoch == 0 else 2.5,
+            "valid_loss": 3.1 - 0.3 * number,
+            "valid_ter": 80.0 - 10 * number,
+            "entropy": {
+                kind: sum(-p * math.log(p) for e in table[kind] for p in e.values()) / 14
+                for kind in KINDS
+            },
+            "uniform_entropy": math.log(len(alive["normal"][0])),
+            "seconds": 61.5,
+            "probabilities": table,
+        }
+        genotype = derived(table)
+        row["genotype"] = genotype.hash
+        folder.save_genotype(genotype, stage, epoch)
+        rows.append(row)
+    folder.write_rows(rows)
+    if epochs == 4:
+        folder.save_result(genotype)
+    return folder
+
+
+def softmax(names: Any, sharpness: float, rng: random.Random) -> dict[str, float]:
+    powers = {op: math.exp(sharpness * rng.random()) for op in names}
+    return {op: power / sum(powers.values()) for op, power in powers.items()}
+
+
+def derived(table: dict[str, Any]) -> Genotype:
+    limits = {"normal": CONFIG.regularization.at_most, "reduction": {}}
+    cells = {kind: derive_cell(table[kind], SPACE.nodes, limits[kind]).to_dict() for kind in KINDS}
+    document = {"schema": 1, "name": "found", "space": SPACE.name, **cells}
+    return Genotype.from_dict(document | {"provenance": {"kind": "search"}})
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would see and checks that tags are closed in order."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def read(folder: RunFolder) -> Reader:
+    path = build_report(folder)
+    assert path == folder.path / "report.html"
+    return Reader(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Reader]:
+    folder = make_run(tmp_path_factory.mktemp("finished") / "run")
+    return folder, read(folder)
+
+
+def test_it_needs_nothing_else(finished: tuple[RunFolder, Reader]) -> None:
+    _, page = finished
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        if tag == "img":
+            assert str(attributes["src"]).startswith("data:image/png;base64,")
+            assert attributes["alt"]
+    assert not re.search(r"https?://|url\(", "".join(str(tag) for tag in page.tags))
+
+
+def test_the_pictures_are_pictures(finished: tuple[RunFolder, Reader]) -> None:
+    from matplotlib.image import imread
+
+    _, page = finished
+    sources = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
+    assert len(sources) == 5  # cells, curves, shares, and the edges at the end of two stages
+    for source in sources:
+        pixels = imread(io.BytesIO(base64.b64decode(source.partition(",")[2])), format="png")
+        assert min(pixels.shape[:2]) > 300
+        assert pixels[..., :3].std() > 0.05  # something is drawn
+
+
+def test_it_says_what_was_found_and_how(finished: tuple[RunFolder, Reader]) -> None:
+    folder, page = finished
+    genotype = load_genotype(folder.path / "genotype.yaml")
+    for text in (
+        "Search of found",
+        "finished, 4 of 4 epochs in 4 min 06 s",
+        genotype.hash,
+        "normal cell",
+        "reduction cell",
+        "data/train",
+        "abc123",
+        "a machine",
+        "seed 7",
+        "strategy: pdarts",
+        "Edges after epoch 2 of stage 1",
+        "Edges after epoch 2 of stage 2",
+        f"nas-encoder show {folder.path}/genotype.yaml",
+        "--seed 8",
+    ):
+        assert text in page.words, text
+    for edge in genotype.architecture.normal.edges:
+        assert f"{edge.op}(" in page.words
+    assert "--resume" not in page.words
+
+
+def test_warnings_stand_in_the_page(finished: tuple[RunFolder, Reader], tmp_path: Path) -> None:
+    folder, page = finished
+    assert Report(folder).warnings() == []
+    assert not [tag for tag in page.tags if tag[1].get("class") == "warn"]
+
+
+def test_a_choice_that_stayed_uniform_is_told(tmp_path: Path) -> None:
+    warnings = Report(make_run(tmp_path, sharpness=0.05)).warnings()
+    assert len(warnings) == 2
+    for kind, text in zip(KINDS, warnings, strict=True):
+        assert f"parameters of the {kind} cell have hardly left the uniform choice" in text
+
+
+def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    table = [dict.fromkeys(SPACE.operations, 0.1) | {"max_pool_3x3": 0.5} for _ in edge_list(4)]
+    folder.save_result(derived({"normal": table, "reduction": table}))
+    warnings = Report(folder).warnings()
+    assert len(warnings) == 2
+    assert "8 of 8 edges of the normal cell are pooling or skip connections" in warnings[0]
+
+
+def test_a_network_that_learned_nothing_is_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    rows = folder.rows()
+    rows[-1]["valid_ter"] = 97.0
+    folder.write_rows(rows)
+    (text,) = Report(folder).warnings()
+    assert "token error rate on the validation data is 97.0 %" in text
+
+
+def test_an_unfinished_search_has_a_report_too(tmp_path: Path) -> None:
+    page = read(make_run(tmp_path, epochs=3, valid=None))
+    assert "not finished, 3 of 4 epochs" in page.words
+    assert [tag for tag in page.tags if tag[1].get("class") == "warn"]
+    assert "Genotype so far" in page.words
+    assert "--train data/train --output" in page.words and "--resume" in page.words
+    assert "--valid" not in page.words
+
+
+def test_a_search_without_an_epoch_has_a_report_too(tmp_path: Path) -> None:
+    page = read(make_run(tmp_path, epochs=0))
+    assert "No epoch is done yet" in page.words
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+def test_text_from_outside_cannot_become_html(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    page = read(make_run(tmp_path / "a b; rm -rf $HOME", 1, train=evil, machine=evil))
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert evil in page.words
+    # In the commands to copy, names that a shell would take apart are quoted.
+    assert f"--config '{tmp_path}/a b; rm -rf $HOME/config.yaml'" in page.words
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "run")
+    assert main(["report", str(folder.path), "--json"]) == 0
+    path = json.loads(capsys.readouterr().out)["report"]
+    assert path == str(folder.path / "report.html") and Path(path).is_file()
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert "holds no search" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.yaml", "- 1"),
+        ("config.yaml", "strategy: [}"),
+        ("config.yaml", "strategy: no_such"),
+        ("metrics.jsonl", "{}\n"),
+        ("metrics.jsonl", "5\n"),
+        ("metrics.jsonl", "{\n{}\n"),
+        ("genotype.yaml", "space: darts"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    folder = make_run(tmp_path)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 2
+    assert name in capsys.readouterr().err
+    assert write_report(folder) is None  # the search itself goes on
+
+
+def test_without_matplotlib_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_run(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError):
+        build_report(folder)
+    assert write_report(folder) is None
+    assert "pip install 'nas_encoder[plot]'" in caplog.text
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_run(tmp_path)
+    (tmp_path / "report.html").mkdir()
+    assert write_report(folder) is None
+    assert "no report is written" in caplog.text and "cannot be written" in caplog.text
