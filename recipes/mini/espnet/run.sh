@@ -22,7 +22,7 @@ search_opts=             # e.g. "--set stages.0.epochs=2"
 space=asr_revised        # of the random genotype; that of the search config
 parameters=260000        # of each encoder, within 2 %
 systems="searched random transformer dfsmn_san"   # the searched one and any others of these
-epochs=9                 # of the trainings at equal epochs
+epochs=8                 # of the trainings at equal epochs
 inference_model=valid.cer_ctc.best.pth
 inference_args="--ctc_weight 1.0 --lm_weight 0 --beam_size 1"
 repeats=9                # timed passes for the real-time factor
