@@ -125,6 +125,7 @@ class CellEncoder(nn.Module):
             As :meth:`forward`, and a list of (cell number from 1, (B, T', D)); a tap goes
             through the same fully connected layers as the final output.
         """
+        lengths = lengths.to(x.device)
         capturing = is_capturing()
         if not capturing:
             padded = check_inputs(x, lengths, self.config.input_size, self.min_length)

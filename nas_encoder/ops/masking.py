@@ -61,7 +61,8 @@ def is_capturing() -> bool:
 
 def is_recomputing() -> bool:
     """Whether a checkpointed segment is being run a second time, for its backward pass."""
-    return _recomputing.get()
+    # A compiler cannot look at a context variable, and recomputes without running the module.
+    return not torch.compiler.is_compiling() and _recomputing.get()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -67,3 +68,19 @@ def test_exported_for_all_lengths() -> None:
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.export.export(module, padded([23, 14], 9), dynamic_shapes=shapes)
     check(program.module(), module, [batch for batch in BATCHES if len(batch[0]) > 1])
+
+
+@pytest.mark.parametrize("lengths", [[23, 14], [23, 23]])
+def test_a_compiled_training_step_is_the_same(lengths: list[int]) -> None:
+    torch._dynamo.reset()
+    module = small(document(MIXED_CELL), **OPTIONS).train()
+    other = copy.deepcopy(module)
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    x, sizes = padded(lengths, 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of dynamo's own doing
+        for network in (module, compiled):
+            network(x, sizes)[0].square().sum().backward()
+    for plain, own in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, plain.grad, rtol=0, atol=1e-9)
+    torch.testing.assert_close(other.state_dict(), module.state_dict(), rtol=0, atol=1e-10)

@@ -270,7 +270,6 @@ def test_the_same_seed_builds_the_same_network() -> None:
 
 def test_inference_keeps_only_the_feature_maps_that_are_still_read() -> None:
     """The peak of living feature maps must not grow with the number of cells."""
-    import gc
     import weakref
 
     module = small("asrnet_b", layers=12).eval()
@@ -278,7 +277,6 @@ def test_inference_keeps_only_the_feature_maps_that_are_still_read() -> None:
     alive: list[int] = []
 
     def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        gc.collect()
         alive.append(sum(reference() is not None for reference in outputs))
         outputs.append(weakref.ref(output.value))
 
