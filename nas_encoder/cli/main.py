@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("nas_encoder.cli.show", "show a genotype: cells, parameters, MACs, receptive field"),
     "data": ("nas_encoder.cli.data", "read a corpus with lhotse, export it to ESPnet and NeMo"),
     "search": ("nas_encoder.cli.search", "search a genotype on speech data"),
+    "derive": ("nas_encoder.cli.derive", "derive a genotype from any epoch of a search"),
     "report": ("nas_encoder.cli.report", "make the report of a search from its run folder"),
     "doctor": ("nas_encoder.cli.doctor", "say what is installed and registered, and what to do"),
     "enable": ("nas_encoder.cli.enable", "register with ESPnet and NeMo in this environment"),

@@ -15,7 +15,7 @@ from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.genotype import Cell, CellArchitecture, Genotype
 from nas_encoder.genotype.draw import architecture_lines, draw
 from nas_encoder.genotype.io import read_yaml, write_atomically
-from nas_encoder.search.config import SearchConfig, dump
+from nas_encoder.search.config import dump
 from nas_encoder.search.gradient.choices import KINDS
 from nas_encoder.search.plots import (
     Picture,
@@ -26,6 +26,7 @@ from nas_encoder.search.plots import (
     require_matplotlib,
     to_png,
 )
+from nas_encoder.search.rederive import read_config
 from nas_encoder.search.runfolder import RunFolder
 from nas_encoder.spaces import get_space
 
@@ -92,14 +93,8 @@ class Report:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.run = folder.run()
-        document = read_yaml(folder.path / "config.yaml", CheckpointError)
-        self.config = SearchConfig.from_dict(document, str(folder.path / "config.yaml"))
-        self.rows = folder.rows()
-        for number, row in enumerate(self.rows, 1):
-            if not isinstance(row, dict) or not {"stage", "epoch"} <= set(row):
-                raise CheckpointError(
-                    str(folder.path / "metrics.jsonl"), [f"line {number}: is no epoch of a search"]
-                )
+        self.config = read_config(folder)
+        self.rows = folder.epochs()
         self.operations = list(get_space(self.config.space).operations)
         result = folder.path / "genotype.yaml"
         self.finished = result.is_file()

@@ -149,6 +149,20 @@ class RunFolder:
                     raise CheckpointError(str(path), [f"line {number}: {error}"]) from None
         return rows
 
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return :meth:`rows`, each with its ``stage`` and ``epoch`` (both counted from 1).
+
+        Raises:
+            CheckpointError: A line is no epoch of a search.
+        """
+        rows = self.rows()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not {"stage", "epoch"} <= set(row):
+                raise CheckpointError(
+                    str(self.path / "metrics.jsonl"), [f"line {number}: is no epoch of a search"]
+                )
+        return rows
+
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew."""
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -100,6 +100,7 @@ def test_a_member_of_the_space_is_derived_at_any_time(
         space.validate(genotype)
         assert Genotype.from_dict(genotype.to_dict()) == genotype
         assert strategy.derive(made) == architecture
+        assert strategy.derive_from(made.probabilities()) == architecture
         pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
         assert pools <= SearchConfig().regularization.at_most["avg_pool_3x3"]
         if stage + 1 < len(STAGES):

@@ -5,95 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
-import random
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from search_folders import SPACE, derived, make_run
 
 from nas_encoder.cli.main import main
 from nas_encoder.errors import MissingDependencyError
-from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.choices import KINDS, all_alive, edge_list
-from nas_encoder.search.gradient.derive import derive_cell
-from nas_encoder.search.gradient.pdarts import PDarts
+from nas_encoder.genotype import load_genotype
+from nas_encoder.search.gradient.choices import KINDS, edge_list
 from nas_encoder.search.report import Report, build_report, write_report
 from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.spaces import get_space
-
-CONFIG = SearchConfig.from_dict(
-    {
-        "name": "found",
-        "stages": [
-            {"layers": 5, "operations": 8, "epochs": 2, "warmup_epochs": 1},
-            {"layers": 11, "operations": 3, "epochs": 2, "warmup_epochs": 1},
-        ],
-    }
-)
-SPACE = get_space(CONFIG.space)
-
-
-def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) -> RunFolder:
-    """Write the folder of a made-up search.
-
-    Args:
-        path: The folder.
-        epochs: How many of the four epochs are done.
-        sharpness: How far the choice is from uniform.
-        **run: For run.yaml.
-    """
-    folder = RunFolder(path)
-    about: dict[str, Any] = {"seed": 7, "train": "data/train", "valid": "data/dev"}
-    about |= {"commit": "abc123", "machine": "a machine", "config": "small", **run}
-    folder.begin(CONFIG.to_dict(), about, resume=False)
-    strategy, rng = PDarts(CONFIG), random.Random(0)
-    alive = all_alive(SPACE)
-    rows: list[dict[str, Any]] = []
-    for number in range(epochs):
-        stage, epoch = divmod(number, 2)
-        if number == 2:
-            alive = strategy.next_alive(0, rows[-1]["probabilities"])
-        table = {kind: [softmax(edge, sharpness, rng) for edge in alive[kind]] for kind in KINDS}
-        row = {
-            "stage": stage + 1,
-            "epoch": epoch + 1,
-            "train_loss": 3.0 - 0.3 * number,
-            "architecture_loss": None if epoch == 0 else 2.5,
-            "valid_loss": 3.1 - 0.3 * number,
-            "valid_ter": 80.0 - 10 * number,
-            "entropy": {
-                kind: sum(-p * math.log(p) for e in table[kind] for p in e.values()) / 14
-                for kind in KINDS
-            },
-            "uniform_entropy": math.log(len(alive["normal"][0])),
-            "seconds": 61.5,
-            "probabilities": table,
-        }
-        genotype = derived(table)
-        row["genotype"] = genotype.hash
-        folder.save_genotype(genotype, stage, epoch)
-        rows.append(row)
-    folder.write_rows(rows)
-    if epochs == 4:
-        folder.save_result(genotype)
-    return folder
-
-
-def softmax(names: Any, sharpness: float, rng: random.Random) -> dict[str, float]:
-    powers = {op: math.exp(sharpness * rng.random()) for op in names}
-    return {op: power / sum(powers.values()) for op, power in powers.items()}
-
-
-def derived(table: dict[str, Any]) -> Genotype:
-    limits = {"normal": CONFIG.regularization.at_most, "reduction": {}}
-    cells = {kind: derive_cell(table[kind], SPACE.nodes, limits[kind]).to_dict() for kind in KINDS}
-    document = {"schema": 1, "name": "found", "space": SPACE.name, **cells}
-    return Genotype.from_dict(document | {"provenance": {"kind": "search"}})
 
 
 class Reader(HTMLParser):

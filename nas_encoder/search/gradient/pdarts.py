@@ -22,7 +22,10 @@ class PDarts:
 
     Deviations from the public code of P-DARTS, as He et al. 2020 ask: dropout follows dilated
     convolutions and average pooling (not skip_connect), and the limit at derivation is on
-    average pooling.
+    average pooling. Our own: the dropout keeps its first value during the warm-up (there it falls
+    linearly), the learning rate of the weights follows its cosine from step to step (there from
+    epoch to epoch), the architecture's gradient is not clipped (there at a norm of 5), and
+    pruning leaves each edge an operation that a genotype within the limits can take.
     """
 
     def __init__(self, config: SearchConfig) -> None:
@@ -53,8 +56,11 @@ class PDarts:
         )
 
     def derive(self, parameters: ArchitectureParameters) -> CellArchitecture:
+        """Derive both cells from the present parameters."""
+        return self.derive_from(parameters.probabilities())
+
+    def derive_from(self, probabilities: Probabilities) -> CellArchitecture:
         """Derive both cells; the limits hold for the normal cell."""
-        probabilities = parameters.probabilities()
         nodes = self.space.nodes
         return CellArchitecture(
             derive_cell(probabilities["normal"], nodes, self.limits),

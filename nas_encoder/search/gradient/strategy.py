@@ -29,3 +29,6 @@ class GradientStrategy(Protocol):
 
     def derive(self, parameters: ArchitectureParameters) -> CellArchitecture:
         """Return the architecture that the parameters stand for."""
+
+    def derive_from(self, probabilities: Probabilities) -> CellArchitecture:
+        """Return the same from recorded probabilities; draws nothing at random."""

@@ -47,9 +47,7 @@ class SourceEdges(nn.Module):
     ) -> None:
         super().__init__()
         self.alive = [tuple(names) for names in alive]
-        self.names = [
-            op for op in OPERATIONS if op != NONE and any(op in names for names in alive)
-        ]
+        self.names = [op for op in OPERATIONS if op != NONE and any(op in names for names in alive)]
         self.dropped = [op in regularized for op in self.names]
         self.users = [[e for e, names in enumerate(alive) if op in names] for op in self.names]
         self.operations = nn.ModuleList(
