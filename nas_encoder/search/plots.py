@@ -91,14 +91,21 @@ def curves(rows: Sequence[Row]) -> Picture:
     ]
     figure = _figure(6.9)
     axes_list = figure.subplots(len(panels), 1, sharex=True)
-    epochs = range(1, len(rows) + 1)
+    starts = stage_starts(rows)  # a line ends where its network does
     for axes, (label, lines) in zip(axes_list, panels, strict=True):
         for (name, values), colour in zip(
             lines.items(), ("#0072b2", "#d55e00", "#00795c"), strict=False
         ):
             if any(value is not None for value in values):
-                plain = [float("nan") if value is None else value for value in values]
-                axes.plot(epochs, plain, marker="o", markersize=3.5, color=colour, label=name)
+                for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+                    axes.plot(
+                        range(start + 1, end + 1),
+                        [float("nan") if v is None else v for v in values[start:end]],
+                        marker="o",
+                        markersize=3.5,
+                        color=colour,
+                        label="" if start else name,
+                    )
         axes.set_ylabel(label, fontsize=9)
         axes.grid(alpha=0.25)
         _mark_stages(axes, rows)
@@ -170,11 +177,12 @@ def edge_map(
     edges = edge_list(nodes)
     figure = _figure(0.29 * len(edges) + 1.9)
     axes_list = figure.subplots(1, len(KINDS), sharey=True)
-    for axes, kind in zip(axes_list, KINDS, strict=True):
-        table = row["probabilities"][kind]
+    tables = [row["probabilities"][kind] for kind in KINDS]
+    highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
+    for axes, kind, table in zip(axes_list, KINDS, tables, strict=True):
         values = np.array([[edge.get(op, np.nan) for op in operations] for edge in table])
         axes.set_facecolor("#e4e4e4")
-        axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1)
+        axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=highest)
         for line, place in np.argwhere(~np.isnan(values)):
             value = values[line, place]
             axes.text(
@@ -184,7 +192,7 @@ def edge_map(
                 ha="center",
                 va="center",
                 fontsize=6,
-                color="black" if value > 0.6 else "white",
+                color="black" if value > 0.6 * highest else "white",
             )
         for node, edge in _chosen(cells, kind):
             place = (operations.index(edge.op), edges.index((node, edge.source)))
