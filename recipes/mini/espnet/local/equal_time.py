@@ -18,8 +18,9 @@ from recipes.mini.espnet.local.jobs import Markers
 from recipes.mini.espnet.local.training_config import with_steps
 from recipes.mini.espnet.local.training_log import epoch_seconds
 
-# Times that differ by less are called equal.
-SAME = 0.05
+# Times that differ by less are called equal: on two cores that share caches and hyper-threads the
+# same training's CPU seconds vary by as much, depending on what runs beside it.
+SAME = 0.10
 
 
 def training_seconds(markers: Markers, job: str, epochs: int) -> float:
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if args.same.exists():
-        print(f"{seconds:.0f} s is within 5 % of the {budget:.0f} s of {args.reference}")
+        print(f"{seconds:.0f} s is within 10 % of the {budget:.0f} s of {args.reference}")
     else:
         print(
             f"{args.output}: {planned['max_epoch']} epochs of {planned['num_iters_per_epoch']} "
