@@ -266,11 +266,13 @@ def test_a_killed_run_is_resumed_to_the_same_corpus(tmp_path):
         while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(0.01)
+        group = first.pid
+        os.killpg(group, signal.SIGSTOP)  # or it could be done before the second one looks
         second = run("killed", "1")
         assert second.returncode == 1 and "another run is writing it" in second.stderr
         first.send_signal(signal.SIGKILL)
         first.wait()
-        group = first.pid
+        os.killpg(group, signal.SIGCONT)
     assert not (tmp_path / "killed").exists()
     # Its workers and their synthesisers end by themselves.
     deadline = time.monotonic() + 30

@@ -15,7 +15,7 @@ from typing import Any
 from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
 from recipes.mini.espnet.local.jobs import Markers
-from recipes.mini.espnet.local.training_config import with_steps
+from recipes.mini.espnet.local.training_config import FEWEST_STEPS, with_steps
 from recipes.mini.espnet.local.training_log import epoch_seconds
 
 # Times that differ by less are called equal: on two cores that share caches and hyper-threads the
@@ -53,7 +53,7 @@ def plan(config: Mapping[str, Any], seconds: float, budget: float) -> dict[str, 
     epochs, steps = config["max_epoch"], config["num_iters_per_epoch"]
     wanted = epochs * steps * budget / seconds
     new_epochs = max(1, round(wanted / steps))
-    return with_steps(config, new_epochs, max(2, round(wanted / new_epochs)))
+    return with_steps(config, new_epochs, max(FEWEST_STEPS, round(wanted / new_epochs)))
 
 
 def main(arguments: list[str] | None = None) -> int:
