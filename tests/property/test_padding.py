@@ -90,6 +90,14 @@ def check_alone_equals_in_batch(
         assert (gradient[row, length:] == 0).all()
 
 
+def close_gradients(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Compare to 1e-9 of the largest gradient: batch norm over a handful of values makes some of
+    them large, and rounding grows with them.
+    """
+    largest = max(1.0, float(wanted.abs().max()))
+    torch.testing.assert_close(got, wanted, rtol=0.0, atol=1e-9 * largest)
+
+
 def check_more_padding_changes_nothing(
     module: nn.Module, beyond: list[int], tail: int, value: float, bins: int
 ) -> None:
@@ -105,7 +113,7 @@ def check_more_padding_changes_nothing(
     for output, other in zip(plain, more, strict=True):
         torch.testing.assert_close(other[:, : output.size(1)], output, **TOLERANCE)
         assert (other[:, output.size(1) :] == 0).all()
-    torch.testing.assert_close(wide_gradient[:, : x.size(1)], gradient, **TOLERANCE)
+    close_gradients(wide_gradient[:, : x.size(1)], gradient)
     assert (wide_gradient[:, x.size(1) :] == 0).all()
     torch.testing.assert_close(dict(module.named_buffers()), moved, **TOLERANCE)
 
