@@ -32,8 +32,6 @@ from nas_encoder.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-_DUPLICATE = "_dup"  # lhotse's mark on utterances that it repeats to give each rank one
-
 
 @dataclass
 class Batch:
@@ -254,8 +252,9 @@ class AsrLoader:
         limits: dict[str, Any] = {
             "max_cuts": self._max_cuts,
             "max_duration": None if self._max_frames is None else float(self._max_frames),
-            "world_size": self.world_size,
-            "rank": self.rank,
+            # Of all ranks: lhotse's own split of an uneven end can break the limits.
+            "world_size": 1,
+            "rank": 0,
         }
         sampler: Any
         if self.shuffle:
@@ -270,7 +269,10 @@ class AsrLoader:
             )
         else:
             sampler = SimpleCutSampler(stand_ins, shuffle=False, **limits)
-        return [[int(cut.id.split(_DUPLICATE)[0]) for cut in batch] for batch in sampler]
+        batches = [[int(cut.id) for cut in batch] for batch in sampler]
+        missing = -len(batches) % self.world_size
+        batches += [batches[index % len(batches)] for index in range(missing)]
+        return batches[self.rank :: self.world_size]
 
     def _num_buckets(self) -> int:
         """At least four batches in a bucket, or odd ends would make too many small batches."""
