@@ -95,7 +95,7 @@ class AsrLoader:
         cache_bytes: Bound of the cache; shared by the workers.
         spec_augment: Augmentation, applied after the cache.
         rank: This process, of ``world_size`` that share an epoch. All ranks get the same
-            number of batches; a few utterances are repeated where they do not divide evenly.
+            number of batches; a few batches are repeated where they do not divide evenly.
         world_size: Number of processes.
         min_length: Shorter utterances are left out (frames); an encoder's ``min_length``.
         max_length: Longer ones too.
