@@ -8,8 +8,8 @@ library's *forward* convolution is fast:
 - of the weight: each channel's input convolved with its gradient as the kernel, in which stride
   and dilation change places.
 
-``benchmarks/depthwise.py`` measures where this pays. Elsewhere (plain 3x3 kernels, undilated ones in
-channels_last, CUDA, float64, bf16, graphs being captured) the library's own backward is used.
+``benchmarks/depthwise.py`` measures where this pays. Elsewhere (plain 3x3 kernels, undilated ones
+in channels_last, CUDA, float64, bf16, graphs being captured) the library's own backward is used.
 """
 
 from __future__ import annotations
