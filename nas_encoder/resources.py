@@ -1,11 +1,14 @@
-"""Files that travel with the package: the shipped configurations."""
+"""Files that travel with the package: the shipped configurations.
+
+Every Hydra application of an environment imports this module (``hydra_plugins/``), so it loads
+what an error message needs only where there is one.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.validation import show
 
 _PACKAGE = Path(__file__).parent
 
@@ -34,6 +37,8 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
+    from nas_encoder.genotype.validation import show
+
     raise ConfigError(
         "config",
         [f"no file {show(text)} and no shipped {kind} config of that name; shipped: {names}"],

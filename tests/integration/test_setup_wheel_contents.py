@@ -111,15 +111,18 @@ def test_wheel_holds_the_package_the_configs_and_the_hook_and_nothing_else(
 ) -> None:
     package = {f"nas_encoder/{name}" for name in files_below(repository / "nas_encoder")}
     configs = {f"nas_encoder/conf/{name}" for name in files_below(repository / "conf")}
+    plugins = {f"hydra_plugins/{name}" for name in files_below(repository / "hydra_plugins")}
     assert "nas_encoder/py.typed" in package
     assert "nas_encoder/genotype/zoo/darts_v2.yaml" in package
     assert "nas_encoder/conf/search/tiny.yaml" in configs
+    # An __init__.py beside it would hide the Hydra plug-ins of all other distributions.
+    assert plugins == {"hydra_plugins/nas_encoder_searchpath/__init__.py"}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(f"nas_encoder-{nas_encoder.__version__}.dist-info/METADATA")
         license_name = f"nas_encoder-{nas_encoder.__version__}.dist-info/licenses/LICENSE"
         assert archive.read(license_name) == (repository / "LICENSE").read_bytes()
-    assert names == package | configs | {PTH}
+    assert names == package | configs | plugins | {PTH}
     # The base install needs these two alone, so that it never disturbs a toolkit.
     needed = [
         line.removeprefix("Requires-Dist: ").split(">")[0]
@@ -139,6 +142,36 @@ def test_installed_wheel_works_and_uninstalls_without_a_trace(
     assert (installed.site_packages / "nas_encoder" / "conf" / "search" / "tiny.yaml").is_file()
     installed.pip("uninstall", "--yes", "nas_encoder")
     assert not list(installed.site_packages.glob("*nas_encoder*"))
+    # pip leaves the namespace folder, which it takes for another's: empty, so without effect.
+    assert not list((installed.site_packages / "hydra_plugins").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_hydra_finds_the_nemo_configs(
+    kind: str, wheel: Path, repository: Path, tmp_path: Path
+) -> None:
+    venv = Venv.create(tmp_path / "venv")
+    app = tmp_path / "app.py"
+    app.write_text(
+        "import sys, hydra\n"
+        "@hydra.main(version_base=None, config_path=None)\n"
+        "def main(cfg):\n"
+        "    loaded = [name for name in ('torch', 'nemo') if name in sys.modules]\n"
+        "    print(cfg.name, cfg.model.encoder._target_, loaded)\n"
+        "main()\n"
+    )
+    command = (venv.python, app, "--config-name=nas_ctc_char", "hydra.output_subdir=null")
+    command += (f"hydra.run.dir={tmp_path}", "hydra/job_logging=none")
+    assert "Cannot find primary config 'nas_ctc_char'" in run(command, tmp_path).stderr
+    if kind == "wheel":
+        venv.pip("install", "--no-deps", "--no-index", wheel)
+    else:
+        install_editable(venv, repository)
+    expected = "NAS-CTC-Char nas_encoder.nemo.NASEncoder []\n"
+    assert checked(command, tmp_path) == expected
+    # The application's own file of that name wins.
+    (tmp_path / "nas_ctc_char.yaml").write_text("{name: own, model: {encoder: {_target_: x}}}")
+    assert checked((*command, f"--config-path={tmp_path}"), tmp_path) == "own x []\n"
 
 
 HOOKED = "import sys; print(any(hasattr(f, 'nas_encoder_hook') for f in sys.meta_path))"
