@@ -12,7 +12,8 @@ loaded already (``os``, ``sys``; not even ``__future__``), and the ``.pth`` line
 *without* executing ``nas_encoder/__init__.py``. Keep both so: a test compares the module lists.
 
 Environment:
-    NAS_ENCODER_AUTOLOAD: ``0`` switches the hook off.
+    NAS_ENCODER_AUTOLOAD: ``0`` switches the hook off. Nothing is registered then; NeMo's refusal
+        of our classes says how to switch it on again.
 """
 
 import os
@@ -31,14 +32,21 @@ SWITCH = "NAS_ENCODER_AUTOLOAD"
 # whose register(module) is called right after the imported one was executed.
 HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
+    "nemo.core.classes.common": "nas_encoder.nemo.registration",
+}
+
+# The same where the environment switches the hook off: it may explain, not register.
+EXPLANATIONS = {
+    "nemo.core.classes.common": "nas_encoder.nemo.refusal",
 }
 
 
-def hook_for(fullname: str) -> "str | None":
+def hook_for(fullname: str, hooks: "dict[str, str] | None" = None) -> "str | None":
     """Return the name of our registration module for an imported module, or None."""
-    found = HOOKS.get(fullname)
+    hooks = HOOKS if hooks is None else hooks
+    found = hooks.get(fullname)
     if found is None:
-        found = HOOKS.get(fullname.rpartition(".")[0] + ".*")
+        found = hooks.get(fullname.rpartition(".")[0] + ".*")
     return found
 
 
@@ -72,13 +80,17 @@ class RegisteringLoader:
         return getattr(self._loader, name)
 
 
-class RegisteringFinder:
-    """Meta-path finder that wraps the loader of the modules in :data:`HOOKS`."""
+class ExplainingFinder:
+    """Meta-path finder that wraps the loader of the modules in :data:`EXPLANATIONS`."""
 
-    nas_encoder_hook = True  # recognises the finder of another copy of this file
+    nas_encoder_explains = True  # recognises the finder of another copy of this file
 
     def __init__(self) -> None:
         self._busy: set[str] = set()
+
+    def registration_of(self, fullname: str) -> "str | None":
+        """Return the name of the module whose ``register`` is called for an imported one."""
+        return hook_for(fullname, EXPLANATIONS)
 
     def find_spec(
         self,
@@ -86,8 +98,8 @@ class RegisteringFinder:
         path: "Sequence[str] | None" = None,
         target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
-        """Ask the other finders for a module in :data:`HOOKS`; wrap the loader they name."""
-        registration = hook_for(fullname)
+        """Ask the other finders for a module that is served; wrap the loader they name."""
+        registration = self.registration_of(fullname)
         # Another finder may walk sys.meta_path as this one does, and so come back here.
         if registration is None or fullname in self._busy:
             return None
@@ -108,6 +120,16 @@ class RegisteringFinder:
         finally:
             self._busy.discard(fullname)
         return None
+
+
+class RegisteringFinder(ExplainingFinder):
+    """Meta-path finder that wraps the loader of the modules in :data:`HOOKS`."""
+
+    nas_encoder_hook = True
+
+    def registration_of(self, fullname: str) -> "str | None":
+        """Return the name of the module whose ``register`` is called for an imported one."""
+        return hook_for(fullname)
 
 
 def register(registration: str, module: "ModuleType") -> None:
@@ -154,6 +176,8 @@ def install() -> bool:
         True where the hook is active, False where :data:`SWITCH` turns it off.
     """
     if not enabled():
+        if not any(getattr(finder, "nas_encoder_explains", False) for finder in sys.meta_path):
+            sys.meta_path.insert(0, ExplainingFinder())
         return False
     if not installed():
         sys.meta_path.insert(0, RegisteringFinder())
@@ -169,5 +193,5 @@ def install() -> bool:
 def uninstall() -> None:
     """Deactivate the hook in this process; what was registered stays registered."""
     sys.meta_path[:] = [
-        finder for finder in sys.meta_path if not getattr(finder, "nas_encoder_hook", False)
+        finder for finder in sys.meta_path if not getattr(finder, "nas_encoder_explains", False)
     ]

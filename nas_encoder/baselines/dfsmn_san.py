@@ -20,7 +20,7 @@ the two sizes are in :mod:`nas_encoder.baselines.dfsmn_san_config`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -199,6 +199,7 @@ class DFSMNSAN(nn.Module):
         self.subsampling_factor = config.subsampling_factor
         self.min_length = config.subsampling_factor
         self.taps = tuple(config.taps)
+        self.possible_taps = tuple(range(1, config.blocks + 1))
         size = config.output_size
         # A linear layer over S + 2 context stacked frames, taken every S frames.
         self.stack = nn.Conv1d(
@@ -249,15 +250,20 @@ class DFSMNSAN(nn.Module):
         return y, out_lengths
 
     def forward_taps(
-        self, x: Tensor, lengths: Tensor, condition: Condition | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        condition: Condition | None = None,
+        taps: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        """Encode a batch and return what the blocks named by ``taps`` put out.
+        """Encode a batch and return what some blocks put out.
 
         Args:
             x: (B, T, F) features.
             lengths: (B,) int64.
             condition: Called with each tap's h; its result (B, ceil(T / S), D) is added to the
                 memory that goes on (self-conditioned CTC, Nozaki and Komatsu 2021).
+            taps: Numbers of the blocks, from 1; None for those of the config.
 
         Returns:
             As :meth:`forward`, and for each tap the number of the block and h, (B, ceil(T / S), D):
@@ -268,7 +274,7 @@ class DFSMNSAN(nn.Module):
             InputError: As :meth:`forward`.
             UtteranceTooShortError: As :meth:`forward`.
         """
-        return self._encode(x, lengths, self.taps, condition)
+        return self._encode(x, lengths, self.taps if taps is None else tuple(taps), condition)
 
     def _encode(
         self, x: Tensor, lengths: Tensor, taps: tuple[int, ...], condition: Condition | None

@@ -76,6 +76,7 @@ class CellModule(nn.Module):
         super().__init__()
         self.sources = tuple(tuple(edge.source for edge in node) for node in cell.nodes)
         self.concat = cell.concat
+        self.output_channels = channels * len(cell.concat)
         self.halve_first = halve_first
         self.stride = 2 if reduction else 1
         self.used_inputs = cell.used_inputs()

@@ -9,7 +9,7 @@ the only head that fits all parameter counts of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class CellEncoder(nn.Module):
         output_size: D, features of an output frame.
         subsampling_factor: S, input frames for each output frame.
         min_length: The fewest frames of an utterance that are accepted.
+        possible_taps: The cells, counted from 1, whose outputs ``forward_taps`` can return: built,
+            at the output's frame rate, and not the last.
 
     Raises:
         ConfigError: An option breaks its rule; all problems are listed.
@@ -62,6 +64,11 @@ class CellEncoder(nn.Module):
         self.stem = Stem(config)
         self.cells = nn.ModuleDict()
         self._build_cells(genotype.architecture)
+        self.possible_taps = tuple(
+            number
+            for number in range(config.reductions[1] + 1, config.layers)
+            if str(number - 1) in self.cells
+        )
         self.head = Head(self._output_channels, config)
         if config.conditioning:
             self.condition_projection = nn.Linear(config.output_size, self._output_channels)
@@ -111,15 +118,20 @@ class CellEncoder(nn.Module):
         return output, output_lengths
 
     def forward_taps(
-        self, x: Tensor, lengths: Tensor, condition: Condition | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        condition: Condition | None = None,
+        taps: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        """Encode, and return the intermediate outputs at ``config.taps`` too.
+        """Encode, and return the intermediate outputs at some cells too.
 
         Args:
             x: (B, T, F), as in :meth:`forward`.
             lengths: (B,), as in :meth:`forward`.
             condition: With ``config.conditioning``: called at every tap with its (B, T', D); the
                 (B, T', D) that it returns is projected and added to the cell's output.
+            taps: Cells among ``possible_taps``; None for ``config.taps``.
 
         Returns:
             As :meth:`forward`, and a list of (cell number from 1, (B, T', D)); a tap goes
@@ -132,7 +144,8 @@ class CellEncoder(nn.Module):
         valid = lengths if capturing or padded else None
         state = self.stem(x, valid)
         states = {-2: state, -1: state}
-        taps: list[tuple[int, Tensor]] = []
+        wanted = self.config.taps if taps is None else taps
+        found: list[tuple[int, Tensor]] = []
         for index in range(self.config.layers):
             states.pop(index - 3, None)  # no cell reads it any more: free its memory
             if str(index) not in self.cells:
@@ -141,15 +154,15 @@ class CellEncoder(nn.Module):
             first = states.get(index - 2, states[max(states)])
             second = states.get(index - 1, states[max(states)])
             state = self._run_cell(index, first, second)
-            if index + 1 in self.config.taps:
+            if index + 1 in wanted:
                 tap = self.head(state)
-                taps.append((index + 1, tap))
+                found.append((index + 1, tap))
                 if condition is not None and self.config.conditioning:
                     state = self._add_condition(state, condition(tap))
             states[index] = state
         factor = self.subsampling_factor
         output_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
-        return self.head(state), output_lengths, taps
+        return self.head(state), output_lengths, found
 
     def _run_cell(self, index: int, first: State, second: State) -> State:
         cell = self.cells[str(index)]

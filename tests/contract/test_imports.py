@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "search": BASE | {"genotype", "spaces", "ops", "network", "data", "resources", "provenance"},
     "deploy": BASE | {"genotype", "ops", "network"},
     "espnet": BASE | {"genotype", "ops", "network", "baselines"},
-    "nemo": BASE | {"genotype", "ops", "network", "baselines"},
+    "nemo": BASE | {"genotype", "ops", "network", "baselines", "autoload"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 MAY_IMPORT["__main__"] = {"cli"}

@@ -1,0 +1,28 @@
+"""Our encoders as NeMo modules.
+
+In a config: ``_target_: nas_encoder.nemo.NASEncoder`` (or ``DFSMNSANEncoder``) under
+``model.encoder``. NeMo refuses classes that are not on its allow-list; the import hook of
+:mod:`nas_encoder.autoload` puts these two class paths on it (see
+:mod:`nas_encoder.nemo.registration`). Where the hook is not installed,
+``nas_encoder.autoload.install()`` before a model is built does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas_encoder.nemo.encoder import DFSMNSANEncoder, NASEncoder
+
+__all__ = ["DFSMNSANEncoder", "NASEncoder"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:  # imported when it is asked for: it needs NeMo
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.encoder"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

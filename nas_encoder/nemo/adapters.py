@@ -1,0 +1,72 @@
+"""NeMo's adapters in our networks: one behind every cell or block."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from nemo.collections.asr.parts.utils import adapter_utils
+from nemo.core.classes.mixins import adapter_mixins
+from torch import Tensor, nn
+
+from nas_encoder.network.cell import State
+from nas_encoder.ops.masking import apply_mask
+
+POINTS = "adapter_points"
+
+
+class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):  # type: ignore[misc]
+    """The adapters behind one cell or block; a forward hook there calls :meth:`after`.
+
+    It has no parameters but those of the adapters, so a network without any has the same
+    state as outside of NeMo.
+
+    Args:
+        width: C, features that the adapters see.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.set_accepted_adapter_types([adapter_utils.LINEAR_ADAPTER_CLASSPATH])
+
+    def add(self, name: str, cfg: Any) -> None:
+        """Add an adapter whose input has this point's width."""
+        own = copy.deepcopy(cfg)  # the widths differ, and the model keeps the user's
+        self.add_adapter(
+            name, adapter_utils.update_adapter_cfg_input_dim(self, own, module_dim=self.width)
+        )
+
+    def after(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Run the enabled adapters on a cell's State or on a block's (B, T, C)."""
+        if isinstance(output, State):
+            value = output.value.permute(0, 2, 3, 1)  # (B, C, T, F) -> (B, T, F, C)
+            value = self.forward_enabled_adapters(value).permute(0, 3, 1, 2)
+            return State(apply_mask(value, output.mask), output.mask)
+        adapted: Tensor = self.forward_enabled_adapters(output)
+        return adapted
+
+
+def add_points(network: nn.Module) -> nn.ModuleDict:
+    """Put an adapter point behind every cell or block of a network.
+
+    Returns:
+        The points by the name of the module that they follow (a key of a ``ModuleDict``: dots are
+        not allowed there).
+    """
+    points = nn.ModuleDict()
+    for name, module, width in adaptable(network):
+        points[name] = point = AdapterPoint(width)
+        # A bound method: copying the network copies the point with it.
+        module.register_forward_hook(point.after)
+    return points
+
+
+def adaptable(network: Any) -> list[tuple[str, nn.Module, int]]:
+    """Return (name, module, width of its output) of the parts that an adapter can follow."""
+    if hasattr(network, "cells"):
+        return [(f"cell{name}", cell, cell.output_channels) for name, cell in network.cells.items()]
+    return [
+        (f"block{number}", block, network.output_size)
+        for number, block in enumerate(network.blocks)
+    ]

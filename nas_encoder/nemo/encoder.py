@@ -1,0 +1,278 @@
+"""The encoder classes: NeMo's interface around our networks.
+
+Letters in shapes: B batch, F features of a frame, T frames, D output features, T' = ceil(T / S)
+output frames (S the network's subsampling factor).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from nemo.core.classes import Exportable, NeuralModule, typecheck
+from nemo.core.classes.mixins import AccessMixin, adapter_mixins
+from nemo.core.neural_types import (
+    AcousticEncodedRepresentation,
+    LengthsType,
+    NeuralType,
+    SpectrogramType,
+)
+from nemo.utils import logging
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor, nn
+
+from nas_encoder.baselines import DFSMNSANConfig
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.nemo.adapters import POINTS, add_points
+from nas_encoder.nemo.options import (
+    DEFAULT_GENOTYPE,
+    build_dfsmn_san,
+    build_nas,
+    signature,
+    width,
+)
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.ops.masking import is_capturing
+
+
+class NetworkEncoder(  # type: ignore[misc]
+    NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin
+):
+    """NeMo's interface around a network of ours.
+
+    Attributes:
+        network: The network; its parameters are ``encoder.network.*`` in NeMo's models, as in
+            ESPnet's.
+        d_model: D.
+        subsampling_factor: S, input frames for each output frame.
+    """
+
+    def __init__(self, network: nn.Module, feat_in: int) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.d_model: int = network.output_size  # type: ignore[assignment]
+        self.subsampling_factor: int = network.subsampling_factor  # type: ignore[assignment]
+        # The names that NeMo's models read.
+        self._feat_in = feat_in
+        self._feat_out = self.d_model
+
+    @classmethod
+    def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what to write into the config that NeMo saves, so that it needs no file.
+
+        Args:
+            options: The ``encoder`` block, as plain types.
+        """
+        return {}
+
+    @property
+    def input_types(self) -> dict[str, Any]:
+        """Neural types of the inputs."""
+        return OrderedDict(
+            audio_signal=NeuralType(("B", "D", "T"), SpectrogramType()),
+            length=NeuralType(tuple("B"), LengthsType()),
+        )
+
+    @property
+    def output_types(self) -> dict[str, Any]:
+        """Neural types of the outputs."""
+        return OrderedDict(
+            outputs=NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
+            encoded_lengths=NeuralType(tuple("B"), LengthsType()),
+        )
+
+    def input_example(self, max_batch: int = 2, max_dim: int = 256) -> tuple[Tensor, Tensor]:
+        """Return (B, F, T) noise and (B,) unequal lengths, for tracing."""
+        device = next(self.parameters()).device
+        signal = torch.randn(max_batch, self._feat_in, max_dim, device=device)
+        shortest = min(max_dim, max(self.network.min_length, max_dim // 2))
+        lengths = torch.linspace(max_dim, shortest, max_batch, device=device).round()
+        return signal, lengths.to(torch.int64)
+
+    @typecheck()
+    def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch.
+
+        An utterance with fewer than S frames, for which ESPnet has an error, is continued by
+        frames of zeros here, as NeMo's own encoders do it; it gives ceil(length / S) frames, so
+        an empty one gives none.
+
+        Args:
+            audio_signal: (B, F, T) features; what stands in padding frames plays no part.
+            length: (B,) valid frames of each utterance.
+
+        Returns:
+            (B, D, T'), zero in padding frames, and (B,) ceil(length / S). Where the model asks for
+            InterCTC, the outputs of ``model.interctc.apply_at_layers`` (cells or blocks, counted
+            from 0 as NeMo does) are registered for it.
+
+        Raises:
+            InputError: A shape is wrong, or a valid frame is not finite.
+            ConfigError: A layer of InterCTC cannot be tapped.
+        """
+        features = audio_signal.transpose(1, 2)  # (B, F, T) -> (B, T, F)
+        lengths = length.to(device=features.device, dtype=torch.int64)
+        layers = self._interctc_layers()
+        if is_capturing():
+            output, lengths, taps = self.network.forward_taps(features, lengths, taps=layers)
+        else:
+            output, lengths, taps = self._run(features, lengths, layers)
+        for number, tap in taps:
+            self.register_accessible_tensor(
+                name=f"interctc/layer_output_{number - 1}", tensor=tap.transpose(1, 2)
+            )
+            self.register_accessible_tensor(
+                name=f"interctc/layer_length_{number - 1}", tensor=lengths
+            )
+        return output.transpose(1, 2), lengths.to(length.dtype)  # (B, T', D) -> (B, D, T')
+
+    def _run(
+        self, features: Tensor, lengths: Tensor, layers: list[int]
+    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
+        fewest = self.network.min_length
+        if lengths.numel() == 0 or int(lengths.min()) >= fewest:
+            result: Any = self.network.forward_taps(features, lengths, taps=layers)
+            return result  # type: ignore[no-any-return]
+        index = torch.arange(features.size(1), device=features.device)
+        padding = index[None, :] >= lengths[:, None]
+        features = features.masked_fill(padding[:, :, None], 0.0)
+        missing = max(0, fewest - features.size(1))
+        features = nn.functional.pad(features, (0, 0, 0, missing))
+        output, _, taps = self.network.forward_taps(
+            features, lengths.clamp(min=fewest), taps=layers
+        )
+        factor = self.subsampling_factor
+        lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
+        index = torch.arange(output.size(1), device=output.device)
+        kept = (index[None, :] < lengths[:, None])[:, :, None].to(output.dtype)
+        return output * kept, lengths, [(number, tap * kept) for number, tap in taps]
+
+    # -- InterCTC -----------------------------------------------------------------------------
+
+    def _interctc_layers(self) -> list[int]:
+        """Return the numbers, from 1, of the cells or blocks that the model wants to tap."""
+        if not self.is_access_enabled(getattr(self, "model_guid", None)):
+            return []
+        wanted = list(self.access_cfg.get("interctc", {}).get("capture_layers", []))
+        possible = [number - 1 for number in self.network.possible_taps]
+        problems = [
+            f"no output can be taken after cell or block {layer!r} (counted from 0); possible "
+            f"here: {', '.join(map(str, possible)) or 'none'}"
+            for layer in wanted
+            if layer not in possible
+        ]
+        if problems:
+            raise ConfigError("model.interctc.apply_at_layers", problems)
+        return [layer + 1 for layer in wanted]
+
+    # -- adapters -----------------------------------------------------------------------------
+
+    def add_adapter(self, name: str, cfg: Any) -> None:
+        """Add one of NeMo's linear adapters behind every cell or block."""
+        if not hasattr(self, POINTS):
+            self.adapter_points = add_points(self.network)
+        for point in self.adapter_points.values():
+            point.add(name, cfg)
+
+    def is_adapter_available(self) -> bool:
+        """Return whether any adapter was added."""
+        return any(point.is_adapter_available() for point in self._points())
+
+    def set_enabled_adapters(self, name: str | None = None, enabled: bool = True) -> None:
+        """Switch one adapter, or all, on or off."""
+        for point in self._points():
+            point.set_enabled_adapters(name=name, enabled=enabled)
+
+    def get_enabled_adapters(self) -> list[str]:
+        """Return the names of the adapters that are on."""
+        return sorted({name for point in self._points() for name in point.get_enabled_adapters()})
+
+    def _points(self) -> list[Any]:
+        return list(getattr(self, POINTS, {}).values())
+
+
+class NASEncoder(NetworkEncoder):
+    """``_target_: nas_encoder.nemo.NASEncoder``: the network of a genotype.
+
+    Args:
+        feat_in: F.
+        genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
+            model's config, and so every checkpoint, holds the mapping.
+        d_model: D.
+        options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`, for
+            example ``channels``, ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
+        leftovers: Options of another encoder of NeMo's; each is ignored with a warning, but
+            those that say which output width the decoder expects.
+
+    Raises:
+        ConfigError: It lists everything that is wrong with the genotype and the options.
+    """
+
+    __signature__ = signature(EncoderConfig)
+
+    def __init__(self, **options: Any) -> None:
+        network, warnings = build_nas(plain(options))
+        super().__init__(network, network.config.input_size)  # type: ignore[union-attr,arg-type]
+        _warn(warnings)
+
+    @classmethod
+    def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the genotype as a mapping and the width.
+
+        Raises:
+            GenotypeError: The genotype cannot be loaded.
+        """
+        genotype = options.get("genotype")
+        document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
+        return {"genotype": document.to_dict(), "d_model": width(options, EncoderConfig)}
+
+    def extra_repr(self) -> str:
+        """Name the genotype in the model's summary, with where it comes from."""
+        genotype: Genotype = self.network.genotype
+        kind = genotype.provenance.get("kind")
+        return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
+
+
+class DFSMNSANEncoder(NetworkEncoder):
+    """``_target_: nas_encoder.nemo.DFSMNSANEncoder``: the DFSMN-SAN baseline.
+
+    Args:
+        feat_in: F.
+        d_model: D.
+        options: The other fields of :class:`~nas_encoder.baselines.DFSMNSANConfig`, for example
+            ``blocks``, ``attention_layers``, ``hidden_size``.
+        leftovers: As for :class:`NASEncoder`.
+
+    Raises:
+        ConfigError: It lists everything that is wrong with the options.
+    """
+
+    __signature__ = signature(DFSMNSANConfig)
+
+    def __init__(self, **options: Any) -> None:
+        network, warnings = build_dfsmn_san(plain(options))
+        super().__init__(network, network.config.input_size)  # type: ignore[union-attr,arg-type]
+        _warn(warnings)
+
+    @classmethod
+    def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the width."""
+        return {"d_model": width(options, DFSMNSANConfig)}
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn what Hydra gives into plain types."""
+    return {
+        name: OmegaConf.to_container(value, resolve=True)
+        if isinstance(value, (DictConfig, ListConfig))
+        else value
+        for name, value in options.items()
+    }
+
+
+def _warn(warnings: list[str]) -> None:
+    for text in warnings:
+        logging.warning(text)

@@ -1,0 +1,190 @@
+"""From the ``encoder`` block of a NeMo config to a network.
+
+NeMo's words for our options are ``feat_in`` (our ``input_size``) and ``d_model`` (our
+``output_size``). A user who overrides nothing but ``model.encoder._target_`` leaves the options
+of the encoder that he replaces in the block. They are no mistakes: each is ignored with a warning.
+What looks like a misspelling of an option of ours is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.errors import ConfigError, ProblemsError
+from nas_encoder.genotype import load_genotype
+from nas_encoder.network import build_encoder
+from nas_encoder.network.config import EncoderConfig
+
+DEFAULT_GENOTYPE = "asrnet_b"
+DEFAULT_FEATURES = 80
+NEMO_WORDS = {"input_size": "feat_in", "output_size": "d_model"}
+# Set from the model's ``interctc`` block, or without a counterpart in NeMo.
+_NOT_OPTIONS = {
+    "taps": "is not an option in NeMo; InterCTC is configured by model.interctc",
+    "conditioning": "self-conditioned CTC does not exist in NeMo",
+}
+# What the leftovers of NeMo's own encoders say that we do use.
+_USED = {"jasper": "filters of its last block", "feat_out": "width", "frame_splicing": "factor"}
+_OURS = {"n_layers": "layers", "subsampling_factor": "stem_stride", "conv_channels": "channels"}
+
+
+def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
+    """Build the network of a :class:`~nas_encoder.nemo.encoder.NASEncoder`.
+
+    Args:
+        options: The whole ``encoder`` block but ``_target_``, as plain types.
+
+    Returns:
+        The network, and a warning for each leftover of another encoder.
+
+    Raises:
+        ConfigError: It lists all problems of the genotype and of the options.
+    """
+    own, warnings, found = split(options, EncoderConfig)
+    genotype = own.pop("genotype", None)
+    loaded = None
+    try:
+        loaded = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
+    except ProblemsError as error:
+        found += [f"genotype ({error.subject}): {line}" for line in error.problems]
+    network = None
+    try:
+        if loaded is None:  # the options are checked all the same, as those of a cell network
+            EncoderConfig.from_dict(own)
+        else:
+            network = build_encoder(loaded, **own)
+    except ProblemsError as error:
+        found += [_nemo_words(line) for line in error.problems]
+    if found or network is None:
+        raise ConfigError("encoder config of nas_encoder.nemo.NASEncoder", found)
+    return network, warnings
+
+
+def build_dfsmn_san(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
+    """Build the network of a DFSMNSANEncoder; arguments and errors as :func:`build_nas`."""
+    own, warnings, found = split(options, DFSMNSANConfig)
+    config = None
+    try:
+        config = DFSMNSANConfig.from_mapping(own)
+    except ProblemsError as error:
+        found += [_nemo_words(line) for line in error.problems]
+    if config is None or found:
+        raise ConfigError("encoder config of nas_encoder.nemo.DFSMNSANEncoder", found)
+    return DFSMNSAN(config), warnings
+
+
+def split(
+    options: Mapping[str, Any], config: type[Any]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Divide an ``encoder`` block into our options, leftovers and mistakes.
+
+    Args:
+        options: The block, as plain types.
+        config: The dataclass of our options.
+
+    Returns:
+        Our options in our own words, a warning for each leftover, and a problem for each mistake.
+    """
+    names = option_names(config)
+    own: dict[str, Any] = {}
+    warnings, problems = [], []
+    for name, value in options.items():
+        if name in names:
+            own[name] = value
+        elif name in _NOT_OPTIONS:
+            problems.append(f"{name}: {_NOT_OPTIONS[name]}")
+        elif name in NEMO_WORDS:
+            problems.append(f"{name}: is called {NEMO_WORDS[name]} in NeMo")
+        elif name in nemo_options():
+            warnings.append(_leftover(name))
+        elif guess := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+            problems.append(f"{name}: unknown option, did you mean '{guess[0]}'?")
+        else:
+            warnings.append(_leftover(name))
+    # Leftovers of another encoder may say what the rest of the model expects of this one.
+    own["output_size"] = width(options, config)
+    own.pop("d_model", None)
+    own["input_size"] = own.pop("feat_in", DEFAULT_FEATURES)
+    splicing = options.get("frame_splicing")
+    if "frame_splicing" not in names and _is_count(splicing) and _is_count(own["input_size"]):
+        own["input_size"] *= splicing
+    return own, warnings, problems
+
+
+def width(options: Mapping[str, Any], config: type[Any]) -> Any:
+    """Return D, the width of the output.
+
+    It is ``d_model``; where a leftover of the replaced encoder says that the decoder expects
+    another width (``feat_out`` of NeMo's Conformer, the ``filters`` of the last block of its
+    convolutional encoders), that.
+    """
+    if _is_count(options.get("feat_out")):
+        return options["feat_out"]
+    if options.get("d_model") is not None:
+        return options["d_model"]
+    blocks = options.get("jasper")
+    if isinstance(blocks, (list, tuple)) and blocks and isinstance(blocks[-1], Mapping):
+        filters = blocks[-1].get("filters")
+        if _is_count(filters):
+            return filters
+    return next(f.default for f in dataclasses.fields(config) if f.name == "output_size")
+
+
+def option_names(config: type[Any]) -> list[str]:
+    """Return the names of our options in NeMo's words."""
+    fields = [field.name for field in dataclasses.fields(config)]
+    names = [NEMO_WORDS.get(name, name) for name in fields if name not in _NOT_OPTIONS]
+    return ["genotype", *names] if config is EncoderConfig else names
+
+
+@lru_cache(maxsize=1)
+def nemo_options() -> frozenset[str]:
+    """Return the names of all options of the encoders that the installed NeMo has."""
+    from nemo.collections.asr import modules
+
+    names = {"self", "args", "kwargs"}
+    found: set[str] = set()
+    for cls in vars(modules).values():
+        if inspect.isclass(cls) and "Encoder" in cls.__name__:
+            found |= set(inspect.signature(cls.__init__).parameters)
+    return frozenset(found - names)
+
+
+def signature(config: type[Any]) -> inspect.Signature:
+    """Return a constructor's signature in which our options are named; ``help()`` shows it."""
+    defaults: dict[str, Any] = {
+        NEMO_WORDS.get(f.name, f.name): f.default for f in dataclasses.fields(config)
+    }
+    defaults |= {"feat_in": DEFAULT_FEATURES, "genotype": DEFAULT_GENOTYPE}
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name])
+        for name in option_names(config)
+    ]
+    parameters.append(inspect.Parameter("leftovers", inspect.Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters)
+
+
+def _leftover(name: str) -> str:
+    text = f"encoder.{name}: not an option of this encoder, ignored"
+    if name in _USED:
+        text += f" but for the {_USED[name]}"
+    elif name in _OURS:
+        text += f" (here it is '{_OURS[name]}')"
+    return f"{text}; delete it from the config (~model.encoder.{name}) if it is a leftover"
+
+
+def _nemo_words(line: str) -> str:
+    return re.sub(r"\b(input_size|output_size)\b", lambda found: NEMO_WORDS[found[0]], line)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
