@@ -1,0 +1,135 @@
+"""NeMo's allow-list: exactly our class paths, in every process, and an off switch."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from types import ModuleType
+
+import pytest
+
+from nas_encoder import autoload
+from nas_encoder.autoload import SWITCH
+from nas_encoder.nemo.refusal import TARGETS
+
+pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def common() -> ModuleType:
+    autoload.install()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("nemo.collections.asr")
+        return importlib.import_module("nemo.core.classes.common")
+
+
+def test_exactly_our_class_paths_are_added(common: ModuleType) -> None:
+    ours = [entry for entry in common.ALLOWED_TARGET_PREFIXES if "nas_encoder" in entry]
+    assert sorted(ours) == sorted(TARGETS)
+    for target in TARGETS:
+        assert common._is_target_allowed(target)
+        module, _, name = target.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), type)
+
+
+def everything_else() -> list[str]:
+    """Every other path that can be reached under our package, and some that cannot."""
+    import nas_encoder.nemo
+    from nas_encoder.nemo import adapters, encoder, options, refusal, registration
+
+    paths = {
+        "nas_encoder.nemo",
+        "nas_encoder.nemo.nn.Linear",
+        "nas_encoder.nemo.os.system",
+        "nas_encoder.nemo.NASEncoderX",
+        "nas_encoder.nemo.NASEncoder.__init__",
+        "nas_encoder.network.encoder.CellEncoder",
+        "nas_encoder.build_encoder",
+        "nas_encoder.load_genotype",
+        "nas_encoder",
+    }
+    for module in (nas_encoder.nemo, adapters, encoder, options, refusal, registration):
+        paths |= {f"{module.__name__}.{name}" for name in vars(module)}
+    for target in TARGETS:
+        module_name, _, name = target.rpartition(".")
+        cls = getattr(importlib.import_module(module_name), name)
+        paths |= {f"{target}.{attribute}" for attribute in dir(cls)}
+    return sorted(paths - set(TARGETS))
+
+
+def test_everything_else_of_ours_stays_refused(common: ModuleType) -> None:
+    paths = everything_else()
+    assert len(paths) > 300  # attributes of the classes, our modules' contents
+    assert [path for path in paths if common._is_target_allowed(path)] == []
+    with pytest.raises(common.UnsafeTargetError) as caught:
+        common.safe_instantiate({"_target_": "nas_encoder.nemo.nn.Linear"})
+    assert "Of nas_encoder, NeMo may build" in str(caught.value)
+
+
+def test_other_refusals_keep_their_words(common: ModuleType) -> None:
+    with pytest.raises(common.UnsafeTargetError) as caught:
+        common.safe_instantiate({"_target_": "os.system"})
+    assert "nas_encoder" not in str(caught.value)
+
+
+def test_registering_again_changes_nothing(common: ModuleType) -> None:
+    from nas_encoder.nemo import registration
+
+    before = list(common.ALLOWED_TARGET_PREFIXES)
+    function = common._unsafe_target_error
+    build = common.Serialization.__dict__["from_config_dict"].__func__
+    assert registration.register(common) == ()
+    assert list(common.ALLOWED_TARGET_PREFIXES) == before
+    assert common._unsafe_target_error is function
+    assert common.Serialization.__dict__["from_config_dict"].__func__ is build
+
+
+def test_spawned_process_has_it_too() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        allowed = pool.apply(_allowed_here)
+    assert set(TARGETS) <= set(allowed)
+
+
+def _allowed_here() -> list[str]:
+    from nemo.core.classes import common
+
+    return list(common.ALLOWED_TARGET_PREFIXES)
+
+
+SCRIPT = textwrap.dedent("""
+    import nemo.core.classes.common as common
+    from omegaconf import OmegaConf
+    config = OmegaConf.create({"_target_": "nas_encoder.nemo.NASEncoder", "channels": 2,
+                               "layers": 3, "feat_in": 8, "d_model": 8})
+    try:
+        print("BUILT", type(common.Serialization.from_config_dict(config)).__name__)
+    except common.UnsafeTargetError as error:
+        print("REFUSED", error)
+""")
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_fresh_process_logs_once_and_can_be_switched_off(switch: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        env={**os.environ, SWITCH: switch},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    said = done.stdout + done.stderr
+    if switch == "1":
+        assert "BUILT NASEncoder" in done.stdout
+        assert said.count("added to its allow-list") == 1
+        assert all(said.count(target) == 1 for target in TARGETS)
+    else:
+        assert "REFUSED Instantiation of unsafe target" in done.stdout
+        assert f"switched off by {SWITCH}='0'" in done.stdout
+        assert f"set {SWITCH}=1" in done.stdout and "added to its" not in said
