@@ -14,6 +14,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype.schema import NAME
 from nas_encoder.genotype.validation import Problems, show
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.spaces import get_space, list_spaces
 
 OPTIMIZERS = ("sgd", "adam")
@@ -152,6 +153,7 @@ class SearchConfig:
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML types."""
@@ -206,6 +208,7 @@ class SearchConfig:
             self.architecture_data, "architecture_data", "data for the architecture", DATA_USES
         )
         problems.lines.extend(self.features.problems())
+        problems.lines.extend(f"objective.{line}" for line in self.objective.problems())
         if self.augment is not None:
             self._check_augment(self.augment, problems)
         known = get_space(space).operations if space else ()
@@ -334,6 +337,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "regularization": RegularizationConfig,
     "batch": BatchConfig,
     "trainer": TrainerConfig,
+    "objective": ObjectiveConfig,
 }
 
 

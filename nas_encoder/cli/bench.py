@@ -1,0 +1,189 @@
+"""Measure latencies on this machine: of every operation of a space, or of whole networks.
+
+With --operations, each operation is measured at every place (channels, frames, frequency bins,
+stride) that it can have in a network of the given size, together with the stem, the head, the
+preprocessing of the cells and a few whole random networks. The table that results is what a
+search under a latency budget needs: --set objective.table=FILE --set objective.latency_ms=80. It
+can be stopped and begun again. With genotypes, the networks built from them are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+EXAMPLES = """examples:
+  nas-encoder bench --operations --config he2020_revised --output latency.yaml
+  nas-encoder bench --operations --space darts --layers 32 --channels 30 --output latency.yaml
+  nas-encoder bench asrnet_a asrnet_b --threads 2
+"""
+
+_SIZES: dict[str, Any] = {
+    "space": "asr_revised",
+    "layers": 17,
+    "channels": 24,
+    "input_size": 40,
+    "output_size": 512,
+    "stem_stride": (1, 1),
+    "hidden_sizes": (),
+    "deltas": True,
+    "frames": 1000,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("genotypes", nargs="*", metavar="GENOTYPE", help="zoo name or YAML file")
+    parser.add_argument("--operations", action="store_true", help="measure a space's operations")
+    parser.add_argument("--output", default="latency.yaml", metavar="FILE", help="of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    size = parser.add_argument_group("network")
+    size.add_argument(
+        "--config",
+        metavar="NAME",
+        help="take the space and the size of the target network from a search config",
+    )
+    size.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change that config, as for 'search'",
+    )
+    size.add_argument("--space", help="search space (default asr_revised)")
+    size.add_argument("--layers", type=int, help="number of cells (default 17)")
+    size.add_argument("--channels", type=int, help="initial channels (default 24)")
+    size.add_argument("--input-size", type=int, help="features a frame (default 40)")
+    size.add_argument("--output-size", type=int, help="output width (default 512)")
+    size.add_argument(
+        "--stem-stride", type=int, nargs=2, metavar=("TIME", "FREQUENCY"), help="(default 1 1)"
+    )
+    size.add_argument(
+        "--hidden-sizes", type=int, nargs="+", metavar="N", help="layers before the last one"
+    )
+    size.add_argument(
+        "--no-deltas", action="store_false", dest="deltas", default=None, help="one input channel"
+    )
+    size.add_argument("--frames", type=int, help="of the utterance (default 1000: 10 s)")
+    how = parser.add_argument_group("measuring")
+    how.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default cpu)")
+    how.add_argument("--threads", type=int, default=1, help="of a CPU (default 1)")
+    how.add_argument(
+        "--precision",
+        default="32-true",
+        choices=("32-true", "bf16-mixed"),
+        help="(default 32-true)",
+    )
+    how.add_argument(
+        "--seconds", type=float, default=0.2, help="at least so long on each piece (default 0.2)"
+    )
+    how.add_argument("--repeats", type=int, default=10, help="at least so many calls (default 10)")
+    how.add_argument(
+        "--checks", type=int, default=4, help="whole random networks beside (default 4)"
+    )
+    how.add_argument("--seed", type=int, default=0, help="of weights, inputs and networks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure; print the table."""
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.network.config import EncoderConfig
+    from nas_encoder.search.latency import BenchSettings
+
+    if args.operations == bool(args.genotypes):
+        raise ConfigError("bench", ["give either --operations or genotypes"])
+    sizes = _sizes(args)
+    space, frames = sizes.pop("space"), sizes.pop("frames")
+    config = EncoderConfig.from_dict(sizes, "bench")
+    settings = BenchSettings(
+        args.device,
+        args.threads,
+        args.precision,
+        args.seconds,
+        args.repeats,
+        args.checks,
+        args.seed,
+    )
+    problems = settings.problems()
+    if not config.subsampling_factor <= frames <= 10**6:
+        problems.append(f"frames: must be in {config.subsampling_factor}..1000000, got {frames}")
+    if problems:
+        raise ConfigError("bench", problems)
+    if args.operations:
+        return _measure_operations(args, space, config, frames, settings)
+    return _measure_genotypes(args, config, frames, settings)
+
+
+def _sizes(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = dict(_SIZES)
+    if args.config is not None:
+        from nas_encoder.search import load_search_config
+
+        search = load_search_config(args.config, args.settings)
+        objective, network = search.objective, search.network
+        sizes = {
+            "space": search.space,
+            "layers": objective.layers,
+            "channels": objective.channels,
+            "input_size": search.features.num_mel_bins,
+            "output_size": network.output_size,
+            "stem_stride": network.stem_stride,
+            "hidden_sizes": network.hidden_sizes,
+            "deltas": network.deltas,
+            "frames": round(objective.seconds / search.features.frame_shift),
+        }
+    elif args.settings:
+        from nas_encoder.errors import ConfigError
+
+        raise ConfigError("--set", ["changes a search config: give --config too"])
+    given = {name: getattr(args, name) for name in sizes if getattr(args, name) is not None}
+    return sizes | {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+
+
+def _measure_operations(
+    args: argparse.Namespace, space: str, config: Any, frames: int, settings: Any
+) -> int:
+    from tqdm import tqdm
+
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.search.latency import measure_table
+    from nas_encoder.search.pieces import CellNetwork
+    from nas_encoder.spaces import CellSpace, get_space
+
+    cells = get_space(space)
+    if not isinstance(cells, CellSpace):
+        raise ConfigError("--space", [f"'{space}' has no 2-D cells, whose pieces can be measured"])
+    network = CellNetwork(config, frames, cells.nodes)
+    table = measure_table(
+        network, cells, settings, args.output, lambda items, title: iter(tqdm(items, desc=title))
+    )
+    if args.json:
+        print(json.dumps({"output": args.output, **table.to_dict()}))
+        return 0
+    print(f"{'ms':>9}  piece")
+    for piece, ms in sorted(table.milliseconds.items(), key=lambda item: -item[1]):
+        print(f"{ms:9.3f}  {piece}")
+    for check in table.checks:
+        print(f"whole network {check['network_ms']:.2f} ms, its pieces {check['sum_ms']:.2f} ms")
+    print(f"sums are multiplied by {table.scale:.3f}; {args.output}")
+    return 0
+
+
+def _measure_genotypes(args: argparse.Namespace, config: Any, frames: int, settings: Any) -> int:
+    from nas_encoder.genotype import load_genotype
+    from nas_encoder.provenance import environment
+    from nas_encoder.search.latency import measure_network
+
+    rows = []
+    for name in args.genotypes:
+        genotype = load_genotype(name)
+        ms = measure_network(genotype, config, frames, settings)
+        rows.append({"genotype": name, "hash": genotype.hash, "ms": round(ms, 3)})
+    if args.json:
+        about = {"frames": frames, "device": args.device, "threads": args.threads}
+        print(json.dumps({"networks": rows, **about, "environment": environment()}))
+    else:
+        print("\n".join(f"{row['ms']:9.3f} ms  {row['genotype']}" for row in rows))
+    return 0

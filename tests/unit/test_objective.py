@@ -1,0 +1,239 @@
+"""Costs of the network that a search derives: exact where certain, and held to a budget."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import CellArchitecture
+from nas_encoder.network import build_encoder
+from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.search import SearchConfig
+from nas_encoder.search.budgets import ObjectiveConfig
+from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive, edge_list
+from nas_encoder.search.gradient.derive import derive_cell
+from nas_encoder.search.objective import Objective
+from nas_encoder.spaces import get_space
+
+SIZES: tuple[dict[str, Any], ...] = (
+    {"input_size": 13, "output_size": 11},
+    {"input_size": 21, "output_size": 9, "stem_stride": (2, 2), "hidden_sizes": (7,),
+     "deltas": False},
+)  # fmt: skip
+
+
+def make(space: str = "asr_revised", size: dict[str, Any] = SIZES[0], **config: Any) -> Objective:
+    settings = {"layers": 6, "channels": 3, "seconds": 0.37, **config}
+    return Objective(ObjectiveConfig(**settings), space, EncoderConfig(**size), 0.01)
+
+
+def certain(architecture: CellArchitecture, operations: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the probabilities of an architecture that is already decided."""
+    tables = {}
+    edges = edge_list(4)
+    for kind in KINDS:
+        table = torch.zeros(len(edges), len(operations), dtype=torch.float64)
+        table[:, operations.index("none")] = 1
+        for node, chosen in enumerate(getattr(architecture, kind).nodes):
+            for edge in chosen:
+                row = edges.index((node, edge.source))
+                table[row] = 0
+                table[row, operations.index(edge.op)] = 1
+        tables[kind] = table
+    return tables
+
+
+@pytest.mark.parametrize("space", ["darts", "asr_revised"])
+@pytest.mark.parametrize("size", SIZES, ids=["plain", "strided"])
+def test_costs_are_those_of_the_network_that_is_built(space: str, size: dict[str, Any]) -> None:
+    objective = make(space, size)
+    cells = get_space(space)
+    for seed in range(6):
+        architecture = cells.sample(random.Random(seed))
+        network = build_encoder(architecture, layers=6, channels=3, **size)
+        costs = objective.of(architecture.architecture)
+        assert costs["parameters"] == count_parameters(network)
+        assert costs["macs"] == count_macs(network, 37, size["input_size"])
+
+
+@pytest.mark.parametrize("space", ["darts", "asr_revised"])
+def test_certain_choices_cost_what_their_network_costs(space: str) -> None:
+    objective, cells = make(space), get_space(space)
+    for seed in range(60):
+        architecture = cells.sample(random.Random(seed)).architecture
+        weights = certain(architecture, cells.operations)
+        expected = objective.expected(weights, all_alive(cells))
+        assert {k: float(v) for k, v in expected.items()} == objective.of(architecture)
+
+
+def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
+    """Drawn: two edges a node in proportion to their strengths, then an operation for each."""
+    objective, cells = make(), get_space("asr_revised")
+    # One node's choices are open, the other nodes' certain.
+    architecture = cells.sample(random.Random(4)).architecture
+    weights = certain(architecture, cells.operations)
+    edges = edge_list(4)
+    rows = [row for row, (head, _) in enumerate(edges) if head == 3]
+    generator = torch.Generator().manual_seed(1)
+    weights["normal"][rows] = torch.rand(
+        len(rows), 8, dtype=torch.float64, generator=generator
+    ).softmax(1)
+    table = weights["normal"][rows][:, 1:]  # without none
+    strengths = table.amax(1)
+    mean = 0.0
+    for first in range(len(rows)):
+        for second in range(len(rows)):
+            if first == second:
+                continue
+            chance = strengths[first] / strengths.sum()
+            chance = chance * strengths[second] / (strengths.sum() - strengths[first])
+            for place in (first, second):
+                shares = table[place] / table[place].sum()
+                source = edges[rows[place]][1]
+                for op, share in zip(cells.operations[1:], shares, strict=True):
+                    mean += float(chance * share) * sum(
+                        objective._costs[cell.operation(op, source)]["parameters"]
+                        for cell in objective.network.cells
+                        if cell.kind == "normal"
+                    )
+    others = certain(architecture, cells.operations)
+    others["normal"][rows] = 0.0
+    others["normal"][rows, 0] = 1.0
+    base = float(objective.expected(others, all_alive(cells))["parameters"])
+    got = float(objective.expected(weights, all_alive(cells))["parameters"])
+    assert got == pytest.approx(base + mean, rel=1e-9)
+
+
+def test_the_gradient_is_that_of_the_expectation() -> None:
+    objective, cells = make(parameters=1.0, macs=1.0), get_space("asr_revised")
+    alive = all_alive(cells)
+    generator = torch.Generator().manual_seed(3)
+    alphas = {
+        kind: torch.randn(14, 8, dtype=torch.float64, generator=generator).requires_grad_()
+        for kind in KINDS
+    }
+
+    def total(*values: Tensor) -> Tensor:
+        weights = dict(zip(KINDS, [value.softmax(1) for value in values], strict=True))
+        return torch.stack(list(objective.expected(weights, alive).values())).log().sum()
+
+    assert torch.autograd.gradcheck(total, tuple(alphas.values()))
+    architecture = cells.sample(random.Random(0)).architecture
+    weights = {kind: value.softmax(1) for kind, value in alphas.items()}
+    objective.penalty(weights, alive, architecture).backward()
+    own = [value.grad for value in alphas.values()]
+    theirs = torch.autograd.grad(total(*alphas.values()), list(alphas.values()))
+    for ours, other in zip(own, theirs, strict=True):
+        torch.testing.assert_close(ours, other)
+
+
+def search_on_a_toy(objective: Objective | None, seed: int = 0) -> CellArchitecture:
+    """Move alphas against a made-up loss that likes expensive operations, and the penalty."""
+    cells = get_space("asr_revised")
+    alive = all_alive(cells)
+    parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.Adam(parameters.parameters(), lr=0.05, betas=(0.5, 0.999))
+    liked = torch.tensor(
+        [float("conv_7x1_1x7" == op) + 0.5 * ("sep" in op) for op in cells.operations]
+    )
+    noise = torch.Generator().manual_seed(seed)
+
+    def derive() -> CellArchitecture:
+        table = parameters.probabilities()
+        return CellArchitecture(*(derive_cell(table[kind], cells.nodes) for kind in KINDS))
+
+    for _ in range(150):
+        weights = parameters.weights()
+        loss = sum(
+            -(weights[kind] * (liked + 0.2 * torch.randn(14, 8, generator=noise))).sum(1).mean()
+            for kind in KINDS
+        )
+        if objective is not None:
+            loss = loss + objective.penalty(weights, alive, derive())
+        optimizer.zero_grad()
+        torch.as_tensor(loss).backward()
+        optimizer.step()
+    return derive()
+
+
+@pytest.mark.parametrize("quantity", ["parameters", "macs"])
+def test_a_budget_is_kept_that_would_not_be_kept_without_it(quantity: str) -> None:
+    costs = make()
+    unbound = costs.of(search_on_a_toy(None))[quantity]
+    cells = get_space("asr_revised")
+    cheap = min(
+        costs.of(cells.sample(random.Random(seed)).architecture)[quantity] for seed in range(50)
+    )
+    for share in (0.8, 0.5, 0.2):
+        budget = cheap + share * (unbound - cheap)
+        bound = costs.of(search_on_a_toy(make(weight=30.0, **{quantity: budget})))[quantity]
+        assert bound <= budget < unbound
+        # It uses what it may: the pull ends where the budget is kept.
+        assert bound > 0.6 * budget
+    assert costs.of(search_on_a_toy(make(weight=0.0, **{quantity: budget})))[quantity] == unbound
+
+
+def test_within_the_budget_nothing_is_added() -> None:
+    objective, cells = make(parameters=1e9, macs=1e12), get_space("asr_revised")
+    parameters = ArchitectureParameters(all_alive(cells), torch.Generator().manual_seed(0))
+    architecture = cells.sample(random.Random(0)).architecture
+    penalty = objective.penalty(parameters.weights(), all_alive(cells), architecture)
+    assert float(penalty) == 0 and not penalty.requires_grad
+    report = objective.report(parameters.weights(), all_alive(cells), architecture)
+    assert report["macs"]["budget"] == 1e12
+    assert report["parameters"]["derived"] == objective.of(architecture)["parameters"]
+
+
+def test_pruned_choices_cost_too() -> None:
+    """In later stages edges have different operations alive, in the space's order."""
+    objective, cells = make(), get_space("asr_revised")
+    rng = random.Random(0)
+    alive = {
+        kind: tuple(
+            tuple(op for op in cells.operations if op in chosen)
+            for chosen in (rng.sample(cells.operations, 3) for _ in range(14))
+        )
+        for kind in KINDS
+    }
+    weights = {kind: torch.full((14, 3), 1 / 3) for kind in KINDS}
+    expected = objective.expected(weights, alive)
+    wide = {
+        kind: torch.tensor([[float(op in e) / 3 for op in cells.operations] for e in alive[kind]])
+        for kind in KINDS
+    }
+    for name, value in objective.expected(wide, all_alive(cells)).items():
+        assert float(value) == pytest.approx(float(expected[name]), rel=1e-6)
+
+
+def test_a_budget_in_latency_needs_a_table_and_says_how_to_make_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(latency_ms=80)
+    text = str(caught.value)
+    assert "nas-encoder bench --operations --space asr_revised --layers 6 --channels 3" in text
+    assert "--set objective.table=latency.yaml" in text
+
+
+def test_the_section_of_the_configuration() -> None:
+    config = SearchConfig.from_dict({"objective": {"macs": 5.0e9, "layers": 8}})
+    assert config.objective == ObjectiveConfig(macs=5.0e9, layers=8)
+    assert config.objective.budgets == {"macs": 5.0e9}
+    assert SearchConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError) as caught:
+        SearchConfig.from_dict(
+            {"objective": {"macs": -1, "latency": 3, "weight": "x", "layers": 2, "table": ""}}
+        )
+    lines = "\n".join(caught.value.problems)
+    for part in (
+        "objective.latency: unknown key (did you mean 'latency_ms'?)",
+        "objective.macs: must be a number above 0",
+        "objective.weight: must be a number in 0..1e+06, got 'x'",
+        "objective.layers: must be in 3..1024, got 2",
+        "objective.table: must be a file's path or null",
+    ):
+        assert part in lines
