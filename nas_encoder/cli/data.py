@@ -59,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens",
         default="char",
         metavar="KIND|FILE",
-        help="char (default), word, phone, syllable, or a token list or BPE .model file",
+        help="char (default), word, phone, syllable, bpe, or a token list or BPE .model file",
     )
+    check.add_argument("--bpe-size", type=int, metavar="N", help="pieces, for --tokens bpe")
     check.add_argument("--num-mel-bins", type=int, default=40, help="filters (default 40)")
     check.add_argument(
         "--sampling-rate", type=int, default=None, help="Hz (default: the rate of the data)"
@@ -109,7 +110,7 @@ def _check(args: argparse.Namespace) -> int:
 
     train = open_cuts(args.train, jobs=args.jobs)
     valid = open_cuts(args.valid, jobs=args.jobs)
-    tokens = _tokens(args.tokens, texts(train))
+    tokens = _tokens(args.tokens, texts(train), args.bpe_size)
     report = check_data(
         train,
         valid,
@@ -123,9 +124,9 @@ def _check(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _tokens(spec: str, training_texts: list[str]) -> TokenSet:
+def _tokens(spec: str, training_texts: list[str], bpe_size: int | None) -> TokenSet:
     from nas_encoder.data.tokens import KINDS, TokenSet
 
     if spec in KINDS:
-        return TokenSet.build(training_texts, kind=spec)
+        return TokenSet.build(training_texts, kind=spec, size=bpe_size)
     return TokenSet.load(spec)

@@ -6,6 +6,7 @@ without ``<blank>`` gets it in front.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -92,25 +93,62 @@ class TokenSet:
     # -- making -----------------------------------------------------------------------------
 
     @classmethod
-    def build(cls, texts: Iterable[str], kind: str = "char", *, unk: bool = False) -> TokenSet:
+    def build(
+        cls, texts: Iterable[str], kind: str = "char", *, unk: bool = False, size: int | None = None
+    ) -> TokenSet:
         """Collect the tokens of (training) texts; they are sorted, so order never matters.
 
         Args:
             texts: The transcripts.
-            kind: ``char``, ``word``, ``phone`` or ``syllable``; BPE models come from
-                sentencepiece (``spm_train``) and are read by :meth:`load`.
-            unk: Whether to have ``<unk>`` as id 1.
+            kind: One of :data:`KINDS`; for ``bpe``, sentencepiece learns the pieces (byte pair
+                encoding of Sennrich et al. 2016, every character of the texts kept).
+            unk: Whether to have ``<unk>`` as id 1; a BPE set always has it.
+            size: For ``bpe`` and for no other kind: number of pieces, ``<unk>`` included.
 
         Raises:
-            DataError: No tokens in the texts, or a kind that cannot be built.
+            DataError: No tokens in the texts, a kind that is not known, or a size that is missing,
+                out of place or impossible for these texts.
+            MissingDependencyError: ``bpe`` and no sentencepiece.
         """
-        if kind == "bpe" or kind not in KINDS:
-            known = ", ".join(k for k in KINDS if k != "bpe")
+        if kind not in KINDS:
+            known = ", ".join(KINDS)
             raise DataError("token set", [f"kind {kind!r} cannot be built; use one of: {known}"])
+        if (size is not None) != (kind == "bpe"):
+            raise DataError("token set", [f"a size is for kind 'bpe', got {size} for {kind!r}"])
+        if kind == "bpe":
+            return cls._train_bpe(texts, size or 0)
         found = {token for text in texts for token in _split(text, kind)} - {BLANK, UNK}
         if not found:
             raise DataError("token set", ["the texts hold no token at all"])
         return cls([BLANK, *([UNK] if unk else []), *sorted(found)], kind)
+
+    @classmethod
+    def _train_bpe(cls, texts: Iterable[str], size: int) -> TokenSet:
+        lines = sorted(" ".join(text.split()) for text in texts)
+        if not any(lines):
+            raise DataError("token set", ["the texts hold no token at all"])
+        trainer, model = _import_sentencepiece("learning BPE pieces"), io.BytesIO()
+        try:
+            trainer.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=size,
+                character_coverage=1.0,
+                bos_id=-1,
+                eos_id=-1,
+                num_threads=1,
+                minloglevel=2,
+                # Of the defaults, these would leave out long lines and sample from many.
+                max_sentence_length=1 << 20,
+                input_sentence_size=0,
+            )
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split("]")[-1].split())
+            raise DataError(
+                "token set", [f"no {size} BPE pieces can be learned: {reason}"]
+            ) from None
+        return cls._from_model(model.getvalue(), "token set")
 
     @classmethod
     def load(cls, path: str | Path, kind: str | None = None) -> TokenSet:
@@ -168,8 +206,11 @@ class TokenSet:
     def _from_sentencepiece(cls, path: Path) -> TokenSet:
         if not path.is_file():
             raise DataError(f"sentencepiece model {path}", ["no such file"])
-        model = path.read_bytes()
-        processor = _sentencepiece(model, str(path))
+        return cls._from_model(path.read_bytes(), str(path))
+
+    @classmethod
+    def _from_model(cls, model: bytes, subject: str) -> TokenSet:
+        processor = _sentencepiece(model, subject)
         pieces = [
             processor.id_to_piece(position)
             for position in range(processor.get_piece_size())
@@ -321,12 +362,16 @@ def _guess_kind(tokens: Sequence[str]) -> str:
     return "word"
 
 
-def _sentencepiece(model: bytes, subject: str) -> Any:
+def _import_sentencepiece(purpose: str) -> Any:
     try:
         import sentencepiece
     except ModuleNotFoundError as error:
-        raise MissingDependencyError("sentencepiece", "bpe", "reading a BPE model") from error
-    processor = sentencepiece.SentencePieceProcessor()
+        raise MissingDependencyError("sentencepiece", "bpe", purpose) from error
+    return sentencepiece
+
+
+def _sentencepiece(model: bytes, subject: str) -> Any:
+    processor = _import_sentencepiece("reading a BPE model").SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
     except (RuntimeError, OSError) as error:

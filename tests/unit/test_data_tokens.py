@@ -115,9 +115,40 @@ def test_malformed_sets(tokens, kind, rule):
         TokenSet(tokens, kind)
 
 
-def test_build_refuses_bpe_and_empty_texts():
-    with pytest.raises(DataError, match="cannot be built"):
+TEXTS = ["hello world", "hello there world", "the world held", "hell is there"]
+
+
+def test_bpe_pieces_are_learned(tmp_path):
+    tokens = TokenSet.build(TEXTS, kind="bpe", size=20)
+    assert len(tokens) == 21 and tokens.tokens[:2] == (BLANK, UNK) and tokens.kind == "bpe"
+    for text in TEXTS:
+        ids = tokens.encode(text)
+        assert tokens.decode(ids) == text
+        assert 0 not in ids and 1 not in ids  # every character has a piece
+        assert len(ids) < len(text)
+    # The same texts in another order give the same set, model and all.
+    assert tokens == TokenSet.build(TEXTS[::-1], kind="bpe", size=20)
+    assert tokens != TokenSet.build(TEXTS, kind="bpe", size=21)
+    tokens.save(tmp_path / "tokens.txt")
+    assert TokenSet.load(tmp_path / "tokens.txt") == tokens
+
+
+@pytest.mark.parametrize(("size", "rule"), [(5, "no 5 BPE pieces"), (500, "no 500 BPE pieces")])
+def test_bpe_sizes_that_the_texts_do_not_allow(size, rule):
+    with pytest.raises(DataError, match=rule) as caught:
+        TokenSet.build(TEXTS, kind="bpe", size=size)
+    assert "ocabulary size" in str(caught.value)
+
+
+def test_build_refuses_sizes_out_of_place_and_empty_texts():
+    with pytest.raises(DataError, match="a size is for kind 'bpe', got None for 'bpe'"):
         TokenSet.build(["a"], kind="bpe")
+    with pytest.raises(DataError, match="a size is for kind 'bpe', got 9 for 'char'"):
+        TokenSet.build(["a"], kind="char", size=9)
+    with pytest.raises(DataError, match="cannot be built"):
+        TokenSet.build(["a"], kind="letters")
+    with pytest.raises(DataError, match="no token at all"):
+        TokenSet.build([" ", ""], kind="bpe", size=10)
     with pytest.raises(DataError, match="no token at all"):
         TokenSet.build([" ", ""], kind="char")
 
