@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from nas_encoder.errors import ConfigError
-from recipes.mini.espnet.local.equal_time import plan
-from recipes.mini.espnet.local.jobs import Job, Markers, parse_jobs
-from recipes.mini.espnet.local.pool import JobError, Pool
-from recipes.mini.espnet.local.training_config import merge, steps_in_epoch
-from recipes.mini.espnet.local.training_log import LogWatch, epoch_seconds
+from recipes.mini.espnet.local import training_config as espnet_config
+from recipes.mini.espnet.local.training_config import steps_in_epoch
+from recipes.mini.local.config import merge
+from recipes.mini.local.equal_time import plan
+from recipes.mini.local.jobs import Job, Markers, parse_jobs
+from recipes.mini.local.pool import JobError, Pool
+from recipes.mini.local.training_log import LogWatch, epoch_seconds
 
 
 def shell(name: str, script: str, **options: object) -> Job:
@@ -188,7 +190,7 @@ def test_a_killed_run_can_be_repeated(tmp_path: Path) -> None:
         f"--name second --stage 1 --after first -- sh -c "
         f"'test -e {tmp_path}/go || sleep 60; touch {tmp_path}/second'\n"
     )
-    command = [sys.executable, "-m", "recipes.mini.espnet.local.run_jobs", str(jobs)]
+    command = [sys.executable, "-m", "recipes.mini.local.run_jobs", str(jobs)]
     command += ["--expdir", str(exp), "--nj", "1"]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -261,7 +263,7 @@ def test_progress_bars_are_read_too(tmp_path: Path) -> None:
 def test_equal_time_is_met_by_epochs_and_steps() -> None:
     config = {"max_epoch": 10, "num_iters_per_epoch": 62, "scheduler_conf": {"max_lr": 0.002}}
     for seconds, budget in ((40.0, 350.0), (130.0, 350.0), (380.0, 350.0), (900.0, 350.0)):
-        planned = plan(config, seconds, budget)
+        planned = plan(config, seconds, budget, espnet_config)
         steps = planned["max_epoch"] * planned["num_iters_per_epoch"]
         assert steps / 620 == pytest.approx(budget / seconds, rel=0.02)
         assert planned["num_iters_per_epoch"] == pytest.approx(62, rel=0.15)

@@ -58,59 +58,14 @@ options and their defaults:
 TEXT
 }
 
-# --name value, as in ESPnet's and Kaldi's recipes
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ../local/path.sh
+. ../local/recipe.sh
 given=("$@")
-while [ $# -gt 0 ]; do
-    case $1 in
-        --help | -h)
-            help
-            exit 0
-            ;;
-        --*)
-            name=${1#--}
-            name=${name//-/_}
-            case " stage stop_stage nj seed expdir datadir downloads tiny n_train n_dev n_test \
-speakers search_config search_opts space parameters epochs inference_model \
-inference_args repeats systems " in
-                *" $name "*) ;;
-                *)
-                    echo "run.sh: unknown option $1; --help lists them" >&2
-                    exit 2
-                    ;;
-            esac
-            if [ $# -lt 2 ]; then
-                echo "run.sh: $1 needs a value" >&2
-                exit 2
-            fi
-            printf -v "$name" '%s' "$2"
-            shift 2
-            ;;
-        *)
-            echo "run.sh: unexpected argument '$1'; --help shows how it is used" >&2
-            exit 2
-            ;;
-    esac
-done
-for name in stage stop_stage nj seed n_train n_dev n_test parameters epochs repeats; do
-    if ! [[ ${!name} =~ ^[0-9]+$ ]]; then
-        echo "run.sh: --$name: must be a whole number, got '${!name}'" >&2
-        exit 2
-    fi
-done
-
-case "$systems " in
-    "searched "?*) others=${systems#searched } ;;
-    *)
-        echo "run.sh: --systems: must be searched and then at least one other, got '$systems'" >&2
-        exit 2
-        ;;
-esac
-for system in $others; do
-    if ! [[ $system =~ ^(random|transformer|dfsmn_san)$ ]]; then
-        echo "run.sh: --systems: must be random, transformer or dfsmn_san, got '$system'" >&2
-        exit 2
-    fi
-done
+numbers="stage stop_stage nj seed n_train n_dev n_test parameters epochs repeats"
+parse_options "$numbers expdir datadir downloads tiny speakers search_config search_opts space \
+inference_model inference_args systems" "$numbers" "$@"
+split_systems "random transformer dfsmn_san"
 
 if [ "$tiny" = true ]; then
     n_train=40 n_dev=6 n_test=8 speakers="4 2 2"
@@ -121,46 +76,11 @@ if [ "$tiny" = true ]; then
     done
 fi
 
-cd "$(dirname "${BASH_SOURCE[0]}")"
-. ./path.sh
-local=recipes.mini.espnet.local
-for needed in python nas-encoder; do
-    if ! command -v $needed >/dev/null; then
-        echo "run.sh: $needed is not on the PATH; 'make setup' in $ROOT installs everything" >&2
-        exit 1
-    fi
-done
-
-mkdir -p "$expdir/log"
-jobs=$expdir/jobs.txt
-: >"$jobs"
-
-# job STAGE NAME [--after A,B] [--inputs F,F] [--outputs F,F] [--fresh DIR] [--unless F] -- COMMAND
-job() {
-    local number=$1 name=$2
-    shift 2
-    if [ "$stage" -le "$number" ] && [ "$stop_stage" -ge "$number" ]; then
-        { printf '%q ' --name "$name" --stage "$number" "$@" && echo; } >>"$jobs"
-    fi
-}
-
-# Another seed or size is another corpus, beside this one.
-corpus=$downloads/synthetic_${n_train}_${n_dev}_${n_test}_seed$seed
-data=$datadir/${corpus##*/}
+begin_jobs espnet
 espnet=$data/espnet
 
-# 1: the corpus
-# shellcheck disable=SC2086  # options of several words
-job 1 corpus --cores "$nj" --outputs "$corpus/corpus.json" -- \
-    python "$ROOT/tools/synth_corpus.py" --layout librispeech --output "$corpus" \
-    --train "$n_train" --dev "$n_dev" --test "$n_test" --speakers $speakers \
-    --seed "$seed" --jobs "$nj"
-
-# 2: data for lhotse, ESPnet and NeMo
-job 2 data --after corpus --inputs "$corpus/corpus.json" \
-    --outputs "$espnet/train/text,$espnet/dev/text,$espnet/test/text" -- \
-    nas-encoder data prepare librispeech "$corpus/LibriSpeech" "$data" \
-    --train train-clean-100 --dev dev-clean --test test-clean
+# 1 and 2: the corpus, and data for lhotse, ESPnet and NeMo
+corpus_jobs "$espnet/train/text,$espnet/dev/text,$espnet/test/text"
 
 # 3: the search
 search_file=$ROOT/conf/search/$search_config.yaml
@@ -244,15 +164,8 @@ for system in $systems; do
     train 6 "epochs/$system" "config/$system"
 done
 for system in $others; do
-    same=$expdir/conf/time/$system.same
-    job 7 "plan/$system" --after "train/epochs/searched,train/epochs/$system" \
-        --inputs "$expdir/.jobs/train/epochs/searched.json,$expdir/.jobs/train/epochs/$system.json" \
-        --outputs "$expdir/conf/time/$system.yaml" -- \
-        python -m $local.equal_time --expdir "$expdir" --reference train/epochs/searched \
-        --reference-config "$expdir/conf/epochs/searched.yaml" --job "train/epochs/$system" \
-        --config "$expdir/conf/epochs/$system.yaml" --output "$expdir/conf/time/$system.yaml" \
-        --same "$same"
-    train 7 "time/$system" "plan/$system" --unless "$same"
+    plan_jobs 7 "$system"
+    train 7 "time/$system" "plan/$system" --unless "$expdir/conf/time/$system.same"
 done
 for system in $systems; do
     decode "epochs/$system"
@@ -277,16 +190,7 @@ job 9 measure --after "${decoded#,}$trained" --cores "$nj" --outputs "$expdir/me
     --inputs "$(for s in $systems; do printf '%s,' "$expdir/conf/epochs/$s.yaml"; done)" -- \
     python -m $local.measure "${folders[@]}" --repeats "$repeats" --seed "$seed" \
     --output "$expdir/measure.json"
-job 9 results --after "measure${decoded}" \
-    --outputs "$expdir/results/RESULTS.md,$expdir/results/results.json" \
-    --inputs "$expdir/measure.json,$espnet/test/text,$corpus/corpus.json$recorded" -- \
-    python -m $local.collect --expdir "$expdir" --systems $systems --reference "$espnet/test/text" \
-    --corpus "$corpus/corpus.json" --seed "$seed" --output "$expdir/results" \
+result_jobs 9 "measure${decoded}" "$recorded" "$espnet/test/text" \
     --decoding="$inference_args" --command "recipes/mini/espnet/run.sh${given[*]:+ ${given[*]}}"
 
-echo "$(date '+%F %T') stages $stage to $stop_stage, $nj jobs side by side"
-python -m $local.run_jobs "$jobs" --expdir "$expdir" --nj "$nj"
-if [ "$stop_stage" -ge 9 ]; then
-    cat "$expdir/results/RESULTS.md"
-    echo "$(date '+%F %T') results: $(cd "$expdir" && pwd)/results"
-fi
+run_all_jobs 9

@@ -1,165 +1,42 @@
-"""Scores what was decoded and writes the comparison: table, text, JSON, picture."""
+"""Scores what ESPnet decoded and writes the comparison: table, text, JSON, picture."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-from nas_encoder.errors import ConfigError, DataError, NasEncoderError
+from nas_encoder.errors import DataError
 from nas_encoder.genotype.io import read_yaml
-from nas_encoder.provenance import environment
-from recipes.mini.espnet.local.equal_time import training_seconds
-from recipes.mini.espnet.local.jobs import Markers
-from recipes.mini.espnet.local.training_log import epoch_seconds
-from tools.results import Comparison, System, read_transcripts, score
-from tools.results.document import write_results
-
-# Job name -> name in the table; the first one is compared with the others.
-SYSTEMS = {
-    "searched": "Searched",
-    "random": "Random genotype",
-    "dfsmn_san": "DFSMN-SAN",
-    "transformer": "Transformer",
-}
-CONDITIONS = {"epochs": "Equal epochs", "time": "Equal training time"}
-HEADING = "Demo on a synthetic corpus"
+from recipes.mini.espnet.local import training_config
+from recipes.mini.local.collect import Collector, Recipe, main
 
 
-class Collector:
-    """Reads what the jobs left behind.
-
-    Args:
-        expdir: Experiments with their markers.
-        reference: Kaldi ``text`` of the test set.
-    """
-
-    def __init__(self, expdir: Path, reference: Path) -> None:
-        self.expdir = expdir
-        self.markers = Markers(expdir)
-        self.reference = read_transcripts(reference)
-        self.measures = json.loads((expdir / "measure.json").read_text(encoding="utf-8"))["systems"]
-
-    def run_of(self, condition: str, name: str) -> str:
-        """Return the training that stands for a system: that of equal epochs may serve both."""
-        same = condition == "time" and (
-            name == "searched" or (self.expdir / "conf" / "time" / f"{name}.same").exists()
-        )
-        return f"epochs/{name}" if same else f"{condition}/{name}"
-
-    def system(self, condition: str, name: str) -> System:
-        """Return a row of the table."""
-        run = self.run_of(condition, name)
-        recognised = read_transcripts(self.expdir / "decode" / run / "1best_recog" / "text")
-        config = read_yaml(self.expdir / "conf" / f"{run}.yaml", ConfigError)
-        once = read_yaml(self.expdir / "conf" / "epochs" / f"{name}.yaml", ConfigError)
-        passes = config["max_epoch"] * config["num_iters_per_epoch"] / once["num_iters_per_epoch"]
-        record = self.markers.read(f"train/{run}")
-        measured = self.measures[name]
-        return System(
-            name=SYSTEMS[name],
-            cer=score(self.reference, recognised, "char"),
-            wer=score(self.reference, recognised, "word"),
-            encoder_parameters=measured["encoder_parameters"],
-            parameters=measured["parameters"],
-            macs=measured["macs_10s"],
-            rtf=measured["rtf"],
-            epochs=round(passes, 1),
-            training_seconds=training_seconds(self.markers, f"train/{run}", config["max_epoch"]),
-            peak_memory_mib=record["peak_memory_mib"],
-        )
-
-    def wall_seconds(self, run: str) -> float:
-        """Return the wall seconds of a training's epochs."""
-        return sum(epoch_seconds(self.markers.read(f"train/{run}")["rows"], "wall").values())
-
-
-def notes(
-    collector: Collector,
-    corpus: dict[str, Any],
-    systems: Sequence[str],
-    comparisons: Sequence[Comparison],
-) -> list[str]:
-    """Return the paragraphs under the heading."""
-    train, test = (
-        next(split for name, split in corpus["splits"].items() if name.startswith(kind))
-        for kind in ("train", "test")
-    )
+def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
+    """Return what there is to say about the search."""
     search = collector.markers.read("search")
     genotype = read_yaml(collector.expdir / "search" / "genotype.yaml", DataError)
-    machine_load = max(
-        collector.wall_seconds(collector.run_of(condition, name)) / system.training_seconds
-        for condition, item in zip(CONDITIONS, comparisons, strict=True)
-        for name, system in zip(systems, item.systems, strict=True)
-    )
-    paragraphs = [
-        "**Synthetic speech** (espeak-ng), "
-        f"{train['utterances']} training utterances ({train['hours']:.2f} h) by "
-        f"{len(train['speakers'])} voices, {test['utterances']} test utterances by "
-        f"{len(test['speakers'])} other voices with other sentences. It shows that the parts work "
-        "together; it says nothing about recorded speech.",
+    return [
         f"The genotype `{genotype['name']}` was found by `nas-encoder search` in "
         f"{search['cpu_seconds']:.0f} CPU seconds, which are not part of the training times "
         "below. Everything was done once, with one seed"
         + (", and against a single random genotype." if "random" in systems else "."),
     ]
-    if machine_load > 1.25:
-        paragraphs.append(
-            "The machine was busy with other things: a training took up to "
-            f"{machine_load:.1f} times its CPU seconds of wall time."
-        )
-    return paragraphs
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--expdir", type=Path, required=True, help="experiments with their markers")
-    add("--systems", nargs="+", choices=list(SYSTEMS), required=True, help="the searched one first")
-    add("--reference", type=Path, required=True, help="Kaldi text of the test set")
-    add("--corpus", type=Path, required=True, help="corpus.json of the synthetic corpus")
-    add("--seed", type=int, required=True, help="of the demo; also of the bootstrap")
-    add("--decoding", required=True, help="options of asr_inference, to write down")
-    add("--command", required=True, help="the command line, to write down")
-    add("--output", type=Path, required=True, help="folder for RESULTS.md and the others")
-    args = parser.parse_args(arguments)
-    try:
-        collector = Collector(args.expdir, args.reference)
-        comparisons = [
-            Comparison(
-                f"{title} (synthetic corpus)",
-                [collector.system(condition, name) for name in args.systems],
-                args.seed,
-            )
-            for condition, title in CONDITIONS.items()
-        ]
-        corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
-        facts = {
-            "command": args.command,
-            "seed": args.seed,
-            "decoding": f"espnet2.bin.asr_inference {args.decoding}",
-            "corpus": f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}",
-            **environment(),
-            "espnet": version("espnet"),
-        }
-        text = write_results(
-            args.output,
-            HEADING,
-            notes(collector, corpus, args.systems, comparisons),
-            comparisons,
-            facts,
-        )
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
-
+RECIPE = Recipe(
+    heading="Demo on a synthetic corpus",
+    toolkit="espnet",
+    systems={
+        "searched": "Searched",
+        "random": "Random genotype",
+        "dfsmn_san": "DFSMN-SAN",
+        "transformer": "Transformer",
+    },
+    schedule=training_config,
+    transcripts="1best_recog/text",
+    decoder="espnet2.bin.asr_inference",
+    notes=notes,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(RECIPE))

@@ -1,100 +1,11 @@
-"""Writes the config with which an encoder trains as long as another one did.
-
-The time is that of the epochs, in CPU seconds, as the first trainings at equal epochs took it.
-"""
+"""Writes the ESPnet config with which an encoder trains as long as another one did."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from nas_encoder.errors import ConfigError, DataError, NasEncoderError
-from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
-from recipes.mini.espnet.local.jobs import Markers
-from recipes.mini.espnet.local.training_config import FEWEST_STEPS, with_steps
-from recipes.mini.espnet.local.training_log import epoch_seconds
-
-# Times that differ by less are called equal: on two cores that share caches and hyper-threads the
-# same training's CPU seconds vary by as much, depending on what runs beside it.
-SAME = 0.10
-
-
-def training_seconds(markers: Markers, job: str, epochs: int) -> float:
-    """Return the CPU seconds of all epochs of a training.
-
-    An epoch whose end nobody saw, because everything was killed in that moment, counts as the
-    mean of the others.
-
-    Raises:
-        DataError: No epoch was timed.
-    """
-    timed = epoch_seconds(markers.read(job).get("rows", []))
-    cost = [timed[epoch] for epoch in range(1, epochs + 1) if epoch in timed]
-    if not cost:
-        raise DataError(str(markers.path(job)), ["has no time of any epoch"])
-    return sum(cost) * epochs / len(cost)
-
-
-def plan(config: Mapping[str, Any], seconds: float, budget: float) -> dict[str, Any]:
-    """Return the config whose training takes ``budget`` instead of ``seconds``.
-
-    The epochs are a whole number near to that of passes through the data, the steps of an epoch
-    are chosen so that the sum comes out.
-
-    Args:
-        config: ESPnet's, of the training that took ``seconds``.
-        seconds: CPU seconds.
-        budget: CPU seconds.
-    """
-    epochs, steps = config["max_epoch"], config["num_iters_per_epoch"]
-    wanted = epochs * steps * budget / seconds
-    new_epochs = max(1, round(wanted / steps))
-    return with_steps(config, new_epochs, max(FEWEST_STEPS, round(wanted / new_epochs)))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--expdir", type=Path, required=True, help="experiments with their markers")
-    add("--reference", required=True, help="job whose training time is the budget")
-    add("--reference-config", type=Path, required=True, help="its config")
-    add("--job", required=True, help="job of the encoder that gets as much time")
-    add("--config", type=Path, required=True, help="its config")
-    add("--output", type=Path, required=True, help="config to write")
-    add("--same", type=Path, required=True, help="file to write where the times are equal already")
-    args = parser.parse_args(arguments)
-    try:
-        markers = Markers(args.expdir)
-        reference = read_yaml(args.reference_config, ConfigError)
-        config = read_yaml(args.config, ConfigError)
-        budget = training_seconds(markers, args.reference, reference["max_epoch"])
-        seconds = training_seconds(markers, args.job, config["max_epoch"])
-        planned = plan(config, seconds, budget)
-        facts = {"budget_seconds": budget, "seconds_at_equal_epochs": seconds}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_yaml(args.output, planned, ConfigError)
-        if abs(seconds / budget - 1) <= SAME:
-            write_atomically(args.same, json.dumps(facts).encode() + b"\n", ConfigError)
-        else:
-            args.same.unlink(missing_ok=True)
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if args.same.exists():
-        print(f"{seconds:.0f} s is within 10 % of the {budget:.0f} s of {args.reference}")
-    else:
-        print(
-            f"{args.output}: {planned['max_epoch']} epochs of {planned['num_iters_per_epoch']} "
-            f"steps instead of {config['max_epoch']} of {config['num_iters_per_epoch']}: "
-            f"{budget:.0f} s instead of {seconds:.0f} s"
-        )
-    return 0
-
+from recipes.mini.espnet.local import training_config
+from recipes.mini.local.equal_time import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(training_config))

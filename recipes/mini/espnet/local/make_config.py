@@ -14,8 +14,9 @@ from nas_encoder import build_encoder, load_genotype
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
 from nas_encoder.errors import ConfigError, NasEncoderError
 from nas_encoder.genotype.io import read_yaml, write_yaml
-from recipes.mini.espnet.local.match_size import Match, match_size
-from recipes.mini.espnet.local.training_config import merge, steps_in_epoch, with_steps
+from recipes.mini.espnet.local.training_config import steps_in_epoch, with_steps
+from recipes.mini.local.config import merge
+from recipes.mini.local.match_size import Match, match_size
 
 
 def _nas(options: Mapping[str, Any]) -> nn.Module:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas_encoder.errors import NasEncoderError
-from recipes.mini.espnet.local.jobs import Job, Markers
-from recipes.mini.espnet.local.training_log import LogWatch
+from recipes.mini.local.jobs import Job, Markers
+from recipes.mini.local.training_log import LogWatch
 
 POLL_SECONDS = 0.3
 # Between two lines about what is running, where the output is no terminal.

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 from nas_encoder.errors import NasEncoderError
-from recipes.mini.espnet.local.jobs import Markers, parse_jobs
-from recipes.mini.espnet.local.pool import Pool
+from recipes.mini.local.jobs import Markers, parse_jobs
+from recipes.mini.local.pool import Pool
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-# Sourced by run.sh: where the package is, and one thread for each process.
+# Sourced by the run.sh of each toolkit: where the package is, and one thread for each process.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 # `make setup` builds this environment; one that is active already comes first.
 if [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then

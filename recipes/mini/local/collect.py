@@ -1,0 +1,186 @@
+"""Scores what was decoded and writes the comparison: table, text, JSON, picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import ConfigError, NasEncoderError
+from nas_encoder.genotype.io import read_yaml
+from nas_encoder.provenance import environment
+from recipes.mini.local.config import Schedule
+from recipes.mini.local.equal_time import training_seconds
+from recipes.mini.local.jobs import Markers
+from recipes.mini.local.training_log import epoch_seconds
+from tools.results import Comparison, System, read_transcripts, score
+from tools.results.document import write_results
+
+CONDITIONS = {"epochs": "Equal epochs", "time": "Equal training time"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a toolkit's recipe adds.
+
+    Attributes:
+        heading: Of the document.
+        toolkit: Distribution whose version is written down.
+        systems: Name in job names -> name in the table; the first one is compared with the
+            others.
+        schedule: Reads the toolkit's configs.
+        transcripts: Where the recognised text lies below ``decode/RUN``.
+        decoder: What decoded, to write down.
+        notes: Collector, systems -> paragraphs below the one on the corpus.
+    """
+
+    heading: str
+    toolkit: str
+    systems: Mapping[str, str]
+    schedule: Schedule
+    transcripts: str
+    decoder: str
+    notes: Callable[[Collector, Sequence[str]], list[str]]
+
+
+def run_of(expdir: Path, condition: str, name: str) -> str:
+    """Return the training that stands for a system: that of equal epochs may serve both."""
+    same = condition == "time" and (
+        name == "searched" or (expdir / "conf" / "time" / f"{name}.same").exists()
+    )
+    return f"epochs/{name}" if same else f"{condition}/{name}"
+
+
+class Collector:
+    """Reads what the jobs left behind.
+
+    Args:
+        recipe: Which toolkit's.
+        expdir: Experiments with their markers.
+        reference: Kaldi ``text`` of the test set.
+    """
+
+    def __init__(self, recipe: Recipe, expdir: Path, reference: Path) -> None:
+        self.recipe = recipe
+        self.expdir = expdir
+        self.markers = Markers(expdir)
+        self.reference = read_transcripts(reference)
+        self.measures = json.loads((expdir / "measure.json").read_text(encoding="utf-8"))["systems"]
+
+    def system(self, condition: str, name: str) -> System:
+        """Return a row of the table."""
+        run = run_of(self.expdir, condition, name)
+        recognised = read_transcripts(self.expdir / "decode" / run / self.recipe.transcripts)
+        epochs, steps = self._epochs_and_steps(run)
+        _, once = self._epochs_and_steps(f"epochs/{name}")
+        record = self.markers.read(f"train/{run}")
+        measured = self.measures[name]
+        return System(
+            name=self.recipe.systems[name],
+            cer=score(self.reference, recognised, "char"),
+            wer=score(self.reference, recognised, "word"),
+            encoder_parameters=measured["encoder_parameters"],
+            parameters=measured["parameters"],
+            macs=measured["macs_10s"],
+            rtf=measured["rtf"],
+            epochs=round(epochs * steps / once, 1),
+            training_seconds=training_seconds(self.markers, f"train/{run}", epochs),
+            peak_memory_mib=record["peak_memory_mib"],
+        )
+
+    def _epochs_and_steps(self, run: str) -> tuple[int, int]:
+        config = read_yaml(self.expdir / "conf" / f"{run}.yaml", ConfigError)
+        return self.recipe.schedule.epochs_and_steps(config)
+
+    def wall_seconds(self, run: str) -> float:
+        """Return the wall seconds of a training's epochs."""
+        return sum(epoch_seconds(self.markers.read(f"train/{run}")["rows"], "wall").values())
+
+
+def notes(
+    collector: Collector,
+    corpus: dict[str, Any],
+    systems: Sequence[str],
+    comparisons: Sequence[Comparison],
+) -> list[str]:
+    """Return the paragraphs under the heading."""
+    train, test = (
+        next(split for name, split in corpus["splits"].items() if name.startswith(kind))
+        for kind in ("train", "test")
+    )
+    machine_load = max(
+        collector.wall_seconds(run_of(collector.expdir, condition, name)) / system.training_seconds
+        for condition, item in zip(CONDITIONS, comparisons, strict=True)
+        for name, system in zip(systems, item.systems, strict=True)
+    )
+    paragraphs = [
+        "**Synthetic speech** (espeak-ng), "
+        f"{train['utterances']} training utterances ({train['hours']:.2f} h) by "
+        f"{len(train['speakers'])} voices, {test['utterances']} test utterances by "
+        f"{len(test['speakers'])} other voices with other sentences. It shows that the parts work "
+        "together; it says nothing about recorded speech.",
+        *collector.recipe.notes(collector, systems),
+    ]
+    if machine_load > 1.25:
+        paragraphs.append(
+            "The machine was busy with other things: a training took up to "
+            f"{machine_load:.1f} times its CPU seconds of wall time."
+        )
+    return paragraphs
+
+
+def main(recipe: Recipe, arguments: list[str] | None = None) -> int:
+    """Run the command for a toolkit's recipe; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--expdir", type=Path, required=True, help="experiments with their markers")
+    add(
+        "--systems",
+        nargs="+",
+        choices=list(recipe.systems),
+        required=True,
+        help="the searched one first",
+    )
+    add("--reference", type=Path, required=True, help="Kaldi text of the test set")
+    add("--corpus", type=Path, required=True, help="corpus.json of the synthetic corpus")
+    add("--seed", type=int, required=True, help="of the demo; also of the bootstrap")
+    add("--decoding", required=True, help="how it was decoded, to write down")
+    add("--command", required=True, help="the command line, to write down")
+    add("--output", type=Path, required=True, help="folder for RESULTS.md and the others")
+    args = parser.parse_args(arguments)
+    try:
+        collector = Collector(recipe, args.expdir, args.reference)
+        comparisons = [
+            Comparison(
+                f"{title} (synthetic corpus)",
+                [collector.system(condition, name) for name in args.systems],
+                args.seed,
+            )
+            for condition, title in CONDITIONS.items()
+        ]
+        corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
+        facts = {
+            "command": args.command,
+            "seed": args.seed,
+            "decoding": f"{recipe.decoder} {args.decoding}".strip(),
+            "corpus": f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}",
+            **environment(),
+            recipe.toolkit: version(recipe.toolkit),
+        }
+        text = write_results(
+            args.output,
+            recipe.heading,
+            notes(collector, corpus, args.systems, comparisons),
+            comparisons,
+            facts,
+        )
+    except NasEncoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0

@@ -1,0 +1,101 @@
+"""Writes the config with which an encoder trains as long as another one did.
+
+The time is that of the epochs, in CPU seconds, as the first trainings at equal epochs took it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import ConfigError, DataError, NasEncoderError
+from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
+from recipes.mini.local.config import FEWEST_STEPS, Schedule
+from recipes.mini.local.jobs import Markers
+from recipes.mini.local.training_log import epoch_seconds
+
+# Times that differ by less are called equal: on two cores that share caches and hyper-threads the
+# same training's CPU seconds vary by as much, depending on what runs beside it.
+SAME = 0.10
+
+
+def training_seconds(markers: Markers, job: str, epochs: int) -> float:
+    """Return the CPU seconds of all epochs of a training.
+
+    An epoch whose end nobody saw, because everything was killed in that moment, counts as the
+    mean of the others.
+
+    Raises:
+        DataError: No epoch was timed.
+    """
+    timed = epoch_seconds(markers.read(job).get("rows", []))
+    cost = [timed[epoch] for epoch in range(1, epochs + 1) if epoch in timed]
+    if not cost:
+        raise DataError(str(markers.path(job)), ["has no time of any epoch"])
+    return sum(cost) * epochs / len(cost)
+
+
+def plan(
+    config: Mapping[str, Any], seconds: float, budget: float, schedule: Schedule
+) -> dict[str, Any]:
+    """Return the config whose training takes ``budget`` instead of ``seconds``.
+
+    There are as many epochs as passes through the data, the last one counted whole, and the
+    steps of an epoch are chosen so that the sum comes out: no epoch is longer than a pass.
+
+    Args:
+        config: The toolkit's, of the training that took ``seconds``.
+        seconds: CPU seconds.
+        budget: CPU seconds.
+        schedule: Reads and changes such configs.
+    """
+    epochs, steps = schedule.epochs_and_steps(config)
+    wanted = epochs * steps * budget / seconds
+    new_epochs = max(1, math.ceil(wanted / steps))
+    return schedule.with_steps(config, new_epochs, max(FEWEST_STEPS, round(wanted / new_epochs)))
+
+
+def main(schedule: Schedule, arguments: list[str] | None = None) -> int:
+    """Run the command with a toolkit's configs; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--expdir", type=Path, required=True, help="experiments with their markers")
+    add("--reference", required=True, help="job whose training time is the budget")
+    add("--reference-config", type=Path, required=True, help="its config")
+    add("--job", required=True, help="job of the encoder that gets as much time")
+    add("--config", type=Path, required=True, help="its config")
+    add("--output", type=Path, required=True, help="config to write")
+    add("--same", type=Path, required=True, help="file to write where the times are equal already")
+    args = parser.parse_args(arguments)
+    try:
+        markers = Markers(args.expdir)
+        reference = read_yaml(args.reference_config, ConfigError)
+        config = read_yaml(args.config, ConfigError)
+        before = schedule.epochs_and_steps(config)
+        budget = training_seconds(markers, args.reference, schedule.epochs_and_steps(reference)[0])
+        seconds = training_seconds(markers, args.job, before[0])
+        planned = plan(config, seconds, budget, schedule)
+        facts = {"budget_seconds": budget, "seconds_at_equal_epochs": seconds}
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        write_yaml(args.output, planned, ConfigError)
+        if abs(seconds / budget - 1) <= SAME:
+            write_atomically(args.same, json.dumps(facts).encode() + b"\n", ConfigError)
+        else:
+            args.same.unlink(missing_ok=True)
+    except NasEncoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.same.exists():
+        print(f"{seconds:.0f} s is within 10 % of the {budget:.0f} s of {args.reference}")
+    else:
+        after = schedule.epochs_and_steps(planned)
+        print(
+            f"{args.output}: {after[0]} epochs of {after[1]} steps instead of {before[0]} of "
+            f"{before[1]}: {budget:.0f} s instead of {seconds:.0f} s"
+        )
+    return 0

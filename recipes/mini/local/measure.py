@@ -1,0 +1,134 @@
+"""Measures encoders side by side: parameters, multiply-adds, real-time factor.
+
+All are built by their toolkit from what their trainings saved, in one process with one thread,
+and take turns, so that whatever else the machine does hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_encoder.errors import DataError, InputError, NasEncoderError
+from nas_encoder.genotype.io import write_atomically
+from nas_encoder.network.complexity import count_macs, count_parameters
+
+SECONDS = 10.0
+FRAMES = 1000  # of 10 ms
+SPREAD = 0.05  # the largest encoder may have this much more parameters than the smallest
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """One system, in evaluation mode.
+
+    Attributes:
+        model: All of it.
+        encoder: Its encoder, with ``forward(x (B, T, F), lengths (B,))``.
+        input_size: F.
+    """
+
+    model: nn.Module
+    encoder: nn.Module
+    input_size: int
+
+
+def measure(
+    systems: Mapping[str, Measurable], repeats: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return the measures of each system.
+
+    Args:
+        systems: By name.
+        repeats: Timed passes of each encoder, after one that is not timed.
+        seed: Of the features.
+
+    Raises:
+        DataError: The encoders differ in size by more than 5 %.
+    """
+    torch.set_num_threads(1)
+    counts = {name: count_parameters(system.encoder) for name, system in systems.items()}
+    spread = max(counts.values()) / min(counts.values()) - 1
+    if spread > SPREAD:
+        rule = f"must be equal within {100 * SPREAD:.0f} %, differ by {100 * spread:.1f} %"
+        raise DataError("sizes of the encoders", [f"{rule}: {counts}"])
+    generator = torch.Generator().manual_seed(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    for repeat in range(repeats + 1):
+        for name, system in systems.items():
+            features = torch.randn(1, FRAMES, system.input_size, generator=generator)
+            lengths = torch.tensor([FRAMES])
+            with torch.inference_mode():
+                began = time.perf_counter()
+                system.encoder(features, lengths)
+                if repeat:
+                    seconds[name].append(time.perf_counter() - began)
+    return {
+        name: {
+            "encoder_parameters": counts[name],
+            "parameters": count_parameters(system.model),
+            "macs_10s": count_macs(system.encoder, FRAMES, system.input_size),
+            "rtf": statistics.median(seconds[name]) / SECONDS,
+            "rtf_each": [value / SECONDS for value in seconds[name]],
+        }
+        for name, system in systems.items()
+    }
+
+
+def write_measures(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write and print what was measured.
+
+    Args:
+        path: JSON to write.
+        found: From :func:`measure`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = json.dumps({"machine_threads": 1, "systems": found}, indent=2) + "\n"
+    write_atomically(path, data.encode(), DataError)
+    for name, values in found.items():
+        print(
+            f"{name}: {values['encoder_parameters']} encoder parameters, "
+            f"{values['macs_10s'] / 1e6:.1f} M MACs, RTF {values['rtf']:.4f}"
+        )
+
+
+def named_paths(texts: list[str]) -> dict[str, Path]:
+    """Read ``NAME=PATH`` arguments.
+
+    Raises:
+        InputError: One has no ``=``.
+    """
+    found = {}
+    for text in texts:
+        name, sign, path = text.partition("=")
+        if not sign:
+            raise InputError(f"systems: must be NAME=PATH, got '{text}'")
+        found[name] = Path(path)
+    return found
+
+
+def main(load: Callable[[Path], Measurable], arguments: list[str] | None = None) -> int:
+    """Run the command with a toolkit's way to load what it saved; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("systems", nargs="+", metavar="NAME=PATH", help="what trainings saved")
+    parser.add_argument("--repeats", type=int, default=9, help="timed passes (default 9)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    args = parser.parse_args(arguments)
+    try:
+        systems = {name: load(path) for name, path in named_paths(args.systems).items()}
+        write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
+    except NasEncoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
