@@ -1,0 +1,116 @@
+"""Transcribes the test set with NeMo's models, then measures the encoders side by side.
+
+In one process: importing NeMo takes longer than either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_encoder.errors import DataError, NasEncoderError
+from nas_encoder.genotype.io import write_atomically
+from recipes.mini.local.collect import CONDITIONS, run_of
+from recipes.mini.local.measure import Measurable, measure, write_measures
+
+BATCH = 8
+
+
+class FramesFirst(nn.Module):
+    """A NeMo encoder behind the interface of our own networks: x (B, T, F), lengths (B,)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        """Return what the encoder returns."""
+        return self.encoder(audio_signal=x.transpose(1, 2), length=lengths)  # (B, F, T)
+
+
+def load(expdir: Path, run: str) -> Any:
+    """Return the model that a training saved, in evaluation mode.
+
+    Raises:
+        DataError: It saved none.
+    """
+    from nemo.collections.asr.models import EncDecCTCModel
+
+    path = model_path(expdir, run)
+    if not path.is_file():
+        raise DataError(str(path), ["no such file; the training has not ended"])
+    return EncDecCTCModel.restore_from(str(path), map_location="cpu").eval()
+
+
+def model_path(expdir: Path, run: str) -> Path:
+    """Return the .nemo file of a training, for example of ``epochs/searched``."""
+    return expdir / "models" / run / "checkpoints" / f"{Path(run).name}.nemo"
+
+
+def read_test_set(manifest: Path) -> list[tuple[str, str]]:
+    """Return id and audio file of each utterance.
+
+    Raises:
+        DataError: The manifest cannot be read, or a line lacks one of the two.
+    """
+    try:
+        rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+        return [(row["utt_id"], row["audio_filepath"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            str(manifest), [f"must hold utt_id and audio_filepath: {error!r}"]
+        ) from None
+
+
+def transcribe(model: Any, utterances: Sequence[tuple[str, str]], output: Path) -> None:
+    """Write what the model hears, as a Kaldi ``text``."""
+    files = [audio for _, audio in utterances]
+    found = model.transcribe(files, batch_size=BATCH, num_workers=0, verbose=False)
+    lines = [
+        f"{key} {hypothesis.text}".strip() + "\n"
+        for (key, _), hypothesis in zip(utterances, found, strict=True)
+    ]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, "".join(lines).encode(), DataError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--expdir", type=Path, required=True, help="experiments")
+    add("--systems", nargs="+", required=True, help="names; the searched one first")
+    add("--test", type=Path, required=True, help="NeMo manifest")
+    add("--repeats", type=int, default=9, help="timed passes (default 9)")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, required=True, help="JSON with the measures, to write")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        utterances = read_test_set(args.test)
+        runs = {run_of(args.expdir, which, name) for which in CONDITIONS for name in args.systems}
+        models = {run: load(args.expdir, run) for run in sorted(runs)}
+        for number, (run, model) in enumerate(models.items(), 1):
+            print(f"{number}/{len(models)}: {run}", flush=True)
+            transcribe(model, utterances, args.expdir / "decode" / run / "text")
+        systems = {}
+        for name in args.systems:
+            model = models[f"epochs/{name}"]
+            encoder = FramesFirst(model.encoder).eval()
+            systems[name] = Measurable(model, encoder, model.cfg.preprocessor.features)
+        write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
+    except NasEncoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

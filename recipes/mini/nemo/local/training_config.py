@@ -1,0 +1,26 @@
+"""How long a training is, in NeMo's configs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recipes.mini.local.config import merge, require_steps
+
+
+def epochs_and_steps(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the epochs, and the steps of each."""
+    trainer = config["trainer"]
+    return trainer["max_epochs"], trainer["limit_train_batches"]
+
+
+def with_steps(config: Mapping[str, Any], epochs: int, steps: int) -> dict[str, Any]:
+    """Return the config for so many epochs of so many steps.
+
+    NeMo's model takes the length of its learning-rate schedule from these two.
+
+    Raises:
+        ConfigError: There are too few steps for a schedule.
+    """
+    require_steps(epochs, steps)
+    return merge(config, {"trainer": {"max_epochs": epochs, "limit_train_batches": steps}})
