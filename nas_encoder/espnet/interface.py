@@ -8,6 +8,7 @@ from nas_encoder.errors import MissingDependencyError
 
 try:
     from espnet2.asr.encoder.abs_encoder import AbsEncoder
+    from espnet2.asr.frontend.abs_frontend import AbsFrontend
 except ModuleNotFoundError as error:
     if error.name not in ("espnet2", "espnet2.asr"):
         raise
@@ -21,4 +22,4 @@ else:
     except ModuleNotFoundError:
         from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
-__all__ = ["AbsEncoder", "TooShortUttError"]
+__all__ = ["AbsEncoder", "AbsFrontend", "TooShortUttError"]

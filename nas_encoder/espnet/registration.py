@@ -52,6 +52,8 @@ INTERFACES: dict[str, tuple[str, dict[str, str]]] = {
         {"nas": "NASPromptedEncoder", "dfsmn_san": "DFSMNSANPromptedEncoder"},
     ),
 }
+# The frontend with NeMo's features, in the tasks whose models have ESPnet's default one.
+FRONTENDS = {"nemo": "NeMoFrontend"}
 _USUAL = ("encoder", {"nas": "NASEncoder", "dfsmn_san": "DFSMNSANEncoder"})
 
 
@@ -86,7 +88,18 @@ def register(module: ModuleType) -> tuple[str, ...]:
         for task in list(vars(module).values()):
             if isinstance(task, type) and task.__module__ == name:
                 _inline_before_build(task, choices)
+    if tables:
+        _register_frontends(module)
     return tuple(tables)
+
+
+def _register_frontends(module: ModuleType) -> None:
+    choices = getattr(module, "frontend_choices", None)
+    if choices is None or "default" not in choices.classes:
+        return
+    home = import_module("nas_encoder.espnet.frontend")
+    for key, name in FRONTENDS.items():
+        choices.classes.setdefault(key, getattr(home, name))
 
 
 def inline_conf(args: Any, choices: Any) -> None:

@@ -2,7 +2,7 @@
 
 In a config: ``_target_: nas_encoder.nemo.NASEncoder`` (or ``DFSMNSANEncoder``) under
 ``model.encoder``. NeMo refuses classes that are not on its allow-list; the import hook of
-:mod:`nas_encoder.autoload` puts these two class paths on it (see
+:mod:`nas_encoder.autoload` puts our class paths on it (see
 :mod:`nas_encoder.nemo.registration`). Where the hook is not installed,
 ``nas_encoder.autoload.install()`` before a model is built does.
 """
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas_encoder.nemo.encoder import DFSMNSANEncoder, NASEncoder
+    from nas_encoder.nemo.preprocessor import ESPnetPreprocessor
 
-__all__ = ["DFSMNSANEncoder", "NASEncoder"]
+__all__ = ["DFSMNSANEncoder", "ESPnetPreprocessor", "NASEncoder"]
+_HOME = {"ESPnetPreprocessor": "preprocessor"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:  # imported when it is asked for: it needs NeMo
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.encoder"), name)
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'encoder')}"), name)
 
 
 def __dir__() -> list[str]:

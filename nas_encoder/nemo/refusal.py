@@ -15,7 +15,11 @@ from typing import Any
 from nas_encoder.autoload import SWITCH, enabled
 
 PACKAGE = "nas_encoder."
-TARGETS = ("nas_encoder.nemo.NASEncoder", "nas_encoder.nemo.DFSMNSANEncoder")
+TARGETS = (
+    "nas_encoder.nemo.NASEncoder",
+    "nas_encoder.nemo.DFSMNSANEncoder",
+    "nas_encoder.nemo.ESPnetPreprocessor",
+)
 
 
 def register(module: ModuleType) -> None:
@@ -42,11 +46,11 @@ def register(module: ModuleType) -> None:
 def hint(module: ModuleType) -> str:
     """Return what to do about a refusal of something in our package."""
     if all(target in module.ALLOWED_TARGET_PREFIXES for target in TARGETS):
-        return f"Of nas_encoder, NeMo may build {' and '.join(TARGETS)}, and nothing else."
+        return f"Of nas_encoder, NeMo may build {', '.join(TARGETS)}, and nothing else."
     if not enabled():
         return (
             f"nas_encoder is switched off by {SWITCH}={os.environ[SWITCH]!r} in the environment; "
-            f"unset it (or set {SWITCH}=1) to let NeMo build {' and '.join(TARGETS)}."
+            f"unset it (or set {SWITCH}=1) to let NeMo build {', '.join(TARGETS)}."
         )
     return (
         "nas_encoder is not registered in this process: 'nas-encoder doctor' says why; "

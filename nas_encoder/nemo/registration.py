@@ -38,7 +38,7 @@ def register(module: ModuleType) -> tuple[str, ...]:
     refusal.register(module)
     _portable_before_build(module.Serialization)
     if added:
-        _log(f"nas_encoder: NeMo may now build {' and '.join(added)} (added to its allow-list)")
+        _log(f"nas_encoder: NeMo may now build {', '.join(added)} (added to its allow-list)")
     return added
 
 
@@ -57,7 +57,9 @@ def make_portable(config: Any) -> None:
 
     from nas_encoder.nemo import encoder
 
-    cls = getattr(encoder, str(config["_target_"]).rpartition(".")[2])
+    cls = getattr(encoder, str(config["_target_"]).rpartition(".")[2], None)
+    if cls is None:  # the preprocessor, whose options need nothing
+        return
     plain = (
         OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     )

@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "baselines": BASE | {"genotype", "ops", "network"},
     "data": BASE,
     "search": BASE | {"genotype", "spaces", "ops", "network", "data", "resources", "provenance"},
+    "interchange": BASE | {"genotype", "ops", "network", "baselines"},
     "deploy": BASE | {"genotype", "ops", "network"},
-    "espnet": BASE | {"genotype", "ops", "network", "baselines"},
-    "nemo": BASE | {"genotype", "ops", "network", "baselines", "autoload"},
+    "espnet": BASE | {"genotype", "ops", "network", "baselines", "interchange"},
+    "nemo": BASE | {"genotype", "ops", "network", "baselines", "autoload", "interchange"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 MAY_IMPORT["__main__"] = {"cli"}
@@ -59,6 +60,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "ops": INSTALLED,
     "network": INSTALLED,
     "baselines": INSTALLED,
+    "interchange": INSTALLED,
     "cli": {"yaml"},
     "__main__": set(),
 }

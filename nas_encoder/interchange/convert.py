@@ -1,0 +1,216 @@
+"""From one toolkit's checkpoint to the other's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.genotype.io import parse_yaml, write_atomically, write_yaml
+from nas_encoder.interchange.espnet_files import CONFIG as ESPNET_CONFIG
+from nas_encoder.interchange.espnet_files import (
+    espnet_encoder,
+    read_espnet,
+    write_espnet,
+)
+from nas_encoder.interchange.files import (
+    Archive,
+    dump_tensors,
+    load_tensors,
+    make_folder,
+    read_file,
+)
+from nas_encoder.interchange.model import CONFIGS, PREFIX, Encoder, Model, own_options, take
+from nas_encoder.interchange.nemo_files import CONFIG as NEMO_CONFIG
+from nas_encoder.interchange.nemo_files import (
+    TARGETS,
+    nemo_encoder,
+    plain,
+    read_nemo,
+    write_nemo,
+)
+
+# The files of an encoder alone: its weights have the names that they have in a whole model.
+BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
+ENCODER_WEIGHTS = {"nemo": "encoder.ckpt", "espnet": "encoder.pth"}
+OTHER = {"espnet": "nemo", "nemo": "espnet"}
+
+
+@dataclass
+class Conversion:
+    """What was done.
+
+    Attributes:
+        model: What was read, with what was left out.
+        target: ``espnet`` or ``nemo``.
+        files: What was written.
+        encoder_only: Whether the encoder alone was asked for.
+    """
+
+    model: Model
+    target: str
+    files: list[Path]
+    encoder_only: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in plain JSON types."""
+        model, encoder = self.model, self.model.encoder
+        genotype = encoder.genotype
+        return {
+            "input": model.source,
+            "from": model.toolkit,
+            "to": self.target,
+            "files": [str(file) for file in self.files],
+            "encoder": {
+                "kind": encoder.kind,
+                "genotype": genotype.name if genotype else None,
+                "hash": genotype.hash if genotype else None,
+                "parameters": encoder.parameters,
+            },
+            "encoder_only": self.encoder_only,
+            "tokens": len(model.head.tokens) if model.head and not self.encoder_only else None,
+            "features": model.features.style if model.features and not self.encoder_only else None,
+            "left_out": model.left_out,
+            "notes": model.notes,
+        }
+
+
+def toolkit_of(path: Path) -> str:
+    """Return ``espnet`` or ``nemo``: whose checkpoint something is.
+
+    Raises:
+        CheckpointError: It is nobody's.
+    """
+    if path.is_dir():
+        marks = (
+            (ENCODER_WEIGHTS["nemo"], "nemo"),
+            (ENCODER_WEIGHTS["espnet"], "espnet"),
+            (NEMO_CONFIG, "nemo"),
+            (ESPNET_CONFIG, "espnet"),
+        )
+        for name, toolkit in marks:
+            if (path / name).is_file():
+                return toolkit
+        raise CheckpointError(
+            str(path), [f"holds neither {ESPNET_CONFIG} (ESPnet) nor {NEMO_CONFIG} (NeMo)"]
+        )
+    if path.suffix == ".pth":
+        return "espnet"
+    archive = Archive(path)
+    for name, toolkit in ((NEMO_CONFIG, "nemo"), ("meta.yaml", "espnet")):
+        if name in archive:
+            return toolkit
+    raise CheckpointError(
+        str(path), [f"holds neither {NEMO_CONFIG} (NeMo) nor meta.yaml (packed ESPnet model)"]
+    )
+
+
+def read(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
+    """Read a checkpoint of either toolkit; arguments and errors as of the two readers."""
+    toolkit = toolkit_of(path)
+    if path.is_dir() and (path / ENCODER_WEIGHTS[toolkit]).is_file():
+        return _read_encoder(path, toolkit)
+    if toolkit == "espnet":
+        return read_espnet(path, checkpoint, bpe_model)
+    if checkpoint is not None:
+        raise ConfigError("--checkpoint", ["is for folders of ESPnet; a .nemo file has one"])
+    return read_nemo(path)
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    encoder_only: bool = False,
+    checkpoint: str | None = None,
+    bpe_model: str | None = None,
+) -> Conversion:
+    """Turn a checkpoint of one toolkit into one of the other.
+
+    Args:
+        source: ESPnet: a folder, a ``.pth`` file or a packed ``.zip``; NeMo: a ``.nemo`` file or
+            its unpacked folder; or what ``encoder_only`` writes.
+        output: A ``.nemo`` file for NeMo, a folder for ESPnet and for an encoder alone.
+        encoder_only: Write the encoder's weights, configuration and genotype, and nothing else.
+        checkpoint: The ``.pth`` file of the folder.
+        bpe_model: The SentencePiece model, where that of ESPnet's config is not found.
+
+    Raises:
+        CheckpointError: Something cannot be read, converted or written.
+        ConfigError: ``output`` is no place for the result.
+    """
+    source, output = Path(source), Path(output)
+    model = read(source, checkpoint, bpe_model)
+    target = OTHER[model.toolkit]
+    if not encoder_only and (model.obstacles or model.head is None or model.features is None):
+        raise CheckpointError(
+            model.source,
+            [
+                *(model.obstacles or ["holds an encoder alone"]),
+                "only the encoder can be converted (--encoder-only)",
+            ],
+        )
+    file_wanted = target == "nemo" and not encoder_only
+    if file_wanted and (output.suffix != ".nemo" or output.is_dir()):
+        raise ConfigError("output", [f"must be a .nemo file, got {str(output)!r}"])
+    if not file_wanted and (output.suffix == ".nemo" or output.is_file()):
+        raise ConfigError("output", [f"must be a folder, got {str(output)!r}"])
+    if encoder_only:
+        files = _write_encoder(model, target, output)
+        model.left_out = {"not part of the encoder": _rest(model)} if _rest(model) else {}
+    elif target == "nemo":
+        files = write_nemo(model, output)
+    else:
+        files = write_espnet(model, output)
+    return Conversion(model, target, files, encoder_only)
+
+
+def _rest(model: Model) -> list[str]:
+    names = [name for group in model.left_out.values() for name in group]
+    if model.head is not None:
+        names.append("the CTC layer")
+    if model.features is not None:
+        names.append("the feature extraction")
+    return names
+
+
+def _write_encoder(model: Model, target: str, folder: Path) -> list[Path]:
+    make_folder(folder)
+    encoder = model.encoder
+    state: dict[str, Any] = {f"{PREFIX}{name}": t for name, t in encoder.weights.items()}
+    if target == "nemo":
+        block: dict[str, Any] = {"encoder": nemo_encoder(encoder)}
+        state = {"state_dict": state}  # what NeMo's init_from_ptl_ckpt reads
+    else:
+        block = espnet_encoder(encoder) | {"input_size": encoder.options["input_size"]}
+    files = [folder / BLOCK, folder / ENCODER_WEIGHTS[target]]
+    write_yaml(files[0], plain(block), CheckpointError)
+    write_atomically(files[1], dump_tensors(state), CheckpointError)
+    genotype = encoder.genotype
+    if genotype is not None:
+        files.append(folder / GENOTYPE)
+        genotype.save(files[2])
+    return files
+
+
+def _read_encoder(folder: Path, toolkit: str) -> Model:
+    place = str(folder / BLOCK)
+    document = parse_yaml(read_file(folder / BLOCK), place, CheckpointError)
+    block = document.get("encoder") if isinstance(document, dict) else None
+    if toolkit == "nemo":
+        target = block.get("_target_") if isinstance(block, dict) else None
+        kind = next((kind for kind, name in TARGETS.items() if name == target), None)
+        given, words = block, {"feat_in": "input_size", "d_model": "output_size"}
+    else:
+        kind = block if isinstance(block, str) and block in CONFIGS else None
+        given, words = (document or {}).get("encoder_conf"), {}
+    if kind is None or not isinstance(given, dict):
+        raise CheckpointError(place, ["encoder: is none of ours"])
+    options, _ = own_options(kind, given, words)
+    if toolkit == "espnet":
+        options["input_size"] = document.get("input_size")
+    weights = folder / ENCODER_WEIGHTS[toolkit]
+    state = load_tensors(weights, str(weights))
+    model = Model(str(folder), toolkit, Encoder(kind, options, take(state, PREFIX)))
+    model.check()
+    return model

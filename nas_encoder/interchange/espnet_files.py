@@ -1,0 +1,359 @@
+"""ESPnet's checkpoints: a folder of an experiment, or what ``espnet2.bin.pack`` makes."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nas_encoder.errors import CheckpointError, MissingDependencyError
+from nas_encoder.genotype.io import parse_yaml, write_atomically, write_yaml
+from nas_encoder.genotype.validation import show
+from nas_encoder.interchange.files import (
+    Archive,
+    dump_tensors,
+    load_tensors,
+    make_folder,
+    read_file,
+)
+from nas_encoder.interchange.model import (
+    CONFIGS,
+    PREFIX,
+    Encoder,
+    Features,
+    Head,
+    Model,
+    own_options,
+    take,
+)
+
+CONFIG, WEIGHTS, STATS, BPE = "config.yaml", "model.pth", "feats_stats.npz", "bpe.model"
+FRONTEND = "nemo"  # the name of NeMo's features in ESPnet
+_WORDS = {"interctc_layer_idx": "taps", "interctc_use_conditioning": "conditioning"}
+_FRONTEND_WORDS = {"fs": "sample_rate"}
+_NOT_WEIGHTS = re.compile(r"checkpoint|latest|\d+epoch")
+Read = Callable[[str], bytes]
+
+
+def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
+    """Read an ESPnet model.
+
+    Args:
+        path: The folder with ``config.yaml``, a ``.pth`` file in one, or a packed ``.zip``.
+        checkpoint: Name of the ``.pth`` file, where the folder has several.
+        bpe_model: The SentencePiece model, where that of the config is not found.
+
+    Raises:
+        CheckpointError: It cannot be read; all problems are listed.
+    """
+    if path.is_dir() or path.suffix == ".pth":
+        folder = path if path.is_dir() else path.parent
+        name = path.name if path.suffix == ".pth" else checkpoint or _choose(folder)
+        config = parse_yaml(read_file(folder / CONFIG), str(folder / CONFIG), CheckpointError)
+        state = load_tensors(folder / name, str(folder / name))
+        source, read = str(folder / name), _reader(folder)
+    else:
+        archive = Archive(path)
+        meta = parse_yaml(archive.read("meta.yaml"), f"{path}: meta.yaml", CheckpointError)
+        config_name = _member(path, meta, "yaml_files", "asr_train_config")
+        name = checkpoint or _member(path, meta, "files", "asr_model_file")
+        config = parse_yaml(archive.read(config_name), f"{path}: {config_name}", CheckpointError)
+        state = load_tensors(archive.read(name), f"{path}: {name}")
+        source, read = str(path), archive.read
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"{source}: config", [f"must be a mapping, got {show(config)}"])
+    if bpe_model is not None:
+        return _model(source, config, state, lambda _: read_file(Path(bpe_model)))
+    return _model(source, config, state, read)
+
+
+def _choose(folder: Path) -> str:
+    """Return the weights of a folder: the average, else the best, else the only ones."""
+    names = sorted(file.name for file in folder.glob("*.pth"))
+    plain = [name for name in names if not _NOT_WEIGHTS.match(name)]
+    groups = ([n for n in plain if n.endswith(end)] for end in (".ave.pth", ".best.pth", ".pth"))
+    found: list[str] = next((group for group in groups if group), [])
+    if len(found) == 1:
+        return found[0]
+    what = f"holds several: {', '.join(found)}" if found else f"holds: {', '.join(names) or 'none'}"
+    raise CheckpointError(
+        str(folder), [f"which .pth file? The folder {what}. Choose one with --checkpoint"]
+    )
+
+
+def _member(path: Path, meta: Any, table: str, key: str) -> str:
+    entries = meta.get(table) if isinstance(meta, Mapping) else None
+    name = entries.get(key) if isinstance(entries, Mapping) else None
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: meta.yaml", [f"{table}.{key}: is missing"])
+    return name
+
+
+def _reader(folder: Path) -> Read:
+    def read(name: str) -> bytes:
+        # ESPnet writes paths as they were seen from the folder that the training ran in.
+        places = [Path(name), *(above / name for above in folder.resolve().parents)]
+        found = next((place for place in places if place.is_file()), None)
+        return read_file(found or Path(name))
+
+    return read
+
+
+def _model(
+    source: str, config: Mapping[str, Any], state: Mapping[str, Tensor], read: Read
+) -> Model:
+    encoder, notes = _encoder(source, config, state)
+    model = Model(source, "espnet", encoder, notes=notes)
+    used = {f"{PREFIX}{name}" for name in encoder.weights}
+    for name, what in (("preencoder", "before"), ("postencoder", "behind")):
+        if config.get(name) is not None:
+            model.obstacles.append(
+                f"{name}: {show(config[name])}: has no counterpart in NeMo {what} the encoder"
+            )
+    model.head = _head(config, state, read, model)
+    if model.head is not None:
+        used |= {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
+    model.features = _features(config, state, model)
+    if model.features is not None:
+        used |= {name for name in state if name.startswith(("frontend.", "normalize."))}
+    _leave(model, state, used)
+    model.check()
+    return model
+
+
+def _leave(model: Model, state: Mapping[str, Tensor], used: set[str]) -> None:
+    reasons = {
+        "decoder": "attention or transducer decoders differ between the toolkits",
+        "joint_network": "attention or transducer decoders differ between the toolkits",
+    }
+    for name in state:
+        if name not in used:
+            reason = reasons.get(name.partition(".")[0], "no counterpart in the other toolkit")
+            model.left_out.setdefault(reason, []).append(name)
+
+
+def _encoder(
+    source: str, config: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> tuple[Encoder, list[str]]:
+    kind, conf = config.get("encoder"), config.get("encoder_conf") or {}
+    problems = []
+    if kind not in CONFIGS:
+        problems.append(f"encoder: must be one of {', '.join(CONFIGS)}, got {show(kind)}")
+    if not isinstance(conf, Mapping):
+        problems.append(f"encoder_conf: must be a mapping, got {show(conf)}")
+    elif conf.get("interctc_use_conditioning"):
+        problems.append(
+            "encoder_conf.interctc_use_conditioning: self-conditioned CTC does not exist in NeMo, "
+            "and without it this encoder gives other outputs"
+        )
+    if problems or not isinstance(kind, str):
+        raise CheckpointError(f"{source}: config", problems)
+    options, unknown = own_options(kind, conf, _WORDS)
+    options["input_size"] = _input_size(config)
+    notes = []
+    if conf.get("interctc_layer_idx"):
+        notes.append(
+            f"interctc_layer_idx {conf['interctc_layer_idx']}: intermediate CTC acts in training "
+            "only and is set in the other toolkit's own configuration"
+        )
+    extra = [name for name in unknown if name not in _WORDS]
+    if extra:
+        raise CheckpointError(
+            f"{source}: config", [f"encoder_conf.{name}: is no option of ours" for name in extra]
+        )
+    return Encoder(kind, options, take(state, PREFIX)), notes
+
+
+def _input_size(config: Mapping[str, Any]) -> Any:
+    if config.get("input_size") is not None:
+        return config["input_size"]
+    conf = config.get("frontend_conf") or {}
+    if config.get("frontend") == FRONTEND:
+        return conf.get("features", 64)
+    return conf.get("n_mels", 80)
+
+
+def _head(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], read: Read, model: Model
+) -> Head | None:
+    weight, bias = state.get("ctc.ctc_lo.weight"), state.get("ctc.ctc_lo.bias")
+    tokens, kind = config.get("token_list"), config.get("token_type")
+    conf = config.get("model_conf") or {}
+    if weight is None or bias is None or conf.get("ctc_weight") == 0:
+        model.obstacles.append("model: has no trained CTC layer (model_conf.ctc_weight is 0)")
+        return None
+    if not isinstance(tokens, (list, tuple)):
+        model.obstacles.append(f"token_list: must be a list, got {show(tokens)}")
+        return None
+    if kind not in ("char", "word", "phn", "bpe"):
+        model.obstacles.append(f"token_type: {show(kind)} cannot be converted")
+        return None
+    piece_model = None
+    if kind == "bpe":
+        try:
+            piece_model = read(str(config.get("bpemodel")))
+        except CheckpointError as error:
+            model.obstacles.append(f"bpemodel: {error}; give the file with --bpe-model")
+            return None
+    return Head([str(item) for item in tokens], weight, bias, str(kind), piece_model)
+
+
+def _features(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], model: Model
+) -> Features | None:
+    frontend, conf = config.get("frontend"), dict(config.get("frontend_conf") or {})
+    normalize, norm_conf = config.get("normalize"), dict(config.get("normalize_conf") or {})
+    problems = []
+    if config.get("input_size") is not None:
+        problems.append(f"input_size: {config['input_size']}: the features are not the model's own")
+    elif frontend not in ("default", FRONTEND):
+        problems.append(f"frontend: {show(frontend)} cannot be computed in NeMo")
+    if normalize not in (None, "global_mvn", "utterance_mvn"):
+        problems.append(f"normalize: {show(normalize)} cannot be computed in NeMo")
+    if frontend == FRONTEND and normalize is not None:
+        problems.append(f"normalize: must be null with 'frontend: {FRONTEND}', got {normalize!r}")
+    beam = conf.pop("frontend_conf", None) or {}
+    if frontend == "default" and (beam.get("use_wpe") or beam.get("use_beamformer")):
+        problems.append("frontend_conf.frontend_conf: NeMo has no WPE and no beamformer")
+    if conf.pop("apply_stft", True) is not True or conf.pop("onesided", True) is not True:
+        problems.append("frontend_conf: apply_stft and onesided must be true")
+    if problems:
+        model.obstacles += problems
+        return None
+    if frontend == FRONTEND:
+        return Features("nemo", conf, take(state, "frontend.features."))
+    options: dict[str, Any] = {
+        _FRONTEND_WORDS.get(str(name), str(name)): value for name, value in conf.items()
+    }
+    options["sample_rate"] = _rate(options.get("sample_rate", 16000))
+    tensors = take(state, "frontend.logmel.")
+    if normalize is not None:
+        options["normalize"] = normalize.removesuffix("_mvn")
+        for name in ("norm_means", "norm_vars", "eps"):
+            if name in norm_conf:
+                options[name] = norm_conf[name]
+        if normalize == "utterance_mvn":
+            options.setdefault("norm_vars", False)
+        else:
+            # ESPnet casts them likewise when it uses them first.
+            tensors |= {name: t.float() for name, t in take(state, "normalize.").items()}
+    return Features("espnet", options, tensors)
+
+
+def _rate(value: Any) -> Any:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kK]?)(?:[hH]z)?", str(value))  # "16k"
+    return int(float(found[1]) * (1000 if found[2] else 1)) if found else value
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def espnet_encoder(encoder: Encoder) -> dict[str, Any]:
+    """Return ``encoder`` and ``encoder_conf`` of a training configuration."""
+    options = {name: value for name, value in encoder.options.items() if name != "input_size"}
+    return {"encoder": encoder.kind, "encoder_conf": options}
+
+
+def write_espnet(model: Model, folder: Path) -> list[Path]:
+    """Write a model as a folder that ESPnet reads.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: Something cannot be written.
+        MissingDependencyError: numpy, which writes the statistics, is missing.
+    """
+    head, features = model.head, model.features
+    if head is None or features is None:
+        raise CheckpointError(model.source, model.obstacles or ["has no CTC layer"])
+    make_folder(folder)
+    state: dict[str, Tensor] = {f"{PREFIX}{name}": t for name, t in model.encoder.weights.items()}
+    state |= {"ctc.ctc_lo.weight": head.weight, "ctc.ctc_lo.bias": head.bias}
+    config = _training_config(model, head)
+    written = []
+    if features.style == "nemo":
+        config |= {"frontend": FRONTEND, "frontend_conf": features.options, "normalize": None}
+        state |= {f"frontend.features.{name}": t for name, t in features.tensors.items()}
+    else:
+        state["frontend.logmel.melmat"] = features.tensors["melmat"]
+        config |= _default_frontend(features)
+        if features.options.get("normalize") == "global":
+            state |= {f"normalize.{name}": features.tensors[name] for name in ("mean", "std")}
+            written.append(_write_stats(features, folder / STATS))
+            config["normalize_conf"]["stats_file"] = str((folder / STATS).resolve())
+    if head.bpe_model is not None:
+        write_atomically(folder / BPE, head.bpe_model, CheckpointError)
+        written.append(folder / BPE)
+        config["bpemodel"] = str((folder / BPE).resolve())
+    write_atomically(folder / WEIGHTS, dump_tensors(state), CheckpointError)
+    write_yaml(folder / CONFIG, config, CheckpointError)
+    return [folder / CONFIG, folder / WEIGHTS, *written]
+
+
+def _default_frontend(features: Features) -> dict[str, Any]:
+    options = dict(features.options)
+    normalize = options.pop("normalize", None)
+    norm_conf = {
+        name: options.pop(name) for name in ("norm_means", "norm_vars", "eps") if name in options
+    }
+    words = {own: name for name, own in _FRONTEND_WORDS.items()}
+    return {
+        "frontend": "default",
+        "frontend_conf": {words.get(name, name): value for name, value in options.items()},
+        "normalize": None if normalize is None else f"{normalize}_mvn",
+        "normalize_conf": norm_conf if normalize is not None else {},
+    }
+
+
+def _training_config(model: Model, head: Head) -> dict[str, Any]:
+    """Return what ESPnet reads to build the model again, or to train it further."""
+    return {
+        "token_list": list(head.tokens),
+        "token_type": head.token_type,
+        "bpemodel": None,
+        "input_size": None,
+        "init": None,
+        "specaug": None,
+        "specaug_conf": {},
+        "normalize_conf": {},
+        "model": "espnet",
+        "model_conf": {"ctc_weight": 1.0},
+        "preencoder": None,
+        "preencoder_conf": {},
+        **espnet_encoder(model.encoder),
+        "postencoder": None,
+        "postencoder_conf": {},
+        "decoder": None,
+        "decoder_conf": {},
+        "ctc_conf": {},
+        "joint_net_conf": None,
+        "preprocessor": "default",
+        "preprocessor_conf": {},
+        "use_preprocessor": True,
+    }
+
+
+def _write_stats(features: Features, path: Path) -> Path:
+    """Write statistics that give the model's mean and deviation, for ESPnet to build it.
+
+    The values that count are those of the checkpoint, which ESPnet loads over them.
+    """
+    try:
+        import numpy
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("numpy", "espnet", "writing ESPnet's statistics") from error
+    mean, std = (features.tensors[name].double() for name in ("mean", "std"))
+    buffer = io.BytesIO()
+    numpy.savez(
+        buffer,
+        count=numpy.array(1),
+        sum=mean.numpy().astype("float32"),
+        sum_square=(std**2 + mean**2).numpy().astype("float32"),
+    )
+    write_atomically(path, buffer.getvalue(), CheckpointError)
+    return path

@@ -1,0 +1,163 @@
+"""Reading checkpoints that may come from anywhere, and writing them whole."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_encoder.errors import CheckpointError
+from nas_encoder.genotype.io import write_atomically
+
+
+def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
+    """Load a dictionary of tensors; nothing in the file is executed.
+
+    Args:
+        data: The file, or its content.
+        subject: What to call it in an error.
+
+    Raises:
+        CheckpointError: It is no such file.
+    """
+    try:
+        source: Any = io.BytesIO(data) if isinstance(data, bytes) else data
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(subject, [f"cannot be read: {error.strerror or error}"]) from None
+    except Exception as error:  # pickle, zip and torch have an exception each
+        reason = " ".join(str(error).split())
+        hint = (
+            "it holds more than tensors (a training state?), and reading it could run code; give "
+            "the file of the weights alone"
+            if "weights_only" in reason or "Weights only" in reason
+            else f"is no file of torch.save: {reason[:200]}"
+        )
+        raise CheckpointError(subject, [hint]) from error
+    for key in ("model", "module", "state_dict"):  # ESPnet, DeepSpeed, Lightning
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(subject, ["holds no dictionary of tensors"])
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CheckpointError(subject, [f"{odd[0]}: must be a tensor, got {type(state[odd[0]])}"])
+    return dict(state)
+
+
+def dump_tensors(state: Mapping[str, Any]) -> bytes:
+    """Return the content of a file of ``torch.save``."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
+
+
+class Archive:
+    """The regular files of a tar or zip archive, read into memory and never unpacked.
+
+    So no member can be written anywhere, whatever it is called, and links lead nowhere.
+
+    Args:
+        path: The archive.
+
+    Raises:
+        CheckpointError: It is neither, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Asked in this order: a tar that holds a file of torch looks like a zip from its end.
+            self._zip = not tarfile.is_tarfile(path) and zipfile.is_zipfile(path)
+            if self._zip:
+                with zipfile.ZipFile(path) as archive:
+                    self.sizes = {
+                        _clean(item.filename): item.file_size
+                        for item in archive.infolist()
+                        if not item.is_dir()
+                    }
+            else:
+                with tarfile.open(path) as tar:
+                    self.sizes = {_clean(m.name): m.size for m in tar.getmembers() if m.isfile()}
+        except OSError as error:
+            raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise CheckpointError(
+                str(path), [f"is neither a .nemo archive nor a packed ESPnet model: {error}"]
+            ) from None
+
+    def __contains__(self, name: str) -> bool:
+        return _clean(name) in self.sizes
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            CheckpointError: There is no such file, or it is damaged.
+        """
+        wanted = _clean(name)
+        if wanted not in self.sizes:
+            held = ", ".join(sorted(self.sizes)[:20]) or "nothing"
+            raise CheckpointError(str(self.path), [f"holds no file {wanted!r}; it holds {held}"])
+        try:
+            if self._zip:
+                with zipfile.ZipFile(self.path) as archive:
+                    entry = next(i for i in archive.infolist() if _clean(i.filename) == wanted)
+                    return archive.read(entry)
+            with tarfile.open(self.path) as tar:
+                member = next(m for m in tar.getmembers() if _clean(m.name) == wanted)
+                stream = tar.extractfile(member)
+                return b"" if stream is None else stream.read()
+        except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise CheckpointError(str(self.path), [f"{wanted}: cannot be read: {error}"]) from None
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write an uncompressed tar archive atomically.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    make_folder(path.parent)
+    write_atomically(path, buffer.getvalue(), CheckpointError)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        CheckpointError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(str(path), [f"cannot be made: {error.strerror}"]) from None
+
+
+def _clean(name: str) -> str:
+    return name[2:] if name.startswith("./") else name

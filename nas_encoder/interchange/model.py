@@ -1,0 +1,212 @@
+"""A trained model between the toolkits: what both can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.errors import CheckpointError, ProblemsError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype.validation import show
+from nas_encoder.network import build_encoder
+from nas_encoder.network.config import EncoderConfig
+
+# Name of the encoder in ESPnet -> the fields of its options.
+CONFIGS: dict[str, Any] = {"nas": EncoderConfig, "dfsmn_san": DFSMNSANConfig}
+PREFIX = "encoder."
+BLANK, UNKNOWN, ENDS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+# Output of a class that the other toolkit needs and this model never had: no weights and this bias.
+SILENT = -1e4
+
+
+@dataclass
+class Encoder:
+    """An encoder of ours.
+
+    Attributes:
+        kind: ``nas`` or ``dfsmn_san``.
+        options: What the network is built from, in our own words (``input_size``,
+            ``output_size``), and for ``nas`` the genotype as a mapping.
+        weights: ``network.*``.
+    """
+
+    kind: str
+    options: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    @property
+    def genotype(self) -> Genotype | None:
+        """The genotype; None for the baseline."""
+        return load_genotype(self.options["genotype"]) if self.kind == "nas" else None
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        buffers = {f"network.{name}" for name, _ in self.build().named_buffers()}
+        return sum(value.numel() for name, value in self.weights.items() if name not in buffers)
+
+    def build(self) -> nn.Module:
+        """Build the network, without the weights.
+
+        Raises:
+            ProblemsError: The genotype or an option is invalid.
+        """
+        options = dict(self.options)
+        if self.kind == "nas":
+            return build_encoder(options.pop("genotype"), **options)
+        return DFSMNSAN(DFSMNSANConfig.from_mapping(options))
+
+    def problems(self) -> list[str]:
+        """Return what does not fit between the options and the weights."""
+        try:
+            expected = {f"network.{name}": t.shape for name, t in self.build().state_dict().items()}
+        except ProblemsError as error:
+            return [f"encoder options: {line}" for line in error.problems]
+        found = []
+        for what, names in (
+            ("is missing", expected.keys() - self.weights.keys()),
+            ("is unknown to the network of the config", self.weights.keys() - expected.keys()),
+        ):
+            if names:
+                found.append(
+                    f"{PREFIX}{min(names)}: {what}"
+                    + (f", as are {len(names) - 1} more" if len(names) > 1 else "")
+                )
+        found += [
+            f"{PREFIX}{name}: has shape {tuple(value.shape)}, the config gives "
+            f"{tuple(expected[name])}"
+            for name, value in self.weights.items()
+            if name in expected and value.shape != expected[name]
+        ]
+        return found
+
+
+@dataclass
+class Head:
+    """A CTC output layer.
+
+    Attributes:
+        tokens: V names in ESPnet's notation, the blank first.
+        weight: (V, D).
+        bias: (V,).
+        token_type: ``char``, ``word``, ``phn`` or ``bpe``.
+        bpe_model: The SentencePiece model, for ``bpe``.
+    """
+
+    tokens: list[str]
+    weight: Tensor
+    bias: Tensor
+    token_type: str = "char"
+    bpe_model: bytes | None = None
+
+    def silent(self, index: int) -> bool:
+        """Return whether a class was added in a conversion and never gives output."""
+        return bool((self.weight[index] == 0).all() and (self.bias[index] == SILENT).all())
+
+    def problems(self, width: Any) -> list[str]:
+        """Return what does not fit together."""
+        count = len(self.tokens)
+        found = []
+        if tuple(self.weight.shape) != (count, width) or tuple(self.bias.shape) != (count,):
+            found.append(
+                f"CTC layer: weight {tuple(self.weight.shape)} and bias {tuple(self.bias.shape)} "
+                f"do not fit {count} tokens with the blank and an encoder of width {width}"
+            )
+        twice = sorted({token for token in self.tokens if self.tokens.count(token) > 1})
+        if twice:
+            found.append(f"tokens: {show(twice)} are listed twice")
+        return found
+
+
+@dataclass
+class Features:
+    """How the encoder's input is computed.
+
+    Attributes:
+        style: ``espnet`` or ``nemo``: whose feature extraction it is.
+        options: Arguments of :class:`~nas_encoder.interchange.features.ESPnetFeatures` or
+            :class:`~nas_encoder.interchange.features.NeMoFeatures`.
+        tensors: Their buffers.
+    """
+
+    style: str
+    options: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+@dataclass
+class Model:
+    """What was read from a checkpoint.
+
+    Attributes:
+        source: The file or folder.
+        toolkit: ``espnet`` or ``nemo``.
+        encoder: The encoder.
+        head: The CTC layer, where there is one that can be carried over.
+        features: Likewise.
+        left_out: Reason -> names of the tensors that stay behind.
+        notes: What else differs.
+        obstacles: Why nothing but the encoder can be converted; empty where all can.
+    """
+
+    source: str
+    toolkit: str
+    encoder: Encoder
+    head: Head | None = None
+    features: Features | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise where the parts do not fit together.
+
+        Raises:
+            CheckpointError: It lists every problem.
+        """
+        found = self.encoder.problems()
+        if self.head is not None:
+            found += self.head.problems(self.encoder.options["output_size"])
+        if found:
+            raise CheckpointError(self.source, found)
+
+
+def own_options(
+    kind: str, given: Mapping[str, Any], words: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Pick the options of one of our encoders out of a toolkit's config.
+
+    Args:
+        kind: ``nas`` or ``dfsmn_san``.
+        given: The toolkit's options.
+        words: The toolkit's name -> ours, where they differ.
+
+    Returns:
+        Every option with its value or default, without those that say nothing about the weights
+        (``taps``, ``conditioning``), and the names that are not ours.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(CONFIGS[kind])}
+    for name in ("taps", "conditioning"):
+        fields.pop(name, None)
+    options = {
+        name: list(default) if isinstance(default, tuple) else default
+        for name, default in fields.items()
+    }
+    unknown = []
+    for name, value in given.items():
+        own = words.get(name, name)
+        if own in fields or (own == "genotype" and kind == "nas"):
+            options[own] = list(value) if isinstance(value, tuple) else value
+        else:
+            unknown.append(name)
+    return options, unknown
+
+
+def take(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose name begins with a prefix, without it."""
+    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}

@@ -1,0 +1,106 @@
+"""ESPnet's features in NeMo, for models that were trained in ESPnet.
+
+Letters in shapes: B batch, N samples, D mel bands, T frames.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from nemo.core.classes import Exportable, NeuralModule, typecheck
+from nemo.core.neural_types import AudioSignal, LengthsType, MelSpectrogramType, NeuralType
+from torch import Tensor
+
+from nas_encoder.interchange.features import ESPnetFeatures
+
+
+class ESPnetPreprocessor(NeuralModule, Exportable):
+    """``_target_: nas_encoder.nemo.ESPnetPreprocessor``: the features of ESPnet's default frontend.
+
+    A stand-in for NeMo's mel preprocessor, whose settings cannot give these features (see
+    :mod:`nas_encoder.interchange.features`). ``nas-encoder convert`` writes it into models that
+    come from ESPnet. The mel bands, mean and deviation are buffers, so they are in the checkpoint.
+
+    It does not inherit from NeMo's preprocessor: NeMo's list of what a config may name would then
+    let that class's methods through under our name.
+
+    Args:
+        sample_rate: In Hz.
+        window_size: In seconds.
+        window_stride: In seconds.
+        features: D.
+        options: The other arguments of
+            :class:`~nas_encoder.interchange.features.ESPnetFeatures`.
+
+    Raises:
+        ConfigError: An option breaks its rule; all are listed.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        window_size: float = 0.032,
+        window_stride: float = 0.008,
+        features: int = 80,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        # Names that NeMo's models read.
+        self._sample_rate = sample_rate
+        self.win_length = int(window_size * sample_rate)
+        self.hop_length = int(window_stride * sample_rate)
+        self.featurizer = ESPnetFeatures(
+            sample_rate,
+            win_length=self.win_length,
+            hop_length=self.hop_length,
+            n_mels=features,
+            **options,
+        )
+        # Its type is the one that the model computes in, which the features are given in.
+        self.register_buffer("dtype_sentinel_tensor", torch.tensor(()), persistent=False)
+
+    @property
+    def input_types(self) -> dict[str, Any]:
+        """Neural types of the inputs."""
+        return OrderedDict(
+            input_signal=NeuralType(("B", "T"), AudioSignal(freq=self._sample_rate)),
+            length=NeuralType(tuple("B"), LengthsType()),
+        )
+
+    @property
+    def output_types(self) -> dict[str, Any]:
+        """Neural types of the outputs."""
+        return OrderedDict(
+            processed_signal=NeuralType(("B", "D", "T"), MelSpectrogramType()),
+            processed_length=NeuralType(tuple("B"), LengthsType()),
+        )
+
+    def input_example(self, max_batch: int = 2, max_dim: int = 32000) -> tuple[Tensor, Tensor]:
+        """Return (B, N) noise and (B,) unequal lengths, for tracing."""
+        device = self.featurizer.melmat.device
+        lengths = torch.linspace(max_dim, max_dim // 2, max_batch, device=device).to(torch.int64)
+        return torch.randn(max_batch, max_dim, device=device), lengths
+
+    @typecheck()
+    @torch.no_grad()
+    def forward(self, input_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the features, in float32 whatever the model computes in.
+
+        Args:
+            input_signal: (B, N), samples from -1 to 1.
+            length: (B,), valid samples.
+
+        Returns:
+            (B, D, T), zero in padding frames, and (B,) valid frames.
+        """
+        with torch.amp.autocast(input_signal.device.type, enabled=False):
+            features, frames = self.featurizer.float()(input_signal.float(), length)
+        features = features.to(self.dtype_sentinel_tensor.dtype)
+        return features.transpose(1, 2), frames.to(length.dtype)  # (B, T, D) -> (B, D, T)
+
+    @property
+    def filter_banks(self) -> Tensor:
+        """(1, D, bins of the spectrum), as NeMo's preprocessor has them."""
+        return self.featurizer.melmat.T[None]
