@@ -150,7 +150,7 @@ class SelfAttention(nn.Module):
         batch, frames, size = m.shape
         # (B, T, 3 D) -> (3, B, heads, T, D / heads)
         packed = self.inputs(self.norm(m)).view(batch, frames, 3, self.heads, size // self.heads)
-        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
         mask = None if padding is None else ~padding[:, None, None, :]  # (B, 1, 1, T)
         if self.persistent is not None:
             learned = self.persistent.to(key.dtype).unsqueeze(1).expand(-1, batch, -1, -1, -1)

@@ -59,6 +59,12 @@ def is_capturing() -> bool:
     return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
+def is_tracing() -> bool:
+    """Whether torch.jit records a graph, in which sizes are tensors too."""
+    # Not torch.jit.is_tracing: NeMo's export pretends to be scripting, and it says no then.
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
 def is_recomputing() -> bool:
     """Whether a checkpointed segment is being run a second time, for its backward pass."""
     # A compiler cannot look at a context variable, and recomputes without running the module.

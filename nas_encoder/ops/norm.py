@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nas_encoder.ops.masking import apply_mask, is_recomputing
+from nas_encoder.ops.masking import apply_mask, is_recomputing, is_tracing
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
@@ -57,7 +57,8 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
             mean, variance = mean.clone(), variance.clone()
         # PyTorch's backward pass on CPU (2.13 too) reads the incoming gradient in the wrong order
         # where the last size is 1 and the memory layouts differ; with three axes it does not.
-        flat = input if input.size(3) > 1 else input.squeeze(3)
+        single = not is_tracing() and input.size(3) == 1
+        flat = input.squeeze(3) if single else input
         output = F.batch_norm(
             flat,
             mean,
@@ -68,7 +69,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
             momentum=rate or 0.0,
             eps=self.eps,
         )
-        return output if input.size(3) > 1 else output.unsqueeze(3)
+        return output.unsqueeze(3) if single else output
 
     @torch.no_grad()
     def _move_running_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
