@@ -9,6 +9,9 @@ that many distributions share: it must not get an ``__init__.py``.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -26,11 +29,35 @@ class NasEncoderSearchPath(SearchPathPlugin):
         As a file path and not ``pkg://``: in an editable install the configurations lie beside
         the package, not in it.
 
+        Where one of our configurations is asked for and the application's own folder does not
+        exist, ours takes its place, since Hydra would stop there. NeMo's RNN-T scripts name a
+        folder that NeMo no longer has, and a script copied out of NeMo's folder has none.
+
         The import hook is installed here too, for a package that is used from a folder on
         PYTHONPATH, where no ``.pth`` file does it. An application looks for its configuration
         before it builds a model, so this comes early enough.
         """
         autoload.install()
         folder = resources.conf_root() / "train" / "nemo"
-        if folder.is_dir():  # Hydra's shell completion fails on a folder that is not there
-            search_path.append(PROVIDER, f"file://{folder}")
+        if not folder.is_dir():  # Hydra's shell completion fails on a folder that is not there
+            return
+        search_path.append(PROVIDER, f"file://{folder}")
+        if asked_for(sys.argv[1:]) in resources.list_configs("train/nemo"):
+            for element in search_path.get_path():
+                if element.provider == "main" and is_missing(element.path):
+                    element.path = f"file://{folder}"
+
+
+def asked_for(arguments: list[str]) -> str | None:
+    """Return the value of ``--config-name`` on a command line, without ``.yaml``."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, _, value = argument.partition("=")
+        if option in ("--config-name", "-cn"):
+            return (value or following).removesuffix(".yaml")
+    return None
+
+
+def is_missing(path: str) -> bool:
+    """Return whether an element of the search path is a folder that does not exist."""
+    scheme, separator, place = path.rpartition("://")
+    return (not separator or scheme == "file") and not Path(place).is_dir()
