@@ -12,6 +12,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "macs": ("G", 1e-9),
     "latency_ms": ("ms", 1.0),
 }
+TITLES = {"parameters": "parameters", "macs": "multiply-adds", "latency_ms": "latency"}
 
 
 @dataclass(frozen=True)

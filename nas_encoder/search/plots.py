@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder.errors import MissingDependencyError
-from nas_encoder.genotype import Cell
-from nas_encoder.genotype.cells import INPUT_STATES
-from nas_encoder.genotype.draw import state_name
-from nas_encoder.search.gradient.choices import KINDS, edge_list
+from nas_encoder.search.budgets import TITLES, UNITS
+from nas_encoder.search.collapse import relative_entropy
+from nas_encoder.search.gradient.choices import KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,10 +85,14 @@ def curves(rows: Sequence[Row]) -> Picture:
         ("token error rate, %", {"validation": [row.get("valid_ter") for row in rows]}),
         (
             "entropy / that of a uniform choice",
-            {f"{kind} cell": [relative_entropy(row, kind) for row in rows] for kind in KINDS},
+            {
+                kind_title(kind): [relative_entropy(row, kind) for row in rows]
+                for kind in kinds_of(rows)
+            },
         ),
     ]
-    figure = _figure(6.9)
+    panels = [panel for panel in panels if panel[1]]
+    figure = new_figure(2.3 * len(panels))
     axes_list = figure.subplots(len(panels), 1, sharex=True)
     starts = stage_starts(rows)  # a line ends where its network does
     for axes, (label, lines) in zip(axes_list, panels, strict=True):
@@ -110,10 +113,10 @@ def curves(rows: Sequence[Row]) -> Picture:
         axes.grid(alpha=0.25)
         _mark_stages(axes, rows)
         axes.legend(fontsize=8, loc="best")
-    certainty = axes_list[-1]
-    certainty.set_ylim(min(0.9, certainty.get_ylim()[0]), 1.005)
+    if len(panels) == 3:
+        axes_list[-1].set_ylim(min(0.9, axes_list[-1].get_ylim()[0]), 1.005)
     _label_stages(axes_list[0], rows)
-    _epoch_axis(certainty, rows)
+    _epoch_axis(axes_list[-1], rows)
     return Picture(
         "Training",
         "Every stage begins with a new, deeper network, so losses jump at its border (dashed). "
@@ -126,9 +129,10 @@ def curves(rows: Sequence[Row]) -> Picture:
 
 def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
     """Draw the mean probability of each operation over the edges, epoch by epoch."""
-    figure = _figure(5.6)
-    axes_list = figure.subplots(len(KINDS), 1, sharex=True)
-    for axes, kind in zip(axes_list, KINDS, strict=True):
+    kinds = kinds_of(rows)
+    figure = new_figure(2.5 * len(kinds) + 0.6)
+    axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, kind in zip(axes_list, kinds, strict=True):
         shares = [mean_shares(row, kind, operations) for row in rows]
         bottom = [0.0] * len(rows)
         for place, operation in enumerate(operations):
@@ -138,12 +142,12 @@ def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
                 heights,
                 bottom=bottom,
                 width=0.9,
-                color=_COLOURS[place % len(_COLOURS)],
+                color=colour_of(place),
                 label=operation,
             )
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylim(0, 1)
-        axes.set_ylabel(f"{kind} cell", fontsize=9)
+        axes.set_ylabel(kind_title(kind), fontsize=9)
         _mark_stages(axes, rows)
     _label_stages(axes_list[0], rows)
     _epoch_axis(axes_list[-1], rows)
@@ -153,89 +157,53 @@ def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
     )
     return Picture(
         "Operations over time",
-        "Mean probability of each operation over the edges of a cell. At the end of a stage the "
-        "least probable ones are pruned, edge by edge.",
+        "Mean probability of each operation over the edges of a cell or the blocks of a chain. "
+        "Where a search has several stages, the least probable ones are pruned between them.",
         to_png(figure),
     )
 
 
-def edge_map(
-    row: Row, operations: Sequence[str], cells: Mapping[str, Cell] | None, title: str
-) -> Picture:
-    """Draw the probabilities of one epoch, edges by operations, for both cells.
-
-    Args:
-        row: The epoch.
-        operations: N columns.
-        cells: What was derived from these probabilities; its edges get a frame.
-        title: Of the section.
-    """
-    import numpy as np
-    from matplotlib.patches import Rectangle
-
-    nodes = _nodes(len(row["probabilities"][KINDS[0]]))
-    edges = edge_list(nodes)
-    figure = _figure(0.29 * len(edges) + 1.9)
-    axes_list = figure.subplots(1, len(KINDS), sharey=True)
-    tables = [row["probabilities"][kind] for kind in KINDS]
-    highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
-    for axes, kind, table in zip(axes_list, KINDS, tables, strict=True):
-        values = np.array([[edge.get(op, np.nan) for op in operations] for edge in table])
-        axes.set_facecolor("#e4e4e4")
-        axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=highest)
-        for line, place in np.argwhere(~np.isnan(values)):
-            value = values[line, place]
-            axes.text(
-                place,
-                line,
-                f"{value:.3f}".lstrip("0"),
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="black" if value > 0.6 * highest else "white",
-            )
-        for node, edge in _chosen(cells, kind):
-            place = (operations.index(edge.op), edges.index((node, edge.source)))
-            axes.add_patch(
-                Rectangle(
-                    (place[0] - 0.5, place[1] - 0.5),
-                    1,
-                    1,
-                    fill=False,
-                    edgecolor="#ff3b30",
-                    lw=2,
-                    clip_on=False,
-                    zorder=3,
+def costs(rows: Sequence[Row]) -> Picture | None:
+    """Draw what the derived networks cost, against their budgets; None where not recorded."""
+    names = [name for name in UNITS if any(name in (row.get("costs") or {}) for row in rows)]
+    if not names:
+        return None
+    figure = new_figure(1.9 * len(names) + 0.6)
+    axes_list = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    starts = stage_starts(rows)
+    for axes, name in zip(axes_list, names, strict=True):
+        unit, factor = UNITS[name]
+        found = [(row.get("costs") or {}).get(name) or {} for row in rows]
+        for key, label, colour, style in (
+            ("derived", "of the genotype derived", "#0072b2", "-"),
+            ("expected", "expected, by the probabilities", "#56b4e9", "--"),
+        ):
+            values = [factor * cost.get(key, float("nan")) for cost in found]
+            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+                axes.plot(
+                    range(start + 1, end + 1),
+                    values[start:end],
+                    marker="o",
+                    markersize=3.5,
+                    color=colour,
+                    ls=style,
+                    label="" if start else label,
                 )
-            )
-        borders = [
-            place for place in range(1, len(edges)) if edges[place][0] != edges[place - 1][0]
-        ]
-        for border in borders:
-            axes.axhline(border - 0.5, color="white", lw=2.5)
-        axes.set_xticks(range(len(operations)), operations, rotation=40, ha="right", fontsize=8)
-        axes.set_yticks(
-            range(len(edges)),
-            [f"{node + INPUT_STATES} \u2190 {state_name(source)}" for node, source in edges],
-            fontsize=8,
-        )
-        axes.set_title(f"{kind} cell", fontsize=10)
-    figure.colorbar(
-        axes_list[0].images[0], ax=list(axes_list), label="probability", shrink=0.8, pad=0.02
-    )
+        budgets = [cost["budget"] for cost in found if "budget" in cost]
+        if budgets:
+            axes.axhline(factor * budgets[-1], color="#d55e00", lw=1.6, label="budget")
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+        axes.set_ylabel(f"{TITLES[name]}, {unit}", fontsize=9)
+        axes.grid(alpha=0.25)
+        _mark_stages(axes, rows)
+        axes.legend(fontsize=8, loc="best")
+    _label_stages(axes_list[0], rows)
+    _epoch_axis(axes_list[-1], rows)
     return Picture(
-        title,
-        "Probability of each operation on each edge (node \u2190 its source). Grey: pruned. Red "
-        "frame: what the genotype of this epoch takes.",
+        "Cost against budget",
+        "What the encoder would cost at the size given by 'objective', without an output layer.",
         to_png(figure),
     )
-
-
-def relative_entropy(row: Row, kind: str) -> float | None:
-    """Return an epoch's mean entropy over that of a uniform choice, or None where not known."""
-    entropy = (row.get("entropy") or {}).get(kind)
-    uniform = row.get("uniform_entropy")
-    return entropy / uniform if entropy is not None and uniform else None
 
 
 def mean_shares(row: Row, kind: str, operations: Sequence[str]) -> dict[str, float]:
@@ -244,25 +212,28 @@ def mean_shares(row: Row, kind: str, operations: Sequence[str]) -> dict[str, flo
     return {op: sum(edge.get(op, 0.0) for edge in edges) / len(edges) for op in operations}
 
 
+def kinds_of(rows: Sequence[Row]) -> list[str]:
+    """Return the kinds of cells (or of blocks) that the rows record, in their order."""
+    return list(dict.fromkeys(kind for row in rows for kind in row.get("probabilities") or {}))
+
+
+def kind_title(kind: str) -> str:
+    """Return what a kind is called."""
+    return f"{kind} cell" if kind in KINDS else kind
+
+
+def colour_of(place: int) -> str:
+    """Return the colour of the space's operation at this place."""
+    return _COLOURS[place % len(_COLOURS)]
+
+
 def stage_starts(rows: Sequence[Row]) -> list[int]:
     """Return the position of the first row of each stage."""
     return [i for i, row in enumerate(rows) if not i or row["stage"] != rows[i - 1]["stage"]]
 
 
-def _chosen(cells: Mapping[str, Cell] | None, kind: str) -> list[tuple[int, Any]]:
-    if cells is None:
-        return []
-    return [(node, edge) for node, edges in enumerate(cells[kind].nodes) for edge in edges]
-
-
-def _nodes(edges: int) -> int:
-    nodes = 1
-    while len(edge_list(nodes)) < edges:
-        nodes += 1
-    return nodes
-
-
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of the report's width."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
