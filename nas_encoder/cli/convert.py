@@ -66,14 +66,15 @@ def _text(done: Conversion) -> list[str]:
     name = encoder["kind"]
     if encoder["genotype"]:
         name += f", genotype {encoder['genotype']} ({encoder['hash']})"
-    titles = {"espnet": "ESPnet", "nemo": "NeMo"}
+    from nas_encoder.interchange.convert import TITLES
+
     lines = [
-        f"{facts['input']} ({titles[facts['from']]}) -> {titles[facts['to']]}",
+        f"{facts['input']} ({TITLES[facts['from']]}) -> {TITLES[facts['to']]}",
         f"  encoder    {name}, {encoder['parameters']:,} parameters",
     ]
     if not done.encoder_only:
         lines.append(f"  CTC layer  {facts['tokens']} tokens with the blank")
-        lines.append(f"  features   {titles[facts['features']]}'s, the same to the last bit")
+        lines.append(f"  features   {TITLES[facts['features']]}'s, the same to the last bit")
     for reason, names in done.model.left_out.items():
         more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
         lines.append(f"  left out   {', '.join(names[:_MOST])}{more} ({reason})")

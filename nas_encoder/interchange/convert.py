@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_encoder import __version__
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype.io import parse_yaml, write_atomically, write_yaml
+from nas_encoder.interchange import card
 from nas_encoder.interchange.espnet_files import CONFIG as ESPNET_CONFIG
 from nas_encoder.interchange.espnet_files import (
     espnet_encoder,
@@ -34,6 +36,7 @@ from nas_encoder.interchange.nemo_files import (
 # The files of an encoder alone: its weights have the names that they have in a whole model.
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
 ENCODER_WEIGHTS = {"nemo": "encoder.ckpt", "espnet": "encoder.pth"}
+TITLES = {"espnet": "ESPnet", "nemo": "NeMo"}
 OTHER = {"espnet": "nemo", "nemo": "espnet"}
 
 
@@ -155,6 +158,8 @@ def convert(
         raise ConfigError("output", [f"must be a .nemo file, got {str(output)!r}"])
     if not file_wanted and (output.suffix == ".nemo" or output.is_file()):
         raise ConfigError("output", [f"must be a folder, got {str(output)!r}"])
+    if file_wanted and output.parent.is_file():
+        raise ConfigError("output", [f"its folder is a file, got {str(output)!r}"])
     if encoder_only:
         files = _write_encoder(model, target, output)
         model.left_out = {"not part of the encoder": _rest(model)} if _rest(model) else {}
@@ -162,7 +167,36 @@ def convert(
         files = write_nemo(model, output)
     else:
         files = write_espnet(model, output)
+    files.append(_write_card(model, target, output))
     return Conversion(model, target, files, encoder_only)
+
+
+def _write_card(model: Model, target: str, output: Path) -> Path:
+    """Write the model card beside what was written: what the source knows, and where it is from."""
+    encoder = model.encoder
+    genotype = encoder.genotype
+    sizes = {name: value for name, value in encoder.options.items() if name != "genotype"}
+    data = ("training", "validation")
+    sections: dict[str, dict[str, Any]] = {
+        "Model": {
+            "encoder": encoder.kind,
+            "genotype": f"{genotype.name}, hash {genotype.hash}" if genotype else "none",
+            "encoder options": sizes,
+            "parameters of the encoder": encoder.parameters,
+        },
+        "Provenance": {
+            "written": card.today(),
+            "converted from": f"{TITLES[model.toolkit]}, {Path(model.source).name}",
+            "by": f"nas-encoder convert {__version__}",
+            **{name: value for name, value in model.facts.items() if name not in data},
+        },
+        "Data": {name: model.facts.get(name) for name in data},
+        "Numbers": {},
+    }
+    folder = output.is_dir()
+    path = output / f"model{card.SUFFIX}" if folder else card.card_path(output)
+    card.write(path, card.render(output.name.removesuffix(".nemo"), target, genotype, sections))
+    return path
 
 
 def _rest(model: Model) -> list[str]:

@@ -114,6 +114,7 @@ def _model(
             model.obstacles.append(
                 f"{name}: {show(config[name])}: has no counterpart in NeMo {what} the encoder"
             )
+    model.facts = _facts(config)
     model.head = _head(config, state, read, model)
     if model.head is not None:
         used |= {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
@@ -123,6 +124,21 @@ def _model(
     _leave(model, state, used)
     model.check()
     return model
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a training configuration says about the training, for the model card."""
+    facts = {}
+    for title, name in (
+        ("training", "train_data_path_and_name_and_type"),
+        ("validation", "valid_data_path_and_name_and_type"),
+    ):
+        rows = config.get(name) or []
+        facts[title] = [row[0] for row in rows if isinstance(row, (list, tuple)) and row] or None
+    for name in ("max_epoch", "optim", "optim_conf", "seed"):
+        if config.get(name) is not None:
+            facts[name] = config[name]
+    return facts
 
 
 def _leave(model: Model, state: Mapping[str, Tensor], used: set[str]) -> None:
@@ -162,9 +178,8 @@ def _encoder(
         )
     extra = [name for name in unknown if name not in _WORDS]
     if extra:
-        raise CheckpointError(
-            f"{source}: config", [f"encoder_conf.{name}: is no option of ours" for name in extra]
-        )
+        lines = [f"encoder_conf.{name}: has no counterpart in NeMo" for name in extra]
+        raise CheckpointError(f"{source}: config", lines)
     return Encoder(kind, options, take(state, PREFIX)), notes
 
 

@@ -151,6 +151,7 @@ class Model:
         features: Likewise.
         left_out: Reason -> names of the tensors that stay behind.
         notes: What else differs.
+        facts: What the checkpoint says about its training.
         obstacles: Why nothing but the encoder can be converted; empty where all can.
     """
 
@@ -161,6 +162,7 @@ class Model:
     features: Features | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
     obstacles: list[str] = field(default_factory=list)
 
     def check(self) -> None:
@@ -187,23 +189,29 @@ def own_options(
         words: The toolkit's name -> ours, where they differ.
 
     Returns:
-        Every option with its value or default, without those that say nothing about the weights
-        (``taps``, ``conditioning``), and the names that are not ours.
+        Those that are given, but for the ones that say nothing about the weights (``taps``,
+        ``conditioning``) and with the genotype as a mapping, and the names that are not ours.
+
+    Raises:
+        ProblemsError: The genotype is missing or invalid.
     """
-    fields = {f.name: f.default for f in dataclasses.fields(CONFIGS[kind])}
-    for name in ("taps", "conditioning"):
-        fields.pop(name, None)
-    options = {
-        name: list(default) if isinstance(default, tuple) else default
-        for name, default in fields.items()
-    }
+    fields = {f.name for f in dataclasses.fields(CONFIGS[kind])} - {"taps", "conditioning"}
+    if kind == "nas":
+        fields.add("genotype")
+    options: dict[str, Any] = {}
     unknown = []
     for name, value in given.items():
         own = words.get(name, name)
-        if own in fields or (own == "genotype" and kind == "nas"):
+        if own in fields:
             options[own] = list(value) if isinstance(value, tuple) else value
         else:
             unknown.append(name)
+    default = next(f.default for f in dataclasses.fields(CONFIGS[kind]) if f.name == "output_size")
+    options.setdefault("output_size", default)  # the CTC layer must know it
+    if kind == "nas":
+        if options.get("genotype") is None:
+            raise CheckpointError("encoder options", ["genotype: is missing"])
+        options["genotype"] = load_genotype(options["genotype"]).to_dict()
     return options, unknown
 
 

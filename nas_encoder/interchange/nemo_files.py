@@ -83,6 +83,11 @@ def read_nemo(path: Path) -> Model:
     model = Model(str(path), "nemo", encoder, notes=notes)
     used = {f"{PREFIX}{name}" for name in encoder.weights}
     model.head, head_names = _head(config, state, read, model)
+    model.facts = {
+        title: block.get("manifest_filepath")
+        for title, name in (("training", "train_ds"), ("validation", "validation_ds"))
+        if isinstance(block := config.get(name), Mapping)
+    }
     model.features = _features(config, state, model)
     used |= head_names
     if model.features is not None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas_encoder.nemo.encoder import DFSMNSANEncoder, NASEncoder
+    from nas_encoder.nemo.models import NASModel
     from nas_encoder.nemo.preprocessor import ESPnetPreprocessor
 
-__all__ = ["DFSMNSANEncoder", "ESPnetPreprocessor", "NASEncoder"]
-_HOME = {"ESPnetPreprocessor": "preprocessor"}
+__all__ = ["DFSMNSANEncoder", "ESPnetPreprocessor", "NASEncoder", "NASModel"]
+_HOME = {"ESPnetPreprocessor": "preprocessor", "NASModel": "models"}
 
 
 def __getattr__(name: str) -> Any:

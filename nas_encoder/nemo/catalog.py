@@ -1,0 +1,105 @@
+"""Which trained models there are: those in the package and those in the user's folders.
+
+Nothing is downloaded: no checkpoint of ours is published anywhere. A folder is named in the
+environment variable :data:`FOLDERS`; every ``.nemo`` file in it whose encoder is one of ours is a
+model, under the file's name.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import CheckpointError
+from nas_encoder.genotype.io import parse_yaml, read_yaml
+
+FOLDERS = "NAS_ENCODER_MODELS"
+SHIPPED = Path(__file__).parent / "pretrained"
+INDEX = "models.yaml"
+OURS = "nas_encoder.nemo."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trained model.
+
+    Attributes:
+        name: What ``from_pretrained`` takes.
+        path: The ``.nemo`` file.
+        description: What it is, with what tells this file from an older one of the same name.
+    """
+
+    name: str
+    path: Path
+    description: str
+
+
+def entries() -> list[Entry]:
+    """Return all models by name: first those of the package, then the user's.
+
+    What cannot be used is left out with a warning, so that NeMo's own list stays whole.
+    """
+    found: dict[str, Entry] = {}
+    for entry in [*_shipped(), *_local()]:
+        if entry.name in found:
+            warnings.warn(
+                f"model '{entry.name}' is there twice: {found[entry.name].path} is used, "
+                f"{entry.path} is not",
+                stacklevel=2,
+            )
+        else:
+            found[entry.name] = entry
+    return [found[name] for name in sorted(found)]
+
+
+def _shipped() -> list[Entry]:
+    index = SHIPPED / INDEX
+    if not index.is_file():
+        return []
+    document: Any = read_yaml(index, CheckpointError)
+    return [_entry(SHIPPED / row["file"], row["name"], row["description"]) for row in document]
+
+
+def _local() -> list[Entry]:
+    found = []
+    for folder in filter(None, os.environ.get(FOLDERS, "").split(os.pathsep)):
+        if not Path(folder).expanduser().is_dir():
+            warnings.warn(f"{FOLDERS}: there is no folder {folder!r}", stacklevel=3)
+            continue
+        for path in sorted(Path(folder).expanduser().glob("*.nemo")):
+            try:
+                description = _describe(path)
+            except CheckpointError as error:
+                warnings.warn(f"{FOLDERS}: {error}", stacklevel=3)
+                continue
+            if description is not None:
+                found.append(_entry(path, path.stem, description))
+    return found
+
+
+def _entry(path: Path, name: str, description: str) -> Entry:
+    # NeMo copies a model into its cache once for each location and description.
+    stat = path.stat()
+    return Entry(name, path.resolve(), f"{description} [{stat.st_size} bytes, {stat.st_mtime_ns}]")
+
+
+def _describe(path: Path) -> str | None:
+    """Return a line from the model's own configuration; None where its encoder is not ours."""
+    from nas_encoder.interchange.files import Archive
+    from nas_encoder.interchange.nemo_files import CONFIG
+
+    if path.is_dir():
+        return None
+    document: Any = parse_yaml(Archive(path).read(CONFIG), f"{path}: {CONFIG}", CheckpointError)
+    encoder = document.get("encoder") if isinstance(document, dict) else None
+    target = encoder.get("_target_") if isinstance(encoder, dict) else None
+    if not isinstance(encoder, dict) or not str(target).startswith(OURS):
+        return None
+    genotype = encoder.get("genotype")
+    name = genotype.get("name") if isinstance(genotype, dict) else None
+    kind = str(document.get("target", "")).rpartition(".")[2] or "a model"
+    detail = f", genotype {name}" if name else ""
+    return f"{kind} with {str(target).rpartition('.')[2]}{detail}; local file {path.name}"
