@@ -50,10 +50,10 @@ class NasEncoderSearchPath(SearchPathPlugin):
 
 def asked_for(arguments: list[str]) -> str | None:
     """Return the value of ``--config-name`` on a command line, without ``.yaml``."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for place, argument in enumerate(arguments):
         option, _, value = argument.partition("=")
         if option in ("--config-name", "-cn"):
-            return (value or following).removesuffix(".yaml")
+            return (value or "".join(arguments[place + 1 : place + 2])).removesuffix(".yaml")
     return None
 
 

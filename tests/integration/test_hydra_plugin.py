@@ -78,6 +78,31 @@ def test_an_own_file_of_our_name_wins(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("theirs ['yaml']\n", "")
 
 
+def test_an_application_without_any_argument(tmp_path: Path) -> None:
+    code = "import hydra\nwith hydra.initialize(version_base=None, config_path=None):\n"
+    code += "    print(hydra.compose('nas_ctc_bpe').name)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("NAS-CTC-BPE\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], None),
+        (["--config-name"], ""),
+        (["model.x=--config-name", "--config-path=a"], None),
+        (["--config-path", "a", "--config-name=b.yaml", "c=d"], "b"),
+        (["-cn", "b", "c=d"], "b"),
+    ],
+)
+def test_config_name_on_a_command_line(arguments: list[str], name: str | None) -> None:
+    from hydra_plugins.nas_encoder_searchpath import asked_for
+
+    assert asked_for(arguments) == name
+
+
 def test_import_loads_nothing_heavy() -> None:
     code = (
         "import sys, hydra.core.plugins, hydra.plugins.search_path_plugin\n"
