@@ -33,6 +33,7 @@ SWITCH = "NAS_ENCODER_AUTOLOAD"
 HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
     "nemo.core.classes.common": "nas_encoder.nemo.registration",
+    "nemo.collections.asr.models.asr_model": "nas_encoder.nemo.model_registration",
 }
 
 # The same where the environment switches the hook off: it may explain, not register.
