@@ -82,16 +82,20 @@ def today() -> str:
     return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
+def _inner(value: Any) -> str:
+    return f"[{_inline(value)}]" if isinstance(value, (list, tuple)) else _inline(value)
+
+
 def _inline(value: Any) -> str:
     """Return a value as one line of Markdown that cannot start another construct."""
-    if value is None or value == "" or value == []:
+    if value is None or value in ("", [], {}):
         return UNKNOWN
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_inline(item)}" for key, item in value.items())
+        return ", ".join(f"{key}={_inner(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_inline(item) for item in value)
     text = " ".join(str(value).split())

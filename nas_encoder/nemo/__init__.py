@@ -3,14 +3,16 @@
 In a config: ``_target_: nas_encoder.nemo.NASEncoder`` (or ``DFSMNSANEncoder``) under
 ``model.encoder``. NeMo refuses classes that are not on its allow-list; the import hook of
 :mod:`nas_encoder.autoload` puts our class paths on it (see
-:mod:`nas_encoder.nemo.registration`). Where the hook is not installed,
-``nas_encoder.autoload.install()`` before a model is built does.
+:mod:`nas_encoder.nemo.registration`). Where the hook is not installed, importing this package
+before a model is built installs it in the process, unless the environment switches it off.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from nas_encoder import autoload
 
 if TYPE_CHECKING:
     from nas_encoder.nemo.encoder import DFSMNSANEncoder, NASEncoder
@@ -29,3 +31,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+autoload.install()  # last: it may import our modules, for parts of NeMo that are loaded already

@@ -35,7 +35,7 @@ def card(model: Any, title: str | None = None) -> str:
     genotype = getattr(model.encoder.network, "genotype", None)
     sections = {
         "Model": _model(model, config, genotype),
-        "Provenance": _provenance(model, config),
+        "Provenance": _provenance(config),
         "Data": _data(config),
         "Numbers": _numbers(model),
     }
@@ -139,7 +139,7 @@ def _model(model: Any, config: Mapping[str, Any], genotype: Any) -> dict[str, An
     }
 
 
-def _provenance(model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     import nemo
     import torch
 
@@ -152,9 +152,6 @@ def _provenance(model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
             (config[key] for key in config if str(key).startswith("init_from_")), "nothing"
         ),
         "optimizer": config.get("optim"),
-        "seed of the search": getattr(
-            getattr(model.encoder.network, "genotype", None), "provenance", {}
-        ).get("seed", "none"),
     }
 
 
