@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from lhotse.dataset import SpecAugment as LhotseSpecAugment
 from torch import Tensor
 
-from nas_encoder.data.seeding import one_thread, seeded
+from nas_encoder.data.seeding import derive_seed, one_thread, seeded
 from nas_encoder.errors import ConfigError
 
 
@@ -79,22 +80,29 @@ class SpecAugment:
         self.config = config
         self._module = LhotseSpecAugment(**asdict(config))
 
-    def __call__(self, features: Tensor, lengths: Tensor, seed: int) -> Tensor:
+    def __call__(
+        self, features: Tensor, lengths: Tensor, seed: int, places: Sequence[int] | None = None
+    ) -> Tensor:
         """Return an augmented copy.
 
         Args:
             features: (B, T, F).
             lengths: (B,) valid frames.
             seed: The same seed gives the same masks, whatever was drawn before.
+            places: Of the utterances in the batch that they are part of, by default 0 to B - 1;
+                the masks of an utterance depend on the seed and on its place alone.
 
         Returns:
             (B, T, F); frames past an utterance's length are those of ``features``.
         """
         augmented = features.clone()
-        with seeded(seed), one_thread(), torch.no_grad():
-            for row, length in enumerate(lengths.tolist()):
+        numbers = range(len(lengths)) if places is None else places
+        with one_thread(), torch.no_grad():
+            for row, (place, length) in enumerate(zip(numbers, lengths.tolist(), strict=True)):
                 if self._long_enough(length):
-                    augmented[row, :length] = self._module(features[row : row + 1, :length])[0]
+                    with seeded(derive_seed(seed, place)):
+                        masked = self._module(features[row : row + 1, :length])
+                    augmented[row, :length] = masked[0]
         return augmented
 
     def _long_enough(self, length: int) -> bool:

@@ -44,6 +44,7 @@ class Batch:
         target_lengths: (B,) int64, tokens.
         ids: Utterance ids.
         texts: Transcripts.
+        total: Utterances of the whole batch where this is one process' part of it, else None.
     """
 
     features: Tensor
@@ -52,9 +53,15 @@ class Batch:
     target_lengths: Tensor
     ids: list[str]
     texts: list[str]
+    total: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def size(self) -> int:
+        """Utterances of the whole batch, over all processes."""
+        return len(self) if self.total is None else self.total
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on a device."""
@@ -97,6 +104,9 @@ class AsrLoader:
         rank: This process, of ``world_size`` that share an epoch. All ranks get the same
             number of batches; a few batches are repeated where they do not divide evenly.
         world_size: Number of processes.
+        split: Share every batch instead: each rank gets a part of its utterances, so that all
+            ranks together see what one process sees, batch by batch. A batch of fewer
+            utterances than ranks goes to all of them.
         min_length: Shorter utterances are left out (frames); an encoder's ``min_length``.
         max_length: Longer ones too.
         subsampling_factor: Input frames per output frame; leaves out utterances with more
@@ -129,6 +139,7 @@ class AsrLoader:
         spec_augment: SpecAugmentConfig | None = None,
         rank: int = 0,
         world_size: int = 1,
+        split: bool = False,
         min_length: int | None = None,
         max_length: int | None = None,
         subsampling_factor: int | None = None,
@@ -141,7 +152,7 @@ class AsrLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.split = rank, world_size, split
         self._max_cuts, self._max_frames = max_cuts, max_frames
         self._num_workers, self._pin_memory = num_workers, pin_memory
         self._max_buckets = num_buckets
@@ -270,6 +281,8 @@ class AsrLoader:
         else:
             sampler = SimpleCutSampler(stand_ins, shuffle=False, **limits)
         batches = [[int(cut.id) for cut in batch] for batch in sampler]
+        if self.split:
+            return batches
         missing = -len(batches) % self.world_size
         batches += [batches[index % len(batches)] for index in range(missing)]
         return batches[self.rank :: self.world_size]
@@ -280,7 +293,8 @@ class AsrLoader:
         size = float(self._max_cuts or count)
         if self._max_frames is not None:
             size = min(size, self._max_frames * count / sum(self._frames))
-        return max(1, min(self._max_buckets, int(count / (4 * max(size, 1.0) * self.world_size))))
+        size = max(size, 1.0) * (1 if self.split else self.world_size)
+        return max(1, min(self._max_buckets, int(count / (4 * size))))
 
     def _require_room(self) -> None:
         longest = max(range(len(self._frames)), key=self._frames.__getitem__)
@@ -306,12 +320,16 @@ class AsrLoader:
         return features
 
     def make_batch(self, indices: Sequence[int], seed: int) -> Batch:
-        """Return the batch of these utterances; ``seed`` is that of the augmentation."""
+        """Return this rank's part of a batch; ``seed`` is that of the augmentation."""
+        places, total = range(len(indices)), None
+        if self.split and self.world_size <= len(indices):
+            places, total = places[self.rank :: self.world_size], len(indices)
+        indices = [indices[place] for place in places]
         rows = [self._features_of(index) for index in indices]
         lengths = torch.tensor([len(row) for row in rows])
         features = pad_sequence(rows, batch_first=True)
         if self._augment is not None:
-            features = self._augment(features, lengths, seed)
+            features = self._augment(features, lengths, seed, places)
         targets = [torch.from_numpy(self._targets[index]).long() for index in indices]
         return Batch(
             features=features,
@@ -320,6 +338,7 @@ class AsrLoader:
             target_lengths=torch.tensor([len(ids) for ids in targets]),
             ids=[self._cuts[index].id for index in indices],
             texts=[text_of(self._cuts[index]) for index in indices],
+            total=total,
         )
 
 
@@ -333,7 +352,8 @@ class _EpochDataset(Dataset[Any]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Batch | DataError:
-        seed = derive_seed(self.loader.seed, self.epoch, number, self.loader.rank)
+        rank = 0 if self.loader.split else self.loader.rank
+        seed = derive_seed(self.loader.seed, self.epoch, number, rank)
         try:
             return self.loader.make_batch(self.batches[number], seed)
         except DataError as error:

@@ -137,6 +137,33 @@ def test_plans(make, seed, epoch, max_cuts, max_frames, shuffle, world_size, num
     assert ranks[0].num_batches(epoch) == len(plans[0])
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_parts_of_a_batch_are_together_what_one_process_gets(make, world_size):
+    """Utterances, features, masks of the augmentation: all as without ranks."""
+    options = {"max_cuts": 4, "shuffle": True, "seed": 3, "spec_augment": SpecAugmentConfig()}
+    whole = make(**options)
+    parts = [
+        make(rank=rank, world_size=world_size, split=True, **options) for rank in range(world_size)
+    ]
+    small = 0
+    assert {len(part) for part in parts} == {len(whole)}
+    for batch, *shares in zip(whole, *parts, strict=True):
+        if len(batch) < world_size:
+            small += 1
+            assert all(share.ids == batch.ids and share.size == len(batch) for share in shares)
+            continue
+        rows = {id_: row for row, id_ in enumerate(batch.ids)}
+        assert sorted(id_ for share in shares for id_ in share.ids) == sorted(batch.ids)
+        for share in shares:
+            assert share.size == batch.size == len(batch)
+            assert abs(len(share) - len(batch) / world_size) < 1
+            for row, id_ in enumerate(share.ids):
+                length = int(share.feature_lengths[row])
+                assert length == int(batch.feature_lengths[rows[id_]])
+                assert torch.equal(share.features[row, :length], batch.features[rows[id_], :length])
+    assert small < len(whole)
+
+
 def test_epochs_and_seeds_differ(make):
     plans = [make(seed=seed).plan(epoch) for seed in range(3) for epoch in range(3)]
     assert all(a != b for i, a in enumerate(plans) for b in plans[:i])
