@@ -1,8 +1,9 @@
 """Say what is installed, whether the encoders are registered, and what to do where they are not.
 
 Starts a fresh Python for each toolkit, imports the toolkit there and looks into its own tables,
-so the answer is what a training would see. The exit status is 1 where a toolkit is installed
-but our encoders are not registered in it, else 0.
+so the answer is what a training would see; likewise for Hydra, through which NeMo's scripts find
+our configs by name. The exit status is 1 where a toolkit is installed but our encoders are not
+registered in it (in Hydra: our configs not found), else 0.
 """
 
 from __future__ import annotations
@@ -48,11 +49,25 @@ found = {
     if prefix.startswith("nas_encoder.")
 }
 """,
+    "hydra": """
+import pathlib
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+with hydra.initialize(version_base=None, config_path=None):
+    paths = GlobalHydra.instance().config_loader().get_search_path().get_path()
+folders = [e.path.removeprefix("file://") for e in paths if e.provider == "nas_encoder"]
+found = {file.stem: str(file) for folder in folders for file in pathlib.Path(folder).glob("*.yaml")}
+""",
 }
 _REPORT = f'import json, sys; sys.stdout.write("\\n{_MARK}" + json.dumps(found) + "\\n")'
 
-_DISTRIBUTIONS = {"espnet": "espnet", "nemo": "nemo_toolkit"}
-_TITLES = {"espnet": "ESPnet", "nemo": "NeMo"}
+_DISTRIBUTIONS = {"espnet": "espnet", "nemo": "nemo_toolkit", "hydra": "hydra-core"}
+_TITLES = {"espnet": "ESPnet", "nemo": "NeMo", "hydra": "Hydra"}
+_ADAPTERS = {
+    "espnet": "nas_encoder.espnet",
+    "nemo": "nas_encoder.nemo",
+    "hydra": "hydra_plugins.nas_encoder_searchpath",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,9 +135,15 @@ def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
         "todo": None,
     }
     if version is None:
-        answer["todo"] = f"to use it: pip install 'nas_encoder[{name}]'"
+        # Hydra is no toolkit to install for its own sake: NeMo brings it.
+        answer["todo"] = (
+            None if name == "hydra" else f"to use it: pip install 'nas_encoder[{name}]'"
+        )
         return answer
     if not answer["adapter"]:
+        if name == "hydra":
+            answer["problem"] = f"Python does not find the plug-in {_ADAPTERS[name]}"
+            answer["todo"] = f"pip install {PACKAGE.parent}, or PYTHONPATH={PACKAGE.parent}"
         return answer
     try:
         done = subprocess.run(
@@ -143,7 +164,10 @@ def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
         answer["todo"] = "repair the toolkit's installation first"
         return answer
     answer["registered"] = json.loads(marked[-1][len(_MARK) :])
-    if not answer["registered"]:
+    if not answer["registered"] and name == "hydra":
+        lines = done.stderr.strip().splitlines() or ["its folder of configs is missing"]
+        answer["problem"], answer["todo"] = lines[-1].strip(), "install nas_encoder again"
+    elif not answer["registered"]:
         answer["problem"], answer["todo"] = _why_not(done.stderr, hook)
     return answer
 
@@ -166,7 +190,10 @@ def _why_not(stderr: str, hook: dict[str, Any]) -> tuple[str, str]:
 
 
 def _has_adapter(toolkit: str) -> bool:
-    spec = find_spec(f"nas_encoder.{toolkit}")
+    try:
+        spec = find_spec(_ADAPTERS[toolkit])
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
     return spec is not None and spec.origin is not None  # a bare folder is none
 
 
@@ -204,7 +231,7 @@ def as_text(report: dict[str, Any]) -> list[str]:
     where = _listed(hook["files"], f"no {PTH} in this environment")
     lines.append(_line("import hook", state, where))
     for name, toolkit in report["toolkits"].items():
-        lines.append(_line(_TITLES[name], toolkit["version"] or "-", _finding(toolkit)))
+        lines.append(_line(_TITLES[name], toolkit["version"] or "-", _finding(toolkit, name)))
         if toolkit["todo"]:
             lines.append(_line("", "", f"-> {toolkit['todo']}"))
     if report["extras"] is None:
@@ -216,14 +243,17 @@ def as_text(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _finding(toolkit: dict[str, Any]) -> str:
+def _finding(toolkit: dict[str, Any], name: str) -> str:
+    good, bad = ("registered", "NOT registered")
+    if name == "hydra":
+        good, bad = ("finds our configs", "does NOT find our configs")
     if toolkit["version"] is None:
         return "not installed"
     if toolkit["problem"]:
-        return f"NOT registered: {toolkit['problem']}"
+        return f"{bad}: {toolkit['problem']}"
     if not toolkit["adapter"]:
         return "not registered: this version of nas_encoder has no adapter for it"
-    return "registered: " + ", ".join(sorted(toolkit["registered"]))
+    return f"{good}: {', '.join(sorted(toolkit['registered']))}"
 
 
 def _listed(items: list[str], otherwise: str) -> str:

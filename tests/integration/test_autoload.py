@@ -328,18 +328,21 @@ def test_doctor_without_any_toolkit(venv: Path) -> None:
     assert "ESPnet       -              not installed" in done.stdout
     assert "pip install 'nas_encoder[espnet]'" in done.stdout
     assert "NeMo         -              not installed" in done.stdout
+    assert "Hydra        -              not installed\n" in done.stdout
     assert "torch        -              not installed" in done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.espnet
 @pytest.mark.nemo
-def test_doctor_tells_whether_espnet_knows_us(venv: Path) -> None:
+def test_doctor_tells_whether_the_toolkits_know_us(venv: Path) -> None:
     (site_packages(venv) / "parents.pth").write_text("\n".join(package_folders()) + "\n")
     done = command(venv, "doctor")
     assert done.returncode == 1
-    assert done.stderr == "", "ESPnet's own messages are kept out"
-    assert "NOT registered: no start-up file in this environment" in done.stdout
+    assert done.stderr == "", "the toolkits' own messages are kept out"
+    assert done.stdout.count("NOT registered: no start-up file in this environment") == 2
+    configs = "nas_ctc_bpe, nas_ctc_char, nas_hybrid_bpe, nas_rnnt_bpe"
+    assert f"finds our configs: {configs}\n" in done.stdout
     assert "-> nas-encoder enable" in done.stdout
 
     assert command(venv, "enable").returncode == 0
@@ -359,10 +362,27 @@ def test_doctor_tells_whether_espnet_knows_us(venv: Path) -> None:
         "dfsmn_san": "nas_encoder.espnet.encoder.DFSMNSANEncoder",
     }
     assert espnet["problem"] is None and espnet["version"]
-    assert report["toolkits"]["nemo"]["version"]
-    # Found out, not written down: this turns with the adapter.
-    adapter = importlib.util.find_spec("nas_encoder.nemo")
-    assert report["toolkits"]["nemo"]["adapter"] == bool(adapter and adapter.origin)
+    nemo, hydra = report["toolkits"]["nemo"], report["toolkits"]["hydra"]
+    for name in ("NASEncoder", "DFSMNSANEncoder"):
+        assert nemo["registered"][name] == f"nas_encoder.nemo.{name}"
+    assert hydra["registered"]["nas_ctc_bpe"] == str(ROOT / "conf/train/nemo/nas_ctc_bpe.yaml")
+    for toolkit in (nemo, hydra):
+        assert toolkit["problem"] is None and toolkit["adapter"] and toolkit["version"]
+
+
+@pytest.mark.nemo
+def test_doctor_says_where_the_hydra_plugin_is_missing(venv: Path, tmp_path: Path) -> None:
+    (site_packages(venv) / "parents.pth").write_text("\n".join(package_folders()) + "\n")
+    (tmp_path / "nas_encoder").symlink_to(ROOT / "nas_encoder")  # without hydra_plugins beside it
+    code = "from nas_encoder.cli.doctor import _finding, _toolkit; t = _toolkit('hydra', {});"
+    code += "print(_finding(t, 'hydra')); print(t['todo'])"
+    done = run_python("-c", code, python=venv / "bin" / "python", PYTHONPATH=str(tmp_path))
+    finding, todo = done.stdout.splitlines()
+    assert finding == (
+        "does NOT find our configs: Python does not find the plug-in "
+        "hydra_plugins.nas_encoder_searchpath"
+    )
+    assert todo == f"pip install {ROOT}, or PYTHONPATH={ROOT}"
 
 
 def package_folders() -> list[str]:
