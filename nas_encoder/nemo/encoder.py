@@ -36,6 +36,7 @@ from nas_encoder.nemo.options import (
 )
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.ops.masking import is_capturing
+from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 
 
 class NetworkEncoder(  # type: ignore[misc]
@@ -58,6 +59,20 @@ class NetworkEncoder(  # type: ignore[misc]
         # The names that NeMo's models read.
         self._feat_in = feat_in
         self._feat_out = self.d_model
+        self._masked_norms = [
+            name for name, part in network.named_modules() if isinstance(part, MaskedBatchNorm2d)
+        ]
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a child, and keep masked batch norms masked.
+
+        ``trainer.sync_batchnorm: true``, which is set in NeMo's Conformer configs, replaces every
+        batch norm by ``nn.SyncBatchNorm``, which knows no masks, and then adds each child to its
+        parent once more.
+        """
+        if name == "network" and module is not None:
+            restore_masked(module, self._masked_norms)
+        super().add_module(name, module)
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:

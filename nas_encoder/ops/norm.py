@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.masking import apply_mask, is_recomputing, is_tracing
@@ -33,16 +34,23 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         if not self.training and self.running_mean is not None:
             return apply_mask(self._unmasked(input, weight, move=False), mask)
         move = self.training and self.track_running_stats and not is_recomputing()
-        if mask is None and input.numel() == input.size(1):
+        group = self.group()
+        if mask is None and (group is not None or input.numel() == input.size(1)):
             # nn.BatchNorm2d refuses a single value per channel; with padding beside it, that
             # same batch would be taken, and a training must not die of its shortest utterance.
             mask = torch.ones_like(input[:, :1, :, :1])
         if mask is None:
             return self._unmasked(input, weight, move)
-        output, mean, variance, count = _normalize(input, mask, weight, self.bias, float(self.eps))
+        output, mean, variance, count = _normalize(
+            input, mask, weight, self.bias, float(self.eps), group
+        )
         if move:
             self._move_running_statistics(mean, variance, count)
         return output
+
+    def group(self) -> Any:
+        """Return the processes whose batches count as one in training; None: this one alone."""
+        return None
 
     def _unmasked(self, input: Tensor, weight: Tensor | None, move: bool) -> Tensor:
         """Normalize all frames; the running statistics move in training and only if told so."""
@@ -83,12 +91,58 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
 
 
+class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
+    """MaskedBatchNorm2d whose statistics in training are those of all processes' batches.
+
+    What ``nn.SyncBatchNorm`` is to ``nn.BatchNorm2d``; it runs on CPU too. As there, the gradients
+    of scale and shift are those of the own batch, and data-parallel training averages them.
+    """
+
+    process_group: Any = None  # of torch.distributed; None: all processes
+
+    @classmethod
+    def in_place_of(cls, layer: nn.SyncBatchNorm) -> SyncMaskedBatchNorm2d:
+        """Take over parameters, buffers and settings, not as copies."""
+        own = cls(
+            layer.num_features,
+            layer.eps,
+            layer.momentum,
+            layer.affine,
+            layer.track_running_stats,
+        )
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(own, name, getattr(layer, name))
+        own.process_group = layer.process_group
+        return own.train(layer.training)
+
+    def group(self) -> Any:
+        if not (self.training and distributed.is_available() and distributed.is_initialized()):
+            return None
+        group = self.process_group or distributed.group.WORLD
+        return group if distributed.get_world_size(group) > 1 else None
+
+
+def restore_masked(module: nn.Module, names: Iterable[str]) -> None:
+    """Undo what ``nn.SyncBatchNorm.convert_sync_batchnorm`` made of masked batch norms.
+
+    Args:
+        module: Changed in place.
+        names: Of the modules in it that were masked batch norms; they are synchronized afterwards.
+    """
+    for name in names:
+        parent, _, own = name.rpartition(".")
+        layer = module.get_submodule(name)
+        if isinstance(layer, nn.SyncBatchNorm):
+            masked = SyncMaskedBatchNorm2d.in_place_of(layer)
+            setattr(module.get_submodule(parent), own, masked)
+
+
 def _normalize(
-    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the normalized (B, C, T, F) and the mean, variance (C,) and count () behind it."""
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _MaskedNormalize.apply(  # type: ignore[no-untyped-call]
-        x, mask, weight, bias, eps
+        x, mask, weight, bias, eps, group
     )
     return result
 
@@ -98,15 +152,22 @@ class _MaskedNormalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        mask: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        group: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mask = mask.to(wide.dtype)
-        count = mask.sum() * x.size(3)
-        mean = _channel_sum(wide * mask) / count
+        total, count = over_processes(group, _channel_sum(wide * mask), mask.sum() * x.size(3))
+        mean = total / count
         # An all-padding rest of the batch adds exact zeros to the sums below.
         centred = wide.sub(mean[:, None, None]).mul_(mask)
-        variance = _channel_dot(centred, centred) / count
+        (squares,) = over_processes(group, _channel_dot(centred, centred))
+        variance = squares / count
         inverse = torch.rsqrt(variance + eps)
         scale = inverse if weight is None else inverse * weight.to(wide.dtype)
         output = centred * scale[:, None, None]
@@ -115,6 +176,7 @@ class _MaskedNormalize(torch.autograd.Function):
         ctx.save_for_backward(centred.to(x.dtype), mask, weight, inverse, count)
         ctx.input_dtype = x.dtype
         ctx.has_bias = bias is not None
+        ctx.group = group
         ctx.mark_non_differentiable(mean, variance, count)
         return output.to(x.dtype), mean, variance, count
 
@@ -127,6 +189,9 @@ class _MaskedNormalize(torch.autograd.Function):
         shift = _channel_sum(grad)
         product = grad * centred
         correlation = _channel_sum(product)
+        grad_weight = None if weight is None else (correlation * inverse).to(weight.dtype)
+        grad_bias = shift if ctx.has_bias else None
+        shift, correlation = over_processes(ctx.group, shift, correlation)
         grad_x = None
         if ctx.needs_input_grad[0]:
             scale = inverse if weight is None else inverse * weight.to(mask.dtype)
@@ -136,9 +201,17 @@ class _MaskedNormalize(torch.autograd.Function):
             torch.mul(centred, slope[:, None, None], out=product)
             grad_x = grad.mul_(scale[:, None, None]).sub_(product).sub_(offset[:, None, None])
             grad_x = grad_x.mul_(mask).to(ctx.input_dtype)
-        grad_weight = None if weight is None else (correlation * inverse).to(weight.dtype)
-        grad_bias = shift if ctx.has_bias else None
-        return grad_x, None, grad_weight, grad_bias, None
+        return grad_x, None, grad_weight, grad_bias, None, None
+
+
+def over_processes(group: Any, *sums: Tensor) -> tuple[Tensor, ...]:
+    """Add up each of the sums over the processes of a group, in one message."""
+    if group is None:
+        return sums
+    flat = torch.cat([part.reshape(-1) for part in sums])
+    distributed.all_reduce(flat, group=group)
+    parts = torch.split(flat, [part.numel() for part in sums])
+    return tuple(part.view_as(own) for part, own in zip(parts, sums, strict=True))
 
 
 def _channel_sum(x: Tensor) -> Tensor:
