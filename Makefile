@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup environment demo test test-fast lint bench clean
+.PHONY: help setup environment demo demo-nemo test test-fast lint bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ environment:
 
 demo: environment  ## synthetic corpus -> search -> ESPnet training -> table of results
 	PATH="$(CURDIR)/$(VENV):$$PATH" bash recipes/mini/espnet/run.sh
+
+demo-nemo: environment  ## the same corpus and genotype in NeMo, against its own encoders
+	PATH="$(CURDIR)/$(VENV):$$PATH" bash recipes/mini/nemo/run.sh
 
 test: environment lint  ## all checks and all tests
 	$(PYTEST)

@@ -95,15 +95,7 @@ class Writer:
         match = Match.from_dict(config.pop("match"))
         options, count = match_size(build, options, match, self.args.parameters)
         factor = int(getattr(build(options), "subsampling_factor", 1))
-        lost = infeasible(self.needed, self.frames, factor)
-        if 2 * lost > self.utterances:
-            raise ConfigError(
-                str(template),
-                [
-                    f"subsampling_factor: {factor} leaves {lost} of {self.utterances} utterances "
-                    "with more characters than output frames"
-                ],
-            )
+        self.require_feasible(factor, template)
         data = {"sample_rate": self.common["model"]["sample_rate"], "labels": self.labels}
         model = {
             "labels": self.labels,
@@ -117,8 +109,26 @@ class Writer:
         batch_size = config["model"]["train_ds"]["batch_size"]
         return with_steps(config, self.args.epochs, max(self.utterances // batch_size, 1)), count
 
+    def require_feasible(self, factor: int, template: Path) -> None:
+        """Refuse a subsampling factor at which most training utterances teach CTC nothing.
+
+        NeMo's loss would silently count them as zero.
+
+        Raises:
+            ConfigError: With the numbers.
+        """
+        lost = infeasible(self.needed, self.frames, factor)
+        if 2 * lost > self.utterances:
+            raise ConfigError(
+                str(template),
+                [
+                    f"subsampling_factor: {factor} leaves {lost} of {self.utterances} utterances "
+                    "with more characters than output frames"
+                ],
+            )
+
     def feasibility(self) -> dict[str, Any]:
-        """Return how many training utterances CTC cannot learn, by subsampling factor."""
+        """Return how many training utterances CTC cannot align, by subsampling factor."""
         counts = {str(f): infeasible(self.needed, self.frames, f) for f in COUNTED}
         return {"utterances": self.utterances, "infeasible": counts}
 
