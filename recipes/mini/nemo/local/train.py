@@ -15,23 +15,7 @@ from nemo.core.config import hydra_runner
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 
-
-class EpochLines(pl.Callback):
-    """Prints where the training is, as ``recipes.mini.local.training_log`` reads it."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say which epoch begins."""
-        print(f"INFO: {trainer.current_epoch + 1}/{trainer.max_epochs}epoch started", flush=True)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how the epoch's model does on the validation data, which NeMo has decoded."""
-        found = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        print(
-            f"INFO: {trainer.current_epoch + 1}epoch results: "
-            f"[train] loss={found['train_loss']:.3f}, "
-            f"[valid] loss={found['val_loss']:.3f}, cer_ctc={found['val_wer']:.4f}",
-            flush=True,
-        )
+from recipes.mini.nemo.local.epoch_lines import EpochLines
 
 
 @hydra_runner(config_path="../conf", config_name="common")  # type: ignore[untyped-decorator]
