@@ -1,15 +1,18 @@
 """Depthwise 2-D convolution with a fast backward pass on CPUs.
 
 PyTorch's own backward of a depthwise convolution is most of a cell network's training time on a
-CPU (kernels of 5 and dilated ones above all). Both gradients are convolutions again, and the
-library's *forward* convolution is fast:
+CPU (kernels of 5 and dilated ones above all). Both gradients are convolutions again, for which
+the library has fast routines if they are asked for in the right form:
 
 - of the input, at stride 1: the gradient convolved with the flipped kernel;
-- of the weight: each channel's input convolved with its gradient as the kernel, in which stride
-  and dilation change places.
+- of the weight, channels last: the library is fast up to 3 columns of taps without dilation. A
+  dilated convolution is an undilated one on every second row and column; a kernel of 5 columns is
+  two of 3, one column to the left and one to the right;
+- of the weight, channels first: each channel's input convolved with its gradient as the kernel,
+  in which stride and dilation change places.
 
-``benchmarks/depthwise.py`` measures where this pays. Elsewhere (plain 3x3 kernels, undilated ones
-in channels_last, CUDA, float64, bf16, graphs being captured) the library's own backward is used.
+``benchmarks/depthwise.py`` measures where this pays. Elsewhere (plain 3x3 kernels, CUDA, float64,
+bf16, graphs being captured) the library's own backward is used.
 """
 
 from __future__ import annotations
@@ -35,13 +38,10 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, dilation: int) -> T
         stride: s.
         dilation: Of the kernel.
     """
-    padding = dilation * (weight.size(2) // 2)
     if _is_fast(x, weight) and _pays(x, weight, dilation):
-        result: Tensor = _Depthwise.apply(  # type: ignore[no-untyped-call]
-            x, weight, stride, padding, dilation
-        )
+        result: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
         return result
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.size(1))
+    return _convolve(x, weight, stride, dilation)
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -76,62 +76,163 @@ def _is_fast(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 def _pays(x: Tensor, weight: Tensor, dilation: int) -> bool:
     """Whether the own backward is the faster one, as ``benchmarks/depthwise.py`` measures it."""
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return dilation > 1
     return weight.size(2) > 3 or dilation > 1
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    padding = dilation * (weight.size(2) // 2)
+    return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.size(1))
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding, dilation
-        return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.size(1))
+        ctx.geometry = stride, dilation
+        return _convolve(x, weight, stride, dilation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding, dilation = ctx.geometry
+        stride, dilation = ctx.geometry
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _input_gradient(x, weight, grad, stride, padding, dilation)
+            grad_x = depthwise_input_gradient(x, weight, grad, stride, dilation)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(x, weight, grad, stride, padding, dilation)
-        return grad_x, grad_weight, None, None, None
+            grad_weight = depthwise_weight_gradient(x, weight, grad, stride, dilation)
+        return grad_x, grad_weight, None, None
 
 
-def _input_gradient(
-    x: Tensor, weight: Tensor, grad: Tensor, stride: int, padding: int, dilation: int
+def depthwise_input_gradient(
+    x: Tensor, weight: Tensor, grad: Tensor, stride: int, dilation: int
 ) -> Tensor:
-    channels = x.size(1)
+    """Return the gradient of :func:`depthwise_conv2d`'s input, shaped as ``x``."""
     if stride == 1:
-        flipped = weight.flip(2, 3)
-        return F.conv2d(grad, flipped, None, 1, padding, dilation, groups=channels)
-    gradients = torch.ops.aten.convolution_backward(
+        return _convolve(grad, weight.flip(2, 3), 1, dilation)
+    if stride == dilation == 2:  # see depthwise_weight_gradient
+        result = torch.zeros_like(x)
+        result[:, :, ::2, ::2] = _convolve(grad, weight.flip(2, 3), 1, 1)
+        return result
+    return _library(x, weight, grad, stride, dilation, (True, False, False))[0]
+
+
+def depthwise_weight_gradient(
+    x: Tensor, weight: Tensor, grad: Tensor, stride: int, dilation: int
+) -> Tensor:
+    """Return the gradient of :func:`depthwise_conv2d`'s weight (C, 1, K, K).
+
+    Args:
+        x: (B, C, T, F), the convolution's input.
+        weight: Its weight.
+        grad: (B, C, ceil(T/s), ceil(F/s)), the gradient of its output.
+        stride: s.
+        dilation: Of the kernel.
+    """
+    if not _is_channels_last(grad) and grad.dtype == torch.float32:
+        return _by_convolution(x, weight, grad, stride, dilation)
+    if stride == dilation == 2:
+        # Of a grid of every second row and column, it reads the rows and columns that are left.
+        x = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+        stride = dilation = 1
+    wide = weight.size(3) == 5 and stride == 1
+    if dilation == 2:
+        x, grad = _phases(x, wide), _phases(grad, wide)
+    elif wide:
+        x, grad = _framed(x), _framed(grad)
+    if wide:
+        return _from_two_windows(x, weight, grad)
+    return _library(x, weight, grad, stride, 1, (False, True, False))[1]
+
+
+def _library(
+    x: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    stride: int,
+    dilation: int,
+    wanted: tuple[bool, bool, bool],
+    padding: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    same = dilation * (weight.size(2) // 2)
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         grad,
         x,
         weight,
         None,
         [stride, stride],
-        [padding, padding],
+        [same, same] if padding is None else list(padding),
         [dilation, dilation],
         False,
         [0, 0],
-        channels,
-        [True, False, False],
+        x.size(1),
+        list(wanted),
     )
-    result: Tensor = gradients[0]
     return result
 
 
-def _weight_gradient(
-    x: Tensor, weight: Tensor, grad: Tensor, stride: int, padding: int, dilation: int
-) -> Tensor:
+_EDGE = 2  # columns of zeros on either side of a frame
+
+
+def _blank(x: Tensor, parts: int, frames: int, bins: int, wide: bool) -> Tensor:
+    """Return zeros (parts, B, frames, bins, C), framed and with a spare pixel at both ends."""
+    channels = x.size(1)
+    bins += 2 * _EDGE if wide else 0
+    size = parts * x.size(0) * frames * bins * channels
+    storage = x.new_zeros(size + 2 * channels)
+    return storage[channels : channels + size].view(parts, x.size(0), frames, bins, channels)
+
+
+def _framed(x: Tensor) -> Tensor:
+    """Return (B, C, T, F + 4), channels last: two zero columns on either side."""
+    frame = _blank(x, 1, x.size(2), x.size(3), True)
+    frame[0, :, :, _EDGE:-_EDGE].copy_(x.permute(0, 2, 3, 1))
+    return frame[0].permute(0, 3, 1, 2)
+
+
+def _phases(x: Tensor, wide: bool) -> Tensor:
+    """Return the rows and columns of each parity, (4B, C, ceil(T/2), ceil(F/2)), channels last.
+
+    With ``wide`` they are framed as by :func:`_framed`.
+    """
+    last = x.permute(0, 2, 3, 1)
+    left = _EDGE if wide else 0
+    frame = _blank(x, 4, -(-x.size(2) // 2), -(-x.size(3) // 2), wide)
+    for phase in range(4):
+        part = last[:, phase // 2 :: 2, phase % 2 :: 2]
+        frame[phase, :, : part.size(1), left : left + part.size(2)].copy_(part)
+    return frame.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _from_two_windows(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of a 5x5 kernel from framed maps, as two of 5x3.
+
+    Moving ``x`` by a column is moving its first element: what then comes from a neighbouring row
+    meets the zeros that frame ``grad``.
+    """
+    window = weight[:, :, :, :3]
+    left, right = (
+        _library(
+            torch.as_strided(x, x.size(), x.stride(), x.storage_offset() + step * x.size(1)),
+            window,
+            grad,
+            1,
+            1,
+            (False, True, False),
+            padding=(2, 1),
+        )[1]
+        for step in (-1, 1)
+    )
+    return torch.cat([left, right[:, :, :, 1:]], dim=3)
+
+
+def _by_convolution(x: Tensor, weight: Tensor, grad: Tensor, stride: int, dilation: int) -> Tensor:
     batch, channels, frames, bins = x.shape
     maps = batch * channels
     # One group for each utterance and channel: (1, BC, T, F) with kernels (BC, 1, T', F').
@@ -140,7 +241,7 @@ def _weight_gradient(
         grad.reshape(maps, 1, grad.size(2), grad.size(3)),
         None,
         stride=dilation,
-        padding=padding,
+        padding=dilation * (weight.size(2) // 2),
         dilation=stride,
         groups=maps,
     )

@@ -101,7 +101,7 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
     process_group: Any = None  # of torch.distributed; None: all processes
 
     @classmethod
-    def in_place_of(cls, layer: nn.SyncBatchNorm) -> SyncMaskedBatchNorm2d:
+    def in_place_of(cls, layer: nn.SyncBatchNorm | MaskedBatchNorm2d) -> SyncMaskedBatchNorm2d:
         """Take over parameters, buffers and settings, not as copies."""
         own = cls(
             layer.num_features,
@@ -112,10 +112,11 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
         )
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             setattr(own, name, getattr(layer, name))
-        own.process_group = layer.process_group
+        own.process_group = getattr(layer, "process_group", None)
         return own.train(layer.training)
 
     def group(self) -> Any:
+        """Return the processes that take part, in training under ``torch.distributed``."""
         if not (self.training and distributed.is_available() and distributed.is_initialized()):
             return None
         group = self.process_group or distributed.group.WORLD

@@ -21,6 +21,7 @@ from nas_encoder.network.stem import Stem
 from nas_encoder.ops import OPERATIONS
 from nas_encoder.ops.masking import strided
 from nas_encoder.search.gradient.choices import Alive, edge_list
+from nas_encoder.search.gradient.folded.source import can_fold, source_sums
 from nas_encoder.search.gradient.merged import Source, build_merged
 
 NONE = "none"
@@ -47,6 +48,7 @@ class SourceEdges(nn.Module):
     ) -> None:
         super().__init__()
         self.alive = [tuple(names) for names in alive]
+        self.stride = stride
         self.names = [op for op in OPERATIONS if op != NONE and any(op in names for names in alive)]
         self.dropped = [op in regularized for op in self.names]
         self.users = [[e for e, names in enumerate(alive) if op in names] for op in self.names]
@@ -58,11 +60,18 @@ class SourceEdges(nn.Module):
             places = [[rows[e] for e in users], [self.alive[e].index(op) for e in users]]
             # Which weights are the operation's; part of the choices, not of the state.
             self.register_buffer(f"places{index}", torch.tensor(places), persistent=False)
+        every = [getattr(self, f"places{index}") for index in range(len(self.names))]
+        everywhere = torch.cat(every, dim=1) if every else torch.zeros(2, 0, dtype=torch.long)
+        self.register_buffer("places", everywhere, persistent=False)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
     ) -> list[Tensor | None]:
         """Return for each edge sum_o w_o o(x), or None where nothing but ``none`` is alive."""
+        if not self.names:
+            return [None] * len(self.alive)
+        if can_fold(x):
+            return self._folded(x, mask, weights, dropout)
         source = Source(x, F.relu(x), mask)
         together: Tensor | None = None
         parts: list[list[Tensor]] = [[] for _ in self.alive]
@@ -81,6 +90,24 @@ class SourceEdges(nn.Module):
             for edge, part in enumerate(together.chunk(len(self.alive), dim=1)):
                 parts[edge].append(part)
         return [_total(values) for values in parts]
+
+    def _folded(
+        self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
+    ) -> list[Tensor | None]:
+        rows, columns = self.get_buffer("places")
+        sums = source_sums(
+            list(self.operations),
+            self.users,
+            self.dropped,
+            len(self.alive),
+            self.stride,
+            x,
+            mask,
+            weights[rows, columns],
+            dropout if self.training else 0.0,
+        )
+        used = {edge for users in self.users for edge in users}
+        return [value if edge in used else None for edge, value in enumerate(sums)]
 
 
 class SupernetCell(nn.Module):

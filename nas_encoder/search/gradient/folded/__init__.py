@@ -1,0 +1,1 @@
+"""A source's mixed operations with hand-written backward passes, for CPUs."""

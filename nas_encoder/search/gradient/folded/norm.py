@@ -1,0 +1,189 @@
+"""A pointwise convolution and the batch norm behind it, folded into one matrix product.
+
+Mean and variance of ``y = W d`` follow from mean and covariance of its input, so that the
+normalized output is an affine map of ``d``, and neither ``y`` nor its normalized form is ever
+written to memory: what a mixed operation adds to a node is one product that accumulates. Backward
+works the same way: sums over positions enter as small matrices (``d^T G`` and the covariance),
+and the gradient of ``d`` is two products.
+
+N positions (batch, time, frequency), C channels in, D channels out, n copies (edges). Small
+matrices are float64: a variance is a difference of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nas_encoder.ops.norm import MaskedBatchNorm2d, over_processes
+
+
+class Frames(NamedTuple):
+    """Which frames of a feature map are valid.
+
+    ``mask`` (B, T, 1, 1) or None, ``positions`` is the number of valid ones.
+    """
+
+    mask: Tensor | None
+    positions: float
+
+    def clear(self, x: Tensor) -> Tensor:
+        """Set the padding frames of (B, T, F, C) to zero, in place."""
+        return x if self.mask is None else x.mul_(self.mask)
+
+
+class Moments(NamedTuple):
+    """Mean (n, C) and covariance (n, C, C) of the n inputs over a number of positions."""
+
+    mean: Tensor
+    covariance: Tensor
+    positions: float
+
+
+def moments(maps: Sequence[Tensor], frames: Frames, group: Any = None) -> Moments:
+    """Return the moments of maps (B, T, F, C) that are zero in padding frames.
+
+    Args:
+        maps: One for each copy.
+        frames: Which frames are valid.
+        group: The processes over whose batches they are taken together; None for this one.
+    """
+    size = maps[0].size(-1)
+    sums = maps[0].new_empty(len(maps), size)
+    squares = maps[0].new_empty(len(maps), size, size)
+    for place, x in enumerate(maps):
+        flat = x.view(-1, size)
+        torch.sum(flat, 0, out=sums[place])
+        torch.mm(flat.t(), flat, out=squares[place])
+    positions = frames.positions
+    mean, second = sums.double(), squares.double()
+    if group is not None:
+        total = mean.new_tensor(positions)
+        mean, second, total = over_processes(group, mean, second, total)
+        positions = float(total)
+    mean = mean / positions
+    second = second / positions
+    return Moments(mean, second - mean[:, :, None] * mean[:, None, :], positions)
+
+
+class FoldedNorm(NamedTuple):
+    """``n`` pointwise convolutions and their batch norms as affine maps.
+
+    ``weight`` (n, D, C) and ``mean`` (n, C), ``covariance`` (n, C, C) of the input (None where the
+    statistics are running ones), ``centre`` (n, D) and ``inverse`` (n, D) of the output: mean and
+    inverse standard deviation. ``group`` are the processes that share the statistics.
+    """
+
+    weight: Tensor
+    mean: Tensor | None
+    covariance: Tensor | None
+    centre: Tensor
+    inverse: Tensor
+    positions: float
+    group: Any
+
+    @property
+    def matrix(self) -> Tensor:
+        """(n, D, C) of the affine map."""
+        return self.inverse[:, :, None] * self.weight
+
+    @property
+    def shift(self) -> Tensor:
+        """(n, D) of the affine map."""
+        return -self.inverse * self.centre
+
+    def backward(self, product: Tensor, total: Tensor, share: Tensor) -> Gradients:
+        """Return the gradients of ``share * (W d - centre) * inverse``.
+
+        Args:
+            product: (n, C, D), ``d^T G`` over positions; G is the gradient of the output.
+            total: (n, D), G summed over positions.
+            share: (n,), the factor of each copy.
+        """
+        scale = self.inverse * share[:, None]
+        matrix = scale[:, :, None] * self.weight
+        if self.mean is None or self.covariance is None:
+            along = ((self.weight * product.mT).sum(-1) - self.centre * total) * self.inverse
+            return Gradients(along.sum(-1), scale[:, :, None] * product.mT, matrix, None, None)
+        centred = (product - self.mean[:, :, None] * total[:, None, :]).mT  # (n, D, C)
+        along = (self.weight * centred).sum(-1) * self.inverse  # G times the normalized output
+        slope = scale * self.inverse * along
+        weight = scale[:, :, None] * centred - slope[:, :, None] * (self.weight @ self.covariance)
+        share_gradient = along.sum(-1)
+        if self.group is not None:
+            # Those above are parts of sums over processes; the input's needs the whole ones.
+            along, total = over_processes(self.group, along, total)
+            slope = scale * self.inverse * along
+        curve = self.weight.mT @ (slope[:, :, None] * self.weight) / self.positions
+        rest = (total[:, None, :] @ matrix) / self.positions
+        offset = (self.mean[:, None, :] @ curve - rest)[:, 0]
+        return Gradients(share_gradient, weight, matrix, curve, offset)
+
+
+class Gradients(NamedTuple):
+    """What :meth:`FoldedNorm.backward` returns.
+
+    ``share`` (n,), ``weight`` (n, D, C); the gradient of the input is
+    ``G @ matrix - d @ curve + offset`` with (n, D, C), (n, C, C) and (n, C); the last two are None
+    where the statistics do not depend on the input.
+    """
+
+    share: Tensor
+    weight: Tensor
+    matrix: Tensor
+    curve: Tensor | None
+    offset: Tensor | None
+
+
+def fold(
+    weight: Tensor,
+    norm: MaskedBatchNorm2d,
+    maps: Sequence[Tensor],
+    frames: Frames,
+    copies: Sequence[int],
+) -> FoldedNorm:
+    """Fold convolutions with the batch norms of some copies of a merged operation.
+
+    In training the running statistics of these copies move.
+
+    Args:
+        weight: (n, D, C), of the copies.
+        norm: The merged norm, without scale and shift, of all copies.
+        maps: The inputs (B, T, F, C), one for each copy or one for all.
+        frames: Which of their frames are valid.
+        copies: Which of the norm's copies they are.
+    """
+    weight = weight.double()
+    eps = float(norm.eps)
+    if not norm.training:
+        assert norm.running_mean is not None and norm.running_var is not None
+        size = weight.size(1)
+        centre = norm.running_mean.view(-1, size)[list(copies)].double()
+        variance = norm.running_var.view(-1, size)[list(copies)].double()
+        return FoldedNorm(weight, None, None, centre, torch.rsqrt(variance + eps), 0.0, None)
+    group = norm.group()
+    found = moments(maps, frames, group)
+    centre = (weight @ found.mean[:, :, None])[:, :, 0]
+    variance = ((weight @ found.covariance) * weight).sum(-1).clamp_(min=0.0)
+    _move_statistics(norm, centre, variance, found.positions, copies)
+    inverse = torch.rsqrt(variance + eps)
+    return FoldedNorm(weight, found.mean, found.covariance, centre, inverse, found.positions, group)
+
+
+def _move_statistics(
+    norm: MaskedBatchNorm2d, mean: Tensor, variance: Tensor, positions: float, copies: Sequence[int]
+) -> None:
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    rate = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    size = mean.size(1)
+    # A single value says nothing about the variance.
+    unbiased = variance * (positions / (positions - 1)) if positions > 1 else None
+    for buffer, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        rows = buffer.view(-1, size)
+        if value is not None:
+            rows[list(copies)] = rows[list(copies)].lerp(value.to(rows.dtype), rate)
