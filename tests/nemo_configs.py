@@ -138,6 +138,9 @@ class Architecture:
         trainer = {
             "devices": 1,
             "accelerator": "cpu",
+            # As in NeMo's files; its own batch norms cannot be synchronized on CPU, ours can.
+            "strategy": "ddp",
+            "sync_batchnorm": "d_model" in model["encoder"],
             "max_epochs": 1,
             "max_steps": -1,
             "logger": False,

@@ -53,7 +53,6 @@ ENVIRONMENT = [
     "trainer.max_steps=1",
     "++trainer.limit_train_batches=1",
     "++trainer.limit_val_batches=1",
-    "++trainer.sync_batchnorm=false",
     "++trainer.enable_progress_bar=false",
     "exp_manager.create_tensorboard_logger=false",
     "model.train_ds.batch_size=2",
@@ -140,7 +139,8 @@ def check_trained(outcome: Outcome) -> dict[str, Any]:
     """Check that a job trained, validated and saved; return the saved encoder block."""
     assert outcome.error is None, outcome.error
     assert outcome.steps == 1
-    config, weights = outcome.saved()
+    assert outcome.saved is not None
+    config, weights = outcome.saved
     assert any(name.startswith("encoder.network.cells.") for name in weights)
     assert config["encoder"]["_target_"] == TARGET
     # The document itself, so that the file needs no other.
