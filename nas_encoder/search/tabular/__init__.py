@@ -1,0 +1,27 @@
+"""Tables of trained architectures: reading the published ones, asking, making one's own.
+
+For example::
+
+    table = load_table("path/to/nb-asr")        # a folder with the published pickle files,
+    table = load_table("synth_timit")           # a shipped table, or an SQLite file
+    table.val_acc([[1, 0], [1, 0, 0], [1, 0, 0, 0]], epoch=8, seed=1234)
+"""
+
+from nas_encoder.search.tabular.pickles import PublishedFile, read_published
+from nas_encoder.search.tabular.published import load_published
+from nas_encoder.search.tabular.store import TableFile, convert, list_tables, load_table
+from nas_encoder.search.tabular.table import AGGREGATES, Table, Training, model_hash
+
+__all__ = [
+    "AGGREGATES",
+    "PublishedFile",
+    "Table",
+    "TableFile",
+    "Training",
+    "convert",
+    "list_tables",
+    "load_published",
+    "load_table",
+    "model_hash",
+    "read_published",
+]

@@ -1,0 +1,214 @@
+"""The published files of NAS-Bench-ASR: two pickles in a row, read without running anything.
+
+A pickle is a program, and loading one that somebody else made may do anything. The published
+files hold plain data only: a header dict, then a list of rows in the order of the header's
+``columns``. The reader here admits plain data only. Numbers of NumPy, which the rows may hold,
+are the single exception: what stands for them in the file is replaced by functions of this
+module, so that NumPy is not called either. Everything else is refused before it is looked up.
+
+The formats are described in the README of https://github.com/SamsungLabs/nb-asr; the files are
+named ``nb-asr-e40-1234.pickle`` (training: 40 epochs, seed 1234), ``nb-asr-bench-DEVICE.pickle``
+and ``nb-asr-info.pickle``.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import DataError
+from nas_encoder.genotype.validation import Problems, check_plain, show
+
+MAX_BYTES = 1 << 30
+KINDS = ("training", "benchmarking", "static")
+_COLUMNS = {
+    "training": ["model_hash", "val_per", "test_per"],
+    "benchmarking": ["model_hash", "latency"],
+    "static": ["model_hash", "params"],
+}
+_OWN = {"training": "seed", "benchmarking": "device"}
+# NumPy's name of a type without its byte order -> struct's.
+_NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q",
+            "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "b1": "?"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file.
+
+    Attributes:
+        path: Where it was.
+        kind: One of :data:`KINDS`.
+        header: As it stands in the file, plain types.
+        columns: Names of the values of a row.
+        rows: Lists of plain values.
+    """
+
+    path: Path
+    kind: str
+    header: dict[str, Any]
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+class _NumberType:
+    """Stands for ``numpy.dtype`` of a number."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        text = str(code).lstrip("<>=|")
+        if text not in _NUMBERS:
+            raise pickle.UnpicklingError(f"a number of the unknown type {show(code)}")
+        self.format = _NUMBERS[text]
+        self.order = ">" if str(code).startswith(">") else "<"
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) < 2:
+            raise pickle.UnpicklingError("a type of numbers with an unknown state")
+        self.order = ">" if state[1] == ">" else "<"
+
+
+def _number(kind: object, data: object = b"") -> Any:
+    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("a number that is not written as NumPy writes it")
+    try:
+        (value,) = struct.unpack(kind.order + kind.format, data)
+    except struct.error as error:
+        raise pickle.UnpicklingError(f"a number of a wrong size: {error}") from None
+    if kind.format == "f":  # with the digits that a single-precision number has
+        for digits in range(6, 10):
+            text = f"{value:.{digits}g}"
+            if struct.pack("f", float(text)) == struct.pack("f", value):
+                return float(text)
+    return value
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("bytes that are not written as pickle writes them")
+    return text.encode("latin1")
+
+
+class _Call:
+    """What a file gets for a function: it can be called, and nothing of it be changed."""
+
+    __slots__ = ()
+
+    def __setstate__(self, _: object) -> None:
+        raise pickle.UnpicklingError("changes a function")
+
+
+class _ScalarCall(_Call):
+    """Stands for ``numpy.core.multiarray.scalar``."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: object) -> Any:
+        return _number(*arguments)
+
+
+class _EncodeCall(_Call):
+    """Stands for ``_codecs.encode``, by which old pickles write bytes."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: object) -> bytes:
+        return _encode(*arguments)
+
+
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _NumberType,
+    ("numpy.core.multiarray", "scalar"): _ScalarCall(),
+    ("numpy._core.multiarray", "scalar"): _ScalarCall(),
+    ("_codecs", "encode"): _EncodeCall(),
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Refuses every name but those that have a stand-in here; nothing is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _STAND_INS[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"refers to {show(f'{module}.{name}')}; files of plain data do not, so it was not "
+                "loaded and nothing in it was run"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("refers to something outside the file")
+
+
+def read_published(path: str | Path) -> PublishedFile:
+    """Read one file.
+
+    Raises:
+        DataError: It cannot be read, holds anything but plain data, or is not laid out as the
+            published files are.
+    """
+    subject = str(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise DataError(subject, [f"cannot be read: {error}"]) from None
+    if len(data) > MAX_BYTES:
+        raise DataError(subject, [f"is larger than {MAX_BYTES} bytes"])
+    stream = io.BytesIO(data)
+    parts = []
+    for what in ("header", "rows"):
+        try:
+            parts.append(_PlainUnpickler(stream).load())
+        except Exception as error:  # a broken pickle may raise nearly anything
+            text = " ".join(str(error).split())[:300] or type(error).__name__
+            raise DataError(subject, [f"{what}: is no pickle of plain data: {text}"]) from None
+    header, rows = parts
+    kind, columns = _check(subject, header, rows)
+    return PublishedFile(Path(path), kind, header, columns, [list(row) for row in rows])
+
+
+def _check(subject: str, header: Any, rows: Any) -> tuple[str, list[str]]:
+    problems = Problems()
+    if not isinstance(header, dict):
+        raise DataError(subject, [f"header: must be a dict, got {type(header).__name__}"])
+    check_plain(header, "header", problems)
+    kind = problems.choice(header.get("dataset_type"), "header.dataset_type", "kind", KINDS)
+    columns = problems.sequence(header.get("columns"), "header.columns", 2, 64) or []
+    if kind and columns[: len(_COLUMNS[kind])] != _COLUMNS[kind]:
+        problems.add(
+            "header.columns", f"must begin with {_COLUMNS[kind]} in a {kind} file, got {columns}"
+        )
+    if kind in _OWN and _OWN[kind] not in header:
+        problems.add(f"header.{_OWN[kind]}", "is missing")
+    if not isinstance(rows, list):
+        problems.add("rows", f"must be a list, got {type(rows).__name__}")
+    elif not problems:
+        for number, row in enumerate(rows):
+            if not isinstance(row, (list, tuple)) or len(row) != len(columns):
+                problems.add(f"rows[{number}]", f"must have {len(columns)} values, got {show(row)}")
+            elif not _is_plain_row(str(kind), row):
+                problems.add(f"rows[{number}]", f"holds values of other types: {show(row)}")
+            if len(problems.lines) > 20:
+                break
+    if problems or kind is None:
+        raise DataError(subject, problems.lines)
+    return kind, [str(column) for column in columns]
+
+
+def _is_plain_row(kind: str, row: list[Any] | tuple[Any, ...]) -> bool:
+    if not isinstance(row[0], str):
+        return False
+    if kind == "training":
+        values, test = row[1], row[2]
+        return (
+            isinstance(values, (list, tuple))
+            and len(values) > 0
+            and all(isinstance(v, (int, float)) for v in values)
+            and isinstance(test, (int, float))
+        )
+    return isinstance(row[1], (int, float))

@@ -1,0 +1,284 @@
+"""Tables on disk: one SQLite file, which any tool reads and a killed process leaves whole."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import DataError
+from nas_encoder.resources import conf_root
+from nas_encoder.search.tabular.published import load_published
+from nas_encoder.search.tabular.table import Table, Training
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS architectures (
+    model_hash TEXT PRIMARY KEY, genotype TEXT, info TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS trainings (
+    model_hash TEXT NOT NULL, target_epochs INTEGER NOT NULL, seed INTEGER NOT NULL,
+    test_per REAL NOT NULL, more TEXT NOT NULL,
+    PRIMARY KEY (model_hash, target_epochs, seed)
+);
+CREATE TABLE IF NOT EXISTS epochs (
+    model_hash TEXT NOT NULL, target_epochs INTEGER NOT NULL, seed INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, val_per REAL NOT NULL,
+    PRIMARY KEY (model_hash, target_epochs, seed, epoch)
+);
+CREATE TABLE IF NOT EXISTS latencies (
+    model_hash TEXT NOT NULL, device TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (model_hash, device)
+);
+"""
+
+
+class TableFile:
+    """The SQLite file of a table.
+
+    Every ``add_`` is one transaction: after a kill each of them is there whole or not at all.
+
+    Args:
+        path: The file; it is made where it is missing.
+        create: Whether it may be made.
+
+    Raises:
+        DataError: It cannot be opened, or is not such a file.
+    """
+
+    def __init__(self, path: str | Path, create: bool = True) -> None:
+        self.path = Path(path)
+        if not create and not self.path.is_file():
+            raise DataError(str(path), ["there is no such file"])
+        with self._errors():
+            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous=FULL")
+            if create:
+                self._connection.executescript(_TABLES)
+        if create and "schema" not in self.about():
+            self.set_about(schema=SCHEMA)
+        if self.about().get("schema") != SCHEMA:
+            raise DataError(
+                str(path),
+                [f"schema: must be {SCHEMA}, got {self.about().get('schema')!r}; no such table"],
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> TableFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def set_about(self, **values: Any) -> None:
+        """Record where the numbers come from, as JSON values."""
+        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        with self._transaction() as run:
+            run.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
+    def add_architecture(
+        self, key: str, genotype: Mapping[str, Any] | None, info: Mapping[str, Any]
+    ) -> None:
+        """Record an architecture's document and what is known without training."""
+        document = None if genotype is None else json.dumps(genotype)
+        with self._transaction() as run:
+            run.execute(
+                "INSERT OR REPLACE INTO architectures VALUES (?, ?, ?)",
+                (key, document, json.dumps(dict(info))),
+            )
+
+    def add_latency(self, key: str, device: str, seconds: float) -> None:
+        """Record a latency."""
+        with self._transaction() as run:
+            run.execute("INSERT OR REPLACE INTO latencies VALUES (?, ?, ?)", (key, device, seconds))
+
+    def add_trainings(self, key: str, seed: int, trainings: Mapping[int, Training]) -> None:
+        """Record the trainings of one architecture and seed, by their target epochs."""
+        with self._transaction() as run:
+            for target, training in trainings.items():
+                self._insert(run, key, target, seed, training)
+
+    def add_table(self, table: Table) -> None:
+        """Record all of a table in one transaction."""
+        keys = dict.fromkeys([*table.genotypes, *table.static, *table.hashes()])
+        with self._transaction() as run:
+            run.executemany(
+                "INSERT OR REPLACE INTO about VALUES (?, ?)",
+                [(k, json.dumps(v)) for k, v in {**table.about, "space": table.space}.items()],
+            )
+            for key in keys:
+                document = table.genotypes.get(key)
+                run.execute(
+                    "INSERT OR REPLACE INTO architectures VALUES (?, ?, ?)",
+                    (
+                        key,
+                        None if document is None else json.dumps(document),
+                        json.dumps(table.static.get(key, {})),
+                    ),
+                )
+            for (target, seed), rows in table.trainings.items():
+                for key, training in rows.items():
+                    self._insert(run, key, target, seed, training)
+            for device, values in table.latencies.items():
+                run.executemany(
+                    "INSERT OR REPLACE INTO latencies VALUES (?, ?, ?)",
+                    [(key, device, seconds) for key, seconds in values.items()],
+                )
+
+    @staticmethod
+    def _insert(
+        run: sqlite3.Connection, key: str, target: int, seed: int, training: Training
+    ) -> None:
+        run.execute(
+            "INSERT OR REPLACE INTO trainings VALUES (?, ?, ?, ?, ?)",
+            (key, target, seed, training.test, json.dumps(dict(training.more))),
+        )
+        run.executemany(
+            "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?)",
+            [(key, target, seed, epoch, val) for epoch, val in enumerate(training.val, 1)],
+        )
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def about(self) -> dict[str, Any]:
+        """Return where the numbers come from."""
+        with self._errors():
+            rows = self._connection.execute("SELECT key, value FROM about").fetchall()
+            return {key: json.loads(value) for key, value in rows}
+
+    def finished(self) -> set[tuple[str, int, int]]:
+        """Return (key, target epochs, seed) of all trainings."""
+        with self._errors():
+            return set(
+                self._connection.execute("SELECT model_hash, target_epochs, seed FROM trainings")
+            )
+
+    def architectures(self) -> set[str]:
+        """Return the keys of all architectures that were recorded."""
+        with self._errors():
+            return {
+                row[0] for row in self._connection.execute("SELECT model_hash FROM architectures")
+            }
+
+    def latency_of(self, device: str) -> dict[str, float]:
+        """Return the latencies of a device by key."""
+        with self._errors():
+            return dict(
+                self._connection.execute(
+                    "SELECT model_hash, seconds FROM latencies WHERE device = ?", (device,)
+                ).fetchall()
+            )
+
+    def read(self) -> Table:
+        """Return the table."""
+        vals: dict[tuple[str, int, int], list[float]] = {}
+        trainings: dict[tuple[int, int], dict[str, Training]] = {}
+        latencies: dict[str, dict[str, float]] = {}
+        static, genotypes = {}, {}
+        with self._errors():
+            for key, target, seed, val in self._connection.execute(
+                "SELECT model_hash, target_epochs, seed, val_per FROM epochs "
+                "ORDER BY model_hash, target_epochs, seed, epoch"
+            ):
+                vals.setdefault((key, target, seed), []).append(val)
+            for key, target, seed, test, more in self._connection.execute(
+                "SELECT model_hash, target_epochs, seed, test_per, more FROM trainings"
+            ):
+                trainings.setdefault((target, seed), {})[key] = Training(
+                    tuple(vals.get((key, target, seed), ())), test, json.loads(more)
+                )
+            for key, device, seconds in self._connection.execute(
+                "SELECT model_hash, device, seconds FROM latencies"
+            ):
+                latencies.setdefault(device, {})[key] = seconds
+            for key, document, info in self._connection.execute(
+                "SELECT model_hash, genotype, info FROM architectures"
+            ):
+                if document is not None:
+                    genotypes[key] = json.loads(document)
+                if json.loads(info):
+                    static[key] = json.loads(info)
+        about = self.about()
+        return Table(str(about.get("space")), trainings, latencies, static, genotypes, about)
+
+    # -- parts --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            raise DataError(
+                str(self.path), [f"is no table, or cannot be used as one: {error}"]
+            ) from error
+
+
+def list_tables() -> list[str]:
+    """Return the names of the tables that ship with the package."""
+    return sorted(path.stem for path in (conf_root() / "table").glob("*.sqlite"))
+
+
+def load_table(source: str | Path) -> Table:
+    """Load a table.
+
+    Args:
+        source: The name of a table that ships with the package, an SQLite file that
+            ``nas-encoder table`` made, or a folder with the published files of NAS-Bench-ASR.
+
+    Raises:
+        DataError: There is none, or it cannot be read.
+    """
+    names = list_tables()
+    if str(source) in names:
+        path = conf_root() / "table" / f"{source}.sqlite"
+    else:
+        path = Path(source)
+    if path.is_dir():
+        return load_published(path)
+    if not path.is_file():
+        raise DataError(str(source), [f"no such file or folder; shipped tables: {names}"])
+    with TableFile(path, create=False) as file:
+        return file.read()
+
+
+def convert(source: str | Path, output: str | Path) -> Table:
+    """Write a table, for example the published files, as one SQLite file.
+
+    Raises:
+        DataError: The source cannot be read, or ``output`` is there already or cannot be written.
+    """
+    target = Path(output)
+    if target.exists():
+        raise DataError(str(output), ["is there already; give another name or delete it first"])
+    table = load_table(source)
+    temporary = target.with_name(f".{target.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        with TableFile(temporary) as file:
+            file.add_table(table)
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(str(output), [f"cannot be written: {error}"]) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return table

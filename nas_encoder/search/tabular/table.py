@@ -1,0 +1,303 @@
+"""A table of trained architectures in memory, and what can be asked of it.
+
+The questions and their meaning are those of the published code of NAS-Bench-ASR: the validation
+error is the best or the last one up to an epoch, the test error is that of the checkpoint with
+the best validation error, latencies are by device. Errors are phone (or token) error rates, from
+0; the published names ``val_acc`` and ``test_acc`` are kept although they return errors.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas_encoder.errors import DataError
+from nas_encoder.genotype import Genotype
+from nas_encoder.genotype.nasbench import Vector, graph_hash
+
+MEAN, MEDIAN, BEST, WORST = "mean", "median", "min", "max"
+AGGREGATES: dict[str, Callable[[list[float]], float]] = {
+    MEAN: statistics.fmean,
+    MEDIAN: statistics.median,
+    BEST: min,
+    WORST: max,
+}
+
+
+def model_hash(architecture: Genotype | Sequence[Sequence[int]] | str) -> str:
+    """Return the key of an architecture in a table.
+
+    Args:
+        architecture: A genotype; a vector of ``nasbench_asr`` (``[[1, 0], [1, 0, 0],
+            [1, 0, 0, 0]]``); or the key itself. Genotypes of ``nasbench_asr`` have the published
+            hash, those of other spaces their own.
+    """
+    if isinstance(architecture, str):
+        return architecture
+    if isinstance(architecture, Genotype):
+        published = getattr(architecture.architecture, "graph_hash", None)
+        return architecture.hash if published is None else str(published)
+    vector: Vector = tuple(map(tuple, architecture))
+    return graph_hash(vector)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of one architecture.
+
+    Attributes:
+        val: Validation error after each epoch.
+        test: Test error of the checkpoint with the best validation error.
+        more: What else is known, for example ``seconds`` and ``commit``.
+    """
+
+    val: tuple[float, ...]
+    test: float
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Table:
+    """Trained architectures with their errors, latencies and sizes.
+
+    Args:
+        space: Name of the search space.
+        trainings: By the number of epochs that were the target and the seed, then by key.
+        latencies: Seconds of one batch, by device, then by key.
+        static: ``params``, ``macs``, ``flops`` ... by key.
+        genotypes: Documents by key; the published files have none.
+        about: Where the numbers come from.
+        rng: Draws a seed where a question names none.
+    """
+
+    def __init__(
+        self,
+        space: str,
+        trainings: Mapping[tuple[int, int], Mapping[str, Training]],
+        latencies: Mapping[str, Mapping[str, float]] | None = None,
+        static: Mapping[str, Mapping[str, Any]] | None = None,
+        genotypes: Mapping[str, Mapping[str, Any]] | None = None,
+        about: Mapping[str, Any] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.space = space
+        self.trainings = {key: dict(trainings[key]) for key in sorted(trainings)}
+        self.latencies = {device: dict(rows) for device, rows in (latencies or {}).items()}
+        self.static = {key: dict(row) for key, row in (static or {}).items()}
+        self.genotypes = dict(genotypes or {})
+        self.about = dict(about or {})
+        self.rng = rng or random.Random(0)
+        self._seeds: dict[int, list[int]] = {}
+        for epochs, seed in self.trainings:
+            self._seeds.setdefault(epochs, []).append(seed)
+
+    # -- what there is ------------------------------------------------------------------------
+
+    @property
+    def targets(self) -> list[int]:
+        """Numbers of epochs that were trained for, ascending."""
+        return list(self._seeds)
+
+    @property
+    def devices(self) -> list[str]:
+        """Devices with latencies."""
+        return list(self.latencies)
+
+    def seeds(self, target: int | None = None) -> list[int]:
+        """Return the seeds of a number of target epochs (default: the most there are)."""
+        return list(self._seeds.get(self._target(target), []))
+
+    def hashes(self) -> list[str]:
+        """Return the keys of all architectures that were trained."""
+        return list(dict.fromkeys(key for rows in self.trainings.values() for key in rows))
+
+    def __len__(self) -> int:
+        return len(self.hashes())
+
+    def __contains__(self, architecture: object) -> bool:
+        key = model_hash(architecture)  # type: ignore[arg-type]
+        return any(key in rows for rows in self.trainings.values())
+
+    def genotype(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> Genotype:
+        """Return the genotype of a key.
+
+        Raises:
+            DataError: The table has no document of it.
+        """
+        key = model_hash(architecture)
+        if key not in self.genotypes:
+            raise DataError("table", [f"no genotype of {key} is recorded"])
+        return Genotype.from_dict(self.genotypes[key], key)
+
+    # -- questions ----------------------------------------------------------------------------
+
+    def val_acc(
+        self,
+        architecture: Genotype | Sequence[Sequence[int]] | str,
+        epoch: int | None = None,
+        best: bool = True,
+        seed: int | str | None = None,
+        target: int | None = None,
+    ) -> float | None:
+        """Return a validation error.
+
+        Args:
+            architecture: See :func:`model_hash`.
+            epoch: Epochs that count, from 1; None for all.
+            best: The lowest up to there; False for the one of that epoch.
+            seed: Of the training; ``mean``, ``median``, ``min`` or ``max`` over the seeds that
+                there are; None for a seed drawn at random, as in the published code.
+            target: Epochs that were the target of the training; None for the most there are.
+
+        Returns:
+            None where the table does not have the architecture.
+
+        Raises:
+            DataError: There is no such seed, target or epoch.
+        """
+
+        def value(training: Training) -> float:
+            vals = training.val
+            last = len(vals) if epoch is None else epoch
+            if not 1 <= last <= len(vals):
+                raise DataError("table", [f"epoch: must be in 1..{len(vals)}, got {last}"])
+            return min(vals[:last]) if best else vals[last - 1]
+
+        return self._over_seeds(model_hash(architecture), seed, target, value)
+
+    def test_acc(
+        self,
+        architecture: Genotype | Sequence[Sequence[int]] | str,
+        seed: int | str | None = None,
+        target: int | None = None,
+    ) -> float | None:
+        """Return the test error; arguments, result and errors as :meth:`val_acc`."""
+        return self._over_seeds(model_hash(architecture), seed, target, lambda found: found.test)
+
+    def latency(
+        self, architecture: Genotype | Sequence[Sequence[int]] | str, device: str | None = None
+    ) -> dict[str, float] | float | None:
+        """Return the latency in seconds on a device, or on all of them by name.
+
+        Returns:
+            None where the table does not have the architecture.
+
+        Raises:
+            DataError: There are no latencies, or none of that device.
+        """
+        key = model_hash(architecture)
+        if not self.latencies:
+            raise DataError("table", ["no latencies are recorded"])
+        if device is not None:
+            if device not in self.latencies:
+                known = ", ".join(self.latencies)
+                raise DataError("table", [f"device: no '{device}' here; known: {known}"])
+            return self.latencies[device].get(key)
+        found = {name: rows[key] for name, rows in self.latencies.items() if key in rows}
+        return found or None
+
+    def info(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> dict[str, Any] | None:
+        """Return what is known without training: ``params`` and what else there is.
+
+        Raises:
+            DataError: Nothing of that kind is recorded for any architecture.
+        """
+        if not self.static:
+            raise DataError("table", ["no static information is recorded"])
+        found = self.static.get(model_hash(architecture))
+        return None if found is None else dict(found)
+
+    def params(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> int | None:
+        """Return the number of parameters; None where the table does not have it."""
+        found = self.info(architecture)
+        return None if found is None else int(found["params"])
+
+    def full_info(
+        self,
+        architecture: Genotype | Sequence[Sequence[int]] | str,
+        seed: int | None = None,
+        target: int | None = None,
+    ) -> dict[str, Any] | None:
+        """Return everything about one training of an architecture in one dict.
+
+        Args:
+            architecture: See :func:`model_hash`.
+            seed: None for one drawn at random.
+            target: As in :meth:`val_acc`.
+
+        Returns:
+            ``model_hash``, ``seed``, ``target_epochs``, ``val_per``, ``test_per``, ``latency`` by
+            device and ``info`` where they are known, and what else was recorded; None where the
+            table does not have the architecture.
+        """
+        key = model_hash(architecture)
+        found = self._found(key, target)
+        if not found:
+            return None
+        chosen = self._seed(found, seed)
+        training = found[chosen]
+        result: dict[str, Any] = {
+            "model_hash": key,
+            "seed": chosen,
+            "target_epochs": self._target(target),
+            "val_per": list(training.val),
+            "test_per": training.test,
+            **training.more,
+        }
+        latency = {name: rows[key] for name, rows in self.latencies.items() if key in rows}
+        if latency:
+            result["latency"] = latency
+        if key in self.static:
+            result["info"] = dict(self.static[key])
+        return result
+
+    def ranking(
+        self, seed: int | str = MEAN, target: int | None = None
+    ) -> Iterator[tuple[str, float]]:
+        """Yield (key, validation error), the lowest error first."""
+        scored = {key: self.val_acc(key, seed=seed, target=target) for key in self.hashes()}
+        known = [(key, error) for key, error in scored.items() if error is not None]
+        yield from sorted(known, key=lambda pair: (pair[1], pair[0]))
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def _target(self, target: int | None) -> int:
+        if target is None:
+            return max(self._seeds, default=0)
+        if target not in self._seeds:
+            raise DataError("table", [f"target: must be one of {self.targets}, got {target}"])
+        return target
+
+    def _found(self, key: str, target: int | None) -> dict[int, Training]:
+        epochs = self._target(target)
+        return {
+            seed: self.trainings[epochs, seed][key]
+            for seed in self._seeds.get(epochs, ())
+            if key in self.trainings[epochs, seed]
+        }
+
+    def _seed(self, found: Mapping[int, Training], seed: int | None) -> int:
+        if seed is None:
+            return self.rng.choice(list(found))
+        if seed not in found:
+            raise DataError("table", [f"seed: must be one of {list(found)}, got {seed}"])
+        return seed
+
+    def _over_seeds(
+        self,
+        key: str,
+        seed: int | str | None,
+        target: int | None,
+        value: Callable[[Training], float],
+    ) -> float | None:
+        found = self._found(key, target)
+        if not found:
+            return None
+        if isinstance(seed, str):
+            if seed not in AGGREGATES:
+                known = ", ".join(AGGREGATES)
+                raise DataError("table", [f"seed: a number or one of {known}, got '{seed}'"])
+            return AGGREGATES[seed]([value(training) for training in found.values()])
+        return value(found[self._seed(found, seed)])

@@ -1,0 +1,394 @@
+"""Tables: the published pickles without running anything, questions, SQLite."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import random
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nasbench_files import (
+    DEVICES,
+    EPOCHS,
+    HEADER,
+    SEEDS,
+    dump_pair,
+    rows_of,
+    some_vectors,
+    write_published,
+)
+
+from nas_encoder.errors import DataError
+from nas_encoder.genotype import load_genotype
+from nas_encoder.search.tabular import (
+    Table,
+    TableFile,
+    Training,
+    convert,
+    load_published,
+    load_table,
+    model_hash,
+    read_published,
+)
+from nas_encoder.spaces.nasbench_asr import SPACE
+
+EXAMPLE = [[1, 0], [1, 0, 0], [1, 0, 0, 0]]
+EXAMPLE_HASH = "36855332a5778e0df5114305bc3ce238"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("nb-asr")
+    write_published(path)
+    return path
+
+
+@pytest.fixture
+def table(folder: Path) -> Table:
+    return load_published(folder)
+
+
+# -- the pickles --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_pickle_protocol_gives_the_same_plain_numbers(tmp_path: Path, protocol: int) -> None:
+    write_published(tmp_path, protocol=protocol)
+    file = read_published(tmp_path / "nb-asr-e4-1234.pickle")
+    assert (file.kind, file.header["seed"]) == ("training", 1234)
+    assert file.columns == ["model_hash", "val_per", "test_per", "arch_vec"]
+    expected = rows_of(some_vectors(), 1234)
+    for row, (key, vals, test, vector) in zip(file.rows, expected, strict=True):
+        assert row[0] == key and row[3] == vector
+        assert [type(value) for value in [*row[1], row[2]]] == [float] * (EPOCHS + 1)
+        # Single precision as it is printed: 0.21245933 and not 0.2124593257904052734375.
+        assert row[1] == [float(str(value)) for value in vals]
+        assert row[2] == float(test)
+
+
+def calls(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return an object whose pickle calls a function when it is loaded."""
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return function, arguments
+
+    return Hostile()
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
+    "os.mkdir": lambda mark: calls(os.mkdir, str(mark)),
+    "os.system": lambda mark: calls(os.system, f"mkdir {mark}"),
+    "eval": lambda mark: calls(eval, f"__import__('os').mkdir({str(mark)!r})"),
+    "getattr": lambda mark: calls(getattr, "text", "upper"),
+    "a class": lambda mark: calls(type, "T", (), {}),
+    "an instance": lambda mark: Path(mark),
+    "numpy's loader": lambda mark: __import__("numpy").array([1.0, 2.0]),
+}
+
+
+@pytest.mark.parametrize("place", ["header", "rows", "value"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_pickle_is_refused_and_nothing_runs(
+    tmp_path: Path, what: str, place: str
+) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "nb-asr-info.pickle"
+    header: Any = {**HEADER, "dataset_type": "static", "columns": ["model_hash", "params"]}
+    rows: Any = [[EXAMPLE_HASH, 1]]
+    hostile = HOSTILE[what](mark)
+    if place == "header":
+        header = hostile
+    elif place == "rows":
+        rows = hostile
+    else:
+        rows = [[EXAMPLE_HASH, hostile]]
+    dump_pair(path, header, rows)
+    with pytest.raises(DataError, match="is no pickle of plain data: refers to"):
+        read_published(path)
+    assert not mark.exists()
+
+
+def test_the_hostile_pickles_above_do_run_where_pickle_loads_them(tmp_path: Path) -> None:
+    for what in ("os.mkdir", "os.system", "eval"):
+        mark = tmp_path / what.replace(".", "_")
+        pickle.loads(pickle.dumps(HOSTILE[what](mark)))
+        assert mark.is_dir()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",  # the oldest protocol
+        b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
+        b"cnumpy\ndtype\n(S'O8'\ntR.",  # objects
+        b"cnumpy\ndtype\n(S'V8'\ntR.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f4'\ntR\x8e\x03\x00\x00\x00"
+        b"\x00\x00\x00\x00\x00\x00\x00tR.",
+        b"cnumpy.core.multiarray\nscalar\n(}S'__defaults__'\nI1\nsb.",  # changes a stand-in
+        b"cnumpy.core.multiarray\nscalar\n(N}S'__class__'\nI1\nstb.",
+        b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.",
+        b"Pname\n.",  # a persistent id
+        b"\x80\x02\x82\x01.",  # an extension code
+        b"",
+        b"\x80\x09.",
+        b"garbage",
+        b"(" * 100_000,
+    ],
+)
+def test_broken_and_unusual_pickles_are_our_errors(tmp_path: Path, program: bytes) -> None:
+    path = tmp_path / "nb-asr-info.pickle"
+    path.write_bytes(program)
+    with pytest.raises(DataError, match="header: "):
+        read_published(path)
+
+
+def test_what_is_allowed_is_enough_for_numpys_numbers() -> None:
+    """So that the allow-list is not longer than it has to be."""
+    used = set()
+    for protocol in (0, 2, 4):
+        for opcode, argument, _ in pickletools.genops(
+            pickle.dumps(rows_of(some_vectors(), 1), protocol)
+        ):
+            if opcode.name == "GLOBAL":
+                used.add(tuple(str(argument).split(" ")))
+    from nas_encoder.search.tabular.pickles import _STAND_INS
+
+    assert {(m.replace("._core.", ".core."), n) for m, n in used} == {
+        (m.replace("._core.", ".core."), n) for m, n in _STAND_INS
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "expected"),
+    [
+        ([], [], ["header: must be a dict, got list"]),
+        ({"dataset_type": "train", "columns": []}, [], ["unknown kind 'train'", "2 to 64 entries"]),
+        (
+            {"dataset_type": "training", "columns": ["model_hash", "test_per", "val_per"]},
+            {},
+            ["must begin with", "header.seed: is missing", "rows: must be a list, got dict"],
+        ),
+        (
+            {"dataset_type": "static", "columns": ["model_hash", "params"]},
+            [["a", 1], ["b"], ["c", "7"], [3, 4]],
+            ["rows[1]: must have 2 values", "rows[2]: holds values", "rows[3]: holds values"],
+        ),
+        (
+            {
+                "dataset_type": "training",
+                "seed": 1,
+                "columns": ["model_hash", "val_per", "test_per"],
+            },
+            [["a", [], 0.1], ["b", 0.1, 0.1]],
+            ["rows[0]: holds values of other types", "rows[1]: holds values of other types"],
+        ),
+    ],
+)
+def test_files_laid_out_otherwise_are_refused(
+    tmp_path: Path, header: Any, rows: Any, expected: list[str]
+) -> None:
+    path = tmp_path / "nb-asr-info.pickle"
+    dump_pair(path, header, rows)
+    with pytest.raises(DataError) as caught:
+        read_published(path)
+    assert len(caught.value.problems) == len(expected)
+    for problem, text in zip(caught.value.problems, expected, strict=True):
+        assert text in problem
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "nb-asr-e4-7.pickle"
+    other = {**HEADER, "search_space": {"nodes": 4}, "dataset_type": "training", "seed": 1234}
+    dump_pair(
+        path,
+        {**other, "epochs": EPOCHS, "columns": ["model_hash", "val_per", "test_per"]},
+        [row[:3] for row in rows_of(some_vectors(), 7)] * 2,
+    )
+    with pytest.raises(DataError) as caught:
+        load_published([folder / "nb-asr-e4-1234.pickle", path])
+    text = str(caught.value)
+    assert "different search spaces" in text
+    assert "4 epochs, seed 1234 comes twice" in text
+    assert "lists an architecture twice" in text
+    with pytest.raises(DataError, match="holds none of the published files"):
+        load_published(tmp_path / "..")
+
+
+# -- questions ----------------------------------------------------------------------------------
+
+
+def vals_of(seed: int) -> list[float]:
+    """Return the example's validation errors, from the definition of the files."""
+    return [float(str(value)) for value in rows_of(some_vectors(), seed)[0][1]]
+
+
+def test_validation_errors_have_the_published_meaning(table: Table) -> None:
+    vals = vals_of(1235)
+    assert table.val_acc(EXAMPLE, seed=1235) == min(vals)
+    assert table.val_acc(EXAMPLE, seed=1235, best=False) == vals[-1]
+    for epoch in range(1, EPOCHS + 1):
+        assert table.val_acc(EXAMPLE, epoch=epoch, seed=1235) == min(vals[:epoch])
+        assert table.val_acc(EXAMPLE, epoch=epoch, best=False, seed=1235) == vals[epoch - 1]
+
+
+def test_a_seed_is_drawn_where_none_is_named(table: Table) -> None:
+    each = {min(vals_of(seed)) for seed in SEEDS}
+    table.rng = random.Random(1)
+    drawn = [table.val_acc(EXAMPLE) for _ in range(40)]
+    assert set(drawn) == each
+    table.rng = random.Random(1)
+    assert [table.val_acc(EXAMPLE) for _ in range(40)] == drawn
+
+
+def test_seeds_can_be_aggregated(table: Table) -> None:
+    each = [min(vals_of(seed)) for seed in SEEDS]
+    tests = [float(rows_of(some_vectors(), seed)[0][2]) for seed in SEEDS]
+    assert table.val_acc(EXAMPLE, seed="mean") == pytest.approx(statistics.fmean(each), rel=1e-15)
+    assert table.val_acc(EXAMPLE, seed="median") == statistics.median(each)
+    assert table.val_acc(EXAMPLE, seed="min") == min(each)
+    assert table.test_acc(EXAMPLE, seed="max") == max(tests)
+    assert table.test_acc(EXAMPLE, seed=1236) == tests[2]
+
+
+def test_latency_and_static_information(table: Table) -> None:
+    first = rows_of(some_vectors(), 0, "benchmarking")[0][1]
+    second = rows_of(some_vectors(), 1, "benchmarking")[0][1]
+    _, params, flops = rows_of(some_vectors(), 9, "static")[0]
+    assert table.latency(EXAMPLE, DEVICES[0]) == first
+    assert table.latency(EXAMPLE) == {DEVICES[0]: first, DEVICES[1]: second}
+    assert table.info(EXAMPLE) == {"params": params, "flops": flops}
+    assert table.params(EXAMPLE) == params
+
+
+def test_everything_at_once(table: Table) -> None:
+    found = table.full_info(EXAMPLE, seed=1234)
+    assert found is not None
+    assert found["model_hash"] == EXAMPLE_HASH
+    assert found["val_per"] == vals_of(1234)
+    assert (found["seed"], found["target_epochs"]) == (1234, EPOCHS)
+    assert found["arch_vec"] == [(1, 0), (1, 0, 0), (1, 0, 0, 0)]
+    assert set(found["latency"]) == set(DEVICES)
+    assert set(found["info"]) == {"params", "flops"}
+
+
+def test_vectors_genotypes_and_hashes_are_the_same_question(table: Table) -> None:
+    genotype = SPACE.from_vector(EXAMPLE)
+    assert model_hash(EXAMPLE) == model_hash(genotype) == model_hash(EXAMPLE_HASH) == EXAMPLE_HASH
+    answers = {table.test_acc(form, seed=1234) for form in (EXAMPLE, genotype, EXAMPLE_HASH)}
+    assert len(answers) == 1
+    other = load_genotype("darts_v2")
+    assert model_hash(other) == other.hash
+    assert EXAMPLE in table and other not in table
+
+
+def test_what_the_table_does_not_have(table: Table) -> None:
+    absent = next(v for v in [[[0, 0], [0, 0, 0], [0, 0, 0, 0]]] if v not in table)
+    for answer in (
+        table.val_acc(absent),
+        table.test_acc(absent),
+        table.full_info(absent),
+        table.latency(absent),
+        table.latency(absent, DEVICES[0]),
+        table.info(absent),
+        table.params(absent),
+    ):
+        assert answer is None
+    for question, expected in (
+        (lambda: table.val_acc(EXAMPLE, seed=7), "seed: must be one of"),
+        (lambda: table.val_acc(EXAMPLE, seed="all"), "seed: a number or one of mean, median"),
+        (lambda: table.val_acc(EXAMPLE, epoch=0), "epoch: must be in 1..4, got 0"),
+        (lambda: table.val_acc(EXAMPLE, epoch=5), "epoch: must be in 1..4, got 5"),
+        (lambda: table.test_acc(EXAMPLE, target=40), r"target: must be one of \[4\], got 40"),
+        (lambda: table.latency(EXAMPLE, "tpu"), "no 'tpu' here; known: gtx-1080ti-fp32"),
+        (lambda: table.genotype(EXAMPLE), "no genotype of"),
+        (lambda: Table("nasbench_asr", {}).latency(EXAMPLE), "no latencies are recorded"),
+        (lambda: Table("nasbench_asr", {}).info(EXAMPLE), "no static information"),
+    ):
+        with pytest.raises(DataError, match=expected):
+            question()
+
+
+def test_the_longest_target_is_the_default_and_ranking_is_by_validation() -> None:
+    trainings = {
+        (5, 1): {"a": Training((0.5,), 0.6), "b": Training((0.4,), 0.5)},
+        (40, 1): {"a": Training((0.3, 0.2), 0.3), "b": Training((0.3, 0.4), 0.4)},
+        (40, 2): {"a": Training((0.3, 0.1), 0.2), "b": Training((0.5, 0.45), 0.4)},
+    }
+    table = Table("any", trainings)
+    assert table.targets == [5, 40] and table.seeds() == [1, 2] and table.seeds(5) == [1]
+    assert table.val_acc("a", seed=1) == 0.2 and table.val_acc("a", seed=1, target=5) == 0.5
+    assert [key for key, _ in table.ranking()] == ["a", "b"]
+    assert [key for key, _ in table.ranking(target=5)] == ["b", "a"]
+    assert len(table) == 2
+
+
+def test_a_question_takes_microseconds(table: Table) -> None:
+    """A generous bound; benchmarks/nasbench_asr.py measures."""
+    genotype = SPACE.from_vector(EXAMPLE)
+    began = time.process_time()
+    for _ in range(2000):
+        table.val_acc(genotype, epoch=3, seed=1234)
+    assert (time.process_time() - began) / 2000 < 200e-6
+
+
+# -- SQLite -------------------------------------------------------------------------------------
+
+
+def test_conversion_keeps_every_number(tmp_path: Path, folder: Path, table: Table) -> None:
+    output = tmp_path / "table.sqlite"
+    convert(folder, output)
+    again = load_table(output)
+    assert again.hashes() == table.hashes() or set(again.hashes()) == set(table.hashes())
+    assert (again.space, again.targets, again.seeds()) == ("nasbench_asr", [EPOCHS], list(SEEDS))
+    for key in table.hashes():
+        for seed in SEEDS:
+            mine, theirs = again.full_info(key, seed), table.full_info(key, seed)
+            assert mine is not None and theirs is not None
+            vector = mine.pop("arch_vec")  # JSON has no tuples
+            assert list(map(tuple, vector)) == theirs.pop("arch_vec")
+            assert mine == theirs
+    assert [path.name for path in tmp_path.iterdir()] == ["table.sqlite"]
+    with pytest.raises(DataError, match="is there already"):
+        convert(folder, output)
+    rows = sqlite3.connect(output).execute(
+        "SELECT MIN(val_per) FROM epochs WHERE model_hash = ? AND seed = 1235", (EXAMPLE_HASH,)
+    )
+    assert rows.fetchone()[0] == min(vals_of(1235))
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_table(tmp_path / "absent.sqlite")
+    text = tmp_path / "text.sqlite"
+    text.write_text("no database at all, but long enough to look at " * 20, encoding="utf-8")
+    with pytest.raises(DataError, match="is no table"):
+        load_table(text)
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    with pytest.raises(DataError, match="is no table"):
+        load_table(other)
+    newer = tmp_path / "newer.sqlite"
+    with TableFile(newer) as file:
+        file.set_about(schema=2)
+    with pytest.raises(DataError, match="schema: must be 1, got 2"):
+        load_table(newer)
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with TableFile(tmp_path / "table.sqlite") as file:
+        file.add_trainings("a", 1, {1: Training((0.5,), 0.5)})
+        with pytest.raises(TypeError):
+            file.add_trainings(
+                "b", 1, {1: Training((0.5,), 0.5), 2: Training((0.1,), 0.5, {"x": {1}})}
+            )
+        with pytest.raises(DataError):
+            file.add_trainings("c", 1, {1: Training((0.5,), None)})  # type: ignore[arg-type]
+        assert file.finished() == {("a", 1, 1)}
