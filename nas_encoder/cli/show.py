@@ -13,7 +13,7 @@ from typing import Any
 
 from nas_encoder.cli.zoo import kind_title, provenance_line
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype import CellArchitecture, Genotype, load_genotype
+from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype, load_genotype
 from nas_encoder.genotype.draw import architecture_lines, save_picture
 
 EXAMPLES = """examples:
@@ -113,7 +113,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         costs["classes"] = args.classes
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
         costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
-    if isinstance(genotype.architecture, CellArchitecture):
+    if isinstance(genotype.architecture, (CellArchitecture, ChainArchitecture)):
         costs["receptive_field"] = _receptive_field(genotype, encoder, args.frame_shift)
     return costs
 
@@ -171,10 +171,7 @@ def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -
         *textwrap.wrap(f"{kind_title(genotype)}: {provenance_line(genotype)}", 96),
         "",
         *architecture_lines(genotype),
-        "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its nodes)",
-        "",
-        f"network of {args.layers} cells, {args.channels} channels, {args.input_size} features, "
-        f"stem stride {args.stem_stride[0]} x {args.stem_stride[1]}",
+        *_legend(genotype, args),
     ]
     parameters, macs, output = costs["parameters"], costs["multiply_adds"], costs["output"]
     rows = [("parameters", f"{_mega(parameters['encoder'])} encoder")]
@@ -210,6 +207,23 @@ def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -
     if args.plot:
         lines += ["", f"drawn into {args.plot}"]
     return lines
+
+
+def _legend(genotype: Genotype, args: argparse.Namespace) -> list[str]:
+    if isinstance(genotype.architecture, ChainArchitecture):
+        blocks = len(genotype.architecture.blocks)
+        return [
+            "(c: frames of context to either side, d: their distance; the --layers of a chain are "
+            "those above)",
+            "",
+            f"network of {blocks} blocks, {args.channels} channels, {args.input_size} features",
+        ]
+    return [
+        "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its nodes)",
+        "",
+        f"network of {args.layers} cells, {args.channels} channels, {args.input_size} features, "
+        f"stem stride {args.stem_stride[0]} x {args.stem_stride[1]}",
+    ]
 
 
 def _part_title(part: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Cells as text and as a picture."""
+"""Cells and chains as text and as a picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_encoder.errors import GenotypeError, MissingDependencyError
 from nas_encoder.genotype.cells import INPUT_STATES, Cell, CellArchitecture
+from nas_encoder.genotype.chain import ChainArchitecture
 from nas_encoder.genotype.io import write_atomically
 from nas_encoder.genotype.layered import Layout, Vertex, layered_layout
 from nas_encoder.genotype.schema import Genotype
@@ -27,6 +28,7 @@ _COLOURS = {
     "max_pool": ("#ffe0b8", "#c26f0a"),
     "avg_pool": ("#fff2b8", "#a08400"),
     "skip_connect": ("#e9e9e9", "#777777"),
+    "tdnn": ("#cfe3f5", "#2f6fa8"),
 }
 _OTHER = ("#fbd9dc", "#b8404c")
 
@@ -52,7 +54,14 @@ def cell_lines(cell: Cell) -> list[str]:
 
 
 def architecture_lines(genotype: Genotype) -> list[str]:
-    """Return a genotype's architecture as text."""
+    """Return a genotype's architecture as text.
+
+    Raises:
+        GenotypeError: The architecture of this space has no text form.
+    """
+    if isinstance(genotype.architecture, ChainArchitecture):
+        blocks = genotype.architecture.blocks
+        return ["chain", *(f"  {number} = {block}" for number, block in enumerate(blocks, 1))]
     lines = []
     for kind, cell in _cells(genotype):
         lines += [f"{kind} cell", *(f"  {line}" for line in cell_lines(cell))]
@@ -60,7 +69,7 @@ def architecture_lines(genotype: Genotype) -> list[str]:
 
 
 def draw(genotype: Genotype) -> Figure:
-    """Draw the cells of a genotype, one below the other.
+    """Draw a genotype: its cells, one below the other, or its chain.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -70,7 +79,12 @@ def draw(genotype: Genotype) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "plot", "drawing a genotype") from error
-    graphs = [_graph(kind, cell) for kind, cell in _cells(genotype)]
+    if isinstance(genotype.architecture, ChainArchitecture):
+        titles, graphs = ["chain"], [_chain_graph(genotype.architecture)]
+    else:
+        cells = _cells(genotype)
+        titles = [_title(kind) for kind, _ in cells]
+        graphs = [_graph(kind, cell) for kind, cell in cells]
     x_of = [_column_places(layout, draws) for layout, draws in graphs]
     width = max(places[-1] for places in x_of) + 1.3
     heights = [layout.height * _UNIT + 1.1 for layout, _ in graphs]
@@ -83,9 +97,7 @@ def draw(genotype: Genotype) -> Figure:
     figure.text(
         0.3 / width, 1 - 0.55 / total, _subtitle(genotype), fontsize=9, va="center", color="#444444"
     )
-    for (kind, _), (layout, shapes), places, height in zip(
-        _cells(genotype), graphs, x_of, heights, strict=True
-    ):
+    for title, (layout, shapes), places, height in zip(titles, graphs, x_of, heights, strict=True):
         top -= height
         axes = figure.add_axes((0.0, top / total, 1.0, height / total))
         axes.set_axis_off()
@@ -93,8 +105,7 @@ def draw(genotype: Genotype) -> Figure:
         centre = (max(middle) + min(middle)) / 2 + 0.17
         axes.set_xlim(-0.65, width - 0.65)
         axes.set_ylim(centre - height / 2, centre + height / 2)
-        note = " (/2: stride 2 in time and frequency)" if kind == "reduction" else ""
-        axes.text(-0.35, centre + height / 2 - 0.1, f"{kind} cell{note}", fontsize=11, va="top")
+        axes.text(-0.35, centre + height / 2 - 0.1, title, fontsize=11, va="top")
         _draw_graph(axes, layout, shapes, places)
     return figure
 
@@ -132,6 +143,10 @@ def _cells(genotype: Genotype) -> list[tuple[str, Cell]]:
             f"genotype '{genotype.name}'", [f"space: '{genotype.space}' has no cells to draw"]
         )
     return [("normal", architecture.normal), ("reduction", architecture.reduction)]
+
+
+def _title(kind: str) -> str:
+    return f"{kind} cell" + (" (/2: stride 2 in time and frequency)" if kind == "reduction" else "")
 
 
 def _subtitle(genotype: Genotype) -> str:
@@ -176,6 +191,21 @@ def _graph(kind: str, cell: Cell) -> tuple[Layout, dict[Vertex, Shape]]:
     # The two inputs have the most lines, so they get more room between them.
     size = {v: shape[4] + (0.32 if column[v] else 0.9) for v, shape in shapes.items()}
     return layered_layout(column, edges, size), shapes
+
+
+def _chain_graph(architecture: ChainArchitecture) -> tuple[Layout, dict[Vertex, Shape]]:
+    """Lay a chain out: its blocks in a row, between the features and the output."""
+    ends = ("#3d4652", "#3d4652", _STATE_WIDTH, _STATE_HEIGHT)
+    vertices: list[Vertex] = [("state", 0)]
+    shapes: dict[Vertex, Shape] = {("state", 0): ("in", *ends)}
+    for number, block in enumerate(architecture.blocks, 1):
+        vertices.append(("op", number, 0))
+        shapes[vertices[-1]] = (f"{number}: {block}", *_colours(block), _OP_WIDTH, _OP_HEIGHT)
+    vertices.append(("out",))
+    shapes[("out",)] = ("out", *ends)
+    column = {vertex: place for place, vertex in enumerate(vertices)}
+    edges = list(zip(vertices, vertices[1:], strict=False))
+    return layered_layout(column, edges, {v: shapes[v][4] + 0.9 for v in vertices}), shapes
 
 
 def _colours(op: str) -> tuple[str, str]:

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 from nas_encoder.errors import GenotypeError
 from nas_encoder.genotype.cells import KEYS as CELL_KEYS
 from nas_encoder.genotype.cells import parse_cells
+from nas_encoder.genotype.chain import KEYS as CHAIN_KEYS
+from nas_encoder.genotype.chain import parse_chain
 from nas_encoder.genotype.io import write_yaml
 from nas_encoder.genotype.validation import Problems, check_plain, show
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
+from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, CHAIN_SPACE_OPERATIONS
 from nas_encoder.registry import Registry
 
 SCHEMA_VERSION = 1
@@ -44,6 +46,8 @@ class SpaceFormat:
 SPACE_FORMATS: Registry[SpaceFormat] = Registry("search space")
 for _space in CELL_SPACE_OPERATIONS:
     SPACE_FORMATS.add(_space, SpaceFormat(CELL_KEYS, parse_cells))
+for _space in CHAIN_SPACE_OPERATIONS:
+    SPACE_FORMATS.add(_space, SpaceFormat(CHAIN_KEYS, parse_chain))
 
 
 @dataclass(frozen=True)

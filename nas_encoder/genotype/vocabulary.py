@@ -1,4 +1,4 @@
-"""Names of the operations of each cell space, in the order that a supernet lists them.
+"""Names of the operations of each space, in the order that a supernet lists them.
 
 This is data, so that a genotype can be checked without torch; the torch operations behind
 the names are in :mod:`nas_encoder.ops`.
@@ -34,3 +34,9 @@ CELL_SPACE_OPERATIONS: dict[str, tuple[str, ...]] = {
     "darts": DARTS_OPERATIONS,
     "asr_revised": ASR_REVISED_OPERATIONS,
 }
+
+# Zheng, An, Ou 2021 (ST-NAS): half of the context (kernel 2c + 1) and dilation of a TDNN layer.
+TDNN_OPERATIONS = ("tdnn_c1_d1", "tdnn_c1_d2", "tdnn_c2_d1", "tdnn_c2_d2")
+
+CHAIN_SPACE_OPERATIONS: dict[str, tuple[str, ...]] = {"tdnn_chain": TDNN_OPERATIONS}
+CHAIN_BLOCKS = 6

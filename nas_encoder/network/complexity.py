@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_encoder.genotype import CellArchitecture, Genotype
+from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
+from nas_encoder.network.chain import tdnn_shape
+from nas_encoder.network.chain_config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.deltas import WINDOW
 from nas_encoder.ops import AvgPool3
@@ -85,12 +87,15 @@ class Reach:
         return Reach(max(self.left, other.left), max(self.right, other.right))
 
 
-def receptive_field(genotype: Genotype, config: EncoderConfig) -> Reach:
+def receptive_field(genotype: Genotype, config: EncoderConfig | ChainConfig) -> Reach:
     """Return the receptive field in time of an output frame, relative to its first input frame.
 
     ``right`` counts from the first of the S input frames that an output frame stands for.
     """
     architecture = genotype.architecture
+    if isinstance(config, ChainConfig):
+        assert isinstance(architecture, ChainArchitecture)
+        return _reach_of_chain(architecture, config)
     assert isinstance(architecture, CellArchitecture)
     jump = 1
     start = Reach(0, 0).plus(2 * WINDOW if config.deltas else 0).plus(jump)  # 3x3 stem
@@ -123,3 +128,13 @@ def receptive_field(genotype: Genotype, config: EncoderConfig) -> Reach:
         before, previous = previous, output
         after_reduction, jump = reduction, inner_jump
     return previous
+
+
+def _reach_of_chain(architecture: ChainArchitecture, config: ChainConfig) -> Reach:
+    reach, jump = Reach(0, 0).plus(2 * WINDOW if config.deltas else 0), 1
+    for number, block in enumerate(architecture.blocks, 1):
+        half_context, dilation = tdnn_shape(block)
+        reach = reach.plus(half_context * dilation * jump)
+        if number == min(SUBSAMPLE_AFTER, len(architecture.blocks)):
+            reach, jump = reach.plus(jump), jump * SUBSAMPLING
+    return reach

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
+from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, CHAIN_SPACE_OPERATIONS
+from nas_encoder.network.chain import ChainEncoder
+from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.encoder import CellEncoder
 from nas_encoder.registry import Registry
@@ -22,10 +24,18 @@ def _build_cell_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Mo
     return CellEncoder(genotype, config)
 
 
+def _build_chain_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Module:
+    blocks = len(genotype.architecture.blocks)
+    config = ChainConfig.from_dict(options, blocks, f"encoder of genotype '{genotype.name}'")
+    return ChainEncoder(genotype, config)
+
+
 # space -> builder; each builder checks its own options.
 BUILDERS: Registry[Builder] = Registry("network for the search space")
 for _space in CELL_SPACE_OPERATIONS:
     BUILDERS.add(_space, _build_cell_encoder)
+for _space in CHAIN_SPACE_OPERATIONS:
+    BUILDERS.add(_space, _build_chain_encoder)
 
 
 def build_encoder(
@@ -41,10 +51,11 @@ def build_encoder(
     Args:
         genotype: A zoo name, a path, the document as a mapping, or a genotype.
         input_size: F, frequency bins of the features.
-        channels: C, initial channels.
-        layers: L, number of cells.
+        channels: C, initial channels; of a chain, the width of its layers.
+        layers: L, number of cells; plays no part for a chain, whose genotype has all blocks.
         output_size: D, features of an output frame.
-        **options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`.
+        **options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`, or of
+            :class:`~nas_encoder.network.chain_config.ChainConfig`.
 
     Returns:
         A module with ``forward(x (B, T, F), lengths (B,)) -> ((B, ceil(T/S), D), ceil(lengths/S))``

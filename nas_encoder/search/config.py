@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -13,115 +12,52 @@ from nas_encoder.data import FeatureConfig, SpecAugmentConfig
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype.schema import NAME
 from nas_encoder.genotype.validation import Problems, show
+from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.search.budgets import ObjectiveConfig
-from nas_encoder.spaces import get_space, list_spaces
+from nas_encoder.search.checks import (
+    EXPONENT,
+    check_integers,
+    check_number,
+    check_stop,
+    plain_types,
+    read_section,
+    read_stage,
+)
+from nas_encoder.search.sections import (
+    PHASES,
+    ArchitectureConfig,
+    BatchConfig,
+    NetworkConfig,
+    RegularizationConfig,
+    StageConfig,
+    TrainerConfig,
+    WeightsConfig,
+)
+from nas_encoder.spaces import CellSpace, ChainSpace, get_space, list_spaces
 
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in both steps
 DATA_USES = ("half", "valid")
 TOKEN_KINDS = ("char", "word", "phone", "syllable")
+ORDERS = ("first", "second")
+__all__ = [
+    "EXPONENT",
+    "TOKEN_KINDS",
+    "ArchitectureConfig",
+    "SearchConfig",
+    "StageConfig",
+    "TrainerConfig",
+    "WeightsConfig",
+    "dump",
+    "searchable_spaces",
+]
 
 
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage of a progressive search (Chen et al. 2019, section 3.2).
-
-    Attributes:
-        layers: L, cells of the supernet, at least 3: of 2, both are reductions, and the normal
-            cell would be pruned by chance.
-        channels: C, initial channels.
-        operations: Candidates that are alive on each edge.
-        epochs: Of the stage.
-        warmup_epochs: Of these, the first in which the weights alone are trained.
-        dropout: Probability behind the regularized operations when the stage begins.
-    """
-
-    layers: int = 5
-    channels: int = 16
-    operations: int = 8
-    epochs: int = 15
-    warmup_epochs: int = 6
-    dropout: float = 0.1
-
-
-@dataclass(frozen=True)
-class WeightsConfig:
-    """Optimizer of the network's weights; its rate follows a cosine down to ``min_lr``.
-
-    The defaults are those of He et al. 2020, section 4.3.
-    """
-
-    optimizer: str = "sgd"
-    lr: float = 0.01
-    min_lr: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    grad_clip: float = 5.0
-
-
-@dataclass(frozen=True)
-class ArchitectureConfig:
-    """Adam for the architecture parameters; the defaults are those of Chen et al. 2019."""
-
-    lr: float = 6e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 1e-3
-
-
-@dataclass(frozen=True)
-class RegularizationConfig:
-    """Search space regularization (He et al. 2020, section 3.2 and 4.3).
-
-    Attributes:
-        operations: Operations that dropout follows.
-        decay: Rate of its exponential decay over the epochs after the warm-up.
-        at_most: Operation -> how many of it the final normal cell may keep.
-    """
-
-    operations: tuple[str, ...] = ("dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3")
-    decay: float = 0.2
-    at_most: Mapping[str, int] = field(default_factory=lambda: {"avg_pool_3x3": 2})
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """What the supernet shares with an evaluation network; see EncoderConfig."""
-
-    output_size: int = 512
-    stem_stride: tuple[int, int] = (1, 1)
-    hidden_sizes: tuple[int, ...] = ()
-    deltas: bool = True
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """Batches: at most this many utterances and this many padded frames."""
-
-    max_utterances: int = 4
-    max_frames: int | None = None
-    longest_utterance: int = 1024
-    shortest_utterance: int = 16
-    workers: int = 0
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How to run.
-
-    Attributes:
-        accelerator: ``auto``, ``cpu`` or ``cuda``.
-        precision: Lightning's names; see :data:`PRECISIONS`.
-        deterministic: Refuse operations that have no deterministic implementation.
-        checkpoint_minutes: Longest time between two checkpoints, beside one an epoch.
-        score_utterances: Validation utterances whose token error rate is measured each epoch.
-    """
-
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    deterministic: bool = True
-    checkpoint_minutes: float = 10.0
-    score_utterances: int = 256
+def searchable_spaces() -> list[str]:
+    """Return the names of the spaces that have a supernet."""
+    kinds = (CellSpace, ChainSpace)
+    return [name for name in list_spaces() if isinstance(get_space(name), kinds)]
 
 
 @dataclass(frozen=True)
@@ -136,6 +72,10 @@ class SearchConfig:
             weights get all training data, the validation data move the architecture.
         train_utterances: Search on a random part of the training data, of so many utterances
             (a proxy data set); null for all of it.
+        order: Of the architecture's gradient (Liu et al. 2019, section 2.3): ``first``, or for
+            the strategy ``darts`` with SGD ``second``, through one step of the weights.
+        paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
+            active with all others; with 2, with one other that is drawn.
     """
 
     strategy: str = "pdarts"
@@ -144,6 +84,8 @@ class SearchConfig:
     tokens: str = "char"
     architecture_data: str = "half"
     train_utterances: int | None = None
+    order: str = "first"
+    paths: int = 1
     features: FeatureConfig = field(default_factory=FeatureConfig)
     augment: SpecAugmentConfig | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -157,7 +99,7 @@ class SearchConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML types."""
-        plain: dict[str, Any] = _listed(asdict(self))
+        plain: dict[str, Any] = plain_types(asdict(self))
         return plain
 
     @classmethod
@@ -172,15 +114,17 @@ class SearchConfig:
             raise ConfigError(subject, [f"must be a mapping, got {show(document)}"])
         problems.mapping(document, "", (), [f.name for f in fields(cls)])
         values = {name: document[name] for name in _SCALARS if name in document}
-        for name, section in _SECTIONS.items():
+        for name, kind in _SECTIONS.items():
             if document.get(name) is not None:
-                values[name] = _section(section, document[name], name, problems)
+                values[name] = read_section(kind, document[name], name, problems)
         if "stages" in document:
             listed = problems.sequence(document["stages"], "stages", 1, 16) or []
             values["stages"] = tuple(
-                _section(StageConfig, stage, f"stages[{i}]", problems)
-                for i, stage in enumerate(listed)
+                read_stage(stage, f"stages[{i}]", problems) for i, stage in enumerate(listed)
             )
+        if "regularization" not in values and document.get("space") in searchable_spaces():
+            known = get_space(document["space"]).operations
+            values["regularization"] = RegularizationConfig().within(known)
         config = cls(**values)
         config._check(problems)
         if problems:
@@ -190,8 +134,9 @@ class SearchConfig:
     def _check(self, problems: Problems) -> None:
         from nas_encoder.search.gradient import STRATEGIES
 
-        problems.choice(self.strategy, "strategy", "strategy", STRATEGIES)
-        space = problems.choice(self.space, "space", "search space", list_spaces())
+        strategy = problems.choice(self.strategy, "strategy", "strategy", STRATEGIES)
+        self._check_strategy(strategy, problems)
+        space = problems.choice(self.space, "space", "search space", searchable_spaces())
         if not (isinstance(self.name, str) and NAME.match(self.name)):
             problems.add(
                 "name",
@@ -219,7 +164,7 @@ class SearchConfig:
         )
         for place, operation in enumerate(dropped or () if known else ()):
             problems.choice(operation, f"regularization.operations[{place}]", "operation", known)
-        _number(self.regularization.decay, "regularization.decay", 0, 100, problems)
+        check_number(self.regularization.decay, "regularization.decay", 0, 100, problems)
         limits = self.regularization.at_most
         names = known or (limits if isinstance(limits, Mapping) else ())
         for operation, count in (
@@ -231,7 +176,7 @@ class SearchConfig:
                 "regularization.at_most",
                 "must leave an operation without limit, so that a genotype can always be derived",
             )
-        _bounds(
+        check_integers(
             self.batch,
             "batch",
             {
@@ -256,8 +201,20 @@ class SearchConfig:
         problems.choice(self.trainer.precision, "trainer.precision", "precision", PRECISIONS)
         if not isinstance(self.trainer.deterministic, bool):
             problems.add("trainer.deterministic", "must be true or false")
-        _number(self.trainer.checkpoint_minutes, "trainer.checkpoint_minutes", 0, 10**5, problems)
-        _bounds(self.trainer, "trainer", {"score_utterances": (1, 10**7)}, problems)
+        check_number(
+            self.trainer.checkpoint_minutes, "trainer.checkpoint_minutes", 0, 10**5, problems
+        )
+        check_integers(self.trainer, "trainer", {"score_utterances": (1, 10**7)}, problems)
+
+    def _check_strategy(self, strategy: str | None, problems: Problems) -> None:
+        problems.choice(self.order, "order", "order", ORDERS)
+        if self.order == "second" and strategy not in (None, "darts"):
+            problems.add("order", f"'second' is for the strategy 'darts', not for '{strategy}'")
+        elif self.order == "second" and self.weights.optimizer == "adam":
+            problems.add("order", "'second' needs weights.optimizer sgd: it unrolls a step of it")
+        paths = problems.integer(self.paths, "paths", 1, 2)
+        if paths == 2 and strategy not in (None, "stnas"):
+            problems.add("paths", f"2 is for the strategy 'stnas', not for '{strategy}'")
 
     def _check_augment(self, augment: SpecAugmentConfig, problems: Problems) -> None:
         before = len(problems.lines)
@@ -266,7 +223,7 @@ class SearchConfig:
             if isinstance(item.default, int):
                 problems.integer(value, where, 0, 10**6)
             else:
-                _number(value, where, 0, 1, problems)
+                check_number(value, where, 0, 1, problems)
         if len(problems.lines) == before and isinstance(self.features.num_mel_bins, int):
             for line in augment.problems(self.features.num_mel_bins):
                 problems.lines.append(line.replace("spec_augment.", "augment.", 1))
@@ -275,18 +232,14 @@ class SearchConfig:
         alive = len(known) or 10**3
         for index, stage in enumerate(self.stages):
             where = f"stages[{index}]"
-            for line in self.encoder_config(stage).problems():
-                if line.startswith(("layers:", "channels:")):
-                    problems.lines.append(f"{where}.{line}")
-                elif not index and not line.startswith("input_size:"):  # features has that one
-                    problems.lines.append(f"network.{line}")
-            if stage.layers == 2:
-                problems.add(f"{where}.layers", "must be at least 3: of 2, both are reductions")
-            problems.integer(stage.operations, f"{where}.operations", 2, alive)
-            if isinstance(stage.operations, int):
-                alive = min(alive, stage.operations)
+            problems.choice(stage.phase, f"{where}.phase", "phase", PHASES)
+            self._check_network(stage, index, problems)
+            if stage.phase != "retrain":
+                problems.integer(stage.operations, f"{where}.operations", 2, alive)
+                if isinstance(stage.operations, int):
+                    alive = min(alive, stage.operations)
             problems.integer(stage.epochs, f"{where}.epochs", 1, 10**5)
-            if isinstance(stage.epochs, int):
+            if isinstance(stage.epochs, int) and stage.phase == "search":
                 problems.integer(
                     stage.warmup_epochs,
                     f"{where}.warmup_epochs",
@@ -294,28 +247,87 @@ class SearchConfig:
                     stage.epochs - 1,
                     " (at least one epoch has to move the architecture)",
                 )
-            _number(stage.dropout, f"{where}.dropout", 0, 0.99, problems)
+            else:
+                problems.integer(stage.warmup_epochs, f"{where}.warmup_epochs", 0, 10**5)
+            check_number(stage.dropout, f"{where}.dropout", 0, 0.99, problems)
+            if stage.stop is not None:
+                check_stop(stage.stop, f"{where}.stop", problems)
         if self.stages and known and self.stages[0].operations != len(known):
             problems.add(
                 "stages[0].operations",
                 f"must be {len(known)}, all operations of the space '{self.space}', got "
                 f"{show(self.stages[0].operations)}",
             )
+        self._check_phases(problems)
+
+    def _check_network(self, stage: StageConfig, index: int, problems: Problems) -> None:
+        where = f"stages[{index}]"
+        config = self.encoder_config(stage)
+        if isinstance(config, ChainConfig):
+            space = get_space(self.space)
+            assert isinstance(space, ChainSpace)
+            lines = config.problems(space.blocks)
+            problems.integer(stage.layers, f"{where}.layers", space.blocks, space.blocks)
+            if not index and self.network.stem_stride != (1, 1):
+                problems.add("network.stem_stride", "must be [1, 1]: a chain has no stem")
+            if not index and self.network.hidden_sizes != ():
+                problems.add("network.hidden_sizes", "must be []: a chain has no such layers")
+        else:
+            lines = config.problems()
+            if stage.layers == 2:
+                problems.add(f"{where}.layers", "must be at least 3: of 2, both are reductions")
+        for line in lines:
+            if line.startswith(("layers:", "channels:")):
+                problems.lines.append(f"{where}.{line}")
+            elif line.startswith("dropout:"):
+                continue  # the stage's own check has it
+            elif not index and not line.startswith("input_size:"):  # features has that one
+                problems.lines.append(f"network.{line}")
+
+    def _check_phases(self, problems: Problems) -> None:
+        phases = [stage.phase for stage in self.stages]
+        if self.stages and "search" not in phases:
+            problems.add("stages", "none of them has the phase 'search'")
+        for index, stage in enumerate(self.stages):
+            following = self.stages[index + 1] if index + 1 < len(self.stages) else None
+            if stage.phase == "warmup" and (
+                following is None
+                or following.phase != "search"
+                or any(
+                    getattr(stage, name) != getattr(following, name)
+                    for name in ("layers", "channels", "operations")
+                )
+            ):
+                problems.add(
+                    f"stages[{index}].phase",
+                    "'warmup' must be followed by a stage of phase 'search' with the same layers, "
+                    "channels and operations, which goes on with its weights",
+                )
+            if stage.phase == "retrain" and following is not None:
+                problems.add(f"stages[{index}].phase", "'retrain' must be the last stage")
 
     def _check_optimizers(self, problems: Problems) -> None:
         weights, architecture = self.weights, self.architecture
         problems.choice(weights.optimizer, "weights.optimizer", "optimizer", OPTIMIZERS)
         for name in ("lr", "min_lr", "weight_decay", "grad_clip"):
-            _number(getattr(weights, name), f"weights.{name}", 0, 1e6, problems)
-        _number(weights.momentum, "weights.momentum", 0, 0.9999, problems)
+            check_number(getattr(weights, name), f"weights.{name}", 0, 1e6, problems)
+        check_number(weights.momentum, "weights.momentum", 0, 0.9999, problems)
         for name in ("lr", "weight_decay"):
-            _number(getattr(architecture, name), f"architecture.{name}", 0, 1e6, problems)
+            check_number(getattr(architecture, name), f"architecture.{name}", 0, 1e6, problems)
         betas = problems.sequence(architecture.betas, "architecture.betas", 2, 2)
         for place, beta in enumerate(betas or ()):
-            _number(beta, f"architecture.betas[{place}]", 0, 0.999999, problems)
+            check_number(beta, f"architecture.betas[{place}]", 0, 0.999999, problems)
 
-    def encoder_config(self, stage: StageConfig) -> EncoderConfig:
+    def encoder_config(self, stage: StageConfig) -> EncoderConfig | ChainConfig:
         """Return the options that a stage's supernet shares with an evaluation network."""
+        if self.space in searchable_spaces() and isinstance(get_space(self.space), ChainSpace):
+            return ChainConfig(
+                input_size=self.features.num_mel_bins,
+                channels=stage.channels,
+                output_size=self.network.output_size,
+                dropout=stage.dropout,
+                deltas=self.network.deltas,
+            )
         return EncoderConfig(
             input_size=self.features.num_mel_bins,
             channels=stage.channels,
@@ -323,11 +335,21 @@ class SearchConfig:
             output_size=self.network.output_size,
             stem_stride=self.network.stem_stride,
             hidden_sizes=self.network.hidden_sizes,
+            dropout=stage.dropout if stage.phase == "retrain" else 0.0,
             deltas=self.network.deltas,
         )
 
 
-_SCALARS = ("strategy", "space", "name", "tokens", "architecture_data", "train_utterances")
+_SCALARS = (
+    "strategy",
+    "space",
+    "name",
+    "tokens",
+    "architecture_data",
+    "train_utterances",
+    "order",
+    "paths",
+)
 _SECTIONS: dict[str, type[Any]] = {
     "features": FeatureConfig,
     "augment": SpecAugmentConfig,
@@ -339,43 +361,6 @@ _SECTIONS: dict[str, type[Any]] = {
     "trainer": TrainerConfig,
     "objective": ObjectiveConfig,
 }
-
-
-EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3 as text
-
-
-def _section(cls: type[Any], value: object, path: str, problems: Problems) -> Any:
-    names = [f.name for f in fields(cls)]
-    mapping = problems.mapping(value, path, (), names)
-    known = {key: _tupled(item) for key, item in (mapping or {}).items() if key in names}
-    return cls(**known)
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _listed(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_listed(item) for item in value]
-    return value
-
-
-def _number(value: object, path: str, low: float, high: float, problems: Problems) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        text = f"must be a number in {low:g}..{high:g}, got {show(value)}"
-        if isinstance(value, str) and EXPONENT.fullmatch(value):
-            text += " (YAML reads that as text; write 0.001 or 1.0e-3)"
-        problems.add(path, text)
-
-
-def _bounds(
-    section: object, path: str, bounds: Mapping[str, tuple[int, int]], problems: Problems
-) -> None:
-    for name, (low, high) in bounds.items():
-        problems.integer(getattr(section, name), f"{path}.{name}", low, high)
 
 
 def dump(config: SearchConfig) -> str:

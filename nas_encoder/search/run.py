@@ -147,6 +147,7 @@ def _open_streams(
             _sample(valid_cuts, config.trainer.score_utterances, seed), False, False, offset=2
         ),
         vocabulary=len(tokens),
+        retrain=loader(train_cuts, shuffle=True, augment=True, offset=3),
     )
 
 
@@ -212,7 +213,7 @@ class _Recorder:
             row["train_loss"],
             row["valid_loss"],
             row["valid_ter"],
-            row["entropy"]["normal"],
+            sum(row["entropy"].values()) / len(row["entropy"]),
             row["uniform_entropy"],
             row["seconds"],
         )

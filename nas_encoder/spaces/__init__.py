@@ -6,16 +6,18 @@ One file a space, and one line in the table below.
 from __future__ import annotations
 
 from nas_encoder.registry import Registry
-from nas_encoder.spaces import asr_revised, darts
+from nas_encoder.spaces import asr_revised, darts, tdnn_chain
 from nas_encoder.spaces.base import EnumerableSpace, SearchSpace
 from nas_encoder.spaces.cells import CellSpace
+from nas_encoder.spaces.chain import ChainSpace
 
-SPACES: Registry[CellSpace] = Registry("search space")
+SPACES: Registry[SearchSpace] = Registry("search space")
 SPACES.add(darts.SPACE.name, darts.SPACE)
 SPACES.add(asr_revised.SPACE.name, asr_revised.SPACE)
+SPACES.add(tdnn_chain.SPACE.name, tdnn_chain.SPACE)
 
 
-def get_space(name: str) -> CellSpace:
+def get_space(name: str) -> SearchSpace:
     """Return the space of that name.
 
     Raises:
@@ -29,4 +31,12 @@ def list_spaces() -> list[str]:
     return list(SPACES)
 
 
-__all__ = ["SPACES", "CellSpace", "EnumerableSpace", "SearchSpace", "get_space", "list_spaces"]
+__all__ = [
+    "SPACES",
+    "CellSpace",
+    "ChainSpace",
+    "EnumerableSpace",
+    "SearchSpace",
+    "get_space",
+    "list_spaces",
+]

@@ -3,44 +3,64 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 
-from nas_encoder.genotype import CellArchitecture, Genotype
+from nas_encoder.data import Batch, FeatureConfig
+from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.config import StageConfig
+from nas_encoder.search.config import StageConfig, searchable_spaces
 from nas_encoder.search.gradient import STRATEGIES, GradientStrategy
 from nas_encoder.search.gradient.choices import (
+    BLOCKS,
     KINDS,
     Alive,
     ArchitectureParameters,
     Probabilities,
+    all_alive,
     edge_list,
 )
-from nas_encoder.spaces import get_space, list_spaces
+from nas_encoder.search.gradient.training import StepsContext
+from nas_encoder.search.sections import NetworkConfig, RegularizationConfig
+from nas_encoder.spaces import ChainSpace, get_space
 
 STAGES = (
     StageConfig(layers=5, operations=8, epochs=4, warmup_epochs=2),
     StageConfig(layers=11, operations=5, epochs=3, warmup_epochs=0),
     StageConfig(layers=17, operations=3, epochs=5, warmup_epochs=4),
 )
+CHAIN_STAGES = tuple(
+    replace(stage, layers=6, operations=count)
+    for stage, count in zip(STAGES, (4, 3, 2), strict=True)
+)
 
 
-@pytest.fixture(params=list_spaces())
+@pytest.fixture(params=searchable_spaces())
 def space(request: pytest.FixtureRequest) -> Any:
     return get_space(request.param)
 
 
 @pytest.fixture(params=sorted(STRATEGIES))
 def strategy(request: pytest.FixtureRequest, space: Any) -> GradientStrategy:
-    config = SearchConfig(strategy=request.param, space=space.name, stages=STAGES)
+    config = SearchConfig(
+        strategy=request.param,
+        space=space.name,
+        stages=stages_of(space),
+        regularization=RegularizationConfig().within(space.operations),
+    )
     return STRATEGIES[request.param](config)
 
 
-def test_there_is_a_strategy() -> None:
-    assert "pdarts" in STRATEGIES
+def stages_of(space: Any) -> tuple[StageConfig, ...]:
+    return CHAIN_STAGES if isinstance(space, ChainSpace) else STAGES
+
+
+def test_the_strategies_are_there() -> None:
+    assert set(STRATEGIES) >= {"pdarts", "darts", "stnas"}
 
 
 def probabilities(alive: Alive, seed: int) -> Probabilities:
@@ -59,14 +79,15 @@ def parameters(alive: Alive, seed: int) -> ArchitectureParameters:
     return made
 
 
-def require_choices(alive: Alive, operations: tuple[str, ...], count: int) -> None:
+def require_choices(alive: Alive, space: Any, count: int) -> None:
     """Equally many operations on every edge, each once, in the space's order."""
-    assert set(alive) == set(KINDS)
+    chain = isinstance(space, ChainSpace)
+    assert set(alive) == ({BLOCKS} if chain else set(KINDS))
     for edges in alive.values():
-        assert len(edges) == len(edge_list(4))
+        assert len(edges) == (space.blocks if chain else len(edge_list(4)))
         for edge in edges:
             assert len(edge) == count
-            assert list(edge) == [op for op in operations if op in edge]
+            assert list(edge) == [op for op in space.operations if op in edge]
             assert set(edge) != {"none"}
 
 
@@ -75,13 +96,14 @@ def test_choices_shrink_as_the_stages_say(
     strategy: GradientStrategy, space: Any, seed: int
 ) -> None:
     alive = strategy.first_alive()
-    require_choices(alive, space.operations, STAGES[0].operations)
-    for stage in range(len(STAGES) - 1):
+    stages = stages_of(space)
+    require_choices(alive, space, stages[0].operations)
+    for stage in range(len(stages) - 1):
         table = probabilities(alive, seed)
         following = strategy.next_alive(stage, table)
         assert following == strategy.next_alive(stage, table)
-        require_choices(following, space.operations, STAGES[stage + 1].operations)
-        for kind in KINDS:
+        require_choices(following, space, stages[stage + 1].operations)
+        for kind in alive:
             for before, after in zip(alive[kind], following[kind], strict=True):
                 assert set(after) <= set(before)
         alive = following
@@ -95,14 +117,15 @@ def test_a_member_of_the_space_is_derived_at_any_time(
     for stage in range(len(STAGES)):
         made = parameters(alive, seed)
         architecture = strategy.derive(made)
-        assert isinstance(architecture, CellArchitecture)
+        assert isinstance(architecture, (CellArchitecture, ChainArchitecture))
         genotype = Genotype("derived", space.name, architecture, {"kind": "search"})
         space.validate(genotype)
         assert Genotype.from_dict(genotype.to_dict()) == genotype
         assert strategy.derive(made) == architecture
         assert strategy.derive_from(made.probabilities()) == architecture
-        pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
-        assert pools <= SearchConfig().regularization.at_most["avg_pool_3x3"]
+        if isinstance(architecture, CellArchitecture):
+            pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
+            assert pools <= SearchConfig().regularization.at_most["avg_pool_3x3"]
         if stage + 1 < len(STAGES):
             alive = strategy.next_alive(stage, made.probabilities())
 
@@ -113,8 +136,8 @@ def test_deriving_changes_no_parameter_and_draws_nothing(strategy: GradientStrat
     state = torch.get_rng_state()
     strategy.derive(made)
     assert torch.equal(torch.get_rng_state(), state)
-    for kind in KINDS:
-        assert torch.equal(made.alphas[kind], before[kind])
+    for kind, alphas in before.items():
+        assert torch.equal(made.alphas[kind], alphas)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -135,6 +158,96 @@ def test_dropout_is_a_probability_that_falls(
     assert all(0 <= value < 1 for value in values)
     assert values == sorted(values, reverse=True)
     assert values[0] == stage.dropout
+
+
+@pytest.mark.parametrize("phase", ["warmup", "retrain"])
+def test_the_architecture_rests_in_other_phases(strategy: GradientStrategy, phase: str) -> None:
+    stage = StageConfig(phase=phase, epochs=3, warmup_epochs=0)
+    assert not any(strategy.moves_architecture(stage, epoch) for epoch in range(3))
+
+
+def small_batch(bins: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 24, bins, generator=generator)
+    features[1, 17:] = 0
+    return Batch(
+        features=features,
+        feature_lengths=torch.tensor([24, 17]),
+        targets=torch.tensor([[1, 2, 3], [2, 1, 0]]),
+        target_lengths=torch.tensor([3, 2]),
+        ids=["u0", "u1"],
+        texts=["abc", "ba"],
+    )
+
+
+def test_the_steps_of_a_strategy_move_what_they_should(
+    strategy: GradientStrategy, space: Any
+) -> None:
+    """On its own network: every strategy, in every space."""
+    chain = isinstance(space, ChainSpace)
+    stage = StageConfig(layers=6 if chain else 3, channels=2, operations=len(space.operations))
+    strategy.config = replace(  # type: ignore[attr-defined]
+        strategy.config,  # type: ignore[attr-defined]
+        features=FeatureConfig(num_mel_bins=8),
+        network=NetworkConfig(output_size=6),
+    )
+    torch.manual_seed(0)
+    alive = strategy.first_alive()
+    assert alive == all_alive(space)
+    network = strategy.supernet(alive, stage, 4)
+    made = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
+    steps = strategy.steps(
+        StepsContext(
+            Fabric(accelerator="cpu", devices=1),
+            network,
+            made,
+            torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
+            torch.optim.Adam(made.parameters(), lr=0.05),
+            5.0,
+            stage,
+            7,
+        )
+    )
+    batch = small_batch(8)
+    alphas = [p.detach().clone() for p in made.parameters()]
+    weights = [p.detach().clone() for p in network.parameters()]
+    steps.architecture_step(batch, 0.1, batch, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(alphas, made.parameters(), strict=True))
+    assert all(p.requires_grad for p in network.parameters())
+    alphas = [p.detach().clone() for p in made.parameters()]
+    steps.weight_step(batch, 0.1, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(alphas, made.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
+    score = steps.score([batch])
+    assert score == steps.score([batch])
+    assert set(score) >= {"loss", "utterance_loss", "ter"}
+    # The mean of sums over 3 and 2 tokens is that many times the mean per token.
+    assert 2 * score["loss"] < score["utterance_loss"] < 3 * score["loss"]
+
+
+def test_a_penalty_pulls_the_architecture(strategy: GradientStrategy, space: Any) -> None:
+    """With the loss of the data switched off, Adam moves every alpha against the penalty."""
+    made = ArchitectureParameters(strategy.first_alive(), torch.Generator().manual_seed(0))
+    network = torch.nn.Linear(1, 1)
+    steps = strategy.steps(
+        StepsContext(
+            Fabric(accelerator="cpu", devices=1),
+            network,
+            made,
+            torch.optim.SGD(network.parameters(), lr=0.1),
+            torch.optim.Adam(made.parameters(), lr=0.05),
+            0.0,
+            StageConfig(),
+            7,
+        )
+    )
+    steps._loss = lambda *_: torch.zeros(())  # type: ignore[method-assign]
+    kind = next(iter(made.alive))
+    steps.penalty = lambda weights: weights[kind][:, 0].sum()
+    before = made.weights()[kind][:, 0].detach().clone()
+    steps.architecture_step(small_batch(8), 0.0)
+    assert (made.weights()[kind][:, 0] < before).all()
 
 
 def test_the_decay_of_p_darts() -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype import Cell
+from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, TDNN_OPERATIONS
 from nas_encoder.search.gradient.choices import edge_list
-from nas_encoder.search.gradient.derive import derive_cell, prune
-from nas_encoder.spaces import get_space, list_spaces
+from nas_encoder.search.gradient.derive import derive_cell, derive_chain, prune
+from nas_encoder.spaces import get_space
 
 OPERATIONS = get_space("asr_revised").operations
 LIMITED = "avg_pool_3x3"
@@ -145,7 +146,7 @@ def test_prune_keeps_the_most_probable(table: Table, keep: int) -> None:
 
 
 @given(seeds)
-@pytest.mark.parametrize("space", list_spaces())
+@pytest.mark.parametrize("space", CELL_SPACE_OPERATIONS)
 def test_a_genotype_within_the_limits_is_left_after_all_stages(space: str, seed: int) -> None:
     rng = random.Random(seed)
     operations = get_space(space).operations
@@ -173,3 +174,36 @@ def test_a_limit_that_cannot_be_kept_is_an_error() -> None:
 def test_a_table_of_another_size_is_an_error() -> None:
     with pytest.raises(NasEncoderError, match="4 nodes have 14 edges, got 13"):
         derive_cell([{"sep_conv_3x3": 1.0}] * 13, NODES)
+
+
+def make_blocks(seed: int) -> Table:
+    rng = random.Random(seed)
+    size = rng.randint(1, len(TDNN_OPERATIONS))
+    return [
+        {op: draw_value(rng) for op in TDNN_OPERATIONS if op in kept}
+        for kept in (rng.sample(TDNN_OPERATIONS, size) for _ in range(rng.randint(1, 8)))
+    ]
+
+
+@given(st.builds(make_blocks, seeds))
+def test_a_chain_takes_each_blocks_most_probable_operation(table: Table) -> None:
+    before = [dict(block) for block in table]
+    blocks = derive_chain(table).blocks
+    assert table == before
+    assert len(blocks) == len(table)
+    for op, block in zip(blocks, table, strict=True):
+        highest = max(block.values())
+        # The first of equals, in the space's order.
+        assert op == next(name for name in TDNN_OPERATIONS if block.get(name) == highest)
+
+
+@given(st.builds(make_blocks, seeds), seeds)
+def test_of_a_chain_too_only_the_order_of_the_values_matters(table: Table, seed: int) -> None:
+    scale = random.Random(seed).uniform(0.1, 5.0)
+    other = [{op: scale * p + 1.0 for op, p in block.items()} for block in table]
+    assert derive_chain(other) == derive_chain(table)
+
+
+def test_a_block_without_operations_is_an_error() -> None:
+    with pytest.raises(NasEncoderError, match="block 1 has no operation"):
+        derive_chain([{"tdnn_c1_d1": 1.0}, {}])

@@ -8,10 +8,14 @@ is derived. Adding one is a file here and a line in the table below.
 from __future__ import annotations
 
 from nas_encoder.registry import Registry
+from nas_encoder.search.gradient.darts import Darts
 from nas_encoder.search.gradient.pdarts import PDarts
+from nas_encoder.search.gradient.stnas import STNas
 from nas_encoder.search.gradient.strategy import GradientStrategy
 
 STRATEGIES: Registry[type[GradientStrategy]] = Registry("strategy")
 STRATEGIES.add("pdarts", PDarts)
+STRATEGIES.add("darts", Darts)
+STRATEGIES.add("stnas", STNas)
 
-__all__ = ["STRATEGIES", "GradientStrategy", "PDarts"]
+__all__ = ["STRATEGIES", "Darts", "GradientStrategy", "PDarts", "STNas"]

@@ -1,6 +1,6 @@
 """The choices of a search: which operations are alive on which edge, and their parameters.
 
-E edges of a cell (14 for 4 nodes), n operations alive on each edge.
+E edges of a cell (14 for 4 nodes) or blocks of a chain, n operations alive on each edge.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype.cells import INPUT_STATES
-from nas_encoder.spaces import CellSpace
+from nas_encoder.spaces import CellSpace, ChainSpace, SearchSpace
 
-KINDS = ("normal", "reduction")
+KINDS = ("normal", "reduction")  # of cells
+BLOCKS = "blocks"  # the one kind of a chain
 
 # kind of cell -> edge -> names of the operations that are alive, in the space's order
 Alive = Mapping[str, tuple[tuple[str, ...], ...]]
@@ -26,8 +28,16 @@ def edge_list(nodes: int) -> list[tuple[int, int]]:
     return [(node, source) for node in range(nodes) for source in range(INPUT_STATES + node)]
 
 
-def all_alive(space: CellSpace) -> Alive:
-    """Return the choices with which a search begins: every operation on every edge."""
+def all_alive(space: SearchSpace) -> Alive:
+    """Return the choices with which a search begins: every operation on every edge.
+
+    Raises:
+        NasEncoderError: The space has no supernet.
+    """
+    if isinstance(space, ChainSpace):
+        return {BLOCKS: (space.operations,) * space.blocks}
+    if not isinstance(space, CellSpace):
+        raise NasEncoderError(f"the space '{space.name}' cannot be searched with gradients")
     edges = len(edge_list(space.nodes))
     return {kind: (space.operations,) * edges for kind in KINDS}
 
@@ -42,7 +52,7 @@ class ArchitectureParameters(nn.Module):
 
     def __init__(self, alive: Alive, generator: torch.Generator) -> None:
         super().__init__()
-        self.alive = {kind: tuple(alive[kind]) for kind in KINDS}
+        self.alive: Alive = {kind: tuple(edges) for kind, edges in alive.items()}
         self.alphas = nn.ParameterDict(
             {
                 kind: nn.Parameter(
@@ -54,7 +64,7 @@ class ArchitectureParameters(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """Return the softmax over each edge's operations, (E, n) for each kind of cell."""
-        return {kind: self.alphas[kind].softmax(dim=-1) for kind in KINDS}
+        return {kind: self.alphas[kind].softmax(dim=-1) for kind in self.alive}
 
     @torch.no_grad()
     def probabilities(self) -> Probabilities:
@@ -65,7 +75,7 @@ class ArchitectureParameters(nn.Module):
                 dict(zip(names, row, strict=True))
                 for names, row in zip(self.alive[kind], table[kind], strict=True)
             )
-            for kind in KINDS
+            for kind in self.alive
         }
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.genotype import Cell, Edge
+from nas_encoder.genotype import Cell, ChainArchitecture, Edge
 from nas_encoder.genotype.cells import INPUT_STATES
 from nas_encoder.search.gradient.choices import edge_list
 
@@ -87,6 +87,21 @@ def derive_cell(
         ),
         concat,
     )
+
+
+def derive_chain(probabilities: Sequence[Mapping[str, float]]) -> ChainArchitecture:
+    """Derive a chain: each block's most probable operation (Zheng, An, Ou 2021, section 3).
+
+    Args:
+        probabilities: For each block, operation -> probability.
+
+    Raises:
+        NasEncoderError: A block has no operation.
+    """
+    for place, block in enumerate(probabilities):
+        if not block:
+            raise NasEncoderError(f"block {place} has no operation")
+    return ChainArchitecture(tuple(_best(block) for block in probabilities))
 
 
 def _strongest(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,18 +16,21 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from tqdm import tqdm
+from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nas_encoder.data import AsrLoader, Batch
-from nas_encoder.genotype import CellArchitecture
-from nas_encoder.search.config import SearchConfig, StageConfig
+from nas_encoder.genotype import Genotype
+from nas_encoder.search.config import SearchConfig
 from nas_encoder.search.gradient import STRATEGIES
-from nas_encoder.search.gradient.choices import KINDS, Alive, ArchitectureParameters
-from nas_encoder.search.gradient.supernet import Supernet
+from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters
+from nas_encoder.search.gradient.derived import DerivedNetwork
+from nas_encoder.search.gradient.progress import Progress
+from nas_encoder.search.gradient.stopping import Watch
 from nas_encoder.search.gradient.training import (
     DivergedError,
     Steps,
+    StepsContext,
     architecture_optimizer,
     cosine,
     random_state,
@@ -36,7 +38,7 @@ from nas_encoder.search.gradient.training import (
     weights_optimizer,
 )
 from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.spaces import get_space
+from nas_encoder.search.sections import StageConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +52,14 @@ class Streams:
         architecture: Batches that the architecture learns from.
         score: Batches that the score is measured on.
         vocabulary: V, tokens with the blank.
+        retrain: Batches of all training data, for a stage of phase ``retrain``.
     """
 
     weights: AsrLoader
     architecture: AsrLoader
     score: AsrLoader
     vocabulary: int
+    retrain: AsrLoader | None = None
 
 
 @dataclass
@@ -70,10 +74,11 @@ class Position:
         default_factory=lambda: {"loss": 0.0, "arch_loss": 0.0, "steps": 0.0, "arch_steps": 0.0}
     )
     seconds: float = 0.0  # spent in this epoch
+    watch: dict[str, Any] = field(default_factory=dict)  # of early stopping, see Watch
 
 
 # Called after each epoch with the row for metrics.jsonl and the architecture derived.
-EpochEnd = Callable[[dict[str, Any], CellArchitecture], None]
+EpochEnd = Callable[[dict[str, Any], Any], None]
 
 
 class GradientSearch:
@@ -101,20 +106,26 @@ class GradientSearch:
         self.folder = folder
         self.on_epoch = on_epoch
         self.strategy = STRATEGIES[config.strategy](config)
-        self.space = get_space(config.space)
         trainer = config.trainer
         self.fabric = Fabric(
             accelerator=trainer.accelerator,
             devices=1,
             precision=trainer.precision,  # type: ignore[arg-type]
         )
+        # Epochs differ by a batch or two; planning all of them for a bar would take too long.
+        self.progress = Progress(
+            config.stages, self.strategy, lambda stage: self._loader(stage).num_batches(0)
+        )
         self.position = Position()
         self.alive: Alive = self.strategy.first_alive()
+        # Of the stage's best epoch where it stops early, from which the search derives.
+        self.best: dict[str, Tensor] | None = None
+        self._previous: Steps | None = None
         self._saved = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
 
-    def run(self, resume: dict[str, Any] | None = None) -> CellArchitecture:
+    def run(self, resume: dict[str, Any] | None = None) -> Any:
         """Run what is left of the search; return the architecture of the last epoch.
 
         Args:
@@ -132,8 +143,8 @@ class GradientSearch:
         torch.manual_seed(self.seed)
         if resume is not None:
             self._restore_position(resume)
-        bar = self._progress_bar()
-        architecture: CellArchitecture | None = None
+        bar = self.progress.bar(self.position.stage, self.position.epoch, self.position.step)
+        architecture: Any = None
         with bar, logging_redirect_tqdm():
             while self.position.stage < len(self.config.stages):
                 steps = self._build_stage(resume)
@@ -144,51 +155,65 @@ class GradientSearch:
             raise RuntimeError("the checkpoint is behind the last stage")
         return architecture
 
-    def _run_stage(self, steps: Steps, bar: Any) -> CellArchitecture:
+    def _run_stage(self, steps: Steps, bar: Any) -> Any:
         stage = self.config.stages[self.position.stage]
-        architecture: CellArchitecture | None = None
-        while self.position.epoch < stage.epochs:
+        architecture: Any = None
+        while self.position.epoch < stage.epochs and not self._watch().stopped:
             self._run_epoch(steps, stage, bar)
             architecture = self._finish_epoch(steps, stage)
+        if self._watch().stopped:
+            logger.info("stage %d stops early", self.position.stage + 1)
+            missing = stage.epochs - self.position.epoch
+            bar.update(missing * self.progress.epoch(stage, self.position.epoch))
+        if self.best is not None:
+            steps.parameters.load_state_dict(self.best)
+            architecture = None
         return architecture or self.strategy.derive(steps.parameters)
+
+    def _watch(self) -> Watch:
+        return Watch(**self.position.watch)
 
     def _run_epoch(self, steps: Steps, stage: StageConfig, bar: Any) -> None:
         position = self.position
         began = time.monotonic() - position.seconds
         moves = self.strategy.moves_architecture(stage, position.epoch)
         dropout = self.strategy.operation_dropout(stage, position.epoch)
+        rate = self._watch().rate(stage.stop)
         number = self._epoch_number(position.stage, position.epoch)
-        self.streams.weights.set_epoch(number)
-        batches = self.streams.weights.num_batches(number)
+        loader = self._loader(stage)
+        loader.set_epoch(number)
+        batches = loader.num_batches(number)
         architecture_batches = self._architecture_batches() if moves else iter(())
-        for batch in self.streams.weights.iterate(start=position.step):
+        for host_batch in loader.iterate(start=position.step):
+            batch = host_batch.to(self.fabric.device)
+            progress = (position.epoch + position.step / batches) / stage.epochs
+            lr = rate * cosine(self.config.weights, progress)
             try:
                 if moves:
-                    loss = self._on_device(
-                        steps.architecture_step, next(architecture_batches), dropout
-                    )
+                    other = next(architecture_batches).to(self.fabric.device)
+                    loss = steps.architecture_step(other, dropout, batch, lr)
                     position.architecture_batches += 1
                     position.sums["arch_loss"] += loss
                     position.sums["arch_steps"] += 1
-                progress = (position.epoch + position.step / batches) / stage.epochs
-                lr = cosine(self.config.weights, progress)
-                loss = self._on_device(steps.weight_step, batch, lr, dropout)
+                loss = steps.weight_step(batch, lr, dropout)
             except DivergedError as error:
-                self._save_diverged(error, batch)
+                self._save_diverged(error, host_batch)
                 raise
             position.sums["loss"] += loss
             position.sums["steps"] += 1
             position.step += 1
             position.seconds = time.monotonic() - began
-            bar.update(self._cost(stage, moves))
+            bar.update(self.progress.step(stage, position.epoch))
             bar.set_postfix_str(f"loss {position.sums['loss'] / position.sums['steps']:.3f}")
             if time.monotonic() - self._saved > 60 * self.config.trainer.checkpoint_minutes:
                 self._save(steps)
 
-    def _on_device(self, step: Callable[..., float], batch: Batch, *rest: float) -> float:
-        return step(batch.to(self.fabric.device), *rest)
+    def _loader(self, stage: StageConfig) -> AsrLoader:
+        if stage.phase == "retrain" and self.streams.retrain is not None:
+            return self.streams.retrain
+        return self.streams.weights
 
-    def _finish_epoch(self, steps: Steps, stage: StageConfig) -> CellArchitecture:
+    def _finish_epoch(self, steps: Steps, stage: StageConfig) -> Any:
         position = self.position
         began = time.monotonic()
         sums = position.sums
@@ -198,16 +223,18 @@ class GradientSearch:
         row: dict[str, Any] = {
             "stage": position.stage + 1,
             "epoch": position.epoch + 1,
+            "phase": stage.phase,
             "steps": int(sums["steps"]),
             "train_loss": sums["loss"] / max(1.0, sums["steps"]),
             "architecture_loss": (
                 sums["arch_loss"] / sums["arch_steps"] if sums["arch_steps"] else None
             ),
             "valid_loss": score["loss"],
+            "valid_utterance_loss": score["utterance_loss"],
             "valid_ter": score["ter"],
             "dropout": self.strategy.operation_dropout(stage, position.epoch),
             "entropy": entropy,
-            "uniform_entropy": math.log(stage.operations),
+            "uniform_entropy": math.log(len(next(iter(self.alive.values()))[0])),
             "seconds": round(position.seconds + time.monotonic() - began, 3),
             "probabilities": {
                 kind: [dict(edge) for edge in edges]
@@ -215,19 +242,31 @@ class GradientSearch:
             },
         }
         self.on_epoch(row, architecture)
+        watch = self._watch()
+        if stage.stop is not None:
+            better = watch.see(stage.stop, position.epoch + 1, score["utterance_loss"])
+            if better and stage.phase == "search":
+                state = steps.parameters.state_dict()
+                self.best = {name: value.clone() for name, value in state.items()}
         self.position = Position(
             position.stage,
             position.epoch + 1,
             architecture_batches=position.architecture_batches,
+            watch=dict(vars(watch)),
         )
         self._save(steps)
         return architecture
 
     def _finish_stage(self, steps: Steps) -> None:
-        stage = self.position.stage
-        if stage + 1 < len(self.config.stages):
-            self.alive = self.strategy.next_alive(stage, steps.parameters.probabilities())
-        self.position = Position(stage + 1)
+        following = self.position.stage + 1
+        stages = self.config.stages
+        if following < len(stages) and stages[following].phase == "search":
+            probabilities = steps.parameters.probabilities()
+            self.alive = self.strategy.next_alive(self.position.stage, probabilities)
+        self.position = Position(following)
+        self.best = None
+        if following < len(stages) and self._goes_on(stages[following]):
+            self._previous = steps
 
     # -- building and restoring ---------------------------------------------------------------
 
@@ -237,23 +276,37 @@ class GradientSearch:
         torch.manual_seed(self.seed * 1000 + self.position.stage)
         generator = torch.Generator().manual_seed(self.seed * 1000 + self.position.stage)
         parameters = ArchitectureParameters(self.alive, generator)
-        network = Supernet(
-            self.alive,
-            self.config.encoder_config(stage),
-            self.space.nodes,
-            self.streams.vocabulary,
-            self.config.regularization.operations,
-        )
+        previous, self._previous = self._previous, None
+        if resume is not None:
+            parameters.load_state_dict(resume["architecture"])
+        elif previous is not None and self._goes_on(stage):
+            parameters.load_state_dict(previous.parameters.state_dict())
+        network = self._build_network(stage, parameters)
         network.to(self.fabric.device)
         parameters.to(self.fabric.device)
         weights = weights_optimizer(self.config.weights, network)
         architecture = architecture_optimizer(self.config.architecture, parameters)
+        steps = self.strategy.steps(
+            StepsContext(
+                self.fabric,
+                network,
+                parameters,
+                weights,
+                architecture,
+                self.config.weights.grad_clip,
+                stage,
+                self.seed * 1000 + self.position.stage,
+            )
+        )
         if resume is not None:
             network.load_state_dict(resume["network"])
-            parameters.load_state_dict(resume["architecture"])
             weights.load_state_dict(resume["weights_optimizer"])
             architecture.load_state_dict(resume["architecture_optimizer"])
+            steps.load_state(resume["steps"])
             set_random_state(resume["random"])
+        elif previous is not None and stage.phase == "search" and self._goes_on(stage):
+            network.load_state_dict(previous.network.state_dict())
+            weights.load_state_dict(previous.weights.state_dict())
         logger.info(
             "stage %d of %d: %d cells, %d channels, %d operations on an edge, %d epochs",
             self.position.stage + 1,
@@ -263,23 +316,40 @@ class GradientSearch:
             stage.operations,
             stage.epochs,
         )
-        return Steps(
-            self.fabric, network, parameters, weights, architecture, self.config.weights.grad_clip
-        )
+        return steps
+
+    def _goes_on(self, stage: StageConfig) -> bool:
+        """Whether a stage takes over the choice of the one before it, and not only its pruning."""
+        before = self.config.stages[self.position.stage - 1].phase if self.position.stage else None
+        return stage.phase == "retrain" or before == "warmup"
+
+    def _build_network(self, stage: StageConfig, parameters: ArchitectureParameters) -> nn.Module:
+        if stage.phase != "retrain":
+            return self.strategy.supernet(self.alive, stage, self.streams.vocabulary)
+        architecture = self.strategy.derive(parameters)
+        genotype = Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
+        return DerivedNetwork(genotype, self.config.encoder_config(stage), self.streams.vocabulary)
 
     def _restore_position(self, state: dict[str, Any]) -> None:
         self.position = Position(**state["position"])
-        self.alive = {kind: tuple(tuple(edge) for edge in state["alive"][kind]) for kind in KINDS}
+        self.alive = {
+            kind: tuple(tuple(edge) for edge in edges) for kind, edges in state["alive"].items()
+        }
+        self.best = state["best"]
 
     def _save(self, steps: Steps) -> None:
         self.folder.save_checkpoint(
             {
                 "position": dict(vars(self.position)),
-                "alive": {kind: [list(edge) for edge in self.alive[kind]] for kind in KINDS},
+                "alive": {
+                    kind: [list(edge) for edge in edges] for kind, edges in self.alive.items()
+                },
+                "best": self.best,
                 "network": steps.network.state_dict(),
                 "architecture": steps.parameters.state_dict(),
                 "weights_optimizer": steps.weights.state_dict(),
                 "architecture_optimizer": steps.architecture.state_dict(),
+                "steps": steps.state(),
                 "random": random_state(),
             }
         )
@@ -306,31 +376,3 @@ class GradientSearch:
             loader.set_epoch(base + epoch)
             yield from loader.iterate(start=skip)
             epoch, skip = epoch + 1, 0
-
-    # -- progress -----------------------------------------------------------------------------
-
-    def _cost(self, stage: StageConfig, moves: bool) -> float:
-        """Return a step's cost in units that make the remaining time of all stages foreseeable."""
-        return stage.layers * stage.channels * stage.operations * (2.0 if moves else 1.0)
-
-    def _progress_bar(self) -> Any:
-        total, done = 0.0, 0.0
-        # Epochs differ by a batch or two; planning all of them for a bar would take too long.
-        batches = self.streams.weights.num_batches(0)
-        for index, stage in enumerate(self.config.stages):
-            for epoch in range(stage.epochs):
-                cost = self._cost(stage, self.strategy.moves_architecture(stage, epoch))
-                total += batches * cost
-                position = (self.position.stage, self.position.epoch)
-                if (index, epoch) < position:
-                    done += batches * cost
-                elif (index, epoch) == position:
-                    done += self.position.step * cost
-        return tqdm(
-            total=total,
-            initial=done,
-            desc="search",
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
-            # Into a log file, a line now and then is enough.
-            mininterval=1.0 if sys.stderr.isatty() else 30.0,
-        )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from nas_encoder.genotype import CellArchitecture
-from nas_encoder.search.config import SearchConfig, StageConfig
-from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters, Probabilities
+from torch import nn
+
+from nas_encoder.search.config import SearchConfig
+from nas_encoder.search.gradient.choices import (
+    Alive,
+    ArchitectureParameters,
+    Probabilities,
+    all_alive,
+)
+from nas_encoder.search.gradient.layouts import layout_of
+from nas_encoder.search.gradient.training import Steps, StepsContext
+from nas_encoder.search.sections import StageConfig
+from nas_encoder.spaces import get_space
 
 
 class GradientStrategy(Protocol):
@@ -27,8 +37,62 @@ class GradientStrategy(Protocol):
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
         """Return the probability of dropout behind regularized operations in this epoch."""
 
-    def derive(self, parameters: ArchitectureParameters) -> CellArchitecture:
+    def derive(self, parameters: ArchitectureParameters) -> Any:
         """Return the architecture that the parameters stand for."""
 
-    def derive_from(self, probabilities: Probabilities) -> CellArchitecture:
+    def derive_from(self, probabilities: Probabilities) -> Any:
         """Return the same from recorded probabilities; draws nothing at random."""
+
+    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build the network of a stage, ``forward(x, lengths, weights, dropout)``."""
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return the steps on that network."""
+
+
+class Strategy:
+    """What strategies have in common: mixtures, one or more stages, first-order gradients."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.config = config
+        self.space = get_space(config.space)
+        self.layout = layout_of(self.space)
+        self.limits = dict(config.regularization.at_most)
+
+    def first_alive(self) -> Alive:
+        """Return every operation of the space on every edge."""
+        return all_alive(self.space)
+
+    def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
+        """Keep each edge's most probable operations, as many as the next stage has."""
+        keep = self.config.stages[stage + 1].operations
+        return self.layout.prune(probabilities, keep, self.limits)
+
+    def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
+        """Move the architecture in a search stage, once the weights have warmed up."""
+        return stage.phase == "search" and epoch >= stage.warmup_epochs
+
+    def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
+        """Keep the stage's."""
+        return stage.dropout
+
+    def derive(self, parameters: ArchitectureParameters) -> Any:
+        """Derive an architecture from the present parameters."""
+        return self.derive_from(parameters.probabilities())
+
+    def derive_from(self, probabilities: Probabilities) -> Any:
+        """Derive an architecture from recorded probabilities."""
+        return self.layout.derive(probabilities, self.limits)
+
+    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build a supernet of mixtures."""
+        return self.layout.mixed(
+            alive,
+            self.config.encoder_config(stage),
+            vocabulary,
+            self.config.regularization.operations,
+        )
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return first-order steps."""
+        return Steps.of(context)

@@ -1,14 +1,16 @@
-"""The two steps of a gradient search on one batch each, and the score of a supernet.
+"""The two steps of a gradient search on one batch each, and the score of a network.
 
 First order (Liu et al. 2019, section 2.3 with xi = 0; P-DARTS): the architecture moves against
-the gradient of its own half of the data at the present weights.
+the gradient of its own half of the data at the present weights. A strategy with other steps
+derives from :class:`Steps`; the loop does not know which ones it runs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +19,11 @@ from torch import Tensor, nn
 
 from nas_encoder.data import Batch
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.search.config import ArchitectureConfig, WeightsConfig
 from nas_encoder.search.gradient.choices import ArchitectureParameters
-from nas_encoder.search.gradient.supernet import Supernet
+from nas_encoder.search.sections import ArchitectureConfig, StageConfig, WeightsConfig
+
+Penalty = Callable[[Mapping[str, Tensor]], Tensor]
+S = TypeVar("S", bound="Steps")
 
 
 class DivergedError(NasEncoderError):
@@ -63,13 +67,14 @@ def cosine(config: WeightsConfig, progress: float) -> float:
     return config.min_lr + (config.lr - config.min_lr) * share
 
 
-def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = "mean") -> Tensor:
     """Return the mean over utterances of CTC loss per token.
 
     Args:
         log_probs: (B, T', V).
         lengths: (B,) output frames.
         batch: Its targets (B, U) and their lengths.
+        reduction: ``sum`` for the sum over utterances of the loss of all their tokens.
     """
     loss: Tensor = F.ctc_loss(
         log_probs.transpose(0, 1),  # (T', B, V)
@@ -77,27 +82,50 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         lengths,
         batch.target_lengths,
         blank=0,
-        reduction="mean",
+        reduction=reduction,
     )
     return loss
 
 
+@dataclass(frozen=True)
+class StepsContext:
+    """What a stage gives to the steps of a strategy; see :class:`Steps` for most of it.
+
+    Attributes:
+        stage: Its configuration.
+        seed: Of the stage, for what a strategy draws.
+    """
+
+    fabric: Fabric
+    network: nn.Module
+    parameters: ArchitectureParameters
+    weights: torch.optim.Optimizer
+    architecture: torch.optim.Optimizer
+    grad_clip: float
+    stage: StageConfig
+    seed: int
+
+
 class Steps:
-    """Weight and architecture steps on one supernet.
+    """Weight and architecture steps on one supernet; first order, with mixtures.
 
     Args:
         fabric: Device, precision and backward.
-        network: The supernet.
+        network: The supernet, ``forward(x, lengths, weights, dropout)``.
         parameters: The architecture parameters.
         weights: Optimizer and its settings.
         architecture: Optimizer of the architecture parameters.
         grad_clip: Largest norm of the weights' gradient; 0 for no limit.
+
+    Attributes:
+        penalty: Added to the architecture's loss: a function of the probabilities, (E, n) for
+            each kind of cell; None for nothing.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        network: Supernet,
+        network: nn.Module,
         parameters: ArchitectureParameters,
         weights: torch.optim.Optimizer,
         architecture: torch.optim.Optimizer,
@@ -109,35 +137,106 @@ class Steps:
         self.weights = weights
         self.architecture = architecture
         self.grad_clip = grad_clip
+        self.penalty: Penalty | None = None
+
+    @classmethod
+    def of(cls: type[S], context: StepsContext, **options: Any) -> S:
+        """Build the steps of a stage; the options are those of :meth:`prepare`."""
+        steps = cls(
+            context.fabric,
+            context.network,
+            context.parameters,
+            context.weights,
+            context.architecture,
+            context.grad_clip,
+        )
+        steps.prepare(context, **options)
+        return steps
+
+    # -- what a strategy may change -----------------------------------------------------------
+
+    def prepare(self, context: StepsContext, **options: Any) -> None:
+        """Take what else the steps need; nothing here."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold beside parameters and optimizers."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+
+    def mixture(self) -> Any:
+        """Return the network's ``weights`` for a step of its own."""
+        return self.parameters.weights()
+
+    def architecture_mixture(self) -> Any:
+        """Return the network's ``weights`` for a step of the architecture, with gradient."""
+        return self.parameters.weights()
+
+    def score_mixtures(self) -> Iterator[Any]:
+        """Yield the network's ``weights`` for each batch that is scored."""
+        mixture = self.parameters.weights()
+        while True:
+            yield mixture
+
+    # -- steps --------------------------------------------------------------------------------
 
     def weight_step(self, batch: Batch, lr: float, dropout: float) -> float:
         """Move the weights on a batch; return the loss before."""
         for group in self.weights.param_groups:
             group["lr"] = lr
         with torch.no_grad():
-            mixture = self.parameters.weights()
+            mixture = self.mixture()
         loss = self._loss(batch, mixture, dropout)
         self.weights.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
+        self.synchronize(self.network)
         if self.grad_clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
         self.weights.step()
         return float(loss.detach())
 
-    def architecture_step(self, batch: Batch, dropout: float) -> float:
-        """Move the architecture on a batch; return the loss before."""
+    def architecture_step(
+        self, batch: Batch, dropout: float, ahead: Batch | None = None, lr: float = 0.0
+    ) -> float:
+        """Move the architecture on a batch; return the loss before.
+
+        Args:
+            batch: Of the architecture's data.
+            dropout: Behind the regularized operations.
+            ahead: The batch on which the weights will move next; a first-order step has no use
+                for it, nor for ``lr``, their learning rate.
+            lr: See there.
+        """
         # No gradient is computed for weights that do not move.
         self.network.requires_grad_(False)
         try:
-            loss = self._loss(batch, self.parameters.weights(), dropout)
+            loss = self.architecture_loss(batch, dropout)
             self.architecture.zero_grad(set_to_none=True)
             self.fabric.backward(loss)
+            self.synchronize(self.parameters)
             self.architecture.step()
         finally:
             self.network.requires_grad_(True)
         return float(loss.detach())
 
-    def _loss(self, batch: Batch, mixture: dict[str, Tensor], dropout: float) -> Tensor:
+    def architecture_loss(self, batch: Batch, dropout: float) -> Tensor:
+        """Return the loss that the architecture moves against."""
+        loss = self._loss(batch, self.architecture_mixture(), dropout)
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.parameters.weights()).to(loss.dtype)
+        return loss
+
+    def synchronize(self, module: nn.Module) -> None:
+        """Average gradients over devices."""
+        if self.fabric.world_size > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    reduced = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+                    assert isinstance(reduced, Tensor)
+                    parameter.grad = reduced
+
+    def _loss(self, batch: Batch, mixture: Any, dropout: float) -> Tensor:
         self.network.train()
         with self.fabric.autocast():
             log_probs, lengths = self.network(
@@ -153,17 +252,22 @@ class Steps:
 
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the loss and greedy token error rate (both per token) in evaluation mode."""
+        """Return figures of the network in evaluation mode.
+
+        Returns:
+            ``loss``: mean over utterances of the loss per token; ``utterance_loss``: mean loss
+            of an utterance, in nats; ``ter``: token errors of the greedy path in %.
+        """
         from kaldialign import edit_distance
 
         self.network.eval()
-        mixture = self.parameters.weights()
-        errors, tokens, total, utterances = 0, 0, 0.0, 0
-        for host_batch in batches:
+        errors, tokens, total, summed, utterances = 0, 0, 0.0, 0.0, 0
+        for host_batch, mixture in zip(batches, self.score_mixtures(), strict=False):
             batch = host_batch.to(self.fabric.device)
             with self.fabric.autocast():
                 log_probs, lengths = self.network(batch.features, batch.feature_lengths, mixture)
             total += float(ctc_loss(log_probs, lengths, batch)) * len(batch)
+            summed += float(ctc_loss(log_probs, lengths, batch, "sum"))
             utterances += len(batch)
             for row, length, target, size in zip(
                 log_probs.argmax(-1).tolist(),
@@ -175,7 +279,11 @@ class Steps:
                 reference = target[:size]
                 errors += edit_distance(reference, collapse(row[:length]))["total"]
                 tokens += size
-        return {"loss": total / max(1, utterances), "ter": 100.0 * errors / max(1, tokens)}
+        return {
+            "loss": total / max(1, utterances),
+            "utterance_loss": summed / max(1, utterances),
+            "ter": 100.0 * errors / max(1, tokens),
+        }
 
 
 def collapse(path: list[int]) -> list[int]:

@@ -1,0 +1,76 @@
+"""DARTS (Liu, Simonyan, Yang 2019), first and second order."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nas_encoder.data import Batch
+from nas_encoder.ops.masking import recomputing
+from nas_encoder.search.gradient.strategy import Strategy
+from nas_encoder.search.gradient.training import (
+    Steps,
+    StepsContext,
+    random_state,
+    set_random_state,
+)
+from nas_encoder.search.gradient.unrolled import unrolled_gradient
+
+
+class Darts(Strategy):
+    """Mixtures of all operations; both sets of parameters move in turn.
+
+    With ``order: second`` the architecture's gradient is that at the weights one step ahead
+    (section 2.3). Deviations from the public code: dropout behind the regularized operations and
+    limits at derivation, where the configuration asks for them; the weights' gradient inside the
+    unrolled step is not clipped, as there.
+    """
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return the steps of the configured order."""
+        if self.config.order == "second":
+            return UnrolledSteps.of(context)
+        return Steps.of(context)
+
+
+class UnrolledSteps(Steps):
+    """Steps whose architecture moves against the gradient of equation 7 of the paper."""
+
+    def architecture_step(
+        self, batch: Batch, dropout: float, ahead: Batch | None = None, lr: float = 0.0
+    ) -> float:
+        """Move the architecture on a batch; return the loss at the weights one step ahead.
+
+        Args:
+            batch: Of the architecture's data.
+            dropout: Behind the regularized operations.
+            ahead: The batch on which the weights will move next.
+            lr: Their learning rate.
+        """
+        assert ahead is not None
+        batch_ahead = ahead
+        # The weights' loss is taken three times: with the same dropout, and without moving the
+        # running statistics.
+        state = random_state()
+
+        def weights_loss() -> Tensor:
+            set_random_state(state)
+            with recomputing():
+                return self._loss(batch_ahead, self.parameters.weights(), dropout)
+
+        loss = unrolled_gradient(
+            weights_loss,
+            lambda: self.architecture_loss(batch, dropout),
+            list(self.network.parameters()),
+            list(self.parameters.parameters()),
+            self.weights,
+            lr,
+            self._backward,
+        )
+        self.architecture.step()
+        self.architecture.zero_grad(set_to_none=True)
+        return loss
+
+    def _backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss)
+        self.synchronize(self.network)
+        self.synchronize(self.parameters)

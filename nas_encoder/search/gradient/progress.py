@@ -1,0 +1,62 @@
+"""The progress bar of a search: remaining time over stages whose steps differ in cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from nas_encoder.search.gradient.strategy import GradientStrategy
+from nas_encoder.search.sections import StageConfig
+
+
+class Progress:
+    """Costs of steps and epochs, in units that make the remaining time foreseeable.
+
+    Args:
+        stages: Of the search.
+        strategy: Says in which epochs the architecture moves too.
+        batches: Steps in an epoch of a stage.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageConfig],
+        strategy: GradientStrategy,
+        batches: Callable[[StageConfig], int],
+    ) -> None:
+        self.stages = stages
+        self.strategy = strategy
+        self.batches = batches
+
+    def step(self, stage: StageConfig, epoch: int) -> float:
+        """Return the cost of a step."""
+        moves = self.strategy.moves_architecture(stage, epoch)
+        operations = 1 if stage.phase == "retrain" else stage.operations
+        return stage.layers * stage.channels * operations * (2.0 if moves else 1.0)
+
+    def epoch(self, stage: StageConfig, epoch: int) -> float:
+        """Return the cost of an epoch."""
+        return self.batches(stage) * self.step(stage, epoch)
+
+    def bar(self, stage: int, epoch: int, step: int) -> Any:
+        """Return a bar that stands where the search is."""
+        total, done = 0.0, 0.0
+        for index, config in enumerate(self.stages):
+            for number in range(config.epochs):
+                cost = self.epoch(config, number)
+                total += cost
+                if (index, number) < (stage, epoch):
+                    done += cost
+                elif (index, number) == (stage, epoch):
+                    done += step * self.step(config, number)
+        return tqdm(
+            total=total,
+            initial=done,
+            desc="search",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+            # Into a log file, a line now and then is enough.
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+        )

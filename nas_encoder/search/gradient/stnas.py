@@ -1,0 +1,93 @@
+"""ST-NAS (Zheng, An, Ou 2021): sampled paths and straight-through gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_encoder.search.gradient.choices import Alive
+from nas_encoder.search.gradient.straight_through import Paths, draw_active, draw_paths
+from nas_encoder.search.gradient.strategy import Strategy
+from nas_encoder.search.gradient.training import Steps, StepsContext
+from nas_encoder.search.sections import StageConfig
+
+
+class STNas(Strategy):
+    """One path of the supernet is active in every step.
+
+    The three steps of the paper are three stages of the configuration: ``warmup`` (paths drawn
+    uniformly), ``search`` (an architecture step on held-out data, then a step of the weights along
+    a path drawn from the present probabilities) and ``retrain`` (the derived network), each with
+    its early stopping; see :mod:`nas_encoder.search.gradient.straight_through` for the
+    gradient. The genotype is that of the epoch of the search with the best validation loss.
+
+    Deviations from the public code: CTC throughout (there CTC-CRF in retraining); the search
+    goes on with the last weights of the warm-up (there with the best); the architecture begins at
+    1e-3 x standard normal (there at 0); validation draws the same paths in every epoch.
+    """
+
+    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build a supernet of paths."""
+        return self.layout.sampled(
+            alive,
+            self.config.encoder_config(stage),
+            vocabulary,
+            self.config.regularization.operations,
+        )
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return steps along sampled paths."""
+        candidates = 2 if self.config.paths == 2 else None
+        return SampledSteps.of(
+            context, candidates=candidates, uniform=context.stage.phase == "warmup"
+        )
+
+
+class SampledSteps(Steps):
+    """Steps along paths that are drawn from a generator of their own.
+
+    So a search on several devices draws the same paths on all of them.
+    """
+
+    candidates: int | None = None
+    uniform: bool = False
+
+    def prepare(self, context: StepsContext, **options: Any) -> None:
+        """Take the options and begin to draw."""
+        self.candidates = options["candidates"]
+        self.uniform = options["uniform"]
+        self.seed = context.seed
+        self.generator = torch.Generator().manual_seed(context.seed)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold beside parameters and optimizers."""
+        return {"paths": self.generator.get_state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.generator.set_state(state["paths"])
+
+    def mixture(self) -> dict[str, Paths]:
+        """Draw the paths of a step of the weights."""
+        return self._draw(self.generator)
+
+    def architecture_mixture(self) -> dict[str, Paths]:
+        """Draw the paths of a step of the architecture."""
+        return {
+            kind: draw_paths(alphas, self.generator, self.candidates)
+            for kind, alphas in self.parameters.alphas.items()
+        }
+
+    def score_mixtures(self) -> Any:
+        """Draw paths for each batch of the validation data, the same in every epoch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            yield self._draw(generator)
+
+    def _draw(self, generator: torch.Generator) -> dict[str, Paths]:
+        weights = self.parameters.weights()
+        if self.uniform:
+            weights = {kind: torch.ones_like(value) for kind, value in weights.items()}
+        return {kind: Paths(draw_active(value, generator)) for kind, value in weights.items()}

@@ -1,0 +1,125 @@
+"""Straight-through gradients with sampled paths (Zheng, An, Ou 2021; ST-NAS).
+
+On each edge one operation is drawn from the edge's probabilities p = softmax(alpha); as a one-hot
+vector z it makes the edge's output ``sum_o z_o o(x)``, which is that of the drawn operation. The
+loss is the expectation over z (that of SNAS), and its gradient is passed straight through the
+drawing, ``dL/dp := dL/dz``, so that ``dL/dp_o = <dL/dy, o(x)>`` for **every** operation o of the
+edge, at the present sample. The other operations are needed for that inner product only: they
+are evaluated, but get no gradient and pass none on, which is exact, as z_o = 0 stands before them.
+
+E edges, n operations alive on each, m of them involved in an architecture step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Paths:
+    """One sample of the operations of a kind of cell, or of a chain.
+
+    Attributes:
+        active: For each edge the place of the operation that is drawn.
+        involved: For each edge the places of the operations that its gradient is made of; None
+            where the architecture does not move, and the active ones alone are evaluated.
+        shares: (E, m) probabilities of the involved ones, with their gradient; or None.
+    """
+
+    active: tuple[int, ...]
+    involved: tuple[tuple[int, ...], ...] | None = None
+    shares: Tensor | None = None
+
+    def needs(self, edge: int) -> tuple[int, ...]:
+        """Return the places of the operations that have to be evaluated on an edge."""
+        return (self.active[edge],) if self.involved is None else self.involved[edge]
+
+
+def draw_active(probabilities: Tensor, generator: torch.Generator) -> tuple[int, ...]:
+    """Draw one operation for each edge.
+
+    Args:
+        probabilities: (E, n).
+        generator: On the CPU; nothing else is drawn from.
+    """
+    drawn = torch.multinomial(probabilities.detach().cpu(), 1, generator=generator)
+    return tuple(int(place) for place in drawn[:, 0].tolist())
+
+
+def draw_paths(alphas: Tensor, generator: torch.Generator, candidates: int | None = None) -> Paths:
+    """Draw the paths of an architecture step.
+
+    Args:
+        alphas: (E, n), with gradient.
+        generator: As above.
+        candidates: How many operations of an edge are involved, None for all. With 2 (two-path
+            variant), two are drawn without replacement from the edge's probabilities, theirs
+            are renormalized, and the active one is drawn of the two; the loss is then the
+            expectation over edges of two operations, and memory and time those of two paths.
+    """
+    count = alphas.size(1)
+    if candidates is None or candidates >= count:
+        shares = alphas.softmax(dim=-1)
+        every = tuple(range(count))
+        return Paths(draw_active(shares, generator), (every,) * alphas.size(0), shares)
+    probabilities = alphas.detach().softmax(dim=-1).cpu()
+    chosen = torch.multinomial(probabilities, candidates, generator=generator).sort(dim=-1).values
+    shares = alphas.gather(1, chosen.to(alphas.device)).softmax(dim=-1)
+    within = draw_active(shares, generator)
+    involved = tuple(tuple(int(place) for place in row) for row in chosen.tolist())
+    active = tuple(row[place] for row, place in zip(involved, within, strict=True))
+    return Paths(active, involved, shares)
+
+
+def straight_through(
+    output: Tensor, shares: Tensor, candidates: Sequence[Tensor | None], active: int
+) -> Tensor:
+    """Return the output of the active operation, through which the shares get their gradient.
+
+    Args:
+        output: What the active operation gives, with its graph.
+        shares: (m,) probabilities of the involved operations.
+        candidates: What each of them gives, None for one that gives zeros; no gradient goes to
+            them. At ``active`` it may be anything: ``output`` stands for it.
+        active: The active one's place among them.
+    """
+    present = [value for value in candidates if value is not None]
+    places = [place for place, value in enumerate(candidates) if value is not None]
+    result: Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+        output, shares, places, active, *present
+    )
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Identity on the output; the gradient of a share is an inner product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        shares: Tensor,
+        places: list[int],
+        active: int,
+        *candidates: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(output, shares, *candidates)
+        ctx.places, ctx.active = places, active
+        return output.view_as(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        output, shares, *candidates = ctx.saved_tensors
+        products = torch.zeros_like(shares)
+        for place, value in zip(ctx.places, candidates, strict=True):
+            value = output if place == ctx.active else value
+            products[place] = (grad * value).sum(dtype=shares.dtype)
+        needs = ctx.needs_input_grad[0]
+        return (grad if needs else None, products, None, None, *([None] * len(candidates)))

@@ -1,0 +1,148 @@
+"""The sections of a search configuration; :mod:`nas_encoder.search.config` checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+PHASES = ("warmup", "search", "retrain")
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """When a stage ends before its last epoch (the schedule of ST-NAS' public code).
+
+    An epoch gains when its validation loss is lower by more than ``min_gain`` than the best so
+    far. After ``patience`` epochs without gain the learning rate of the weights falls by
+    ``factor``, and again after each further one; where it would fall for the
+    ``decays`` + 1st time, the stage ends.
+
+    Attributes:
+        min_epochs: The first ones, which are not counted.
+        patience: Epochs without gain.
+        min_gain: In nats per utterance (the sum over its tokens, as the public code has it).
+        factor: Of the learning rate.
+        decays: How often the rate falls; 0: the stage ends at once.
+    """
+
+    min_epochs: int = 0
+    patience: int = 3
+    min_gain: float = 0.5
+    factor: float = 0.1
+    decays: int = 0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of a search (progressive: Chen et al. 2019, section 3.2).
+
+    Attributes:
+        phase: ``search``; ``warmup``: the weights alone, which the following stage goes on with
+            (paths of a sampling strategy are drawn uniformly); ``retrain``: the derived network
+            alone, from scratch, on all training data.
+        layers: L, cells of the supernet, at least 3: of 2, both are reductions, and the normal
+            cell would be pruned by chance. Of a chain: its blocks.
+        channels: C, initial channels; of a chain, its width.
+        operations: Candidates that are alive on each edge (no meaning in phase ``retrain``).
+        epochs: Of the stage, at most.
+        warmup_epochs: Of these, the first in which the weights alone are trained.
+        dropout: Probability behind the regularized operations when the stage begins; of a chain,
+            behind every layer; in phase ``retrain`` the dropout of the encoder.
+        stop: When it ends earlier; null for never.
+    """
+
+    phase: str = "search"
+    layers: int = 5
+    channels: int = 16
+    operations: int = 8
+    epochs: int = 15
+    warmup_epochs: int = 6
+    dropout: float = 0.1
+    stop: StopConfig | None = None
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Optimizer of the network's weights; its rate follows a cosine down to ``min_lr``.
+
+    The defaults are those of He et al. 2020, section 4.3.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    min_lr: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+
+
+@dataclass(frozen=True)
+class ArchitectureConfig:
+    """Adam for the architecture parameters; the defaults are those of Chen et al. 2019."""
+
+    lr: float = 6e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 1e-3
+
+
+@dataclass(frozen=True)
+class RegularizationConfig:
+    """Search space regularization (He et al. 2020, section 3.2 and 4.3).
+
+    Attributes:
+        operations: Operations that dropout follows.
+        decay: Rate of its exponential decay over the epochs after the warm-up.
+        at_most: Operation -> how many of it the final normal cell may keep.
+    """
+
+    operations: tuple[str, ...] = ("dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3")
+    decay: float = 0.2
+    at_most: Mapping[str, int] = field(default_factory=lambda: {"avg_pool_3x3": 2})
+
+    def within(self, known: Sequence[str]) -> RegularizationConfig:
+        """Return what of it concerns the operations ``known``."""
+        return RegularizationConfig(
+            tuple(op for op in self.operations if op in known),
+            self.decay,
+            {op: count for op, count in self.at_most.items() if op in known},
+        )
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What the supernet shares with an evaluation network; see EncoderConfig."""
+
+    output_size: int = 512
+    stem_stride: tuple[int, int] = (1, 1)
+    hidden_sizes: tuple[int, ...] = ()
+    deltas: bool = True
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Batches: at most this many utterances and this many padded frames."""
+
+    max_utterances: int = 4
+    max_frames: int | None = None
+    longest_utterance: int = 1024
+    shortest_utterance: int = 16
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How to run.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        precision: Lightning's names; see :data:`PRECISIONS`.
+        deterministic: Refuse operations that have no deterministic implementation.
+        checkpoint_minutes: Longest time between two checkpoints, beside one an epoch.
+        score_utterances: Validation utterances whose token error rate is measured each epoch.
+    """
+
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    deterministic: bool = True
+    checkpoint_minutes: float = 10.0
+    score_utterances: int = 256
