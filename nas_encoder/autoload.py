@@ -34,6 +34,7 @@ HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
     "nemo.core.classes.common": "nas_encoder.nemo.registration",
     "nemo.collections.asr.models.asr_model": "nas_encoder.nemo.model_registration",
+    "nemo.collections.asr.losses.rnnt": "nas_encoder.nemo.rnnt_loss",
 }
 
 # The same where the environment switches the hook off: it may explain, not register.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import random
 import warnings
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from nas_encoder import autoload
 
@@ -58,16 +61,16 @@ def text_of(generator: random.Random, words: int) -> str:
 
 @dataclass
 class Recording:
-    """A text as tones."""
+    """A text as tones, with silence before and after it."""
 
     text: str
-    seed: int = 0
+    before: float = GAP  # seconds
+    after: float = 0.0
     times: list[tuple[str, float, float]] = field(default_factory=list)  # letter, start, end (s)
 
     def samples(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return the audio, and note when each letter sounds."""
-        generator = np.random.default_rng(self.seed)
-        parts: list[Any] = [np.zeros(int(GAP * RATE))]
+        parts: list[Any] = [np.zeros(int(self.before * RATE))]
         self.times = []
         for letter in self.text:
             if letter == " ":
@@ -78,8 +81,8 @@ class Recording:
             time = np.arange(int(TONE * RATE)) / RATE
             parts.append(0.3 * np.sin(2 * np.pi * FREQUENCIES[letter] * time))
             parts.append(np.zeros(int(GAP * RATE)))
-        signal = np.concatenate(parts)
-        return (signal + generator.normal(0.0, 0.01, len(signal))).astype(np.float32)
+        parts.append(np.zeros(int(self.after * RATE)))
+        return np.concatenate(parts).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,29 @@ class Tones:
         return [str(self.folder / f"{number}.wav") for number in range(len(self.recordings))]
 
     @classmethod
-    def create(cls, folder: Path, number: int = 32, longest: int = 3) -> Tones:
-        """Write everything."""
+    def create(
+        cls, folder: Path, number: int = 32, longest: int = 3, silence: float = 1.2
+    ) -> Tones:
+        """Write everything.
+
+        Args:
+            folder: An empty folder.
+            number: Recordings.
+            longest: Words of the longest ones.
+            silence: Seconds before and after the words, at most.
+        """
         import sentencepiece
         import soundfile
 
         generator = random.Random(5)
+        # NeMo's helpers for long audio see much silence before the first and after the last word.
         recordings = tuple(
-            Recording(text_of(generator, generator.randint(1, longest)), seed)
-            for seed in range(number)
+            Recording(
+                text_of(generator, generator.randint(1, longest)),
+                before=generator.uniform(GAP, silence),
+                after=generator.uniform(0.0, silence),
+            )
+            for _ in range(number)
         )
         tones = cls(folder, recordings)
         lines = []
@@ -116,12 +133,13 @@ class Tones:
             line = {"audio_filepath": path, "duration": len(samples) / RATE, "text": recording.text}
             lines.append(json.dumps(line) + "\n")
         Path(tones.manifest).write_text("".join(lines), encoding="utf-8")
-        (folder / "text").write_text("\n".join(r.text for r in recordings), encoding="utf-8")
+        lines = [*(recording.text for recording in recordings), " ".join(FREQUENCIES)]
+        (folder / "text").write_text("\n".join(lines), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             input=str(folder / "text"),
             model_prefix=str(folder / "tokenizer"),
-            vocab_size=10,
-            model_type="bpe",
+            vocab_size=8,
+            model_type="char",  # every piece is a letter, so that each has a time
             minloglevel=2,
         )
         vocabulary = (folder / "tokenizer.vocab").read_text("utf-8").splitlines()
@@ -192,6 +210,7 @@ CLASSES = {
 WARNINGS = (
     "'pin_memory' argument is set as true:UserWarning:torch",
     "This property will be removed:DeprecationWarning:torchmetrics",
+    ".*isinstance.treespec, LeafSpec:FutureWarning",
 )
 
 
@@ -237,6 +256,121 @@ def trainer(steps: int, **options: Any) -> Any:
         limit_val_batches=0,
         **{**quiet, **options},
     )
+
+
+def features_of(model: Any, tones: Tones) -> tuple[Tensor, Tensor]:
+    """Return the model's features of all recordings, (B, F, T), and their lengths (B,)."""
+    signals = [torch.from_numpy(recording.samples()) for recording in tones.recordings]
+    lengths = torch.tensor([len(signal) for signal in signals])
+    batch = nn.utils.rnn.pad_sequence(signals, batch_first=True)
+    features: tuple[Tensor, Tensor] = model.preprocessor(input_signal=batch, length=lengths)
+    return features
+
+
+def teach(model: Any, tones: Tones, steps: int = 60) -> None:
+    """Teach the encoder and the CTC decoder of a model, frame by frame, since the times are known.
+
+    CTC itself needs many more steps to find them out.
+    """
+    features, lengths = features_of(model, tones)
+    decoder = getattr(model, "ctc_decoder", model.decoder)
+    targets = _frame_targets(model.encoder.subsampling_factor, decoder, tones, features.size(2))
+    parameters = [*model.encoder.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.Adam(parameters)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=steps)
+    model.train()
+    for step in range(steps):
+        rows = torch.arange(8 * step, 8 * step + 8) % len(features)
+        x = features[rows, :, : int(lengths[rows].max())]
+        y, _ = model.encoder(audio_signal=x, length=lengths[rows])
+        log_probs = decoder(encoder_output=y).transpose(1, 2)
+        loss = nn.functional.nll_loss(log_probs, targets[rows, : y.size(2)], ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def teach_transducer(model: Any, tones: Tones, steps: int = 200) -> None:
+    """Teach prediction and joint network, whose encoder is ready: each letter at its time.
+
+    The cross-entropy along that one alignment does it in a second. (NeMo's default transducer
+    loss is written in plain Python where there is no GPU, and takes seconds a step.)
+    """
+    with torch.no_grad():
+        features, lengths = features_of(model, tones)
+        encoded, frames = model.encoder(audio_signal=features, length=lengths)
+    ids = [torch.tensor(model.tokenizer.text_to_ids(r.text)) for r in tones.recordings]
+    sizes = torch.tensor([len(text) for text in ids])
+    texts = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    points = []  # utterance, frame, letters before it, what comes next
+    blank = model.joint.num_classes_with_blank - 1
+    for row, recording in enumerate(tones.recordings):
+        times = iter(_emission_frames(recording, model.encoder.subsampling_factor))
+        done, due = 0, next(times)
+        for frame in range(int(frames[row])):
+            while due == frame:
+                points.append((row, frame, done, int(texts[row, done])))
+                done, due = done + 1, next(times, -1)
+            points.append((row, frame, done, blank))
+        assert done == len(ids[row])
+    row, frame, done, target = torch.tensor(points).T
+    optimizer = torch.optim.Adam([*model.decoder.parameters(), *model.joint.parameters()])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.03, total_steps=steps)
+    model.train()
+    for _ in range(steps):
+        decoded, _, _ = model.decoder(targets=texts, target_length=sizes)  # (B, D, U + 1)
+        f = model.joint.enc(encoded.transpose(1, 2)[row, frame])
+        g = model.joint.pred(decoded.transpose(1, 2)[row, done])
+        loss = nn.functional.cross_entropy(model.joint.joint_net(f + g), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def _emission_frames(recording: Recording, factor: int) -> list[int]:
+    """Return the output frame of each piece: first the space that the tokenizer puts in front."""
+    letters, end, seconds = iter(recording.times), 0.0, [0.0]
+    for letter in recording.text:
+        if letter == " ":
+            seconds.append(end + (PAUSE - 0.12) / 2)
+        else:
+            _, start, end = next(letters)
+            seconds.append(start)
+    # The first frame whose middle is not before that time, as in _frame_targets.
+    return [max(0, math.ceil((100 * second - (factor - 1) / 2) / factor)) for second in seconds]
+
+
+def _frame_targets(factor: int, decoder: Any, tones: Tones, frames: int) -> Tensor:
+    """Return (B, T') classes: a letter while its tone sounds, else blank; -1 past the end."""
+    pieces = [str(piece).replace("\u2581", " ") for piece in decoder.vocabulary]
+    times = (torch.arange(-(-frames // factor)) * factor + (factor - 1) / 2) * 0.01
+    targets = torch.full((len(tones.recordings), len(times)), len(pieces))
+    for row, recording in zip(targets, tones.recordings, strict=True):
+        recording.samples()  # notes the times
+        letters = iter(recording.times)
+        end = 0.0
+        for letter in recording.text:
+            if letter == " ":
+                start, stop = end + (PAUSE - 0.12) / 2, end + (PAUSE + 0.12) / 2
+            else:
+                _, start, stop = next(letters)
+                end = stop
+            row[(times >= start) & (times < stop)] = pieces.index(letter)
+        row[times > end + GAP + recording.after] = -1
+    return targets
+
+
+# Knows the last letter and nothing else, so that it can begin anywhere in a text.
+LAST_LETTER = {
+    "_target_": f"{MODULES}.StatelessTransducerDecoder",
+    "context_size": 1,
+    "normalization_mode": None,
+    "prednet": {"pred_hidden": 16, "dropout": 0.0},
+}
 
 
 def _transducer(width: int) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""The transducer loss of the package warp-rnnt, for NeMo: ``model.loss.loss_name=warp_rnnt``.
+
+NeMo looks a loss up in ``nemo.collections.asr.losses.rnnt``: a table ``RNNT_LOSS_RESOLVER`` says
+whether it can be had, and the function ``resolve_rnnt_loss`` builds it. Its ``warprnnt`` is another
+package. :func:`register` adds our name to the table and builds it; every other name goes to NeMo
+as before. The import hook (:mod:`nas_encoder.autoload`) calls it right after NeMo's module was
+executed.
+
+Source: Ivan Sorokin's CUDA-Warp RNN-Transducer (package ``warp_rnnt``), read in its versions 0.4
+and later; FastEmit: Yu et al. 2021 (arXiv 2010.11148).
+
+NOT RUN: the package builds and runs only where CUDA is, and we had no such machine. What ran is
+the registration, and the errors where the package is missing. The test of the loss itself
+(``tests/integration/test_nemo_rnnt_losses.py``) compares loss and gradient with NeMo's, and is
+skipped where the package or a CUDA device is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_encoder.errors import ConfigError, InputError, MissingDependencyError
+
+NAME = "warp_rnnt"
+
+
+def available() -> bool:
+    """Return whether the package is installed."""
+    return importlib.util.find_spec(NAME) is not None
+
+
+class WarpRNNTLoss(nn.Module):
+    """Minus the log-probability of the labels, summed over all alignments (Graves 2012).
+
+    Args:
+        blank: Index of the blank.
+        fastemit_lambda: Weight of FastEmit, which favours emitting early; at least 0.
+
+    Attributes:
+        reduction: Always that of NeMo's wrapper, which reduces itself; it sets this to None.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+        ConfigError: ``fastemit_lambda`` is not a number of at least 0.
+    """
+
+    def __init__(self, blank: int, fastemit_lambda: float = 0.0) -> None:
+        super().__init__()
+        if not available():
+            raise MissingDependencyError("warp-rnnt", "rnnt", "the transducer loss 'warp_rnnt'")
+        number = isinstance(fastemit_lambda, (int, float)) and not isinstance(fastemit_lambda, bool)
+        if not number or not 0 <= fastemit_lambda < float("inf"):
+            problem = f"fastemit_lambda: must be a number of at least 0, got {fastemit_lambda!r}"
+            raise ConfigError(f"model.loss.{NAME}_kwargs", [problem])
+        self.blank = blank
+        self.fastemit_lambda = float(fastemit_lambda)
+        self.reduction: str | None = None
+
+    def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
+        """Return the loss of each utterance.
+
+        B batch, T encoder frames, U labels, V classes with the blank.
+
+        Args:
+            acts: (B, T, U + 1, V) on CUDA: what the joint network puts out. NeMo's joint gives
+                logits on CUDA; log-probabilities are as good, the softmax leaves them as they are.
+            labels: (B, U), padded with any valid class.
+            act_lens: (B,) frames of each utterance.
+            label_lens: (B,) labels of each utterance.
+
+        Returns:
+            (B,), float32.
+
+        Raises:
+            InputError: The tensors are not on a CUDA device.
+        """
+        if not acts.is_cuda:
+            raise InputError(
+                f"the transducer loss '{NAME}' runs on CUDA only, got tensors on '{acts.device}'; "
+                "use model.loss.loss_name=default there"
+            )
+        import warp_rnnt
+
+        losses: Tensor = warp_rnnt.rnnt_loss(
+            torch.log_softmax(acts.float(), dim=-1),
+            labels.to(acts.device, torch.int32).contiguous(),
+            act_lens.to(acts.device, torch.int32).contiguous(),
+            label_lens.to(acts.device, torch.int32).contiguous(),
+            average_frames=False,
+            reduction="none",
+            blank=self.blank,
+            gather=True,  # of the V classes only blank and label are kept: less memory
+            fastemit_lambda=self.fastemit_lambda,
+        )
+        return losses
+
+
+def register(module: ModuleType) -> None:
+    """Add the loss to NeMo's table; a second call changes nothing.
+
+    Args:
+        module: ``nemo.collections.asr.losses.rnnt``.
+    """
+    table = module.RNNT_LOSS_RESOLVER
+    if NAME in table:  # ours already, or a NeMo that knows the package itself
+        return
+    table[NAME] = module.RNNTLossConfig(
+        loss_name=NAME,
+        lib_name=NAME,
+        is_available=available(),
+        installation_msg="pip install 'nas_encoder[rnnt]'  (its source builds where CUDA is)",
+        force_float32=True,
+    )
+    inner: Callable[..., nn.Module] = module.resolve_rnnt_loss
+
+    @functools.wraps(inner)
+    def resolve_rnnt_loss(loss_name: str, blank_idx: int, loss_kwargs: Any = None) -> nn.Module:
+        if loss_name != NAME or not table[NAME].is_available:
+            return inner(loss_name, blank_idx, loss_kwargs)
+        options = dict(loss_kwargs or {})
+        loss = WarpRNNTLoss(blank_idx, options.pop("fastemit_lambda", 0.0))
+        if options:
+            module._warn_unused_additional_kwargs(loss_name, options)
+        return loss
+
+    module.resolve_rnnt_loss = resolve_rnnt_loss  # type: ignore[attr-defined]
