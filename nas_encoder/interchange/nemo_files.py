@@ -307,6 +307,8 @@ def write_nemo(model: Model, path: Path) -> list[Path]:
             "vocab_path": "nemo:vocab.txt",
             "spe_tokenizer_vocab": "nemo:tokenizer.vocab",
         }
+        # NeMo's transcribe() of such a model reads this block.
+        config["validation_ds"] = {"manifest_filepath": None, "use_start_end_token": False}
         files["./tokenizer.model"] = head.bpe_model
         files["./vocab.txt"] = "".join(f"{item}\n" for item in labels).encode()
         files["./tokenizer.vocab"] = _vocabulary(head.bpe_model).encode()
