@@ -125,8 +125,8 @@ def _sizes(args: argparse.Namespace) -> dict[str, Any]:
         objective, network = search.objective, search.network
         sizes = {
             "space": search.space,
-            "layers": objective.layers,
-            "channels": objective.channels,
+            "layers": objective.cell_size[0],
+            "channels": objective.cell_size[1],
             "input_size": search.features.num_mel_bins,
             "output_size": network.output_size,
             "stem_stride": network.stem_stride,

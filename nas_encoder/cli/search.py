@@ -3,6 +3,8 @@
 The data are a Kaldi or ESPnet data folder, a NeMo manifest, lhotse cuts, or a folder made by
 'nas-encoder data prepare'. The run folder holds the result (genotype.yaml), the genotype after
 each epoch, metrics, TensorBoard events, a report and the checkpoint that --resume goes on from.
+With several seeds, each has such a folder below the run folder, and the best derived network by
+validation is the result.
 """
 
 from __future__ import annotations
@@ -15,6 +17,12 @@ EXAMPLES = """examples:
   nas-encoder search --config he2020_revised --train dump/raw/train_sp --output exp/he --seed 1 \\
       --set batch.max_utterances=8 --set trainer.precision=bf16-mixed
   nas-encoder search --config small --train data/train --valid data/dev --output exp/search --resume
+  nas-encoder search --config small --train data/train --valid data/dev --output exp/three \\
+      --seeds 0 1 2
+  nas-encoder search --config small --train data/train --valid data/dev --output exp/light \\
+      --set objective.parameters=4000000
+  nas-encoder search --config he2020_revised --train dump/raw/train_sp --output exp/he2 --seed 0 \\
+      --set trainer.devices=2
 """
 
 
@@ -27,7 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, metavar="DATA", help="training data")
     parser.add_argument("--valid", metavar="DATA", help="validation data")
     parser.add_argument("--output", required=True, metavar="DIR", help="run folder")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument(
+        "--seed", type=int, help="of everything random (default: the config's seeds, or 0)"
+    )
+    seeds.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="search with each; the best one is kept"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
     parser.add_argument(
         "--set",
@@ -44,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from nas_encoder.search import load_search_config, run_search
 
-    config = load_search_config(args.config, args.settings)
+    settings = list(args.settings)
+    if args.seeds is not None:
+        settings.append(f"seeds={args.seeds}")
+    config = load_search_config(args.config, settings)
     genotype = run_search(
         config,
         args.train,

@@ -31,8 +31,10 @@ class ObjectiveConfig:
         margin: The penalty begins this part below a budget, so that the last change of an
             operation does not end just above it.
         table: File of measured latencies, made by ``nas-encoder bench --operations``.
-        layers: L, cells of the target network.
-        channels: C, its initial channels. What else it has is as in ``network``.
+        layers: L, cells of the target network; null for 17, the smallest of He et al. 2020. A
+            chain has as many blocks as its space.
+        channels: C, its initial channels, null for 24; of a chain its width, null for that of the
+            search. What else the network has is as in ``network``.
         seconds: Of speech, for multiply-adds and latency.
     """
 
@@ -42,9 +44,14 @@ class ObjectiveConfig:
     weight: float = 1.0
     margin: float = 0.03
     table: str | None = None
-    layers: int = 17
-    channels: int = 24
+    layers: int | None = None
+    channels: int | None = None
     seconds: float = 10.0
+
+    @property
+    def cell_size(self) -> tuple[int, int]:
+        """Cells and initial channels of the target, in a space of cells."""
+        return self.layers or 17, self.channels or 24
 
     @property
     def budgets(self) -> dict[str, float]:
@@ -67,8 +74,10 @@ class ObjectiveConfig:
             value = getattr(self, name)
             if not (_is_number(value) and low <= value <= high):
                 found.add(name, f"must be a number in {low:g}..{high:g}, got {show(value)}")
-        found.integer(self.layers, "layers", 3, 1024)
-        found.integer(self.channels, "channels", 1, 4096)
+        if self.layers is not None:
+            found.integer(self.layers, "layers", 3, 1024)
+        if self.channels is not None:
+            found.integer(self.channels, "channels", 1, 4096)
         if self.table is not None and not (isinstance(self.table, str) and self.table):
             found.add("table", f"must be a file's path or null, got {show(self.table)}")
         return found.lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -40,6 +40,37 @@ def check_stop(stop: StopConfig, path: str, problems: Problems) -> None:
     )
     check_number(stop.min_gain, f"{path}.min_gain", 0, 1e6, problems)
     check_number(stop.factor, f"{path}.factor", 1e-6, 1, problems)
+
+
+def check_tokens(config: Any, kinds: Sequence[str], problems: Problems) -> None:
+    """Check what belongs to ``config.tokens``."""
+    if config.tokens == "bpe" or config.bpe_size is not None:
+        problems.integer(config.bpe_size, "bpe_size", 2, 10**6, " (the pieces of 'tokens: bpe')")
+        if config.tokens != "bpe":
+            problems.add("bpe_size", f"is for 'tokens: bpe', got tokens {show(config.tokens)}")
+    if config.token_kind is not None:
+        problems.choice(config.token_kind, "token_kind", "kind of tokens", kinds)
+        if config.tokens in kinds:
+            problems.add("token_kind", "is for a list in a file: 'tokens' says it already")
+
+
+def check_seeds(config: Any, problems: Problems) -> None:
+    """Check several seeds and how the best of them is chosen."""
+    seeds = problems.sequence(config.seeds, "seeds", 0, 1000) or []
+    for place, seed in enumerate(seeds):
+        problems.integer(seed, f"seeds[{place}]", 0, 10**9)
+    if len({show(seed) for seed in seeds}) < len(seeds):
+        problems.add("seeds", f"lists a seed twice: {show(list(seeds))}")
+    selection = config.selection
+    if selection is None:
+        return
+    problems.integer(selection.epochs, "selection.epochs", 1, 10**5)
+    for name, low in (("layers", 3), ("channels", 1)):
+        if getattr(selection, name) is not None:
+            problems.integer(getattr(selection, name), f"selection.{name}", low, 65536)
+    check_number(selection.dropout, "selection.dropout", 0, 0.99, problems)
+    if config.stages and config.stages[-1].phase == "retrain":
+        problems.add("selection", "the last stage trains the derived network already")
 
 
 def tupled(value: Any) -> Any:

@@ -19,10 +19,13 @@ from nas_encoder.search.checks import (
     EXPONENT,
     check_integers,
     check_number,
+    check_seeds,
     check_stop,
+    check_tokens,
     plain_types,
     read_section,
     read_stage,
+    tupled,
 )
 from nas_encoder.search.sections import (
     PHASES,
@@ -30,6 +33,7 @@ from nas_encoder.search.sections import (
     BatchConfig,
     NetworkConfig,
     RegularizationConfig,
+    SelectionConfig,
     StageConfig,
     TrainerConfig,
     WeightsConfig,
@@ -39,7 +43,7 @@ from nas_encoder.spaces import CellSpace, ChainSpace, get_space, list_spaces
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in both steps
 DATA_USES = ("half", "valid")
-TOKEN_KINDS = ("char", "word", "phone", "syllable")
+TOKEN_KINDS = ("char", "word", "phone", "syllable", "bpe")
 ORDERS = ("first", "second")
 __all__ = [
     "EXPONENT",
@@ -74,6 +78,13 @@ class SearchConfig:
             (a proxy data set); null for all of it.
         order: Of the architecture's gradient (Liu et al. 2019, section 2.3): ``first``, or for
             the strategy ``darts`` with SGD ``second``, through one step of the weights.
+        seeds: Search with each of them in turn; the best derived network by validation is the
+            result. Empty for the one seed of the command line.
+        selection: How that is measured: on the derived networks, trained from scratch; null: by
+            what the last stage of each search ends with.
+        bpe_size: With ``tokens: bpe``, the number of pieces that are learned.
+        token_kind: How texts are cut where ``tokens`` is a path (``syllable`` turns hanzi to
+            pinyin); null to guess it from the list.
         paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
             active with all others; with 2, with one other that is drawn.
     """
@@ -84,6 +95,9 @@ class SearchConfig:
     tokens: str = "char"
     architecture_data: str = "half"
     train_utterances: int | None = None
+    token_kind: str | None = None
+    bpe_size: int | None = None
+    seeds: tuple[int, ...] = ()
     order: str = "first"
     paths: int = 1
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -96,6 +110,7 @@ class SearchConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    selection: SelectionConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML types."""
@@ -113,7 +128,7 @@ class SearchConfig:
         if not isinstance(document, Mapping):
             raise ConfigError(subject, [f"must be a mapping, got {show(document)}"])
         problems.mapping(document, "", (), [f.name for f in fields(cls)])
-        values = {name: document[name] for name in _SCALARS if name in document}
+        values = {name: tupled(document[name]) for name in _SCALARS if name in document}
         for name, kind in _SECTIONS.items():
             if document.get(name) is not None:
                 values[name] = read_section(kind, document[name], name, problems)
@@ -149,6 +164,8 @@ class SearchConfig:
             problems.add(
                 "tokens", f"must be one of {', '.join(TOKEN_KINDS)} or a path, got {self.tokens!r}"
             )
+        check_tokens(self, TOKEN_KINDS, problems)
+        check_seeds(self, problems)
         problems.choice(
             self.architecture_data, "architecture_data", "data for the architecture", DATA_USES
         )
@@ -184,6 +201,7 @@ class SearchConfig:
                 "longest_utterance": (4, 10**7),
                 "shortest_utterance": (1, 10**6),
                 "workers": (0, 256),
+                "accumulate": (1, 10**4),
             },
             problems,
         )
@@ -199,12 +217,15 @@ class SearchConfig:
             self.trainer.accelerator, "trainer.accelerator", "accelerator", ("auto", "cpu", "cuda")
         )
         problems.choice(self.trainer.precision, "trainer.precision", "precision", PRECISIONS)
+        if not isinstance(self.trainer.sync_batchnorm, bool):
+            problems.add("trainer.sync_batchnorm", "must be true or false")
         if not isinstance(self.trainer.deterministic, bool):
             problems.add("trainer.deterministic", "must be true or false")
         check_number(
             self.trainer.checkpoint_minutes, "trainer.checkpoint_minutes", 0, 10**5, problems
         )
-        check_integers(self.trainer, "trainer", {"score_utterances": (1, 10**7)}, problems)
+        bounds = {"score_utterances": (1, 10**7), "devices": (1, 1024)}
+        check_integers(self.trainer, "trainer", bounds, problems)
 
     def _check_strategy(self, strategy: str | None, problems: Problems) -> None:
         problems.choice(self.order, "order", "order", ORDERS)
@@ -212,6 +233,8 @@ class SearchConfig:
             problems.add("order", f"'second' is for the strategy 'darts', not for '{strategy}'")
         elif self.order == "second" and self.weights.optimizer == "adam":
             problems.add("order", "'second' needs weights.optimizer sgd: it unrolls a step of it")
+        elif self.order == "second" and self.batch.accumulate != 1:
+            problems.add("batch.accumulate", "must be 1 with order 'second'")
         paths = problems.integer(self.paths, "paths", 1, 2)
         if paths == 2 and strategy not in (None, "stnas"):
             problems.add("paths", f"2 is for the strategy 'stnas', not for '{strategy}'")
@@ -347,6 +370,9 @@ _SCALARS = (
     "tokens",
     "architecture_data",
     "train_utterances",
+    "token_kind",
+    "bpe_size",
+    "seeds",
     "order",
     "paths",
 )
@@ -360,6 +386,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "batch": BatchConfig,
     "trainer": TrainerConfig,
     "objective": ObjectiveConfig,
+    "selection": SelectionConfig,
 }
 
 

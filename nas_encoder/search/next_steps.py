@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from nas_encoder.genotype import CellArchitecture
+from nas_encoder.genotype import CellArchitecture, Genotype
 
 if TYPE_CHECKING:
     from nas_encoder.search.report import Report
@@ -21,11 +22,42 @@ def next_steps(report: Report) -> list[Step]:
 
 def search_command(report: Report, output: str, *options: str) -> str:
     """Return the command of the same search into a folder."""
-    words = ["nas-encoder", "search", "--config", f"{report.folder.path}/config.yaml"]
-    words += ["--train", str(report.run.get("train"))]
-    if report.run.get("valid") is not None:
-        words += ["--valid", str(report.run["valid"])]
+    words = _search_words(report.folder.path, report.run)
     return shlex.join([*words, "--output", output, *options])
+
+
+def resume_seeds(path: Path, run: Mapping[str, Any]) -> str:
+    """Return the command that goes on with the searches of several seeds."""
+    return shlex.join([*_search_words(path, run), "--output", str(path), "--resume"])
+
+
+def train_steps(path: Path, genotype: Genotype, sizes: tuple[int, int]) -> Iterator[Step]:
+    """Yield how to look at a result and how to train it.
+
+    Args:
+        path: The run folder.
+        genotype: In it.
+        sizes: Layers and channels of a network of cells.
+    """
+    yield (
+        "Look at the genotype and at what the network costs:",
+        f"nas-encoder show {shlex.quote(str(path))}/genotype.yaml --plot cells.svg",
+    )
+    options = ""
+    if isinstance(genotype.architecture, CellArchitecture):
+        options = f"\n    layers: {sizes[0]}\n    channels: {sizes[1]}"
+    yield (
+        "Train it: in the training config of an ESPnet2 recipe,",
+        f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml{options}",
+    )
+
+
+def _search_words(path: Path, run: Mapping[str, Any]) -> list[str]:
+    words = ["nas-encoder", "search", "--config", f"{path}/config.yaml"]
+    words += ["--train", str(run.get("train"))]
+    if run.get("valid") is not None:
+        words += ["--valid", str(run["valid"])]
+    return words
 
 
 def _unfinished(report: Report) -> Iterator[Step]:
@@ -78,18 +110,9 @@ def _finished(report: Report) -> Iterator[Step]:
             "Or search with a stronger pull towards the budget:",
             search_command(report, f"{path}_budget", "--seed", str(seed), *options),
         )
-    yield (
-        "Look at the genotype and at what the network costs:",
-        f"nas-encoder show {shlex.quote(path)}/genotype.yaml --plot cells.svg",
-    )
-    genotype = report.genotype
-    if genotype is None or isinstance(genotype.architecture, CellArchitecture):
-        objective = report.config.objective
-        yield (
-            "Train it: in the training config of an ESPnet2 recipe,",
-            f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml\n"
-            f"    channels: {objective.channels}\n    layers: {objective.layers}",
-        )
+    if report.genotype is not None:
+        sizes = report.config.objective.cell_size
+        yield from train_steps(report.folder.path, report.genotype, sizes)
     yield (
         "See how much of the result is chance: search with other seeds and compare, and train a "
         "random genotype of the same space beside the one found:",
@@ -105,7 +128,7 @@ def _cheap(report: Report) -> list[str]:
 
 def _within_budgets(report: Report) -> tuple[int, int] | None:
     """Return (stage, epoch) of the last epoch of the last searching stage within all budgets."""
-    rows = [row for row in report.rows if row.get("costs") and row.get("probabilities")]
+    rows = [row for row in report.choosing() if row.get("costs")]
     rows = [row for row in rows if row["stage"] == rows[-1]["stage"]]
     for row in reversed(rows):
         if all(

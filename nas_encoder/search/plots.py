@@ -127,6 +127,38 @@ def curves(rows: Sequence[Row]) -> Picture:
     )
 
 
+def compared_curves(runs: Mapping[str, Sequence[Row]]) -> Picture:
+    """Draw the validation figures of several searches, one colour each."""
+    panels = (("validation loss per token", "valid_loss"), ("token error rate, %", "valid_ter"))
+    figure = new_figure(5.2)
+    axes_list = figure.subplots(len(panels), 1, sharex=True)
+    longest = max(runs.values(), key=len)
+    for axes, (label, key) in zip(axes_list, panels, strict=True):
+        for place, (name, rows) in enumerate(runs.items()):
+            starts = stage_starts(rows)
+            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+                axes.plot(
+                    range(start + 1, end + 1),
+                    [float("nan") if row.get(key) is None else row[key] for row in rows[start:end]],
+                    marker="o",
+                    markersize=3.5,
+                    color=_COLOURS[1 + (3 * place) % (len(_COLOURS) - 1)],
+                    label="" if start else name,
+                )
+        axes.set_ylabel(label, fontsize=9)
+        axes.grid(alpha=0.25)
+        _mark_stages(axes, longest)
+        axes.legend(fontsize=8, loc="best")
+    _label_stages(axes_list[0], longest)
+    _epoch_axis(axes_list[-1], longest)
+    return Picture(
+        "Validation",
+        "Every stage begins with a new network, so the figures jump at its border (dashed, of the "
+        "longest search).",
+        to_png(figure),
+    )
+
+
 def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
     """Draw the mean probability of each operation over the edges, epoch by epoch."""
     kinds = kinds_of(rows)

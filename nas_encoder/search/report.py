@@ -38,7 +38,7 @@ from nas_encoder.search.plots import (
 )
 from nas_encoder.search.rederive import read_config
 from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.spaces import get_space
+from nas_encoder.spaces import CellSpace, get_space
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +72,14 @@ def build_report(folder: RunFolder) -> Path:
     """
     if not (folder.path / "run.yaml").is_file():
         raise CheckpointError(f"run folder {folder.path}", ["holds no search (no run.yaml)"])
+    from nas_encoder.search.seeds_report import SeedsReport
+
     require_matplotlib()
     path = folder.path / NAME
-    write_atomically(path, Report(folder).html().encode(), CheckpointError)
+    report: Report | SeedsReport = (
+        Report(folder) if "seeds" not in folder.run() else SeedsReport(folder)
+    )
+    write_atomically(path, report.html().encode(), CheckpointError)
     return path
 
 
@@ -139,7 +144,7 @@ class Report:
 
     def findings(self) -> list[Finding]:
         """Return what the last epoch that chose operations says about the search's health."""
-        chosen = self._choosing()
+        chosen = self.choosing()
         last = chosen[-1] if chosen else (self.rows[-1] if self.rows else None)
         found = [] if last is None else findings(last, self.genotype)
         if last is not None and self.rows[-1] is not last:
@@ -174,9 +179,11 @@ class Report:
         found = [row["costs"] for row in self.rows if row.get("costs")]
         return dict(found[-1]) if found else {}
 
-    def _choosing(self) -> list[dict[str, Any]]:
+    def choosing(self) -> list[dict[str, Any]]:
         """Return the epochs of a supernet, not those of a network that is trained at the end."""
-        return [row for row in self.rows if row.get("probabilities")]
+        return [
+            row for row in self.rows if row.get("probabilities") and row.get("phase") != "retrain"
+        ]
 
     def _result(self) -> list[str]:
         if self.genotype is None:
@@ -215,10 +222,11 @@ class Report:
         objective = self.config.objective
         picture = costs(self.rows)
         assert picture is not None
-        text = (
-            f"{picture.text} {objective.layers} cells, {objective.channels} channels, "
-            f"{objective.seconds:g} s of speech."
-        )
+        size = f"{objective.seconds:g} s of speech"
+        if isinstance(get_space(self.config.space), CellSpace):
+            layers, channels = objective.cell_size
+            size = f"{layers} cells, {channels} channels, {size}"
+        text = f"{picture.text} {size}."
         return [
             section(picture.title, text, picture.png),
             table(("", "genotype", "budget", "share of the budget"), lines),
@@ -228,7 +236,7 @@ class Report:
         if not self.rows:
             return
         yield curves(self.rows)
-        rows = self._choosing()
+        rows = self.choosing()
         if not rows:
             return
         yield operation_shares(rows, self.operations)
@@ -237,7 +245,7 @@ class Report:
 
     def _stages(self) -> Iterable[str]:
         """Yield what each stage ended with: its cells and the probabilities behind them."""
-        rows = self._choosing()
+        rows = self.choosing()
         for index, row in enumerate(rows):
             if index + 1 < len(rows) and rows[index + 1]["stage"] == row["stage"]:
                 continue
@@ -294,7 +302,7 @@ class Report:
         ]
 
 
-def _choices(genotype: Genotype) -> set[tuple[Any, ...]]:
+def choices_of(genotype: Genotype) -> set[tuple[Any, ...]]:
     """Return what a genotype chose: its edges, or its blocks."""
     architecture = genotype.architecture
     if isinstance(architecture, CellArchitecture):
@@ -322,4 +330,4 @@ def _used(genotype: Genotype) -> dict[str, Counter[str]]:
 def _changed(before: Genotype | None, after: Genotype | None) -> str:
     if before is None or after is None:
         return ""
-    return f"{len(_choices(after) - _choices(before))} of {len(_choices(after))}"
+    return f"{len(choices_of(after) - choices_of(before))} of {len(choices_of(after))}"

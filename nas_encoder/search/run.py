@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lhotse import CutSet
+from lightning.fabric import Fabric
 
-from nas_encoder.data import (
-    AsrLoader,
-    FeatureExtractor,
-    TokenSet,
-    check_data,
-    open_cuts,
-    split_half,
-    texts,
-)
-from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype import CellArchitecture, Genotype
+from nas_encoder.genotype import Genotype
 from nas_encoder.provenance import environment
-from nas_encoder.search.config import TOKEN_KINDS, SearchConfig
-from nas_encoder.search.gradient.loop import GradientSearch, Streams
+from nas_encoder.search.collapse import findings
+from nas_encoder.search.config import SearchConfig
+from nas_encoder.search.devices import open_fabric
+from nas_encoder.search.gradient.loop import GradientSearch
+from nas_encoder.search.latency import LatencyTable
+from nas_encoder.search.objective import Objective, build_costs
 from nas_encoder.search.report import write_report
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.runfolder import RunFolder, open_folder
+from nas_encoder.search.seeds import search_seeds
+from nas_encoder.search.streams import open_streams
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +30,10 @@ def run_search(
     train: str | Path,
     output: str | Path,
     valid: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     resume: bool = False,
     config_name: str = "",
+    fabric: Fabric | None = None,
 ) -> Genotype:
     """Search a genotype.
 
@@ -49,128 +44,83 @@ def run_search(
         valid: Data of the same kinds that the score is measured on; with
             ``architecture_data: valid`` the architecture learns from it too. Without it, the
             half of the training data that the architecture learns from serves.
-        seed: Of everything random.
+        seed: Of everything random; by default the configuration's seeds, each in turn, or 0.
         resume: Go on where a run in ``output`` was stopped; begin where there is none.
         config_name: Recorded in the genotype.
+        fabric: The devices, where the caller has opened them already.
 
     Returns:
         The genotype; it is ``genotype.yaml`` in the run folder too.
 
     Raises:
+        ConfigError: A budget needs a table of latencies, or there is no such device.
         DataError: The data cannot be used; all problems found are listed, before any training.
         CheckpointError: The run folder holds another run, or cannot be written.
     """
-    folder = RunFolder(output)
+    if seed is None and config.seeds:
+        return search_seeds(config, train, output, valid, resume, config_name)
+    objective = build_objective(config)
+    seed = seed or 0
+    folder = open_folder(output)
     run: dict[str, Any] = {
         "seed": seed,
         "train": str(train),
         "valid": str(valid) if valid is not None else None,
         "config": config_name,
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "devices": config.trainer.devices,
         **environment(),
     }
     folder.begin(config.to_dict(), run, resume)
+    if config.objective.table is not None:
+        folder.keep_table(LatencyTable.load(config.objective.table).to_dict(), resume)
+    # Only now: what can fail early has not started other processes.
+    fabric = fabric or open_fabric(config.trainer)
+    fabric.barrier()
     state = folder.load_checkpoint() if resume else None
-    streams = _open_streams(config, train, valid, seed, folder, resumed=state is not None)
-    recorder = _Recorder(folder, config, {**run, **folder.run()}, state)
-    search = GradientSearch(config, streams, seed, folder, recorder)
+    streams = open_streams(
+        config,
+        train,
+        valid,
+        seed,
+        folder,
+        resumed=state is not None,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    recorder = Recorder(folder, config, {**run, **folder.run()}, state)
+    search = GradientSearch(config, streams, seed, folder, recorder, fabric, objective)
     architecture = search.run(state)
     genotype = recorder.genotype(architecture)
     folder.save_result(genotype)
     recorder.close()
-    write_report(folder)
+    if folder.writes:
+        write_report(folder)
     logger.info("genotype %s is %s", genotype.hash, folder.path / "genotype.yaml")
     return genotype
 
 
-def _open_streams(
-    config: SearchConfig,
-    train: str | Path,
-    valid: str | Path | None,
-    seed: int,
-    folder: RunFolder,
-    resumed: bool,
-) -> Streams:
-    train_cuts = open_cuts(train)
-    if config.tokens in TOKEN_KINDS:
-        tokens = TokenSet.build(texts(train_cuts), kind=config.tokens)
-    else:
-        tokens = TokenSet.load(config.tokens)
-    features = FeatureExtractor.fit(config.features, train_cuts, seed=seed, progress=True)
-    if config.train_utterances is not None:
-        # The tokens and the statistics are still those of all the training data.
-        train_cuts = _sample(train_cuts, config.train_utterances, seed)
-    half, other = split_half(train_cuts, seed)
-    valid_cuts = open_cuts(valid) if valid is not None else other
-    batch = config.batch
-    factor = config.encoder_config(config.stages[0]).subsampling_factor
-    report = check_data(
-        train_cuts,
-        valid_cuts,
-        tokens,
-        features,
-        subsampling_factor=factor,
-        max_frames=batch.longest_utterance,
-        min_frames=batch.shortest_utterance,
-        seed=seed,
-    )
-    logger.info("%s", report)
-    if resumed:
-        _require_same_data(folder, tokens, features)
-    tokens.save(folder.path / "tokens.txt")
-    features.save(folder.path / "features.json")
+def build_objective(config: SearchConfig) -> Objective | None:
+    """Return the costs of what can be found, and the budgets; None where costs are not known.
 
-    def loader(cuts: CutSet, shuffle: bool, augment: bool, offset: int) -> AsrLoader:
-        return AsrLoader(
-            cuts,
-            tokens,
-            features,
-            max_cuts=batch.max_utterances,
-            max_frames=batch.max_frames,
-            shuffle=shuffle,
-            seed=seed + offset,
-            num_workers=batch.workers,
-            spec_augment=config.augment if augment else None,
-            min_length=max(batch.shortest_utterance, factor),
-            max_length=batch.longest_utterance,
-            subsampling_factor=factor,
-        )
-
-    if config.architecture_data == "valid":
-        weights_cuts, architecture_cuts = train_cuts, valid_cuts
-    else:
-        weights_cuts, architecture_cuts = half, other
-    return Streams(
-        weights=loader(weights_cuts, shuffle=True, augment=True, offset=0),
-        architecture=loader(architecture_cuts, shuffle=True, augment=True, offset=1),
-        score=loader(
-            _sample(valid_cuts, config.trainer.score_utterances, seed), False, False, offset=2
-        ),
-        vocabulary=len(tokens),
-        retrain=loader(train_cuts, shuffle=True, augment=True, offset=3),
-    )
+    Raises:
+        ConfigError: A budget needs what is not there.
+    """
+    objective = config.objective
+    network = config.encoder_config(config.stages[-1])
+    costs = build_costs(objective, config.space, network, config.features.frame_shift)
+    return None if costs is None else Objective(objective, costs)
 
 
-def _require_same_data(folder: RunFolder, tokens: TokenSet, features: FeatureExtractor) -> None:
-    """Compare what the training data gave when the run began with what they give now."""
-    problems = []
-    if TokenSet.load(folder.path / "tokens.txt", kind=tokens.kind).tokens != tokens.tokens:
-        problems.append("the tokens of the training data are others than when the run began")
-    if FeatureExtractor.load(folder.path / "features.json").cmvn != features.cmvn:
-        problems.append("the training audio is other than when the run began")
-    if problems:
-        raise CheckpointError(f"cannot resume {folder.path}", problems)
+class Recorder:
+    """Writes down what each epoch gives.
 
-
-def _sample(cuts: Iterable[Any], count: int, seed: int) -> CutSet:
-    listed = sorted(cuts, key=lambda cut: str(cut.id))
-    if len(listed) > count:
-        listed = random.Random(seed).sample(listed, count)
-    return CutSet.from_cuts(listed)
-
-
-class _Recorder:
-    """Writes down what each epoch gives."""
+    Args:
+        folder: Of the run.
+        config: Of the search.
+        run: What run.yaml holds.
+        state: The checkpoint that the search goes on from, or None.
+    """
 
     def __init__(
         self,
@@ -187,7 +137,8 @@ class _Recorder:
         # An epoch that was recorded but not checkpointed will be run, and recorded, again.
         self.rows = [row for row in folder.rows() if (row["stage"], row["epoch"]) <= reached]
         folder.write_rows(self.rows)
-        self.board = self._open_board()
+        self.board = self._open_board() if folder.writes else None
+        self._warned: set[tuple[Any, ...]] = set()
 
     def _open_board(self) -> Any:
         try:
@@ -199,12 +150,15 @@ class _Recorder:
             return None
         return SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=len(self.rows))
 
-    def __call__(self, row: dict[str, Any], architecture: CellArchitecture) -> None:
+    def __call__(self, row: dict[str, Any], architecture: Any) -> None:
+        """Record an epoch and the architecture that is derived after it."""
         self.rows.append(row)
         genotype = self.genotype(architecture)
         row["genotype"] = genotype.hash
         self.folder.save_genotype(genotype, row["stage"] - 1, row["epoch"] - 1)
         self.folder.write_rows(self.rows)
+        if not self.folder.writes:
+            return
         logger.info(
             "stage %d epoch %d: loss %.3f, valid loss %.3f, token error rate %.1f %%, "
             "entropy %.3f of %.3f, %.0f s",
@@ -217,14 +171,32 @@ class _Recorder:
             row["uniform_entropy"],
             row["seconds"],
         )
+        self._warn(row, genotype)
         if self.board is not None:
-            for name in ("train_loss", "architecture_loss", "valid_loss", "valid_ter", "dropout"):
-                if row[name] is not None:
-                    self.board.add_scalar(name, row[name], len(self.rows))
-            self.board.add_scalars("entropy", row["entropy"], len(self.rows))
-            self.board.flush()
+            self._draw(row)
 
-    def genotype(self, architecture: CellArchitecture) -> Genotype:
+    def _warn(self, row: dict[str, Any], genotype: Genotype) -> None:
+        """Tell of a failing search, once a stage, when half of its epochs are done."""
+        stage = self.config.stages[row["stage"] - 1]
+        if stage.phase != "search" or 2 * row["epoch"] < stage.epochs + stage.warmup_epochs:
+            return
+        for finding in findings(row, genotype):
+            key = (row["stage"], finding.kind, finding.where)
+            if key not in self._warned:
+                self._warned.add(key)
+                logger.warning("%s", finding.text)
+
+    def _draw(self, row: dict[str, Any]) -> None:
+        names = ("train_loss", "architecture_loss", "penalty", "valid_loss", "valid_ter", "dropout")
+        for name in names:
+            if row.get(name) is not None:
+                self.board.add_scalar(name, row[name], len(self.rows))
+        self.board.add_scalars("entropy", row["entropy"], len(self.rows))
+        for name, costs in (row.get("costs") or {}).items():
+            self.board.add_scalars(name, costs, len(self.rows))
+        self.board.flush()
+
+    def genotype(self, architecture: Any) -> Genotype:
         """Return the architecture with its provenance."""
         last = self.rows[-1] if self.rows else {}
         provenance = {

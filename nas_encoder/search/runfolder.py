@@ -11,6 +11,9 @@
     metrics.jsonl    one object for each epoch
     tensorboard/     the same for TensorBoard
     report.html      the same for people
+    operations.yaml  where there is a budget in latency: the table that it is measured by
+    seed*/           where there are several seeds: the folder of each one's search; beside them
+                     lie config.yaml, run.yaml, genotype.yaml (the best) and report.html
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +29,7 @@ from typing import Any
 
 import torch
 
+from nas_encoder.data import FeatureExtractor, TokenSet
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
 from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
@@ -38,12 +43,18 @@ class RunFolder:
     Args:
         path: The folder; made if it is not there.
 
+    Attributes:
+        writes: Whether this process writes; of several, one does.
+
     Raises:
         CheckpointError: It cannot be made or written to.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path = Path(path)
+        self.writes = writes
+        if not writes:
+            return
         try:
             (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,11 +74,12 @@ class RunFolder:
             CheckpointError: The folder holds a run and ``resume`` is off, or what is resumed
                 was begun with another configuration, seed or data.
         """
-        begun = self.path / "run.yaml"
+        if not self.writes:
+            return
         # A run that failed before its first checkpoint (bad data) left nothing to keep.
         kept = any(
             (self.path / name).exists() for name in (CHECKPOINT, "metrics.jsonl", "genotype.yaml")
-        )
+        ) or any(self.path.glob("seed*/metrics.jsonl"))
         if kept and not resume:
             raise CheckpointError(
                 f"run folder {self.path}",
@@ -76,8 +88,8 @@ class RunFolder:
         if kept:
             self._require_same(config, run)
             return
-        write_yaml(self.path / "config.yaml", dict(config), CheckpointError)
-        write_yaml(begun, dict(run), CheckpointError)
+        self._write_yaml("config.yaml", config)
+        self._write_yaml("run.yaml", run)
 
     def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         before = _flat(read_yaml(self.path / "config.yaml", CheckpointError))
@@ -107,6 +119,8 @@ class RunFolder:
         Raises:
             CheckpointError: It cannot be written, for example because the disk is full.
         """
+        if not self.writes:
+            return
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         write_atomically(self.checkpoint, _seal(buffer.getvalue()), CheckpointError)
@@ -166,19 +180,81 @@ class RunFolder:
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.path / "metrics.jsonl", text.encode(), CheckpointError)
+        if self.writes:
+            write_atomically(self.path / "metrics.jsonl", text.encode(), CheckpointError)
 
     def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
         """Write what was derived after an epoch (stage and epoch counted from 0)."""
-        write_yaml(self.genotype_path(stage, epoch), genotype.to_dict(), CheckpointError)
+        self._write_yaml(
+            str(self.genotype_path(stage, epoch).relative_to(self.path)), genotype.to_dict()
+        )
 
     def genotype_path(self, stage: int, epoch: int) -> Path:
         """Return where the genotype derived after an epoch is (both counted from 0)."""
         return self.path / "genotypes" / f"stage{stage + 1}_epoch{epoch + 1:03d}.yaml"
 
+    def seed_path(self, seed: int) -> Path:
+        """Return the folder of one seed's search, where there are several."""
+        return self.path / f"seed{seed}"
+
+    def result(self) -> Genotype | None:
+        """Return the result, None where the search is not finished.
+
+        Raises:
+            CheckpointError: Its file is damaged.
+        """
+        path = self.path / "genotype.yaml"
+        if not path.is_file():
+            return None
+        return Genotype.from_dict(read_yaml(path, CheckpointError), str(path))
+
     def save_result(self, genotype: Genotype) -> None:
         """Write the result."""
-        write_yaml(self.path / "genotype.yaml", genotype.to_dict(), CheckpointError)
+        self._write_yaml("genotype.yaml", genotype.to_dict())
+
+    def save_data(self, tokens: TokenSet, features: FeatureExtractor) -> None:
+        """Write the tokens and what the features are.
+
+        Raises:
+            CheckpointError: They cannot be written.
+        """
+        if not self.writes:
+            return
+        try:
+            tokens.save(self.path / "tokens.txt")
+            features.save(self.path / "features.json")
+        except OSError as error:
+            raise CheckpointError(
+                f"run folder {self.path}", [f"cannot be written: {error.strerror}"]
+            ) from None
+
+    def keep_table(self, table: Mapping[str, Any], resume: bool) -> None:
+        """Keep the table of latencies that budgets are measured by.
+
+        Raises:
+            CheckpointError: The run that is resumed was begun with another one.
+        """
+        path = self.path / "operations.yaml"
+        if resume and path.exists() and _flat(read_yaml(path, CheckpointError)) != _flat(table):
+            raise CheckpointError(
+                f"cannot resume {self.path}",
+                ["objective.table: its latencies are others than when the run began"],
+            )
+        self._write_yaml("operations.yaml", table)
+
+    def _write_yaml(self, name: str, document: Mapping[str, Any]) -> None:
+        if self.writes:
+            write_yaml(self.path / name, dict(document), CheckpointError)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that writes, also before it has joined the others."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def open_folder(path: str | Path) -> RunFolder:
+    """Open a run folder, of which only the first of several processes writes anything."""
+    return RunFolder(path, writes=is_first_process())
 
 
 def _seal(data: bytes) -> bytes:
@@ -196,7 +272,7 @@ def _is_whole(data: bytes) -> bool:
     return data[-size:] == hashlib.sha256(data[:-size]).hexdigest().encode()
 
 
-_IDENTITY = frozenset({"run.seed", "run.train", "run.valid"})
+_IDENTITY = frozenset({"run.seed", "run.seeds", "run.train", "run.valid"})
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -120,13 +120,24 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Batches: at most this many utterances and this many padded frames."""
+    """Batches: at most this many utterances and this many padded frames, over all devices.
+
+    Attributes:
+        max_utterances: Most of them in a batch.
+        max_frames: Most frames, padding counted; null for no such limit.
+        longest_utterance: Longer ones are left out (frames).
+        shortest_utterance: Shorter ones too.
+        workers: Processes that prepare batches; 0: the search's own.
+        accumulate: Batches whose gradients are added up for one step; each utterance of them
+            weighs the same. Their batch norms are those of each batch.
+    """
 
     max_utterances: int = 4
     max_frames: int | None = None
     longest_utterance: int = 1024
     shortest_utterance: int = 16
     workers: int = 0
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,9 @@ class TrainerConfig:
 
     Attributes:
         accelerator: ``auto``, ``cpu`` or ``cuda``.
+        devices: Processes that share every batch, on one machine; each has a GPU where there are.
+        sync_batchnorm: Whether their batch norms take the statistics of the whole batch, so that
+            the number of devices does not change the result.
         precision: Lightning's names; see :data:`PRECISIONS`.
         deterministic: Refuse operations that have no deterministic implementation.
         checkpoint_minutes: Longest time between two checkpoints, beside one an epoch.
@@ -142,7 +156,29 @@ class TrainerConfig:
     """
 
     accelerator: str = "auto"
+    devices: int = 1
+    sync_batchnorm: bool = True
     precision: str = "32-true"
     deterministic: bool = True
     checkpoint_minutes: float = 10.0
     score_utterances: int = 256
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """How the best of several seeds is chosen: each derived network is trained from scratch.
+
+    Its optimizer is that of the weights (Liu et al. 2019, section 3.1, and Chen et al. 2019 choose
+    so, after a short training).
+
+    Attributes:
+        epochs: Of that training.
+        layers: Of the network; null for those of the last stage.
+        channels: Likewise.
+        dropout: Of its encoder.
+    """
+
+    epochs: int = 15
+    layers: int | None = None
+    channels: int | None = None
+    dropout: float = 0.0

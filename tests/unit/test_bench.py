@@ -18,9 +18,10 @@ from nas_encoder.genotype.io import read_yaml, write_yaml
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.search import latency
 from nas_encoder.search.budgets import ObjectiveConfig
+from nas_encoder.search.cell_costs import CellCosts
 from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive
 from nas_encoder.search.latency import BenchSettings, LatencyTable, measure_table
-from nas_encoder.search.objective import Objective
+from nas_encoder.search.objective import Objective, build_costs
 from nas_encoder.search.pieces import CellNetwork
 from nas_encoder.spaces import get_space
 
@@ -72,12 +73,15 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
     config = ObjectiveConfig(
         latency_ms=1e-3, table=str(table), layers=5, channels=2, seconds=0.4, weight=2.0, margin=0.0
     )
-    objective = Objective(config, SPACE.name, EncoderConfig(input_size=8, output_size=6), 0.01)
+    network = EncoderConfig(input_size=8, output_size=6)
+    costs = build_costs(config, SPACE.name, network, 0.01)
+    assert isinstance(costs, CellCosts)
+    objective = Objective(config, costs)
     loaded = LatencyTable.load(table)
     architecture = SPACE.sample(random.Random(5)).architecture
-    pieces = objective.network.pieces_of(architecture)
+    pieces = costs.network.pieces_of(architecture)
     wanted = loaded.scale * sum(loaded.milliseconds[piece] for piece in pieces)
-    assert objective.of(architecture)["latency_ms"] == pytest.approx(wanted)
+    assert costs.of(architecture)["latency_ms"] == pytest.approx(wanted)
     alive = all_alive(SPACE)
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
     penalty = objective.penalty(parameters.weights(), alive, architecture)
@@ -89,7 +93,7 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
 def test_another_network_is_refused(table: Path) -> None:
     config = ObjectiveConfig(latency_ms=80, table=str(table), layers=6, channels=2, seconds=0.5)
     with pytest.raises(ConfigError) as caught:
-        Objective(config, "darts", EncoderConfig(input_size=8, output_size=6), 0.01)
+        build_costs(config, "darts", EncoderConfig(input_size=8, output_size=6), 0.01)
     text = str(caught.value)
     for part in (
         "space: is 'asr_revised' in the table, the search has 'darts'",

@@ -12,13 +12,14 @@ from torch import Tensor
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import CellArchitecture
 from nas_encoder.network import build_encoder
+from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive, edge_list
 from nas_encoder.search.gradient.derive import derive_cell
-from nas_encoder.search.objective import Objective
+from nas_encoder.search.objective import Objective, build_costs
 from nas_encoder.spaces import get_space
 
 SIZES: tuple[dict[str, Any], ...] = (
@@ -29,8 +30,11 @@ SIZES: tuple[dict[str, Any], ...] = (
 
 
 def make(space: str = "asr_revised", size: dict[str, Any] = SIZES[0], **config: Any) -> Objective:
-    settings = {"layers": 6, "channels": 3, "seconds": 0.37, **config}
-    return Objective(ObjectiveConfig(**settings), space, EncoderConfig(**size), 0.01)
+    settings = ObjectiveConfig(**{"layers": 6, "channels": 3, "seconds": 0.37, **config})
+    network = ChainConfig(**size) if space == "tdnn_chain" else EncoderConfig(**size)
+    costs = build_costs(settings, space, network, 0.01)
+    assert costs is not None
+    return Objective(settings, costs)
 
 
 def certain(architecture: CellArchitecture, operations: tuple[str, ...]) -> dict[str, Tensor]:
@@ -57,7 +61,7 @@ def test_costs_are_those_of_the_network_that_is_built(space: str, size: dict[str
     for seed in range(6):
         architecture = cells.sample(random.Random(seed))
         network = build_encoder(architecture, layers=6, channels=3, **size)
-        costs = objective.of(architecture.architecture)
+        costs = objective.costs.of(architecture.architecture)
         assert costs["parameters"] == count_parameters(network)
         assert costs["macs"] == count_macs(network, 37, size["input_size"])
 
@@ -68,8 +72,41 @@ def test_certain_choices_cost_what_their_network_costs(space: str) -> None:
     for seed in range(60):
         architecture = cells.sample(random.Random(seed)).architecture
         weights = certain(architecture, cells.operations)
-        expected = objective.expected(weights, all_alive(cells))
-        assert {k: float(v) for k, v in expected.items()} == objective.of(architecture)
+        expected = objective.costs.expected(weights, all_alive(cells))
+        assert {k: float(v) for k, v in expected.items()} == objective.costs.of(architecture)
+
+
+@pytest.mark.parametrize("width", [None, 6])
+@pytest.mark.parametrize("output", [5, 9])
+def test_costs_of_chains(width: int | None, output: int) -> None:
+    size = {"input_size": 7, "channels": 5, "output_size": output}
+    objective, space = (
+        make("tdnn_chain", size, layers=None, channels=width),
+        get_space("tdnn_chain"),
+    )
+    alive = all_alive(space)
+    for seed in range(4):
+        genotype = space.sample(random.Random(seed))
+        network = build_encoder(genotype, **{**size, "channels": width or 5})
+        costs = objective.costs.of(genotype.architecture)
+        assert costs["parameters"] == count_parameters(network)
+        assert costs["macs"] == count_macs(network, 37, 7)
+        one_hot = torch.tensor(
+            [[float(op == own) for op in space.choices] for own in genotype.architecture.blocks]
+        )
+        expected = objective.costs.expected({"blocks": one_hot}, alive)
+        assert {name: float(value) for name, value in expected.items()} == costs
+    weights = torch.full((space.blocks, 4), 0.25, requires_grad=True)
+    penalty = make("tdnn_chain", size, parameters=100.0).penalty(
+        {"blocks": weights}, alive, genotype.architecture
+    )
+    penalty.backward()
+    grad = weights.grad
+    assert grad is not None
+    # A context of 2 costs more than one of 1, the dilation costs nothing.
+    assert torch.all(grad[:, 2:] > grad[:, :2]) and torch.equal(grad[:, 0], grad[:, 1])
+    with pytest.raises(ConfigError, match="is for spaces of cells"):
+        make("tdnn_chain", size, latency_ms=3)
 
 
 def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
@@ -98,15 +135,15 @@ def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
                 source = edges[rows[place]][1]
                 for op, share in zip(cells.operations[1:], shares, strict=True):
                     mean += float(chance * share) * sum(
-                        objective._costs[cell.operation(op, source)]["parameters"]
-                        for cell in objective.network.cells
+                        objective.costs._costs[cell.operation(op, source)]["parameters"]
+                        for cell in objective.costs.network.cells
                         if cell.kind == "normal"
                     )
     others = certain(architecture, cells.operations)
     others["normal"][rows] = 0.0
     others["normal"][rows, 0] = 1.0
-    base = float(objective.expected(others, all_alive(cells))["parameters"])
-    got = float(objective.expected(weights, all_alive(cells))["parameters"])
+    base = float(objective.costs.expected(others, all_alive(cells))["parameters"])
+    got = float(objective.costs.expected(weights, all_alive(cells))["parameters"])
     assert got == pytest.approx(base + mean, rel=1e-9)
 
 
@@ -121,7 +158,7 @@ def test_the_gradient_is_that_of_the_expectation() -> None:
 
     def total(*values: Tensor) -> Tensor:
         weights = dict(zip(KINDS, [value.softmax(1) for value in values], strict=True))
-        return torch.stack(list(objective.expected(weights, alive).values())).log().sum()
+        return torch.stack(list(objective.costs.expected(weights, alive).values())).log().sum()
 
     assert torch.autograd.gradcheck(total, tuple(alphas.values()))
     architecture = cells.sample(random.Random(0)).architecture
@@ -164,7 +201,7 @@ def search_on_a_toy(objective: Objective | None, seed: int = 0) -> CellArchitect
 
 @pytest.mark.parametrize("quantity", ["parameters", "macs"])
 def test_a_budget_is_kept_that_would_not_be_kept_without_it(quantity: str) -> None:
-    costs = make()
+    costs = make().costs
     unbound = costs.of(search_on_a_toy(None))[quantity]
     cells = get_space("asr_revised")
     cheap = min(
@@ -187,7 +224,7 @@ def test_within_the_budget_nothing_is_added() -> None:
     assert float(penalty) == 0 and not penalty.requires_grad
     report = objective.report(parameters.weights(), all_alive(cells), architecture)
     assert report["macs"]["budget"] == 1e12
-    assert report["parameters"]["derived"] == objective.of(architecture)["parameters"]
+    assert report["parameters"]["derived"] == objective.costs.of(architecture)["parameters"]
 
 
 def test_pruned_choices_cost_too() -> None:
@@ -202,12 +239,12 @@ def test_pruned_choices_cost_too() -> None:
         for kind in KINDS
     }
     weights = {kind: torch.full((14, 3), 1 / 3) for kind in KINDS}
-    expected = objective.expected(weights, alive)
+    expected = objective.costs.expected(weights, alive)
     wide = {
         kind: torch.tensor([[float(op in e) / 3 for op in cells.operations] for e in alive[kind]])
         for kind in KINDS
     }
-    for name, value in objective.expected(wide, all_alive(cells)).items():
+    for name, value in objective.costs.expected(wide, all_alive(cells)).items():
         assert float(value) == pytest.approx(float(expected[name]), rel=1e-6)
 
 

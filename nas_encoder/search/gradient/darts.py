@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nas_encoder.data import Batch
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search.gradient.strategy import Strategy
 from nas_encoder.search.gradient.training import (
+    Batches,
     Steps,
     StepsContext,
+    parts,
     random_state,
     set_random_state,
 )
@@ -36,18 +37,17 @@ class UnrolledSteps(Steps):
     """Steps whose architecture moves against the gradient of equation 7 of the paper."""
 
     def architecture_step(
-        self, batch: Batch, dropout: float, ahead: Batch | None = None, lr: float = 0.0
+        self, batches: Batches, dropout: float, ahead: Batches = (), lr: float = 0.0
     ) -> float:
         """Move the architecture on a batch; return the loss at the weights one step ahead.
 
         Args:
-            batch: Of the architecture's data.
+            batches: Of the architecture's data: one.
             dropout: Behind the regularized operations.
-            ahead: The batch on which the weights will move next.
+            ahead: The one batch on which the weights will move next.
             lr: Their learning rate.
         """
-        assert ahead is not None
-        batch_ahead = ahead
+        ((batch, _),), ((batch_ahead, _),) = parts(batches), parts(ahead)
         # The weights' loss is taken three times: with the same dropout, and without moving the
         # running statistics.
         state = random_state()
@@ -57,9 +57,16 @@ class UnrolledSteps(Steps):
             with recomputing():
                 return self._loss(batch_ahead, self.parameters.weights(), dropout)
 
-        loss = unrolled_gradient(
+        losses: list[float] = []
+
+        def architecture_loss() -> Tensor:
+            loss = self.architecture_loss(batch, dropout)
+            losses.append(self.last_loss)
+            return loss
+
+        unrolled_gradient(
             weights_loss,
-            lambda: self.architecture_loss(batch, dropout),
+            architecture_loss,
             list(self.network.parameters()),
             list(self.parameters.parameters()),
             self.weights,
@@ -68,7 +75,7 @@ class UnrolledSteps(Steps):
         )
         self.architecture.step()
         self.architecture.zero_grad(set_to_none=True)
-        return loss
+        return losses[0]
 
     def _backward(self, loss: Tensor) -> None:
         self.fabric.backward(loss)

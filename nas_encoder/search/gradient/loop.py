@@ -7,6 +7,7 @@ streams of data, which a Trainer's fit has no room for.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -20,8 +21,15 @@ from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nas_encoder.data import AsrLoader, Batch
+from nas_encoder.data.seeding import derive_seed
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config import SearchConfig
+from nas_encoder.search.devices import (
+    any_process,
+    of_all_processes,
+    open_fabric,
+    synchronize_norms,
+)
 from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters
 from nas_encoder.search.gradient.derived import DerivedNetwork
@@ -29,6 +37,7 @@ from nas_encoder.search.gradient.progress import Progress
 from nas_encoder.search.gradient.stopping import Watch
 from nas_encoder.search.gradient.training import (
     DivergedError,
+    Penalty,
     Steps,
     StepsContext,
     architecture_optimizer,
@@ -37,6 +46,7 @@ from nas_encoder.search.gradient.training import (
     set_random_state,
     weights_optimizer,
 )
+from nas_encoder.search.objective import Objective
 from nas_encoder.search.runfolder import RunFolder
 from nas_encoder.search.sections import StageConfig
 
@@ -71,7 +81,9 @@ class Position:
     step: int = 0
     architecture_batches: int = 0  # drawn so far in this stage
     sums: dict[str, float] = field(
-        default_factory=lambda: {"loss": 0.0, "arch_loss": 0.0, "steps": 0.0, "arch_steps": 0.0}
+        default_factory=lambda: dict.fromkeys(
+            ("loss", "steps", "arch_loss", "arch_steps", "penalty"), 0.0
+        )
     )
     seconds: float = 0.0  # spent in this epoch
     watch: dict[str, Any] = field(default_factory=dict)  # of early stopping, see Watch
@@ -90,6 +102,8 @@ class GradientSearch:
         seed: Of everything random but the data's order, which the streams own.
         folder: For checkpoints.
         on_epoch: Called after each epoch.
+        fabric: The devices; by default those of the configuration.
+        objective: What can be found costs so much; None where that is not known.
     """
 
     def __init__(
@@ -99,6 +113,8 @@ class GradientSearch:
         seed: int,
         folder: RunFolder,
         on_epoch: EpochEnd,
+        fabric: Fabric | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.config = config
         self.streams = streams
@@ -106,12 +122,8 @@ class GradientSearch:
         self.folder = folder
         self.on_epoch = on_epoch
         self.strategy = STRATEGIES[config.strategy](config)
-        trainer = config.trainer
-        self.fabric = Fabric(
-            accelerator=trainer.accelerator,
-            devices=1,
-            precision=trainer.precision,  # type: ignore[arg-type]
-        )
+        self.fabric = fabric or open_fabric(config.trainer)
+        self.objective = objective
         # Epochs differ by a batch or two; planning all of them for a bar would take too long.
         self.progress = Progress(
             config.stages, self.strategy, lambda stage: self._loader(stage).num_batches(0)
@@ -143,7 +155,8 @@ class GradientSearch:
         torch.manual_seed(self.seed)
         if resume is not None:
             self._restore_position(resume)
-        bar = self.progress.bar(self.position.stage, self.position.epoch, self.position.step)
+        place = (self.position.stage, self.position.epoch, self.position.step)
+        bar = self.progress.bar(*place, hidden=not self.fabric.is_global_zero)
         architecture: Any = None
         with bar, logging_redirect_tqdm():
             while self.position.stage < len(self.config.stages):
@@ -184,29 +197,38 @@ class GradientSearch:
         loader.set_epoch(number)
         batches = loader.num_batches(number)
         architecture_batches = self._architecture_batches() if moves else iter(())
-        for host_batch in loader.iterate(start=position.step):
-            batch = host_batch.to(self.fabric.device)
+        for group in self._groups(loader.iterate(start=position.step)):
             progress = (position.epoch + position.step / batches) / stage.epochs
             lr = rate * cosine(self.config.weights, progress)
             try:
                 if moves:
-                    other = next(architecture_batches).to(self.fabric.device)
-                    loss = steps.architecture_step(other, dropout, batch, lr)
-                    position.architecture_batches += 1
+                    others = [self._on_device(next(architecture_batches)) for _ in group]
+                    loss = steps.architecture_step(others, dropout, group, lr)
+                    position.architecture_batches += len(others)
                     position.sums["arch_loss"] += loss
+                    position.sums["penalty"] += steps.last_penalty
                     position.sums["arch_steps"] += 1
-                loss = steps.weight_step(batch, lr, dropout)
+                loss = steps.weight_step(group, lr, dropout)
             except DivergedError as error:
-                self._save_diverged(error, host_batch)
+                self._save_diverged(error)
                 raise
             position.sums["loss"] += loss
             position.sums["steps"] += 1
-            position.step += 1
+            position.step += len(group)
             position.seconds = time.monotonic() - began
-            bar.update(self.progress.step(stage, position.epoch))
+            bar.update(len(group) * self.progress.step(stage, position.epoch))
             bar.set_postfix_str(f"loss {position.sums['loss'] / position.sums['steps']:.3f}")
-            if time.monotonic() - self._saved > 60 * self.config.trainer.checkpoint_minutes:
+            overdue = time.monotonic() - self._saved > 60 * self.config.trainer.checkpoint_minutes
+            if any_process(self.fabric, overdue):
                 self._save(steps)
+
+    def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+        """Yield, on the device, the batches whose gradients are added up for one step."""
+        while group := list(itertools.islice(batches, self.config.batch.accumulate)):
+            yield [self._on_device(batch) for batch in group]
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return batch.to(self.fabric.device)
 
     def _loader(self, stage: StageConfig) -> AsrLoader:
         if stage.phase == "retrain" and self.streams.retrain is not None:
@@ -218,7 +240,8 @@ class GradientSearch:
         began = time.monotonic()
         sums = position.sums
         architecture = self.strategy.derive(steps.parameters)
-        score = steps.score(iter(self.streams.score))
+        # Every process has the same; but what they decide by it must be the same bit for bit.
+        score = self.fabric.broadcast(steps.score(iter(self.streams.score)))
         entropy = steps.parameters.entropy()
         row: dict[str, Any] = {
             "stage": position.stage + 1,
@@ -229,6 +252,7 @@ class GradientSearch:
             "architecture_loss": (
                 sums["arch_loss"] / sums["arch_steps"] if sums["arch_steps"] else None
             ),
+            "penalty": sums["penalty"] / sums["arch_steps"] if sums["arch_steps"] else None,
             "valid_loss": score["loss"],
             "valid_utterance_loss": score["utterance_loss"],
             "valid_ter": score["ter"],
@@ -241,6 +265,10 @@ class GradientSearch:
                 for kind, edges in steps.parameters.probabilities().items()
             },
         }
+        if self.objective is not None:
+            with torch.no_grad():
+                weights = steps.parameters.weights()
+            row["costs"] = self.objective.report(weights, self.alive, architecture)
         self.on_epoch(row, architecture)
         watch = self._watch()
         if stage.stop is not None:
@@ -282,6 +310,8 @@ class GradientSearch:
         elif previous is not None and self._goes_on(stage):
             parameters.load_state_dict(previous.parameters.state_dict())
         network = self._build_network(stage, parameters)
+        if self.fabric.world_size > 1 and self.config.trainer.sync_batchnorm:
+            synchronize_norms(network)
         network.to(self.fabric.device)
         parameters.to(self.fabric.device)
         weights = weights_optimizer(self.config.weights, network)
@@ -298,12 +328,18 @@ class GradientSearch:
                 self.seed * 1000 + self.position.stage,
             )
         )
+        if stage.phase == "search":
+            steps.penalty = self._penalty(parameters)
+        rank = self.fabric.global_rank
+        if rank:  # the same network in every process, but each its own dropout
+            torch.manual_seed(derive_seed(self.seed, self.position.stage, rank))
         if resume is not None:
             network.load_state_dict(resume["network"])
             weights.load_state_dict(resume["weights_optimizer"])
             architecture.load_state_dict(resume["architecture_optimizer"])
             steps.load_state(resume["steps"])
-            set_random_state(resume["random"])
+            if rank < len(resume["random"]):
+                set_random_state(resume["random"][rank])
         elif previous is not None and stage.phase == "search" and self._goes_on(stage):
             network.load_state_dict(previous.network.state_dict())
             weights.load_state_dict(previous.weights.state_dict())
@@ -350,15 +386,24 @@ class GradientSearch:
                 "weights_optimizer": steps.weights.state_dict(),
                 "architecture_optimizer": steps.architecture.state_dict(),
                 "steps": steps.state(),
-                "random": random_state(),
+                "random": of_all_processes(self.fabric, random_state()),
             }
         )
         self._saved = time.monotonic()
 
-    def _save_diverged(self, error: DivergedError, batch: Batch) -> None:
-        path = self.folder.path / "diverged_batch.pt"
-        torch.save({**vars(batch)}, path)
-        error.args = (f"{error.args[0]}; the batch of the weights is saved as {path}",)
+    def _penalty(self, parameters: ArchitectureParameters) -> Penalty | None:
+        objective = self.objective
+        if objective is None or not objective.config.budgets:
+            return None
+        return lambda weights: objective.penalty(
+            weights, self.alive, self.strategy.derive(parameters)
+        )
+
+    def _save_diverged(self, error: DivergedError) -> None:
+        rank = f"_{self.fabric.global_rank}" if self.fabric.world_size > 1 else ""
+        path = self.folder.path / f"diverged_batch{rank}.pt"
+        torch.save({**vars(error.batch)}, path)
+        error.args = (f"{error.args[0]}; the batch is saved as {path}",)
 
     # -- data ---------------------------------------------------------------------------------
 

@@ -41,8 +41,8 @@ class Progress:
         """Return the cost of an epoch."""
         return self.batches(stage) * self.step(stage, epoch)
 
-    def bar(self, stage: int, epoch: int, step: int) -> Any:
-        """Return a bar that stands where the search is."""
+    def bar(self, stage: int, epoch: int, step: int, hidden: bool = False) -> Any:
+        """Return a bar that stands where the search is; a hidden one shows nothing."""
         total, done = 0.0, 0.0
         for index, config in enumerate(self.stages):
             for number in range(config.epochs):
@@ -55,6 +55,7 @@ class Progress:
         return tqdm(
             total=total,
             initial=done,
+            disable=hidden,
             desc="search",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
             # Into a log file, a line now and then is enough.

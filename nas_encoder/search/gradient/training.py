@@ -8,7 +8,7 @@ derives from :class:`Steps`; the loop does not know which ones it runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,15 +19,26 @@ from torch import Tensor, nn
 
 from nas_encoder.data import Batch
 from nas_encoder.errors import NasEncoderError
+from nas_encoder.search.devices import average_gradients, mean_over_processes
 from nas_encoder.search.gradient.choices import ArchitectureParameters
 from nas_encoder.search.sections import ArchitectureConfig, StageConfig, WeightsConfig
 
 Penalty = Callable[[Mapping[str, Tensor]], Tensor]
+Batches = Batch | Sequence[Batch]
 S = TypeVar("S", bound="Steps")
 
 
 class DivergedError(NasEncoderError):
-    """The loss is NaN or infinite."""
+    """The loss is NaN or infinite.
+
+    Args:
+        message: What to say.
+        batch: On which it is.
+    """
+
+    def __init__(self, message: str, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 def weights_optimizer(config: WeightsConfig, network: nn.Module) -> torch.optim.Optimizer:
@@ -65,6 +76,13 @@ def cosine(config: WeightsConfig, progress: float) -> float:
     """
     share = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + (config.lr - config.min_lr) * share
+
+
+def parts(batches: Batches) -> list[tuple[Batch, float]]:
+    """Return each batch with its share of the utterances of all."""
+    listed = [batches] if isinstance(batches, Batch) else list(batches)
+    total = sum(batch.size for batch in listed)
+    return [(batch, batch.size / total) for batch in listed]
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = "mean") -> Tensor:
@@ -120,7 +138,12 @@ class Steps:
     Attributes:
         penalty: Added to the architecture's loss: a function of the probabilities, (E, n) for
             each kind of cell; None for nothing.
+        last_penalty: What it was last.
+        last_loss: The loss that was computed last, its mean over processes.
     """
+
+    last_penalty = 0.0
+    last_loss = 0.0
 
     def __init__(
         self,
@@ -181,72 +204,98 @@ class Steps:
 
     # -- steps --------------------------------------------------------------------------------
 
-    def weight_step(self, batch: Batch, lr: float, dropout: float) -> float:
-        """Move the weights on a batch; return the loss before."""
+    def weight_step(self, batches: Batches, lr: float, dropout: float) -> float:
+        """Move the weights; return the loss before.
+
+        Args:
+            batches: One, or several whose gradients are added up.
+            lr: Learning rate.
+            dropout: Behind the regularized operations.
+
+        Raises:
+            DivergedError: The loss is NaN or infinite; nothing has moved.
+        """
         for group in self.weights.param_groups:
             group["lr"] = lr
-        with torch.no_grad():
-            mixture = self.mixture()
-        loss = self._loss(batch, mixture, dropout)
         self.weights.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        total = 0.0
+        for batch, part in parts(batches):
+            with torch.no_grad():
+                mixture = self.mixture()
+            self.fabric.backward(part * self._loss(batch, mixture, dropout))
+            total += part * self.last_loss
         self.synchronize(self.network)
         if self.grad_clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
         self.weights.step()
-        return float(loss.detach())
+        return total
 
     def architecture_step(
-        self, batch: Batch, dropout: float, ahead: Batch | None = None, lr: float = 0.0
+        self, batches: Batches, dropout: float, ahead: Batches = (), lr: float = 0.0
     ) -> float:
-        """Move the architecture on a batch; return the loss before.
+        """Move the architecture; return the loss before, without the penalty.
 
         Args:
-            batch: Of the architecture's data.
+            batches: Of the architecture's data: one, or several whose gradients are added up.
             dropout: Behind the regularized operations.
-            ahead: The batch on which the weights will move next; a first-order step has no use
-                for it, nor for ``lr``, their learning rate.
+            ahead: What the weights will move on next; a first-order step has no use for it, nor
+                for ``lr``, their learning rate.
             lr: See there.
+
+        Raises:
+            DivergedError: The loss is NaN or infinite; nothing has moved.
         """
         # No gradient is computed for weights that do not move.
         self.network.requires_grad_(False)
         try:
-            loss = self.architecture_loss(batch, dropout)
             self.architecture.zero_grad(set_to_none=True)
-            self.fabric.backward(loss)
+            total = 0.0
+            for batch, part in parts(batches):
+                self.fabric.backward(part * self.architecture_loss(batch, dropout))
+                total += part * self.last_loss
             self.synchronize(self.parameters)
             self.architecture.step()
         finally:
             self.network.requires_grad_(True)
-        return float(loss.detach())
+        return total
 
     def architecture_loss(self, batch: Batch, dropout: float) -> Tensor:
         """Return the loss that the architecture moves against."""
         loss = self._loss(batch, self.architecture_mixture(), dropout)
         if self.penalty is not None:
-            loss = loss + self.penalty(self.parameters.weights()).to(loss.dtype)
+            penalty = self.penalty(self.parameters.weights()).to(loss.dtype)
+            self.last_penalty = float(penalty.detach())
+            loss = loss + penalty
         return loss
 
     def synchronize(self, module: nn.Module) -> None:
-        """Average gradients over devices."""
-        if self.fabric.world_size > 1:
-            for parameter in module.parameters():
-                if parameter.grad is not None:
-                    reduced = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
-                    assert isinstance(reduced, Tensor)
-                    parameter.grad = reduced
+        """Average gradients over processes."""
+        average_gradients(self.fabric, module.parameters())
+
+    def value(self, loss: Tensor) -> float:
+        """Return a loss as a number: its mean over processes."""
+        return float(mean_over_processes(self.fabric, loss.detach()))
 
     def _loss(self, batch: Batch, mixture: Any, dropout: float) -> Tensor:
+        """Return the loss on a batch; where processes share it, its mean over them is the loss.
+
+        Each process has the mean over its own utterances, so it is weighed by their number.
+        """
         self.network.train()
         with self.fabric.autocast():
             log_probs, lengths = self.network(
                 batch.features, batch.feature_lengths, mixture, dropout
             )
         loss = ctc_loss(log_probs, lengths, batch)
-        if not bool(torch.isfinite(loss)):
+        if batch.total is not None:
+            loss = loss * (self.fabric.world_size * len(batch) / batch.total)
+        self.last_loss = self.value(loss)
+        # In all processes or in none, or the others would wait for one that has stopped.
+        if not math.isfinite(self.last_loss):
             raise DivergedError(
                 f"the loss is {float(loss.detach())} on the batch of {', '.join(batch.ids[:4])}"
-                f"{' ...' if len(batch.ids) > 4 else ''}; lower weights.lr, or look at that data"
+                f"{' ...' if len(batch.ids) > 4 else ''}; lower weights.lr, or look at that data",
+                batch,
             )
         return loss
 
