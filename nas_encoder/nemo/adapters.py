@@ -15,7 +15,7 @@ from nas_encoder.ops.masking import apply_mask
 POINTS = "adapter_points"
 
 
-class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):  # type: ignore[misc]
+class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
     """The adapters behind one cell or block; a forward hook there calls :meth:`after`.
 
     It has no parameters but those of the adapters, so a network without any has the same
@@ -28,12 +28,17 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):  # type: ignor
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.set_accepted_adapter_types([adapter_utils.LINEAR_ADAPTER_CLASSPATH])
+        self.mixin.set_accepted_adapter_types([adapter_utils.LINEAR_ADAPTER_CLASSPATH])
+
+    @property
+    def mixin(self) -> Any:
+        """The point as an adapter module of NeMo's, which has no types."""
+        return self
 
     def add(self, name: str, cfg: Any) -> None:
         """Add an adapter whose input has this point's width."""
         own = copy.deepcopy(cfg)  # the widths differ, and the model keeps the user's
-        self.add_adapter(
+        self.mixin.add_adapter(
             name, adapter_utils.update_adapter_cfg_input_dim(self, own, module_dim=self.width)
         )
 
@@ -41,9 +46,9 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):  # type: ignor
         """Run the enabled adapters on a cell's State or on a block's (B, T, C)."""
         if isinstance(output, State):
             value = output.value.permute(0, 2, 3, 1)  # (B, C, T, F) -> (B, T, F, C)
-            value = self.forward_enabled_adapters(value).permute(0, 3, 1, 2)
+            value = self.mixin.forward_enabled_adapters(value).permute(0, 3, 1, 2)
             return State(apply_mask(value, output.mask), output.mask)
-        adapted: Tensor = self.forward_enabled_adapters(output)
+        adapted: Tensor = self.mixin.forward_enabled_adapters(output)
         return adapted
 
 

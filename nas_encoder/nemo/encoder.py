@@ -39,7 +39,7 @@ from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 
 
-class NetworkEncoder(  # type: ignore[misc]
+class NetworkEncoder(
     NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin
 ):
     """NeMo's interface around a network of ours.
@@ -189,7 +189,7 @@ class NetworkEncoder(  # type: ignore[misc]
         """Add one of NeMo's linear adapters behind every cell or block."""
         if not hasattr(self, POINTS):
             self.adapter_points = add_points(self.network)
-        for point in self.adapter_points.values():
+        for point in self._points():
             point.add(name, cfg)
 
     def is_adapter_available(self) -> bool:
