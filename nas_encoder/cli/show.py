@@ -15,6 +15,7 @@ from nas_encoder.cli.zoo import kind_title, provenance_line
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype, load_genotype
 from nas_encoder.genotype.draw import architecture_lines, save_picture
+from nas_encoder.genotype.nasbench import SkipArchitecture
 
 EXAMPLES = """examples:
   nas-encoder show asrnet_b
@@ -113,7 +114,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         costs["classes"] = args.classes
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
         costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
-    if isinstance(genotype.architecture, (CellArchitecture, ChainArchitecture)):
+    if isinstance(genotype.architecture, (CellArchitecture, ChainArchitecture, SkipArchitecture)):
         costs["receptive_field"] = _receptive_field(genotype, encoder, args.frame_shift)
     return costs
 
@@ -121,10 +122,11 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
 def parts(encoder: Any) -> list[dict[str, Any]]:
     """Return the parameters of each part; cells that are alike and in a row make one part."""
     from nas_encoder.network.complexity import count_parameters
+    from nas_encoder.network.config import EncoderConfig
 
     rows: list[dict[str, Any]] = []
     for name, child in encoder.named_children():
-        if name != "cells":
+        if name != "cells" or not isinstance(encoder.config, EncoderConfig):
             rows.append({"part": name, "parameters": count_parameters(child)})
             continue
         first, last = encoder.config.reductions
@@ -217,6 +219,13 @@ def _legend(genotype: Genotype, args: argparse.Namespace) -> list[str]:
             "those above)",
             "",
             f"network of {blocks} blocks, {args.channels} channels, {args.input_size} features",
+        ]
+    if isinstance(genotype.architecture, SkipArchitecture):
+        return [
+            "(0: the cell's input, the other numbers its nodes; the last one is the cell's output)",
+            "",
+            f"network of 18 cells in 4 blocks, {args.channels} channels in the first, "
+            f"{args.input_size} features; the published size is --channels 600 --input-size 80",
         ]
     return [
         "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its nodes)",

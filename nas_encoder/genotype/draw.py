@@ -11,6 +11,7 @@ from nas_encoder.genotype.cells import INPUT_STATES, Cell, CellArchitecture
 from nas_encoder.genotype.chain import ChainArchitecture
 from nas_encoder.genotype.io import write_atomically
 from nas_encoder.genotype.layered import Layout, Vertex, layered_layout
+from nas_encoder.genotype.nasbench import SkipArchitecture
 from nas_encoder.genotype.schema import Genotype
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _COLOURS = {
     "avg_pool": ("#fff2b8", "#a08400"),
     "skip_connect": ("#e9e9e9", "#777777"),
     "tdnn": ("#cfe3f5", "#2f6fa8"),
+    "zero": ("#e9e9e9", "#777777"),
 }
 _OTHER = ("#fbd9dc", "#b8404c")
 
@@ -53,6 +55,14 @@ def cell_lines(cell: Cell) -> list[str]:
     return [*lines, "k = concat(" + ", ".join(state_name(state) for state in cell.concat) + ")"]
 
 
+def skip_lines(architecture: SkipArchitecture) -> list[str]:
+    """Return the nodes of a cell with skips as text, one a line."""
+    return [
+        " + ".join([f"{number} = {node.op}({number - 1})", *map(str, node.skips)])
+        for number, node in enumerate(architecture.nodes, 1)
+    ]
+
+
 def architecture_lines(genotype: Genotype) -> list[str]:
     """Return a genotype's architecture as text.
 
@@ -62,6 +72,8 @@ def architecture_lines(genotype: Genotype) -> list[str]:
     if isinstance(genotype.architecture, ChainArchitecture):
         blocks = genotype.architecture.blocks
         return ["chain", *(f"  {number} = {block}" for number, block in enumerate(blocks, 1))]
+    if isinstance(genotype.architecture, SkipArchitecture):
+        return ["cell", *(f"  {line}" for line in skip_lines(genotype.architecture))]
     lines = []
     for kind, cell in _cells(genotype):
         lines += [f"{kind} cell", *(f"  {line}" for line in cell_lines(cell))]
@@ -81,6 +93,8 @@ def draw(genotype: Genotype) -> Figure:
         raise MissingDependencyError("matplotlib", "plot", "drawing a genotype") from error
     if isinstance(genotype.architecture, ChainArchitecture):
         titles, graphs = ["chain"], [_chain_graph(genotype.architecture)]
+    elif isinstance(genotype.architecture, SkipArchitecture):
+        titles, graphs = ["cell"], [_skip_graph(genotype.architecture)]
     else:
         cells = _cells(genotype)
         titles = [_title(kind) for kind, _ in cells]
@@ -205,6 +219,31 @@ def _chain_graph(architecture: ChainArchitecture) -> tuple[Layout, dict[Vertex, 
     shapes[("out",)] = ("out", *ends)
     column = {vertex: place for place, vertex in enumerate(vertices)}
     edges = list(zip(vertices, vertices[1:], strict=False))
+    return layered_layout(column, edges, {v: shapes[v][4] + 0.9 for v in vertices}), shapes
+
+
+def _skip_graph(architecture: SkipArchitecture) -> tuple[Layout, dict[Vertex, Shape]]:
+    """Lay a cell with skips out: a skip of a node leads to where the node's result goes."""
+    ends = ("#3d4652", "#3d4652", _STATE_WIDTH, _STATE_HEIGHT)
+    vertices: list[Vertex] = [("state", 0)]
+    shapes: dict[Vertex, Shape] = {("state", 0): ("in", *ends)}
+    for number, node in enumerate(architecture.nodes, 1):
+        vertices.append(("op", number, 0))
+        shapes[vertices[-1]] = (
+            f"{number}: {node.op}",
+            *_colours("tdnn" if node.op.startswith("conv") else node.op),
+            _OP_WIDTH,
+            _OP_HEIGHT,
+        )
+    vertices.append(("out",))
+    shapes[("out",)] = ("out", *ends)
+    edges = list(zip(vertices, vertices[1:], strict=False))
+    edges += [
+        (vertices[source], vertices[number + 1])
+        for number, node in enumerate(architecture.nodes, 1)
+        for source in node.skips
+    ]
+    column = {vertex: place for place, vertex in enumerate(vertices)}
     return layered_layout(column, edges, {v: shapes[v][4] + 0.9 for v in vertices}), shapes
 
 

@@ -16,6 +16,9 @@ from nas_encoder.genotype.cells import parse_cells
 from nas_encoder.genotype.chain import KEYS as CHAIN_KEYS
 from nas_encoder.genotype.chain import parse_chain
 from nas_encoder.genotype.io import write_yaml
+from nas_encoder.genotype.nasbench import KEYS as NASBENCH_KEYS
+from nas_encoder.genotype.nasbench import SPACE as NASBENCH_SPACE
+from nas_encoder.genotype.nasbench import parse_nodes
 from nas_encoder.genotype.validation import Problems, check_plain, show
 from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, CHAIN_SPACE_OPERATIONS
 from nas_encoder.registry import Registry
@@ -48,6 +51,7 @@ for _space in CELL_SPACE_OPERATIONS:
     SPACE_FORMATS.add(_space, SpaceFormat(CELL_KEYS, parse_cells))
 for _space in CHAIN_SPACE_OPERATIONS:
     SPACE_FORMATS.add(_space, SpaceFormat(CHAIN_KEYS, parse_chain))
+SPACE_FORMATS.add(NASBENCH_SPACE, SpaceFormat(NASBENCH_KEYS, parse_nodes))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 
 DEFAULT_GENOTYPE = "asrnet_b"
 DEFAULT_FEATURES = 80
@@ -142,8 +143,11 @@ def width(options: Mapping[str, Any], config: type[Any]) -> Any:
 def option_names(config: type[Any]) -> list[str]:
     """Return the names of our options in NeMo's words."""
     fields = [field.name for field in dataclasses.fields(config)]
-    names = [NEMO_WORDS.get(name, name) for name in fields if name not in _NOT_OPTIONS]
-    return ["genotype", *names] if config is EncoderConfig else names
+    if config is EncoderConfig:
+        # What only the networks of some spaces have; those of the others refuse it.
+        more = [field.name for field in dataclasses.fields(NasBenchConfig)]
+        fields = ["genotype", *fields, *(name for name in more if name not in fields)]
+    return [NEMO_WORDS.get(name, name) for name in fields if name not in _NOT_OPTIONS]
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +166,9 @@ def nemo_options() -> frozenset[str]:
 def signature(config: type[Any]) -> inspect.Signature:
     """Return a constructor's signature in which our options are named; ``help()`` shows it."""
     defaults: dict[str, Any] = {
-        NEMO_WORDS.get(f.name, f.name): f.default for f in dataclasses.fields(config)
+        NEMO_WORDS.get(f.name, f.name): f.default
+        for base in (NasBenchConfig, config)
+        for f in dataclasses.fields(base)
     }
     defaults |= {"feat_in": DEFAULT_FEATURES, "genotype": DEFAULT_GENOTYPE}
     parameters = [

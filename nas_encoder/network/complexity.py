@@ -8,11 +8,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
+from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
 from nas_encoder.network.chain import tdnn_shape
 from nas_encoder.network.chain_config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.deltas import WINDOW
+from nas_encoder.network.nasbench import CONVOLUTIONS, padding
+from nas_encoder.network.nasbench_config import KERNEL, STRIDES, NasBenchConfig
 from nas_encoder.ops import AvgPool3
 
 # Reach in time of one operation: (half of the kernel) x dilation, summed over its convolutions;
@@ -50,20 +54,35 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     modes = {part: part.training for part in module.modules()}
     module.eval()
     counter = FlopCounterMode(display=False)
+    recurrent = {name: part for name, part in module.named_modules() if isinstance(part, nn.LSTM)}
+    steps: list[int] = []
+    handles = [
+        part.register_forward_hook(lambda part, given, _: steps.append(_lstm_macs(part, given[0])))
+        for part in recurrent.values()
+    ]
     try:
         with counter, torch.no_grad():
             module(x, lengths)
     finally:
+        for handle in handles:
+            handle.remove()
         for part, training in modes.items():
             part.training = training
-    # On CPU average pools run as convolutions; that is no work of the network's own.
+    # On CPU average pools run as convolutions; that is no work of the network's own. The counter
+    # does not know the kernels of LSTMs, which are counted here.
     root = type(module).__name__
-    pools = {
+    apart = {
         f"{root}.{name}" for name, part in module.named_modules() if isinstance(part, AvgPool3)
-    }
+    } | {f"{root}.{name}" for name in recurrent}
     counted = counter.get_flop_counts()
-    pooling = sum(sum(counted[name].values()) for name in pools if name in counted)
-    return (int(counter.get_total_flops()) - pooling) // 2
+    left_out = sum(sum(counted[name].values()) for name in apart if name in counted)
+    return (int(counter.get_total_flops()) - left_out) // 2 + sum(steps)
+
+
+def _lstm_macs(lstm: nn.Module, x: torch.Tensor) -> int:
+    """Return the multiply-adds of an LSTM on (B, T, C)."""
+    weights = [p.numel() for name, p in lstm.named_parameters() if name.startswith("weight")]
+    return x.size(0) * x.size(1) * sum(weights)
 
 
 @dataclass(frozen=True)
@@ -87,12 +106,25 @@ class Reach:
         return Reach(max(self.left, other.left), max(self.right, other.right))
 
 
-def receptive_field(genotype: Genotype, config: EncoderConfig | ChainConfig) -> Reach:
+def receptive_field(
+    genotype: Genotype, config: EncoderConfig | ChainConfig | NasBenchConfig
+) -> Reach:
     """Return the receptive field in time of an output frame, relative to its first input frame.
 
     ``right`` counts from the first of the S input frames that an output frame stands for.
+
+    Raises:
+        ConfigError: The network has an LSTM, which reaches back to the beginning.
     """
     architecture = genotype.architecture
+    if isinstance(config, NasBenchConfig):
+        assert isinstance(architecture, SkipArchitecture)
+        if config.lstm_size:
+            raise ConfigError(
+                f"receptive field of genotype '{genotype.name}'",
+                ["lstm_size: an LSTM reaches back to the beginning of the utterance"],
+            )
+        return _reach_of_nodes(architecture, config)
     if isinstance(config, ChainConfig):
         assert isinstance(architecture, ChainArchitecture)
         return _reach_of_chain(architecture, config)
@@ -137,4 +169,30 @@ def _reach_of_chain(architecture: ChainArchitecture, config: ChainConfig) -> Rea
         reach = reach.plus(half_context * dilation * jump)
         if number == min(SUBSAMPLE_AFTER, len(architecture.blocks)):
             reach, jump = reach.plus(jump), jump * SUBSAMPLING
+    return reach
+
+
+def _reach_of_nodes(architecture: SkipArchitecture, config: NasBenchConfig) -> Reach:
+    reach, jump = Reach(0, 0).plus(2 * WINDOW if config.deltas else 0), 1
+    reduced = architecture.reduced()
+    for stride, count in zip(STRIDES, config.block_cells, strict=True):
+        behind, ahead = padding(KERNEL, stride=stride)
+        reach = reach.plus(behind * jump, ahead * jump)
+        jump *= stride
+        for _ in range(count):
+            states: list[Reach | None] = [reach]
+            for node in reduced.nodes:
+                terms = [states[source] for source in node.skips]
+                before = states[-1]
+                if node.op in CONVOLUTIONS and before is not None:
+                    behind, ahead = padding(*CONVOLUTIONS[node.op])
+                    terms.append(before.plus(behind * jump, ahead * jump))
+                elif node.op != ZERO:
+                    terms.append(before)
+                total: Reach | None = None
+                for term in terms:
+                    if term is not None:
+                        total = term if total is None else total.union(term)
+                states.append(total)
+            reach = states[-1] or Reach(0, 0)
     return reach

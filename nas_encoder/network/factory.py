@@ -9,11 +9,14 @@ from typing import Any
 from torch import nn
 
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype.nasbench import SPACE as NASBENCH_SPACE
 from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, CHAIN_SPACE_OPERATIONS
 from nas_encoder.network.chain import ChainEncoder
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.encoder import CellEncoder
+from nas_encoder.network.nasbench import NasBenchEncoder
+from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.registry import Registry
 
 Builder = Callable[[Genotype, Mapping[str, Any]], nn.Module]
@@ -30,12 +33,18 @@ def _build_chain_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.M
     return ChainEncoder(genotype, config)
 
 
+def _build_nasbench_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Module:
+    config = NasBenchConfig.from_dict(options, f"encoder of genotype '{genotype.name}'")
+    return NasBenchEncoder(genotype, config)
+
+
 # space -> builder; each builder checks its own options.
 BUILDERS: Registry[Builder] = Registry("network for the search space")
 for _space in CELL_SPACE_OPERATIONS:
     BUILDERS.add(_space, _build_cell_encoder)
 for _space in CHAIN_SPACE_OPERATIONS:
     BUILDERS.add(_space, _build_chain_encoder)
+BUILDERS.add(NASBENCH_SPACE, _build_nasbench_encoder)
 
 
 def build_encoder(
@@ -51,11 +60,14 @@ def build_encoder(
     Args:
         genotype: A zoo name, a path, the document as a mapping, or a genotype.
         input_size: F, frequency bins of the features.
-        channels: C, initial channels; of a chain, the width of its layers.
-        layers: L, number of cells; plays no part for a chain, whose genotype has all blocks.
+        channels: C, initial channels; of a chain, the width of its layers; of NAS-Bench-ASR,
+            the filters of its first block.
+        layers: L, number of cells; plays no part for a chain, whose genotype has all blocks, and
+            for NAS-Bench-ASR (``block_cells``).
         output_size: D, features of an output frame.
-        **options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`, or of
-            :class:`~nas_encoder.network.chain_config.ChainConfig`.
+        **options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`, of
+            :class:`~nas_encoder.network.chain_config.ChainConfig` or of
+            :class:`~nas_encoder.network.nasbench_config.NasBenchConfig`.
 
     Returns:
         A module with ``forward(x (B, T, F), lengths (B,)) -> ((B, ceil(T/S), D), ceil(lengths/S))``

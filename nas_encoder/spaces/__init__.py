@@ -6,15 +6,17 @@ One file a space, and one line in the table below.
 from __future__ import annotations
 
 from nas_encoder.registry import Registry
-from nas_encoder.spaces import asr_revised, darts, tdnn_chain
+from nas_encoder.spaces import asr_revised, darts, nasbench_asr, tdnn_chain
 from nas_encoder.spaces.base import EnumerableSpace, SearchSpace
 from nas_encoder.spaces.cells import CellSpace
 from nas_encoder.spaces.chain import ChainSpace
+from nas_encoder.spaces.nasbench_asr import NasBenchSpace
 
 SPACES: Registry[SearchSpace] = Registry("search space")
 SPACES.add(darts.SPACE.name, darts.SPACE)
 SPACES.add(asr_revised.SPACE.name, asr_revised.SPACE)
 SPACES.add(tdnn_chain.SPACE.name, tdnn_chain.SPACE)
+SPACES.add(nasbench_asr.SPACE.name, nasbench_asr.SPACE)
 
 
 def get_space(name: str) -> SearchSpace:
@@ -36,6 +38,7 @@ __all__ = [
     "CellSpace",
     "ChainSpace",
     "EnumerableSpace",
+    "NasBenchSpace",
     "SearchSpace",
     "get_space",
     "list_spaces",

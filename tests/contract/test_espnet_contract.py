@@ -37,6 +37,18 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nas stride 2, 2": ("nas", NAS | {"stem_stride": [2, 2], "deltas": False}),
     "nas wide head": ("nas", NAS | {"hidden_sizes": [6, 7], "dropout": 0.2, "drop_path": 0.2}),
     "nas checkpointing": ("nas", NAS | {"checkpointing": True}),
+    "nas nasbench_asr": (
+        "nas",
+        {
+            "genotype": "nasbench_asr_example",
+            "channels": 6,
+            "block_cells": [1, 1, 1, 2],
+            "lstm_size": 5,
+            "output_size": 8,
+            "interctc_layer_idx": [4],
+            "interctc_use_conditioning": True,
+        },
+    ),
     "nas interctc": ("nas", NAS | {"layers": 6, "interctc_layer_idx": [5]}),
     "nas conditioned": (
         "nas",

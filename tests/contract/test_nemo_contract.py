@@ -25,6 +25,13 @@ pytestmark = [
 
 BINS = 12
 NAS = {"genotype": "darts_v2", "channels": 2, "layers": 6, "d_model": 8}
+BENCH = {
+    "genotype": "nasbench_asr_example",
+    "channels": 6,
+    "block_cells": [1, 1, 1, 2],
+    "lstm_size": 5,
+    "d_model": 8,
+}
 SAN = {"blocks": 3, "attention_layers": 1, "hidden_size": 12, "d_model": 8}
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,6 +43,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "nas stride 2": ("NASEncoder", NAS | {"stem_stride": [2, 2], "deltas": False}),
     "nas checkpointing": ("NASEncoder", NAS | {"checkpointing": True, "dropout": 0.1}),
+    "nas nasbench_asr": ("NASEncoder", BENCH),
     "dfsmn_san": ("DFSMNSANEncoder", SAN),
     "dfsmn_san memory": ("DFSMNSANEncoder", SAN | {"persistent_memory": 4}),
 }

@@ -121,7 +121,7 @@ def test_samples_are_uniform_over_every_choice(name: str) -> None:
             counts[vector[place]] += 1
         expected = len(vectors) / bound
         chi2 = sum((count - expected) ** 2 / expected for count in counts)
-        assert chi2 < bound - 1 + 6 * (2 * max(bound - 1, 1)) ** 0.5
+        assert chi2 < bound - 1 + 10 * (2 * max(bound - 1, 1)) ** 0.5
 
 
 @every_space

@@ -20,12 +20,12 @@ from nas_encoder import build_encoder, list_genotypes, load_genotype
 
 FILE = Path(__file__).with_name("encoder.json")
 LENGTHS = [21, 13, 6]
-OPTIONS: dict[str, Any] = {
-    "input_size": 10,
-    "channels": 4,
-    "layers": 6,
-    "output_size": 5,
-    "hidden_sizes": (7,),
+OPTIONS: dict[str, Any] = {"input_size": 10, "channels": 4, "layers": 6, "output_size": 5}
+# What a space's networks have beside that.
+MORE: dict[str, dict[str, Any]] = {
+    "darts": {"hidden_sizes": (7,)},
+    "asr_revised": {"hidden_sizes": (7,)},
+    "nasbench_asr": {"lstm_size": 3, "block_cells": (1, 1, 1, 2)},
 }
 
 
@@ -37,7 +37,7 @@ def wave(count: int, phase: float) -> torch.Tensor:
 
 def build(name: str) -> torch.nn.Module:
     """Return a network whose weights follow from their place and shape alone."""
-    module = build_encoder(name, **OPTIONS).double()
+    module = build_encoder(name, **OPTIONS, **MORE[load_genotype(name).space]).double()
     for number, parameter in enumerate(module.parameters()):
         fan_in = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 4
         values = wave(parameter.numel(), number).view_as(parameter) * (3 / fan_in) ** 0.5

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoder_samples import ZOO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas_encoder.errors import GenotypeError, MissingDependencyError
-from nas_encoder.genotype import Genotype, list_genotypes, load_genotype
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.genotype.draw import FORMATS, architecture_lines, draw, save_picture
 from nas_encoder.genotype.layered import layered_layout
 
@@ -80,7 +81,7 @@ def test_layout_gives_every_vertex_and_every_passing_edge_its_own_room(
             assert high - low >= (below + above) / 2 - 1e-9
 
 
-@pytest.mark.parametrize("name", [*list_genotypes(), "deep", "wide"])
+@pytest.mark.parametrize("name", [*ZOO, "deep", "wide"])
 def test_labels_fit_and_lines_pass_no_box(name: str) -> None:
     made = {"deep": (5, 6, 2), "wide": (6, 3, 4)}
     genotype = random_genotype(*made[name]) if name in made else load_genotype(name)

@@ -6,7 +6,7 @@ from math import ceil
 
 import pytest
 import torch
-from encoder_samples import ZOO
+from encoder_samples import EVERY
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.errors import GenotypeError
@@ -88,7 +88,7 @@ def test_a_direct_output_layer_cannot_give_the_published_size_of_a() -> None:
     assert direct / 1e6 > 6.6
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_genotype_is_valid_labelled_and_built(name: str) -> None:
     genotype = load_genotype(name)
     assert genotype.name == name

@@ -1,0 +1,138 @@
+"""NAS-Bench-ASR: the whole space in seconds, the network against a plain one side by side.
+
+* Enumerating and hashing all architectures, in a fresh cache (CPU seconds).
+* Forward, and forward and backward, of the published size: the package's network against the
+  plain one of tests/parity/plain_nasbench.py, which is written as the public code is, with the
+  same weights, dropout off, alternating in one process. The ratio is of medians; above 1 the
+  package's is faster. Utterances are of equal length, which is the plain one's best case: it
+  knows no padding.
+
+``--json`` prints one object.
+
+    python benchmarks/nasbench_asr.py --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_encoder import build_encoder
+from nas_encoder.genotype.nasbench import graph_hash
+from nas_encoder.network.nasbench_config import PUBLISHED
+from nas_encoder.provenance import environment
+from nas_encoder.spaces.nasbench_asr import SPACE
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from parity.plain_nasbench import PlainNasBench, copy_weights  # noqa: E402
+
+VECTORS = {
+    "conv5 everywhere": [[1, 0], [1, 0, 0], [1, 0, 0, 0]],
+    "linear everywhere, all skips": [[0, 1], [0, 1, 1], [0, 1, 1, 1]],
+    "mixed": [[2, 1], [3, 0, 1], [0, 1, 0, 0]],
+}
+
+
+def space_seconds() -> dict[str, float]:
+    """Return how many architectures there are and what listing and hashing them takes."""
+    graph_hash.cache_clear()
+    began = time.process_time()
+    count = len({genotype.architecture.graph_hash for genotype in SPACE.enumerate()})
+    return {"architectures": count, "cpu_seconds": time.process_time() - began}
+
+
+def time_of(run: Callable[[], Tensor], device: str) -> float:
+    """Return the wall seconds of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def compare(name: str, batch: int, frames: int, repeats: int, device: str) -> dict[str, Any]:
+    """Return medians and ratios of one architecture."""
+    torch.manual_seed(0)
+    size = {**PUBLISHED, "dropout": 0.0}
+    ours: Any = build_encoder(SPACE.from_vector(VECTORS[name]), **size).to(device)
+    plain = PlainNasBench(VECTORS[name], classes=None).to(device)
+    copy_weights(plain, ours)
+    x = torch.randn(batch, frames, 80, device=device)
+    channels_first = x.transpose(1, 2).contiguous()
+    lengths = torch.full((batch,), frames, device=device)
+    with torch.no_grad():
+        difference = float((ours(x, lengths)[0] - plain(channels_first)).abs().max())
+
+    def forward(model: Callable[[], Tensor]) -> Tensor:
+        with torch.no_grad():
+            return model()
+
+    def both(model: Callable[[], Tensor]) -> Tensor:
+        loss = model().square().mean()
+        loss.backward()
+        return loss
+
+    models: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: ours(x, lengths)[0],
+        "plain": lambda: plain(channels_first),
+    }
+    row: dict[str, Any] = {"architecture": name, "difference": difference}
+    for what, run in (("forward", forward), ("forward_backward", both)):
+        times: dict[str, list[float]] = {key: [] for key in models}
+        for repeat in range(repeats + 1):
+            for key, model in models.items():
+                seconds = time_of(lambda run=run, model=model: run(model), device)
+                if repeat:  # the first is for warming up
+                    times[key].append(seconds)
+        medians = {key: statistics.median(values) for key, values in times.items()}
+        row[what] = {**medians, "ratio": medians["plain"] / medians["ours"]}
+    return row
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=300, help="3 s, about a sentence of TIMIT")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    space = space_seconds()
+    rows = [compare(name, args.batch, args.frames, args.repeats, args.device) for name in VECTORS]
+    if args.json:
+        print(json.dumps({"space": space, "network": rows, "environment": environment()}))
+        return 0
+    print(
+        f"{space['architectures']:,} architectures listed and hashed: {space['cpu_seconds']:.2f} s"
+    )
+    print(
+        f"network, batch {args.batch} of {args.frames} frames, {args.device}; seconds ours / plain"
+    )
+    for row in rows:
+        parts = [
+            f"{what.replace('_', ' and ')} {row[what]['ours']:.3f} / {row[what]['plain']:.3f} "
+            f"= {row[what]['ratio']:.2f} x"
+            for what in ("forward", "forward_backward")
+        ]
+        print(
+            f"  {row['architecture']:<30}{'   '.join(parts)}   (differs by {row['difference']:.0e})"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
