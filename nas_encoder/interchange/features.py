@@ -2,13 +2,13 @@
 
 The two differ in more than settings: ESPnet reflects the waveform at its ends, has a periodic
 window and one frame more; NeMo pads with zeros, has a symmetric window, drops the last frame and
-can normalise by mean and deviation of an utterance. No configuration of one gives the features
-of the other: with the best settings of NeMo's preprocessor, log-mel values of noise differ from
-ESPnet's by up to 0.03 (5e-7 with a periodic window put into the checkpoint), in the first and last
-two frames by up to 1.1, and one frame is missing. Nor can it hold a mean and deviation of the corpus
-for batches of more than one utterance. So a converted model takes its features along: :class:`ESPnetFeatures` is
-the inside of ``nas_encoder.nemo.ESPnetPreprocessor``, :class:`NeMoFeatures` that of ESPnet's
-``frontend: nemo``.
+can normalise by mean and deviation of an utterance. No configuration of one gives the features of
+the other: with the best settings of NeMo's preprocessor, log-mel values of noise differ from
+ESPnet's by up to 0.03 (5e-7 with a periodic window put into the checkpoint), in the first and
+last two frames by up to 1.1, and one frame is missing. Nor can it hold a mean and deviation of the
+corpus for batches of more than one utterance. So a converted model takes its features along:
+:class:`ESPnetFeatures` is the inside of ``nas_encoder.nemo.ESPnetPreprocessor``,
+:class:`NeMoFeatures` that of ESPnet's ``frontend: nemo``.
 
 The order of operations is that of the toolkit, because float32 results depend on it.
 
