@@ -55,6 +55,7 @@ def test_the_papers_figures(space: str) -> None:
     }
     assert config.regularization.at_most == {"avg_pool_3x3": 2}
     assert config.architecture_data == "half"
+    assert len(config.seeds) == 3 and config.selection is not None
     # P-DARTS (Chen et al. 2019), section 4.2 and its public code.
     assert [stage.layers for stage in config.stages] == [5, 11, 17]
     assert [stage.operations for stage in config.stages] == [8, 5, 3]
