@@ -8,8 +8,10 @@ of He et al. 2020: in each stage 15 epochs of weight steps, 9 of them with archi
 
 Plain (benchmarks/plain_supernet.py) is what public P-DARTS code does: every edge by itself,
 PyTorch's own operations and memory layout, gradients for weights and architecture in both steps;
-float32. Ours runs on a CPU in float32 with hand-written backward passes; on a GPU compiled, with
-CUDA graphs and bf16 (--precision float32 turns bf16 off, --eager compilation).
+float32. Ours runs on a CPU in float32 with hand-written backward passes; on a GPU in bf16 as CUDA
+graphs (--mode compile: by torch.compile with CUDA graphs, minutes a stage; --mode eager: neither;
+--precision float32: no bf16). A graph keeps its memory to itself, so that ours is measured on a
+GPU as the peak of an eager step in the same precision.
 
     OMP_NUM_THREADS=1 python benchmarks/supernet.py            # 256 frames, 4 utterances
     python benchmarks/supernet.py --paper                      # with an estimate for AISHELL-1
@@ -19,21 +21,19 @@ CUDA graphs and bf16 (--precision float32 turns bf16 off, --eager compilation).
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import random
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from plain_supernet import PlainSupernet
+from step_cost import begin_peak, end_peak, launches, saved_bytes, timed
 from torch import Tensor, nn
 
 from nas_encoder.network.config import EncoderConfig
@@ -54,13 +54,6 @@ VOCABULARY = 1434  # 1394 syllables, 39 phones, blank
 # The search on AISHELL-1 (He et al. 2020): 120,098 utterances of 4.5 s on average, half of them
 # for the weights, batches of 4, 3 seeds; 89 hours on 8 P40.
 UTTERANCES, FRAMES, BATCH, SEEDS = 120_098, 450, 4, 3
-# Operators that run nothing: views and allocations.
-NO_KERNEL = frozenset(
-    "alias as_strided detach empty empty_like empty_strided expand narrow permute reshape "
-    "resize_ result_type select slice split t to transpose unbind unflatten unfold unsqueeze "
-    "squeeze view view_as _reshape_alias _unsafe_view lift_fresh resolve_conj resolve_neg "
-    "is_nonzero".split()
-)
 PAPER = "89 h on 8 P40 (712 GPU hours)"
 
 
@@ -72,6 +65,26 @@ class Measured:
     peak_bytes: int
     saved_bytes: int
     launches: int
+
+
+class Forward(nn.Module):
+    """A supernet's forward pass with tensors alone as arguments, in the precision of ours."""
+
+    def __init__(self, network: nn.Module, dropout: float, padded: bool, half: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.dropout = dropout
+        self.padded = padded
+        self.half = half
+
+    def forward(self, x: Tensor, lengths: Tensor, normal: Tensor, reduction: Tensor) -> Tensor:
+        """Return log-probabilities (B, T', V)."""
+        weights = {"normal": normal, "reduction": reduction}
+        # Casts kept from one pass to the next would be captured once and never renewed.
+        with torch.autocast(x.device.type, torch.bfloat16, self.half, cache_enabled=False):
+            log_probs, _ = self.network(x, lengths, weights, self.dropout, padded=self.padded)
+        result: Tensor = log_probs
+        return result
 
 
 class Side:
@@ -88,10 +101,31 @@ class Side:
         self.architecture = torch.optim.Adam(
             self.parameters.parameters(), 6e-4, (0.5, 0.999), weight_decay=1e-3
         )
-        self.half = not plain and self.device.type == "cuda" and args.precision == "bf16"
-        self.forward: Callable[..., Any] = network
-        if not plain and self.device.type == "cuda" and not args.eager:
-            self.forward = torch.compile(network, mode="reduce-overhead", dynamic=False)
+        self.factor = EncoderConfig().subsampling_factor
+        half = self.device.type == "cuda" and args.precision == "bf16"
+        self.eager = Forward(network, args.dropout, args.padded, half)
+        self.mode = "eager" if plain or self.device.type == "cpu" else args.mode
+        self.captured: dict[bool, Callable[..., Any]] = {}
+
+    def run(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
+        """Return our log-probabilities, by a graph where the mode says so."""
+        arguments = (batch.features, batch.lengths, weights["normal"], weights["reduction"])
+        if self.mode == "eager":
+            return self.eager(*arguments)  # type: ignore[no-any-return]
+        frozen = weights["normal"].requires_grad
+        if frozen not in self.captured:
+            if self.mode == "compile":
+                self.captured[frozen] = torch.compile(self.eager, mode="reduce-overhead")
+            else:
+                # A module can be captured once; each kind of step has its own around the network.
+                own = Forward(self.network, self.dropout, self.eager.padded, self.eager.half)
+                example = tuple(
+                    t.detach().clone().requires_grad_(t.requires_grad) for t in arguments
+                )
+                self.captured[frozen] = torch.cuda.make_graphed_callables(
+                    own, example, allow_unused_input=True
+                )
+        return self.captured[frozen](*arguments)  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
         """Return the CTC loss; with ``paths`` only they carry the forward pass."""
@@ -106,12 +140,14 @@ class Side:
                 kind: hard[kind] + (w - w.detach() if w.requires_grad else 0.0)
                 for kind, w in weights.items()
             }
-            options = {"paths": batch.paths} if self.plain else {}
-        context = torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
-        with context:
-            log_probs, lengths = self.forward(
+            options = {"paths": batch.paths}
+        if self.plain:
+            log_probs, lengths = self.network(
                 batch.features, batch.lengths, weights, self.dropout, **options
             )
+        else:
+            log_probs = self.run(batch, weights)
+            lengths = torch.div(batch.lengths + self.factor - 1, self.factor, rounding_mode="floor")
         return F.ctc_loss(
             log_probs.float().transpose(0, 1), batch.targets, lengths, batch.target_lengths
         )
@@ -189,102 +225,6 @@ def choices(space: str, keep: int) -> Alive:
     }
 
 
-# -- memory and launches ------------------------------------------------------------------------
-
-
-def resident(field: str) -> int:
-    """Return VmRSS or VmHWM of this process in bytes."""
-    with open("/proc/self/status", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{field} is not in /proc/self/status: memory is measured on Linux alone")
-
-
-def begin_peak(device: torch.device) -> int:
-    """Return the memory in use, and let the peak begin anew."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return int(torch.cuda.memory_allocated())
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # resets VmHWM
-    return resident("VmRSS")
-
-
-def end_peak(device: torch.device, before: int) -> int:
-    """Return the peak since :func:`begin_peak` above what was in use then."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated()) - before
-    return max(0, resident("VmHWM") - before)
-
-
-def saved_bytes(step: Callable[[], Any], network: nn.Module) -> int:
-    """Return the bytes that autograd keeps at most for a backward pass, each tensor once."""
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(seen.values())
-
-
-def launches(step: Callable[[], Any], device: torch.device) -> tuple[int, list[list[Any]]]:
-    """Return how many kernels (CPU: operators that call no other) ran, and the costliest."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    if device.type == "cuda":
-        kind = torch.autograd.DeviceType.CUDA
-        count = sum(1 for event in profile.events() if event.device_type == kind)
-    else:
-        count = sum(
-            1
-            for event in profile.events()
-            if event.name.startswith("aten::")
-            and not event.cpu_children
-            and event.name.removeprefix("aten::") not in NO_KERNEL
-        )
-    field = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    rows = sorted(profile.key_averages(), key=lambda row: -getattr(row, field))[:12]
-    total = sum(getattr(row, field) for row in profile.key_averages()) or 1
-    return count, [[row.key, row.count, round(getattr(row, field) / total, 3)] for row in rows]
-
-
-# -- measuring ----------------------------------------------------------------------------------
-
-
-def timed(step: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of one call; of one thread on a CPU those that it was running.
-
-    Other processes then lengthen both sides a little and not one of them a lot.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.process_time if _is_one_thread(device) else time.perf_counter
-    began = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - began
-
-
-def _is_one_thread(device: torch.device) -> bool:
-    return device.type == "cpu" and torch.get_num_threads() == 1
-
-
 def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -> dict[str, Any]:
     """Measure one stage on both sides."""
     alive = choices(args.space, keep)
@@ -304,23 +244,27 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
             side: (lambda own=own, kind=kind: getattr(own, f"{kind}_step")(batch))
             for side, own in sides.items()
         }
+        kept: dict[str, int] = {}
+        for side, step in steps.items():  # these two also warm up
+            with eagerly(sides[side]):
+                kept[side] = saved_bytes(step, sides[side].network)
+        for _ in range(args.warmup):
+            for step in steps.values():
+                step()
+        counted = {side: launches(step, device) for side, step in steps.items()}
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         peaks: dict[str, int] = dict.fromkeys(sides, 0)
-        for repeat in range(args.repeats + args.warmup):
+        for _ in range(args.repeats):
             for side, step in steps.items():
                 before = begin_peak(device)
-                taken = timed(step, device)
-                if repeat >= args.warmup:
-                    seconds[side].append(taken)
-                    peaks[side] = max(peaks[side], end_peak(device, before))
+                seconds[side].append(timed(step, device))
+                peaks[side] = max(peaks[side], end_peak(device, before))
+        if sides["ours"].mode != "eager":
+            peaks["ours"] = eager_peak(sides["ours"], steps["ours"], device)
         entry: dict[str, Any] = {}
-        for side, step in steps.items():
-            count, rows = launches(step, device)
-            # Compiled graphs keep their tensors to themselves.
-            hooked = side == "plain" or device.type == "cpu" or args.eager
-            kept = saved_bytes(step, sides[side].network) if hooked else 0
+        for side, (count, rows) in counted.items():
             entry[side] = asdict(
-                Measured(statistics.median(seconds[side]), peaks[side], kept, count)
+                Measured(statistics.median(seconds[side]), peaks[side], kept[side], count)
             )
             if args.profile:
                 entry[side]["profile"] = rows
@@ -336,6 +280,25 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
     )
     result["memory_ratio"] = round(peak(result, "ours") / peak(result, "plain"), 3)
     return result
+
+
+@contextmanager
+def eagerly(side: Side) -> Iterator[None]:
+    """Run a side without graphs, for what they hide."""
+    mode, side.mode = side.mode, "eager"
+    try:
+        yield
+    finally:
+        side.mode = mode
+
+
+def eager_peak(side: Side, step: Callable[[], Any], device: torch.device) -> int:
+    """Return the peak of a step without graphs."""
+    with eagerly(side):
+        step()
+        before = begin_peak(device)
+        step()
+        return end_peak(device, before)
 
 
 def ratio(entry: dict[str, Any], field: str) -> float | None:
@@ -397,9 +360,11 @@ def parse_arguments() -> Any:
     parser.add_argument("--no-st-nas", action="store_true")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=0, help="steps more than two of each")
     parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
-    parser.add_argument("--eager", action="store_true", help="no compilation on a GPU")
+    parser.add_argument(
+        "--mode", choices=("graphs", "compile", "eager"), default="graphs", help="on a GPU"
+    )
     parser.add_argument("--paper", action="store_true", help="estimate the search on AISHELL-1")
     parser.add_argument("--profile", action="store_true", help="print the costliest operators")
     parser.add_argument("--json", action="store_true")

@@ -124,7 +124,12 @@ def depthwise_input_gradient(
 
 
 def depthwise_weight_gradient(
-    x: Tensor, weight: Tensor, grad: Tensor, stride: int, dilation: int
+    x: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    stride: int,
+    dilation: int,
+    prepared: dict[tuple[bool, ...], Tensor] | None = None,
 ) -> Tensor:
     """Return the gradient of :func:`depthwise_conv2d`'s weight (C, 1, K, K).
 
@@ -134,21 +139,33 @@ def depthwise_weight_gradient(
         grad: (B, C, ceil(T/s), ceil(F/s)), the gradient of its output.
         stride: s.
         dilation: Of the kernel.
+        prepared: What was made of ``x``, to be used again for other kernels; begin with an empty
+            one.
     """
     if not _is_channels_last(grad) and grad.dtype == torch.float32:
         return _by_convolution(x, weight, grad, stride, dilation)
-    if stride == dilation == 2:
-        # Of a grid of every second row and column, it reads the rows and columns that are left.
-        x = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
-        stride = dilation = 1
-    wide = weight.size(3) == 5 and stride == 1
-    if dilation == 2:
-        x, grad = _phases(x, wide), _phases(grad, wide)
-    elif wide:
-        x, grad = _framed(x), _framed(grad)
+    # Of a grid of every second row and column, a dilated kernel reads what another stride of 2
+    # leaves.
+    thin = stride == dilation == 2
+    wide = weight.size(3) == 5 and (stride == 1 or thin)
+    phases = dilation == 2 and not thin
+    if thin or phases or wide:
+        prepared = {} if prepared is None else prepared
+        key = (thin, phases, wide)
+        if key not in prepared:
+            last = x[:, :, ::2, ::2] if thin else x
+            prepared[key] = _arranged(last, phases, wide)
+        x, grad = prepared[key], _arranged(grad, phases, wide)
     if wide:
         return _from_two_windows(x, weight, grad)
-    return _library(x, weight, grad, stride, 1, (False, True, False))[1]
+    left = 1 if thin or phases else stride
+    return _library(x, weight, grad, left, 1, (False, True, False))[1]
+
+
+def _arranged(x: Tensor, phases: bool, wide: bool) -> Tensor:
+    if phases:
+        return _phases(x, wide)
+    return _framed(x) if wide else x.contiguous(memory_format=torch.channels_last)
 
 
 def _library(

@@ -56,7 +56,9 @@ def hold_last(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 def is_capturing() -> bool:
     """Whether a graph is being captured, in which nothing may depend on data."""
-    return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return True
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def is_tracing() -> bool:

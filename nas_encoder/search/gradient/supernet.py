@@ -16,7 +16,7 @@ from nas_encoder.genotype.cells import INPUT_STATES
 from nas_encoder.network.cell import State, build_preprocess
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.head import Head
-from nas_encoder.network.inputs import check_inputs
+from nas_encoder.network.inputs import check_inputs, is_capturing
 from nas_encoder.network.stem import Stem
 from nas_encoder.ops import OPERATIONS
 from nas_encoder.ops.masking import strided
@@ -248,20 +248,32 @@ class Supernet(nn.Module):
         self.classifier = nn.Linear(config.output_size, vocabulary)
 
     def forward(
-        self, x: Tensor, lengths: Tensor, weights: Mapping[str, Tensor], dropout: float = 0.0
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        weights: Mapping[str, Tensor],
+        dropout: float = 0.0,
+        padded: bool | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
 
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
-            weights: For each kind of cell (E, n).
+            weights: For each kind of cell (E, n). On a CPU, operations with a weight of exactly
+                zero are not computed, but for the gradient of their weight.
             dropout: Probability behind the regularized operations, in training.
+            padded: Whether an utterance is shorter than T, where that is known: a graph that is
+                being captured (compilation, CUDA graphs) cannot look and takes it for granted.
 
         Raises:
             InputError: See :func:`~nas_encoder.network.inputs.check_inputs`.
         """
-        padded = check_inputs(x, lengths, self.config.input_size, self.min_length)
+        if not is_capturing():
+            found = check_inputs(x, lengths, self.config.input_size, self.min_length)
+            padded = found if padded is None else padded or found
+        elif padded is None:
+            padded = True
         state = self.stem(x, lengths if padded else None)
         before, previous = state, state
         for kind, cell in zip(self.kinds, self.cells, strict=True):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nas_encoder.ops.masking import is_recomputing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, over_processes
 
 
@@ -168,14 +169,25 @@ def fold(
     found = moments(maps, frames, group)
     centre = (weight @ found.mean[:, :, None])[:, :, 0]
     variance = ((weight @ found.covariance) * weight).sum(-1).clamp_(min=0.0)
-    _move_statistics(norm, centre, variance, found.positions, copies)
+    move_statistics(norm, centre, variance, found.positions, copies)
     inverse = torch.rsqrt(variance + eps)
     return FoldedNorm(weight, found.mean, found.covariance, centre, inverse, found.positions, group)
 
 
-def _move_statistics(
+def move_statistics(
     norm: MaskedBatchNorm2d, mean: Tensor, variance: Tensor, positions: float, copies: Sequence[int]
 ) -> None:
+    """Move the running statistics of some copies of a merged norm, as batch norm does.
+
+    Args:
+        norm: Of all copies.
+        mean: (n, D).
+        variance: (n, D), biased.
+        positions: How many they are taken over.
+        copies: Which they are.
+    """
+    if is_recomputing():
+        return
     assert norm.running_mean is not None and norm.running_var is not None
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)

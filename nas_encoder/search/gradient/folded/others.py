@@ -1,4 +1,4 @@
-"""1x7-7x1 pairs, strided identities and what is the same on every edge of a source."""
+"""1x7-7x1 pairs and strided identities with a hand-written backward pass."""
 
 from __future__ import annotations
 
@@ -219,39 +219,3 @@ class ReduceBranch:
             rows_of(even, copy, self.half)[:, :, 0, 0] = part[: self.half, :size]
             rows_of(odd, copy, size - self.half)[:, :, 0, 0] = part[self.half :, size:]
         return norm.share, [even, odd]
-
-
-class SharedBranch:
-    """A map that is the same on every edge (pooling with its norm, identity)."""
-
-    def __init__(self, edges: Sequence[int]) -> None:
-        self.edges = edges
-
-    def forward(self, x: Tensor, shares: Sequence[float], kept: Kept, out: Outputs) -> None:
-        """Add ``share * x`` (B, T', F', C) to the edges' outputs."""
-        flat = x.view(-1, x.size(-1))
-        for edge, share, keep in zip(self.edges, shares, kept, strict=True):
-            total = out.maps[edge].view_as(flat)
-            total.add_(flat if keep is None else flat * keep, alpha=share)
-
-    def backward(
-        self,
-        x: Tensor | None,
-        shares: Sequence[float],
-        kept: Kept,
-        gradients: OutputGradients,
-        wanted: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of the shares, where x is given, and of x, if wanted: (N, C)."""
-        found: list[Tensor] = []
-        dx: Tensor | None = None
-        for edge, share, keep in zip(self.edges, shares, kept, strict=True):
-            gradient = gradients.maps[edge] if keep is None else gradients.maps[edge] * keep
-            if x is not None:
-                found.append(torch.dot(gradient.view(-1), x.reshape(-1)).double())
-            if wanted:
-                if dx is None:
-                    dx = gradient * share
-                else:
-                    dx.add_(gradient, alpha=share)
-        return torch.stack(found) if found else None, dx

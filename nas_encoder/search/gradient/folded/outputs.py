@@ -49,7 +49,10 @@ class Outputs:
 
 
 class OutputGradients:
-    """The gradients of the m sums, zero in padding frames."""
+    """The gradients of the m sums, zero in padding frames.
+
+    ``prepared`` is what the gradients of the source's depthwise kernels make of their input.
+    """
 
     def __init__(self, gradients: Sequence[Tensor], frames: Frames) -> None:
         self.maps = []
@@ -58,6 +61,7 @@ class OutputGradients:
             last = last.contiguous() if frames.mask is None else last * frames.mask
             self.maps.append(last.contiguous().view(-1, last.size(-1)))
         self.totals = [x.sum(0) for x in self.maps]
+        self.prepared: dict[tuple[bool, ...], Tensor] = {}
 
     def of(self, edge: int, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return an edge's gradient (N, C) and its sum (C,), where ``kept`` says so."""

@@ -159,7 +159,11 @@ class SeparableBranch:
             d = channels_first(input_gradient(norm, place, flows[place][0], first[place], frames))
             x, weight = channels_first(u), self.weights[place]
             if wanted:
-                weights.append(depthwise_weight_gradient(x, weight, d, self.stride, self.dilation))
+                weights.append(
+                    depthwise_weight_gradient(
+                        x, weight, d, self.stride, self.dilation, gradients.prepared
+                    )
+                )
             if du is not None:
                 du.add_(
                     channels_last(

@@ -7,21 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.masking import is_capturing, strided
 from nas_encoder.search.gradient.folded.norm import Frames
-from nas_encoder.search.gradient.folded.others import PairBranch, ReduceBranch, SharedBranch
+from nas_encoder.search.gradient.folded.others import PairBranch, ReduceBranch
 from nas_encoder.search.gradient.folded.outputs import (
     Branch,
     OutputGradients,
     Outputs,
+    channels_first,
+    channels_last,
     dropout_mask,
     kept_share,
 )
 from nas_encoder.search.gradient.folded.separable import SeparableBranch
+from nas_encoder.search.gradient.folded.shared import IdentityMap, PoolMap, SharedBranch
 from nas_encoder.search.gradient.merged import (
     Copies,
     MergedPair7,
@@ -57,7 +59,7 @@ class _Plan:
 
     ``active`` adds to the outputs; ``probes`` have a share of exactly zero, so that only their
     share has a gradient and they are computed in the backward pass alone; ``shared`` are maps
-    that autograd computes.
+    that are the same on several edges.
     """
 
     frames: Frames
@@ -134,52 +136,54 @@ def source_sums(
                 if chosen:
                     branch = build(operation, chosen, [own[copy] for copy in chosen], keep)
                     group.append((branch, [places[copy] for copy in chosen]))
+        elif isinstance(operation, Copies):
+            for copy in (*on, *off):
+                maps.append(operation.operations[copy](x, mask))
+                plan.shared.append((SharedBranch([own[copy]], None), [places[copy]]))
         elif on or off:
-            for value, copies in _maps(operation, x, mask, inner, [*on, *off]):
-                maps.append(value)
-                edges_of = [own[copy] for copy in copies]
-                plan.shared.append((SharedBranch(edges_of), [places[copy] for copy in copies]))
+            one: IdentityMap | PoolMap = IdentityMap()
+            if isinstance(operation, SharedPool):
+                one = PoolMap(operation, mask, where)
+            else:
+                assert isinstance(operation, SharedIdentity)
+            copies = [*on, *off]
+            shared = SharedBranch([own[copy] for copy in copies], one)
+            plan.shared.append((shared, [places[copy] for copy in copies]))
     if plan.dropped:
         shares = shares * shares.new_tensor(factors)
     parameters = [p for branch, _ in plan.active for p in branch.parameters()]
-    u = F.relu(x) if plan.active or plan.probes else x
-    result: tuple[Tensor, ...] = _SourceSums.apply(plan, u, shares, *maps, *parameters)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, ...] = _SourceSums.apply(plan, x, shares, *maps, *parameters)  # type: ignore[no-untyped-call]
     return result
-
-
-def _maps(
-    operation: nn.Module, x: Tensor, mask: Tensor | None, inner: Tensor | None, copies: list[int]
-) -> list[tuple[Tensor, list[int]]]:
-    """Return the maps of an operation without a branch, each with the copies that it serves."""
-    if isinstance(operation, SharedPool):
-        return [(operation.norm(operation.pool(x, mask), inner), copies)]
-    if isinstance(operation, SharedIdentity):
-        return [(x, copies)]
-    assert isinstance(operation, Copies)
-    return [(operation.operations[copy](x, mask), [copy]) for copy in copies]
 
 
 class _SourceSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, u: Tensor, shares: Tensor, *tensors: Tensor) -> Any:
-        maps = tensors[: len(plan.shared)]
-        out = Outputs(plan.edges, plan.shape, u)
+    def forward(ctx: Any, plan: _Plan, x: Tensor, shares: Tensor, *tensors: Tensor) -> Any:
+        given = iter(tensors)
+        out = Outputs(plan.edges, plan.shape, x)
         masks = plan.masks()
         numbers = shares.tolist()
-        last = u.permute(0, 2, 3, 1).contiguous()
+        last = channels_last(x)
+        u = torch.relu(last) if plan.active else last
         saved: list[Tensor] = []
         for branch, places in plan.active:
             own = shares[places].double()
             kept = [masks.get(place) for place in places]
-            found = branch.forward(last, plan.frames, own, kept, out)
+            found = branch.forward(u, plan.frames, own, kept, out)
             plan.counts.append(len(found))
             saved += found
-        for x, (shared, places) in zip(maps, plan.shared, strict=True):
+        maps: list[Tensor] = []
+        for shared, places in plan.shared:
             kept = [masks.get(place) for place in places]
-            flat = x.permute(0, 2, 3, 1).contiguous()
-            shared.forward(flat, [numbers[place] for place in places], kept, out)
+            if shared.source is None:
+                value = channels_last(next(given))
+                maps.append(value)
+            else:
+                value = shared.source.forward(last)
+            shared.forward(value, [numbers[place] for place in places], kept, out)
         ctx.plan = plan
         ctx.masked = list(masks)
+        ctx.given = len(maps)
         kept_maps = maps if ctx.needs_input_grad[2] else ()
         ctx.save_for_backward(last, shares, *masks.values(), *saved, *kept_maps)
         return out.finish(plan.frames)
@@ -188,15 +192,16 @@ class _SourceSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
-        u, shares, *rest = ctx.saved_tensors
+        x, shares, *rest = ctx.saved_tensors
         masks = dict(zip(ctx.masked, rest, strict=False))
         saved = rest[len(masks) :]
-        of_u, of_shares, *needed = ctx.needs_input_grad[1:]
+        of_x, of_shares, *needed = ctx.needs_input_grad[1:]
         flows = OutputGradients(gradients, plan.frames)
         share_gradient = torch.zeros(len(shares), dtype=torch.float64)
-        du = torch.zeros_like(u) if of_u else None
+        u = torch.relu(x) if plan.active or plan.probes else x
+        du = torch.zeros_like(x) if of_x else None
         parameters: list[Tensor | None] = []
-        needed_parameters = needed[len(plan.shared) :]
+        needed_parameters = needed[ctx.given :]
         for (branch, places), count in zip(plan.active, plan.counts, strict=True):
             size = len(branch.parameters())
             wanted = any(needed_parameters[len(parameters) : len(parameters) + size])
@@ -214,20 +219,31 @@ class _SourceSums(torch.autograd.Function):
                 share_gradient[places], _ = branch.backward(
                     (), u, plan.frames, own, kept, flows, None, False
                 )
+        dx = None
+        if du is not None:
+            dx = torch.ops.aten.threshold_backward(du, u, 0) if plan.active else du
         numbers = shares.tolist()
         maps: list[Tensor | None] = []
-        for number, (shared, places) in enumerate(plan.shared):
-            x = saved[number].permute(0, 2, 3, 1) if of_shares else None
+        for shared, places in plan.shared:
+            source = shared.source
+            value = None
+            if of_shares:
+                value = saved[len(maps)] if source is None else source.again(x)
+            wanted = of_x if source is not None else needed[len(maps)]
             kept = [masks.get(place) for place in places]
-            own_gradient, dx = shared.backward(
-                x, [numbers[place] for place in places], kept, flows, needed[number]
+            own_gradient, flow = shared.backward(
+                value, [numbers[place] for place in places], kept, flows, wanted
             )
             if own_gradient is not None:
                 share_gradient[places] = own_gradient
-            maps.append(None if dx is None else dx.view(plan.shape).permute(0, 3, 1, 2))
+            whole = None if flow is None else flow.view(plan.shape)
+            if source is None:
+                maps.append(None if whole is None else channels_first(whole))
+            elif whole is not None and dx is not None:
+                dx.add_(source.backward(x, whole))
         return (
             None,
-            None if du is None else du.permute(0, 3, 1, 2),
+            None if dx is None else channels_first(dx),
             share_gradient.to(shares.dtype) if of_shares else None,
             *maps,
             *parameters,
