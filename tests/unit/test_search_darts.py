@@ -207,10 +207,22 @@ def test_the_same_dropout_stands_in_all_losses_of_the_weights(steps: UnrolledSte
     steps.architecture_step(make_batch(1), 0.5, make_batch(0), 0.05)
     first, _, plus, minus = losses
     assert plus == pytest.approx(first, abs=0.05) and minus == pytest.approx(first, abs=0.05)
-    # The running statistics moved in the architecture's own loss alone.
+    # The running statistics moved once.
+    assert len(statistics) > 10
     for name, buffer in steps.network.named_buffers():
         if name in statistics:
             assert int(buffer) == int(statistics[name]) + 1
+
+
+def test_the_running_statistics_are_those_of_the_architectures_loss(steps: UnrolledSteps) -> None:
+    """With a step of no length they move as in a first-order step on the same batch."""
+    first = copy.deepcopy(steps.network).train()
+    batch = make_batch(1)
+    first(batch.features, batch.feature_lengths, steps.parameters.weights())
+    steps.architecture_step(batch, 0.0, make_batch(0), 0.0)
+    moved = dict(first.named_buffers())
+    for name, buffer in steps.network.named_buffers():
+        torch.testing.assert_close(buffer, moved[name])
 
 
 def test_the_order_of_the_configuration_decides() -> None:

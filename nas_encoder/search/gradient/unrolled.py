@@ -84,9 +84,11 @@ def _step(w: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
     """Return what SGD would move ``w`` by, over the learning rate."""
     assert w.grad is not None
     (group,) = [g for g in optimizer.param_groups if any(w is p for p in g["params"])]
-    step = w.grad + group["weight_decay"] * w
+    step: Tensor = w.grad + group["weight_decay"] * w
     buffer = optimizer.state[w].get("momentum_buffer") if w in optimizer.state else None
-    return step if buffer is None else step + group["momentum"] * buffer
+    if buffer is not None:
+        step = step + group["momentum"] * buffer
+    return step
 
 
 def _grad(parameter: nn.Parameter) -> Tensor:

@@ -1,0 +1,205 @@
+"""Every strategy from audio files to a genotype: complete, and the same after an interruption."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_samples import QUICK, tone_corpus
+from test_search_run import Stop, outcome, require_same, stop_at
+
+from nas_encoder.genotype import load_genotype
+from nas_encoder.search import SearchConfig, run_search
+from nas_encoder.search.gradient.loop import GradientSearch
+from nas_encoder.search.gradient.training import Steps
+from nas_encoder.search.rederive import rederive
+from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.spaces import get_space
+
+SEED = 3
+CHAIN = {"layers": 6, "channels": 8, "operations": 4, "dropout": 0.2}
+CELLS = {"layers": 3, "channels": 1, "operations": 8, "dropout": 0.1}
+STOP = {"min_epochs": 1, "patience": 1, "min_gain": 0.0}
+NO_GAIN = {"min_epochs": 1, "patience": 1, "min_gain": 1000.0}
+
+
+def phases(stage: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**stage, "phase": "warmup", "epochs": 9, "stop": NO_GAIN},
+        {**stage, "phase": "search", "epochs": 2, "warmup_epochs": 0, "stop": STOP},
+        {**stage, "phase": "retrain", "epochs": 2, "stop": {**STOP, "decays": 1}},
+    ]
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "stnas_chain": {"strategy": "stnas", "space": "tdnn_chain", "stages": phases(CHAIN)},
+    "darts_chain": {
+        "strategy": "darts",
+        "order": "second",
+        "space": "tdnn_chain",
+        "weights": {"optimizer": "sgd", "lr": 0.05},
+        "stages": [{**CHAIN, "epochs": 2, "warmup_epochs": 1}],
+    },
+    "stnas_cells": {
+        "strategy": "stnas",
+        "paths": 2,
+        "stages": phases(CELLS)[1:],
+    },
+    "darts_cells": {
+        "strategy": "darts",
+        "order": "second",
+        "space": "darts",
+        "weights": {"optimizer": "sgd", "lr": 0.05},
+        "stages": [{**CELLS, "epochs": 1, "warmup_epochs": 0}],
+    },
+    "pdarts_chain": {
+        "space": "tdnn_chain",
+        "stages": [
+            {**CHAIN, "epochs": 1, "warmup_epochs": 0},
+            {**CHAIN, "operations": 2, "epochs": 1, "warmup_epochs": 0},
+            {**CHAIN, "phase": "retrain", "epochs": 1},
+        ],
+    },
+}
+
+
+def config(name: str) -> SearchConfig:
+    document = {**QUICK, **CONFIGS[name]}
+    if document.get("space") == "tdnn_chain":
+        document["network"] = {"output_size": 8}
+    return SearchConfig.from_dict(document)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("corpus")
+    train = tone_corpus(folder / "train", 8, seed=1, seconds=0.6)
+    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.6))
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the report out, which takes longer than these searches."""
+    monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folders of searches that nothing interrupted, made when first asked for."""
+
+    class Made(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = tmp_path_factory.mktemp(name) / "run"
+            run_search(config(name), corpus[0], self[name], valid=corpus[1], seed=SEED)
+            return self[name]
+
+    return Made()
+
+
+QUICK_ONES = ["stnas_chain", "darts_chain", "pdarts_chain", "stnas_cells"]
+
+
+@pytest.mark.parametrize("name", [*QUICK_ONES, pytest.param("darts_cells", marks=pytest.mark.slow)])
+def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) -> None:
+    folder = RunFolder(finished[name])
+    genotype = load_genotype(finished[name] / "genotype.yaml")
+    get_space(config(name).space).validate(genotype)
+    assert genotype.provenance["strategy"] == config(name).strategy
+    rows = folder.rows()
+    assert [row["phase"] for row in rows] == sorted(
+        (row["phase"] for row in rows), key=["warmup", "search", "retrain"].index
+    )
+    for row in rows:
+        moved = row["phase"] == "search" and row["epoch"] > (name == "darts_chain")
+        assert (row["architecture_loss"] is not None) == moved
+    entropies = [next(iter(row["entropy"].values())) for row in rows if row["phase"] == "search"]
+    assert entropies[-1] < entropies[0] or len(entropies) == 1
+    # The recorded probabilities derive the recorded genotype.
+    assert rederive(folder).hash == rows[-1]["genotype"] == genotype.hash
+
+
+def test_the_stages_of_st_nas(finished: dict[str, Path]) -> None:
+    """Warm-up stops early; the search goes on with its weights; retraining begins anew."""
+    rows = RunFolder(finished["stnas_chain"]).rows()
+    by_phase = {phase: [r for r in rows if r["phase"] == phase] for phase in ("warmup", "search")}
+    # One epoch that counts and brings no gain: the second of nine is the last.
+    assert len(by_phase["warmup"]) == 2
+    uniform = by_phase["warmup"][-1]["probabilities"]
+    assert all(0.24 < p < 0.26 for block in uniform["blocks"] for p in block.values())
+    search, retrain = by_phase["search"], [r for r in rows if r["phase"] == "retrain"]
+    # All training data, and no longer a half of them.
+    assert retrain[0]["steps"] > search[0]["steps"]
+    best = min(search, key=lambda row: row["valid_utterance_loss"])
+    assert retrain[-1]["genotype"] == best["genotype"]
+    state = RunFolder(finished["stnas_chain"]).load_checkpoint()
+    assert state is not None
+    blocks = {name.split(".")[2] for name in state["network"] if name.startswith("encoder.blocks")}
+    assert blocks == set("012345")
+
+
+def test_what_a_stage_takes_over(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search goes on with the warm-up's weights and their optimizer, retraining begins anew."""
+    begun: list[dict[str, Any]] = []
+    ended: list[dict[str, Any]] = []
+    build, finish = GradientSearch._build_stage, GradientSearch._finish_stage
+
+    def snapshot(steps: Steps) -> dict[str, Any]:
+        parts = {"network": steps.network, "alphas": steps.parameters, "weights": steps.weights}
+        return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+
+    def building(self: GradientSearch, resume: Any) -> Steps:
+        steps = build(self, resume)
+        begun.append(snapshot(steps))
+        return steps
+
+    def finishing(self: GradientSearch, steps: Steps) -> None:
+        ended.append(snapshot(steps))
+        finish(self, steps)
+
+    monkeypatch.setattr(GradientSearch, "_build_stage", building)
+    monkeypatch.setattr(GradientSearch, "_finish_stage", finishing)
+    run_search(config("stnas_chain"), corpus[0], tmp_path, valid=corpus[1], seed=SEED)
+    require_same(begun[1], ended[0])
+    assert all(float(state["step"]) > 0 for state in begun[1]["weights"]["state"].values())
+    assert not begun[2]["weights"]["state"]
+    require_same(begun[2]["alphas"], ended[1]["alphas"])
+    require_same(ended[2]["alphas"], ended[1]["alphas"])
+    assert begun[2]["network"].keys() != ended[1]["network"].keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "function", "count"),
+    [
+        ("stnas_chain", RunFolder, "save_checkpoint", 2),  # a step of the warm-up is lost
+        ("stnas_chain", GradientSearch, "_finish_stage", 1),  # stopped early, search not begun
+        ("stnas_chain", Steps, "weight_step", 7),  # between two steps of the search
+        ("stnas_chain", GradientSearch, "_finish_stage", 2),  # the best epoch is kept
+        ("stnas_chain", RunFolder, "save_checkpoint", 17),  # while retraining
+        ("darts_chain", Steps, "weight_step", 4),
+        ("stnas_cells", Steps, "weight_step", 2),
+        pytest.param("darts_cells", Steps, "weight_step", 2, marks=pytest.mark.slow),
+        ("pdarts_chain", GradientSearch, "_finish_stage", 2),
+    ],
+)
+def test_a_search_that_ended_anywhere_goes_on(
+    finished: dict[str, Path],
+    corpus: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    owner: Any,
+    function: str,
+    count: int,
+) -> None:
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, stop_at(count, getattr(owner, function)))
+        with pytest.raises(Stop):
+            run_search(config(name), corpus[0], output, valid=corpus[1], seed=SEED)
+    assert not (output / "genotype.yaml").exists()
+    run_search(config(name), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
+    require_same(outcome(output), outcome(finished[name]))
