@@ -18,6 +18,7 @@ from nas_encoder.genotype import CellArchitecture
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.gradient.choices import KINDS, Alive, edge_list
+from nas_encoder.search.gradient.derive import EDGES_PER_NODE
 from nas_encoder.search.latency import LatencyTable
 from nas_encoder.search.pieces import CellNetwork
 from nas_encoder.spaces import CellSpace
@@ -43,6 +44,7 @@ class CellCosts:
         self, config: ObjectiveConfig, space: CellSpace, network: EncoderConfig, frame_shift: float
     ) -> None:
         self.config = config
+        self.operations = space.choices
         self.network = target_network(config, space, network, frame_shift)
         self._costs = {p: self.network.count(p) for p in self.network.all_pieces(space.choices)}
         self.quantities = ["parameters", "macs"]
@@ -84,6 +86,18 @@ class CellCosts:
                 for name in self.quantities
             }
         return dict(self._of[architecture])
+
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network of the space costs."""
+        alive = (self.operations,) * len(edge_list(self.network.nodes))
+        total = sum(self._costs[piece][name] for piece in self._fixed)
+        for kind in KINDS:
+            edges = self._table(kind, alive, name, torch.device("cpu")).amin(1).tolist()
+            for node in range(self.network.nodes):
+                heads = [head for head, _ in edge_list(self.network.nodes)]
+                own = [cost for cost, head in zip(edges, heads, strict=True) if head == node]
+                total += sum(sorted(own)[:EDGES_PER_NODE])
+        return self.scale[name] * total
 
     def expected(self, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.

@@ -71,6 +71,11 @@ class ChainCosts:
             for name in self.quantities
         }
 
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network of the space costs."""
+        blocks = [min(costs[name] for costs in block.values()) for block in self._blocks]
+        return self._fixed[name] + sum(blocks)
+
     def expected(self, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
         """Return the expected costs; each block's operation is drawn from its probabilities."""
         probabilities = weights[BLOCKS].double()

@@ -14,7 +14,7 @@ from torch import Tensor
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.budgets import ObjectiveConfig
+from nas_encoder.search.budgets import UNITS, ObjectiveConfig
 from nas_encoder.search.cell_costs import CellCosts
 from nas_encoder.search.chain_costs import ChainCosts
 from nas_encoder.search.gradient.choices import Alive
@@ -28,6 +28,9 @@ class Costs(Protocol):
 
     def of(self, architecture: Any) -> dict[str, float]:
         """Return what the network of an architecture costs, by quantity."""
+
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network of the space costs."""
 
     def expected(self, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.
@@ -67,17 +70,26 @@ class Objective:
     Args:
         config: The budgets.
         costs: Of the networks that a search can derive.
+
+    Raises:
+        ConfigError: A budget cannot be kept, or what it limits is not known.
     """
 
     def __init__(self, config: ObjectiveConfig, costs: Costs) -> None:
         self.config = config
         self.costs = costs
-        missing = [name for name in config.budgets if name not in costs.quantities]
-        if missing:
-            raise ConfigError(
-                "objective",
-                [f"{name}: is not known for networks of this space" for name in missing],
-            )
+        problems = []
+        for name, budget in config.budgets.items():
+            unit, factor = UNITS[name]
+            if name not in costs.quantities:
+                problems.append(f"{name}: is not known for networks of this space")
+            elif budget < (least := costs.cheapest(name)):
+                problems.append(
+                    f"{name}: no network of the space and of this size costs less than "
+                    f"{least:.6g} ({factor * least:.4g} {unit}), the budget is {budget:.6g}"
+                )
+        if problems:
+            raise ConfigError("objective", problems)
 
     def penalty(self, weights: Mapping[str, Tensor], alive: Alive, derived: Any) -> Tensor:
         """Return what is added to the architecture's loss; 0 within all budgets.

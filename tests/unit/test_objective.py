@@ -97,9 +97,9 @@ def test_costs_of_chains(width: int | None, output: int) -> None:
         expected = objective.costs.expected({"blocks": one_hot}, alive)
         assert {name: float(value) for name, value in expected.items()} == costs
     weights = torch.full((space.blocks, 4), 0.25, requires_grad=True)
-    penalty = make("tdnn_chain", size, parameters=100.0).penalty(
-        {"blocks": weights}, alive, genotype.architecture
-    )
+    dear = space.decode([3] * 6).architecture
+    budget = 1.02 * make("tdnn_chain", size).costs.cheapest("parameters")
+    penalty = make("tdnn_chain", size, parameters=budget).penalty({"blocks": weights}, alive, dear)
     penalty.backward()
     grad = weights.grad
     assert grad is not None
@@ -148,7 +148,7 @@ def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
 
 
 def test_the_gradient_is_that_of_the_expectation() -> None:
-    objective, cells = make(parameters=1.0, macs=1.0), get_space("asr_revised")
+    objective, cells = make(parameters=1.0e4, macs=1.0e6), get_space("asr_revised")
     alive = all_alive(cells)
     generator = torch.Generator().manual_seed(3)
     alphas = {
@@ -214,6 +214,28 @@ def test_a_budget_is_kept_that_would_not_be_kept_without_it(quantity: str) -> No
         # It uses what it may: the pull ends where the budget is kept.
         assert bound > 0.6 * budget
     assert costs.of(search_on_a_toy(make(weight=0.0, **{quantity: budget})))[quantity] == unbound
+
+
+@pytest.mark.parametrize("space", ["darts", "asr_revised", "tdnn_chain"])
+@pytest.mark.parametrize("quantity", ["parameters", "macs"])
+def test_no_network_is_cheaper_than_the_cheapest(space: str, quantity: str) -> None:
+    size = {"input_size": 13, "output_size": 11}
+    costs, known = make(space, size).costs, get_space(space)
+    least = costs.cheapest(quantity)
+    found = [
+        costs.of(known.sample(random.Random(seed)).architecture)[quantity] for seed in range(200)
+    ]
+    assert least <= min(found)
+    # One costs just that: pooling everywhere, a short context everywhere.
+    cheap = [choice.startswith(("max_pool", "tdnn_c1_d1")) for choice in known.choices].index(True)
+    if space == "tdnn_chain":
+        vector = [cheap] * 6
+    else:
+        vector = [0, cheap, cheap] * 8
+    assert costs.of(known.decode(vector).architecture)[quantity] == least
+    with pytest.raises(ConfigError, match=f"{quantity}: no network of the space and of this size"):
+        make(space, size, **{quantity: 0.99 * least})
+    make(space, size, **{quantity: 1.01 * least})
 
 
 def test_within_the_budget_nothing_is_added() -> None:
