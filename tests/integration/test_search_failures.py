@@ -1,0 +1,124 @@
+"""Searches that end in the middle of anything, and disks that are full."""
+
+from __future__ import annotations
+
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_samples import quick_config, tone_corpus
+from test_search_run import Stop, outcome, require_same, stop_at
+
+from nas_encoder.data import AsrLoader
+from nas_encoder.errors import CheckpointError
+from nas_encoder.genotype import io
+from nas_encoder.search import run_search
+from nas_encoder.search.gradient.loop import GradientSearch
+from nas_encoder.search.gradient.training import Steps
+from nas_encoder.search.run import Recorder
+from nas_encoder.search.runfolder import RunFolder
+
+SEED = 5
+KILLS = 20
+# Where a search can end; io.os.replace is between a file's content and its name.
+PLACES: tuple[tuple[Any, str, int], ...] = (
+    (Steps, "weight_step", 4),
+    (Steps, "architecture_step", 4),
+    (Steps, "score", 2),
+    (io.os, "replace", 9),
+    (RunFolder, "save_checkpoint", 4),
+    (RunFolder, "save_genotype", 2),
+    (GradientSearch, "_finish_epoch", 2),
+    (GradientSearch, "_build_stage", 2),
+    (Recorder, "__call__", 2),
+    (AsrLoader, "make_batch", 12),
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("corpus")
+    train = tone_corpus(folder / "train", 12, seed=1, seconds=0.5)
+    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.5))
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the report out, which takes as long as the search."""
+    monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("finished") / "run"
+    search(corpus, output)
+    return output
+
+
+def search(corpus: tuple[str, str], output: Path) -> None:
+    """Begin or go on."""
+    run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
+
+
+@pytest.mark.slow
+def test_ends_at_twenty_random_moments(
+    corpus: tuple[str, str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One search, ended again and again: genotype, alphas, weights, metrics stay bit-identical."""
+    rng, output, ended = random.Random(0), tmp_path / "run", set()
+    while len(ended) < KILLS:
+        owner, name, most = rng.choice(PLACES)
+        count = rng.randint(1, most)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stop_at(count, getattr(owner, name)))
+            try:
+                search(corpus, output)
+            except Stop:
+                ended.add((len(ended), name, count))
+                continue
+        # It came to its end before that: begin another one.
+        require_same(outcome(output), outcome(finished))
+        output = tmp_path / f"run{len(ended)}"
+    search(corpus, output)
+    require_same(outcome(output), outcome(finished))
+    assert len({name for _, name, _ in ended}) > 5
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let writing fail behind so many bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    corpus: tuple[str, str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", stop_at(3, RunFolder.save_checkpoint))
+        with pytest.raises(Stop):
+            search(corpus, output)
+    good = (output / "last.ckpt").read_bytes()
+    with files_of_at_most(len(good) // 2), pytest.raises(CheckpointError) as caught:
+        search(corpus, output)
+    assert "last.ckpt: cannot be written: File too large" in str(caught.value)
+    assert (output / "last.ckpt").read_bytes() == good
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    # With room again it goes on, and nothing is lost.
+    search(corpus, output)
+    require_same(outcome(output), outcome(finished))
+
+
+def test_a_folder_that_cannot_be_made(corpus: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be made: Not a directory"):
+        search(corpus, tmp_path / "file" / "run")
