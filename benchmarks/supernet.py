@@ -244,14 +244,17 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
             side: (lambda own=own, kind=kind: getattr(own, f"{kind}_step")(batch))
             for side, own in sides.items()
         }
-        kept: dict[str, int] = {}
-        for side, step in steps.items():  # these two also warm up
-            with eagerly(sides[side]):
-                kept[side] = saved_bytes(step, sides[side].network)
+        kept: dict[str, int] = dict.fromkeys(sides, 0)
+        counted: dict[str, tuple[int, list[list[Any]]]] = dict.fromkeys(sides, (0, []))
+        if not args.quick:
+            for side, step in steps.items():  # this and counting warm up, too
+                with eagerly(sides[side]):
+                    kept[side] = saved_bytes(step, sides[side].network)
         for _ in range(args.warmup):
             for step in steps.values():
                 step()
-        counted = {side: launches(step, device) for side, step in steps.items()}
+        if not args.quick:
+            counted = {side: launches(step, device) for side, step in steps.items()}
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         peaks: dict[str, int] = dict.fromkeys(sides, 0)
         for _ in range(args.repeats):
@@ -360,7 +363,8 @@ def parse_arguments() -> Any:
     parser.add_argument("--no-st-nas", action="store_true")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=0, help="steps more than two of each")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before those measured")
+    parser.add_argument("--quick", action="store_true", help="seconds and peak memory alone")
     parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
     parser.add_argument(
         "--mode", choices=("graphs", "compile", "eager"), default="graphs", help="on a GPU"

@@ -147,6 +147,22 @@ def test_padded_batches_equal_merged_edges(
     torch.testing.assert_close(moved, dict(edges.named_buffers()), **TOLERANCE)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_single_precision_is_close(training: bool) -> None:
+    torch.manual_seed(0)
+    edges = build([OPERATIONS, OPERATIONS], 8, 1).train(training)
+    mask = frame_mask(torch.tensor([9, 6]), 9, torch.float64)
+    x = (torch.randn(2, 8, 9, 5) * mask).contiguous(memory_format=torch.channels_last)
+    weights = mixture([OPERATIONS, OPERATIONS])
+    exact = evaluate(edges, x, mask, weights)
+    single = evaluate(edges.float(), x.float(), mask.float(), weights.float())
+    for own, other in zip(single, exact, strict=True):
+        assert own.dtype == torch.float32
+        scale = float(other.abs().max())
+        # Pooling and ReLU may choose otherwise where two values are equal to single precision.
+        assert float((own.double() - other).abs().max()) < 1e-3 * scale
+
+
 @pytest.mark.parametrize("keep", [0, 1, 2])
 def test_what_is_recomputed_changes_nothing(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

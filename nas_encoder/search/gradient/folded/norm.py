@@ -86,15 +86,11 @@ class FoldedNorm(NamedTuple):
     positions: float
     group: Any
 
-    @property
-    def matrix(self) -> Tensor:
-        """(n, D, C) of the affine map."""
-        return self.inverse[:, :, None] * self.weight
-
-    @property
-    def shift(self) -> Tensor:
-        """(n, D) of the affine map."""
-        return -self.inverse * self.centre
+    def affine(self, dtype: torch.dtype, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return matrices (n, D, C) and shifts (n, D), multiplied by each copy's share (n,)."""
+        scale = self.inverse if share is None else self.inverse * share[:, None]
+        matrix, shift = scale[:, :, None] * self.weight, -scale * self.centre
+        return matrix.to(dtype), shift.to(dtype)
 
     def backward(self, product: Tensor, total: Tensor, share: Tensor) -> Gradients:
         """Return the gradients of ``share * (W d - centre) * inverse``.
@@ -137,6 +133,12 @@ class Gradients(NamedTuple):
     matrix: Tensor
     curve: Tensor | None
     offset: Tensor | None
+
+    def to(self, dtype: torch.dtype) -> Gradients:
+        """Return those of the weights and of the input in the feature maps' dtype."""
+        curve = None if self.curve is None else self.curve.to(dtype)
+        offset = None if self.offset is None else self.offset.to(dtype)
+        return Gradients(self.share, self.weight.to(dtype), self.matrix.to(dtype), curve, offset)
 
 
 def fold(

@@ -62,8 +62,7 @@ class PairBranch:
             inner.append(h)
         eye = torch.eye(self.channels, dtype=torch.float64).expand(len(maps), -1, -1)
         self.norm = fold(eye, self.module.norm.norm, maps, frames, self.copies)
-        matrix = self.norm.matrix * shares[:, None, None]
-        shift = self.norm.shift * shares[:, None]
+        matrix, shift = self.norm.affine(u.dtype, shares)
         for place, edge in enumerate(self.edges):
             if out is not None:
                 out.add(edge, maps[place], matrix[place], shift[place], kept[place])
@@ -181,8 +180,7 @@ class ReduceBranch:
         """See :class:`~nas_encoder.search.gradient.folded.outputs.Branch`."""
         x = self._positions(u)
         self.norm = fold(self._weight(), self.module.norm.norm, [x], frames, self.copies)
-        matrix = self.norm.matrix * shares[:, None, None]
-        shift = self.norm.shift * shares[:, None]
+        matrix, shift = self.norm.affine(u.dtype, shares)
         for place, edge in enumerate(self.edges):
             if out is not None:
                 out.add(edge, x, matrix[place], shift[place], kept[place])

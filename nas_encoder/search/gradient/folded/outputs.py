@@ -28,23 +28,22 @@ class Outputs:
 
     def __init__(self, edges: int, shape: Sequence[int], like: Tensor) -> None:
         self.maps = [like.new_zeros(tuple(shape)) for _ in range(edges)]
-        self.shift = torch.zeros(edges, shape[-1], dtype=torch.float64)
+        self.shift = like.new_zeros(edges, shape[-1])
 
     def add(self, edge: int, x: Tensor, matrix: Tensor, shift: Tensor, kept: Tensor | None) -> None:
         """Add ``matrix @ x + shift``, where ``kept`` says so, for x (B, T', F', C)."""
         total = self.maps[edge].view(-1, matrix.size(0))
         flat = x.view(-1, x.size(-1))
-        matrix = matrix.to(x.dtype)
         if kept is None:
             total.addmm_(flat, matrix.t())
             self.shift[edge] += shift
         else:
-            total.add_(torch.addmm(shift.to(x.dtype), flat, matrix.t()).mul_(kept))
+            total.add_(torch.addmm(shift, flat, matrix.t()).mul_(kept))
 
     def finish(self, frames: Frames) -> tuple[Tensor, ...]:
         """Return the m sums (B, C, T', F'), zero in padding frames."""
         for total, shift in zip(self.maps, self.shift, strict=True):
-            frames.clear(total.add_(shift.to(total.dtype)))
+            frames.clear(total.add_(shift))
         return tuple(total.permute(0, 3, 1, 2) for total in self.maps)
 
 
@@ -138,13 +137,13 @@ def input_gradient(
     norm: Gradients, place: int, gradient: Tensor, x: Tensor, frames: Frames
 ) -> Tensor:
     """Return the gradient (B, T, F, C) of a folded norm's input x."""
-    matrix = norm.matrix[place].to(x.dtype)
+    matrix = norm.matrix[place]
     flat = x.view(-1, x.size(-1))
     if norm.curve is None or norm.offset is None:
         result = gradient @ matrix
     else:
-        result = torch.addmm(norm.offset[place].to(x.dtype), gradient, matrix)
-        result.addmm_(flat, norm.curve[place].to(x.dtype), alpha=-1)
+        result = torch.addmm(norm.offset[place], gradient, matrix)
+        result.addmm_(flat, norm.curve[place], alpha=-1)
     return frames.clear(result.view_as(x))
 
 
@@ -169,4 +168,4 @@ def norm_gradients(
         ]
     )
     total = torch.stack([total for _, total in flows])
-    return norm.backward(product.double(), total.double(), shares)
+    return norm.backward(product.double(), total.double(), shares).to(product.dtype)

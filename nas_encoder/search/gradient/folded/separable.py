@@ -66,8 +66,7 @@ class SeparableBranch:
 
     def _between(self, x: Tensor, place: int, frames: Frames) -> Tensor:
         """Return the input of the second convolution: folded norm, ReLU."""
-        norm = self.norms[0]
-        shift, matrix = norm.shift[place].to(x.dtype), norm.matrix[place].to(x.dtype)
+        matrix, shift = (part[place] for part in self.inner)
         flat = torch.addmm(shift, x.view(-1, self.channels), matrix.t()).relu_()
         return frames.clear(flat.view_as(x))
 
@@ -91,6 +90,7 @@ class SeparableBranch:
         saved = list(maps) if self.keep > 1 or (self.keep and not module.twice) else []
         if module.twice:
             self.norms = [self._fold(maps, module.pointwise.weight, module.between, frames)]
+            self.inner = self.norms[0].affine(u.dtype)
             for place in places:
                 r = self._between(maps[place], place, frames)
                 maps[place] = self._convolve2(r, place, frames)
@@ -98,8 +98,7 @@ class SeparableBranch:
             saved += maps if self.keep else []
         else:
             self.norms = [self._fold(maps, module.pointwise.weight, module.norm.norm, frames)]
-        norm = self.norms[-1]
-        matrix, shift = norm.matrix * shares[:, None, None], norm.shift * shares[:, None]
+        matrix, shift = self.norms[-1].affine(u.dtype, shares)
         for place in places:
             if out is not None:
                 out.add(self.edges[place], maps[place], matrix[place], shift[place], kept[place])

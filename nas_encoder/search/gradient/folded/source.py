@@ -39,7 +39,7 @@ _BRANCHES: dict[type[nn.Module], Callable[..., Branch]] = {
     MergedReduce: ReduceBranch,
 }
 FEWEST_CHANNELS = 8  # below, merging edges is as fast: a register holds 8 to 16 channels
-KEEP = 1  # how many maps of a convolution are kept for the backward pass; others are recomputed
+KEEP = 2  # how many maps of a convolution are kept for the backward pass; others are recomputed
 
 
 def can_fold(x: Tensor) -> bool:

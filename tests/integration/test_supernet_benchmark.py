@@ -1,0 +1,102 @@
+"""The benchmark of the supernet: its plain side computes the same, and its output is complete."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas_encoder.network.config import EncoderConfig
+from nas_encoder.search.gradient.choices import KINDS
+from nas_encoder.search.gradient.supernet import Supernet
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture()
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("supernet")
+
+
+def kernels(module: nn.Module) -> list[Tensor]:
+    return [p for p in module.parameters() if p.dim() == 4]
+
+
+@pytest.mark.parametrize("one_path", [False, True])
+def test_both_sides_compute_the_same(benchmark: ModuleType, one_path: bool) -> None:
+    alive = benchmark.choices("asr_revised", 4)
+    arguments = (alive, EncoderConfig(8, 8, 3, 5), 4, 7, ())
+    torch.manual_seed(0)
+    ours, plain = Supernet(*arguments).double(), benchmark.PlainSupernet(*arguments).double()
+    for name in ("stem", "head", "classifier"):
+        getattr(plain, name).load_state_dict(getattr(ours, name).state_dict())
+    for kind, cell, other in zip(ours.kinds, ours.cells, plain.cells, strict=True):
+        for name in ("preprocess0", "preprocess1"):
+            getattr(other, name).load_state_dict(getattr(cell, name).state_dict())
+        for row, edge in enumerate(other.edges):
+            own = cell.edge_kernels(row)
+            for name, operation in zip(alive[kind][row], edge.operations, strict=True):
+                for mine, theirs in zip(own.get(name, []), kernels(operation), strict=True):
+                    theirs.data.copy_(mine)
+    paths = {kind: torch.arange(14) % 4 for kind in KINDS} if one_path else None
+    results = []
+    for network in (ours, plain):
+        weights = {kind: torch.linspace(0.1, 0.9, 56).view(14, 4).double() for kind in KINDS}
+        if paths is not None:
+            weights = {kind: torch.eye(4).double()[paths[kind]] for kind in KINDS}
+        weights = {kind: w.requires_grad_() for kind, w in weights.items()}
+        x = torch.linspace(-1, 1, 2 * 12 * 8).sin().view(2, 12, 8).double()
+        options = {"paths": paths} if network is plain else {}
+        y, lengths = network(x, torch.tensor([12, 12]), weights, 0.0, **options)
+        (y * torch.sin(torch.arange(y.numel()) + 1.0).view_as(y)).sum().backward()
+        assert lengths.tolist() == [3, 3]
+        results.append([y, *(weights[kind].grad for kind in KINDS)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
+
+
+def test_our_forward_pass_is_captured_as_one_graph(benchmark: ModuleType) -> None:
+    """As on a GPU, where CUDA graphs and compilers meet it; dynamo alone shows breaks."""
+    alive = benchmark.choices("darts", 8)
+    network = Supernet(alive, EncoderConfig(8, 2, 3, 5), 4, 7, benchmark.REGULARIZED).train()
+    forward = benchmark.Forward(network, 0.0, False, False)
+    weights = [torch.full((14, 8), 0.125, requires_grad=True) for _ in KINDS]
+    arguments = (torch.randn(2, 12, 8), torch.tensor([12, 12]), *weights)
+    captured = torch.compile(forward, backend="eager", fullgraph=True)
+    torch.manual_seed(1)
+    result = captured(*arguments)
+    result.sum().backward()
+    assert all(bool(torch.isfinite(w.grad).all()) for w in weights)
+    torch.manual_seed(1)
+    torch.testing.assert_close(result, forward(*arguments), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_its_last_line_is_one_object() -> None:
+    arguments = "--frames 16 --bins 8 --channels 8 --batch 2 --repeats 1 --paper --json".split()
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "supernet.py"), "--device", "cpu", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result["schedule"]) == {"speedup", "memory_ratio"}
+    assert result["paper"]["plain"] / result["paper"]["ours"] == pytest.approx(
+        result["schedule"]["speedup"], rel=0.02
+    )
+    for case in ("stage1", "stage2", "stage3", "st_nas"):
+        for kind in ("weight", "architecture"):
+            for side in ("plain", "ours"):
+                assert result[case][kind][side]["seconds"] > 0
+                assert result[case][kind][side]["launches"] > 100
+                assert result[case][kind][side]["saved_bytes"] > 0
+    if not torch.cuda.is_available():
+        assert "no GPU" in done.stdout
