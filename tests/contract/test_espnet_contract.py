@@ -29,6 +29,14 @@ TOKENS = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
 NAS = {"genotype": "darts_v2", "channels": 2, "layers": 5, "output_size": 8}
 SAN = {"blocks": 3, "attention_layers": 1, "hidden_size": 12, "output_size": 8}
 
+# An inline genotype: no chain is in the zoo.
+CHAIN = {
+    "schema": 1,
+    "name": "chain",
+    "space": "tdnn_chain",
+    "blocks": [f"tdnn_c{context}_d{dilation}" for context in (1, 2) for dilation in (1, 2, 1)],
+}
+
 # What must hold under every one of these; the first of each encoder is the plain one.
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nas": ("nas", NAS),
@@ -46,6 +54,16 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "lstm_size": 5,
             "output_size": 8,
             "interctc_layer_idx": [4],
+            "interctc_use_conditioning": True,
+        },
+    ),
+    "nas tdnn_chain": (
+        "nas",
+        {
+            "genotype": CHAIN,
+            "channels": 6,
+            "output_size": 8,
+            "interctc_layer_idx": [4, 5],
             "interctc_use_conditioning": True,
         },
     ),

@@ -32,6 +32,16 @@ BENCH = {
     "lstm_size": 5,
     "d_model": 8,
 }
+CHAIN = {
+    "genotype": {
+        "schema": 1,
+        "name": "chain",
+        "space": "tdnn_chain",
+        "blocks": [f"tdnn_c{context}_d{dilation}" for context in (1, 2) for dilation in (1, 2, 1)],
+    },
+    "channels": 6,
+    "d_model": 8,
+}
 SAN = {"blocks": 3, "attention_layers": 1, "hidden_size": 12, "d_model": 8}
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,6 +54,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nas stride 2": ("NASEncoder", NAS | {"stem_stride": [2, 2], "deltas": False}),
     "nas checkpointing": ("NASEncoder", NAS | {"checkpointing": True, "dropout": 0.1}),
     "nas nasbench_asr": ("NASEncoder", BENCH),
+    "nas tdnn_chain": ("NASEncoder", CHAIN),
     "dfsmn_san": ("DFSMNSANEncoder", SAN),
     "dfsmn_san memory": ("DFSMNSANEncoder", SAN | {"persistent_memory": 4}),
 }
