@@ -1,6 +1,6 @@
 """The search stage: speech data in, a genotype out.
 
-``gradient/`` holds the strategies that train one supernet (P-DARTS); the run folder, its
+``gradient/`` holds the strategies that train one supernet (DARTS, P-DARTS, ST-NAS); the run folder, its
 configuration and its report are shared by every strategy.
 """
 

@@ -119,12 +119,17 @@ def make_batch(seed: int) -> Batch:
     )
 
 
-@pytest.fixture
-def steps() -> UnrolledSteps:
+@pytest.fixture(
+    params=[1, pytest.param(8, marks=pytest.mark.slow)],
+    ids=["few channels", "hand-written backward"],
+)
+def steps(request: pytest.FixtureRequest) -> UnrolledSteps:
     space = get_space("darts")
     alive = all_alive(space)
     torch.manual_seed(0)
-    network = Supernet(alive, EncoderConfig(8, 1, 3, 6), space.nodes, 4, ("avg_pool_3x3",))
+    network = Supernet(
+        alive, EncoderConfig(8, request.param, 3, 6), space.nodes, 4, ("avg_pool_3x3",)
+    )
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
     for alphas in parameters.alphas.values():
         alphas.data.normal_(generator=torch.Generator().manual_seed(1))
