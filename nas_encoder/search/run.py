@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.provenance import environment
 from nas_encoder.search.collapse import findings
@@ -109,7 +110,13 @@ def build_objective(config: SearchConfig) -> Objective | None:
     objective = config.objective
     network = config.encoder_config(config.stages[-1])
     costs = build_costs(objective, config.space, network, config.features.frame_shift)
-    return None if costs is None else Objective(objective, costs)
+    if costs is not None:
+        return Objective(objective, costs)
+    if objective.budgets:
+        raise ConfigError(
+            "objective", [f"the costs of networks of the space '{config.space}' are not known"]
+        )
+    return None
 
 
 class Recorder:
@@ -137,7 +144,7 @@ class Recorder:
         # An epoch that was recorded but not checkpointed will be run, and recorded, again.
         self.rows = [row for row in folder.rows() if (row["stage"], row["epoch"]) <= reached]
         folder.write_rows(self.rows)
-        self.board = self._open_board() if folder.writes else None
+        self.board: Any = self._open_board() if folder.writes else None
         self._warned: set[tuple[Any, ...]] = set()
 
     def _open_board(self) -> Any:

@@ -120,13 +120,13 @@ class SeedsReport:
             if trained
             else "the supernet (no derived network was trained: set 'selection' for that)"
         )
-        head = ("seed", "genotype", "epochs", "token error rate, %", "validation loss")
-        head += tuple(f"{TITLES[name]}, {UNITS[name][0]}" for name in names)
+        head = ["seed", "genotype", "epochs", "token error rate, %", "validation loss"]
+        head += [f"{TITLES[name]}, {UNITS[name][0]}" for name in names]
         return [
             "<h2>Candidates</h2>",
             f'<p class="note">Validation figures of {what}. Each search has a report of its '
             "own.</p>",
-            table((*head, "report"), lines),
+            table([*head, "report"], lines),
         ]
 
     def _agreement(self) -> list[str]:
