@@ -1,7 +1,7 @@
 """The search stage: speech data in, a genotype out.
 
-``gradient/`` holds the strategies that train one supernet (DARTS, P-DARTS, ST-NAS); the run folder, its
-configuration and its report are shared by every strategy.
+``gradient/`` holds the strategies that train one supernet (DARTS, P-DARTS, ST-NAS); the run
+folder, its configuration and its report are shared by every strategy.
 """
 
 from nas_encoder.search.config import SearchConfig
