@@ -1,0 +1,276 @@
+"""Compares strategies with random genotypes: means, deviations, rank tests, a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import DataError, NasEncoderError
+from nas_encoder.genotype.io import write_atomically
+from nas_encoder.provenance import environment
+from recipes.mini.local.jobs import Markers
+
+RANDOM = "random"
+TITLES = {
+    "pdarts": "P-DARTS",
+    "darts_first": "DARTS, first order",
+    "darts_second": "DARTS, second order",
+    "stnas": "ST-NAS",
+    RANDOM: "random genotypes",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trainings of a strategy's genotypes, or of the random ones.
+
+    Attributes:
+        name: Of the strategy, or ``random``.
+        results: What ``local.train`` wrote, one for each genotype.
+        search_seconds: CPU seconds of each search; none for random genotypes.
+    """
+
+    name: str
+    results: Sequence[Mapping[str, Any]]
+    search_seconds: Sequence[float] = ()
+
+    @property
+    def errors(self) -> list[float]:
+        """CER of each, in per cent."""
+        return [float(result["cer"]) for result in self.results]
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """Mann-Whitney U of a strategy's errors against those of random genotypes.
+
+    Attributes:
+        lower: Probability that a genotype of the strategy has a lower error than a random one
+            (ties count half); 0.5 where there is no difference.
+        p: Two-sided, exact where there are no ties: how often chance alone ranks as unequally.
+        smallest_p: What a complete separation would give with so few genotypes.
+    """
+
+    lower: float
+    p: float
+    smallest_p: float
+
+
+def rank_test(errors: Sequence[float], others: Sequence[float]) -> RankTest:
+    """Compare two samples of errors by their ranks."""
+    from scipy.stats import mannwhitneyu
+
+    pairs = len(errors) * len(others)
+    larger = float(mannwhitneyu(errors, others).statistic)  # pairs in which `errors` is larger
+    apart = mannwhitneyu(range(len(errors)), range(100, 100 + len(others)), method="exact")
+    return RankTest(
+        1.0 - larger / pairs,
+        float(mannwhitneyu(errors, others, method="auto").pvalue),
+        float(apart.pvalue),
+    )
+
+
+def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int) -> list[Group]:
+    """Read the trainings and the costs of the searches.
+
+    Raises:
+        DataError: A result is missing.
+    """
+    markers = Markers(expdir)
+    missing: list[str] = []
+
+    def read(name: str) -> Mapping[str, Any]:
+        path = expdir / "train" / f"{name}.json"
+        if not path.is_file():
+            missing.append(f"{path} is not there")
+            return {}
+        result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return result
+
+    groups = []
+    for strategy in strategies:
+        runs = [f"{strategy}/{seed}" for seed in range(1, seeds + 1)]
+        results = [read(run) for run in runs]
+        costs = [] if missing else [markers.read(f"search/{run}")["cpu_seconds"] for run in runs]
+        groups.append(Group(strategy, results, costs))
+    groups.append(Group(RANDOM, [read(f"{RANDOM}/{draw}") for draw in range(1, draws + 1)]))
+    if missing:
+        raise DataError(str(expdir), missing)
+    return groups
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of a sample; 0 for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return one row of the table for each group, with its rank test against the random one."""
+    found = []
+    others = groups[-1].errors
+    for group in groups:
+        errors = group.errors
+        test = None if group.name == RANDOM else rank_test(errors, others)
+        found.append(
+            {
+                "name": group.name,
+                "genotypes": len(errors),
+                "mean": statistics.mean(errors),
+                "deviation": deviation(errors),
+                "best": min(errors),
+                "errors": errors,
+                "search_seconds": (
+                    statistics.mean(group.search_seconds) if group.search_seconds else None
+                ),
+                "macs_10s": statistics.mean(float(result["macs_10s"]) for result in group.results),
+                "lower": None if test is None else test.lower,
+                "p": None if test is None else test.p,
+                "smallest_p": None if test is None else test.smallest_p,
+            }
+        )
+    return found
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        "| genotypes of | number | CER %, mean ± sd | best | P(lower than random) | rank test p "
+        "| MACs/10 s | search, CPU s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found:
+        test = ("-", "-") if row["p"] is None else (f"{row['lower']:.2f}", f"{row['p']:.3f}")
+        cost = "-" if row["search_seconds"] is None else f"{row['search_seconds']:.0f}"
+        lines.append(
+            f"| {TITLES.get(row['name'], row['name'])} | {row['genotypes']} "
+            f"| {row['mean']:.1f} ± {row['deviation']:.1f} | {row['best']:.1f} "
+            f"| {test[0]} | {test[1]} | {row['macs_10s'] / 1e6:.0f} M | {cost} |"
+        )
+    return "\n".join(lines)
+
+
+def sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what each rank test supports at the 5 % level, and nothing else."""
+    said = []
+    for row in found:
+        if row["p"] is None:
+            continue
+        title = TITLES.get(row["name"], row["name"])
+        if row["p"] >= 0.05:
+            text = f"no difference from random genotypes shown (p = {row['p']:.2f})"
+        elif row["lower"] > 0.5:
+            text = f"better than random genotypes (p = {row['p']:.3f})"
+        else:
+            text = f"worse than random genotypes (p = {row['p']:.3f})"
+        said.append(
+            f"- {title}: {text}; {row['genotypes']} genotypes could have shown p = "
+            f"{row['smallest_p']:.3f} at best."
+        )
+    return said
+
+
+def plot(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw every genotype's error, and the means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 * len(found) + 1.4), layout="constrained")
+    for place, row in enumerate(reversed(found)):
+        colour = "tab:gray" if row["name"] == RANDOM else "tab:blue"
+        axes.plot(row["errors"], [place] * len(row["errors"]), "o", color=colour, alpha=0.7)
+        axes.plot([row["mean"]], [place], "|", color="black", markersize=22)
+    axes.set_yticks(
+        range(len(found)), [TITLES.get(row["name"], row["name"]) for row in reversed(found)]
+    )
+    axes.set_xlabel("CER % on other sentences by other voices (synthetic speech); bar: mean")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--expdir", type=Path, required=True, help="experiments with their markers")
+    add("--strategies", nargs="+", required=True)
+    add("--seeds", type=int, required=True, help="searches of each strategy")
+    add("--draws", type=int, required=True, help="random genotypes")
+    add("--corpus", type=Path, required=True, help="corpus.json of the synthetic corpus")
+    add("--command", required=True, help="the command line, to write down")
+    add("--output", type=Path, required=True, help="folder for RESULTS.md and the others")
+    args = parser.parse_args(arguments)
+    try:
+        groups = read_groups(args.expdir, args.strategies, args.seeds, args.draws)
+        found = rows(groups)
+        corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
+        text = document(found, groups, corpus, args.command)
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.output / "RESULTS.md", text.encode("utf-8"), DataError)
+        facts = {"command": args.command, "corpus": corpus["sha256"], **environment()}
+        data = {"facts": facts, "rows": found, "trainings": {g.name: g.results for g in groups}}
+        write_atomically(
+            args.output / "results.json",
+            (json.dumps(data, indent=2) + "\n").encode("utf-8"),
+            DataError,
+        )
+        plot(found, args.output / "results.png")
+    except NasEncoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+def document(
+    found: Sequence[Mapping[str, Any]],
+    groups: Sequence[Group],
+    corpus: Mapping[str, Any],
+    command: str,
+) -> str:
+    """Return RESULTS.md."""
+    train, test = (
+        next(split for name, split in corpus["splits"].items() if name.startswith(kind))
+        for kind in ("train", "test")
+    )
+    trainings = [result for group in groups for result in group.results]
+    sizes = sorted(result["encoder_parameters"] for result in trainings)
+    steps = sorted({result["steps"] for result in trainings})
+    facts = {
+        "command": command,
+        "corpus": f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}",
+        **environment(),
+    }
+    parts = [
+        "# Strategies against random genotypes, on a synthetic corpus",
+        f"**Synthetic speech** (espeak-ng), {train['utterances']} training utterances "
+        f"({train['hours']:.2f} h) by {len(train['speakers'])} voices, {test['utterances']} test "
+        f"utterances by {len(test['speakers'])} other voices with other sentences. Every genotype "
+        f"is trained from scratch for {', '.join(map(str, steps))} steps of equal batches, with "
+        f"{sizes[0]} to {sizes[-1]} parameters in the encoder; random genotypes are drawn "
+        "uniformly from the same space.",
+        table(found),
+        "\n".join(sentences(found)),
+        "![CER of every genotype](results.png)",
+        "## How to read it",
+        "CER counts the spaces between words. The deviation covers the seed of the search and that "
+        "of the training together: each genotype was trained once, with the seed of its search or "
+        "of its draw. P(lower than random): how often a genotype of the strategy has a lower error "
+        "than a random one, over all pairs. Rank test: Mann-Whitney U, two-sided, not corrected "
+        "for the number of strategies. Search: CPU seconds of one search, mean.",
+        "## Where it comes from",
+        "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
