@@ -16,14 +16,18 @@ class SearchSpace(Protocol):
         name: As in a genotype's ``space``.
         size: Number of genotypes that can be written down in it (isomorphic ones counted
             apart, unless the space says otherwise).
-        operations: Names of the candidates of one choice, in the supernet's order.
-        choices: Those of them that a genotype can hold.
     """
 
     name: str
     size: int
-    operations: tuple[str, ...]
-    choices: tuple[str, ...]
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the candidates of one choice, in the supernet's order."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Those of them that a genotype can hold."""
 
     @property
     def bounds(self) -> list[int]:
