@@ -15,6 +15,16 @@ UNITS: dict[str, tuple[str, float]] = {
 TITLES = {"parameters": "parameters", "macs": "multiply-adds", "latency_ms": "latency"}
 
 
+def readable(name: str, value: float) -> str:
+    """Return a cost with its unit: ``6.56 M``, ``14.7 k``, ``81.2 ms``."""
+    if name == "latency_ms":
+        return f"{value:.3g} ms"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Budgets of the network that is to be found, and the size at which it will be used.

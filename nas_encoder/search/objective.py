@@ -14,7 +14,7 @@ from torch import Tensor
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.budgets import UNITS, ObjectiveConfig
+from nas_encoder.search.budgets import ObjectiveConfig, readable
 from nas_encoder.search.cell_costs import CellCosts
 from nas_encoder.search.chain_costs import ChainCosts
 from nas_encoder.search.gradient.choices import Alive
@@ -80,13 +80,12 @@ class Objective:
         self.costs = costs
         problems = []
         for name, budget in config.budgets.items():
-            unit, factor = UNITS[name]
             if name not in costs.quantities:
                 problems.append(f"{name}: is not known for networks of this space")
             elif budget < (least := costs.cheapest(name)):
                 problems.append(
                     f"{name}: no network of the space and of this size costs less than "
-                    f"{least:.6g} ({factor * least:.4g} {unit}), the budget is {budget:.6g}"
+                    f"{readable(name, least)}, the budget is {readable(name, budget)}"
                 )
         if problems:
             raise ConfigError("objective", problems)

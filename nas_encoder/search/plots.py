@@ -119,7 +119,7 @@ def curves(rows: Sequence[Row]) -> Picture:
     _epoch_axis(axes_list[-1], rows)
     return Picture(
         "Training",
-        "Every stage begins with a new, deeper network, so losses jump at its border (dashed). "
+        "A stage that begins with a new network makes the losses jump at its border (dashed). "
         "The validation figures use the running statistics of batch norm, which lag behind in "
         "the first epochs of a stage and in searches of few steps. The entropy is the mean over "
         "the edges of a cell: 1 is a uniform choice (nothing learned), 0 a hard one.",
@@ -282,7 +282,7 @@ def _label_stages(axes: Axes, rows: Sequence[Row]) -> None:
         axes.text(
             (start + end + 1) / 2,
             1.02,
-            f"stage {rows[start]['stage']}",
+            f"stage {rows[start]['stage']} {rows[start].get('phase', '')}".strip(),
             transform=axes.get_xaxis_transform(),
             ha="center",
             fontsize=9,

@@ -12,7 +12,7 @@ from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.genotype.draw import architecture_lines, draw
 from nas_encoder.genotype.io import read_yaml, write_atomically
-from nas_encoder.search.budgets import TITLES, UNITS
+from nas_encoder.search.budgets import TITLES, readable
 from nas_encoder.search.collapse import Finding, findings, relative_entropy
 from nas_encoder.search.config import dump
 from nas_encoder.search.edge_plots import edge_courses, edge_map
@@ -167,10 +167,9 @@ class Report:
         found = []
         for name, cost in self._last_costs().items():
             if cost.get("budget") is not None and cost["derived"] > cost["budget"]:
-                unit, factor = UNITS[name]
                 found.append(
-                    f"The genotype costs {factor * cost['derived']:.4g} {unit} of {TITLES[name]}, "
-                    f"more than the budget of {factor * cost['budget']:.4g} {unit}. A larger "
+                    f"The genotype costs {readable(name, cost['derived'])} of {TITLES[name]}, more "
+                    f"than the budget of {readable(name, cost['budget'])}. A larger "
                     "objective.weight or more epochs would pull it below."
                 )
         return found
@@ -180,9 +179,11 @@ class Report:
         return dict(found[-1]) if found else {}
 
     def choosing(self) -> list[dict[str, Any]]:
-        """Return the epochs of a supernet, not those of a network that is trained at the end."""
+        """Return the epochs in which operations are chosen: no warm-up or retraining stage."""
         return [
-            row for row in self.rows if row.get("probabilities") and row.get("phase") != "retrain"
+            row
+            for row in self.rows
+            if row.get("probabilities") and row.get("phase", "search") == "search"
         ]
 
     def _result(self) -> list[str]:
@@ -208,14 +209,13 @@ class Report:
             return []
         lines = []
         for name, cost in found.items():
-            unit, factor = UNITS[name]
             budget = cost.get("budget")
             share = "" if budget is None else f"{100 * cost['derived'] / budget:.1f} %"
             lines.append(
                 (
-                    f"{TITLES[name]}, {unit}",
-                    f"{factor * cost['derived']:.4g}",
-                    "" if budget is None else f"{factor * budget:.4g}",
+                    TITLES[name],
+                    readable(name, cost["derived"]),
+                    "" if budget is None else readable(name, budget),
                     share,
                 )
             )

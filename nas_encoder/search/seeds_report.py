@@ -9,7 +9,7 @@ from typing import Any
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.genotype.draw import architecture_lines, draw
-from nas_encoder.search.budgets import TITLES, UNITS
+from nas_encoder.search.budgets import TITLES, readable
 from nas_encoder.search.next_steps import resume_seeds, train_steps
 from nas_encoder.search.page import commands, document, duration, escape, image, number, table
 from nas_encoder.search.plots import Picture, compared_curves, to_png
@@ -108,7 +108,7 @@ class SeedsReport:
                     f"{len(report.rows)}" + ("" if report.finished else " so far"),
                     number(last.get("valid_ter"), 1),
                     number(last.get("valid_loss"), 3),
-                    *(f"{UNITS[name][1] * costs[name]['derived']:.4g}" for name in costs),
+                    *(readable(name, cost["derived"]) for name, cost in costs.items()),
                     f"seed{seed}/report.html",
                 )
             )
@@ -121,7 +121,7 @@ class SeedsReport:
             else "the supernet (no derived network was trained: set 'selection' for that)"
         )
         head = ["seed", "genotype", "epochs", "token error rate, %", "validation loss"]
-        head += [f"{TITLES[name]}, {UNITS[name][0]}" for name in names]
+        head += [TITLES[name] for name in names]
         return [
             "<h2>Candidates</h2>",
             f'<p class="note">Validation figures of {what}. Each search has a report of its '
