@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.network.cell import State
@@ -19,17 +20,22 @@ class Head(nn.Module):
     def __init__(self, channels: int, config: EncoderConfig) -> None:
         super().__init__()
         size = channels * output_bins(config)
+        # No modules: the names of the weights must not depend on it, so that a model can be
+        # trained further with another dropout.
+        self.dropout = config.dropout
         layers: list[nn.Module] = []
         for width in (*config.hidden_sizes, config.output_size):
-            if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
             layers += [nn.Linear(size, width), nn.ReLU()]
             size = width
         self.layers = nn.Sequential(*layers)
 
     def forward(self, state: State) -> Tensor:
         """Map (B, C, T, F) to (B, T, D), zero in padding frames."""
-        x: Tensor = self.layers(state.value.permute(0, 2, 1, 3).flatten(2))  # (B, T, C * F)
+        x = state.value.permute(0, 2, 1, 3).flatten(2)  # (B, T, C * F)
+        for layer in self.layers:
+            if self.dropout and isinstance(layer, nn.Linear):
+                x = F.dropout(x, self.dropout, self.training)
+            x = layer(x)
         return x if state.mask is None else x * state.mask[:, 0].to(x.dtype)
 
 

@@ -263,6 +263,18 @@ def test_copies_give_the_same_outputs(way: str) -> None:
     assert other.genotype == module.genotype
 
 
+def test_weights_load_into_a_network_of_another_dropout() -> None:
+    trained = small("darts_v2", hidden_sizes=[5], seed=0)
+    other = small("darts_v2", hidden_sizes=[5], seed=1, dropout=0.4)
+    other.load_state_dict(trained.state_dict())
+    x, lengths = padded(UNEQUAL, 9)
+    expected, _ = trained.eval()(x, lengths)
+    assert torch.equal(other.eval()(x, lengths)[0], expected)
+    other.train()
+    first, second = other(x, lengths)[0], other(x, lengths)[0]
+    assert not torch.equal(first, second)  # it drops
+
+
 def test_the_same_seed_builds_the_same_network() -> None:
     first, second = (small("asrnet_a", seed=5) for _ in range(2))
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
