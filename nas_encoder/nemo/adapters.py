@@ -49,7 +49,10 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
             value = self.mixin.forward_enabled_adapters(value).permute(0, 3, 1, 2)
             return State(apply_mask(value, output.mask), output.mask)
         adapted: Tensor = self.mixin.forward_enabled_adapters(output)
-        return adapted
+        mask = inputs[1]
+        # The layers of a chain rely on zeros in padding frames: (B, T, 1), 1 in valid ones. The
+        # blocks of the baseline, which get (B, T), mask what they read.
+        return adapted if mask is None or mask.dim() < 3 else adapted * mask.to(adapted.dtype)
 
 
 def add_points(network: nn.Module) -> nn.ModuleDict:
@@ -72,6 +75,6 @@ def adaptable(network: Any) -> list[tuple[str, nn.Module, int]]:
     if hasattr(network, "cells"):
         return [(f"cell{name}", cell, cell.output_channels) for name, cell in network.cells.items()]
     return [
-        (f"block{number}", block, network.output_size)
+        (f"block{number}", block, getattr(block, "output_channels", network.output_size))
         for number, block in enumerate(network.blocks)
     ]

@@ -32,16 +32,14 @@ from nas_encoder.nemo.options import (
     build_dfsmn_san,
     build_nas,
     signature,
-    width,
+    widths,
 )
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 
 
-class NetworkEncoder(
-    NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin
-):
+class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin):
     """NeMo's interface around a network of ours.
 
     Attributes:
@@ -235,14 +233,14 @@ class NASEncoder(NetworkEncoder):
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the genotype as a mapping and the width.
+        """Return the genotype as a mapping and the widths.
 
         Raises:
             GenotypeError: The genotype cannot be loaded.
         """
         genotype = options.get("genotype")
         document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
-        return {"genotype": document.to_dict(), "d_model": width(options, EncoderConfig)}
+        return {"genotype": document.to_dict(), **widths(options, EncoderConfig)}
 
     def extra_repr(self) -> str:
         """Name the genotype in the model's summary, with where it comes from."""
@@ -274,8 +272,8 @@ class DFSMNSANEncoder(NetworkEncoder):
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the width."""
-        return {"d_model": width(options, DFSMNSANConfig)}
+        """Return the widths."""
+        return widths(options, DFSMNSANConfig)
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:

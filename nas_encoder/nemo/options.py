@@ -140,6 +140,14 @@ def width(options: Mapping[str, Any], config: type[Any]) -> Any:
     return next(f.default for f in dataclasses.fields(config) if f.name == "output_size")
 
 
+def widths(options: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
+    """Return ``feat_in`` and ``d_model`` with what they are where they are not given."""
+    return {
+        "feat_in": options.get("feat_in", DEFAULT_FEATURES),
+        "d_model": width(options, config),
+    }
+
+
 def option_names(config: type[Any]) -> list[str]:
     """Return the names of our options in NeMo's words."""
     fields = [field.name for field in dataclasses.fields(config)]

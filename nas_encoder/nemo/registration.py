@@ -45,8 +45,9 @@ def register(module: ModuleType) -> tuple[str, ...]:
 def make_portable(config: Any) -> None:
     """Write into an encoder's config what its constructor would look up elsewhere.
 
-    That is the genotype itself in place of a name or path, and ``d_model``, which NeMo's
-    transducers and learning-rate schedules read. The config becomes part of every checkpoint.
+    That is the genotype itself in place of a name or path, ``feat_in`` (our defaults may change),
+    and ``d_model``, which NeMo's transducers and learning-rate schedules read. The config becomes
+    part of every checkpoint.
 
     Args:
         config: A mapping with ``_target_``; it is changed in place where that is a class of ours.

@@ -44,12 +44,16 @@ class TDNNLayer(nn.Module):
         half_context: c; the kernel is 2c + 1.
         dilation: d; the layer sees c * d frames to either side.
         stride: In time.
+
+    Attributes:
+        output_channels: C.
     """
 
     def __init__(
         self, inputs: int, channels: int, half_context: int, dilation: int, stride: int = 1
     ) -> None:
         super().__init__()
+        self.output_channels = channels
         self.stride = stride
         self.conv = nn.Conv1d(
             inputs,

@@ -237,7 +237,7 @@ def test_interctc_registers_what_the_model_asks_for(common: ModuleType, option: 
         AccessMixin.set_access_enabled(False, "of this test")
 
 
-@both
+@pytest.mark.parametrize("option", ["nas", "nas nasbench_asr", "nas tdnn_chain", "dfsmn_san"])
 def test_adapters(common: ModuleType, option: str) -> None:
     from nemo.collections.common.parts.adapter_modules import LinearAdapterConfig
 
@@ -251,7 +251,7 @@ def test_adapters(common: ModuleType, option: str) -> None:
     assert config.in_features == 8  # each point has its own width, the user's config stays
     assert encoder.get_enabled_adapters() == ["accent"]
     points = encoder.adapter_points
-    parts = encoder.network.cells if option == "nas" else encoder.network.blocks
+    parts = getattr(encoder.network, "cells", None) or encoder.network.blocks
     assert len(points) == len(parts) > 1
     assert torch.equal(run(encoder, x, lengths)[0], before)  # NeMo's adapters begin as nothing
     for name, parameter in points.named_parameters():
@@ -338,6 +338,9 @@ def test_config_becomes_portable(common: ModuleType, tmp_path: Any) -> None:
     path.unlink()
     saved = OmegaConf.to_container(model, resolve=True)
     assert saved["encoder"]["genotype"] == genotype.to_dict()
+    bare = OmegaConf.create({"_target_": "nas_encoder.nemo.DFSMNSANEncoder", "blocks": 2})
+    built = common.Serialization.from_config_dict(bare)  # with our defaults, which are written down
+    assert (bare.feat_in, bare.d_model) == (built._feat_in, built.d_model) == (80, 512)
     assert saved["encoder"]["d_model"] == 24
     again = common.Serialization.from_config_dict(OmegaConf.create(saved).encoder)
     again.load_state_dict(encoder.state_dict())
