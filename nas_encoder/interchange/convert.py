@@ -35,6 +35,7 @@ from nas_encoder.interchange.nemo_files import (
 
 # The files of an encoder alone: its weights have the names that they have in a whole model.
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
+CARD = f"model{card.SUFFIX}"  # in a folder
 ENCODER_WEIGHTS = {"nemo": "encoder.ckpt", "espnet": "encoder.pth"}
 TITLES = {"espnet": "ESPnet", "nemo": "NeMo"}
 OTHER = {"espnet": "nemo", "nemo": "espnet"}
@@ -160,6 +161,8 @@ def convert(
         raise ConfigError("output", [f"must be a folder, got {str(output)!r}"])
     if file_wanted and output.parent.is_file():
         raise ConfigError("output", [f"its folder is a file, got {str(output)!r}"])
+    if not file_wanted:
+        _spare(output)
     if encoder_only:
         files = _write_encoder(model, target, output)
         model.left_out = {"not part of the encoder": _rest(model)} if _rest(model) else {}
@@ -169,6 +172,15 @@ def convert(
         files = write_espnet(model, output)
     files.append(_write_card(model, target, output))
     return Conversion(model, target, files, encoder_only)
+
+
+def _spare(folder: Path) -> None:
+    """Refuse a folder with a model that this command did not write: its files have our names."""
+    found = [name for name in (ESPNET_CONFIG, NEMO_CONFIG) if (folder / name).exists()]
+    if found and not (folder / CARD).exists():
+        raise ConfigError(
+            "output", [f"the folder {str(folder)!r} holds another model ({found[0]})"]
+        )
 
 
 def _write_card(model: Model, target: str, output: Path) -> Path:
@@ -194,7 +206,7 @@ def _write_card(model: Model, target: str, output: Path) -> Path:
         "Numbers": {},
     }
     folder = output.is_dir()
-    path = output / f"model{card.SUFFIX}" if folder else card.card_path(output)
+    path = output / CARD if folder else card.card_path(output)
     card.write(path, card.render(output.name.removesuffix(".nemo"), target, genotype, sections))
     return path
 
@@ -237,7 +249,7 @@ def _read_encoder(folder: Path, toolkit: str) -> Model:
         given, words = block, {"feat_in": "input_size", "d_model": "output_size"}
     else:
         kind = block if isinstance(block, str) and block in CONFIGS else None
-        given, words = (document or {}).get("encoder_conf"), {}
+        given, words = document.get("encoder_conf") if kind else None, {}
     if kind is None or not isinstance(given, dict):
         raise CheckpointError(place, ["encoder: is none of ours"])
     options, _ = own_options(kind, given, words)

@@ -106,6 +106,11 @@ def _reader(folder: Path) -> Read:
 def _model(
     source: str, config: Mapping[str, Any], state: Mapping[str, Tensor], read: Read
 ) -> Model:
+    blocks = ("encoder_conf", "frontend_conf", "normalize_conf", "model_conf")
+    odd = [name for name in blocks if not isinstance(config.get(name) or {}, Mapping)]
+    if odd:
+        lines = [f"{name}: must be a mapping, got {show(config[name])}" for name in odd]
+        raise CheckpointError(f"{source}: config", lines)
     encoder, notes = _encoder(source, config, state)
     model = Model(source, "espnet", encoder, notes=notes)
     used = {f"{PREFIX}{name}" for name in encoder.weights}
@@ -133,7 +138,8 @@ def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
         ("training", "train_data_path_and_name_and_type"),
         ("validation", "valid_data_path_and_name_and_type"),
     ):
-        rows = config.get(name) or []
+        rows = config.get(name)
+        rows = rows if isinstance(rows, (list, tuple)) else []
         facts[title] = [row[0] for row in rows if isinstance(row, (list, tuple)) and row] or None
     for name in ("max_epoch", "optim", "optim_conf", "seed"):
         if config.get(name) is not None:
@@ -159,9 +165,7 @@ def _encoder(
     problems = []
     if kind not in CONFIGS:
         problems.append(f"encoder: must be one of {', '.join(CONFIGS)}, got {show(kind)}")
-    if not isinstance(conf, Mapping):
-        problems.append(f"encoder_conf: must be a mapping, got {show(conf)}")
-    elif conf.get("interctc_use_conditioning"):
+    if conf.get("interctc_use_conditioning"):
         problems.append(
             "encoder_conf.interctc_use_conditioning: self-conditioned CTC does not exist in NeMo, "
             "and without it this encoder gives other outputs"
@@ -232,7 +236,9 @@ def _features(
     if frontend == FRONTEND and normalize is not None:
         problems.append(f"normalize: must be null with 'frontend: {FRONTEND}', got {normalize!r}")
     beam = conf.pop("frontend_conf", None) or {}
-    if frontend == "default" and (beam.get("use_wpe") or beam.get("use_beamformer")):
+    if not isinstance(beam, Mapping):
+        problems.append(f"frontend_conf.frontend_conf: must be a mapping, got {show(beam)}")
+    elif frontend == "default" and (beam.get("use_wpe") or beam.get("use_beamformer")):
         problems.append("frontend_conf.frontend_conf: NeMo has no WPE and no beamformer")
     if conf.pop("apply_stft", True) is not True or conf.pop("onesided", True) is not True:
         problems.append("frontend_conf: apply_stft and onesided must be true")

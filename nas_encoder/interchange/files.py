@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,17 @@ from torch import Tensor
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype.io import write_atomically
+
+# What the readers of archives raise where one is damaged, encrypted or packed in an unusual way.
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
@@ -100,7 +113,7 @@ class Archive:
                     self.sizes = {_clean(m.name): m.size for m in tar.getmembers() if m.isfile()}
         except OSError as error:
             raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        except _DAMAGED as error:
             raise CheckpointError(
                 str(path), [f"is neither a .nemo archive nor a packed ESPnet model: {error}"]
             ) from None
@@ -109,7 +122,7 @@ class Archive:
         return _clean(name) in self.sizes
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file.
+        """Return the content of a file; of several of one name the last, as unpacking leaves it.
 
         Raises:
             CheckpointError: There is no such file, or it is damaged.
@@ -121,13 +134,15 @@ class Archive:
         try:
             if self._zip:
                 with zipfile.ZipFile(self.path) as archive:
-                    entry = next(i for i in archive.infolist() if _clean(i.filename) == wanted)
+                    entries = reversed(archive.infolist())
+                    entry = next(i for i in entries if _clean(i.filename) == wanted)
                     return archive.read(entry)
             with tarfile.open(self.path) as tar:
-                member = next(m for m in tar.getmembers() if _clean(m.name) == wanted)
+                members = reversed(tar.getmembers())
+                member = next(m for m in members if m.isfile() and _clean(m.name) == wanted)
                 stream = tar.extractfile(member)
                 return b"" if stream is None else stream.read()
-        except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, *_DAMAGED) as error:
             raise CheckpointError(str(self.path), [f"{wanted}: cannot be read: {error}"]) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
-from nas_encoder.errors import CheckpointError, ProblemsError
+from nas_encoder.errors import CheckpointError, MissingDependencyError, ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.genotype.validation import show
+from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 from nas_encoder.network import build_encoder
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 
 # Name of the encoder in ESPnet -> the fields of its options.
 CONFIGS: dict[str, Any] = {"nas": EncoderConfig, "dfsmn_san": DFSMNSANConfig}
@@ -138,6 +141,33 @@ class Features:
     options: dict[str, Any]
     tensors: dict[str, Tensor]
 
+    def problems(self) -> list[str]:
+        """Return what keeps the other toolkit from computing them.
+
+        Where librosa is missing, only the names of the options are checked.
+        """
+        cls: Any = ESPnetFeatures if self.style == "espnet" else NeMoFeatures
+        known = inspect.signature(cls).parameters
+        unknown = [
+            f"features: {name}: unknown option" for name in self.options if name not in known
+        ]
+        if unknown:
+            return unknown
+        try:
+            expected = cls(**self.options).state_dict()
+        except MissingDependencyError:
+            return []
+        except ProblemsError as error:
+            return [f"features: {line}" for line in error.problems]
+        except Exception as error:  # of librosa's, about the mel bands
+            return [f"features: {error}"]
+        return [
+            f"features: {name}: must have shape {tuple(value.shape)}, got "
+            f"{tuple(self.tensors[name].shape) if name in self.tensors else 'none'}"
+            for name, value in expected.items()
+            if name not in self.tensors or self.tensors[name].shape != value.shape
+        ]
+
 
 @dataclass
 class Model:
@@ -166,16 +196,18 @@ class Model:
     obstacles: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raise where the parts do not fit together.
+        """Raise where the encoder cannot be used; what is wrong elsewhere is an obstacle.
 
         Raises:
-            CheckpointError: It lists every problem.
+            CheckpointError: It lists every problem of the encoder.
         """
         found = self.encoder.problems()
-        if self.head is not None:
-            found += self.head.problems(self.encoder.options["output_size"])
         if found:
             raise CheckpointError(self.source, found)
+        if self.head is not None:
+            self.obstacles += self.head.problems(self.encoder.options["output_size"])
+        if self.features is not None:
+            self.obstacles += self.features.problems()
 
 
 def own_options(
@@ -195,7 +227,10 @@ def own_options(
     Raises:
         ProblemsError: The genotype is missing or invalid.
     """
-    fields = {f.name for f in dataclasses.fields(CONFIGS[kind])} - {"taps", "conditioning"}
+    configs = [CONFIGS[kind]]
+    if kind == "nas":
+        configs.append(NasBenchConfig)  # what only the networks of some spaces have
+    fields = {f.name for c in configs for f in dataclasses.fields(c)} - {"taps", "conditioning"}
     if kind == "nas":
         fields.add("genotype")
     options: dict[str, Any] = {}

@@ -190,6 +190,15 @@ def _features(
     if not isinstance(block, Mapping) or not isinstance(target, str):
         model.obstacles.append("preprocessor._target_: is missing")
         return None
+    numbers = ("sample_rate", "window_size", "window_stride", "n_window_size", "n_window_stride")
+    odd = [
+        f"preprocessor.{name}: must be a number, got {show(block[name])}"
+        for name in numbers
+        if isinstance(value := block.get(name) or 0, bool) or not isinstance(value, (int, float))
+    ]
+    if odd:
+        model.obstacles += odd
+        return None
     tensors = take(state, "preprocessor.featurizer.")
     if target == OWN_FEATURES:
         return Features("espnet", _own_features(block), tensors)

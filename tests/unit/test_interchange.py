@@ -126,6 +126,28 @@ def test_there_and_back_to_the_bit(tmp_path: Path, kind: str) -> None:
     assert (conf["fs"], conf["n_fft"], conf["hop_length"]) == (16000, 512, 160)
 
 
+@pytest.mark.parametrize("space", ["nasbench_asr", "tdnn_chain"])
+def test_networks_of_other_spaces(tmp_path: Path, space: str) -> None:
+    genotype: Any = "nasbench_asr_example"
+    conf: dict[str, Any] = {"channels": 6, "output_size": WIDTH}
+    if space == "nasbench_asr":
+        conf |= {"block_cells": [1, 0, 1, 1], "lstm_size": 4, "conv_groups": 2}
+    else:
+        genotype = {"schema": 1, "name": "chain", "space": space, "blocks": ["tdnn_c1_d2"] * 4}
+    conf["genotype"] = load_genotype(genotype).to_dict()
+    network = build_encoder(**conf, input_size=BINS)
+    source = espnet_folder(tmp_path / "exp", encoder_conf=conf)
+    weights = source / "valid.acc.ave.pth"
+    state = {n: t for n, t in state_of(weights).items() if not n.startswith("encoder.")}
+    state |= {f"encoder.network.{name}": t for name, t in network.state_dict().items()}
+    torch.save(state, weights)
+    convert(source, tmp_path / "m.nemo")
+    convert(tmp_path / "m.nemo", tmp_path / "back")
+    assert config_of(tmp_path / "back" / "config.yaml")["encoder_conf"] == conf
+    del state["decoder.embed.0.weight"]
+    assert_equal(state_of(tmp_path / "back" / "model.pth"), state)
+
+
 def test_what_nemo_gets(tmp_path: Path) -> None:
     source = espnet_folder(tmp_path / "exp")
     convert(source, tmp_path / "m.nemo")
@@ -363,6 +385,11 @@ def test_bpe_classes(bpe: bytes, tmp_path: Path) -> None:
         ({"token_type": "hugging_face"}, "token_type: 'hugging_face'"),
         ({"model_conf": {"ctc_weight": 0}}, "no trained CTC layer"),
         ({"frontend_conf": {"n_mels": BINS, "frontend_conf": {"use_wpe": True}}}, "WPE"),
+        ({"frontend_conf": {"n_mels": BINS, "frontend_conf": 3}}, "frontend_conf: must be a map"),
+        ({"frontend_conf": {"n_mels": BINS, "fs": "many"}}, "sample_rate: must be a whole number"),
+        ({"frontend_conf": {"n_mels": BINS, "some": 1}}, "some: unknown option"),
+        ({"frontend_conf": {"n_mels": BINS, "n_fft": 256}}, r"melmat: must have shape \(129, 10\)"),
+        ({"token_list": CHARACTERS[:-1] + ["A"]}, "listed twice"),
     ],
 )
 def test_obstacles_leave_the_encoder(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -390,7 +417,11 @@ def test_obstacles_leave_the_encoder(tmp_path: Path, changes: dict[str, Any], wo
             {"encoder_conf": {**encoder_of("nas")[0], "interctc_use_conditioning": True}},
             "self-conditioned",
         ),
-        ({"token_list": CHARACTERS[:-1] + ["A"]}, "listed twice"),
+        (
+            {"encoder_conf": [1], "model_conf": 3},
+            r"encoder_conf: must be (.|\n)*model_conf: must be",
+        ),
+        ({"frontend_conf": "x"}, "frontend_conf: must be a mapping"),
     ],
 )
 def test_bad_models(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -487,6 +518,56 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "cut.nemo").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError):
         convert(tmp_path / "cut.nemo", tmp_path / "out")
+    convert(tmp_path / "m.nemo", tmp_path / "encoder", encoder_only=True)
+    (tmp_path / "encoder" / "encoder.yaml").write_text("- a list", "utf-8")
+    with pytest.raises(CheckpointError, match="none of ours"):
+        read(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(("place", "value"), [(6, 1), (8, 99)], ids=["encrypted", "method"])
+def test_zip_that_python_cannot_unpack(tmp_path: Path, place: int, value: int) -> None:
+    path = tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("meta.yaml", "{}")
+    data = bytearray(path.read_bytes())
+    data[place] = value  # of the file's own header, and of the table at the end
+    data[data.index(b"PK\x01\x02") + place + 2] = value
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="meta.yaml: cannot be read"):
+        read(path)
+
+
+def test_of_two_files_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    """As in a folder that the archive is unpacked into, which is how NeMo reads it."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in (("x", b"first"), ("./x", b"last")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert Archive(tmp_path / "a.tar").read("x") == b"last"
+
+
+def test_preprocessor_of_odd_values(tmp_path: Path) -> None:
+    convert(espnet_folder(tmp_path / "exp"), tmp_path / "m.nemo")
+    config, state = config_of(tmp_path / "m.nemo"), state_of(tmp_path / "m.nemo")
+    for name, value in (("sample_rate", "x"), ("window_size", [1]), ("window", 3), ("some", 1)):
+        odd = {**config, "preprocessor": {**config["preprocessor"], name: value}}
+        nemo_file(tmp_path / "odd.nemo", odd, state)
+        with pytest.raises(CheckpointError, match=f"{name}: ") as caught:
+            convert(tmp_path / "odd.nemo", tmp_path / "out")
+        assert "--encoder-only" in str(caught.value)
+
+
+def test_a_folder_with_another_model_is_spared(tmp_path: Path) -> None:
+    source = espnet_folder(tmp_path / "exp")
+    before = (source / "config.yaml").read_bytes()
+    convert(source, tmp_path / "m.nemo")
+    for encoder_only in (False, True):
+        with pytest.raises(ConfigError, match="holds another model"):
+            convert(tmp_path / "m.nemo", source, encoder_only=encoder_only)
+    assert (source / "config.yaml").read_bytes() == before
+    convert(tmp_path / "m.nemo", tmp_path / "out")
+    convert(tmp_path / "m.nemo", tmp_path / "out")  # its own result may be written again
 
 
 def test_output_of_the_wrong_kind(tmp_path: Path) -> None:
