@@ -35,6 +35,11 @@ def rederive(
         ConfigError: A limit or the name breaks its rule; all problems are listed.
         NasEncoderError: No cell keeps the limits.
     """
+    if seeds := folder.run().get("seeds"):
+        raise CheckpointError(
+            f"run folder {folder.path}",
+            [f"holds several searches; give one of them: {folder.seed_path(seeds[0])}, ..."],
+        )
     config = read_config(folder)
     document = config.to_dict()
     if at_most is not None:

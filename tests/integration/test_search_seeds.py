@@ -109,6 +109,14 @@ def test_the_report_compares_them(finished: Path) -> None:
     assert main(["report", str(finished), "--json"]) == 0
 
 
+def test_a_genotype_is_derived_from_one_of_them(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["derive", str(finished)]) == 2
+    assert f"give one of them: {finished}/seed4" in capsys.readouterr().err
+    assert main(["derive", str(finished / "seed4"), "--stage", "1"]) == 0
+
+
 def test_other_seeds_are_another_run(finished: Path, corpus: tuple[str, str]) -> None:
     document = config().to_dict() | {"seeds": [4, 8]}
     with pytest.raises(CheckpointError, match=r"seeds.1: was 9 when the run began, now 8"):
