@@ -25,6 +25,16 @@ def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -
     """
     path = find_config(name_or_path, "search")
     document = read_yaml(path, ConfigError)
+    apply_settings(document, settings)
+    return SearchConfig.from_dict(document, str(path))
+
+
+def apply_settings(document: Any, settings: Sequence[str]) -> None:
+    """Change a configuration's document by ``key=value`` settings.
+
+    Raises:
+        ConfigError: A setting is wrong; all problems are listed.
+    """
     problems: list[str] = []
     for setting in settings:
         try:
@@ -33,7 +43,6 @@ def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -
             problems += [f"{error.subject}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError("command line", problems)
-    return SearchConfig.from_dict(document, str(path))
 
 
 def _apply_setting(document: Any, setting: str) -> None:

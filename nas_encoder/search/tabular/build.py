@@ -1,0 +1,397 @@
+"""Making a table: architectures of a space trained on the user's data, one after the other.
+
+Every finished training is one transaction in the SQLite file, and the one under way has a
+checkpoint beside it, so the process may be killed at any moment. Shards of one table are built
+by processes that know nothing of each other, each into a file of its own, and merged afterwards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nas_encoder.data import (
+    AsrLoader,
+    FeatureExtractor,
+    TokenSet,
+    check_data,
+    open_cuts,
+    texts,
+)
+from nas_encoder.errors import CheckpointError, ConfigError, DataError
+from nas_encoder.genotype import Genotype
+from nas_encoder.network import build_encoder
+from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.provenance import environment, machine
+from nas_encoder.search.tabular.config import TableConfig
+from nas_encoder.search.tabular.store import TableFile
+from nas_encoder.search.tabular.table import model_hash
+from nas_encoder.search.tabular.training import Classifier, Streams, Trainer, median_seconds
+from nas_encoder.spaces import get_space
+
+logger = logging.getLogger(__name__)
+
+
+def choose_architectures(config: TableConfig) -> list[Genotype]:
+    """Return the architectures of a table, different ones, in their order.
+
+    Raises:
+        ConfigError: The space cannot be listed, or has fewer than are to be drawn.
+    """
+    space = get_space(config.space)
+    choice = config.architectures
+    if choice.kind == "all":
+        if not hasattr(space, "enumerate"):
+            raise ConfigError(
+                "architectures.kind", [f"the space '{config.space}' is too large to be listed"]
+            )
+        return list(space.enumerate())
+    rng = random.Random(choice.seed)
+    found: dict[str, Genotype] = {}
+    for _ in range(50 * choice.count if choice.count <= space.size else 0):
+        if len(found) == choice.count:
+            break
+        genotype = space.sample(rng)
+        found.setdefault(model_hash(genotype), genotype)
+    if len(found) < choice.count:
+        raise ConfigError(
+            "architectures.count",
+            [f"{choice.count} different ones were not found in '{config.space}'; take 'all'"],
+        )
+    return list(found.values())
+
+
+class TableBuilder:
+    """Trains the architectures of a configuration into a file.
+
+    Args:
+        config: What is trained, and how.
+        train: Kaldi or ESPnet folder, NeMo manifest or lhotse cuts.
+        valid: Data of the same kinds; the best epoch is chosen on it.
+        test: Data of the same kinds.
+        output: The SQLite file.
+        shard: (i, n): this is part i, from 1, of n.
+        resume: Go on with a file that is there.
+        checkpoint_seconds: Time between two checkpoints of a training.
+
+    Raises:
+        ConfigError: A setting, or an option of the networks, is wrong.
+        DataError: The data cannot be used.
+        CheckpointError: The file holds another table, or another process writes it.
+    """
+
+    def __init__(
+        self,
+        config: TableConfig,
+        train: str | Path,
+        valid: str | Path,
+        test: str | Path,
+        output: str | Path,
+        shard: tuple[int, int] = (1, 1),
+        resume: bool = False,
+        checkpoint_seconds: float = 20.0,
+    ) -> None:
+        problems = config.problems()
+        part, parts = shard
+        if not 1 <= part <= parts:
+            problems.append(f"shard: must be I/N with 1 <= I <= N, got {part}/{parts}")
+        if config.device == "cuda" and not torch.cuda.is_available():
+            problems.append("device: this machine has no CUDA device")
+        if problems:
+            raise ConfigError("table", problems)
+        self.config = config
+        self.output = Path(output)
+        self.data = {"train": str(train), "valid": str(valid), "test": str(test)}
+        self.shard = shard
+        self.resume = resume
+        self.checkpoint_seconds = checkpoint_seconds
+        use_cuda = config.device != "cpu" and torch.cuda.is_available()
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.architectures = choose_architectures(config)[part - 1 :: parts]
+        # All options are checked before any training: a week into it is too late.
+        first = self.architectures[0] if self.architectures else None
+        self.factor = 1
+        if first is not None:
+            encoder: Any = self._encoder(first)
+            self.factor = int(encoder.subsampling_factor)
+            self.min_length = int(encoder.min_length)
+
+    def run(self) -> None:
+        """Build what is missing; the file is complete afterwards."""
+        if not self.resume and self.output.exists():
+            raise CheckpointError(
+                f"table {self.output}",
+                ["is there already; add --resume to go on with it, or choose another --output"],
+            )
+        with _locked(self.output):
+            cuts = {name: open_cuts(path) for name, path in self.data.items()}
+            tokens = TokenSet.build(texts(cuts["train"]), kind=self.config.tokens)
+            features = FeatureExtractor.fit(self.config.features, cuts["train"], progress=True)
+            for name in ("valid", "test"):
+                report = check_data(
+                    cuts["train"],
+                    cuts[name],
+                    tokens,
+                    features,
+                    subsampling_factor=self.factor,
+                    min_frames=self.min_length,
+                )
+                logger.info("%s", report)
+            with TableFile(self.output) as file:
+                self._begin(file, tokens, features, {name: len(c) for name, c in cuts.items()})
+                self._measure(file, len(tokens))
+                self._train(file, cuts, tokens, features)
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        file: TableFile,
+        tokens: TokenSet,
+        features: FeatureExtractor,
+        utterances: Mapping[str, int],
+    ) -> None:
+        cmvn = features.cmvn
+        identity = {
+            "config": self.config.to_dict(),
+            "utterances": dict(utterances),
+            "tokens": list(tokens.tokens),
+            "feature_mean": None if cmvn is None else [round(value, 3) for value in cmvn.mean],
+        }
+        before = file.about()
+        if "config" in before:
+            problems = differences(before, identity)
+            if before.get("shard") != list(self.shard):
+                problems.append(f"shard: was {before.get('shard')}, now {list(self.shard)}")
+            if problems:
+                raise CheckpointError(f"cannot go on with {self.output}", problems)
+            return
+        file.set_about(
+            **identity,
+            space=self.config.space,
+            shard=list(self.shard),
+            architectures=len(self.architectures),
+            note=self.config.note,
+            data=self.data,
+            environment=environment(),
+        )
+
+    def _measure(self, file: TableFile, tokens: int) -> None:
+        """Record sizes and latencies, one architecture after the other on a machine at rest."""
+        device = self._device_name()
+        known, timed = file.architectures(), file.latency_of(device)
+        settings = self.config.latency
+        size = self.config.features.num_mel_bins
+        threads = torch.get_num_threads()
+        torch.set_num_threads(settings.threads)
+        try:
+            for genotype in tqdm(self.architectures, "measuring", unit="net", disable=None):
+                key = model_hash(genotype)
+                if key in known and key in timed:
+                    continue
+                torch.manual_seed(0)
+                model = Classifier(self._encoder(genotype), tokens)
+                file.add_architecture(
+                    key,
+                    genotype.to_dict(),
+                    {
+                        "params": count_parameters(model),
+                        "macs": count_macs(model, settings.frames, size),
+                        "macs_frames": settings.frames,
+                    },
+                )
+                x = torch.randn(1, settings.frames, size).to(self.device)
+                seconds = median_seconds(model.to(self.device), x, settings.repeats)
+                file.add_latency(key, device, seconds)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(
+        self,
+        file: TableFile,
+        cuts: Mapping[str, Any],
+        tokens: TokenSet,
+        features: FeatureExtractor,
+    ) -> None:
+        recipe = self.config.recipe
+        finished = file.finished()
+        missing = [
+            (genotype, seed)
+            for seed in recipe.seeds
+            for genotype in self.architectures
+            if any((model_hash(genotype), target, seed) not in finished for target in recipe.epochs)
+        ]
+        commit = environment()["commit"]
+        streams: Streams | None = None
+        of_seed = None
+        with tqdm(total=len(missing), desc="training", unit="run", disable=None) as bar:
+            for genotype, seed in missing:
+                if streams is None or of_seed != seed:
+                    streams, of_seed = self._streams(cuts, tokens, features, seed), seed
+                key = model_hash(genotype)
+                trainer = Trainer(
+                    self.config,
+                    lambda genotype=genotype: Classifier(self._encoder(genotype), len(tokens)),
+                    streams,
+                    tokens,
+                    seed,
+                    self.device,
+                    self.output.with_name(f"{self.output.name}.ckpt"),
+                    key,
+                    self.checkpoint_seconds,
+                )
+
+                def step(word: str, key: str = key) -> None:
+                    bar.set_postfix_str(f"{key[:8]} {word}", refresh=False)
+                    bar.refresh()
+
+                trainings = trainer.run(step)
+                for training in trainings.values():
+                    assert isinstance(training.more, dict)
+                    training.more.update(commit=commit, device=self._device_name())
+                file.add_trainings(key, seed, trainings)
+                trainer.close()
+                bar.update()
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def _encoder(self, genotype: Genotype) -> torch.nn.Module:
+        size = self.config.features.num_mel_bins
+        return build_encoder(genotype, input_size=size, **dict(self.config.network))
+
+    def _device_name(self) -> str:
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name()}, fp32"
+        return f"{machine()}, {self.config.latency.threads} thread, fp32"
+
+    def _streams(
+        self,
+        cuts: Mapping[str, Any],
+        tokens: TokenSet,
+        features: FeatureExtractor,
+        seed: int,
+    ) -> Streams:
+        def loader(name: str, most_seconds: float | None = None) -> AsrLoader:
+            train = name == "train"
+            shift = self.config.features.frame_shift
+            return AsrLoader(
+                cuts[name],
+                tokens,
+                features,
+                # Nothing depends on the batches of scoring but the time that it takes.
+                max_cuts=self.config.recipe.batch if train else max(32, self.config.recipe.batch),
+                shuffle=train,
+                seed=seed if train else 0,
+                min_length=self.min_length,
+                max_length=None if most_seconds is None else round(most_seconds / shift),
+                # Of what is scored nothing is left out, however hard it is.
+                subsampling_factor=self.factor if train else None,
+            )
+
+        train = loader("train")
+        warm_up = []
+        for seconds in self.config.recipe.warm_up:
+            try:
+                warm_up.append(loader("train", seconds))
+            except DataError as error:
+                logger.warning("no warm-up epoch of %g s: %s", seconds, error)
+        return Streams(warm_up, train, loader("valid"), loader("test"))
+
+
+def merge_tables(parts: list[str | Path], output: str | Path) -> None:
+    """Join the files of shards, or of a table and its continuation, into one.
+
+    Raises:
+        DataError: ``output`` is there already, a file is no table, or two of them were built in
+            another way or have different numbers for the same training.
+    """
+    if Path(output).exists():
+        raise DataError(str(output), ["is there already; give another name or delete it first"])
+    if not parts:
+        raise DataError("merge", ["there is nothing to merge"])
+    opened = []
+    for part in parts:
+        with TableFile(part, create=False) as file:
+            opened.append((str(part), file.about(), file.read()))
+    problems: list[str] = []
+    _, first, _ = opened[0]
+    identity = {key: first.get(key) for key in IDENTITY}
+    for name, about, table in opened[1:]:
+        problems += [f"{name}: {line}" for line in differences(about, identity)]
+        for other, _, earlier in opened:
+            if other == name:
+                break
+            for group, rows in table.trainings.items():
+                problems += [
+                    f"{name}: {key}, {group[0]} epochs, seed {group[1]}: other numbers than {other}"
+                    for key, training in rows.items()
+                    if (known := earlier.trainings.get(group, {}).get(key)) is not None
+                    and (known.val, known.test) != (training.val, training.test)
+                ]
+    if problems:
+        raise DataError("merge", problems)
+    target = Path(output)
+    temporary = target.with_name(f".{target.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        with TableFile(temporary) as file:
+            for _, _, table in opened:
+                file.add_table(table)
+            trained = len(file.read())
+            file.set_about(shard=[1, 1], architectures=trained, merged=len(opened))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+IDENTITY = ("config", "utterances", "tokens", "feature_mean")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one line for each value that decides the numbers and is another one now."""
+    old, new = (_flat({key: about.get(key) for key in IDENTITY}) for about in (before, now))
+    return [
+        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found |= _flat(item, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: list(value) if isinstance(value, (list, tuple)) else value}
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Keep a second process from building the same file."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(output.with_name(f"{output.name}.lock"), "w", encoding="ascii")
+    except OSError as error:
+        raise CheckpointError(f"table {output}", [f"cannot be written: {error}"]) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it after a kill
+        except OSError:
+            raise CheckpointError(
+                f"table {output}",
+                ["another process is building it; give shards files of their own"],
+            ) from None
+        try:
+            yield
+        finally:
+            Path(handle.name).unlink(missing_ok=True)
