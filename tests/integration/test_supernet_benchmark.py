@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -78,9 +78,21 @@ def test_our_forward_pass_is_captured_as_one_graph(benchmark: ModuleType) -> Non
     torch.testing.assert_close(result, forward(*arguments), rtol=1e-4, atol=1e-4)
 
 
+def test_hours_of_the_papers_search(benchmark: ModuleType) -> None:
+    """45 epochs of weight steps, 27 of architecture steps, 3 seeds, 15,012.25 steps an epoch."""
+    stage = {
+        "weight": {"ours": {"seconds": 2.0}},
+        "architecture": {"ours": {"seconds": 1.0}},
+    }
+    args = SimpleNamespace(frames=225, batch=2)
+    hours = benchmark.paper_hours([stage] * 3, "ours", args)
+    assert hours == pytest.approx(3 * 15012.25 * (45 * 2.0 + 27 * 1.0) * 4 / 3600)
+
+
 @pytest.mark.slow
 def test_its_last_line_is_one_object() -> None:
-    arguments = "--frames 16 --bins 8 --channels 8 --batch 2 --repeats 1 --paper --json".split()
+    size = "--frames 8 --bins 8 --channels 8 --batch 2 --stages 1".split()
+    arguments = [*size, *"--repeats 1 --warmup 0 --json".split()]
     done = subprocess.run(
         [sys.executable, str(FOLDER / "supernet.py"), "--device", "cpu", *arguments],
         capture_output=True,
@@ -89,10 +101,7 @@ def test_its_last_line_is_one_object() -> None:
     )
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result["schedule"]) == {"speedup", "memory_ratio"}
-    assert result["paper"]["plain"] / result["paper"]["ours"] == pytest.approx(
-        result["schedule"]["speedup"], rel=0.02
-    )
-    for case in ("stage1", "stage2", "stage3", "st_nas"):
+    for case in ("stage1", "st_nas"):
         for kind in ("weight", "architecture"):
             for side in ("plain", "ours"):
                 assert result[case][kind][side]["seconds"] > 0
