@@ -5,7 +5,9 @@ every ``_target_`` that does not start with an entry of
 ``nemo.core.classes.common.ALLOWED_TARGET_PREFIXES``, so that a downloaded model cannot run
 arbitrary code (CVE-2025-23304). There is no official way to add a class. :func:`register` appends
 the paths of our encoder classes, whole, and nothing wider: a package prefix would let through
-whatever can be reached under it. NeMo's own checks of what stands behind a path stay as they are.
+whatever can be reached under it. NeMo's own checks of what stands behind a path stay as they are;
+as NeMo compares beginnings, what is reached from a class of ours (``NASEncoder.__base__``) is
+refused beside them.
 
 The import hook (:mod:`nas_encoder.autoload`) calls it in every process right after NeMo's module
 was executed; ``NAS_ENCODER_AUTOLOAD=0`` switches it off.
@@ -20,7 +22,7 @@ from typing import Any
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.nemo import refusal
-from nas_encoder.nemo.refusal import TARGETS
+from nas_encoder.nemo.refusal import PACKAGE, TARGETS
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
@@ -32,6 +34,7 @@ def register(module: ModuleType) -> tuple[str, ...]:
     Returns:
         The paths that were added by this call.
     """
+    _nothing_behind_ours(module)  # first: where this fails, nothing is allowed
     allowed: list[str] = module.ALLOWED_TARGET_PREFIXES
     added = tuple(target for target in TARGETS if target not in allowed)
     allowed.extend(added)
@@ -73,6 +76,21 @@ def make_portable(config: Any) -> None:
             config.update(values)
     else:
         config.update(values)
+
+
+def _nothing_behind_ours(module: ModuleType) -> None:
+    """Make NeMo refuse what begins like a path of ours and is none."""
+    inner: Callable[[Any], bool] = module._is_target_allowed
+    if hasattr(inner, "nas_encoder_exact"):
+        return
+
+    @functools.wraps(inner)
+    def is_target_allowed(target: Any) -> bool:
+        ours = str(target).startswith(PACKAGE)
+        return (not ours or target in TARGETS) and inner(target)
+
+    is_target_allowed.nas_encoder_exact = True  # type: ignore[attr-defined]
+    module._is_target_allowed = is_target_allowed  # type: ignore[attr-defined]
 
 
 def _portable_before_build(serialization: Any) -> None:
