@@ -1,4 +1,4 @@
-"""Search a genotype on speech data.
+"""Search a genotype on speech data, with gradients or by trials.
 
 The data are a Kaldi or ESPnet data folder, a NeMo manifest, lhotse cuts, or a folder made by
 'nas-encoder data prepare'. The run folder holds the result (genotype.yaml), the genotype after
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 EXAMPLES = """examples:
   nas-encoder search --config small --train data/train --valid data/dev --output exp/search
@@ -23,6 +24,14 @@ EXAMPLES = """examples:
       --set objective.parameters=4000000
   nas-encoder search --config he2020_revised --train dump/raw/train_sp --output exp/he2 --seed 0 \\
       --set trainer.devices=2
+searches by trials (random, evolution, hyperband, nsga2, tpe) with Optuna:
+  nas-encoder search --config evolution --train data/train --valid data/dev --output exp/evolution
+  nas-encoder search --config nsga2 --train data/train --valid data/dev --output exp/front
+  nas-encoder search --config tpe --output exp/lookup --set space=nasbench_asr \
+      --set table.source=nb-asr.sqlite
+  more workers: the same command with --resume for a shared folder, or on many machines with
+      --storage postgresql://user@host/studies; watch them with
+      optuna-dashboard sqlite:///exp/evolution/study.db (pip install optuna-dashboard)
 """
 
 
@@ -32,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     shipped = ", ".join(list_configs("search"))
     parser.add_argument("--config", required=True, help=f"a YAML file, or one of: {shipped}")
-    parser.add_argument("--train", required=True, metavar="DATA", help="training data")
+    parser.add_argument(
+        "--train", metavar="DATA", help="training data (needed, but for a search in a table)"
+    )
     parser.add_argument("--valid", metavar="DATA", help="validation data")
     parser.add_argument("--output", required=True, metavar="DIR", help="run folder")
     seeds = parser.add_mutually_exclusive_group()
@@ -42,7 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seeds.add_argument(
         "--seeds", type=int, nargs="+", metavar="N", help="search with each; the best one is kept"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a stopped run, or join one by trials"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="searches by trials: any Optuna storage (default: study.db in the run folder)",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -56,21 +74,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from nas_encoder.search import load_search_config, run_search
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.search import run_search
+    from nas_encoder.search.settings import load_any_search_config
+    from nas_encoder.search.trials import TrialsConfig, run_trials
 
     settings = list(args.settings)
     if args.seeds is not None:
         settings.append(f"seeds={args.seeds}")
-    config = load_search_config(args.config, settings)
-    genotype = run_search(
-        config,
-        args.train,
-        args.output,
-        valid=args.valid,
-        seed=args.seed,
-        resume=args.resume,
-        config_name=str(args.config),
-    )
+    config = load_any_search_config(args.config, settings)
+    given: dict[str, Any] = {
+        "valid": args.valid,
+        "seed": args.seed,
+        "resume": args.resume,
+        "config_name": str(args.config),
+    }
+    if isinstance(config, TrialsConfig):
+        genotype = run_trials(config, args.train, args.output, storage=args.storage, **given)
+    else:
+        problems = []
+        if args.train is None:
+            problems.append("--train: is needed for a search with gradients")
+        if args.storage is not None:
+            problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
+        if problems:
+            raise ConfigError("command line", problems)
+        genotype = run_search(config, args.train, args.output, **given)
     if args.json:
         result = {"genotype": genotype.to_dict(), "hash": genotype.hash, "output": args.output}
         print(json.dumps(result))

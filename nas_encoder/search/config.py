@@ -38,6 +38,7 @@ from nas_encoder.search.sections import (
     TrainerConfig,
     WeightsConfig,
 )
+from nas_encoder.search.trial_names import STRATEGIES as TRIAL_STRATEGIES
 from nas_encoder.spaces import CellSpace, ChainSpace, get_space, list_spaces
 
 OPTIMIZERS = ("sgd", "adam")
@@ -149,7 +150,11 @@ class SearchConfig:
     def _check(self, problems: Problems) -> None:
         from nas_encoder.search.gradient import STRATEGIES
 
-        strategy = problems.choice(self.strategy, "strategy", "strategy", STRATEGIES)
+        # Those of trials have a configuration of their own, but a typing error can mean them.
+        known_strategies = [*STRATEGIES, *TRIAL_STRATEGIES]
+        strategy = problems.choice(self.strategy, "strategy", "strategy", known_strategies)
+        if strategy in TRIAL_STRATEGIES:
+            problems.add("strategy", f"'{strategy}' searches by trials, not with gradients")
         self._check_strategy(strategy, problems)
         space = problems.choice(self.space, "space", "search space", searchable_spaces())
         if not (isinstance(self.name, str) and NAME.match(self.name)):

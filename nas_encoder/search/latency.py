@@ -204,7 +204,7 @@ def measure_table(
     todo = [piece for piece in wanted if piece not in table.milliseconds]
     show_progress = progress or (lambda items, title: iter(items))
     milliseconds, checks = dict(table.milliseconds), list(table.checks)
-    with _measuring(settings) as timed:
+    with measuring(settings) as timed:
         for piece in show_progress(todo, "pieces"):
             torch.manual_seed(settings.seed)
             module, call = network.build(piece, settings.device)
@@ -252,7 +252,7 @@ def measure_network(
         timed: From an outer measurement that is going on.
     """
     if timed is None:
-        with _measuring(settings) as own:
+        with measuring(settings) as own:
             return measure_network(genotype, config, frames, settings, own)
     torch.manual_seed(settings.seed)
     encoder: nn.Module = build_encoder(genotype, **_size(config)).eval().to(settings.device)
@@ -262,7 +262,7 @@ def measure_network(
 
 
 @contextmanager
-def _measuring(settings: BenchSettings) -> Iterator[Callable[[Callable[[], Any]], float]]:
+def measuring(settings: BenchSettings) -> Iterator[Callable[[Callable[[], Any]], float]]:
     """Give a function that returns a call's median milliseconds, under these settings."""
     threads = torch.get_num_threads()
     if settings.device == "cpu":

@@ -73,12 +73,17 @@ def build_report(folder: RunFolder) -> Path:
     if not (folder.path / "run.yaml").is_file():
         raise CheckpointError(f"run folder {folder.path}", ["holds no search (no run.yaml)"])
     from nas_encoder.search.seeds_report import SeedsReport
+    from nas_encoder.search.trials.report import TrialsReport, is_of_trials
 
     require_matplotlib()
     path = folder.path / NAME
-    report: Report | SeedsReport = (
-        Report(folder) if "seeds" not in folder.run() else SeedsReport(folder)
-    )
+    report: Report | SeedsReport | TrialsReport
+    if is_of_trials(folder):
+        report = TrialsReport(folder)
+    elif "seeds" in folder.run():
+        report = SeedsReport(folder)
+    else:
+        report = Report(folder)
     write_atomically(path, report.html().encode(), CheckpointError)
     return path
 

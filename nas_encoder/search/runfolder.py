@@ -14,6 +14,13 @@
     operations.yaml  where there is a budget in latency: the table that it is measured by
     seed*/           where there are several seeds: the folder of each one's search; beside them
                      lie config.yaml, run.yaml, genotype.yaml (the best) and report.html
+
+A search by trials has no genotypes/, last.ckpt and tensorboard/; metrics.jsonl has one object for
+each trial, and there are::
+
+    study.db         the Optuna study, where no other storage is given
+    front/           with several objectives: the genotypes of the Pareto front
+    front.json       what each of them has
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
 
 CHECKPOINT = "last.ckpt"
+STUDY = "study.db"
 
 
 class RunFolder:
@@ -78,7 +86,8 @@ class RunFolder:
             return
         # A run that failed before its first checkpoint (bad data) left nothing to keep.
         kept = any(
-            (self.path / name).exists() for name in (CHECKPOINT, "metrics.jsonl", "genotype.yaml")
+            (self.path / name).exists()
+            for name in (CHECKPOINT, STUDY, "metrics.jsonl", "genotype.yaml")
         ) or any(self.path.glob("seed*/metrics.jsonl"))
         if kept and not resume:
             raise CheckpointError(
@@ -92,9 +101,9 @@ class RunFolder:
         self._write_yaml("run.yaml", run)
 
     def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        before = _flat(read_yaml(self.path / "config.yaml", CheckpointError))
+        before = flat(read_yaml(self.path / "config.yaml", CheckpointError))
         before |= {f"run.{key}": value for key, value in self.run().items()}
-        now = _flat(config) | {f"run.{key}": value for key, value in run.items()}
+        now = flat(config) | {f"run.{key}": value for key, value in run.items()}
         # The machine and the commit may change under a run; what is computed must not.
         compared = {key for key in now if not key.startswith("run.") or key in _IDENTITY}
         compared |= {key for key in before if not key.startswith("run.")}
@@ -235,7 +244,7 @@ class RunFolder:
             CheckpointError: The run that is resumed was begun with another one.
         """
         path = self.path / "operations.yaml"
-        if resume and path.exists() and _flat(read_yaml(path, CheckpointError)) != _flat(table):
+        if resume and path.exists() and flat(read_yaml(path, CheckpointError)) != flat(table):
             raise CheckpointError(
                 f"cannot resume {self.path}",
                 ["objective.table: its latencies are others than when the run began"],
@@ -272,10 +281,10 @@ def _is_whole(data: bytes) -> bool:
     return data[-size:] == hashlib.sha256(data[:-size]).hexdigest().encode()
 
 
-_IDENTITY = frozenset({"run.seed", "run.seeds", "run.train", "run.valid"})
+_IDENTITY = frozenset({"run.seed", "run.seeds", "run.train", "run.valid", "run.table"})
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Return dotted paths to leaves, so that two documents can be compared."""
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
@@ -284,4 +293,4 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     else:
         return {path: value}
     dot = f"{path}." if path else ""
-    return {key: leaf for name, item in items for key, leaf in _flat(item, f"{dot}{name}").items()}
+    return {key: leaf for name, item in items for key, leaf in flat(item, f"{dot}{name}").items()}

@@ -11,6 +11,8 @@ from nas_encoder.genotype.io import parse_yaml, read_yaml
 from nas_encoder.genotype.validation import show
 from nas_encoder.resources import find_config
 from nas_encoder.search.config import EXPONENT, SearchConfig
+from nas_encoder.search.trial_names import STRATEGIES
+from nas_encoder.search.trials.config import TrialsConfig
 
 
 def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> SearchConfig:
@@ -23,10 +25,32 @@ def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -
     Raises:
         ConfigError: A file, a setting or a value is wrong; all problems are listed.
     """
+    return SearchConfig.from_dict(*_read(name_or_path, settings))
+
+
+def load_any_search_config(
+    name_or_path: str | Path, settings: Sequence[str] = ()
+) -> SearchConfig | TrialsConfig:
+    """Read the configuration of a gradient search or of one by trials, as its strategy says.
+
+    Args:
+        name_or_path: For example ``"evolution"`` or ``"my/search.yaml"``.
+        settings: For example ``"trials.count=200"``.
+
+    Raises:
+        ConfigError: A file, a setting or a value is wrong; all problems are listed.
+    """
+    document, subject = _read(name_or_path, settings)
+    if isinstance(document, dict) and document.get("strategy") in STRATEGIES:
+        return TrialsConfig.from_dict(document, subject)
+    return SearchConfig.from_dict(document, subject)
+
+
+def _read(name_or_path: str | Path, settings: Sequence[str]) -> tuple[Any, str]:
     path = find_config(name_or_path, "search")
     document = read_yaml(path, ConfigError)
     apply_settings(document, settings)
-    return SearchConfig.from_dict(document, str(path))
+    return document, str(path)
 
 
 def apply_settings(document: Any, settings: Sequence[str]) -> None:

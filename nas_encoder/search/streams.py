@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lhotse import CutSet
 
@@ -23,6 +23,9 @@ from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config import TOKEN_KINDS, SearchConfig
 from nas_encoder.search.gradient.loop import Streams
 from nas_encoder.search.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from nas_encoder.search.trials.config import TrialsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ def open_streams(
     features = FeatureExtractor.fit(config.features, train_cuts, seed=seed, progress=rank == 0)
     if config.train_utterances is not None:
         # The tokens and the statistics are still those of all the training data.
-        train_cuts = _sample(train_cuts, config.train_utterances, seed)
+        train_cuts = sample(train_cuts, config.train_utterances, seed)
     half, other = split_half(train_cuts, seed)
     valid_cuts = open_cuts(valid) if valid is not None else other
     batch = config.batch
@@ -103,7 +106,7 @@ def open_streams(
         weights_cuts, architecture_cuts = half, other
     # Without validation data, the score is measured on what no network was trained on.
     retrain_cuts = train_cuts if valid is not None else half
-    score_cuts = _sample(valid_cuts, config.trainer.score_utterances, seed)
+    score_cuts = sample(valid_cuts, config.trainer.score_utterances, seed)
     return Streams(
         weights=loader(weights_cuts, True, True, 0, split=True),
         architecture=loader(architecture_cuts, True, True, 1, split=True),
@@ -114,7 +117,7 @@ def open_streams(
     )
 
 
-def build_tokens(config: SearchConfig, train_cuts: CutSet) -> TokenSet:
+def build_tokens(config: SearchConfig | TrialsConfig, train_cuts: CutSet) -> TokenSet:
     """Collect the tokens of the training texts, or read the list that the configuration names."""
     if config.tokens in TOKEN_KINDS:
         return TokenSet.build(texts(train_cuts), kind=config.tokens, size=config.bpe_size)
@@ -132,7 +135,8 @@ def _require_same_data(folder: RunFolder, tokens: TokenSet, features: FeatureExt
         raise CheckpointError(f"cannot resume {folder.path}", problems)
 
 
-def _sample(cuts: Iterable[Any], count: int, seed: int) -> CutSet:
+def sample(cuts: Iterable[Any], count: int, seed: int) -> CutSet:
+    """Return so many utterances, drawn at random; all where there are no more."""
     listed = sorted(cuts, key=lambda cut: str(cut.id))
     if len(listed) > count:
         listed = random.Random(seed).sample(listed, count)

@@ -147,7 +147,7 @@ def test_latencies_are_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 9, 9, 18, 18, 27, 27, 28, 28, 128, 128, 129])
     monkeypatch.setattr(latency.time, "perf_counter", lambda: float(next(clock)))
     settings = BenchSettings(seconds=0.0, repeats=3)
-    with latency._measuring(settings) as timed:
+    with latency.measuring(settings) as timed:
         assert timed(lambda: None) == 1000.0
 
 

@@ -1,0 +1,178 @@
+"""From a configuration of trials to a genotype."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
+from nas_encoder.genotype import Genotype
+from nas_encoder.provenance import environment
+from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
+
+logger = logging.getLogger(__name__)
+
+_WRITE_EVERY = 2.0  # seconds; looking errors up takes far less
+_IDENTITY = "nas_encoder"
+
+
+def require_optuna() -> None:
+    """Make sure that trials can be run.
+
+    Raises:
+        MissingDependencyError: Optuna is not installed.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("optuna", "search", "a search by trials") from error
+
+
+def run_trials(
+    config: TrialsConfig,
+    train: str | Path | None,
+    output: str | Path,
+    valid: str | Path | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    config_name: str = "",
+    storage: str | None = None,
+) -> Genotype:
+    """Search a genotype by trials, alone or as one worker of many.
+
+    Every process that is given the same configuration, seed and storage works on the same study;
+    each ends when the study has all of its trials, and writes the same result. Workers that
+    share a run folder are started with ``resume``.
+
+    Args:
+        config: The checked configuration.
+        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts; not needed with a table.
+        output: The run folder.
+        valid: Data of the same kinds that errors are measured on; not needed with a table.
+        seed: Of everything random; 0 by default.
+        resume: Go on with what is in ``output``; begin where there is nothing.
+        config_name: Recorded in the genotype.
+        storage: Optuna storage URL, in place of ``trials.storage``; it is not recorded.
+
+    Returns:
+        The genotype with the lowest error; it is ``genotype.yaml`` in the run folder too. With
+        several objectives, ``front/`` and ``front.json`` are the Pareto front.
+
+    Raises:
+        ConfigError: A setting does not fit to the data or the table.
+        DataError: The data or the table cannot be used.
+        CheckpointError: The run folder or the study is of another search, or cannot be used.
+        MissingDependencyError: Optuna is not installed.
+    """
+    require_optuna()
+    from optuna.study import StudyDirection
+
+    from nas_encoder.search.trials.report import write_trials_report
+    from nas_encoder.search.trials.results import rows_of, save_results
+    from nas_encoder.search.trials.samplers import build_pruner, build_sampler
+    from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
+    from nas_encoder.search.trials.study import Worker, silence_optuna
+    from nas_encoder.spaces import get_space
+
+    seed = seed or 0
+    if config.table is None:
+        missing = [
+            f"--{name}: is needed: the trials train networks (only with a table they do not)"
+            for name, data in (("train", train), ("valid", valid))
+            if data is None
+        ]
+        if missing:
+            raise ConfigError("search", missing)
+    elif train is not None or valid is not None:
+        raise ConfigError("search", ["table: errors are looked up; leave --train, --valid out"])
+    evaluator = _evaluator(config, train, valid, seed)
+    space = get_space(config.space)
+    folder = RunFolder(output)
+    run: dict[str, Any] = {
+        "seed": seed,
+        "train": None if train is None else str(train),
+        "valid": None if valid is None else str(valid),
+        "table": None if config.table is None else config.table.source,
+        "config": config_name,
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **environment(),
+    }
+    folder.begin(config.to_dict(), run, resume)
+    silence_optuna()
+    url = storage or config.trials.storage or sqlite_url(folder.path)
+    store = Storage(url, config.trials)
+    try:
+        with quiet():
+            sampler = build_sampler(config, space, seed)
+            pruner = build_pruner(config.pruning, evaluator.epochs)
+            directions = [StudyDirection.MINIMIZE] * len(config.objectives)
+            study = store.open_study(config.study_name, directions, sampler, pruner)
+        sampler.study = study
+        identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
+        _join(study, identity, store.shown)
+        written = 0.0
+
+        def record() -> None:
+            nonlocal written
+            if time.monotonic() - written > _WRITE_EVERY:
+                folder.write_rows(rows_of(study, config.objectives))
+                written = time.monotonic()
+
+        own = Worker(study, store, config, space, evaluator, record).run()
+        rows = rows_of(study, config.objectives)
+    finally:
+        store.close()
+    folder.write_rows(rows)
+    genotype = save_results(folder, rows, config, {**run, **folder.run()})
+    write_trials_report(folder)
+    logger.info("%d trials, %d of them by this worker; genotype %s", len(rows), own, genotype.hash)
+    return genotype
+
+
+def _evaluator(
+    config: TrialsConfig, train: str | Path | None, valid: str | Path | None, seed: int
+) -> Evaluator:
+    if config.table is not None:
+        return TableEvaluator(config, seed)
+    from nas_encoder.search.trials.training import TrainingEvaluator
+
+    assert train is not None and valid is not None
+    return TrainingEvaluator(config, train, valid, seed)
+
+
+def _join(study: Any, identity: Mapping[str, Any], storage: str) -> None:
+    """Refuse to mix two searches in one study.
+
+    Raises:
+        CheckpointError: The study is of another search; all differences are listed.
+    """
+    from nas_encoder.search.runfolder import flat
+
+    begun = bool(study.get_trials(deepcopy=False))  # first, or another worker could be between
+    before = study.user_attrs.get(_IDENTITY)
+    if before is None:
+        if begun:
+            raise CheckpointError(
+                f"storage {storage}",
+                [
+                    f"its study '{study.study_name}' was not made by this command; choose "
+                    "another trials.study"
+                ],
+            )
+        study.set_user_attr(_IDENTITY, dict(identity))
+        return
+    was, now = flat(before), flat(identity)
+    problems = [
+        f"{key}: was {was.get(key)!r} when the study '{study.study_name}' began, now "
+        f"{now.get(key)!r}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    ]
+    if problems:
+        raise CheckpointError(f"cannot join the study in {storage}", problems)

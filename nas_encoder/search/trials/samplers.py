@@ -1,0 +1,203 @@
+"""How the next trial is chosen: the samplers and pruners of Optuna, and regularized evolution.
+
+Every choice of a space (see :meth:`~nas_encoder.spaces.base.SearchSpace.encode`) is a categorical
+parameter of the study, so that a trial's parameters are the vector of a genotype.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nas_encoder.data.seeding import derive_seed
+from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.trials.sections import PruningConfig
+from nas_encoder.spaces import SearchSpace
+
+Distributions = dict[str, BaseDistribution]
+
+
+def distributions(space: SearchSpace) -> Distributions:
+    """Return the study's parameters: one for each choice of the space, in its order."""
+    width = len(str(len(space.bounds) - 1))
+    return {
+        f"choice{place:0{width}d}": CategoricalDistribution(tuple(range(bound)))
+        for place, bound in enumerate(space.bounds)
+    }
+
+
+def suggest(trial: Trial, space: SearchSpace) -> list[int]:
+    """Return the vector of a trial."""
+    vector: list[int] = []
+    for name, bound in zip(distributions(space), space.bounds, strict=True):
+        value = trial.suggest_categorical(name, tuple(range(bound)))
+        assert isinstance(value, int)
+        vector.append(value)
+    return vector
+
+
+def is_live(trial: FrozenTrial) -> bool:
+    """Return whether a trial counts: it is waiting, running, complete or pruned, not failed."""
+    return trial.state != TrialState.FAIL
+
+
+def rank_of(study: Study, number: int) -> int:
+    """Return how many of the trials that count have a lower number."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.number < number and is_live(trial) for trial in trials)
+
+
+class EvolutionSampler(BaseSampler):
+    """Regularized evolution (Real, Aggarwal, Huang, Le 2019, algorithm 1).
+
+    The population are the trials that were completed last; so the oldest one dies, not the
+    worst. Of a random sample of them the best one is the parent, and the trial is a mutation of
+    it. Until there are as many as the population holds, trials are random. With several workers,
+    all of them breed from the trials in the storage.
+
+    Args:
+        space: Draws and mutates.
+        population: P.
+        sample: S; drawn without replacement (the paper leaves it open).
+        seed: Of what is drawn.
+    """
+
+    def __init__(self, space: SearchSpace, population: int, sample: int, seed: int) -> None:
+        self.space = space
+        self.population = population
+        self.sample = sample
+        self._rng = random.Random(seed)
+        self._distributions = distributions(space)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+        """Return all parameters: a mutation concerns the whole vector."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the parameters of the child, or of a random genotype."""
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        alive = sorted(done, key=_age)[-self.population :]
+        if len(alive) < self.population:
+            genotype = self.space.sample(self._rng)
+        else:
+            drawn = self._rng.sample(alive, min(self.sample, len(alive)))
+            best = min(drawn, key=lambda found: (_value(found, study), found.number))
+            parent = self.space.decode([int(best.params[name]) for name in self._distributions])
+            genotype = self.space.mutate(parent, self._rng)
+        return dict(zip(self._distributions, self.space.encode(genotype), strict=True))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        """Draw a parameter that is none of the space's."""
+        return self._rng.choice(param_distribution.choices)
+
+
+def _age(trial: FrozenTrial) -> tuple[float, int]:
+    """Order by when trials were completed; those of the same moment by their number."""
+    when = trial.datetime_complete
+    return (0.0 if when is None else when.timestamp(), trial.number)
+
+
+def _value(trial: FrozenTrial, study: Study) -> float:
+    value = float(trial.values[0])
+    return -value if study.directions[0] == StudyDirection.MAXIMIZE else value
+
+
+class RepeatableSampler(BaseSampler):
+    """A fresh sampler for every trial, seeded by its place among the trials that count.
+
+    What the next trial is then depends on the trials in the storage alone: a search that was
+    killed goes on as if it had not been, and two workers never draw the same numbers.
+
+    Args:
+        make: Makes a sampler from a seed.
+        seed: Of the search.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make = make
+        self._seed = seed
+        self._inner = make(seed)
+        self.study: Study | None = None
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Make the sampler of the trial."""
+        # A pruner of Hyperband gives a part of the study, in which places would come twice.
+        place = rank_of(self.study or study, trial.number)
+        self._inner = self._make(derive_seed(self._seed, 2, place))
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+        """Ask the trial's sampler."""
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Ask the trial's sampler."""
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Ask the trial's sampler."""
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Tell the trial's sampler."""
+        self._inner.after_trial(study, trial, state, values)
+
+
+def build_sampler(config: TrialsConfig, space: SearchSpace, seed: int) -> RepeatableSampler:
+    """Return the sampler of a strategy."""
+    size = config.evolution.population
+
+    def make(own: int) -> BaseSampler:
+        if config.strategy == "evolution":
+            return EvolutionSampler(space, size, config.evolution.sample, own)
+        if config.strategy == "nsga2":
+            return NSGAIISampler(population_size=size, seed=own)
+        if config.strategy == "tpe":
+            # The liar: trials of other workers that still run count as bad ones.
+            return TPESampler(seed=own, constant_liar=True)
+        return RandomSampler(seed=own)
+
+    return RepeatableSampler(make, seed)
+
+
+def build_pruner(config: PruningConfig | None, epochs: int) -> BasePruner:
+    """Return the pruner of a configuration.
+
+    Args:
+        config: None for no pruning.
+        epochs: Of a trial that is not pruned.
+    """
+    if config is None:
+        return NopPruner()
+    if config.kind == "asha":
+        return SuccessiveHalvingPruner(
+            min_resource=config.min_epochs, reduction_factor=config.factor
+        )
+    return HyperbandPruner(
+        min_resource=config.min_epochs, max_resource=epochs, reduction_factor=config.factor
+    )

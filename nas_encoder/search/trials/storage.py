@@ -1,0 +1,243 @@
+"""Where the trials of a study are kept, shared by all of its workers."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_encoder.errors import CheckpointError
+from nas_encoder.search.runfolder import STUDY
+from nas_encoder.search.trials.processes import is_dead
+from nas_encoder.search.trials.sections import StudyConfig
+
+WORKER = "worker"
+_ATTEMPTS = 5
+
+
+def sqlite_url(folder: Path) -> str:
+    """Return the URL of the SQLite file in a run folder."""
+    return f"sqlite:///{folder.resolve() / STUDY}"
+
+
+def is_sqlite(url: str) -> bool:
+    """Return whether an URL is of an SQLite file."""
+    return url.startswith("sqlite")
+
+
+class Storage:
+    """An Optuna storage, with what its users do not have: safe claims and lost trials found.
+
+    Args:
+        url: An SQLAlchemy URL, of any database that Optuna works with.
+        config: Heartbeats and retries.
+
+    Attributes:
+        rdb: Optuna's own.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+    """
+
+    def __init__(self, url: str, config: StudyConfig) -> None:
+        self.config = config
+        self.shown = _without_password(url)
+        sqlite = is_sqlite(url)
+        options = {"connect_args": {"timeout": 120}} if sqlite else {"pool_pre_ping": True}
+        with quiet():
+            self._again = RetryHeartbeatStaleTrialCallback(max_retry=config.retries)
+        try:
+            self.rdb = self._open(url, options)
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"storage {self.shown}", [f"cannot be opened: {_one_line(error)}"]
+            ) from None
+        if sqlite:
+            _lock_whole_transactions(self.rdb.engine)
+
+    def _open(self, url: str, options: dict[str, Any]) -> RDBStorage:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with quiet():
+                    return RDBStorage(
+                        url,
+                        engine_kwargs=options,
+                        heartbeat_interval=self.config.heartbeat,
+                        grace_period=self.config.grace,
+                        heartbeat_stale_trial_callback=self._retry,
+                    )
+            except (sqlalchemy.exc.DatabaseError, RuntimeError):
+                # Workers that begin in the same moment all make the tables; one succeeds.
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(0.5 * attempt)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close all connections; an SQLite file is then one file again."""
+        self.rdb.engine.dispose()
+
+    def open_study(
+        self,
+        name: str,
+        directions: Sequence[StudyDirection],
+        sampler: optuna.samplers.BaseSampler,
+        pruner: optuna.pruners.BasePruner,
+    ) -> Study:
+        """Return the study of a name, made where it is missing.
+
+        Raises:
+            CheckpointError: The storage has one of that name with other objectives.
+        """
+        study = optuna.create_study(
+            storage=self.rdb,
+            sampler=sampler,
+            pruner=pruner,
+            study_name=name,
+            directions=directions,
+            load_if_exists=True,
+        )
+        if len(study.directions) != len(directions):
+            raise CheckpointError(
+                f"storage {self.shown}",
+                [
+                    f"its study '{name}' has {len(study.directions)} objectives, the "
+                    f"configuration {len(directions)}; choose another trials.study"
+                ],
+            )
+        return study
+
+    # -- trials of workers that died ----------------------------------------------------------
+
+    def recover(self, study: Study) -> list[int]:
+        """Put trials back whose worker is dead; return their numbers.
+
+        A worker is dead when it gave no sign of life for long (Optuna's heartbeat), or at once
+        when it ran on this machine and its process is gone. Its trial has failed and comes
+        again, with the same parameters, under a new number. Of several workers that notice it,
+        the storage lets one do that.
+        """
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        dead = [trial for trial in running if is_dead(trial.user_attrs.get(WORKER))]
+        # A worker that is killed between these two steps leaves a trial without a name and
+        # without a heartbeat, which Optuna's own search for stale trials never sees.
+        dead += [trial for trial in running if self._never_began(trial)]
+        found = [trial.number for trial in dead if self.put_back(study, trial)]
+        before = {trial.number for trial in running}
+        with quiet():
+            optuna.storages.fail_stale_trials(study)
+        still = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        gone = before - {trial.number for trial in still} - set(found)
+        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return sorted(found + [t.number for t in failed if t.number in gone])
+
+    def put_back(self, study: Study, trial: FrozenTrial) -> bool:
+        """Fail a trial and queue its parameters again; return whether this process did it."""
+        try:
+            changed = self.rdb.set_trial_state_values(self.id_of(study, trial.number), _FAIL)
+        except UpdateFinishedTrialError:
+            return False
+        if changed:
+            self._retry(study, trial)
+        return changed
+
+    def _retry(self, study: Study, trial: FrozenTrial) -> None:
+        """Queue the parameters of a failed trial, without what it had come to."""
+        fresh = copy.deepcopy(trial)
+        fresh.user_attrs = {}  # the dead worker's name among them
+        fresh.system_attrs = {
+            name: value
+            for name, value in trial.system_attrs.items()
+            if not name.startswith("completed_rung")  # what the pruners note
+        }
+        self._again(study, fresh)
+
+    def _never_began(self, trial: FrozenTrial) -> bool:
+        if WORKER in trial.user_attrs or trial.datetime_start is None:
+            return False
+        now = type(trial.datetime_start).now()
+        return (now - trial.datetime_start).total_seconds() > self.config.grace
+
+    def id_of(self, study: Study, number: int) -> int:
+        """Return the storage's key of a trial."""
+        study_id = self.rdb.get_study_id_from_name(study.study_name)
+        return self.rdb.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    @contextmanager
+    def heartbeat(self, study: Study, number: int) -> Iterator[None]:
+        """Give signs of life for a trial."""
+        key, stop = self.id_of(study, number), threading.Event()
+
+        def beat() -> None:
+            while True:
+                self.rdb.record_heartbeat(key)
+                if stop.wait(self.config.heartbeat):
+                    return
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna from warning that heartbeats and the liar of TPE are experimental.
+
+    And that trials which are asked for one by one have no heartbeat: the workers here give it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+        yield
+
+
+def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:
+    """Make every transaction on an SQLite file begin with the write lock.
+
+    By default Python begins one only before the first statement that writes. Between a read and
+    the write that depends on it another process could then claim the same trial.
+    """
+
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transaction of its own
+        # With a write-ahead log a transaction waits for no disk: a killed process loses nothing,
+        # a power cut at most the last ones.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def begun(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sqlalchemy.event.listen(engine, "connect", connected)
+    sqlalchemy.event.listen(engine, "begin", begun)
+    engine.dispose()  # connections that were opened before know nothing of this
+
+
+def _without_password(url: str) -> str:
+    try:
+        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "of that URL"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+_FAIL = TrialState.FAIL

@@ -1,0 +1,161 @@
+"""A worker: takes trials of a study, one after the other, until the study has all of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from tqdm import tqdm
+
+from nas_encoder.search.trial_names import ERROR
+from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.trials.evaluate import Evaluator, values_of
+from nas_encoder.search.trials.processes import this_process
+from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
+from nas_encoder.search.trials.storage import WORKER, Storage, quiet
+from nas_encoder.spaces import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+RESULT = "result"
+_POLL = 0.5  # seconds between two looks at the trials of other workers
+
+
+def evaluate(
+    study: Study, trial: Trial, config: TrialsConfig, space: SearchSpace, evaluator: Evaluator
+) -> None:
+    """Run one trial to its end and tell the study."""
+    began = time.monotonic()
+    genotype = evaluator.nearest(space.decode(suggest(trial, space)))
+    costs = evaluator.costs(genotype)
+    error, epochs, pruned = math.inf, 0, False
+    for error in evaluator.errors(genotype):
+        epochs += 1
+        if len(config.objectives) == 1:
+            trial.report(error, epochs)
+            if epochs < evaluator.epochs and trial.should_prune():
+                pruned = True
+                break
+    result = {
+        ERROR: error,
+        **costs,
+        "epochs": epochs,
+        "seconds": round(time.monotonic() - began, 3),
+        "genotype": genotype.hash,
+        "vector": space.encode(genotype),
+    }
+    trial.set_user_attr(RESULT, result)  # at once: each attribute is a transaction
+    if pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, values_of(config, error, costs))
+
+
+class Worker:
+    """One of the processes that work on a study.
+
+    The number of trials that are finished in the end is exactly ``config.trials.count``, with
+    any number of workers of which any may die at any moment:
+
+    * a trial counts unless it has failed, and it runs only if fewer than that many trials with
+      a lower number count, so there are never more;
+    * the trial of a worker that died fails and another one takes its place, so there are never
+      fewer.
+
+    Args:
+        study: Opened with the sampler and the pruner.
+        storage: Of the study.
+        config: The configuration.
+        space: Its space.
+        evaluator: Finds errors and costs.
+        on_finish: Called after each trial of this worker.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        storage: Storage,
+        config: TrialsConfig,
+        space: SearchSpace,
+        evaluator: Evaluator,
+        on_finish: Callable[[], Any],
+    ) -> None:
+        self.study = study
+        self.storage = storage
+        self.config = config
+        self.space = space
+        self.evaluator = evaluator
+        self.on_finish = on_finish
+        self.name = this_process()
+
+    def run(self) -> int:
+        """Work until the study is finished; return how many trials this worker did."""
+        wanted, own = self.config.trials.count, 0
+        done = len(self.finished())
+        bar = tqdm(total=wanted, initial=min(done, wanted), desc="trials", unit="trial")
+        with bar:
+            while True:
+                for number in self.storage.recover(self.study):
+                    logger.warning("the worker of trial %d is gone; it is run again", number)
+                done = len(self.finished())
+                bar.update(done - bar.n)
+                if done >= wanted:
+                    return own
+                if not self._work_left(wanted):
+                    time.sleep(_POLL)
+                    continue
+                if self._one_trial(wanted):
+                    own += 1
+                    self.on_finish()
+                    bar.set_postfix_str(self._best(), refresh=False)
+
+    def finished(self) -> list[FrozenTrial]:
+        """Return the trials that are complete or pruned."""
+        return self.study.get_trials(deepcopy=False, states=DONE)
+
+    def _work_left(self, wanted: int) -> bool:
+        trials = [t for t in self.study.get_trials(deepcopy=False) if is_live(t)]
+        return len(trials) < wanted or any(t.state == TrialState.WAITING for t in trials)
+
+    def _one_trial(self, wanted: int) -> bool:
+        """Take a trial and run it; return whether it was one that counts."""
+        with quiet():
+            trial = self.study.ask()
+        number = trial.number
+        try:
+            with self.storage.heartbeat(self.study, number):
+                trial.set_user_attr(WORKER, self.name)
+                if rank_of(self.study, number) >= wanted:
+                    # Another worker was faster.
+                    self.study.tell(trial, state=TrialState.FAIL)
+                    return False
+                evaluate(self.study, trial, self.config, self.space, self.evaluator)
+        except UpdateFinishedTrialError:
+            # This process was silent for so long that its trial was given to another one.
+            logger.warning("trial %d was given to another worker", number)
+            return False
+        except BaseException:
+            self.storage.put_back(self.study, self._frozen(number))
+            raise
+        return True
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        found = self.study.get_trials(deepcopy=True)
+        return next(trial for trial in found if trial.number == number)
+
+    def _best(self) -> str:
+        errors = [trial.user_attrs[RESULT][ERROR] for trial in self.finished()]
+        return f"best error {min(errors):.2f} %" if errors else ""
+
+
+def silence_optuna() -> None:
+    """Let Optuna log what is wrong, and not every trial."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,0 +1,222 @@
+"""Trials that train a small network with CTC.
+
+B batch, T frames, F frequency bins, S subsampling, V tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lhotse import CutSet
+from torch import Tensor, nn
+
+from nas_encoder.data import AsrLoader, FeatureExtractor, TokenSet, check_data, open_cuts
+from nas_encoder.data.seeding import derive_seed, one_thread
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import Genotype
+from nas_encoder.network import build_encoder
+from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.search.devices import open_fabric
+from nas_encoder.search.gradient.choices import ArchitectureParameters
+from nas_encoder.search.gradient.training import (
+    DivergedError,
+    Steps,
+    cosine,
+    weights_optimizer,
+)
+from nas_encoder.search.latency import BenchSettings, measuring
+from nas_encoder.search.streams import build_tokens, sample
+from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.spaces import get_space
+
+logger = logging.getLogger(__name__)
+
+
+class TrialNetwork(nn.Module):
+    """The network of a trial: an encoder and a layer over the tokens.
+
+    Args:
+        encoder: With ``forward(x, lengths)`` and ``output_size``.
+        vocabulary: V, tokens with the blank.
+    """
+
+    def __init__(self, encoder: nn.Module, vocabulary: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = nn.Linear(int(encoder.output_size), vocabulary)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, weights: Any = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
+
+        Args:
+            x: (B, T, F) features.
+            lengths: (B,) valid frames.
+            weights: Plays no part: there is no choice left; nor does ``dropout``.
+            dropout: See there.
+        """
+        hidden, output_lengths = self.encoder(x, lengths)
+        logits: Tensor = self.classifier(hidden)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return F.log_softmax(logits, dim=-1, dtype=wide), output_lengths
+
+
+class TrialSteps(Steps):
+    """Weight steps and the score of a network without choices."""
+
+    def mixture(self) -> Any:
+        """Return nothing to choose by."""
+        return None
+
+    def score_mixtures(self) -> Iterator[Any]:
+        """Yield as often nothing."""
+        return itertools.repeat(None)
+
+
+class TrainingEvaluator:
+    """Trains the network of each genotype for some epochs.
+
+    A training depends on the genotype, the data and the seed alone, not on which trial or which
+    worker it belongs to.
+
+    Args:
+        config: The checked configuration.
+        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts.
+        valid: Data of the same kinds, that errors are measured on.
+        seed: Of weights, order and dropout; the same for all trials.
+
+    Raises:
+        ConfigError: An option of the networks is wrong, or there is no such device.
+        DataError: The data cannot be used; all problems found are listed.
+    """
+
+    def __init__(
+        self, config: TrialsConfig, train: str | Path, valid: str | Path, seed: int
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        assert config.training.epochs is not None
+        self.epochs = config.training.epochs
+        probe: Any = self._encoder(get_space(config.space).sample(random.Random(0)))
+        self.factor, self.min_length = int(probe.subsampling_factor), int(probe.min_length)
+        self.fabric = open_fabric(config.trainer)
+        torch.use_deterministic_algorithms(
+            config.trainer.deterministic,
+            # On CUDA the CTC loss has no deterministic form: say so, do not stop.
+            warn_only=self.fabric.device.type == "cuda",
+        )
+        train_cuts, valid_cuts = open_cuts(train), open_cuts(valid)
+        self.tokens: TokenSet = build_tokens(config, train_cuts)
+        self.features = FeatureExtractor.fit(config.features, train_cuts, seed=seed, progress=True)
+        if config.train_utterances is not None:
+            train_cuts = sample(train_cuts, config.train_utterances, seed)
+        batch = config.batch
+        report = check_data(
+            train_cuts,
+            valid_cuts,
+            self.tokens,
+            self.features,
+            subsampling_factor=self.factor,
+            max_frames=batch.longest_utterance,
+            min_frames=max(batch.shortest_utterance, self.min_length),
+            seed=seed,
+        )
+        logger.info("%s", report)
+        scored = sample(valid_cuts, config.trainer.score_utterances, seed)
+        self._utterances = {"train": len(train_cuts), "valid": len(scored)}
+        self._train = self._loader(train_cuts, shuffle=True)
+        self._valid = self._loader(scored, shuffle=False)
+
+    def _loader(self, cuts: CutSet, shuffle: bool) -> AsrLoader:
+        batch = self.config.batch
+        return AsrLoader(
+            cuts,
+            self.tokens,
+            self.features,
+            max_cuts=batch.max_utterances,
+            max_frames=batch.max_frames,
+            shuffle=shuffle,
+            seed=self.seed,
+            num_workers=batch.workers,
+            spec_augment=self.config.augment if shuffle else None,
+            min_length=max(batch.shortest_utterance, self.min_length, self.factor),
+            max_length=batch.longest_utterance,
+            subsampling_factor=self.factor,
+        )
+
+    def _encoder(self, genotype: Genotype) -> nn.Module:
+        size = self.config.features.num_mel_bins
+        options: Mapping[str, Any] = self.config.network
+        try:
+            return build_encoder(genotype, **{**options, "input_size": size})
+        except ConfigError as error:
+            raise ConfigError("network", error.problems) from None
+
+    def identity(self) -> dict[str, Any]:
+        """Return the tokens and the number of utterances."""
+        return {"tokens": list(self.tokens.tokens), "utterances": dict(self._utterances)}
+
+    def nearest(self, genotype: Genotype) -> Genotype:
+        """Return the genotype itself."""
+        return genotype
+
+    def errors(self, genotype: Genotype) -> Iterator[float]:
+        """Train; yield the lowest token error rate so far after each epoch, in %.
+
+        Where the loss becomes NaN or infinite the network recognizes nothing: 100 %.
+        """
+        config, weights = self.config, self.config.weights
+        torch.manual_seed(derive_seed(self.seed, 0))
+        network = TrialNetwork(self._encoder(genotype), len(self.tokens)).to(self.fabric.device)
+        optimizer = weights_optimizer(weights, network)
+        steps = TrialSteps(
+            self.fabric,
+            network,
+            ArchitectureParameters({}, torch.Generator()),  # no choices
+            optimizer,
+            optimizer,
+            weights.grad_clip,
+        )
+        total, step, best = self.epochs * len(self._train), 0, 100.0
+        for epoch in range(self.epochs):
+            torch.manual_seed(derive_seed(self.seed, 1, epoch))
+            self._train.set_epoch(epoch)
+            batches = (batch.to(self.fabric.device) for batch in self._train)
+            try:
+                while group := list(itertools.islice(batches, config.batch.accumulate)):
+                    steps.weight_step(group, cosine(weights, step / total), 0.0)
+                    step += len(group)
+                best = min(best, steps.score(self._valid)["ter"])
+            except DivergedError as error:
+                logger.warning("genotype %s: %s", genotype.hash, error)
+                for _ in range(epoch, self.epochs):
+                    yield best
+                return
+            yield best
+
+    def costs(self, genotype: Genotype) -> dict[str, float]:
+        """Return parameters and multiply-adds of the encoder, and its latency if that counts."""
+        measure, features = self.config.measure, self.config.features
+        frames = max(self.min_length, round(measure.seconds / features.frame_shift))
+        torch.manual_seed(derive_seed(self.seed, 0))
+        encoder = self._encoder(genotype).eval()
+        with one_thread():
+            macs = count_macs(encoder, frames, features.num_mel_bins)
+        found = {"parameters": float(count_parameters(encoder)), "macs": float(macs)}
+        if "latency_ms" in self.config.objectives:
+            device = "cuda" if self.fabric.device.type == "cuda" else "cpu"
+            encoder = encoder.to(device)
+            x = torch.randn(1, frames, features.num_mel_bins, device=device)
+            lengths = torch.tensor([frames], device=device)
+            settings = BenchSettings(device, measure.threads, seconds=0, repeats=measure.repeats)
+            with measuring(settings) as timed:
+                found["latency_ms"] = timed(lambda: encoder(x, lengths))
+        return found

@@ -1,0 +1,115 @@
+"""What every strategy of trials must hold, in spaces of every kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trials_samples import lookup_config, write_table
+
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.trials import STRATEGIES, run_trials
+from nas_encoder.search.trials.samplers import distributions
+from nas_encoder.spaces import get_space, list_spaces
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tables")
+    return {name: write_table(folder / f"{name}.sqlite", name, 60) for name in list_spaces()}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_encoder.search.trials.report.write_trials_report", lambda folder: None)
+
+
+def outcome(folder: Path) -> list[Any]:
+    """Return what was computed: every trial without times, and the result."""
+    rows = RunFolder(folder).rows()
+    for row in rows:
+        del row["seconds"], row["finished"], row["number"]
+    front = folder / "front.json"
+    found = json.loads(front.read_text()) if front.exists() else None
+    return [rows, load_genotype(folder / "genotype.yaml").hash, found]
+
+
+def search(strategy: str, source: Path, output: Path, **more: Any) -> Genotype:
+    config = lookup_config(strategy, source, **more)
+    return run_trials(config, None, output, seed=5, resume=True)
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_parameters_are_the_choices_of_the_space(name: str) -> None:
+    space = get_space(name)
+    found = distributions(space)
+    assert [len(choices.choices) for choices in found.values()] == space.bounds  # type: ignore[attr-defined]
+    assert list(found) == sorted(found)  # the order of a dashboard
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
+    strategy: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is stopped in the middle of a trial once, and goes on as if it had not been."""
+    source = sources["tdnn_chain"]
+    genotype = search(strategy, source, tmp_path / "whole")
+    rows, result, front = outcome(tmp_path / "whole")
+    assert len(rows) == 12 and [row["trial"] for row in rows] == list(range(1, 13))
+    assert genotype.hash == result and genotype.provenance["strategy"] == strategy
+    complete = [row for row in rows if row["state"] == "complete"]
+    best = min(row["error"] for row in complete)
+    assert genotype.provenance["validation"]["token_error_rate"] == best
+    assert (strategy == "nsga2") == (front is not None)
+    if strategy != "hyperband":
+        assert len(complete) == 12
+
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in(patch, trial=7)
+        with pytest.raises(KeyboardInterrupt):
+            search(strategy, source, tmp_path / "stopped")
+    search(strategy, source, tmp_path / "stopped")
+    again = outcome(tmp_path / "stopped")
+    if strategy == "hyperband":
+        # Optuna assigns brackets by trial numbers, of which the interruption takes one.
+        assert [row["vector"] for row in again[0]] == [row["vector"] for row in rows]
+    else:
+        assert again == [rows, result, front]
+
+
+def stop_in(patch: pytest.MonkeyPatch, trial: int) -> None:
+    """Interrupt the process in the middle of its n-th trial."""
+    from nas_encoder.search.trials.evaluate import TableEvaluator
+
+    errors, count = TableEvaluator.errors, 0
+
+    def interrupted(self: TableEvaluator, genotype: Genotype) -> Iterator[float]:
+        nonlocal count
+        count += 1
+        for place, error in enumerate(errors(self, genotype)):
+            if count == trial and place == 1:
+                raise KeyboardInterrupt
+            yield error
+
+    # Hyperband may end a trial before; the first epoch of the next one will do.
+    patch.setattr(TableEvaluator, "errors", interrupted)
+
+
+@pytest.mark.parametrize("name", [n for n in list_spaces() if n != "tdnn_chain"])
+def test_any_space(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    genotype = search("evolution", sources[name], tmp_path, space=name, trials={"count": 6})
+    get_space(name).validate(genotype)
+    assert genotype.space == name
+
+
+def test_another_seed_gives_other_trials(sources: dict[str, Path], tmp_path: Path) -> None:
+    config = lookup_config("random", sources["tdnn_chain"])
+    vectors = []
+    for seed in (0, 1):
+        run_trials(config, None, tmp_path / str(seed), seed=seed)
+        vectors.append([row["vector"] for row in RunFolder(tmp_path / str(seed)).rows()])
+    assert vectors[0] != vectors[1]
