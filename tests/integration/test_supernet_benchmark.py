@@ -89,10 +89,23 @@ def test_hours_of_the_papers_search(benchmark: ModuleType) -> None:
     assert hours == pytest.approx(3 * 15012.25 * (45 * 2.0 + 27 * 1.0) * 4 / 3600)
 
 
+def test_what_a_step_keeps_and_launches(benchmark: ModuleType) -> None:
+    layer, x = nn.Linear(4, 3, bias=False), torch.ones(5, 4)
+
+    def step() -> None:
+        (layer(x).relu() * 2.0).sum().backward()
+
+    # The input and what ReLU gives; parameters are not counted.
+    assert benchmark.saved_bytes(step, layer) == 4 * (5 * 4 + 5 * 3)
+    count, rows = benchmark.launches(step, torch.device("cpu"))
+    assert 5 <= count <= 20
+    assert sum(share for _, _, share in rows) <= 1.01
+
+
 @pytest.mark.slow
 def test_its_last_line_is_one_object() -> None:
     size = "--frames 8 --bins 8 --channels 8 --batch 2 --stages 1".split()
-    arguments = [*size, *"--repeats 1 --warmup 0 --json".split()]
+    arguments = [*size, *"--repeats 1 --warmup 0 --quick --json".split()]
     done = subprocess.run(
         [sys.executable, str(FOLDER / "supernet.py"), "--device", "cpu", *arguments],
         capture_output=True,
@@ -105,7 +118,5 @@ def test_its_last_line_is_one_object() -> None:
         for kind in ("weight", "architecture"):
             for side in ("plain", "ours"):
                 assert result[case][kind][side]["seconds"] > 0
-                assert result[case][kind][side]["launches"] > 100
-                assert result[case][kind][side]["saved_bytes"] > 0
     if not torch.cuda.is_available():
         assert "no GPU" in done.stdout
