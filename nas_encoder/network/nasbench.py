@@ -356,6 +356,6 @@ def tensorflow_parameters(encoder: Any, classes: int) -> int:
         encoder: A :class:`NasBenchEncoder`.
         classes: Without the blank.
     """
-    own = sum(parameter.numel() for parameter in encoder.parameters())
+    own = sum(int(parameter.numel()) for parameter in encoder.parameters())
     second_bias = 4 * int(encoder.config.lstm_size)
     return own - second_bias + (int(encoder.output_size) + 1) * classes

@@ -86,7 +86,7 @@ class NasBenchConfig:
                     name,
                     f"this network has no such part; leave it at {show(off)}, got {show(value)}",
                 )
-        known = {
+        known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in options.items()
             if key in own

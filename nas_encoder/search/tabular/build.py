@@ -11,8 +11,10 @@ import fcntl
 import logging
 import os
 import random
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +201,7 @@ class TableBuilder:
                 if key in known and key in timed:
                     continue
                 torch.manual_seed(0)
-                model = Classifier(self._encoder(genotype), tokens)
+                model = self._classifier(genotype, tokens)
                 file.add_architecture(
                     key,
                     genotype.to_dict(),
@@ -233,6 +235,7 @@ class TableBuilder:
         commit = environment()["commit"]
         streams: Streams | None = None
         of_seed = None
+        began, done = time.monotonic(), 0
         with tqdm(total=len(missing), desc="training", unit="run", disable=None) as bar:
             for genotype, seed in missing:
                 if streams is None or of_seed != seed:
@@ -240,7 +243,7 @@ class TableBuilder:
                 key = model_hash(genotype)
                 trainer = Trainer(
                     self.config,
-                    lambda genotype=genotype: Classifier(self._encoder(genotype), len(tokens)),
+                    partial(self._classifier, genotype, len(tokens)),
                     streams,
                     tokens,
                     seed,
@@ -261,12 +264,21 @@ class TableBuilder:
                 file.add_trainings(key, seed, trainings)
                 trainer.close()
                 bar.update()
+                if bar.disable:  # no terminal: lines for a log
+                    done += 1
+                    left = (time.monotonic() - began) / done * (len(missing) - done)
+                    logger.info(
+                        "%d of %d trained, about %.0f min left", done, len(missing), left / 60
+                    )
 
     # -- parts --------------------------------------------------------------------------------
 
     def _encoder(self, genotype: Genotype) -> torch.nn.Module:
         size = self.config.features.num_mel_bins
         return build_encoder(genotype, input_size=size, **dict(self.config.network))
+
+    def _classifier(self, genotype: Genotype, tokens: int) -> Classifier:
+        return Classifier(self._encoder(genotype), tokens)
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":

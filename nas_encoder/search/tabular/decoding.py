@@ -53,7 +53,8 @@ def prefix_beam(log_probs: Tensor, width: int) -> list[int]:
                 longer[1] = _add(longer[1], before + p)
         ranked = sorted(found.items(), key=lambda item: -_add(*item[1]))[:width]
         beams = {sequence: (pair[0], pair[1]) for sequence, pair in ranked}
-    return list(max(beams, key=lambda sequence: _add(*beams[sequence])))
+    best, _ = max(beams.items(), key=lambda item: _add(*item[1]))
+    return list(best)
 
 
 def _add(a: float, b: float) -> float:
