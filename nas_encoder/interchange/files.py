@@ -45,7 +45,7 @@ def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(subject, [f"cannot be read: {error.strerror or error}"]) from None
     except Exception as error:  # pickle, zip and torch have an exception each
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         hint = (
             "it holds more than tensors (a training state?), and reading it could run code; give "
             "the file of the weights alone"
@@ -62,6 +62,9 @@ def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if odd:
         raise CheckpointError(subject, [f"{odd[0]}: must be a tensor, got {type(state[odd[0]])}"])
+    nameless = [name for name in state if not isinstance(name, str)]
+    if nameless:
+        raise CheckpointError(subject, [f"{nameless[0]!r}: must be the name of a tensor"])
     return dict(state)
 
 

@@ -320,7 +320,8 @@ def write_nemo(model: Model, path: Path) -> list[Path]:
         config["validation_ds"] = {"manifest_filepath": None, "use_start_end_token": False}
         files["./tokenizer.model"] = head.bpe_model
         files["./vocab.txt"] = "".join(f"{item}\n" for item in labels).encode()
-        files["./tokenizer.vocab"] = _vocabulary(head.bpe_model).encode()
+        scores = tokens.pieces_of(head.bpe_model).items()
+        files["./tokenizer.vocab"] = "".join(f"{p}\t{score:g}\n" for p, score in scores).encode()
     state = {f"{PREFIX}{name}": tensor for name, tensor in model.encoder.weights.items()}
     state |= {"decoder.decoder_layers.0.weight": weight, "decoder.decoder_layers.0.bias": bias}
     state |= {f"preprocessor.featurizer.{name}": t for name, t in features.tensors.items()}
@@ -338,14 +339,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
-
-
-def _vocabulary(model: bytes) -> str:
-    from sentencepiece import SentencePieceProcessor
-
-    processor = SentencePieceProcessor()
-    processor.LoadFromSerializedProto(model)
-    return "".join(
-        f"{processor.IdToPiece(i)}\t{processor.GetScore(i):g}\n"
-        for i in range(processor.GetPieceSize())
-    )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas_encoder.errors import MissingDependencyError
+from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.interchange.model import BLANK, ENDS, SILENT, SPACE, UNKNOWN, Head
 
 START, END = "<s>", "</s>"
@@ -99,10 +99,11 @@ def guess_type(labels: list[str]) -> str:
     return "word" if labels and len(spaced) == len([i for i in labels if i != " "]) else "char"
 
 
-def pieces_of(model: bytes) -> list[str]:
-    """Return the pieces of a SentencePiece model by id.
+def pieces_of(model: bytes) -> dict[str, float]:
+    """Return the pieces of a SentencePiece model in the order of their ids, with their scores.
 
     Raises:
+        CheckpointError: It is no such model.
         MissingDependencyError: sentencepiece is not installed.
     """
     try:
@@ -112,13 +113,17 @@ def pieces_of(model: bytes) -> list[str]:
             raise
         raise MissingDependencyError("sentencepiece", "bpe", "reading a BPE model") from error
     processor = SentencePieceProcessor()
-    processor.LoadFromSerializedProto(model)
-    return [processor.IdToPiece(i) for i in range(processor.GetPieceSize())]
+    try:
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise CheckpointError("BPE model", [f"is no SentencePiece model: {error}"]) from None
+    ids = range(processor.GetPieceSize())
+    return {processor.IdToPiece(i): processor.GetScore(i) for i in ids}
 
 
 def _pieces(head: Head) -> tuple[list[str], list[int | None], list[str]]:
     assert head.bpe_model is not None
-    pieces = pieces_of(head.bpe_model)
+    pieces = list(pieces_of(head.bpe_model))
     index = {name: i for i, name in enumerate(head.tokens) if i > 0}
     if END not in index and ENDS in index:
         index[END] = index[ENDS]

@@ -141,11 +141,9 @@ def width(options: Mapping[str, Any], config: type[Any]) -> Any:
 
 
 def widths(options: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
-    """Return ``feat_in`` and ``d_model`` with what they are where they are not given."""
-    return {
-        "feat_in": options.get("feat_in", DEFAULT_FEATURES),
-        "d_model": width(options, config),
-    }
+    """Return ``d_model``, and ``feat_in`` where it is not given."""
+    missing = {} if "feat_in" in options else {"feat_in": DEFAULT_FEATURES}
+    return {"d_model": width(options, config), **missing}
 
 
 def option_names(config: type[Any]) -> list[str]:

@@ -342,7 +342,7 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def test_bpe_classes(bpe: bytes, tmp_path: Path) -> None:
-    pieces = tokens.pieces_of(bpe)
+    pieces = list(tokens.pieces_of(bpe))
     assert pieces[:3] == ["<unk>", "<s>", "</s>"]
     names = ["<blank>", "<unk>", *pieces[3:], "<sos/eos>"]  # as asr.sh writes them
     given = head(names, "bpe", bpe)
@@ -370,6 +370,14 @@ def test_bpe_classes(bpe: bytes, tmp_path: Path) -> None:
         {n: t for n, t in state_of(tmp_path / "back" / "model.pth").items() if "ctc" in n},
         {n: t for n, t in state_of(source / "valid.acc.ave.pth").items() if "ctc" in n},
     )
+
+
+def test_what_is_no_bpe_model(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    (tmp_path / "my.model").write_bytes(b"no model")
+    source = espnet_folder(tmp_path / "exp", token_type="bpe", bpemodel=str(tmp_path / "my.model"))
+    with pytest.raises(CheckpointError, match="is no SentencePiece model"):
+        convert(source, tmp_path / "m.nemo")
 
 
 # -- what cannot be read or converted ------------------------------------------------------------
@@ -470,6 +478,13 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="valid.acc.ave.pth"):
         convert(source, tmp_path / "m.nemo")
     assert not mark.exists()
+    for odd, words in (
+        ({3: torch.zeros(1)}, "3: must be the name"),
+        ({"a": 3}, "a: must be a ten"),
+    ):
+        torch.save(odd, source / "valid.acc.ave.pth")
+        with pytest.raises(CheckpointError, match=words):
+            convert(source, tmp_path / "m.nemo")
 
 
 def test_archives_are_never_unpacked(tmp_path: Path) -> None:
