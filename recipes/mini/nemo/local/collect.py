@@ -16,12 +16,16 @@ from recipes.mini.nemo.local import training_config
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
     """Return what there is to say about the encoders."""
     conf = collector.expdir / "conf" / "epochs"
-    encoder = read_yaml(conf / "searched.yaml", ConfigError)["model"]["encoder"]
-    genotype = Genotype.from_dict(encoder["genotype"])
+    models = {name: read_yaml(conf / f"{name}.yaml", ConfigError)["model"] for name in systems}
+    genotype = Genotype.from_dict(models["searched"]["encoder"]["genotype"])
+    rates = ", ".join(
+        f"{RECIPE.systems[name]} {model['optim']['lr']:g}" for name, model in models.items()
+    )
     paragraphs = [
         f"The genotype is `{genotype.name}` ({genotype.hash}), which a search found earlier, for "
         "the recipe in `recipes/mini/espnet`; the training times below do not contain it. "
         "Everything was trained once, with one seed.",
+        f"Peak learning rates: {rates}. How they were chosen stands in `recipes/README.md`.",
     ]
     if "fastconformer" in systems:
         ctc = json.loads((conf / "ctc.json").read_text(encoding="utf-8"))
