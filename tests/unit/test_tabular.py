@@ -217,6 +217,14 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, folder: P
     assert "different search spaces" in text
     assert "4 epochs, seed 1234 comes twice" in text
     assert "lists an architecture twice" in text
+    dump_pair(
+        path,
+        {**HEADER, "search_space": {"ops": ["conv5", "linear"]}, "dataset_type": "static",
+         "columns": ["model_hash", "params"]},
+        [],
+    )  # fmt: skip
+    with pytest.raises(DataError, match="search_space.ops: must be"):
+        load_published([path])
     with pytest.raises(DataError, match="holds none of the published files"):
         load_published(tmp_path / "..")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.errors import DataError
-from nas_encoder.genotype.nasbench import SPACE
+from nas_encoder.genotype.nasbench import OPERATIONS, SPACE
 from nas_encoder.search.tabular.pickles import PublishedFile, read_published
 from nas_encoder.search.tabular.table import Table, Training
 
@@ -47,6 +47,9 @@ def _table(files: list[PublishedFile]) -> Table:
     spaces = [file.header["search_space"] for file in files if "search_space" in file.header]
     if any(space != spaces[0] for space in spaces):
         problems.append("the files are of different search spaces")
+    operations = spaces[0].get("ops") if spaces and isinstance(spaces[0], dict) else None
+    if operations is not None and tuple(operations) != OPERATIONS:
+        problems.append(f"search_space.ops: must be {list(OPERATIONS)}, got {operations}")
     for file in files:
         rows = {str(row[0]): row[1:] for row in file.rows}
         if len(rows) < len(file.rows):

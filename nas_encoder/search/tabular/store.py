@@ -24,16 +24,16 @@ CREATE TABLE IF NOT EXISTS trainings (
     model_hash TEXT NOT NULL, target_epochs INTEGER NOT NULL, seed INTEGER NOT NULL,
     test_per REAL NOT NULL, more TEXT NOT NULL,
     PRIMARY KEY (model_hash, target_epochs, seed)
-);
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS epochs (
     model_hash TEXT NOT NULL, target_epochs INTEGER NOT NULL, seed INTEGER NOT NULL,
     epoch INTEGER NOT NULL, val_per REAL NOT NULL,
     PRIMARY KEY (model_hash, target_epochs, seed, epoch)
-);
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS latencies (
     model_hash TEXT NOT NULL, device TEXT NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (model_hash, device)
-);
+) WITHOUT ROWID;
 """
 
 
