@@ -1,0 +1,182 @@
+"""Searches by trials on audio: training, the command, the report, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from search_samples import tone_corpus
+from trials_samples import lookup_config, write_table
+
+from nas_encoder import build_encoder
+from nas_encoder.cli.main import main
+from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.genotype import load_genotype
+from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.search.gradient.training import DivergedError
+from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.trials import TrialsConfig, run_trials
+from nas_encoder.search.trials.training import TrainingEvaluator, TrialSteps
+from nas_encoder.spaces import get_space
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "asr_revised": {"layers": 3, "channels": 1, "output_size": 8, "stem_stride": [1, 2]},
+    "darts": {"layers": 3, "channels": 1, "output_size": 8, "stem_stride": [1, 2]},
+    "tdnn_chain": {"channels": 8, "output_size": 8},
+    "nasbench_asr": {"channels": 12, "output_size": 8, "block_cells": [1, 1, 1, 1]},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("corpus")
+    train = tone_corpus(folder / "train", 8, seed=1, seconds=0.6)
+    return str(train), str(tone_corpus(folder / "valid", 3, seed=2, seconds=0.6))
+
+
+def document(space: str, **more: Any) -> dict[str, Any]:
+    return {
+        "strategy": "random",
+        "space": space,
+        "name": "quick",
+        "features": {"num_mel_bins": 16},
+        "network": NETWORKS[space],
+        "training": {"epochs": 2, "lr": 0.01},
+        "batch": {"max_utterances": 4},
+        "trainer": {"accelerator": "cpu", "score_utterances": 3},
+        "trials": {"count": 2},
+        **more,
+    }
+
+
+def evaluator(corpus: tuple[str, str], space: str, **more: Any) -> TrainingEvaluator:
+    return TrainingEvaluator(TrialsConfig.from_dict(document(space, **more)), *corpus, seed=1)
+
+
+@pytest.mark.parametrize("space", sorted(NETWORKS))
+def test_networks_of_every_space_are_trained(corpus: tuple[str, str], space: str) -> None:
+    import random
+
+    found = evaluator(corpus, space)
+    genotype = get_space(space).sample(random.Random(3))
+    errors = list(found.errors(genotype))
+    assert len(errors) == 2 and 0 <= errors[1] <= errors[0] <= 100
+    assert list(found.errors(genotype)) == errors  # whichever trials were before it
+    encoder = build_encoder(genotype, **{**NETWORKS[space], "input_size": 16})
+    costs = found.costs(genotype)
+    assert costs == {
+        "parameters": count_parameters(encoder),
+        "macs": count_macs(encoder, 300, 16),
+    }
+
+
+def test_training_lowers_the_error(corpus: tuple[str, str]) -> None:
+    found = evaluator(
+        corpus,
+        "tdnn_chain",
+        network={"channels": 48, "output_size": 48},
+        training={"epochs": 30, "lr": 0.005},
+    )
+    genotype = get_space("tdnn_chain").decode([0] * 6)
+    errors = list(found.errors(genotype))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 60, errors
+
+
+def test_a_diverging_network_recognizes_nothing(
+    corpus: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(self: TrialSteps, batches: Any, lr: float, dropout: float) -> float:
+        raise DivergedError("the loss is nan", batches[0])
+
+    monkeypatch.setattr(TrialSteps, "weight_step", diverge)
+    found = evaluator(corpus, "tdnn_chain")
+    assert list(found.errors(get_space("tdnn_chain").decode([0] * 6))) == [100.0, 100.0]
+
+
+def test_the_command_finds_a_front_and_reports_it(
+    corpus: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "front.yaml"
+    asked = document(
+        "tdnn_chain",
+        strategy="nsga2",
+        objectives=["error", "latency_ms"],
+        trials={"count": 5},
+        evolution={"population": 2, "sample": 1},
+        measure={"seconds": 0.5, "repeats": 3},
+    )
+    config.write_text(yaml.safe_dump(asked))
+    output = tmp_path / "run"
+    command = ["search", "--config", str(config), "--train", corpus[0], "--valid", corpus[1]]
+    assert main([*command, "--output", str(output), "--seed", "1", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    best = load_genotype(output / "genotype.yaml")
+    assert printed["hash"] == best.hash
+
+    rows = RunFolder(output).rows()
+    assert len(rows) == 5 and all(row["latency_ms"] > 0 for row in rows)
+    front = json.loads((output / "front.json").read_text())
+    assert front["objectives"] == ["error", "latency_ms"]
+    files = {str(path.relative_to(output)) for path in (output / "front").iterdir()}
+    assert files == {member["file"] for member in front["front"]}
+    for member in front["front"]:
+        assert load_genotype(output / member["file"]).hash == member["hash"]
+        for row in rows:
+            assert not (row["error"] < member["error"] and row["latency_ms"] < member["latency_ms"])
+    errors = [member["error"] for member in front["front"]]
+    assert errors == sorted(errors) and errors[0] == min(row["error"] for row in rows)
+    assert best.hash == front["front"][0]["hash"]
+
+    page = (output / "report.html").read_text()
+    assert "Front: error and latency" in page and "Search history" in page
+    assert page.count("data:image/png") == 3 and best.hash in page
+    (output / "report.html").unlink()
+    assert main(["report", str(output)]) == 0
+    assert (output / "report.html").read_text() == page
+
+    assert main([*command, "--output", str(output), "--seed", "1"]) == 2
+    assert "add --resume" in capsys.readouterr().err
+
+
+def test_data_are_needed_and_all_that_is_missing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "--config", "random", "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "--train" in said and "--valid" in said
+    assert main(["search", "--config", "tiny", "--output", "x", "--storage", "sqlite://"]) == 2
+    said = capsys.readouterr().err
+    assert "--train" in said and "--storage" in said
+
+
+def test_workers_of_one_study_have_the_same_configuration(tmp_path: Path) -> None:
+    source = write_table(tmp_path / "t.sqlite", "tdnn_chain", 30)
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    config = lookup_config("evolution", source, trials={"count": 5})
+    run_trials(config, None, tmp_path / "a", seed=1, storage=url)
+    # Another worker, from a folder of its own, finds it finished.
+    genotype = run_trials(config, None, tmp_path / "b", seed=1, storage=url)
+    assert genotype.hash == load_genotype(tmp_path / "a" / "genotype.yaml").hash
+    other = lookup_config("evolution", source, trials={"count": 6}, evolution={"population": 3})
+    with pytest.raises(CheckpointError) as caught:
+        run_trials(other, None, tmp_path / "c", seed=2, storage=url)
+    said = "\n".join(caught.value.problems)
+    assert all(part in said for part in ("evolution.population", "trials.count", "seed"))
+
+
+def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
+    source = write_table(tmp_path / "t.sqlite", "tdnn_chain", 30)
+    config = lookup_config("random", source)
+    with pytest.raises(CheckpointError, match="cannot be opened") as caught:
+        run_trials(config, None, tmp_path / "a", storage="mysterydb://me:secret@host/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_table_of_another_space(tmp_path: Path) -> None:
+    source = write_table(tmp_path / "t.sqlite", "tdnn_chain", 30)
+    with pytest.raises(ConfigError, match="is of the space 'tdnn_chain'"):
+        run_trials(lookup_config("random", source, space="darts"), None, tmp_path / "a")

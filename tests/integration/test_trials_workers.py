@@ -1,0 +1,147 @@
+"""Many workers on one study: none of its trials is lost or counted twice, whoever dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from trials_samples import lookup_config, work_in_a_process, write_table
+
+from nas_encoder.genotype import load_genotype
+from nas_encoder.search.runfolder import STUDY, RunFolder
+from nas_encoder.search.trials import TrialsConfig
+from nas_encoder.search.trials.storage import WORKER
+
+CONTEXT = multiprocessing.get_context("forkserver")
+COUNT = 24
+_SLOW = 0.02  # seconds an epoch; a trial has 9
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("table") / "t.sqlite", "tdnn_chain", 60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """Import everything once, in the process that the workers are forked from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        CONTEXT.set_forkserver_preload(["trials_samples", "nas_encoder.search.trials.study"])
+        yield
+
+
+@pytest.fixture
+def processes() -> Iterator[list[BaseProcess]]:
+    started: list[BaseProcess] = []
+    yield started
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join(10)
+
+
+def start(config: TrialsConfig, output: Path, url: str | None = None) -> BaseProcess:
+    process = CONTEXT.Process(
+        target=work_in_a_process, args=(config.to_dict(), str(output), _SLOW, url)
+    )
+    process.start()
+    return process
+
+
+def trials_of(url: str, name: str) -> list[FrozenTrial]:
+    """Return the trials so far; none before there is a study."""
+    try:
+        study = optuna.load_study(study_name=name, storage=url)
+    except (KeyError, RuntimeError):
+        return []
+    return study.get_trials(deepcopy=False)
+
+
+def running_of(url: str, name: str, pid: int) -> FrozenTrial | None:
+    for trial in trials_of(url, name):
+        if trial.state == TrialState.RUNNING and trial.intermediate_values:
+            if trial.user_attrs.get(WORKER, {}).get("pid") == pid:
+                return trial
+    return None
+
+
+@pytest.mark.slow
+def test_four_workers_one_of_which_is_killed(
+    source: Path, tmp_path: Path, processes: list[BaseProcess]
+) -> None:
+    config = lookup_config(
+        "evolution", source, trials={"count": COUNT}, evolution={"population": 8, "sample": 3}
+    )
+    output = tmp_path / "run"
+    output.mkdir()
+    url = f"sqlite:///{output / STUDY}"
+    processes += [start(config, output) for _ in range(4)]
+    victim = processes[1]
+    lost: FrozenTrial | None = None
+    until = time.monotonic() + 120
+    while lost is None and time.monotonic() < until:
+        assert victim.pid is not None
+        if (output / STUDY).exists():
+            lost = running_of(url, config.study_name, victim.pid)
+        time.sleep(0.05)
+    assert lost is not None, "the worker never got a trial"
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)  # in the middle of its trial
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0, 0]
+
+    trials = trials_of(url, config.study_name)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(complete) == COUNT
+    assert not [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+    # Its trial failed, and its parameters were run by another worker.
+    again = trials[lost.number]
+    assert again.state == TrialState.FAIL
+    retries = [t for t in trials if t.system_attrs.get("failed_trial") == lost.number]
+    assert len(retries) == 1 and retries[0].state == TrialState.COMPLETE
+    assert retries[0].params == lost.params
+    pids = {trial.user_attrs[WORKER]["pid"] for trial in complete}
+    assert pids <= {process.pid for process in processes} and len(pids) >= 3
+
+    rows = RunFolder(output).rows()
+    assert sorted(row["number"] for row in rows) == [trial.number for trial in complete]
+    best = load_genotype(output / "genotype.yaml").provenance["validation"]
+    assert best["token_error_rate"] == min(row["error"] for row in rows)
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_machine_is_missed_by_its_heartbeat(
+    source: Path, tmp_path: Path, processes: list[BaseProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process cannot be looked up from here; only its silence shows that it is dead."""
+    config = lookup_config("random", source, trials={"count": 4, "heartbeat": 1})
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    worker = start(config, tmp_path / "there", url)
+    processes.append(worker)
+    lost: FrozenTrial | None = None
+    until = time.monotonic() + 120
+    while lost is None and time.monotonic() < until:
+        assert worker.pid is not None
+        if (tmp_path / "shared.db").exists():
+            lost = running_of(url, config.study_name, worker.pid)
+        time.sleep(0.02)
+    assert lost is not None
+    worker.kill()
+    worker.join(10)
+    monkeypatch.setattr("nas_encoder.search.trials.processes._machine", lambda: "another")
+    work_in_a_process(config.to_dict(), str(tmp_path / "here"), 0.0, url)
+    trials = trials_of(url, config.study_name)
+    assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 4
+    assert trials[lost.number].state == TrialState.FAIL
+    assert len(RunFolder(tmp_path / "here").rows()) == 4
