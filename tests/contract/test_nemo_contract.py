@@ -84,11 +84,14 @@ def nemo_log() -> Iterator[list[str]]:
             lines.append(record.getMessage())
 
     logger, handler = logging.getLogger("nemo_logger"), Handler()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # other test files make it quieter
     logger.addHandler(handler)
     try:
         yield lines
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def encoder_of(common: ModuleType, option: str, **more: Any) -> Any:
