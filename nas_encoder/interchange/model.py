@@ -144,7 +144,7 @@ class Features:
     def problems(self) -> list[str]:
         """Return what keeps the other toolkit from computing them.
 
-        Where librosa is missing, only the names of the options are checked.
+        Where librosa is missing or broken, only the names of the options are checked.
         """
         cls: Any = ESPnetFeatures if self.style == "espnet" else NeMoFeatures
         known = inspect.signature(cls).parameters
@@ -155,7 +155,7 @@ class Features:
             return unknown
         try:
             expected = cls(**self.options).state_dict()
-        except MissingDependencyError:
+        except (MissingDependencyError, ImportError):
             return []
         except ProblemsError as error:
             return [f"features: {line}" for line in error.problems]
