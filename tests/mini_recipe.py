@@ -1,0 +1,80 @@
+"""Runs a demo's recipe as its user does, and checks what all of them leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MINI = Path(__file__).resolve().parents[1] / "recipes" / "mini"
+
+
+def run_recipe(
+    toolkit: str, *options: str, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run ``recipes/mini/TOOLKIT/run.sh``; ``timeout`` in seconds."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+    }
+    return subprocess.run(
+        ["bash", str(MINI / toolkit / "run.sh"), *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def check_documents(exp: Path, printed: str) -> None:
+    """The recipe ends with the tables."""
+    results = exp / "results"
+    assert (results / "RESULTS.md").read_text(encoding="utf-8") in printed
+    assert {path.name for path in results.iterdir()} == {
+        "RESULTS.md",
+        "results.json",
+        "results.png",
+        "results.svg",
+    }
+    assert "## Equal epochs (synthetic corpus)" in printed
+    assert "## Equal training time (synthetic corpus)" in printed
+
+
+def check_numbers(exp: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What the document holds is what was trained, one epoch of eight utterances' test.
+
+    Args:
+        exp: The experiments.
+        names: The searched encoder, and one that is cheaper.
+
+    Returns:
+        The document.
+    """
+    text = (exp / "results" / "results.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    epochs, time = document["comparisons"]
+    assert [system["name"] for system in epochs["systems"]] == list(names)
+    for system in epochs["systems"] + time["systems"]:
+        assert 0 < system["cer"]["low"] <= system["cer"]["estimate"] <= system["cer"]["high"]
+        assert system["cer_errors"]["utterances"] == 8
+        assert system["rtf"] > 0 and system["macs_10s"] > 1e6
+        assert system["peak_memory_mib"] > 100
+        assert system["training_seconds"] > 0  # the job pool could read the training's lines
+    sizes = [system["encoder_parameters"] for system in epochs["systems"]]
+    assert max(sizes) / min(sizes) <= 1.05
+    assert all(system["epochs"] == 1 for system in epochs["systems"])
+    searched, other = epochs["systems"]
+    # The budget is what the searched encoder took; the other one is cheaper.
+    assert time["systems"][0] == searched
+    assert time["systems"][1]["epochs"] > other["epochs"]
+    assert time["systems"][1]["training_seconds"] > other["training_seconds"]
+    assert document["facts"]["seed"] == 1
+    assert document["facts"]["corpus"].startswith("synthetic")
+    assert "--tiny true" in document["facts"]["command"]
+    return document
