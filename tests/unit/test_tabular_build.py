@@ -20,13 +20,13 @@ from search_samples import tone_corpus
 from nas_encoder.cli.main import main
 from nas_encoder.data import prepare_corpus
 from nas_encoder.data.phones import TIMIT_48_TO_39, fold
-from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.genotype import Genotype
+from nas_encoder.errors import CheckpointError, ConfigError, DataError, GenotypeError
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.network.nasbench_config import PUBLISHED
 from nas_encoder.resources import conf_root, list_configs
-from nas_encoder.search.tabular import Table, list_tables, load_table
+from nas_encoder.search.tabular import Table, TableFile, list_tables, load_table
 from nas_encoder.search.tabular.build import TableBuilder, choose_architectures, merge_tables
 from nas_encoder.search.tabular.config import Recipe, TableConfig, load_table_config
 from nas_encoder.search.tabular.decoding import greedy, prefix_beam
@@ -120,6 +120,12 @@ def test_a_finished_table_is_not_built_again(
     before = whole.read_bytes()
     TableBuilder(config(), **data, output=whole, resume=True).run()
     assert whole.read_bytes() == before
+    with TableFile(whole) as file:  # as an earlier version would have written it
+        about = file.about()["config"]
+        older = {**about, "architectures": {"kind": "sample", "count": 3, "seed": 2}}
+        file.set_about(config=older)
+        TableBuilder(config(), **data, output=whole, resume=True).run()
+        file.set_about(config=about)
     other = config(recipe={**QUICK["recipe"], "lr": 0.02})
     with pytest.raises(CheckpointError) as caught:
         TableBuilder(other, **data, output=whole, resume=True).run()
@@ -351,6 +357,21 @@ def test_architectures_are_different_and_always_the_same() -> None:
         choose_architectures(config(space="darts", architectures={"kind": "all"}))
     with pytest.raises(ConfigError, match="5000 different ones were not found"):
         choose_architectures(config(space="tdnn_chain", architectures={"count": 5000}))
+
+
+def test_architectures_can_be_listed_by_name(tmp_path: Path) -> None:
+    other = choose_architectures(config(architectures={"count": 1}))[0]
+    other.save(tmp_path / "other.yaml")
+    names = ["nasbench_asr_example", str(tmp_path / "other.yaml"), "nasbench_asr_example"]
+    chosen = choose_architectures(config(architectures={"kind": "list", "genotypes": names}))
+    assert [genotype.hash for genotype in chosen] == [
+        load_genotype("nasbench_asr_example").hash, other.hash
+    ]  # fmt: skip
+    with pytest.raises(GenotypeError, match="space: must be 'nasbench_asr', got 'darts'"):
+        choose_architectures(config(architectures={"kind": "list", "genotypes": ["darts_v2"]}))
+    for wrong in ({"kind": "list"}, {"kind": "all", "genotypes": ["darts_v2"]}):
+        with pytest.raises(ConfigError, match="architectures.genotypes: belongs to the kind"):
+            config(architectures=wrong)
 
 
 def test_everything_wrong_in_a_configuration_is_named() -> None:

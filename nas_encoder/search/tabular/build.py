@@ -30,7 +30,7 @@ from nas_encoder.data import (
     texts,
 )
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.genotype import Genotype
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.provenance import environment, machine
@@ -48,9 +48,15 @@ def choose_architectures(config: TableConfig) -> list[Genotype]:
 
     Raises:
         ConfigError: The space cannot be listed, or has fewer than are to be drawn.
+        GenotypeError: A genotype of the list cannot be loaded, or is of another space.
     """
     space = get_space(config.space)
     choice = config.architectures
+    if choice.kind == "list":
+        loaded = [load_genotype(name) for name in choice.genotypes]
+        for genotype in loaded:
+            space.validate(genotype)
+        return list({model_hash(genotype): genotype for genotype in loaded}.values())
     if choice.kind == "all":
         if not hasattr(space, "enumerate"):
             raise ConfigError(
@@ -370,12 +376,23 @@ IDENTITY = ("config", "utterances", "tokens", "feature_mean")
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one line for each value that decides the numbers and is another one now."""
-    old, new = (_flat({key: about.get(key) for key in IDENTITY}) for about in (before, now))
+    old, new = (
+        _flat({key: about.get(key) for key in IDENTITY} | {"config": _completed(about)})
+        for about in (before, now)
+    )
     return [
         f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
+
+
+def _completed(about: Mapping[str, Any]) -> Any:
+    """Return the configuration with settings that did not exist yet when it was written."""
+    try:
+        return TableConfig.from_dict(about.get("config")).to_dict()
+    except ConfigError:
+        return about.get("config")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

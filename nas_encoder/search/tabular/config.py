@@ -24,14 +24,16 @@ class Choice:
     """Which architectures of the space.
 
     Attributes:
-        kind: ``all`` (for a space that can be listed) or ``sample``.
+        kind: ``all`` (for a space that can be listed), ``sample`` or ``list``.
         count: Different ones that are drawn.
         seed: Of the draw.
+        genotypes: For ``list``: names of the zoo or paths of YAML files.
     """
 
     kind: str = "sample"
     count: int = 40
     seed: int = 0
+    genotypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,15 @@ class TableConfig:
         elif "input_size" in self.network:
             found.add("network.input_size", "is features.num_mel_bins; leave it out")
         choice, recipe, latency = self.architectures, self.recipe, self.latency
-        found.choice(choice.kind, "architectures.kind", "kind", ("all", "sample"))
+        found.choice(choice.kind, "architectures.kind", "kind", ("all", "sample", "list"))
+        listed = found.sequence(choice.genotypes, "architectures.genotypes", 0, 10**6) or []
+        for place, name in enumerate(listed):
+            if not isinstance(name, str):
+                found.add(
+                    f"architectures.genotypes[{place}]", f"must be a name or path, got {show(name)}"
+                )
+        if bool(listed) != (choice.kind == "list"):
+            found.add("architectures.genotypes", "belongs to the kind 'list' and to no other")
         found.integer(choice.count, "architectures.count", 1, 10**7)
         found.integer(choice.seed, "architectures.seed", 0, 2**63 - 1)
         found.lines += self.features.problems()
