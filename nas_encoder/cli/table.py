@@ -10,6 +10,8 @@ import argparse
 import json
 from typing import Any
 
+from nas_encoder.cli import table_compare
+
 EXAMPLES = """examples:
   nas-encoder table build --config nasbench_asr_timit --train data/train --valid data/dev \\
       --test data/test --output exp/table.sqlite
@@ -19,6 +21,7 @@ EXAMPLES = """examples:
   nas-encoder table convert downloads/nb-asr --output nb-asr.sqlite
   nas-encoder table show synth_timit --top 5
   nas-encoder table query synth_timit '[[1,0],[1,0,0],[1,0,0,0]]' --seed mean --json
+  nas-encoder table compare synth_timit --output exp/compared
 """
 
 
@@ -64,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--seed", default="mean", help="a seed, or mean, median, min, max")
     query.add_argument("--epoch", type=int, help="epochs that count (default all)")
     query.add_argument("--target", type=int, help="target epochs (default the most there are)")
+    comparison = commands.add_parser("compare", help="compare search algorithms on a table")
+    table_compare.add_arguments(comparison)
     for command in (show, query):
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -71,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the sub-command."""
     actions = {"build": _build, "merge": _merge, "convert": _convert, "show": _show}
+    actions["compare"] = table_compare.run
     return actions.get(args.action, _query)(args)
 
 

@@ -11,6 +11,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.tabular import Table, load_table, model_hash
 from nas_encoder.search.trial_names import ERROR
 from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.trials.members import Members
 from nas_encoder.spaces import SearchSpace, get_space
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,11 @@ class Evaluator(Protocol):
 
     Attributes:
         epochs: Of a whole evaluation.
+        space: What is searched.
     """
 
     epochs: int
+    space: SearchSpace
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same in all workers of a study, in plain types."""
@@ -41,8 +44,8 @@ class Evaluator(Protocol):
 class TableEvaluator:
     """Looks errors up.
 
-    A table may hold a part of its space only. Then each genotype stands for the member of the
-    table that differs from it in the fewest choices.
+    A table may hold a part of its space only. Then its members are the space: they are what is
+    drawn and mutated, and whatever else is proposed stands for its nearest member.
 
     Args:
         config: Its space and its table.
@@ -58,7 +61,8 @@ class TableEvaluator:
         lookup = config.table
         assert lookup is not None
         self.table = load_table(lookup.source) if table is None else table
-        self.space: SearchSpace = get_space(config.space)
+        whole = get_space(config.space)
+        self.space: SearchSpace = whole
         self.target, self.device = lookup.target, lookup.device
         problems = self._problems(config)
         if problems:
@@ -69,8 +73,9 @@ class TableEvaluator:
         recorded = min(len(training.val) for training in rows.values())
         self.epochs = min(recorded, config.training.epochs or recorded)
         self.keys = set(rows)
-        self._members: list[tuple[list[int], Genotype]] | None = None
-        self._nearest: dict[tuple[int, ...], Genotype] = {}
+        if len(self.keys) < getattr(whole, "unique_size", whole.size):
+            self.space = Members(whole, self._members(whole))
+            logger.info("%d of the architectures of '%s'", len(self.keys), whole.name)
 
     @property
     def _target(self) -> int:
@@ -107,32 +112,20 @@ class TableEvaluator:
         """Return the table's size, epochs and seed."""
         return {"table": {"keys": len(self.keys), "epochs": self.epochs, "seed": self.seed}}
 
-    def members(self) -> list[tuple[list[int], Genotype]]:
-        """Return the vectors and genotypes of all architectures in the table, in a fixed order."""
-        if self._members is None:
-            known = {key: self.table.genotypes.get(key) for key in sorted(self.keys)}
-            if all(document is not None for document in known.values()):
-                found = [Genotype.from_dict(document, key) for key, document in known.items()]
-            elif hasattr(self.space, "enumerate"):
-                # The published files hold hashes alone.
-                found = [g for g in self.space.enumerate() if model_hash(g) in self.keys]
-            else:
-                raise ConfigError("table", ["holds no genotypes, and its space cannot be listed"])
-            self._members = [(self.space.encode(genotype), genotype) for genotype in found]
-            logger.info("%d architectures in the table of '%s'", len(found), self.space.name)
-        return self._members
+    def _members(self, space: SearchSpace) -> list[Genotype]:
+        known = {key: self.table.genotypes.get(key) for key in sorted(self.keys)}
+        if all(document is not None for document in known.values()):
+            return [Genotype.from_dict(document, key) for key, document in known.items()]
+        if hasattr(space, "enumerate"):  # the published files hold hashes alone
+            return [found for found in space.enumerate() if model_hash(found) in self.keys]
+        raise ConfigError("table", ["holds no genotypes, and its space cannot be listed"])
 
     def nearest(self, genotype: Genotype) -> Genotype:
         """Return the genotype where the table has it, else its nearest member."""
         if model_hash(genotype) in self.keys:
             return genotype
-        vector = tuple(self.space.encode(genotype))
-        if vector not in self._nearest:
-            self._nearest[vector] = min(
-                self.members(),
-                key=lambda member: sum(a != b for a, b in zip(member[0], vector, strict=True)),
-            )[1]
-        return self._nearest[vector]
+        assert isinstance(self.space, Members)
+        return self.space.nearest(genotype)
 
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Yield the lowest validation error up to each epoch, in %."""

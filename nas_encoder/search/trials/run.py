@@ -78,7 +78,6 @@ def run_trials(
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
     from nas_encoder.search.trials.study import Worker, silence_optuna
-    from nas_encoder.spaces import get_space
 
     seed = seed or 0
     if config.table is None:
@@ -92,7 +91,7 @@ def run_trials(
     elif train is not None or valid is not None:
         raise ConfigError("search", ["table: errors are looked up; leave --train, --valid out"])
     evaluator = _evaluator(config, train, valid, seed)
-    space = get_space(config.space)
+    space = evaluator.space
     folder = RunFolder(output)
     run: dict[str, Any] = {
         "seed": seed,

@@ -12,11 +12,12 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_encoder.data.seeding import derive_seed
+from nas_encoder.genotype import Genotype
 from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.search.trials.sections import PruningConfig
 from nas_encoder.spaces import SearchSpace
@@ -54,7 +55,41 @@ def rank_of(study: Study, number: int) -> int:
     return sum(trial.number < number and is_live(trial) for trial in trials)
 
 
-class EvolutionSampler(BaseSampler):
+class SpaceSampler(BaseSampler):
+    """Random search: each trial is a genotype that the space draws.
+
+    Args:
+        space: Draws.
+        seed: Of what is drawn.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self.space = space
+        self._rng = random.Random(seed)
+        self._distributions = distributions(space)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+        """Return all parameters: they are drawn together."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the parameters of the trial's genotype."""
+        vector = self.space.encode(self._genotype(study))
+        return dict(zip(self._distributions, vector, strict=True))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        """Draw a parameter that is none of the space's."""
+        return self._rng.choice(param_distribution.choices)
+
+    def _genotype(self, study: Study) -> Genotype:
+        return self.space.sample(self._rng)
+
+
+class EvolutionSampler(SpaceSampler):
     """Regularized evolution (Real, Aggarwal, Huang, Le 2019, algorithm 1).
 
     The population are the trials that were completed last; so the oldest one dies, not the
@@ -70,36 +105,19 @@ class EvolutionSampler(BaseSampler):
     """
 
     def __init__(self, space: SearchSpace, population: int, sample: int, seed: int) -> None:
-        self.space = space
+        super().__init__(space, seed)
         self.population = population
         self.sample = sample
-        self._rng = random.Random(seed)
-        self._distributions = distributions(space)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
-        """Return all parameters: a mutation concerns the whole vector."""
-        return dict(self._distributions)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return the parameters of the child, or of a random genotype."""
+    def _genotype(self, study: Study) -> Genotype:
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         alive = sorted(done, key=_age)[-self.population :]
         if len(alive) < self.population:
-            genotype = self.space.sample(self._rng)
-        else:
-            drawn = self._rng.sample(alive, min(self.sample, len(alive)))
-            best = min(drawn, key=lambda found: (_value(found, study), found.number))
-            parent = self.space.decode([int(best.params[name]) for name in self._distributions])
-            genotype = self.space.mutate(parent, self._rng)
-        return dict(zip(self._distributions, self.space.encode(genotype), strict=True))
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        """Draw a parameter that is none of the space's."""
-        return self._rng.choice(param_distribution.choices)
+            return self.space.sample(self._rng)
+        drawn = self._rng.sample(alive, min(self.sample, len(alive)))
+        best = min(drawn, key=lambda found: (_value(found, study), found.number))
+        parent = self.space.decode([int(best.params[name]) for name in self._distributions])
+        return self.space.mutate(parent, self._rng)
 
 
 def _age(trial: FrozenTrial) -> tuple[float, int]:
@@ -180,7 +198,7 @@ def build_sampler(config: TrialsConfig, space: SearchSpace, seed: int) -> Repeat
         if config.strategy == "tpe":
             # The liar: trials of other workers that still run count as bad ones.
             return TPESampler(seed=own, constant_liar=True)
-        return RandomSampler(seed=own)
+        return SpaceSampler(space, own)
 
     return RepeatableSampler(make, seed)
 

@@ -105,7 +105,8 @@ class TrainingEvaluator:
         self.seed = seed
         assert config.training.epochs is not None
         self.epochs = config.training.epochs
-        probe: Any = self._encoder(get_space(config.space).sample(random.Random(0)))
+        self.space = get_space(config.space)
+        probe: Any = self._encoder(self.space.sample(random.Random(0)))
         self.factor, self.min_length = int(probe.subsampling_factor), int(probe.min_length)
         self.fabric = open_fabric(config.trainer)
         torch.use_deterministic_algorithms(

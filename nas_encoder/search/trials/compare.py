@@ -1,0 +1,260 @@
+"""Algorithms compared on a table: what each would have found, had it trained what it looks up.
+
+The budget is counted in epochs of training, so that a search which ends trials early is compared
+with one that does not. Each seed of a search looks at one training of each architecture (the
+table's seeds in turn). It believes the validation error; what it believes in is judged by the test
+error, mean over the table's seeds, above that of the best architecture of the table (the regret;
+Ying et al. 2019, NAS-Bench-101, section 4.3, compare so).
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from tqdm import tqdm
+
+from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype.validation import Problems
+from nas_encoder.search.config import searchable_spaces
+from nas_encoder.search.tabular import Table, model_hash
+from nas_encoder.search.tabular.table import MEAN
+from nas_encoder.search.trial_names import ERROR
+from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.trials.evaluate import TableEvaluator
+from nas_encoder.search.trials.samplers import build_pruner, build_sampler
+from nas_encoder.search.trials.storage import quiet
+from nas_encoder.search.trials.study import RESULT, evaluate, silence_optuna
+
+logger = logging.getLogger(__name__)
+
+ALGORITHMS = ("random", "evolution", "hyperband", "tpe")
+MOST_POINTS = 200  # of a curve
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """How algorithms are compared.
+
+    Attributes:
+        algorithms: Of :data:`ALGORITHMS`.
+        runs: Searches by each; their seeds are 0, 1, ...
+        trials: The budget, in whole trainings; null for as many as there are architectures, at
+            most 150.
+        population: Of the evolution; null for a quarter of the trials, at most 20.
+        sample: Of it; null for a quarter of the population, at least 2.
+        target: Target epochs of the trainings; null for the most there are.
+    """
+
+    algorithms: tuple[str, ...] = ALGORITHMS
+    runs: int = 20
+    trials: int | None = None
+    population: int | None = None
+    sample: int | None = None
+    target: int | None = None
+
+    def problems(self) -> list[str]:
+        """Return one line for each rule that is broken, led by the option's name."""
+        found = Problems()
+        for place, name in enumerate(self.algorithms):
+            found.choice(name, f"algorithms[{place}]", "algorithm", ALGORITHMS)
+        if not self.algorithms or len(set(self.algorithms)) < len(self.algorithms):
+            found.add("algorithms", f"must be different ones, got {list(self.algorithms)}")
+        found.integer(self.runs, "runs", 2, 10**5)
+        for name, low in (("trials", 2), ("population", 2), ("sample", 1), ("target", 1)):
+            if getattr(self, name) is not None:
+                found.integer(getattr(self, name), name, low, 10**6)
+        return found.lines
+
+
+class Comparison:
+    """The comparison on one table.
+
+    Args:
+        table: The table.
+        settings: How.
+
+    Raises:
+        ConfigError: A setting is wrong, or the table does not fit.
+        DataError: The table holds too little.
+    """
+
+    def __init__(self, table: Table, settings: CompareSettings) -> None:
+        problems = settings.problems()
+        if problems:
+            raise ConfigError("comparison", problems)
+        self.table = table
+        self.settings = settings
+        if settings.target is not None and settings.target not in table.targets:
+            raise ConfigError(
+                "comparison", [f"target: must be one of {table.targets}, got {settings.target}"]
+            )
+        tests = {
+            key: table.test_acc(key, seed=MEAN, target=settings.target) for key in table.hashes()
+        }
+        self.tests = {key: 100.0 * error for key, error in tests.items() if error is not None}
+        if len(self.tests) < 2:
+            raise DataError("comparison", ["the table holds fewer than two architectures"])
+        self.best = min(self.tests.values())
+        self.trials = settings.trials or min(len(self.tests), 150)
+        self.population = settings.population or max(2, min(20, self.trials // 4))
+        self.sample = settings.sample or max(2, self.population // 4)
+        if self.sample > self.population:
+            raise ConfigError(
+                "comparison", [f"sample: must be at most the population, {self.population}"]
+            )
+        self.epochs = self._evaluator("random", 0).epochs
+        self.budget = self.trials * self.epochs
+
+    def run(self) -> dict[str, Any]:
+        """Run all searches; return plain types, curves included."""
+        step = max(1, (self.budget - self.epochs) // MOST_POINTS)
+        grid = [*range(self.epochs, self.budget, step), self.budget]
+        names, runs = self.settings.algorithms, self.settings.runs
+        found: dict[str, Any] = {}
+        silence_optuna()
+        with tqdm(total=len(names) * runs, desc="searches", unit="search", disable=None) as bar:
+            for name in names:
+                curves, counts = [], []
+                for seed in range(runs):
+                    bar.set_postfix_str(name, refresh=False)
+                    course, count = self._search(name, seed)
+                    curves.append(_on_grid(course, grid))
+                    counts.append(count)
+                    bar.update()
+                found[name] = _summary(curves) | {"trials": statistics.median(counts)}
+        return {
+            "space": self.table.space,
+            "architectures": len(self.tests),
+            "epochs_of_a_training": self.epochs,
+            "budget_epochs": self.budget,
+            "runs": runs,
+            "population": self.population,
+            "sample": self.sample,
+            "best_test_error": self.best,
+            "mean_regret_of_the_table": statistics.fmean(self.tests.values()) - self.best,
+            "epochs": grid,
+            "algorithms": found,
+        }
+
+    def gradient(self, genotypes: Sequence[str]) -> dict[str, Any]:
+        """Look the results of gradient searches up.
+
+        Args:
+            genotypes: Files or names of the zoo.
+
+        Raises:
+            DataError: One is not in the table; all are listed.
+        """
+        space = self.table.space
+        if not genotypes:
+            if space not in searchable_spaces():
+                why = (
+                    f"the space '{space}' has no supernet in this package, so no search with "
+                    "gradients can be made in it"
+                )
+            else:
+                why = (
+                    f"no result was given; make one with: nas-encoder search --config stnas --set "
+                    f"space={space} ..., and give its genotype.yaml with --gradient"
+                )
+            return {"available": False, "why": why, "results": []}
+        loaded: list[Genotype] = [load_genotype(name) for name in genotypes]
+        problems = [
+            f"--gradient {name}: is not among its {len(self.tests)} architectures"
+            for name, genotype in zip(genotypes, loaded, strict=True)
+            if model_hash(genotype) not in self.tests
+        ]
+        if problems:
+            raise DataError("table", problems)
+        results = [
+            {
+                "genotype": str(name),
+                "hash": model_hash(genotype),
+                "strategy": genotype.provenance.get("strategy"),
+                "test_error": self.tests[model_hash(genotype)],
+                "regret": self.tests[model_hash(genotype)] - self.best,
+            }
+            for name, genotype in zip(genotypes, loaded, strict=True)
+        ]
+        return {"available": True, "why": None, "results": results}
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def _config(self, algorithm: str) -> TrialsConfig:
+        return TrialsConfig.from_dict(
+            {
+                "strategy": algorithm,
+                "space": self.table.space,
+                "name": algorithm,
+                "training": {"epochs": None},
+                "table": {"source": "compared", "target": self.settings.target},
+                "evolution": {"population": self.population, "sample": self.sample},
+            },
+            "comparison",
+        )
+
+    def _evaluator(self, algorithm: str, seed: int) -> TableEvaluator:
+        return TableEvaluator(self._config(algorithm), seed, self.table)
+
+    def _search(self, algorithm: str, seed: int) -> tuple[list[tuple[int, float]], int]:
+        """Return (epochs spent, regret) after each trial, and the number of trials."""
+        config, evaluator = self._config(algorithm), self._evaluator(algorithm, seed)
+        sampler = build_sampler(config, evaluator.space, seed)
+        pruner = build_pruner(config.pruning, evaluator.epochs)
+        # Hyperband assigns brackets by the study's name, so that it has to be a seed's own.
+        study = optuna.create_study(
+            sampler=sampler,
+            pruner=pruner,
+            study_name=f"{algorithm}-{seed}",
+            directions=[StudyDirection.MINIMIZE],
+        )
+        sampler.study = study
+        spent, believed, course = 0, float("inf"), []
+        count = 0
+        while spent < self.budget:
+            with quiet():
+                trial = study.ask()
+            evaluate(study, trial, config, evaluator.space, evaluator)
+            result = _result(study.get_trials(deepcopy=False)[trial.number])
+            spent += result["epochs"]
+            count += 1
+            if result[ERROR] < believed:
+                believed = result[ERROR]
+                key = model_hash(evaluator.space.decode(result["vector"]))
+                course.append((spent, self.tests[key] - self.best))
+        return course, count
+
+
+def _result(trial: FrozenTrial) -> dict[str, Any]:
+    found: dict[str, Any] = trial.user_attrs[RESULT]
+    return found
+
+
+def _on_grid(course: Sequence[tuple[int, float]], grid: Sequence[int]) -> list[float]:
+    """Return the regret at each number of epochs: that of the last trial that improved."""
+    times = [spent for spent, _ in course]
+    return [course[max(0, bisect.bisect_right(times, epoch) - 1)][1] for epoch in grid]
+
+
+def _summary(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return median and quartiles over runs, point by point, and the last of each run."""
+    points = [statistics.quantiles(v, n=4, method="inclusive") for v in zip(*curves, strict=True)]
+    low, median, high = ([round(point[i], 4) for point in points] for i in range(3))
+    final = [round(curve[-1], 4) for curve in curves]
+    return {
+        "median": median,
+        "lower_quartile": low,
+        "upper_quartile": high,
+        "final": final,
+        "mean_final": round(statistics.fmean(final), 4),
+        "found_the_best": sum(value == 0 for value in final),
+    }

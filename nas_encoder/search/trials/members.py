@@ -1,0 +1,75 @@
+"""A part of a search space, where a table knows no more of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+from nas_encoder.genotype import Genotype
+from nas_encoder.spaces import SearchSpace
+
+
+class Members:
+    """Some genotypes of a space, as a space.
+
+    Args:
+        whole: The space; its choices are the choices here.
+        genotypes: Its members that count, at least two, in a fixed order.
+    """
+
+    def __init__(self, whole: SearchSpace, genotypes: Sequence[Genotype]) -> None:
+        self.whole = whole
+        self.name = whole.name
+        self.operations = whole.operations
+        self.choices = whole.choices
+        self.genotypes = list(genotypes)
+        self.size = len(self.genotypes)
+        self.vectors = [whole.encode(genotype) for genotype in genotypes]
+        self._nearest: dict[tuple[int, ...], Genotype] = {}
+
+    @property
+    def bounds(self) -> list[int]:
+        """Number of values of each choice."""
+        return self.whole.bounds
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """Draw a member uniformly."""
+        return rng.choice(self.genotypes)
+
+    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        """Return another member, likely a near one.
+
+        Where nearly all of the space is missing, hardly any genotype has a neighbour in one
+        choice. So the other members are drawn in proportion to exp(-d), d choices away.
+        """
+        own = self.whole.encode(genotype)
+        distances = [distance(own, vector) for vector in self.vectors]
+        others = [place for place, d in enumerate(distances) if d]
+        powers = [math.exp(-distances[place]) for place in others]
+        return self.genotypes[rng.choices(others, powers)[0]]
+
+    def nearest(self, genotype: Genotype) -> Genotype:
+        """Return the member that differs in the fewest choices; of equals the first."""
+        vector = tuple(self.whole.encode(genotype))
+        if vector not in self._nearest:
+            distances = [distance(vector, other) for other in self.vectors]
+            self._nearest[vector] = self.genotypes[distances.index(min(distances))]
+        return self._nearest[vector]
+
+    def validate(self, genotype: Genotype) -> None:
+        """Check that it is in the whole space."""
+        self.whole.validate(genotype)
+
+    def encode(self, genotype: Genotype) -> list[int]:
+        """Return the choices, as the whole space does."""
+        return self.whole.encode(genotype)
+
+    def decode(self, vector: list[int]) -> Genotype:
+        """Return the genotype of a vector, which need be no member."""
+        return self.whole.decode(vector)
+
+
+def distance(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return in how many choices two vectors differ."""
+    return sum(x != y for x, y in zip(a, b, strict=True))
