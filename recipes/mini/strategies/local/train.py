@@ -126,14 +126,15 @@ class Training:
         self.model.train()
         total, count = 0.0, 0
         for batch in self.train:
-            loss = ctc_loss(*self.model(batch.features, batch.feature_lengths), batch)
+            log_probs, lengths = self.model(batch.features, batch.feature_lengths)
+            loss = ctc_loss(log_probs, lengths, batch)
             if not bool(torch.isfinite(loss)):
                 raise DataError(
                     f"training of {self.genotype.name}",
                     [f"the loss is {float(loss.detach())} in step {self.step + 1}"],
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config["grad_clip"])
             self.optimizer.step()
             self.schedule.step()
