@@ -37,7 +37,7 @@ from nas_encoder.provenance import environment, machine
 from nas_encoder.search.tabular.config import TableConfig
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
-from nas_encoder.search.tabular.training import Classifier, Streams, Trainer, median_seconds
+from nas_encoder.search.tabular.training import Classifier, Streams, Trainer, latency
 from nas_encoder.spaces import get_space
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class TableBuilder:
                     },
                 )
                 x = torch.randn(1, settings.frames, size).to(self.device)
-                seconds = median_seconds(model.to(self.device), x, settings.repeats)
+                seconds = latency(model.to(self.device), x, settings)
                 file.add_latency(key, device, seconds)
         finally:
             torch.set_num_threads(threads)

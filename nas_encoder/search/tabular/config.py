@@ -72,12 +72,15 @@ class Measuring:
     Attributes:
         frames: Of the one utterance.
         threads: Of a CPU.
-        repeats: Calls after three that do not count; the median does.
+        repeats: Calls that count, after three that do not.
+        statistic: Which of them is the latency: the ``median``, or the fastest (``min``), which
+            on a machine that is not at rest is the one that can be repeated.
     """
 
     frames: int = 300
     threads: int = 1
     repeats: int = 10
+    statistic: str = "median"
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,7 @@ class TableConfig:
         found.lines += self.features.problems()
         for name, low, high in (("frames", 8, 10**6), ("threads", 1, 1024), ("repeats", 1, 10**6)):
             found.integer(getattr(latency, name), f"latency.{name}", low, high)
+        found.choice(latency.statistic, "latency.statistic", "statistic", ("median", "min"))
         for name in ("epochs", "seeds"):
             numbers = found.sequence(getattr(recipe, name), f"recipe.{name}", 1, 64) or []
             low = 1 if name == "epochs" else 0

@@ -23,7 +23,7 @@ from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.data.seeding import derive_seed
 from nas_encoder.errors import DataError
 from nas_encoder.genotype.io import write_atomically
-from nas_encoder.search.tabular.config import Recipe, TableConfig
+from nas_encoder.search.tabular.config import Measuring, Recipe, TableConfig
 from nas_encoder.search.tabular.decoding import greedy, prefix_beam
 from nas_encoder.search.tabular.table import Training
 
@@ -269,23 +269,23 @@ def rate(recipe: Recipe, epoch: int) -> float:
     return recipe.lr * recipe.decay ** max(0, epoch - recipe.decay_from)
 
 
-def median_seconds(model: nn.Module, features: Tensor, repeats: int) -> float:
-    """Return the median wall time of the forward pass of one utterance, in seconds.
+def latency(model: nn.Module, features: Tensor, settings: Measuring) -> float:
+    """Return the wall time of the forward pass of one utterance, in seconds.
 
     Args:
         model: In whatever mode; it is put into evaluation mode.
         features: (1, T, F), where the model is.
-        repeats: Calls that count.
+        settings: How many calls count, and which of them is the result.
     """
     lengths = torch.tensor([features.size(1)], device=features.device)
     model.eval()
     times = []
     with torch.inference_mode():
-        for call in range(repeats + 3):
+        for call in range(settings.repeats + 3):
             began = time.perf_counter()
             model(features, lengths)
             if features.is_cuda:
                 torch.cuda.synchronize()
             if call >= 3:
                 times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return min(times) if settings.statistic == "min" else statistics.median(times)
