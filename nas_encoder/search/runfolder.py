@@ -15,8 +15,8 @@
     seed*/           where there are several seeds: the folder of each one's search; beside them
                      lie config.yaml, run.yaml, genotype.yaml (the best) and report.html
 
-A search by trials has no genotypes/, last.ckpt and tensorboard/; metrics.jsonl has one object for
-each trial, and there are::
+A search by trials has no last.ckpt, no tensorboard/ and nothing in genotypes/; metrics.jsonl has
+one object for each trial, and there are::
 
     study.db         the Optuna study, where no other storage is given
     front/           with several objectives: the genotypes of the Pareto front

@@ -73,6 +73,28 @@ def test_networks_of_every_space_are_trained(corpus: tuple[str, str], space: str
     }
 
 
+def test_nothing_is_trained_twice(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    errors = TrainingEvaluator.errors
+
+    def counted(self: TrainingEvaluator, genotype: Any) -> Any:
+        trained.append(genotype.hash)
+        return errors(self, genotype)
+
+    monkeypatch.setattr(TrainingEvaluator, "errors", counted)
+    space = get_space("tdnn_chain")
+    monkeypatch.setattr(space, "sample", lambda rng: space.decode([rng.randrange(2)] + [0] * 5))
+    config = TrialsConfig.from_dict(document("tdnn_chain", trials={"count": 6}))
+    run_trials(config, corpus[0], tmp_path / "run", valid=corpus[1])
+    rows = RunFolder(tmp_path / "run").rows()
+    assert len(rows) == 6 and sorted(trained) == sorted({row["genotype"] for row in rows})
+    for row in rows:
+        twin = next(other for other in rows if other["genotype"] == row["genotype"])
+        assert row["errors"] == twin["errors"] and row["macs"] == twin["macs"]
+
+
 def test_training_lowers_the_error(corpus: tuple[str, str]) -> None:
     found = evaluator(
         corpus,
@@ -133,7 +155,7 @@ def test_the_command_finds_a_front_and_reports_it(
 
     page = (output / "report.html").read_text()
     assert "Front: error and latency" in page and "Search history" in page
-    assert page.count("data:image/png") == 3 and best.hash in page
+    assert page.count("data:image/png") == 4 and best.hash in page
     (output / "report.html").unlink()
     assert main(["report", str(output)]) == 0
     assert (output / "report.html").read_text() == page

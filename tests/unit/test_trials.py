@@ -12,7 +12,9 @@ import optuna
 import pytest
 from trials_samples import EPOCHS, lookup_config, made_up_table, quality
 
+from nas_encoder import build_encoder
 from nas_encoder.errors import ConfigError, NasEncoderError
+from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.settings import load_any_search_config
 from nas_encoder.search.tabular import Table, model_hash
@@ -39,6 +41,10 @@ def test_every_strategy_ships_a_configuration() -> None:
         assert config.strategy == config.name == strategy
         assert (config.pruning is not None) == (strategy == "hyperband")
         assert (len(config.objectives) > 1) == (strategy == "nsga2")
+        genotype = get_space(config.space).sample(random.Random(0))
+        size = {"input_size": config.features.num_mel_bins}
+        encoder: Any = build_encoder(genotype, **{**config.network, **size})
+        assert count_parameters(encoder) < 10**6  # small enough to be trained a hundred times
 
 
 def test_settings_of_the_command_line_apply() -> None:

@@ -27,12 +27,11 @@ from nas_encoder.genotype.validation import Problems
 from nas_encoder.search.config import searchable_spaces
 from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.tabular.table import MEAN
-from nas_encoder.search.trial_names import ERROR
 from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.samplers import build_pruner, build_sampler
 from nas_encoder.search.trials.storage import quiet
-from nas_encoder.search.trials.study import RESULT, evaluate, silence_optuna
+from nas_encoder.search.trials.study import ERRORS, RESULT, evaluate, silence_optuna
 
 logger = logging.getLogger(__name__)
 
@@ -225,10 +224,10 @@ class Comparison:
                 trial = study.ask()
             evaluate(study, trial, config, evaluator.space, evaluator)
             result = _result(study.get_trials(deepcopy=False)[trial.number])
-            spent += result["epochs"]
+            spent += len(result[ERRORS])
             count += 1
-            if result[ERROR] < believed:
-                believed = result[ERROR]
+            if result[ERRORS][-1] < believed:
+                believed = result[ERRORS][-1]
                 key = model_hash(evaluator.space.decode(result["vector"]))
                 course.append((spent, self.tests[key] - self.best))
         return course, count

@@ -15,7 +15,7 @@ from nas_encoder.genotype.io import write_atomically, write_yaml
 from nas_encoder.search.runfolder import RunFolder
 from nas_encoder.search.trial_names import COSTS, ERROR
 from nas_encoder.search.trials.config import TrialsConfig
-from nas_encoder.search.trials.study import RESULT
+from nas_encoder.search.trials.study import COST, ERRORS, RESULT
 from nas_encoder.spaces import get_space
 
 FRONT = "front"
@@ -34,13 +34,14 @@ def _row(trial: FrozenTrial, place: int, objectives: Sequence[str]) -> dict[str,
         "trial": place,
         "number": trial.number,
         "state": trial.state.name.lower(),
-        **{name: known[name] for name in (ERROR, *COSTS) if name in known},
-        "epochs": known.get("epochs"),
-        "seconds": known.get("seconds"),
-        "genotype": known.get("genotype"),
-        "vector": known.get("vector"),
+        ERROR: known[ERRORS][-1],
+        **{name: known[COST][name] for name in COSTS if name in known[COST]},
+        "epochs": len(known[ERRORS]),
+        "seconds": known["seconds"],
+        "genotype": known["genotype"],
+        "vector": known["vector"],
         "objectives": list(objectives),
-        "errors": [trial.intermediate_values[key] for key in sorted(trial.intermediate_values)],
+        "errors": known[ERRORS],
         "finished": trial.datetime_complete and trial.datetime_complete.isoformat("T", "seconds"),
     }
 

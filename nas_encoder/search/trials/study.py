@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
-from nas_encoder.search.trial_names import ERROR
 from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.search.trials.evaluate import Evaluator, values_of
 from nas_encoder.search.trials.processes import this_process
@@ -25,29 +23,31 @@ from nas_encoder.spaces import SearchSpace
 logger = logging.getLogger(__name__)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-RESULT = "result"
+RESULT, ERRORS, COST = "result", "errors", "costs"
 _POLL = 0.5  # seconds between two looks at the trials of other workers
 
 
 def evaluate(
     study: Study, trial: Trial, config: TrialsConfig, space: SearchSpace, evaluator: Evaluator
 ) -> None:
-    """Run one trial to its end and tell the study."""
+    """Run one trial to its end and tell the study; nothing is trained twice."""
     began = time.monotonic()
     genotype = evaluator.nearest(space.decode(suggest(trial, space)))
-    costs = evaluator.costs(genotype)
-    error, epochs, pruned = math.inf, 0, False
-    for error in evaluator.errors(genotype):
-        epochs += 1
+    known = _known(study, genotype.hash, evaluator.epochs)
+    costs = evaluator.costs(genotype) if known is None else known[COST]
+    source = evaluator.errors(genotype) if known is None else iter(known[ERRORS])
+    errors: list[float] = []
+    pruned = False
+    for error in source:
+        errors.append(error)
         if len(config.objectives) == 1:
-            trial.report(error, epochs)
-            if epochs < evaluator.epochs and trial.should_prune():
+            trial.report(error, len(errors))
+            if len(errors) < evaluator.epochs and trial.should_prune():
                 pruned = True
                 break
     result = {
-        ERROR: error,
-        **costs,
-        "epochs": epochs,
+        ERRORS: errors,
+        COST: costs,
         "seconds": round(time.monotonic() - began, 3),
         "genotype": genotype.hash,
         "vector": space.encode(genotype),
@@ -56,7 +56,16 @@ def evaluate(
     if pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, values_of(config, error, costs))
+        study.tell(trial, values_of(config, errors[-1], costs))
+
+
+def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
+    """Return the result of a whole trial of the same genotype: it would come out the same."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        found: dict[str, Any] = trial.user_attrs[RESULT]
+        if found["genotype"] == genotype and len(found[ERRORS]) == epochs:
+            return found
+    return None
 
 
 class Worker:
@@ -152,7 +161,7 @@ class Worker:
         return next(trial for trial in found if trial.number == number)
 
     def _best(self) -> str:
-        errors = [trial.user_attrs[RESULT][ERROR] for trial in self.finished()]
+        errors = [trial.user_attrs[RESULT][ERRORS][-1] for trial in self.finished()]
         return f"best error {min(errors):.2f} %" if errors else ""
 
 
