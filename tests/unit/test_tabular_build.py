@@ -416,3 +416,24 @@ def test_shipped_configurations_are_whole() -> None:
     options = {**paper.network, "input_size": paper.features.num_mel_bins}
     assert options == PUBLISHED
     assert all((conf_root() / "table" / f"{name}.sqlite").is_file() for name in list_tables())
+
+
+def test_the_shipped_table_is_what_its_configuration_makes() -> None:
+    table = load_table("synth_timit")
+    settings = load_table_config("synth_timit")
+    assert table.about["config"] == settings.to_dict()
+    assert "synthetic" in table.about["note"]
+    assert not table.about["environment"]["commit"].endswith("-dirty")
+    chosen = choose_architectures(settings)
+    assert {genotype.architecture.graph_hash for genotype in chosen} == set(table.hashes())
+    assert table.targets == [4, 10] and table.seeds() == [1234, 1235]
+    assert len(numbers(table)) == 30 * 2 * 2
+    for genotype in chosen:
+        encoder: Any = build_encoder(genotype, input_size=24, **settings.network)
+        output = (encoder.output_size + 1) * len(table.about["tokens"])
+        assert table.params(genotype) == count_parameters(encoder) + output
+        assert table.genotype(genotype).architecture == genotype.architecture
+        (seconds,) = table.latency(genotype).values()  # type: ignore[union-attr]
+        assert 1e-5 < seconds < 0.1
+    errors = [table.val_acc(genotype, seed="mean") for genotype in chosen]
+    assert len(set(errors)) > 25 and 0.2 < min(errors) < 0.5 < max(errors) <= 1.1  # type: ignore[type-var, operator]
