@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from trials_samples import lookup_config, write_table
 
 from nas_encoder import build_encoder
 from nas_encoder.cli.main import main
-from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search.gradient.training import DivergedError
@@ -196,6 +197,26 @@ def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be opened") as caught:
         run_trials(config, None, tmp_path / "a", storage="mysterydb://me:secret@host/x")
     assert "secret" not in str(caught.value)
+
+
+def test_optuna_is_named_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingDependencyError, match=r"nas_encoder\[search\]"):
+        run_trials(TrialsConfig(), "train", tmp_path / "run", valid="valid")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_log_file_gets_a_line_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("nas_encoder.search.trials.study._TELL", 0.0)
+    source = write_table(tmp_path / "t.sqlite", "tdnn_chain", 30)
+    with caplog.at_level("INFO", "nas_encoder"):
+        run_trials(lookup_config("random", source, trials={"count": 3}), None, tmp_path / "run")
+    lines = [r.getMessage() for r in caplog.records if "of 3 trials" in r.getMessage()]
+    assert len(lines) == 3 and all("best error" in line and "left" in line for line in lines)
 
 
 def test_a_table_of_another_space(tmp_path: Path) -> None:

@@ -265,6 +265,7 @@ def front_picture(rows: Sequence[Row], front: Sequence[Row], cost: str) -> Pictu
         [factor * row[cost] for row in ordered],
         [row[ERROR] for row in ordered],
         "-o",
+        drawstyle="steps-post",
         ms=5,
         color="#d55e00",
         label="Pareto front",

@@ -12,7 +12,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from nas_encoder.search.page import duration
 from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.search.trials.evaluate import Evaluator, values_of
 from nas_encoder.search.trials.processes import this_process
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 RESULT, ERRORS, COST = "result", "errors", "costs"
+_TELL = 10.0  # seconds between two lines in a log
 _POLL = 0.5  # seconds between two looks at the trials of other workers
 
 
@@ -108,9 +111,13 @@ class Worker:
     def run(self) -> int:
         """Work until the study is finished; return how many trials this worker did."""
         wanted, own = self.config.trials.count, 0
-        done = len(self.finished())
-        bar = tqdm(total=wanted, initial=min(done, wanted), desc="trials", unit="trial")
-        with bar:
+        first = done = len(self.finished())
+        began = told = time.monotonic()
+        # A terminal gets a bar, a log file a line now and then.
+        bar = tqdm(
+            total=wanted, initial=min(done, wanted), desc="trials", unit="trial", disable=None
+        )
+        with bar, logging_redirect_tqdm():
             while True:
                 for number in self.storage.recover(self.study):
                     logger.warning("the worker of trial %d is gone; it is run again", number)
@@ -121,10 +128,17 @@ class Worker:
                 if not self._work_left(wanted):
                     time.sleep(_POLL)
                     continue
-                if self._one_trial(wanted):
-                    own += 1
-                    self.on_finish()
-                    bar.set_postfix_str(self._best(), refresh=False)
+                if not self._one_trial(wanted):
+                    continue
+                own += 1
+                self.on_finish()
+                best, now = self._best(), time.monotonic()
+                bar.set_postfix_str(best[2:], refresh=False)
+                if bar.disable and now - told > _TELL:
+                    done = len(self.finished())
+                    left = (now - began) / max(1, done - first) * (wanted - done)
+                    logger.info("%d of %d trials%s, %s left", done, wanted, best, duration(left))
+                    told = now
 
     def finished(self) -> list[FrozenTrial]:
         """Return the trials that are complete or pruned."""
@@ -162,7 +176,7 @@ class Worker:
 
     def _best(self) -> str:
         errors = [trial.user_attrs[RESULT][ERRORS][-1] for trial in self.finished()]
-        return f"best error {min(errors):.2f} %" if errors else ""
+        return f", best error {min(errors):.2f} %" if errors else ""
 
 
 def silence_optuna() -> None:
