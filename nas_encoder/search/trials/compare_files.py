@@ -50,7 +50,13 @@ def picture(document: Mapping[str, Any]) -> bytes:
     for name, found in document["algorithms"].items():
         colour = _COLOURS[name]
         axes.fill_between(
-            grid, found["lower_quartile"], found["upper_quartile"], color=colour, alpha=0.15, lw=0
+            grid,
+            found["lower_quartile"],
+            found["upper_quartile"],
+            step="post",
+            color=colour,
+            alpha=0.15,
+            lw=0,
         )
         axes.step(grid, found["median"], where="post", color=colour, lw=1.8, label=name)
     for place, result in enumerate(document["gradient"]["results"]):
