@@ -104,8 +104,8 @@ def main() -> None:
         folder = output / strategy
         done = folder.is_dir() and RunFolder(folder).result() is not None
         if not done:
-            config = gradient_config(strategy, args.search_epochs)
-            run_search(config, args.train, folder, valid=args.valid, seed=0, resume=True)
+            gradient = gradient_config(strategy, args.search_epochs)
+            run_search(gradient, args.train, folder, valid=args.valid, seed=0, resume=True)
         found.append(folder / "genotype.yaml")
     space, rng = get_space(SPACE), random.Random(0)
     genotypes = list(found)

@@ -115,7 +115,13 @@ def results(document: Mapping[str, Any]) -> str:
             f"| gradient search, {result['strategy'] or 'strategy not recorded'} | | "
             f"{result['regret']:.2f} | | | 1 |"
         )
-    if not gradient["available"]:
+    if gradient["available"]:
+        lines += [
+            "",
+            "A gradient search trains a supernet, which the table knows nothing of: its row says "
+            "what it found, not what it spent. It is one search, without quartiles.",
+        ]
+    else:
         lines += ["", f"Gradient search: not available here, {gradient['why']}."]
     lines += ["", "![regret](regret.png)", "", "Made by:", "", f"    {document['command']}", ""]
     about = document["environment"]
