@@ -13,6 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 from trials_samples import lookup_config, work_in_a_process, write_table
 
@@ -62,7 +63,8 @@ def trials_of(url: str, name: str) -> list[FrozenTrial]:
     """Return the trials so far; none before there is a study."""
     try:
         study = optuna.load_study(study_name=name, storage=url)
-    except (KeyError, RuntimeError):
+    except (KeyError, RuntimeError, sqlalchemy.exc.DatabaseError):
+        # Opening a storage makes its tables, as a worker is doing at this moment.
         return []
     return study.get_trials(deepcopy=False)
 
@@ -73,6 +75,24 @@ def running_of(url: str, name: str, pid: int) -> FrozenTrial | None:
             if trial.user_attrs.get(WORKER, {}).get("pid") == pid:
                 return trial
     return None
+
+
+def kill_in_mid_trial(process: BaseProcess, database: Path, name: str) -> FrozenTrial:
+    """Kill a worker while it runs a trial of which some epochs are done; return the trial."""
+    assert process.pid is not None
+    url, until = f"sqlite:///{database}", time.monotonic() + 120
+    while time.monotonic() < until:
+        found = running_of(url, name, process.pid) if database.exists() else None
+        if found is not None:
+            os.kill(process.pid, signal.SIGSTOP)  # or it might end the trial before it is killed
+            stopped = running_of(url, name, process.pid)
+            if stopped is not None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.join(10)
+                return stopped
+            os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.02)
+    raise AssertionError("the worker never got a trial")
 
 
 @pytest.mark.slow
@@ -86,17 +106,7 @@ def test_four_workers_one_of_which_is_killed(
     output.mkdir()
     url = f"sqlite:///{output / STUDY}"
     processes += [start(config, output) for _ in range(4)]
-    victim = processes[1]
-    lost: FrozenTrial | None = None
-    until = time.monotonic() + 120
-    while lost is None and time.monotonic() < until:
-        assert victim.pid is not None
-        if (output / STUDY).exists():
-            lost = running_of(url, config.study_name, victim.pid)
-        time.sleep(0.05)
-    assert lost is not None, "the worker never got a trial"
-    assert victim.pid is not None
-    os.kill(victim.pid, signal.SIGKILL)  # in the middle of its trial
+    lost = kill_in_mid_trial(processes[1], output / STUDY, config.study_name)
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0, 0]
@@ -129,16 +139,7 @@ def test_a_worker_of_another_machine_is_missed_by_its_heartbeat(
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     worker = start(config, tmp_path / "there", url)
     processes.append(worker)
-    lost: FrozenTrial | None = None
-    until = time.monotonic() + 120
-    while lost is None and time.monotonic() < until:
-        assert worker.pid is not None
-        if (tmp_path / "shared.db").exists():
-            lost = running_of(url, config.study_name, worker.pid)
-        time.sleep(0.02)
-    assert lost is not None
-    worker.kill()
-    worker.join(10)
+    lost = kill_in_mid_trial(worker, tmp_path / "shared.db", config.study_name)
     monkeypatch.setattr("nas_encoder.search.trials.processes._machine", lambda: "another")
     work_in_a_process(config.to_dict(), str(tmp_path / "here"), 0.0, url)
     trials = trials_of(url, config.study_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import re
 import sys
 from html.parser import HTMLParser
@@ -271,6 +272,7 @@ def test_a_damaged_file_is_named(
 def test_without_matplotlib_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "nas_encoder")  # other tests leave other levels behind
     folder = make_run(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError):
