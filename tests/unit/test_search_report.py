@@ -285,6 +285,7 @@ def test_without_matplotlib_the_search_goes_on(
 def test_a_folder_that_cannot_be_written_to(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "nas_encoder")
     folder = make_run(tmp_path)
     (tmp_path / "report.html").mkdir()
     assert write_report(folder) is None
