@@ -37,6 +37,7 @@ from step_cost import begin_peak, end_peak, launches, saved_bytes, timed
 from torch import Tensor, nn
 
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.ops.masking import reduced_lengths
 from nas_encoder.provenance import environment
 from nas_encoder.search.gradient.choices import (
     KINDS,
@@ -147,7 +148,7 @@ class Side:
             )
         else:
             log_probs = self.run(batch, weights)
-            lengths = torch.div(batch.lengths + self.factor - 1, self.factor, rounding_mode="floor")
+            lengths = reduced_lengths(batch.lengths, self.factor)
         return F.ctc_loss(
             log_probs.float().transpose(0, 1), batch.targets, lengths, batch.target_lengths
         )

@@ -20,7 +20,7 @@ the two sizes are in :mod:`nas_encoder.baselines.dfsmn_san_config`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nas_encoder.baselines.dfsmn_san_config import DFSMNSANConfig
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.inputs import check_inputs, is_capturing
-
-Condition = Callable[[Tensor], Tensor]
+from nas_encoder.network.tapped import TappedEncoder, Taps
+from nas_encoder.ops.masking import reduced_lengths
 
 
 class MemoryBlock(nn.Module):
@@ -170,7 +169,7 @@ class SelfAttention(nn.Module):
         return out
 
 
-class DFSMNSAN(nn.Module):
+class DFSMNSAN(TappedEncoder):
     """DFSMN blocks with interleaved self-attention, over stacked frames at a low frame rate.
 
     Padding never changes an utterance's output, in training neither (dropout aside): it is
@@ -189,16 +188,10 @@ class DFSMNSAN(nn.Module):
     Config = DFSMNSANConfig
 
     def __init__(self, config: DFSMNSANConfig) -> None:
-        super().__init__()
         problems = config.problems()
         if problems:
             raise ConfigError("dfsmn_san", problems)
-        self.config = config
-        self.input_size = config.input_size
-        self.output_size = config.output_size
-        self.subsampling_factor = config.subsampling_factor
-        self.min_length = config.subsampling_factor
-        self.taps = tuple(config.taps)
+        super().__init__(config)
         self.possible_taps = tuple(range(1, config.blocks + 1))
         size = config.output_size
         # A linear layer over S + 2 context stacked frames, taken every S frames.
@@ -232,77 +225,24 @@ class DFSMNSAN(nn.Module):
         )
         self.norm = nn.LayerNorm(size)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a batch.
-
-        Args:
-            x: (B, T, F) features; what stands past an utterance's length does not matter.
-            lengths: (B,) int64, frames of each utterance.
-
-        Returns:
-            (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
-
-        Raises:
-            InputError: A shape, a type or a length is wrong, or a feature is not finite.
-            UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
-        """
-        y, out_lengths, _ = self._encode(x, lengths, (), None)
-        return y, out_lengths
-
-    def forward_taps(
-        self,
-        x: Tensor,
-        lengths: Tensor,
-        condition: Condition | None = None,
-        taps: Sequence[int] | None = None,
-    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        """Encode a batch and return what some blocks put out.
-
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) int64.
-            condition: Called with each tap's h; its result (B, ceil(T / S), D) is added to the
-                memory that goes on (self-conditioned CTC, Nozaki and Komatsu 2021).
-            taps: Numbers of the blocks, from 1; None for those of the config.
-
-        Returns:
-            As :meth:`forward`, and for each tap the number of the block and h, (B, ceil(T / S), D):
-            the block's memory, after its attention layer where it has one, normalized by the
-            output's layer norm, zero in padding frames.
-
-        Raises:
-            InputError: As :meth:`forward`.
-            UtteranceTooShortError: As :meth:`forward`.
-        """
-        return self._encode(x, lengths, self.taps if taps is None else tuple(taps), condition)
-
-    def _encode(
-        self, x: Tensor, lengths: Tensor, taps: tuple[int, ...], condition: Condition | None
-    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        lengths = lengths.to(x.device)
-        # A recorded graph must not depend on whether this batch happens to need masks.
-        needs_masks = is_capturing() or check_inputs(x, lengths, self.input_size, self.min_length)
+    def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
+        """Return (B, ceil(T / S), D); taps go through the output's layer norm."""
         frames = x.size(1)
         factor, context = self.subsampling_factor, self.config.context
-        out_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
         out_frames = (frames + factor - 1) // factor
         padding: Tensor | None = None
-        if needs_masks:
+        if lengths is not None:
             x = x.masked_fill(_padding(lengths, frames).unsqueeze(-1), 0.0)
-            padding = _padding(out_lengths, out_frames)
+            padding = _padding(reduced_lengths(lengths, factor), out_frames)
         x = F.pad(x.transpose(1, 2), (context, context + factor * out_frames - frames))
         m = self.stack(x).transpose(1, 2)  # (B, ceil(T / S), D)
-        found: list[tuple[int, Tensor]] = []
         for number, block in enumerate(self.blocks, start=1):
             m = self._run(block, m, padding)
             if str(number) in self.attention:
                 m = self._run(self.attention[str(number)], m, padding)
-            if number in taps:
-                h = self._output(m, padding)
-                found.append((number, h))
-                if condition is not None:
-                    m = m + condition(h)
-        return self._output(m, padding), out_lengths, found
+            added = taps.take(number, partial(self._output, m, padding))
+            m = m if added is None else m + added
+        return self._output(m, padding)
 
     def _run(self, layer: nn.Module, m: Tensor, padding: Tensor | None) -> Tensor:
         if self.config.checkpointing and self.training and torch.is_grad_enabled():

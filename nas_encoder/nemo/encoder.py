@@ -24,7 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from nas_encoder.baselines import DFSMNSANConfig
-from nas_encoder.errors import ConfigError
+from nas_encoder.errors import ConfigError, UtteranceTooShortError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.nemo.adapters import POINTS, add_points
 from nas_encoder.nemo.options import (
@@ -35,7 +35,7 @@ from nas_encoder.nemo.options import (
     widths,
 )
 from nas_encoder.network.config import EncoderConfig
-from nas_encoder.ops.masking import is_capturing
+from nas_encoder.ops.masking import is_capturing, reduced_lengths
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 
 
@@ -145,10 +145,12 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     def _run(
         self, features: Tensor, lengths: Tensor, layers: list[int]
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        fewest = self.network.min_length
-        if lengths.numel() == 0 or int(lengths.min()) >= fewest:
+        try:  # the network looks at the lengths anyway: no second look, which would wait for a GPU
             result: Any = self.network.forward_taps(features, lengths, taps=layers)
             return result  # type: ignore[no-any-return]
+        except UtteranceTooShortError:
+            pass  # NeMo's own encoders take such utterances, so they are lengthened here
+        fewest = self.network.min_length
         index = torch.arange(features.size(1), device=features.device)
         padding = index[None, :] >= lengths[:, None]
         features = features.masked_fill(padding[:, :, None], 0.0)
@@ -157,8 +159,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         output, _, taps = self.network.forward_taps(
             features, lengths.clamp(min=fewest), taps=layers
         )
-        factor = self.subsampling_factor
-        lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
+        lengths = reduced_lengths(lengths, self.subsampling_factor)
         index = torch.arange(output.size(1), device=output.device)
         kept = (index[None, :] < lengths[:, None])[:, :, None].to(output.dtype)
         return output * kept, lengths, [(number, tap * kept) for number, tap in taps]

@@ -10,9 +10,8 @@ B batch, T frames, F frequency bins, C channels, D output features.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,10 +19,9 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import ChainArchitecture, Genotype
 from nas_encoder.network.chain_config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
 from nas_encoder.network.deltas import with_deltas
-from nas_encoder.network.inputs import check_inputs, is_capturing
+from nas_encoder.network.tapped import TappedEncoder, Taps
 from nas_encoder.ops.masking import frame_mask
 
-Condition = Callable[[Tensor], Tensor]
 _TDNN = re.compile(r"tdnn_c([1-9])_d([1-9])\Z")
 
 
@@ -101,22 +99,18 @@ def chain_features(x: Tensor, lengths: Tensor | None, deltas: bool) -> tuple[Ten
     return x, mask
 
 
-def reduced_lengths(lengths: Tensor) -> Tensor:
-    """Return ceil(lengths / 3)."""
-    return torch.div(lengths + SUBSAMPLING - 1, SUBSAMPLING, rounding_mode="floor")
-
-
-class ChainEncoder(nn.Module):
+class ChainEncoder(TappedEncoder):
     """A searched chain of TDNN layers.
+
+    What a condition of ``forward_taps`` gives is projected and added to the block's output, with
+    ``config.conditioning``.
 
     Args:
         genotype: The blocks.
         config: Everything else.
 
     Attributes:
-        output_size: D, features of an output frame.
         subsampling_factor: Input frames for each output frame: 3.
-        min_length: The fewest frames of an utterance that are accepted.
         possible_taps: The blocks, counted from 1, whose outputs ``forward_taps`` can return: at
             the output's frame rate, and not the last.
 
@@ -125,7 +119,6 @@ class ChainEncoder(nn.Module):
     """
 
     def __init__(self, genotype: Genotype, config: ChainConfig) -> None:
-        super().__init__()
         architecture = genotype.architecture
         if not isinstance(architecture, ChainArchitecture):
             problems = [f"genotype: space '{genotype.space}' has no chain of blocks"]
@@ -133,11 +126,8 @@ class ChainEncoder(nn.Module):
             problems = config.problems(len(architecture.blocks))
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
+        super().__init__(config)
         self.genotype = genotype
-        self.config = config
-        self.output_size = config.output_size
-        self.subsampling_factor = config.subsampling_factor
-        self.min_length = config.subsampling_factor
         width = config.input_size * (3 if config.deltas else 1)
         self.blocks = nn.ModuleList()
         for operation in architecture.blocks:
@@ -154,65 +144,20 @@ class ChainEncoder(nn.Module):
         if config.conditioning:
             self.condition_projection = nn.Linear(config.output_size, width)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a padded batch of utterances.
-
-        Args:
-            x: (B, T, F) features; what stands in padding frames plays no part.
-            lengths: (B,) integer, number of valid frames of each utterance.
-
-        Returns:
-            (B, ceil(T / 3), D), zero in padding frames, and (B,) ceil(lengths / 3).
-
-        Raises:
-            InputError: A shape or length is wrong, or a valid frame is not finite (checked in
-                eager execution, not in compiled or exported graphs).
-            UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
-        """
-        output, output_lengths, _ = self.forward_taps(x, lengths)
-        return output, output_lengths
-
-    def forward_taps(
-        self,
-        x: Tensor,
-        lengths: Tensor,
-        condition: Condition | None = None,
-        taps: Sequence[int] | None = None,
-    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        """Encode, and return the intermediate outputs at some blocks too.
-
-        Args:
-            x: (B, T, F), as in :meth:`forward`.
-            lengths: (B,), as in :meth:`forward`.
-            condition: With ``config.conditioning``: called at every tap with its (B, T', D); the
-                (B, T', D) that it returns is projected and added to the block's output.
-            taps: Blocks among ``possible_taps``; None for ``config.taps``.
-
-        Returns:
-            As :meth:`forward`, and a list of (block number from 1, (B, T', D)); a tap goes
-            through the same last layer as the final output.
-        """
-        lengths = lengths.to(x.device)
-        capturing = is_capturing()
-        if not capturing:
-            padded = check_inputs(x, lengths, self.config.input_size, self.min_length)
-        valid = lengths if capturing or padded else None
-        x, mask = chain_features(x, valid, self.config.deltas)
+    def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
+        """Return (B, ceil(T / 3), D); taps go through the same last layer."""
+        x, mask = chain_features(x, lengths, self.config.deltas)
         dropout = self.config.dropout
-        wanted = self.config.taps if taps is None else taps
-        found: list[tuple[int, Tensor]] = []
         for number, block in enumerate(self.blocks, 1):
             x = block(x, mask, dropout)
             if number == self.subsample_after:
                 x = self.subsample(x, mask, dropout)
                 mask = None if mask is None else mask[:, ::SUBSAMPLING]
-            if number in wanted:
-                tap = self._output(x, mask)
-                found.append((number, tap))
-                if condition is not None and self.config.conditioning:
-                    added = self.condition_projection(condition(tap))
-                    x = x + (added if mask is None else added * mask.to(added.dtype))
-        return self._output(x, mask), reduced_lengths(lengths), found
+            condition = taps.take(number, partial(self._output, x, mask))
+            if condition is not None:
+                added = self.condition_projection(condition)
+                x = x + (added if mask is None else added * mask.to(added.dtype))
+        return self._output(x, mask)
 
     def _output(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y: Tensor = self.head(x)

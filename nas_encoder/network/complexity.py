@@ -15,8 +15,8 @@ from nas_encoder.network.chain import tdnn_shape
 from nas_encoder.network.chain_config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.deltas import WINDOW
-from nas_encoder.network.nasbench import CONVOLUTIONS, padding
 from nas_encoder.network.nasbench_config import KERNEL, STRIDES, NasBenchConfig
+from nas_encoder.network.nasbench_layers import CONVOLUTIONS, padding
 from nas_encoder.ops import AvgPool3
 
 # Reach in time of one operation: (half of the kernel) x dilation, summed over its convolutions;

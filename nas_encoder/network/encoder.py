@@ -9,7 +9,7 @@ the only head that fits all parameter counts of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,24 +21,22 @@ from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.network.cell import CellModule, State
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.head import Head
-from nas_encoder.network.inputs import check_inputs, is_capturing
 from nas_encoder.network.stem import Stem
+from nas_encoder.network.tapped import Condition, TappedEncoder, Taps
 from nas_encoder.ops.masking import apply_mask, recomputing
 
-Condition = Callable[[Tensor], Tensor]
 
-
-class CellEncoder(nn.Module):
+class CellEncoder(TappedEncoder):
     """A searched cell network.
+
+    What a condition of ``forward_taps`` gives is projected and added to the cell's output, with
+    ``config.conditioning``.
 
     Args:
         genotype: The cells.
         config: Everything else.
 
     Attributes:
-        output_size: D, features of an output frame.
-        subsampling_factor: S, input frames for each output frame.
-        min_length: The fewest frames of an utterance that are accepted.
         possible_taps: The cells, counted from 1, whose outputs ``forward_taps`` can return: built,
             at the output's frame rate, and not the last.
 
@@ -47,7 +45,6 @@ class CellEncoder(nn.Module):
     """
 
     def __init__(self, genotype: Genotype, config: EncoderConfig) -> None:
-        super().__init__()
         problems = config.problems()
         if not isinstance(genotype.architecture, CellArchitecture):
             problems.append(f"genotype: space '{genotype.space}' has no 2-D cells")
@@ -55,11 +52,8 @@ class CellEncoder(nn.Module):
             problems = _unread_taps(genotype.architecture, config)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
+        super().__init__(config)
         self.genotype = genotype
-        self.config = config
-        self.output_size = config.output_size
-        self.subsampling_factor = config.subsampling_factor
-        self.min_length = config.subsampling_factor
         self.drop_path = float(config.drop_path)
         self.stem = Stem(config)
         self.cells = nn.ModuleDict()
@@ -97,55 +91,10 @@ class CellEncoder(nn.Module):
             raise ConfigError("drop_path", [f"must be from 0 to below 1, got {probability!r}"])
         self.drop_path = float(probability)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a padded batch of utterances.
-
-        B batch, T frames, F frequency bins, D output features, S subsampling factor.
-
-        Args:
-            x: (B, T, F) features; what stands in padding frames plays no part.
-            lengths: (B,) integer, number of valid frames of each utterance.
-
-        Returns:
-            (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
-
-        Raises:
-            InputError: A shape or length is wrong, or a valid frame is not finite (checked in
-                eager execution, not in compiled or exported graphs).
-            UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
-        """
-        output, output_lengths, _ = self.forward_taps(x, lengths)
-        return output, output_lengths
-
-    def forward_taps(
-        self,
-        x: Tensor,
-        lengths: Tensor,
-        condition: Condition | None = None,
-        taps: Sequence[int] | None = None,
-    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        """Encode, and return the intermediate outputs at some cells too.
-
-        Args:
-            x: (B, T, F), as in :meth:`forward`.
-            lengths: (B,), as in :meth:`forward`.
-            condition: With ``config.conditioning``: called at every tap with its (B, T', D); the
-                (B, T', D) that it returns is projected and added to the cell's output.
-            taps: Cells among ``possible_taps``; None for ``config.taps``.
-
-        Returns:
-            As :meth:`forward`, and a list of (cell number from 1, (B, T', D)); a tap goes
-            through the same fully connected layers as the final output.
-        """
-        lengths = lengths.to(x.device)
-        capturing = is_capturing()
-        if not capturing:
-            padded = check_inputs(x, lengths, self.config.input_size, self.min_length)
-        valid = lengths if capturing or padded else None
-        state = self.stem(x, valid)
+    def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
+        """Return (B, ceil(T / S), D); taps go through the same fully connected layers."""
+        state = self.stem(x, lengths)
         states = {-2: state, -1: state}
-        wanted = self.config.taps if taps is None else taps
-        found: list[tuple[int, Tensor]] = []
         for index in range(self.config.layers):
             states.pop(index - 3, None)  # no cell reads it any more: free its memory
             if str(index) not in self.cells:
@@ -154,15 +103,12 @@ class CellEncoder(nn.Module):
             first = states.get(index - 2, states[max(states)])
             second = states.get(index - 1, states[max(states)])
             state = self._run_cell(index, first, second)
-            if index + 1 in wanted:
-                tap = self.head(state)
-                found.append((index + 1, tap))
-                if condition is not None and self.config.conditioning:
-                    state = self._add_condition(state, condition(tap))
+            added = taps.take(index + 1, partial(self.head, state))
+            if added is not None:
+                state = self._add_condition(state, added)
             states[index] = state
-        factor = self.subsampling_factor
-        output_lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
-        return self.head(state), output_lengths, found
+        output: Tensor = self.head(state)
+        return output
 
     def _run_cell(self, index: int, first: State, second: State) -> State:
         cell = self.cells[str(index)]

@@ -27,6 +27,11 @@ def frame_mask(lengths: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
     return (index[None, :] < lengths[:, None]).to(dtype)[:, None, :, None]
 
 
+def reduced_lengths(lengths: Tensor, factor: int) -> Tensor:
+    """Return the frames that are left of each utterance: (B,) ceil(lengths / factor)."""
+    return torch.div(lengths + factor - 1, factor, rounding_mode="floor")
+
+
 def strided(mask: Tensor | None, stride: int) -> Tensor | None:
     """Return the mask after a reduction in time: (B, 1, ceil(T / stride), 1).
 

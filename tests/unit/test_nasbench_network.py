@@ -15,8 +15,9 @@ from nas_encoder import build_encoder, load_genotype
 from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
 from nas_encoder.genotype.nasbench import SkipArchitecture
 from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
-from nas_encoder.network.nasbench import padding, tensorflow_parameters
+from nas_encoder.network.nasbench import tensorflow_parameters
 from nas_encoder.network.nasbench_config import PUBLISHED, NasBenchConfig
+from nas_encoder.network.nasbench_layers import padding
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr import SPACE
 

@@ -63,9 +63,7 @@ def every_sample(alphas: Tensor) -> list[tuple[float, Paths]]:
     p = shares.detach()
     every = ((0, 1, 2), (0, 1, 2))
     return [
-        (float(p[0, i] * p[1, j]), Paths((i, j), every, shares))
-        for i in range(3)
-        for j in range(3)
+        (float(p[0, i] * p[1, j]), Paths((i, j), every, shares)) for i in range(3) for j in range(3)
     ]
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.network.chain import TDNNLayer, build_tdnn, chain_features, reduced_lengths
+from nas_encoder.network.chain import TDNNLayer, build_tdnn, chain_features
 from nas_encoder.network.chain_config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
+from nas_encoder.network.ctc import log_probabilities
 from nas_encoder.network.inputs import check_inputs
+from nas_encoder.ops.masking import reduced_lengths
 from nas_encoder.search.gradient.choices import BLOCKS, Alive
 from nas_encoder.search.gradient.straight_through import Paths, straight_through
 
@@ -81,10 +82,7 @@ class ChainSupernet(nn.Module):
         hidden: Tensor = self.head(x)  # (B, T', D)
         hidden = hidden if mask is None else hidden * mask.to(hidden.dtype)
         logits: Tensor = self.classifier(hidden)  # (B, T', V)
-        return (
-            F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)),
-            reduced_lengths(lengths),
-        )
+        return log_probabilities(logits), reduced_lengths(lengths, self.subsampling_factor)
 
 
 def _mixed(

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from nas_encoder.data import AsrLoader, Batch
 from nas_encoder.data.seeding import derive_seed
 from nas_encoder.genotype import Genotype
+from nas_encoder.network import build_encoder
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config import SearchConfig
 from nas_encoder.search.devices import (
     any_process,
@@ -32,7 +34,6 @@ from nas_encoder.search.devices import (
 )
 from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters
-from nas_encoder.search.gradient.derived import DerivedNetwork
 from nas_encoder.search.gradient.progress import Progress
 from nas_encoder.search.gradient.stopping import Watch
 from nas_encoder.search.gradient.training import (
@@ -364,7 +365,8 @@ class GradientSearch:
             return self.strategy.supernet(self.alive, stage, self.streams.vocabulary)
         architecture = self.strategy.derive(parameters)
         genotype = Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
-        return DerivedNetwork(genotype, self.config.encoder_config(stage), self.streams.vocabulary)
+        encoder = build_encoder(genotype, **asdict(self.config.encoder_config(stage)))
+        return CtcNetwork(encoder, self.streams.vocabulary)
 
     def _restore_position(self, state: dict[str, Any]) -> None:
         self.position = Position(**state["position"])

@@ -14,19 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.genotype.cells import INPUT_STATES
-from nas_encoder.network.cell import State, build_preprocess
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.head import Head
-from nas_encoder.network.inputs import check_inputs
-from nas_encoder.network.stem import Stem
 from nas_encoder.ops import AvgPool3, MaxPool3, build_operation
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
-from nas_encoder.search.gradient.choices import Alive, edge_list
+from nas_encoder.search.gradient.cell_network import NONE, CellOfEdges, CellSupernet
 from nas_encoder.search.gradient.straight_through import Paths, straight_through
-
-NONE = "none"
 
 
 class _NormedPool(nn.Module):
@@ -77,19 +69,18 @@ class _Edges(nn.Module):
 
     def forward(
         self, x: Tensor, mask: Tensor | None, paths: Paths, dropout: float
-    ) -> dict[int, Tensor]:
-        """Return for each edge (by its row) the output of its active operation.
+    ) -> list[Tensor | None]:
+        """Return for each edge the output of its active operation.
 
-        An edge whose active operation is ``none`` is left out where its paths do not move.
+        That of ``none`` is None where its paths do not move.
         """
         active = {row: self.names[row][paths.active[row]] for row in self.names}
         outputs = _Outputs(self, x, mask, frozenset(active.values()), dropout)
-        found = {}
+        found: list[Tensor | None] = []
         for row, names in self.names.items():
             value = outputs.get(row, active[row], True)
             if paths.involved is None:
-                if value is not None:
-                    found[row] = value
+                found.append(value)
                 continue
             assert paths.shares is not None
             places = paths.involved[row]
@@ -100,7 +91,7 @@ class _Edges(nn.Module):
             if value is None:
                 value = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
             chosen = places.index(paths.active[row])
-            found[row] = straight_through(value, paths.shares[row], candidates, chosen)
+            found.append(straight_through(value, paths.shares[row], candidates, chosen))
         return found
 
 
@@ -137,130 +128,25 @@ class _Outputs:
         return value
 
 
-class SampledCell(nn.Module):
-    """A cell with every edge of the space, of which one operation each is active."""
+class SampledCell(CellOfEdges):
+    """A cell on each of whose edges one operation is active."""
 
-    def __init__(
+    def edges_of(
         self,
         alive: Sequence[Sequence[str]],
-        nodes: int,
+        rows: Sequence[int],
         channels: int,
-        input_channels: tuple[int, int],
-        reduction: bool,
-        halve_first: bool,
+        stride: int,
         regularized: Container[str],
-    ) -> None:
-        super().__init__()
-        self.nodes = nodes
-        self.stride = 2 if reduction else 1
-        self.preprocess0 = build_preprocess(input_channels[0], channels, halve_first, affine=False)
-        self.preprocess1 = build_preprocess(input_channels[1], channels, False, affine=False)
-        edges = edge_list(nodes)
-        self.heads = [head for head, _ in edges]
-        self.sources = nn.ModuleList(
-            _Edges(
-                {row: alive[row] for row, (_, source) in enumerate(edges) if source == state},
-                channels,
-                self.stride if state < INPUT_STATES else 1,
-                regularized,
-            )
-            for state in range(INPUT_STATES + nodes - 1)
-        )
-
-    def forward(self, first: State, second: State, paths: Paths, dropout: float) -> State:
-        """Compute the cell from its two inputs along the paths."""
-        mask = second.mask
-        inner = strided(mask, self.stride)
-        states = [
-            self.preprocess0(first.value, first.mask),
-            self.preprocess1(second.value, second.mask),
-        ]
-        totals: list[Tensor | None] = [None] * self.nodes
-        for state, edges in enumerate(self.sources):
-            if state >= INPUT_STATES:
-                states.append(self._node(totals[state - INPUT_STATES], states[0]))
-            own = mask if state < INPUT_STATES else inner
-            for row, value in edges(states[state], own, paths, dropout).items():
-                total = totals[self.heads[row]]
-                totals[self.heads[row]] = value if total is None else total + value
-        states.append(self._node(totals[-1], states[0]))
-        return State(torch.cat(states[INPUT_STATES:], dim=1), inner)
-
-    def _node(self, total: Tensor | None, like: Tensor) -> Tensor:
-        if total is None:  # 'none' is drawn on all of this node's edges
-            return torch.zeros_like(like[:, :, :: self.stride, :: self.stride])
-        return total
+    ) -> nn.Module:
+        """Build the edges that leave one state."""
+        return _Edges(dict(zip(rows, alive, strict=True)), channels, stride, regularized)
 
 
-class SampledSupernet(nn.Module):
-    """The network that a search with sampled paths trains, with a CTC output.
+class SampledSupernet(CellSupernet):
+    """The network of a search with sampled paths.
 
-    Args:
-        alive: Operations alive on each edge of each kind of cell.
-        config: As for an evaluation network.
-        nodes: Intermediate nodes of a cell.
-        vocabulary: V.
-        regularized: Operations behind which dropout stands.
+    Its ``forward`` takes for each kind of cell the paths that are drawn.
     """
 
-    def __init__(
-        self,
-        alive: Alive,
-        config: EncoderConfig,
-        nodes: int,
-        vocabulary: int,
-        regularized: Container[str] = (),
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.subsampling_factor = config.subsampling_factor
-        self.stem = Stem(config)
-        self.cells = nn.ModuleList()
-        self.kinds: list[str] = []
-        widths = [self.stem.output_channels] * 2
-        channels, after_reduction = config.channels, False
-        for index in range(config.layers):
-            reduction = index in config.reductions
-            channels *= 2 if reduction else 1
-            self.kinds.append("reduction" if reduction else "normal")
-            self.cells.append(
-                SampledCell(
-                    alive[self.kinds[-1]],
-                    nodes,
-                    channels,
-                    (widths[-2], widths[-1]),
-                    reduction,
-                    after_reduction,
-                    regularized,
-                )
-            )
-            widths.append(channels * nodes)
-            after_reduction = reduction
-        self.head = Head(widths[-1], config)
-        self.classifier = nn.Linear(config.output_size, vocabulary)
-
-    def forward(
-        self, x: Tensor, lengths: Tensor, weights: Mapping[str, Paths], dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
-
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) valid frames.
-            weights: For each kind of cell the paths that are drawn.
-            dropout: Probability behind the regularized operations, in training.
-
-        Raises:
-            InputError: See :func:`~nas_encoder.network.inputs.check_inputs`.
-        """
-        padded = check_inputs(x, lengths, self.config.input_size, self.subsampling_factor)
-        state = self.stem(x, lengths if padded else None)
-        before, previous = state, state
-        for kind, cell in zip(self.kinds, self.cells, strict=True):
-            before, previous = previous, cell(before, previous, weights[kind], dropout)
-        logits: Tensor = self.classifier(self.head(previous))  # (B, T', V)
-        factor = self.subsampling_factor
-        return (
-            F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)),
-            torch.div(lengths + factor - 1, factor, rounding_mode="floor"),
-        )
+    cell = SampledCell

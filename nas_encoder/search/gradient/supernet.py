@@ -6,25 +6,16 @@ n operations alive on an edge, S subsampling factor.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.genotype.cells import INPUT_STATES
-from nas_encoder.network.cell import State, build_preprocess
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.head import Head
-from nas_encoder.network.inputs import check_inputs, is_capturing
-from nas_encoder.network.stem import Stem
 from nas_encoder.ops import OPERATIONS
-from nas_encoder.ops.masking import strided
-from nas_encoder.search.gradient.choices import Alive, edge_list
+from nas_encoder.search.gradient.cell_network import NONE, CellOfEdges, CellSupernet
 from nas_encoder.search.gradient.folded.source import can_fold, source_sums
 from nas_encoder.search.gradient.merged import Source, build_merged
-
-NONE = "none"
 
 
 class SourceEdges(nn.Module):
@@ -110,71 +101,19 @@ class SourceEdges(nn.Module):
         return [value if edge in used else None for edge, value in enumerate(sums)]
 
 
-class SupernetCell(nn.Module):
-    """A cell with every edge of the space (Liu et al. 2019, section 2.1 and equation 2).
+class SupernetCell(CellOfEdges):
+    """A cell whose edges mix their operations (Liu et al. 2019, equation 2)."""
 
-    Batch norms have no scale and shift, and one follows each pooling, as in DARTS: otherwise an
-    operation could raise its share by its scale. ``none`` adds nothing and is not computed.
-    """
-
-    def __init__(
+    def edges_of(
         self,
         alive: Sequence[Sequence[str]],
-        nodes: int,
+        rows: Sequence[int],
         channels: int,
-        input_channels: tuple[int, int],
-        reduction: bool,
-        halve_first: bool,
+        stride: int,
         regularized: Container[str],
-    ) -> None:
-        super().__init__()
-        self.nodes = nodes
-        self.stride = 2 if reduction else 1
-        self.preprocess0 = build_preprocess(input_channels[0], channels, halve_first, affine=False)
-        self.preprocess1 = build_preprocess(input_channels[1], channels, False, affine=False)
-        edges = edge_list(nodes)
-        self.rows = [
-            [row for row, (_, source) in enumerate(edges) if source == state]
-            for state in range(INPUT_STATES + nodes - 1)
-        ]
-        self.heads = [[edges[row][0] for row in rows] for rows in self.rows]
-        self.sources = nn.ModuleList(
-            SourceEdges(
-                [alive[row] for row in rows],
-                rows,
-                channels,
-                self.stride if state < INPUT_STATES else 1,
-                regularized,
-            )
-            for state, rows in enumerate(self.rows)
-        )
-
-    def forward(self, first: State, second: State, weights: Tensor, dropout: float) -> State:
-        """Compute the cell from its two inputs and the weights (E, n) of its edges."""
-        mask = second.mask
-        inner = strided(mask, self.stride)
-        states = [
-            self.preprocess0(first.value, first.mask),
-            self.preprocess1(second.value, second.mask),
-        ]
-        incoming: list[list[Tensor]] = [[] for _ in range(self.nodes)]
-        for state, (source, heads) in enumerate(zip(self.sources, self.heads, strict=True)):
-            if state >= INPUT_STATES:
-                states.append(self._node(incoming[state - INPUT_STATES], states[0]))
-            own = mask if state < INPUT_STATES else inner
-            for head, value in zip(
-                heads, source(states[state], own, weights, dropout), strict=True
-            ):
-                if value is not None:
-                    incoming[head].append(value)
-        states.append(self._node(incoming[-1], states[0]))
-        return State(torch.cat(states[INPUT_STATES:], dim=1), inner)
-
-    def _node(self, incoming: list[Tensor], like: Tensor) -> Tensor:
-        total = _total(incoming)
-        if total is None:  # nothing but 'none' is alive on this node's edges
-            return torch.zeros_like(like[:, :, :: self.stride, :: self.stride])
-        return total
+    ) -> nn.Module:
+        """Build the edges that leave one state."""
+        return SourceEdges(alive, rows, channels, stride, regularized)
 
     def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
         """Return, for each operation that is alive on an edge, views of its kernels."""
@@ -199,89 +138,11 @@ def _total(values: Sequence[Tensor]) -> Tensor | None:
     return total
 
 
-class Supernet(nn.Module):
-    """The network that a gradient search trains, with a CTC output.
+class Supernet(CellSupernet):
+    """The network of a search with mixtures.
 
-    Args:
-        alive: Operations alive on each edge of each kind of cell.
-        config: As for an evaluation network.
-        nodes: Intermediate nodes of a cell.
-        vocabulary: V.
-        regularized: Operations behind which dropout stands.
+    Its ``forward`` takes for each kind of cell weights (E, n). On a CPU, operations with a weight
+    of exactly zero are not computed, but for the gradient of their weight.
     """
 
-    def __init__(
-        self,
-        alive: Alive,
-        config: EncoderConfig,
-        nodes: int,
-        vocabulary: int,
-        regularized: Container[str] = (),
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.subsampling_factor = config.subsampling_factor
-        self.min_length = config.subsampling_factor
-        self.stem = Stem(config)
-        self.cells = nn.ModuleList()
-        self.kinds: list[str] = []
-        widths = [self.stem.output_channels] * 2
-        channels, after_reduction = config.channels, False
-        for index in range(config.layers):
-            reduction = index in config.reductions
-            channels *= 2 if reduction else 1
-            self.kinds.append("reduction" if reduction else "normal")
-            self.cells.append(
-                SupernetCell(
-                    alive[self.kinds[-1]],
-                    nodes,
-                    channels,
-                    (widths[-2], widths[-1]),
-                    reduction,
-                    after_reduction,
-                    regularized,
-                )
-            )
-            widths.append(channels * nodes)
-            after_reduction = reduction
-        self.head = Head(widths[-1], config)
-        self.classifier = nn.Linear(config.output_size, vocabulary)
-
-    def forward(
-        self,
-        x: Tensor,
-        lengths: Tensor,
-        weights: Mapping[str, Tensor],
-        dropout: float = 0.0,
-        padded: bool | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
-
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) valid frames.
-            weights: For each kind of cell (E, n). On a CPU, operations with a weight of exactly
-                zero are not computed, but for the gradient of their weight.
-            dropout: Probability behind the regularized operations, in training.
-            padded: Whether an utterance is shorter than T, where that is known: a graph that is
-                being captured (compilation, CUDA graphs) cannot look and takes it for granted.
-
-        Raises:
-            InputError: See :func:`~nas_encoder.network.inputs.check_inputs`.
-        """
-        if not is_capturing():
-            found = check_inputs(x, lengths, self.config.input_size, self.min_length)
-            padded = found if padded is None else padded or found
-        elif padded is None:
-            padded = True
-        state = self.stem(x, lengths if padded else None)
-        before, previous = state, state
-        for kind, cell in zip(self.kinds, self.cells, strict=True):
-            before, previous = previous, cell(before, previous, weights[kind], dropout)
-        hidden = self.head(previous)  # (B, T', D)
-        logits: Tensor = self.classifier(hidden)  # (B, T', V)
-        factor = self.subsampling_factor
-        return (
-            F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)),
-            torch.div(lengths + factor - 1, factor, rounding_mode="floor"),
-        )
+    cell = SupernetCell

@@ -33,11 +33,12 @@ from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.provenance import environment, machine
 from nas_encoder.search.tabular.config import TableConfig
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
-from nas_encoder.search.tabular.training import Classifier, Streams, Trainer, latency
+from nas_encoder.search.tabular.training import Streams, Trainer, latency
 from nas_encoder.spaces import get_space
 
 logger = logging.getLogger(__name__)
@@ -283,8 +284,8 @@ class TableBuilder:
         size = self.config.features.num_mel_bins
         return build_encoder(genotype, input_size=size, **dict(self.config.network))
 
-    def _classifier(self, genotype: Genotype, tokens: int) -> Classifier:
-        return Classifier(self._encoder(genotype), tokens)
+    def _classifier(self, genotype: Genotype, tokens: int) -> CtcNetwork:
+        return CtcNetwork(self._encoder(genotype), tokens)
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":

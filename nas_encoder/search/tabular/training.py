@@ -23,28 +23,10 @@ from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.data.seeding import derive_seed
 from nas_encoder.errors import DataError
 from nas_encoder.genotype.io import write_atomically
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.tabular.config import Measuring, Recipe, TableConfig
 from nas_encoder.search.tabular.decoding import greedy, prefix_beam
 from nas_encoder.search.tabular.table import Training
-
-
-class Classifier(nn.Module):
-    """An encoder and a fully connected layer over the tokens.
-
-    Args:
-        encoder: With ``forward(x, lengths)`` and ``output_size``.
-        tokens: V, the blank among them.
-    """
-
-    def __init__(self, encoder: nn.Module, tokens: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.output = nn.Linear(int(encoder.output_size), tokens)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, T, F) and (B,) to log probabilities (B, T', V) and (B,)."""
-        y, lengths = self.encoder(x, lengths)
-        return self.output(y).log_softmax(2), lengths
 
 
 @dataclass
@@ -87,7 +69,7 @@ class Trainer:
     def __init__(
         self,
         config: TableConfig,
-        build: Callable[[], Classifier],
+        build: Callable[[], CtcNetwork],
         streams: Streams,
         tokens: TokenSet,
         seed: int,

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lhotse import CutSet
-from torch import Tensor, nn
+from torch import nn
 
 from nas_encoder.data import AsrLoader, FeatureExtractor, TokenSet, check_data, open_cuts
 from nas_encoder.data.seeding import derive_seed, one_thread
@@ -23,6 +22,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.devices import open_fabric
 from nas_encoder.search.gradient.choices import ArchitectureParameters
 from nas_encoder.search.gradient.training import (
@@ -37,36 +37,6 @@ from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.spaces import get_space
 
 logger = logging.getLogger(__name__)
-
-
-class TrialNetwork(nn.Module):
-    """The network of a trial: an encoder and a layer over the tokens.
-
-    Args:
-        encoder: With ``forward(x, lengths)`` and ``output_size``.
-        vocabulary: V, tokens with the blank.
-    """
-
-    def __init__(self, encoder: nn.Module, vocabulary: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.classifier = nn.Linear(int(encoder.output_size), vocabulary)  # type: ignore[arg-type]
-
-    def forward(
-        self, x: Tensor, lengths: Tensor, weights: Any = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
-
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) valid frames.
-            weights: Plays no part: there is no choice left; nor does ``dropout``.
-            dropout: See there.
-        """
-        hidden, output_lengths = self.encoder(x, lengths)
-        logits: Tensor = self.classifier(hidden)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return F.log_softmax(logits, dim=-1, dtype=wide), output_lengths
 
 
 class TrialSteps(Steps):
@@ -176,7 +146,7 @@ class TrainingEvaluator:
         """
         config, weights = self.config, self.config.weights
         torch.manual_seed(derive_seed(self.seed, 0))
-        network = TrialNetwork(self._encoder(genotype), len(self.tokens)).to(self.fabric.device)
+        network = CtcNetwork(self._encoder(genotype), len(self.tokens)).to(self.fabric.device)
         optimizer = weights_optimizer(weights, network)
         steps = TrialSteps(
             self.fabric,

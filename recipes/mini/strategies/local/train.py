@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.genotype.io import read_yaml, write_atomically
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.gradient.derived import DerivedNetwork
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.gradient.training import collapse, ctc_loss
 from recipes.mini.local.match_size import Match, match_size
 
@@ -74,7 +75,8 @@ class Training:
         train, test = open_cuts(data["train"]), open_cuts(data["test"])
         self.tokens = TokenSet.build(texts(train), kind=config["tokens"])
         extractor = FeatureExtractor.fit(features, train, progress=False)
-        self.model = DerivedNetwork(genotype, self.encoder_config, len(self.tokens))
+        encoder = build_encoder(genotype, **asdict(self.encoder_config))
+        self.model = CtcNetwork(encoder, len(self.tokens))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config["max_lr"])
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config["max_lr"], steps, pct_start=0.2, cycle_momentum=False

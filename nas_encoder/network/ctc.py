@@ -1,0 +1,47 @@
+"""An encoder with a CTC output: what searches, trials and recipes train.
+
+B batch, T frames, F frequency bins, V tokens with the blank, S subsampling factor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Return the log-softmax over the last dimension, in at least single precision."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return F.log_softmax(logits, dim=-1, dtype=wide)
+
+
+class CtcNetwork(nn.Module):
+    """An encoder and a fully connected layer over the tokens.
+
+    Args:
+        encoder: With ``forward(x, lengths)`` and ``output_size``.
+        vocabulary: V.
+    """
+
+    def __init__(self, encoder: nn.Module, vocabulary: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = nn.Linear(int(encoder.output_size), vocabulary)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, weights: Any = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
+
+        Args:
+            x: (B, T, F) features.
+            lengths: (B,) valid frames.
+            weights: Plays no part, as there is no choice left; a supernet has it. Nor does
+                ``dropout``: the encoder has its own.
+            dropout: See there.
+        """
+        hidden, output_lengths = self.encoder(x, lengths)
+        return log_probabilities(self.classifier(hidden)), output_lengths

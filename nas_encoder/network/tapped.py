@@ -1,0 +1,128 @@
+"""What all encoders of this package share: inputs are checked, intermediate outputs are taken.
+
+B batch, T frames, F frequency bins, D output features, S subsampling factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from nas_encoder.network.inputs import check_inputs, is_capturing
+from nas_encoder.ops.masking import reduced_lengths
+
+Condition = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Taps:
+    """The intermediate outputs of one run.
+
+    Attributes:
+        wanted: Numbers, from 1, of the parts of the network behind which one is taken.
+        condition: Gives what is fed back at each of them, or None.
+        found: The numbers and outputs (B, T', D) so far.
+    """
+
+    wanted: Sequence[int] = ()
+    condition: Condition | None = None
+    found: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def take(self, number: int, output: Callable[[], Tensor]) -> Tensor | None:
+        """Take the output behind a part, if it is wanted; return what is fed back, if anything."""
+        if number not in self.wanted:
+            return None
+        self.found.append((number, output()))
+        return None if self.condition is None else self.condition(self.found[-1][1])
+
+
+class TappedEncoder(nn.Module):
+    """An encoder whose ``encode`` takes checked features.
+
+    Attributes:
+        config: Its options, among them ``taps``.
+        input_size: F.
+        output_size: D, features of an output frame.
+        subsampling_factor: S, input frames for each output frame.
+        min_length: The fewest frames of an utterance that are accepted.
+        possible_taps: Numbers, from 1, of the parts behind which an intermediate output can be
+            taken.
+    """
+
+    config: Any
+    possible_taps: tuple[int, ...]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.conditioning = bool(getattr(config, "conditioning", True))
+        self.input_size = int(config.input_size)
+        self.output_size = int(config.output_size)
+        self.subsampling_factor = int(config.subsampling_factor)
+        self.min_length = self.subsampling_factor
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch of utterances.
+
+        Args:
+            x: (B, T, F) features; what stands in padding frames plays no part.
+            lengths: (B,) integer, number of valid frames of each utterance.
+
+        Returns:
+            (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
+
+        Raises:
+            InputError: A shape or length is wrong, or a valid frame is not finite (checked in
+                eager execution, not in compiled or exported graphs).
+            UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
+        """
+        output, output_lengths, _ = self.forward_taps(x, lengths, taps=())
+        return output, output_lengths
+
+    def forward_taps(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        condition: Condition | None = None,
+        taps: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
+        """Encode, and return intermediate outputs too.
+
+        Args:
+            x: (B, T, F), as in :meth:`forward`.
+            lengths: (B,), as in :meth:`forward`.
+            condition: Called at every tap with its (B, T', D); the (B, T', D) that it returns is
+                fed back into the network there (self-conditioned CTC, Nozaki and Komatsu 2021);
+                not called where ``config.conditioning`` is off.
+            taps: Some of ``possible_taps``; None for ``config.taps``.
+
+        Returns:
+            As :meth:`forward`, and a list of (number from 1, (B, T', D)); a tap goes through the
+            same last layers as the final output.
+
+        Raises:
+            InputError: As :meth:`forward`.
+            UtteranceTooShortError: As :meth:`forward`.
+        """
+        lengths = lengths.to(x.device)
+        # A recorded graph must not depend on whether this batch happens to be padded.
+        padded = is_capturing() or check_inputs(x, lengths, self.input_size, self.min_length)
+        record = Taps(
+            self.config.taps if taps is None else tuple(taps),
+            condition if self.conditioning else None,
+        )
+        output = self.encode(x, lengths if padded else None, record)
+        return output, reduced_lengths(lengths, self.subsampling_factor), record.found
+
+    def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
+        """Return (B, ceil(T / S), D).
+
+        Args:
+            x: (B, T, F), checked.
+            lengths: (B,), or None where no utterance is padded.
+            taps: Is asked behind each part of the network.
+        """
+        raise NotImplementedError
