@@ -59,7 +59,7 @@ def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) ->
                 kind: sum(-p * math.log(p) for e in table[kind] for p in e.values()) / 14
                 for kind in KINDS
             },
-            "uniform_entropy": math.log(len(alive["normal"][0])),
+            "uniform_entropy": {kind: math.log(len(alive[kind][0])) for kind in KINDS},
             "seconds": 61.5,
             "probabilities": table,
         }

@@ -24,6 +24,9 @@ PUBLISHED: dict[str, Any] = {
 }
 """What makes the published network of Mehrotra et al. 2021, section 3.2, but for its classes."""
 
+BLOCK_CELLS = (3, 4, 5, 6)
+"""Cells of each block in the paper."""
+
 _WIDTHS = (3, 4, 5, 6)  # of the blocks, in thirds of the first: 600, 800, 1000, 1200
 
 
@@ -56,7 +59,7 @@ class NasBenchConfig:
     output_size: int = 500
     dropout: float = 0.0
     lstm_size: int = 0
-    block_cells: tuple[int, ...] = (3, 4, 5, 6)
+    block_cells: tuple[int, ...] = BLOCK_CELLS
     block_filters: tuple[int, ...] = ()
     conv_groups: int = 0
     deltas: bool = False

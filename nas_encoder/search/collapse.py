@@ -18,7 +18,7 @@ HARDLY_LEARNED = 90.0  # token error rate in %
 DOMINATES = 0.5  # of the probability
 _EXCESS = 1.25  # times what a uniform choice gives
 _CHEAP = ("pool", "skip_connect")
-_NONE = "none"
+_NONE = ("none", "zero")  # of edges, of NAS-Bench-ASR's nodes
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]
         text = _dominance(title, table, cells.get(kind))
         if text:
             found.append(Finding("cheap", kind, text))
-        none, uniform = _share(table, lambda op: op == _NONE)
+        none, uniform = _share(table, lambda op: op in _NONE)
         if none > DOMINATES and none > _EXCESS * uniform:
             text = (
-                f"'none' has {100 * none:.0f} % of the probability in the {title}: the search has "
-                "little to say about the operations that a genotype can hold."
+                f"'{_none_of(table)}' has {100 * none:.0f} % of the probability in the {title}: "
+                "the search has little to say about the operations that a genotype can hold."
             )
             found.append(Finding("none", kind, text))
     error_rate = row.get("valid_ter")
@@ -85,6 +85,8 @@ def relative_entropy(row: Mapping[str, Any], kind: str) -> float | None:
     """Return an epoch's mean entropy over that of a uniform choice, or None where not known."""
     entropy = (row.get("entropy") or {}).get(kind)
     uniform = row.get("uniform_entropy")
+    if isinstance(uniform, Mapping):  # one number in the folders of earlier versions
+        uniform = uniform.get(kind)
     return entropy / uniform if entropy is not None and uniform else None
 
 
@@ -94,6 +96,11 @@ def cells_of(genotype: Genotype | None) -> dict[str, Cell]:
     if not isinstance(architecture, CellArchitecture):
         return {}
     return {"normal": architecture.normal, "reduction": architecture.reduction}
+
+
+def _none_of(table: Any) -> str:
+    found: str = next(op for edge in table for op in edge if op in _NONE)
+    return found
 
 
 def _dominance(title: str, table: Any, cell: Cell | None) -> str:

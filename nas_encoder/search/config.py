@@ -14,6 +14,7 @@ from nas_encoder.genotype.schema import NAME
 from nas_encoder.genotype.validation import Problems, show
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.checks import (
     EXPONENT,
@@ -27,6 +28,7 @@ from nas_encoder.search.checks import (
     read_stage,
     tupled,
 )
+from nas_encoder.search.networks import check_network, network_of, searchable_spaces
 from nas_encoder.search.sections import (
     PHASES,
     ArchitectureConfig,
@@ -39,7 +41,7 @@ from nas_encoder.search.sections import (
     WeightsConfig,
 )
 from nas_encoder.search.trial_names import STRATEGIES as TRIAL_STRATEGIES
-from nas_encoder.spaces import CellSpace, ChainSpace, get_space, list_spaces
+from nas_encoder.spaces import CellSpace, get_space
 
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in both steps
@@ -57,12 +59,6 @@ __all__ = [
     "dump",
     "searchable_spaces",
 ]
-
-
-def searchable_spaces() -> list[str]:
-    """Return the names of the spaces that have a supernet."""
-    kinds = (CellSpace, ChainSpace)
-    return [name for name in list_spaces() if isinstance(get_space(name), kinds)]
 
 
 @dataclass(frozen=True)
@@ -186,6 +182,7 @@ class SearchConfig:
         )
         for place, operation in enumerate(dropped or () if known else ()):
             problems.choice(operation, f"regularization.operations[{place}]", "operation", known)
+        self._check_cells_alone(space, problems)
         check_number(self.regularization.decay, "regularization.decay", 0, 100, problems)
         limits = self.regularization.at_most
         names = known or (limits if isinstance(limits, Mapping) else ())
@@ -232,6 +229,17 @@ class SearchConfig:
         bounds = {"score_utterances": (1, 10**7), "devices": (1, 1024)}
         check_integers(self.trainer, "trainer", bounds, problems)
 
+    def _check_cells_alone(self, space: str | None, problems: Problems) -> None:
+        if space is None or isinstance(get_space(space), CellSpace):
+            return
+        for name in ("operations", "at_most"):
+            if getattr(self.regularization, name):
+                problems.add(
+                    f"regularization.{name}",
+                    f"is for spaces of cells with edges, must be empty for '{space}' (a stage's "
+                    "dropout is behind all of its layers)",
+                )
+
     def _check_strategy(self, strategy: str | None, problems: Problems) -> None:
         problems.choice(self.order, "order", "order", ORDERS)
         if self.order == "second" and strategy not in (None, "darts"):
@@ -261,7 +269,7 @@ class SearchConfig:
         for index, stage in enumerate(self.stages):
             where = f"stages[{index}]"
             problems.choice(stage.phase, f"{where}.phase", "phase", PHASES)
-            self._check_network(stage, index, problems)
+            check_network(self, index, problems)
             if stage.phase != "retrain":
                 problems.integer(stage.operations, f"{where}.operations", 2, alive)
                 if isinstance(stage.operations, int):
@@ -287,30 +295,6 @@ class SearchConfig:
                 f"{show(self.stages[0].operations)}",
             )
         self._check_phases(problems)
-
-    def _check_network(self, stage: StageConfig, index: int, problems: Problems) -> None:
-        where = f"stages[{index}]"
-        config = self.encoder_config(stage)
-        if isinstance(config, ChainConfig):
-            space = get_space(self.space)
-            assert isinstance(space, ChainSpace)
-            lines = config.problems(space.blocks)
-            problems.integer(stage.layers, f"{where}.layers", space.blocks, space.blocks)
-            if not index and self.network.stem_stride != (1, 1):
-                problems.add("network.stem_stride", "must be [1, 1]: a chain has no stem")
-            if not index and self.network.hidden_sizes != ():
-                problems.add("network.hidden_sizes", "must be []: a chain has no such layers")
-        else:
-            lines = config.problems()
-            if stage.layers == 2:
-                problems.add(f"{where}.layers", "must be at least 3: of 2, both are reductions")
-        for line in lines:
-            if line.startswith(("layers:", "channels:")):
-                problems.lines.append(f"{where}.{line}")
-            elif line.startswith("dropout:"):
-                continue  # the stage's own check has it
-            elif not index and not line.startswith("input_size:"):  # features has that one
-                problems.lines.append(f"network.{line}")
 
     def _check_phases(self, problems: Problems) -> None:
         phases = [stage.phase for stage in self.stages]
@@ -346,26 +330,9 @@ class SearchConfig:
         for place, beta in enumerate(betas or ()):
             check_number(beta, f"architecture.betas[{place}]", 0, 0.999999, problems)
 
-    def encoder_config(self, stage: StageConfig) -> EncoderConfig | ChainConfig:
+    def encoder_config(self, stage: StageConfig) -> EncoderConfig | ChainConfig | NasBenchConfig:
         """Return the options that a stage's supernet shares with an evaluation network."""
-        if self.space in searchable_spaces() and isinstance(get_space(self.space), ChainSpace):
-            return ChainConfig(
-                input_size=self.features.num_mel_bins,
-                channels=stage.channels,
-                output_size=self.network.output_size,
-                dropout=stage.dropout,
-                deltas=self.network.deltas,
-            )
-        return EncoderConfig(
-            input_size=self.features.num_mel_bins,
-            channels=stage.channels,
-            layers=stage.layers,
-            output_size=self.network.output_size,
-            stem_stride=self.network.stem_stride,
-            hidden_sizes=self.network.hidden_sizes,
-            dropout=stage.dropout if stage.phase == "retrain" else 0.0,
-            deltas=self.network.deltas,
-        )
+        return network_of(self, stage)
 
 
 _SCALARS = (

@@ -5,17 +5,26 @@ E edges of a cell or blocks of a chain, N operations of the space.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.genotype.cells import INPUT_STATES
 from nas_encoder.genotype.draw import state_name
-from nas_encoder.search.gradient.choices import KINDS, edge_list
+from nas_encoder.genotype.nasbench import SkipArchitecture
+from nas_encoder.search.gradient.choices import (
+    KINDS,
+    NO_SKIP,
+    NODES,
+    SKIP,
+    SKIPS,
+    edge_list,
+    skip_list,
+)
 from nas_encoder.search.plots import (
     Picture,
     Row,
-    colour_of,
+    colours_of,
     kind_title,
     kinds_of,
     new_figure,
@@ -48,7 +57,8 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
     axes_list = figure.subplots(1, len(kinds), squeeze=False)[0]
     highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
     for axes, kind, table in zip(axes_list, kinds, tables, strict=True):
-        values = np.array([[edge.get(op, np.nan) for op in operations] for edge in table])
+        columns = list(colours_of(kind, operations))
+        values = np.array([[edge.get(op, np.nan) for op in columns] for edge in table])
         axes.set_facecolor("#e4e4e4")
         axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=highest)
         for line, place in np.argwhere(~np.isnan(values)):
@@ -63,10 +73,10 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
                 color="black" if value > 0.6 * highest else "white",
             )
         for line, operation in _chosen(genotype, kind):
-            _frame(axes, operations.index(operation), line)
+            _frame(axes, columns.index(operation), line)
         for border in _borders(kind, len(table)):
             axes.axhline(border - 0.5, color="white", lw=2.5)
-        axes.set_xticks(range(len(operations)), operations, rotation=40, ha="right", fontsize=8)
+        axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
         axes.set_yticks(range(len(table)), edge_names(kind, len(table)), fontsize=8)
         axes.set_title(kind_title(kind), fontsize=10)
     figure.colorbar(
@@ -74,7 +84,7 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
     )
     return Picture(
         title,
-        "Probability of each operation on each edge (node \u2190 its source) or block. Grey: "
+        "Probability of each operation on each edge (node \u2190 its source), block or node. Grey: "
         "pruned. Red frame: what the genotype of this epoch takes.",
         to_png(figure),
     )
@@ -110,7 +120,7 @@ def edge_courses(
         base = number // columns * _PITCH[1] + 1
         borders = [left + place * width for place in range(len(shown) + 1)]
         bottom = [0.0] * len(shown)
-        for place, operation in enumerate(operations):
+        for operation, colour in colours_of(kind, operations).items():
             heights = [row["probabilities"][kind][number].get(operation, 0.0) for row in shown]
             top = [low + height for low, height in zip(bottom, heights, strict=True)]
             axes.fill_between(
@@ -118,7 +128,7 @@ def edge_courses(
                 [base - value for value in (*bottom, bottom[-1])],
                 [base - value for value in (*top, top[-1])],
                 step="post",
-                color=colour_of(place),
+                color=colour,
                 linewidth=0,
                 label="" if number else operation,
             )
@@ -147,24 +157,42 @@ def edge_courses(
 
 def edge_names(kind: str, count: int) -> list[str]:
     """Return what the edges of a kind are called: node and source, or the block's number."""
+    if kind == SKIPS:
+        return [
+            f"{node + 1} \u2190 {source or 'input'}"
+            for node, source in skip_list(_nodes_by_skips(count))
+        ]
     if kind not in KINDS:
-        return [f"block {number}" for number in range(1, count + 1)]
+        title = "node" if kind == NODES else "block"
+        return [f"{title} {number}" for number in range(1, count + 1)]
     edges = edge_list(nodes_of(count))
     return [f"{node + INPUT_STATES} \u2190 {state_name(source)}" for node, source in edges]
 
 
 def nodes_of(edges: int) -> int:
     """Return the nodes of a cell that has so many edges."""
+    return _first(edge_list, edges)
+
+
+def _nodes_by_skips(skips: int) -> int:
+    """Return the nodes of a cell that has so many skips."""
+    return _first(skip_list, skips)
+
+
+def _first(list_of: Callable[[int], Sequence[Any]], count: int) -> int:
     nodes = 1
-    while len(edge_list(nodes)) < edges:
+    while len(list_of(nodes)) < count:
         nodes += 1
     return nodes
 
 
 def _borders(kind: str, count: int) -> list[int]:
-    if kind not in KINDS:
+    if kind == SKIPS:
+        edges = skip_list(_nodes_by_skips(count))
+    elif kind in KINDS:
+        edges = edge_list(nodes_of(count))
+    else:
         return []
-    edges = edge_list(nodes_of(count))
     return [place for place in range(1, count) if edges[place][0] != edges[place - 1][0]]
 
 
@@ -179,6 +207,12 @@ def _chosen(genotype: Genotype | None, kind: str) -> Iterator[tuple[int, str]]:
         for node, own in enumerate(cell.nodes):
             for edge in own:
                 yield edges.index((node, edge.source)), edge.op
+    elif isinstance(architecture, SkipArchitecture):
+        if kind == NODES:
+            yield from enumerate(node.op for node in architecture.nodes)
+            return
+        for row, (number, source) in enumerate(skip_list(len(architecture.nodes))):
+            yield row, SKIP if source in architecture.nodes[number].skips else NO_SKIP
     else:
         yield from enumerate(getattr(architecture, kind))
 

@@ -1,6 +1,6 @@
 """Cost in the loss: what the network that a search is about to derive costs, against budgets.
 
-E edges of a cell or blocks of a chain, n operations alive on each edge.
+E edges of a cell, blocks of a chain or nodes of NAS-Bench-ASR, n operations alive on each.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from torch import Tensor
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.search.budgets import ObjectiveConfig, readable
 from nas_encoder.search.cell_costs import CellCosts
 from nas_encoder.search.chain_costs import ChainCosts
 from nas_encoder.search.gradient.choices import Alive
-from nas_encoder.spaces import CellSpace, ChainSpace, get_space
+from nas_encoder.search.skip_costs import SkipCosts
+from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, get_space
 
 
 class Costs(Protocol):
@@ -42,7 +44,7 @@ class Costs(Protocol):
 def build_costs(
     config: ObjectiveConfig,
     space: str,
-    network: EncoderConfig | ChainConfig,
+    network: EncoderConfig | ChainConfig | NasBenchConfig,
     frame_shift: float,
 ) -> Costs | None:
     """Return the costs of a space's networks; None where they are not known.
@@ -61,6 +63,8 @@ def build_costs(
         return CellCosts(config, known, network, frame_shift)
     if isinstance(known, ChainSpace) and isinstance(network, ChainConfig):
         return ChainCosts(config, known, network, frame_shift)
+    if isinstance(known, NasBenchSpace) and isinstance(network, NasBenchConfig):
+        return SkipCosts(config, known, network, frame_shift)
     return None
 
 

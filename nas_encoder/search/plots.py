@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.search.budgets import TITLES, UNITS
 from nas_encoder.search.collapse import relative_entropy
-from nas_encoder.search.gradient.choices import KINDS
+from nas_encoder.search.gradient.choices import KINDS, NO_SKIP, SKIP, SKIPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,16 +165,17 @@ def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
     figure = new_figure(2.5 * len(kinds) + 0.6)
     axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
     for axes, kind in zip(axes_list, kinds, strict=True):
-        shares = [mean_shares(row, kind, operations) for row in rows]
+        own = colours_of(kind, operations)
+        shares = [mean_shares(row, kind, list(own)) for row in rows]
         bottom = [0.0] * len(rows)
-        for place, operation in enumerate(operations):
+        for operation, colour in own.items():
             heights = [share[operation] for share in shares]
             axes.bar(
                 range(1, len(rows) + 1),
                 heights,
                 bottom=bottom,
                 width=0.9,
-                color=colour_of(place),
+                color=colour,
                 label=operation,
             )
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -183,13 +184,21 @@ def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
         _mark_stages(axes, rows)
     _label_stages(axes_list[0], rows)
     _epoch_axis(axes_list[-1], rows)
-    handles, labels = axes_list[0].get_legend_handles_labels()
+    named: dict[str, Any] = {}
+    for axes in axes_list:
+        handles, labels = axes.get_legend_handles_labels()
+        named.update(zip(labels, handles, strict=True))
     figure.legend(
-        handles[::-1], labels[::-1], fontsize=8, loc="outside right center", frameon=False
+        handles=list(named.values())[::-1],
+        labels=list(named)[::-1],
+        fontsize=8,
+        loc="outside right center",
+        frameon=False,
     )
     return Picture(
         "Operations over time",
-        "Mean probability of each operation over the edges of a cell or the blocks of a chain. "
+        "Mean probability of each operation over the edges of a cell, the blocks of a chain, or "
+        "the nodes and skips of a cell. "
         "Where a search has several stages, the least probable ones are pruned between them.",
         to_png(figure),
     )
@@ -249,14 +258,21 @@ def kinds_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(kind for row in rows for kind in row.get("probabilities") or {}))
 
 
+def colours_of(kind: str, operations: Sequence[str]) -> dict[str, str]:
+    """Return the operations that a kind chooses from, with their colours.
+
+    Args:
+        kind: Of cells, blocks, nodes or skips.
+        operations: Of the space.
+    """
+    if kind == SKIPS:
+        return dict(zip((NO_SKIP, SKIP), ("#e4e4e4", "#000000"), strict=True))
+    return {op: _COLOURS[place % len(_COLOURS)] for place, op in enumerate(operations)}
+
+
 def kind_title(kind: str) -> str:
     """Return what a kind is called."""
     return f"{kind} cell" if kind in KINDS else kind
-
-
-def colour_of(place: int) -> str:
-    """Return the colour of the space's operation at this place."""
-    return _COLOURS[place % len(_COLOURS)]
 
 
 def stage_starts(rows: Sequence[Row]) -> list[int]:

@@ -12,6 +12,7 @@ from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.genotype import CellArchitecture, Genotype
 from nas_encoder.genotype.draw import architecture_lines, draw
 from nas_encoder.genotype.io import read_yaml, write_atomically
+from nas_encoder.genotype.nasbench import SkipArchitecture
 from nas_encoder.search.budgets import TITLES, readable
 from nas_encoder.search.collapse import Finding, findings, relative_entropy
 from nas_encoder.search.config import dump
@@ -295,7 +296,10 @@ class Report:
                 )
             )
             before = genotype
-        text = "Changed choices: edges or blocks, against the genotype of the epoch before."
+        text = (
+            "Changed choices: edges, blocks, nodes or skips, against the genotype of the epoch "
+            "before."
+        )
         return ["<h2>Epochs</h2>", f'<p class="note">{text}</p>', table(head, lines)]
 
     def _provenance(self) -> list[str]:
@@ -318,6 +322,13 @@ def choices_of(genotype: Genotype) -> set[tuple[Any, ...]]:
             for node, edges in enumerate(cell.nodes)
             for edge in edges
         }
+    if isinstance(architecture, SkipArchitecture):
+        operations = {(number, node.op) for number, node in enumerate(architecture.nodes)}
+        return operations | {
+            (number, source)
+            for number, node in enumerate(architecture.nodes)
+            for source in node.skips
+        }
     return set(enumerate(getattr(architecture, "blocks", ())))
 
 
@@ -329,6 +340,8 @@ def _used(genotype: Genotype) -> dict[str, Counter[str]]:
             "normal cell": Counter(edge.op for edge in architecture.normal.edges),
             "reduction cell": Counter(edge.op for edge in architecture.reduction.edges),
         }
+    if isinstance(architecture, SkipArchitecture):
+        return {"nodes": Counter(node.op for node in architecture.nodes)}
     return {"blocks": Counter(getattr(architecture, "blocks", ()))}
 
 

@@ -175,7 +175,7 @@ class Recorder:
             row["valid_loss"],
             row["valid_ter"],
             sum(row["entropy"].values()) / len(row["entropy"]),
-            row["uniform_entropy"],
+            sum(row["uniform_entropy"].values()) / len(row["uniform_entropy"]),
             row["seconds"],
         )
         self._warn(row, genotype)

@@ -41,13 +41,15 @@ class StageConfig:
             (paths of a sampling strategy are drawn uniformly); ``retrain``: the derived network
             alone, from scratch, on all training data.
         layers: L, cells of the supernet, at least 3: of 2, both are reductions, and the normal
-            cell would be pruned by chance. Of a chain: its blocks.
-        channels: C, initial channels; of a chain, its width.
+            cell would be pruned by chance. Of a chain: its blocks. Of NAS-Bench-ASR: cells of
+            all blocks together.
+        channels: C, initial channels; of a chain, its width; of NAS-Bench-ASR, the filters of
+            its first block.
         operations: Candidates that are alive on each edge (no meaning in phase ``retrain``).
         epochs: Of the stage, at most.
         warmup_epochs: Of these, the first in which the weights alone are trained.
-        dropout: Probability behind the regularized operations when the stage begins; of a chain,
-            behind every layer; in phase ``retrain`` the dropout of the encoder.
+        dropout: Probability behind the regularized operations when the stage begins; of a chain
+            or of NAS-Bench-ASR, behind every layer; in phase ``retrain`` that of the encoder.
         stop: When it ends earlier; null for never.
     """
 
@@ -110,12 +112,24 @@ class RegularizationConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What the supernet shares with an evaluation network; see EncoderConfig."""
+    """What the supernet shares with an evaluation network.
+
+    Attributes:
+        output_size: D, features of an output frame.
+        stem_stride: In time and frequency; of cells with edges alone, as ``hidden_sizes``.
+        hidden_sizes: See :class:`~nas_encoder.network.config.EncoderConfig`.
+        deltas: Whether delta and delta-delta stand beside the features.
+        lstm_size: Of NAS-Bench-ASR alone, as ``block_cells``: width of the LSTM, 0 for none.
+        block_cells: Cells of each of its four blocks; empty to spread a stage's layers over them
+            as in the paper, 3 to 4 to 5 to 6.
+    """
 
     output_size: int = 512
     stem_stride: tuple[int, int] = (1, 1)
     hidden_sizes: tuple[int, ...] = ()
     deltas: bool = True
+    lstm_size: int = 0
+    block_cells: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

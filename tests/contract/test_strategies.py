@@ -12,12 +12,17 @@ from lightning.fabric import Fabric
 
 from nas_encoder.data import Batch, FeatureConfig
 from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
+from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config import StageConfig, searchable_spaces
 from nas_encoder.search.gradient import STRATEGIES, GradientStrategy
 from nas_encoder.search.gradient.choices import (
     BLOCKS,
     KINDS,
+    NO_SKIP,
+    NODES,
+    SKIP,
+    SKIPS,
     Alive,
     ArchitectureParameters,
     Probabilities,
@@ -26,7 +31,7 @@ from nas_encoder.search.gradient.choices import (
 )
 from nas_encoder.search.gradient.training import StepsContext
 from nas_encoder.search.sections import NetworkConfig, RegularizationConfig
-from nas_encoder.spaces import ChainSpace, get_space
+from nas_encoder.spaces import ChainSpace, NasBenchSpace, get_space
 
 STAGES = (
     StageConfig(layers=5, operations=8, epochs=4, warmup_epochs=2),
@@ -36,6 +41,10 @@ STAGES = (
 CHAIN_STAGES = tuple(
     replace(stage, layers=6, operations=count)
     for stage, count in zip(STAGES, (4, 3, 2), strict=True)
+)
+NODE_STAGES = tuple(
+    replace(stage, layers=layers, operations=count)
+    for stage, layers, count in zip(STAGES, (4, 7, 18), (6, 4, 2), strict=True)
 )
 
 
@@ -56,7 +65,18 @@ def strategy(request: pytest.FixtureRequest, space: Any) -> GradientStrategy:
 
 
 def stages_of(space: Any) -> tuple[StageConfig, ...]:
+    if isinstance(space, NasBenchSpace):
+        return NODE_STAGES
     return CHAIN_STAGES if isinstance(space, ChainSpace) else STAGES
+
+
+def edges_of(space: Any) -> dict[str, int]:
+    """Return how many choices each kind has."""
+    if isinstance(space, NasBenchSpace):
+        return {NODES: 3, SKIPS: 6}
+    if isinstance(space, ChainSpace):
+        return {BLOCKS: space.blocks}
+    return dict.fromkeys(KINDS, len(edge_list(4)))
 
 
 def test_the_strategies_are_there() -> None:
@@ -81,14 +101,15 @@ def parameters(alive: Alive, seed: int) -> ArchitectureParameters:
 
 def require_choices(alive: Alive, space: Any, count: int) -> None:
     """Equally many operations on every edge, each once, in the space's order."""
-    chain = isinstance(space, ChainSpace)
-    assert set(alive) == ({BLOCKS} if chain else set(KINDS))
-    for edges in alive.values():
-        assert len(edges) == (space.blocks if chain else len(edge_list(4)))
+    assert {kind: len(edges) for kind, edges in alive.items()} == edges_of(space)
+    for kind, edges in alive.items():
         for edge in edges:
+            if kind == SKIPS:  # never pruned
+                assert edge == (NO_SKIP, SKIP)
+                continue
             assert len(edge) == count
             assert list(edge) == [op for op in space.operations if op in edge]
-            assert set(edge) != {"none"}
+            assert set(edge) - {"none", ZERO}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -117,7 +138,7 @@ def test_a_member_of_the_space_is_derived_at_any_time(
     for stage in range(len(STAGES)):
         made = parameters(alive, seed)
         architecture = strategy.derive(made)
-        assert isinstance(architecture, (CellArchitecture, ChainArchitecture))
+        assert isinstance(architecture, (CellArchitecture, ChainArchitecture, SkipArchitecture))
         genotype = Genotype("derived", space.name, architecture, {"kind": "search"})
         space.validate(genotype)
         assert Genotype.from_dict(genotype.to_dict()) == genotype
@@ -126,6 +147,8 @@ def test_a_member_of_the_space_is_derived_at_any_time(
         if isinstance(architecture, CellArchitecture):
             pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
             assert pools <= SearchConfig().regularization.at_most["avg_pool_3x3"]
+        if isinstance(architecture, SkipArchitecture):
+            assert all(node.op != ZERO for node in architecture.nodes)
         if stage + 1 < len(STAGES):
             alive = strategy.next_alive(stage, made.probabilities())
 
@@ -184,8 +207,8 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     strategy: GradientStrategy, space: Any
 ) -> None:
     """On its own network: every strategy, in every space."""
-    chain = isinstance(space, ChainSpace)
-    stage = StageConfig(layers=6 if chain else 3, channels=2, operations=len(space.operations))
+    layers, channels = {ChainSpace: (6, 2), NasBenchSpace: (4, 6)}.get(type(space), (3, 2))
+    stage = StageConfig(layers=layers, channels=channels, operations=len(space.operations))
     strategy.config = replace(  # type: ignore[attr-defined]
         strategy.config,  # type: ignore[attr-defined]
         features=FeatureConfig(num_mel_bins=8),

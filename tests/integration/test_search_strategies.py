@@ -20,6 +20,7 @@ from nas_encoder.spaces import get_space
 
 SEED = 3
 CHAIN = {"layers": 6, "channels": 8, "operations": 4, "dropout": 0.2}
+NODES = {"layers": 4, "channels": 6, "operations": 6, "dropout": 0.2}
 CELLS = {"layers": 3, "channels": 1, "operations": 8, "dropout": 0.1}
 STOP = {"min_epochs": 1, "patience": 1, "min_gain": 0.0}
 NO_GAIN = {"min_epochs": 1, "patience": 1, "min_gain": 1000.0}
@@ -54,6 +55,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "weights": {"optimizer": "sgd", "lr": 0.05},
         "stages": [{**CELLS, "epochs": 1, "warmup_epochs": 0}],
     },
+    "stnas_nodes": {"strategy": "stnas", "space": "nasbench_asr", "stages": phases(NODES)},
+    "pdarts_nodes": {
+        "space": "nasbench_asr",
+        "stages": [
+            {**NODES, "epochs": 1, "warmup_epochs": 0},
+            {**NODES, "layers": 5, "operations": 2, "epochs": 1, "warmup_epochs": 0},
+        ],
+    },
     "pdarts_chain": {
         "space": "tdnn_chain",
         "stages": [
@@ -67,7 +76,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def config(name: str) -> SearchConfig:
     document = {**QUICK, **CONFIGS[name]}
-    if document.get("space") == "tdnn_chain":
+    if document.get("space") in ("tdnn_chain", "nasbench_asr"):
         document["network"] = {"output_size": 8}
     return SearchConfig.from_dict(document)
 
@@ -98,7 +107,14 @@ def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
     return Made()
 
 
-QUICK_ONES = ["stnas_chain", "darts_chain", "pdarts_chain", "stnas_cells"]
+QUICK_ONES = [
+    "stnas_chain",
+    "darts_chain",
+    "pdarts_chain",
+    "stnas_nodes",
+    "pdarts_nodes",
+    "stnas_cells",
+]
 
 
 @pytest.mark.parametrize("name", [*QUICK_ONES, pytest.param("darts_cells", marks=pytest.mark.slow)])
@@ -180,6 +196,7 @@ def test_what_a_stage_takes_over(
         ("stnas_chain", GradientSearch, "_finish_stage", 2),  # the best epoch is kept
         ("stnas_chain", RunFolder, "save_checkpoint", 17),  # while retraining
         ("darts_chain", Steps, "weight_step", 4),
+        ("stnas_nodes", Steps, "weight_step", 7),
         ("stnas_cells", Steps, "weight_step", 2),
         pytest.param("darts_cells", Steps, "weight_step", 2, marks=pytest.mark.slow),
         ("pdarts_chain", GradientSearch, "_finish_stage", 2),

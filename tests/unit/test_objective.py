@@ -15,6 +15,7 @@ from nas_encoder.network import build_encoder
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive, edge_list
@@ -31,7 +32,8 @@ SIZES: tuple[dict[str, Any], ...] = (
 
 def make(space: str = "asr_revised", size: dict[str, Any] = SIZES[0], **config: Any) -> Objective:
     settings = ObjectiveConfig(**{"layers": 6, "channels": 3, "seconds": 0.37, **config})
-    network = ChainConfig(**size) if space == "tdnn_chain" else EncoderConfig(**size)
+    kinds = {"tdnn_chain": ChainConfig, "nasbench_asr": NasBenchConfig}
+    network: Any = kinds.get(space, EncoderConfig)(**size)
     costs = build_costs(settings, space, network, 0.01)
     assert costs is not None
     return Objective(settings, costs)
@@ -107,6 +109,36 @@ def test_costs_of_chains(width: int | None, output: int) -> None:
     assert torch.all(grad[:, 2:] > grad[:, :2]) and torch.equal(grad[:, 0], grad[:, 1])
     with pytest.raises(ConfigError, match="is for spaces of cells"):
         make("tdnn_chain", size, latency_ms=3)
+
+
+@pytest.mark.parametrize("width", [None, 24])
+@pytest.mark.parametrize("lstm", [0, 5])
+def test_costs_of_nodes(width: int | None, lstm: int) -> None:
+    size = {"input_size": 7, "channels": 12, "output_size": 9, "block_cells": (1, 0, 2, 1)}
+    size["lstm_size"] = lstm
+    space = get_space("nasbench_asr")
+    costs = make(space.name, size, layers=None, channels=width).costs
+    alive = all_alive(space)
+    members = [space.sample(random.Random(seed)) for seed in range(8)]
+    for genotype in [*members, space.decode([5] + [0] * 8), space.decode([0, 1] * 2 + [0] * 5)]:
+        network = build_encoder(genotype, **{**size, "channels": width or 12})
+        found = costs.of(genotype.architecture)
+        assert found["parameters"] == count_parameters(network)
+        assert found["macs"] == count_macs(network, 37, 7)
+        names = [node.op for node in genotype.architecture.nodes]
+        if "zero" in names:  # never derived: the expectation is over the others
+            continue
+        one_hot = torch.tensor([[float(op == own) for op in space.operations] for own in names])
+        weights = {"nodes": one_hot, "skips": torch.full((6, 2), 0.5)}
+        expected = costs.expected(weights, alive)
+        assert {name: float(value) for name, value in expected.items()} == found
+    uniform = {"nodes": torch.full((3, 6), 1 / 6)}
+    mean = costs.expected(uniform, alive)["parameters"]
+    every = [costs.of(space.decode([op, 0, op, 0, 0, op, 0, 0, 0]).architecture) for op in range(5)]
+    assert float(mean) == pytest.approx(sum(cost["parameters"] for cost in every) / 5)
+    assert costs.cheapest("macs") == min(cost["macs"] for cost in every)
+    with pytest.raises(ConfigError, match="is for spaces of cells"):
+        make(space.name, size, latency_ms=3)
 
 
 def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:

@@ -6,6 +6,7 @@ B batch, T frames, F frequency bins, V tokens (blank included), E blocks, n oper
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from nas_encoder.network.ctc import log_probabilities
 from nas_encoder.network.inputs import check_inputs
 from nas_encoder.ops.masking import reduced_lengths
 from nas_encoder.search.gradient.choices import BLOCKS, Alive
-from nas_encoder.search.gradient.straight_through import Paths, straight_through
+from nas_encoder.search.gradient.mixtures import choose
+from nas_encoder.search.gradient.straight_through import Paths
 
 
 class ChainSupernet(nn.Module):
@@ -69,13 +71,12 @@ class ChainSupernet(nn.Module):
         """
         padded = check_inputs(x, lengths, self.config.input_size, self.subsampling_factor)
         x, mask = chain_features(x, lengths if padded else None, self.config.deltas)
-        own = weights[BLOCKS]
         for index, block in enumerate(self.blocks):
             assert isinstance(block, nn.ModuleList)
-            if isinstance(own, Paths):
-                x = _sampled(block, x, mask, own, index, dropout)
-            else:
-                x = _mixed(block, x, mask, own[index], dropout)
+            run = partial(_layer, block, x, mask, dropout)
+            chosen = choose(weights[BLOCKS], index, run, partial(torch.zeros_like, x))
+            assert chosen is not None
+            x = chosen
             if index + 1 == self.subsample_after:
                 x = self.subsample(x, mask, dropout)
                 mask = None if mask is None else mask[:, ::SUBSAMPLING]
@@ -85,27 +86,8 @@ class ChainSupernet(nn.Module):
         return log_probabilities(logits), reduced_lengths(lengths, self.subsampling_factor)
 
 
-def _mixed(
-    block: nn.ModuleList, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
+def _layer(
+    block: nn.ModuleList, x: Tensor, mask: Tensor | None, dropout: float, place: int
 ) -> Tensor:
-    values = [
-        weight.to(x.dtype) * layer(x, mask, dropout)
-        for weight, layer in zip(weights.unbind(), block, strict=True)
-    ]
-    return torch.stack(values).sum(0) if len(values) > 1 else values[0]
-
-
-def _sampled(
-    block: nn.ModuleList, x: Tensor, mask: Tensor | None, paths: Paths, index: int, dropout: float
-) -> Tensor:
-    active = paths.active[index]
-    output: Tensor = block[active](x, mask, dropout)
-    if paths.involved is None:
-        return output
-    assert paths.shares is not None
-    places = paths.involved[index]
-    with torch.no_grad():
-        candidates = [
-            output if place == active else block[place](x, mask, dropout) for place in places
-        ]
-    return straight_through(output, paths.shares[index], candidates, places.index(active))
+    y: Tensor = block[place](x, mask, dropout)
+    return y

@@ -1,6 +1,7 @@
 """The choices of a search: which operations are alive on which edge, and their parameters.
 
-E edges of a cell (14 for 4 nodes) or blocks of a chain, n operations alive on each edge.
+E edges of a cell (14 for 4 nodes), blocks of a chain, or nodes or skips of NAS-Bench-ASR's cell;
+n operations alive on each.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype.cells import INPUT_STATES
-from nas_encoder.spaces import CellSpace, ChainSpace, SearchSpace
+from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, SearchSpace
 
 KINDS = ("normal", "reduction")  # of cells
 BLOCKS = "blocks"  # the one kind of a chain
+NODES, SKIPS = "nodes", "skips"  # of NAS-Bench-ASR's cell
+NO_SKIP, SKIP = "no_skip", "skip"  # what the latter choose from
 
 # kind of cell -> edge -> names of the operations that are alive, in the space's order
 Alive = Mapping[str, tuple[tuple[str, ...], ...]]
@@ -28,6 +31,11 @@ def edge_list(nodes: int) -> list[tuple[int, int]]:
     return [(node, source) for node in range(nodes) for source in range(INPUT_STATES + node)]
 
 
+def skip_list(nodes: int) -> list[tuple[int, int]]:
+    """Return (node from 0, source) of every skip; source 0 is the cell's input, k node k."""
+    return [(node, source) for node in range(nodes) for source in range(node + 1)]
+
+
 def all_alive(space: SearchSpace) -> Alive:
     """Return the choices with which a search begins: every operation on every edge.
 
@@ -36,6 +44,12 @@ def all_alive(space: SearchSpace) -> Alive:
     """
     if isinstance(space, ChainSpace):
         return {BLOCKS: (space.operations,) * space.blocks}
+    if isinstance(space, NasBenchSpace):
+        skips = len(skip_list(space.nodes))
+        return {
+            NODES: (space.operations,) * space.nodes,
+            SKIPS: ((NO_SKIP, SKIP),) * skips,
+        }
     if not isinstance(space, CellSpace):
         raise NasEncoderError(f"the space '{space.name}' cannot be searched with gradients")
     edges = len(edge_list(space.nodes))

@@ -12,17 +12,27 @@ from torch import nn
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype import CellArchitecture
+from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
 from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.search.gradient.chain_supernet import ChainSupernet
-from nas_encoder.search.gradient.choices import BLOCKS, KINDS, Alive, Probabilities
-from nas_encoder.search.gradient.derive import derive_cell, derive_chain, prune
+from nas_encoder.search.gradient.choices import (
+    BLOCKS,
+    KINDS,
+    NODES,
+    SKIPS,
+    Alive,
+    Probabilities,
+)
+from nas_encoder.search.gradient.derive import derive_cell, derive_chain, derive_nodes, prune
 from nas_encoder.search.gradient.sampled import SampledSupernet
+from nas_encoder.search.gradient.skip_supernet import SkipSupernet
 from nas_encoder.search.gradient.supernet import Supernet
-from nas_encoder.spaces import CellSpace, ChainSpace, SearchSpace
+from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, SearchSpace
 
 Limits = Mapping[str, int]
-Config = EncoderConfig | ChainConfig
+Config = EncoderConfig | ChainConfig | NasBenchConfig
 
 
 class Layout(Protocol):
@@ -105,6 +115,34 @@ class ChainLayout:
         return derive_chain(probabilities[BLOCKS])
 
 
+class SkipLayout:
+    """NAS-Bench-ASR's space; limits and regularized operations are the other cells' alone."""
+
+    def mixed(
+        self, alive: Alive, config: Config, vocabulary: int, regularized: Container[str]
+    ) -> nn.Module:
+        """Build a supernet whose ``weights`` are those of mixtures."""
+        assert isinstance(config, NasBenchConfig)
+        return SkipSupernet(alive, config, vocabulary)
+
+    def sampled(
+        self, alive: Alive, config: Config, vocabulary: int, regularized: Container[str]
+    ) -> nn.Module:
+        """Build a supernet whose ``weights`` are paths that are drawn: the same one."""
+        return self.mixed(alive, config, vocabulary, regularized)
+
+    def prune(self, probabilities: Probabilities, keep: int, limits: Limits) -> Alive:
+        """Keep the most probable operations of each node; skips stay open to the end."""
+        return {
+            NODES: prune(probabilities[NODES], keep, (ZERO,)),
+            SKIPS: tuple(tuple(skip) for skip in probabilities[SKIPS]),
+        }
+
+    def derive(self, probabilities: Probabilities, limits: Limits) -> SkipArchitecture:
+        """Derive the cell of the most probable operations and skips."""
+        return derive_nodes(probabilities[NODES], probabilities[SKIPS])
+
+
 def layout_of(space: SearchSpace) -> Layout:
     """Return the layout of a space.
 
@@ -115,4 +153,6 @@ def layout_of(space: SearchSpace) -> Layout:
         return CellLayout(space)
     if isinstance(space, ChainSpace):
         return ChainLayout()
+    if isinstance(space, NasBenchSpace):
+        return SkipLayout()
     raise NasEncoderError(f"the space '{space.name}' cannot be searched with gradients")

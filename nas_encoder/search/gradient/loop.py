@@ -259,7 +259,9 @@ class GradientSearch:
             "valid_ter": score["ter"],
             "dropout": self.strategy.operation_dropout(stage, position.epoch),
             "entropy": entropy,
-            "uniform_entropy": math.log(len(next(iter(self.alive.values()))[0])),
+            "uniform_entropy": {
+                kind: math.log(len(edges[0])) for kind, edges in self.alive.items()
+            },
             "seconds": round(position.seconds + time.monotonic() - began, 3),
             "probabilities": {
                 kind: [dict(edge) for edge in edges]
