@@ -17,6 +17,7 @@ EXAMPLES = """examples:
       --test data/test --output exp/table.sqlite
   nas-encoder table build ... --output exp/part2.sqlite --shard 2/8     (one of 8 machines)
   nas-encoder table build ... --output exp/part2.sqlite --shard 2/8 --resume
+  nas-encoder table build ... --output exp/table.sqlite --resume --add exp/search/genotype.yaml
   nas-encoder table merge exp/part?.sqlite --output exp/table.sqlite
   nas-encoder table convert downloads/nb-asr --output nb-asr.sqlite
   nas-encoder table show synth_timit --top 5
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="train part I of N"
     )
     build.add_argument("--resume", action="store_true", help="go on with a file that is there")
+    build.add_argument(
+        "--add",
+        nargs="+",
+        default=[],
+        metavar="GENOTYPE",
+        help="further architectures: zoo names or files; with --resume also into a finished table",
+    )
     build.add_argument(
         "--set",
         action="append",
@@ -93,14 +101,21 @@ def _build(args: argparse.Namespace) -> int:
 
     config = load_table_config(args.config, args.settings)
     TableBuilder(
-        config, args.train, args.valid, args.test, args.output, args.shard, args.resume
+        config,
+        args.train,
+        args.valid,
+        args.test,
+        args.output,
+        args.shard,
+        args.resume,
+        added=args.add,
     ).run()
     print(args.output)
     return 0
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from nas_encoder.search.tabular.build import merge_tables
+    from nas_encoder.search.tabular.merge import merge_tables
 
     merge_tables(args.parts, args.output)
     print(args.output)

@@ -142,6 +142,12 @@ def choices(space: str, keep: int | None) -> Alive:
         ("darts", None, 3, 14, (1, 2)),
         ("darts", 3, 5, 13, (2, 1)),
         ("asr_revised", 2, 6, 16, (1, 1)),
+        # The three stages of P-DARTS at their depths.
+        pytest.param("darts", None, 5, 29, (1, 1), marks=pytest.mark.slow),
+        pytest.param("asr_revised", 5, 11, 29, (1, 1), marks=pytest.mark.slow),
+        pytest.param("darts", 5, 11, 29, (1, 1), marks=pytest.mark.slow),
+        pytest.param("asr_revised", 3, 17, 45, (1, 1), marks=pytest.mark.slow),
+        pytest.param("darts", 3, 17, 29, (1, 1), marks=pytest.mark.slow),
     ],
 )
 def test_the_sum_over_operations_and_its_gradients(
@@ -161,7 +167,9 @@ def test_the_sum_over_operations_and_its_gradients(
     plain.train(training)
     x = torch.randn(frames, 9)
     weights, other = random_weights(alive), random_weights(alive)
-    probe = torch.randn(-(-frames // config.subsampling_factor), VOCABULARY)
+    # The gradients of many cells' choices are small: of a larger loss they would show.
+    size = 1.0 if layers < 10 else 100.0
+    probe = size * torch.randn(-(-frames // config.subsampling_factor), VOCABULARY)
 
     ours, lengths = network(x[None], torch.tensor([frames]), weights)
     theirs = plain(x, other)

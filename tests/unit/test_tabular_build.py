@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +29,13 @@ from nas_encoder.network.complexity import count_parameters
 from nas_encoder.network.nasbench_config import PUBLISHED
 from nas_encoder.resources import conf_root, list_configs
 from nas_encoder.search.tabular import Table, TableFile, list_tables, load_table
-from nas_encoder.search.tabular.build import TableBuilder, choose_architectures, merge_tables
+from nas_encoder.search.tabular.build import TableBuilder, choose_architectures
 from nas_encoder.search.tabular.config import Recipe, TableConfig, load_table_config
 from nas_encoder.search.tabular.decoding import greedy, prefix_beam
+from nas_encoder.search.tabular.merge import merge_tables
+from nas_encoder.search.tabular.table import model_hash
 from nas_encoder.search.tabular.training import rate
+from nas_encoder.spaces import get_space
 
 QUICK: dict[str, Any] = {
     "name": "quick",
@@ -132,6 +137,34 @@ def test_a_finished_table_is_not_built_again(
     assert caught.value.problems == ("config.recipe.lr: was 0.01, now 0.02",)
     with pytest.raises(CheckpointError, match=r"shard: was \[1, 1\], now \[1, 2\]"):
         TableBuilder(config(), **data, output=whole, shard=(1, 2), resume=True).run()
+
+
+def test_a_genotype_is_added_to_a_finished_table(
+    whole: Path, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """What was there stays as it is, bit for bit; what is there already is not trained again."""
+    output = tmp_path / "more.sqlite"
+    shutil.copy(whole, output)
+    present = load_table(whole).hashes()[0]
+    load_table(whole).genotype(present).save(tmp_path / "known.yaml")
+    space = get_space("nasbench_asr")
+    new = next(
+        g
+        for g in map(space.decode, ([0] * 9, [1] * 9))
+        if model_hash(g) not in load_table(whole).hashes()
+    )
+    new.save(tmp_path / "new.yaml")
+    paths = [tmp_path / "known.yaml", tmp_path / "new.yaml", tmp_path / "new.yaml"]
+    TableBuilder(config(), **data, output=output, resume=True, added=paths).run()
+    before, after = load_table(whole), load_table(output)
+    assert set(after.hashes()) == {*before.hashes(), model_hash(new)}
+    assert {k: v for k, v in numbers(after).items() if k in numbers(before)} == numbers(before)
+    assert len(numbers(after)) == 4 * 2 * 2 and after.about["architectures"] == 4
+    found = after.full_info(model_hash(new), seed=3)
+    assert found is not None and len(found["val_per"]) == 2
+    get_space("darts").sample(random.Random(0)).save(tmp_path / "other.yaml")
+    with pytest.raises(GenotypeError, match="must be 'nasbench_asr', got 'darts'"):
+        TableBuilder(config(), **data, output=output, resume=True, added=[tmp_path / "other.yaml"])
 
 
 def test_shards_merge_into_the_same_table(

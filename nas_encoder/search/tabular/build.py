@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.provenance import environment, machine
 from nas_encoder.search.tabular.config import TableConfig
+from nas_encoder.search.tabular.merge import differences
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
 from nas_encoder.search.tabular.training import Streams, Trainer, latency
@@ -54,10 +54,7 @@ def choose_architectures(config: TableConfig) -> list[Genotype]:
     space = get_space(config.space)
     choice = config.architectures
     if choice.kind == "list":
-        loaded = [load_genotype(name) for name in choice.genotypes]
-        for genotype in loaded:
-            space.validate(genotype)
-        return list({model_hash(genotype): genotype for genotype in loaded}.values())
+        return load_members(config.space, choice.genotypes)
     if choice.kind == "all":
         if not hasattr(space, "enumerate"):
             raise ConfigError(
@@ -79,6 +76,18 @@ def choose_architectures(config: TableConfig) -> list[Genotype]:
     return list(found.values())
 
 
+def load_members(space: str, names: Sequence[str | Path]) -> list[Genotype]:
+    """Load genotypes of a space, each of those that are the same once.
+
+    Raises:
+        GenotypeError: One cannot be loaded, or is of another space.
+    """
+    loaded = [load_genotype(name) for name in names]
+    for genotype in loaded:
+        get_space(space).validate(genotype)
+    return list({model_hash(genotype): genotype for genotype in loaded}.values())
+
+
 class TableBuilder:
     """Trains the architectures of a configuration into a file.
 
@@ -91,9 +100,12 @@ class TableBuilder:
         shard: (i, n): this is part i, from 1, of n.
         resume: Go on with a file that is there.
         checkpoint_seconds: Time between two checkpoints of a training.
+        added: Names of the zoo or paths of YAML files: further architectures, also for a file
+            that is complete without them.
 
     Raises:
         ConfigError: A setting, or an option of the networks, is wrong.
+        GenotypeError: A genotype cannot be loaded, or is of another space.
         DataError: The data cannot be used.
         CheckpointError: The file holds another table, or another process writes it.
     """
@@ -108,6 +120,7 @@ class TableBuilder:
         shard: tuple[int, int] = (1, 1),
         resume: bool = False,
         checkpoint_seconds: float = 20.0,
+        added: Sequence[str | Path] = (),
     ) -> None:
         problems = config.problems()
         part, parts = shard
@@ -125,7 +138,12 @@ class TableBuilder:
         self.checkpoint_seconds = checkpoint_seconds
         use_cuda = config.device != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if use_cuda else "cpu")
-        self.architectures = choose_architectures(config)[part - 1 :: parts]
+        chosen = choose_architectures(config)
+        known = {model_hash(genotype) for genotype in chosen}
+        for genotype in load_members(config.space, added):
+            if model_hash(genotype) not in known:
+                chosen.append(genotype)
+        self.architectures = chosen[part - 1 :: parts]
         # All options are checked before any training: a week into it is too late.
         first = self.architectures[0] if self.architectures else None
         self.factor = 1
@@ -159,6 +177,9 @@ class TableBuilder:
                 self._begin(file, tokens, features, {name: len(c) for name, c in cuts.items()})
                 self._measure(file, len(tokens))
                 self._train(file, cuts, tokens, features)
+                count = len(file.architectures())
+                if file.about()["architectures"] != count:
+                    file.set_about(architectures=count)
 
     # -- steps --------------------------------------------------------------------------------
 
@@ -324,85 +345,6 @@ class TableBuilder:
             except DataError as error:
                 logger.warning("no warm-up epoch of %g s: %s", seconds, error)
         return Streams(warm_up, train, loader("valid"), loader("test"))
-
-
-def merge_tables(parts: list[str | Path], output: str | Path) -> None:
-    """Join the files of shards, or of a table and its continuation, into one.
-
-    Raises:
-        DataError: ``output`` is there already, a file is no table, or two of them were built in
-            another way or have different numbers for the same training.
-    """
-    if Path(output).exists():
-        raise DataError(str(output), ["is there already; give another name or delete it first"])
-    if not parts:
-        raise DataError("merge", ["there is nothing to merge"])
-    opened = []
-    for part in parts:
-        with TableFile(part, create=False) as file:
-            opened.append((str(part), file.about(), file.read()))
-    problems: list[str] = []
-    _, first, _ = opened[0]
-    identity = {key: first.get(key) for key in IDENTITY}
-    for name, about, table in opened[1:]:
-        problems += [f"{name}: {line}" for line in differences(about, identity)]
-        for other, _, earlier in opened:
-            if other == name:
-                break
-            for group, rows in table.trainings.items():
-                problems += [
-                    f"{name}: {key}, {group[0]} epochs, seed {group[1]}: other numbers than {other}"
-                    for key, training in rows.items()
-                    if (known := earlier.trainings.get(group, {}).get(key)) is not None
-                    and (known.val, known.test) != (training.val, training.test)
-                ]
-    if problems:
-        raise DataError("merge", problems)
-    target = Path(output)
-    temporary = target.with_name(f".{target.name}.writing")
-    temporary.unlink(missing_ok=True)
-    try:
-        with TableFile(temporary) as file:
-            for _, _, table in opened:
-                file.add_table(table)
-            trained = len(file.read())
-            file.set_about(shard=[1, 1], architectures=trained, merged=len(opened))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-IDENTITY = ("config", "utterances", "tokens", "feature_mean")
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line for each value that decides the numbers and is another one now."""
-    old, new = (
-        _flat({key: about.get(key) for key in IDENTITY} | {"config": _completed(about)})
-        for about in (before, now)
-    )
-    return [
-        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _completed(about: Mapping[str, Any]) -> Any:
-    """Return the configuration with settings that did not exist yet when it was written."""
-    try:
-        return TableConfig.from_dict(about.get("config")).to_dict()
-    except ConfigError:
-        return about.get("config")
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
-        for key, item in value.items():
-            found |= _flat(item, f"{path}.{key}" if path else str(key))
-        return found
-    return {path: list(value) if isinstance(value, (list, tuple)) else value}
 
 
 @contextmanager

@@ -22,10 +22,10 @@ strategies="pdarts darts_first darts_second stnas"   # conf/NAME.yaml
 seeds=3                  # searches of each
 draws=8                  # random genotypes
 space=asr_revised
-search_utterances=224    # of the training data, for a search
+search_utterances=320    # of the training data, for a search
 search_opts=             # more options of nas-encoder search
-parameters=120000        # of each encoder that is trained, within 2 %
-steps=1000               # of each training
+parameters=100000        # of each encoder that is trained, within 2 %
+steps=400                # of each training
 
 help() {
     cat <<TEXT

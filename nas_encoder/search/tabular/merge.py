@@ -1,0 +1,91 @@
+"""Joining tables, and telling whether two were built alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.search.tabular.config import TableConfig
+from nas_encoder.search.tabular.store import TableFile
+
+
+def merge_tables(parts: list[str | Path], output: str | Path) -> None:
+    """Join the files of shards, or of a table and its continuation, into one.
+
+    Raises:
+        DataError: ``output`` is there already, a file is no table, or two of them were built in
+            another way or have different numbers for the same training.
+    """
+    if Path(output).exists():
+        raise DataError(str(output), ["is there already; give another name or delete it first"])
+    if not parts:
+        raise DataError("merge", ["there is nothing to merge"])
+    opened = []
+    for part in parts:
+        with TableFile(part, create=False) as file:
+            opened.append((str(part), file.about(), file.read()))
+    problems: list[str] = []
+    _, first, _ = opened[0]
+    identity = {key: first.get(key) for key in IDENTITY}
+    for name, about, table in opened[1:]:
+        problems += [f"{name}: {line}" for line in differences(about, identity)]
+        for other, _, earlier in opened:
+            if other == name:
+                break
+            for group, rows in table.trainings.items():
+                problems += [
+                    f"{name}: {key}, {group[0]} epochs, seed {group[1]}: other numbers than {other}"
+                    for key, training in rows.items()
+                    if (known := earlier.trainings.get(group, {}).get(key)) is not None
+                    and (known.val, known.test) != (training.val, training.test)
+                ]
+    if problems:
+        raise DataError("merge", problems)
+    target = Path(output)
+    temporary = target.with_name(f".{target.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        with TableFile(temporary) as file:
+            for _, _, table in opened:
+                file.add_table(table)
+            trained = len(file.read())
+            file.set_about(shard=[1, 1], architectures=trained, merged=len(opened))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+IDENTITY = ("config", "utterances", "tokens", "feature_mean")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one line for each value that decides the numbers and is another one now."""
+    old, new = (
+        _flat({key: about.get(key) for key in IDENTITY} | {"config": _completed(about)})
+        for about in (before, now)
+    )
+    return [
+        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _completed(about: Mapping[str, Any]) -> Any:
+    """Return the configuration with settings that did not exist yet when it was written."""
+    try:
+        return TableConfig.from_dict(about.get("config")).to_dict()
+    except ConfigError:
+        return about.get("config")
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found |= _flat(item, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: list(value) if isinstance(value, (list, tuple)) else value}
