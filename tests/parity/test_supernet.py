@@ -131,7 +131,7 @@ def gradients_of(network: Supernet) -> Supernet:
 
 
 def choices(space: str, keep: int | None) -> Alive:
-    return all_alive(get_space(space)) if keep is None else pruned(space, keep)
+    return all_alive(get_space(space)) if keep is None else pruned(space, keep, seed=1)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -146,7 +146,7 @@ def choices(space: str, keep: int | None) -> Alive:
         pytest.param("darts", None, 5, 29, (1, 1), marks=pytest.mark.slow),
         pytest.param("asr_revised", 5, 11, 29, (1, 1), marks=pytest.mark.slow),
         pytest.param("darts", 5, 11, 29, (1, 1), marks=pytest.mark.slow),
-        pytest.param("asr_revised", 3, 17, 45, (1, 1), marks=pytest.mark.slow),
+        pytest.param("asr_revised", 3, 17, 61, (1, 1), marks=pytest.mark.slow),
         pytest.param("darts", 3, 17, 29, (1, 1), marks=pytest.mark.slow),
     ],
 )
@@ -167,8 +167,8 @@ def test_the_sum_over_operations_and_its_gradients(
     plain.train(training)
     x = torch.randn(frames, 9)
     weights, other = random_weights(alive), random_weights(alive)
-    # The gradients of many cells' choices are small: of a larger loss they would show.
-    size = 1.0 if layers < 10 else 100.0
+    # Many cells without batch statistics have small gradients: with a larger loss they show.
+    size = 1.0 if training or layers < 10 else 1000.0
     probe = size * torch.randn(-(-frames // config.subsampling_factor), VOCABULARY)
 
     ours, lengths = network(x[None], torch.tensor([frames]), weights)
