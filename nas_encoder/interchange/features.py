@@ -24,9 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError, MissingDependencyError
-
-WINDOWS = ("hann", "hamming", "blackman", "bartlett")
-NORMALIZATIONS = ("global", "utterance")
+from nas_encoder.interchange.feature_options import espnet_problems, size_problems
 
 
 class ESPnetFeatures(nn.Module):
@@ -83,11 +81,29 @@ class ESPnetFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.win_length = n_fft if win_length is None else win_length
-        problems = _problems(sample_rate, n_fft, self.win_length, hop_length, window, n_mels)
-        if normalize not in (None, *NORMALIZATIONS):
-            problems.append(
-                f"normalize: must be null or one of {', '.join(NORMALIZATIONS)}, got {normalize!r}"
-            )
+        problems = size_problems(
+            {
+                "sample_rate": sample_rate,
+                "n_fft": n_fft,
+                "win_length": self.win_length,
+                "hop_length": hop_length,
+                "n_mels": n_mels,
+            },
+            window,
+        )
+        problems += espnet_problems(
+            {
+                "center": center,
+                "normalized": normalized,
+                "fmin": fmin,
+                "fmax": fmax,
+                "htk": htk,
+                "normalize": normalize,
+                "norm_means": norm_means,
+                "norm_vars": norm_vars,
+                "eps": eps,
+            }
+        )
         if problems:
             raise ConfigError("ESPnet features", problems)
         self.sample_rate, self.n_fft, self.hop_length = sample_rate, n_fft, hop_length
@@ -218,8 +234,15 @@ class NeMoFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.n_fft = n_fft or 1 << max(n_window_size - 1, 0).bit_length()
-        problems = _problems(
-            sample_rate, self.n_fft, n_window_size, n_window_stride, window, features
+        problems = size_problems(
+            {
+                "sample_rate": sample_rate,
+                "n_fft": self.n_fft,
+                "win_length": n_window_size,
+                "hop_length": n_window_stride,
+                "n_mels": features,
+            },
+            window,
         )
         if log_zero_guard_type not in ("add", "clamp"):
             problems.append(
@@ -372,24 +395,3 @@ def samples(options: Mapping[str, Any], seconds: str, count: str, default: float
     if options.get(count):
         return int(options[count])
     return int(float(options.get(seconds) or default) * int(options.get("sample_rate", 16000)))
-
-
-def _problems(
-    sample_rate: Any, n_fft: Any, win_length: Any, hop_length: Any, window: Any, n_mels: Any
-) -> list[str]:
-    found = [
-        f"{name}: must be a whole number above 0, got {value!r}"
-        for name, value in (
-            ("sample_rate", sample_rate),
-            ("n_fft", n_fft),
-            ("win_length", win_length),
-            ("hop_length", hop_length),
-            ("n_mels", n_mels),
-        )
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1
-    ]
-    if not found and win_length > n_fft:
-        found.append(f"win_length: must be at most n_fft {n_fft}, got {win_length}")
-    if window not in WINDOWS:
-        found.append(f"window: must be one of {', '.join(WINDOWS)}, got {window!r}")
-    return found

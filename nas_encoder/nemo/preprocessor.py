@@ -5,6 +5,7 @@ Letters in shapes: B batch, N samples, D mel bands, T frames.
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from typing import Any
 
@@ -13,7 +14,13 @@ from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, MelSpectrogramType, NeuralType
 from torch import Tensor
 
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype.validation import Problems, show
+from nas_encoder.interchange.feature_options import is_number
 from nas_encoder.interchange.features import ESPnetFeatures
+
+# Arguments of the features that have other names here.
+_OWN = ("sample_rate", "win_length", "hop_length", "n_mels")
 
 
 class ESPnetPreprocessor(NeuralModule, Exportable):
@@ -49,15 +56,8 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
         super().__init__()
         # Names that NeMo's models read.
         self._sample_rate = sample_rate
-        self.win_length = int(window_size * sample_rate)
-        self.hop_length = int(window_stride * sample_rate)
-        self.featurizer = ESPnetFeatures(
-            sample_rate,
-            win_length=self.win_length,
-            hop_length=self.hop_length,
-            n_mels=features,
-            **options,
-        )
+        self.featurizer = _build(sample_rate, window_size, window_stride, features, options)
+        self.win_length, self.hop_length = self.featurizer.win_length, self.featurizer.hop_length
         # Its type is the one that the model computes in, which the features are given in.
         self.register_buffer("dtype_sentinel_tensor", torch.tensor(()), persistent=False)
 
@@ -104,3 +104,34 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
     def filter_banks(self) -> Tensor:
         """(1, D, bins of the spectrum), as NeMo's preprocessor has them."""
         return self.featurizer.melmat.T[None]
+
+
+def _build(
+    sample_rate: int,
+    window_size: float,
+    window_stride: float,
+    features: int,
+    options: dict[str, Any],
+) -> ESPnetFeatures:
+    problems = Problems()
+    known = [name for name in inspect.signature(ESPnetFeatures).parameters if name not in _OWN]
+    problems.mapping(options, "", (), known)
+    for name, seconds in (("window_size", window_size), ("window_stride", window_stride)):
+        if not is_number(seconds):
+            problems.add(name, f"must be a number of seconds, got {show(seconds)}")
+    times = [1, 1]
+    if not problems and is_number(sample_rate):
+        times = [int(seconds * sample_rate) for seconds in (window_size, window_stride)]
+    try:
+        built = ESPnetFeatures(
+            sample_rate,
+            win_length=times[0],
+            hop_length=times[1],
+            n_mels=features,
+            **{name: value for name, value in options.items() if name in known},
+        )
+    except ConfigError as error:
+        problems.lines.extend(error.problems)
+    if problems:
+        raise ConfigError("ESPnetPreprocessor", problems.lines)
+    return built
