@@ -1,37 +1,60 @@
 """All search algorithms in one space: those of trials on a table, those with gradients beside them.
 
-Searches ``tdnn_chain`` with gradients (DARTS and ST-NAS), then builds a table of random members
-of the space and of what was found, all trained by one recipe, and compares on it: regret over
-the epochs spent, with quartiles over seeds. Everything is small enough for minutes on one core,
-and says as little about larger networks.
+Searches a space with gradients (DARTS and ST-NAS, several seeds each), adds what was found to a
+table of trained networks of that space, and compares on it: regret over the epochs spent, with
+quartiles over seeds. The searches' supernets have the size of the table's networks and its data.
+
+With --table NAME that is a copy of a table that ships (or a file), which has to be of the same
+data; without it a table of random chains is built first. Everything is small enough for minutes on
+one core, and says as little about larger networks. What is done already is not done again.
 
     python benchmarks/search_algorithms.py --train train/cuts.jsonl.gz --valid dev/cuts.jsonl.gz \
-        --test test/cuts.jsonl.gz --output exp/algorithms
+        --test test/cuts.jsonl.gz --output exp/chains
+    python benchmarks/search_algorithms.py --table synth_timit --train ... --output exp/nodes
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.cli.main import main as nas_encoder
+from nas_encoder.genotype.nasbench import SPACE as NODES
+from nas_encoder.resources import conf_root
 from nas_encoder.search import SearchConfig, run_search
+from nas_encoder.search.gradient.choices import all_alive
 from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.tabular import list_tables
 from nas_encoder.search.tabular.build import TableBuilder
 from nas_encoder.search.tabular.config import TableConfig
+from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.spaces import get_space
 
-SPACE = "tdnn_chain"
 STRATEGIES = ("darts", "stnas")
-FEATURES = {"num_mel_bins": 24}
-WIDTH = 64
+CHAINS = {"channels": 64, "output_size": 64, "dropout": 0.0}
 
 
-def gradient_config(strategy: str, epochs: int) -> SearchConfig:
-    """Return a search of the width of the table's networks; half of its epochs warm up."""
-    size = {"layers": 6, "channels": WIDTH, "operations": 4, "dropout": 0.0}
+def gradient_config(strategy: str, epochs: int, table: TableConfig) -> SearchConfig:
+    """Return a search of the size of a table's networks; half of its epochs warm up."""
+    network = dict(table.network)
+    shared: dict[str, Any] = {"output_size": network["output_size"]}
+    layers = 6
+    if table.space == NODES:
+        cells = network["block_cells"]
+        layers = sum(cells)
+        shared |= {"block_cells": cells, "deltas": network.get("deltas", False)}
+        shared["lstm_size"] = network.get("lstm_size", 0)
+    operations = len(next(iter(all_alive(get_space(table.space)).values()))[0])
+    size = {
+        "layers": layers,
+        "channels": network["channels"],
+        "operations": operations,
+        "dropout": network.get("dropout", 0.0),
+    }
     half = epochs // 2
     stages: list[dict[str, Any]] = [{**size, "epochs": epochs, "warmup_epochs": half}]
     if strategy == "stnas":
@@ -42,12 +65,12 @@ def gradient_config(strategy: str, epochs: int) -> SearchConfig:
     return SearchConfig.from_dict(
         {
             "strategy": strategy,
-            "space": SPACE,
+            "space": table.space,
             "name": strategy,
-            "tokens": "phone",
+            "tokens": table.tokens,
             "architecture_data": "valid",
-            "features": FEATURES,
-            "network": {"output_size": WIDTH},
+            "features": asdict(table.features),
+            "network": shared,
             "stages": stages,
             "weights": {"optimizer": "adam", "lr": 0.002, "min_lr": 0.0002, "weight_decay": 0.0},
             "architecture": {"lr": 0.03, "betas": [0.9, 0.999], "weight_decay": 0.0},
@@ -58,15 +81,15 @@ def gradient_config(strategy: str, epochs: int) -> SearchConfig:
     )
 
 
-def table_config(genotypes: list[Path], epochs: int, seeds: int) -> TableConfig:
-    """Return the configuration of the table of these genotypes."""
+def chains_config(genotypes: list[Path], epochs: int, seeds: int) -> TableConfig:
+    """Return the configuration of a table of these chains."""
     return TableConfig.from_dict(
         {
             "name": "algorithms",
-            "space": SPACE,
+            "space": "tdnn_chain",
             "architectures": {"kind": "list", "genotypes": [str(path) for path in genotypes]},
-            "network": {"channels": WIDTH, "output_size": WIDTH, "dropout": 0.0},
-            "features": FEATURES,
+            "network": CHAINS,
+            "features": {"num_mel_bins": 24},
             "tokens": "phone",
             "folding": "timit39",
             "beam": 1,
@@ -80,42 +103,64 @@ def table_config(genotypes: list[Path], epochs: int, seeds: int) -> TableConfig:
                 "warm_up": [],
             },
             "device": "cpu",
-            "note": f"{len(genotypes)} chains of width {WIDTH}, trained for seconds on 80 "
-            "utterances of synthetic speech: random members of the space and the results of "
-            "gradient searches.",
+            "note": f"{len(genotypes)} random chains of width {CHAINS['channels']} and the results "
+            "of gradient searches, trained for seconds on 80 utterances of synthetic speech.",
         }
     )
 
 
-def main() -> None:
-    """Search, build, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("train", "valid", "test", "output"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--architectures", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=14, help="of a training in the table")
-    parser.add_argument("--search-epochs", type=int, default=20, help="of a gradient search")
-    parser.add_argument("--seeds", type=int, default=2, help="of each training in the table")
-    parser.add_argument("--runs", type=int, default=50)
-    args = parser.parse_args()
-    output = Path(args.output)
-    found = []
-    for strategy in STRATEGIES:
-        folder = output / strategy
-        done = folder.is_dir() and RunFolder(folder).result() is not None
-        if not done:
-            gradient = gradient_config(strategy, args.search_epochs)
-            run_search(gradient, args.train, folder, valid=args.valid, seed=0, resume=True)
-        found.append(folder / "genotype.yaml")
-    space, rng = get_space(SPACE), random.Random(0)
-    genotypes = list(found)
-    (output / "members").mkdir(exist_ok=True)
+def begin_table(args: Any, output: Path) -> tuple[TableConfig, Path]:
+    """Return a table's configuration, and its file as far as it is there."""
+    path = output / "algorithms.sqlite"
+    if args.table is not None:
+        shipped = Path(args.table)
+        if args.table in list_tables():
+            shipped = conf_root() / "table" / f"{args.table}.sqlite"
+        if not path.is_file():
+            shutil.copyfile(shipped, path)
+        with TableFile(path) as file:
+            return TableConfig.from_dict(file.about()["config"]), path
+    space, rng = get_space("tdnn_chain"), random.Random(0)
+    genotypes = []
+    (output / "members").mkdir(parents=True, exist_ok=True)
     for place in range(args.architectures):
         genotypes.append(output / "members" / f"{place:03d}.yaml")
         space.sample(rng).save(genotypes[-1])
-    table = output / "algorithms.sqlite"
-    config = table_config(genotypes, args.epochs, args.seeds)
-    TableBuilder(config, args.train, args.valid, args.test, table, resume=True).run()
+    return chains_config(genotypes, args.epochs, args.seeds), path
+
+
+def main() -> None:
+    """Search, train what was found, compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("train", "valid", "test", "output"):
+        parser.add_argument(f"--{name}", required=True)
+    add = parser.add_argument
+    add("--table", help="a shipped table or a file, of this data; default: random chains")
+    add("--architectures", type=int, default=16, help="random chains")
+    add("--epochs", type=int, default=14, help="of a chain's training")
+    add("--seeds", type=int, default=2, help="of each chain's training")
+    add("--searches", type=int, default=5, help="of each gradient strategy")
+    add("--search-epochs", type=int, default=20, help="of a gradient search")
+    add("--runs", type=int, default=50, help="of each algorithm on the table")
+    args = parser.parse_args()
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    config, table = begin_table(args, output)
+    found = []
+    for strategy in STRATEGIES:
+        for seed in range(args.searches):
+            folder = output / "searches" / strategy / str(seed)
+            found.append(folder / "genotype.yaml")
+            if folder.is_dir() and RunFolder(folder).result() is not None:
+                continue
+            gradient = gradient_config(strategy, args.search_epochs, config)
+            run_search(gradient, args.train, folder, valid=args.valid, seed=seed, resume=True)
+    builder = TableBuilder(
+        config, args.train, args.valid, args.test, table, resume=True, added=found
+    )
+    builder.run()
     command = ["table", "compare", str(table), "--output", str(output / "compared")]
     command += ["--runs", str(args.runs), "--gradient", *map(str, found)]
     raise SystemExit(nas_encoder(command))

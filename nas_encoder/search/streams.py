@@ -21,7 +21,7 @@ from nas_encoder.data import (
 )
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config import TOKEN_KINDS, SearchConfig
-from nas_encoder.search.gradient.loop import Streams
+from nas_encoder.search.gradient.position import Streams
 from nas_encoder.search.runfolder import RunFolder
 
 if TYPE_CHECKING:

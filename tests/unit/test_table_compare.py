@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def test_regret_is_that_of_the_test_error_above_the_best(table: Table) -> None:
     assert comparison._search("random", 1)[0] != course
 
 
-def test_results_of_gradient_searches_are_looked_up(table: Table, tmp_path: Path) -> None:
+def test_results_of_gradient_searches_are_looked_up(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     comparison = Comparison(table, CompareSettings(runs=2))
     ranked = [key for key, _ in table.ranking()]
     genotype = table.genotype(ranked[3])
@@ -81,8 +84,21 @@ def test_results_of_gradient_searches_are_looked_up(table: Table, tmp_path: Path
     with pytest.raises(DataError, match="is not among its 40 architectures"):
         comparison.gradient([str(tmp_path / "other.yaml")])
     assert "--gradient" in comparison.gradient([])["why"]
-    without = Comparison(made_up_table("nasbench_asr", 12), CompareSettings(runs=2))
-    assert "has no supernet" in without.gradient([])["why"]
+    several = []
+    for place, strategy in enumerate(("darts", "stnas", "darts", "darts")):
+        member = table.genotype(ranked[place])
+        path = tmp_path / f"{place}.yaml"
+        replace(member, provenance={"kind": "search", "strategy": strategy}).save(path)
+        several.append(str(path))
+    darts, stnas = comparison.gradient(several)["strategies"]
+    regrets = sorted(comparison.tests[ranked[place]] - comparison.best for place in (0, 2, 3))
+    assert (darts["strategy"], darts["searches"], stnas["searches"]) == ("darts", 3, 1)
+    assert darts["median"] == regrets[1]
+    assert darts["lower_quartile"] == pytest.approx((regrets[0] + regrets[1]) / 2)
+    assert darts["found_the_best"] == sum(regret == 0 for regret in regrets)
+    assert stnas["median"] == stnas["upper_quartile"] == stnas["mean"]
+    monkeypatch.setattr("nas_encoder.search.trials.compare.searchable_spaces", list)
+    assert "has no supernet" in comparison.gradient([])["why"]
 
 
 def test_all_that_is_wrong_is_said_together(table: Table) -> None:

@@ -11,8 +11,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from nas_encoder.search.devices import (
 )
 from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters
+from nas_encoder.search.gradient.position import EpochEnd, Position, Streams
 from nas_encoder.search.gradient.progress import Progress
 from nas_encoder.search.gradient.stopping import Watch
 from nas_encoder.search.gradient.training import (
@@ -52,46 +53,6 @@ from nas_encoder.search.runfolder import RunFolder
 from nas_encoder.search.sections import StageConfig
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Streams:
-    """The data of a search.
-
-    Attributes:
-        weights: Batches that the weights learn from.
-        architecture: Batches that the architecture learns from.
-        score: Batches that the score is measured on.
-        vocabulary: V, tokens with the blank.
-        retrain: Batches of all training data, for a stage of phase ``retrain``.
-    """
-
-    weights: AsrLoader
-    architecture: AsrLoader
-    score: AsrLoader
-    vocabulary: int
-    retrain: AsrLoader | None = None
-
-
-@dataclass
-class Position:
-    """Where the loop is: everything up to this step is done."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    architecture_batches: int = 0  # drawn so far in this stage
-    sums: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("loss", "steps", "arch_loss", "arch_steps", "penalty"), 0.0
-        )
-    )
-    seconds: float = 0.0  # spent in this epoch
-    watch: dict[str, Any] = field(default_factory=dict)  # of early stopping, see Watch
-
-
-# Called after each epoch with the row for metrics.jsonl and the architecture derived.
-EpochEnd = Callable[[dict[str, Any], Any], None]
 
 
 class GradientSearch:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,10 +165,11 @@ class Comparison:
                     f"no result was given; make one with: nas-encoder search --config stnas --set "
                     f"space={space} ..., and give its genotype.yaml with --gradient"
                 )
-            return {"available": False, "why": why, "results": []}
+            return {"available": False, "why": why, "results": [], "strategies": []}
         loaded: list[Genotype] = [load_genotype(name) for name in genotypes]
         problems = [
-            f"--gradient {name}: is not among its {len(self.tests)} architectures"
+            f"--gradient {name}: is not among its {len(self.tests)} architectures; train it too "
+            f"with: nas-encoder table build ... --resume --add {name}"
             for name, genotype in zip(genotypes, loaded, strict=True)
             if model_hash(genotype) not in self.tests
         ]
@@ -184,7 +185,12 @@ class Comparison:
             }
             for name, genotype in zip(genotypes, loaded, strict=True)
         ]
-        return {"available": True, "why": None, "results": results}
+        return {
+            "available": True,
+            "why": None,
+            "results": results,
+            "strategies": _by_strategy(results),
+        }
 
     # -- parts --------------------------------------------------------------------------------
 
@@ -257,3 +263,28 @@ def _summary(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
         "mean_final": round(statistics.fmean(final), 4),
         "found_the_best": sum(value == 0 for value in final),
     }
+
+
+def _by_strategy(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the searches of each strategy found: median and quartiles of the regret."""
+    regrets: dict[str, list[float]] = {}
+    for result in results:
+        regrets.setdefault(result["strategy"] or "strategy not recorded", []).append(
+            result["regret"]
+        )
+    found = []
+    for strategy, values in regrets.items():
+        several = values if len(values) > 1 else values * 2
+        lower, median, upper = statistics.quantiles(several, n=4, method="inclusive")
+        found.append(
+            {
+                "strategy": strategy,
+                "searches": len(values),
+                "median": median,
+                "lower_quartile": lower,
+                "upper_quartile": upper,
+                "mean": statistics.fmean(values),
+                "found_the_best": sum(value == 0 for value in values),
+            }
+        )
+    return found
