@@ -21,13 +21,16 @@ HEADER: dict[str, Any] = {
         "nodes": 3,
     },
 }
+# The documented example.
+EXAMPLE = [[1, 0], [1, 0, 0], [1, 0, 0, 0]]
+EXAMPLE_HASH = "36855332a5778e0df5114305bc3ce238"
 
 
 def some_vectors(count: int = 12) -> list[Vector]:
     """Return the documented example and other vectors of different hashes."""
     rng = random.Random(0)
     found: dict[str, Vector] = {}
-    example = SPACE.from_vector([[1, 0], [1, 0, 0], [1, 0, 0, 0]])
+    example = SPACE.from_vector(EXAMPLE)
     genotype = example
     while len(found) < count:
         found.setdefault(genotype.architecture.graph_hash, genotype.architecture.vector)
