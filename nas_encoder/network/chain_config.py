@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.validation import Problems, show
+from nas_encoder.genotype.validation import Problems
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.option_rules import (
+    check_conditioning,
+    check_flags,
+    check_integers,
+    check_shares,
+    check_taps,
+    read_options,
+)
 
 SUBSAMPLING = 3  # stride of the one layer that reduces the frame rate
 SUBSAMPLE_AFTER = 3  # blocks before it (Zheng, An, Ou 2021: its position in the chain)
@@ -57,21 +65,7 @@ class ChainConfig:
         Raises:
             ConfigError: A key is unknown or a value breaks its rule; all are listed.
         """
-        problems = Problems()
-        own = {field.name for field in fields(cls)}
-        foreign = {f.name: f.default for f in fields(EncoderConfig) if f.name not in own}
-        if problems.mapping(options, "", (), [*own, *foreign]) is None:
-            raise ConfigError(subject, problems.lines)
-        for name, off in foreign.items():
-            value = options.get(name, off)
-            value = tuple(value) if isinstance(value, list) else value
-            if name != "layers" and value != off:
-                problems.add(
-                    name, f"a chain network has no such part; leave it at {off}, got {show(value)}"
-                )
-        known = {key: value for key, value in options.items() if key in own}
-        if isinstance(known.get("taps"), list):
-            known["taps"] = tuple(known["taps"])
+        known, problems = read_options(cls, options, subject, EncoderConfig, "a chain network")
         config = cls(**known)
         problems.lines.extend(config.problems(blocks))
         if problems:
@@ -86,28 +80,15 @@ class ChainConfig:
     def problems(self, blocks: int) -> list[str]:
         """Return one line for each rule that is broken, led by the field's name."""
         found = Problems()
-        for name, low, high in (
-            ("input_size", 1, 4096),
-            ("channels", 1, 65536),
-            ("output_size", 1, 65536),
-        ):
-            found.integer(getattr(self, name), name, low, high)
-        value = self.dropout
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            found.add("dropout", f"must be a number from 0 to below 1, got {show(value)}")
-        for name in ("deltas", "conditioning"):
-            if not isinstance(getattr(self, name), bool):
-                found.add(name, f"must be true or false, got {show(getattr(self, name))}")
+        bounds = {"input_size": (1, 4096), "channels": (1, 65536), "output_size": (1, 65536)}
+        check_integers(self, bounds, found)
+        check_shares(self, ("dropout",), found)
+        check_flags(self, ("deltas", "conditioning"), found)
         taps = found.sequence(self.taps, "taps", 0, 64) or []
         first = SUBSAMPLE_AFTER + 1
         if taps and blocks <= first:
             found.add("taps", f"a chain of {blocks} blocks has none where a tap can be taken")
         elif taps:
-            why = f" (blocks {first} to {blocks - 1} have the output's frame rate)"
-            for place, tap in enumerate(taps):
-                found.integer(tap, f"taps[{place}]", first, blocks - 1, why)
-            if len({show(tap) for tap in taps}) < len(taps):
-                found.add("taps", f"lists a block twice: {show(taps)}")
-        if self.conditioning is True and not taps:
-            found.add("conditioning", "needs at least one block in 'taps'")
+            check_taps(taps, first, blocks - 1, "block", found)
+        check_conditioning(self, "block", found)
         return found.lines

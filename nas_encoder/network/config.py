@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.validation import Problems, show
+from nas_encoder.genotype.validation import Problems
+from nas_encoder.network.option_rules import (
+    check_conditioning,
+    check_flags,
+    check_integers,
+    check_shares,
+    check_taps,
+    read_options,
+)
 
 CELL_REDUCTION = 4  # two reduction cells
 
@@ -59,14 +67,7 @@ class EncoderConfig:
         Raises:
             ConfigError: A key is unknown or a value breaks its rule; all are listed.
         """
-        problems = Problems()
-        names = [field.name for field in fields(cls)]
-        if problems.mapping(options, "", (), names) is None:
-            raise ConfigError(subject, problems.lines)
-        known = {key: value for key, value in options.items() if key in names}
-        for name in ("stem_stride", "hidden_sizes", "taps"):
-            if isinstance(known.get(name), list):
-                known[name] = tuple(known[name])
+        known, problems = read_options(cls, options, subject)
         config = cls(**known)
         problems.lines.extend(config.problems())
         if problems:
@@ -86,34 +87,23 @@ class EncoderConfig:
     def problems(self) -> list[str]:
         """Return one line for each rule that is broken, led by the field's name."""
         found = Problems()
-        for name, low, high in (
-            ("input_size", 4, 4096),
-            ("channels", 1, 4096),
-            ("layers", 2, 1024),
-            ("output_size", 1, 65536),
-        ):
-            found.integer(getattr(self, name), name, low, high)
+        bounds = {
+            "input_size": (4, 4096),
+            "channels": (1, 4096),
+            "layers": (2, 1024),
+            "output_size": (1, 65536),
+        }
+        check_integers(self, bounds, found)
         strides = found.sequence(self.stem_stride, "stem_stride", 2, 2)
         for axis, stride in zip(("time", "frequency"), strides or (), strict=False):
             found.integer(stride, f"stem_stride ({axis})", 1, 2)
         widths = found.sequence(self.hidden_sizes, "hidden_sizes", 0, 16)
         for place, size in enumerate(widths or ()):
             found.integer(size, f"hidden_sizes[{place}]", 1, 65536)
-        for name in ("dropout", "drop_path"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                found.add(name, f"must be a number from 0 to below 1, got {show(value)}")
-        for name in ("deltas", "checkpointing", "conditioning"):
-            if not isinstance(getattr(self, name), bool):
-                found.add(name, f"must be true or false, got {show(getattr(self, name))}")
+        check_shares(self, ("dropout", "drop_path"), found)
+        check_flags(self, ("deltas", "checkpointing", "conditioning"), found)
         taps = found.sequence(self.taps, "taps", 0, 64) or []
         if taps and not found:
-            first = self.reductions[1] + 1
-            why = f" (cells {first} to {self.layers - 1} have the output's frame rate)"
-            for place, tap in enumerate(taps):
-                found.integer(tap, f"taps[{place}]", first, self.layers - 1, why)
-            if len(set(taps)) < len(taps):
-                found.add("taps", f"lists a cell twice: {show(taps)}")
-        if self.conditioning is True and not taps:
-            found.add("conditioning", "needs at least one cell in 'taps'")
+            check_taps(taps, self.reductions[1] + 1, self.layers - 1, "cell", found)
+        check_conditioning(self, "cell", found)
         return found.lines

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.validation import Problems, show
+from nas_encoder.genotype.validation import Problems
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.option_rules import (
+    check_conditioning,
+    check_flags,
+    check_integers,
+    check_shares,
+    check_taps,
+    read_options,
+)
 
 STRIDES = (1, 1, 2, 2)  # in time, of the convolution that begins each block
 SUBSAMPLING = 4
@@ -76,24 +84,7 @@ class NasBenchConfig:
         Raises:
             ConfigError: A key is unknown or a value breaks its rule; all are listed.
         """
-        problems = Problems()
-        own = {field.name for field in fields(cls)}
-        foreign = {f.name: f.default for f in fields(EncoderConfig) if f.name not in own}
-        if problems.mapping(options, "", (), [*own, *foreign]) is None:
-            raise ConfigError(subject, problems.lines)
-        for name, off in foreign.items():
-            value = options.get(name, off)
-            value = tuple(value) if isinstance(value, list) else value
-            if name != "layers" and value != off:
-                problems.add(
-                    name,
-                    f"this network has no such part; leave it at {show(off)}, got {show(value)}",
-                )
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in options.items()
-            if key in own
-        }
+        known, problems = read_options(cls, options, subject, EncoderConfig, "this network")
         config = cls(**known)
         problems.lines.extend(config.problems())
         if problems:
@@ -124,20 +115,16 @@ class NasBenchConfig:
     def problems(self) -> list[str]:
         """Return one line for each rule that is broken, led by the field's name."""
         found = Problems()
-        for name, low, high in (
-            ("input_size", 1, 4096),
-            ("channels", 1, 16384),
-            ("output_size", 1, 65536),
-            ("lstm_size", 0, 16384),
-            ("conv_groups", 0, 16384),
-        ):
-            found.integer(getattr(self, name), name, low, high)
-        value = self.dropout
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            found.add("dropout", f"must be a number from 0 to below 1, got {show(value)}")
-        for name in ("deltas", "conditioning"):
-            if not isinstance(getattr(self, name), bool):
-                found.add(name, f"must be true or false, got {show(getattr(self, name))}")
+        bounds = {
+            "input_size": (1, 4096),
+            "channels": (1, 16384),
+            "output_size": (1, 65536),
+            "lstm_size": (0, 16384),
+            "conv_groups": (0, 16384),
+        }
+        check_integers(self, bounds, found)
+        check_shares(self, ("dropout",), found)
+        check_flags(self, ("deltas", "conditioning"), found)
         blocks = len(STRIDES)
         for place, count in enumerate(
             found.sequence(self.block_cells, "block_cells", blocks, blocks) or ()
@@ -172,10 +159,5 @@ class NasBenchConfig:
         if taps and first > last:
             found.add("taps", "the last block has no cell before its last one")
         elif taps:
-            why = f" (cells {first} to {last} have the output's frame rate)"
-            for place, tap in enumerate(taps):
-                found.integer(tap, f"taps[{place}]", first, last, why)
-            if len({show(tap) for tap in taps}) < len(taps):
-                found.add("taps", f"lists a cell twice: {show(taps)}")
-        if self.conditioning is True and not taps:
-            found.add("conditioning", "needs at least one cell in 'taps'")
+            check_taps(taps, first, last, "cell", found)
+        check_conditioning(self, "cell", found)
