@@ -16,9 +16,8 @@ from torch import nn
 
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
 from nas_encoder.errors import ConfigError, ProblemsError
-from nas_encoder.genotype import list_genotypes, load_genotype
-from nas_encoder.network import build_encoder
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.genotype import list_genotypes
+from nas_encoder.network.factory import try_build_encoder
 
 TAPS, CONDITIONING = "interctc_layer_idx", "interctc_use_conditioning"
 _WORDS = {"taps": TAPS, "conditioning": CONDITIONING}
@@ -41,26 +40,15 @@ def build_nas(
     """
     own, found = _own_words(options)
     own |= {"input_size": input_size, "taps": _as_list(taps), "conditioning": conditioning}
-    loaded = None
     if genotype is None:
         found.append(
             "genotype: is missing; give a name of the zoo "
             f"({', '.join(list_genotypes())}), the path of a YAML file, or the document itself"
         )
-    else:
-        try:
-            loaded = load_genotype(genotype)
-        except ProblemsError as error:
-            found += [f"genotype ({error.subject}): {line}" for line in error.problems]
-    try:
-        if loaded is None:  # the options are checked all the same, as those of a cell network
-            EncoderConfig.from_dict(own)
-        elif not found:
-            return build_encoder(loaded, **own)
-        else:
-            build_encoder(loaded, **own)
-    except ProblemsError as error:
-        found += [_espnet_words(line) for line in error.problems]
+    network, of_genotype, of_options = try_build_encoder(genotype, own)
+    found += [*of_genotype, *map(_espnet_words, of_options)]
+    if network is not None and not found:
+        return network
     raise ConfigError("encoder_conf of 'nas'", found)
 
 

@@ -20,9 +20,8 @@ from torch import nn
 
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
 from nas_encoder.errors import ConfigError, ProblemsError
-from nas_encoder.genotype import load_genotype
-from nas_encoder.network import build_encoder
 from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.factory import try_build_encoder
 from nas_encoder.network.nasbench_config import NasBenchConfig
 
 DEFAULT_GENOTYPE = "asrnet_b"
@@ -52,19 +51,10 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     """
     own, warnings, found = split(options, EncoderConfig)
     genotype = own.pop("genotype", None)
-    loaded = None
-    try:
-        loaded = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
-    except ProblemsError as error:
-        found += [f"genotype ({error.subject}): {line}" for line in error.problems]
-    network = None
-    try:
-        if loaded is None:  # the options are checked all the same, as those of a cell network
-            EncoderConfig.from_dict(own)
-        else:
-            network = build_encoder(loaded, **own)
-    except ProblemsError as error:
-        found += [_nemo_words(line) for line in error.problems]
+    network, of_genotype, of_options = try_build_encoder(
+        DEFAULT_GENOTYPE if genotype is None else genotype, own
+    )
+    found += [*of_genotype, *map(_nemo_words, of_options)]
     if found or network is None:
         raise ConfigError("encoder config of nas_encoder.nemo.NASEncoder", found)
     return network, warnings

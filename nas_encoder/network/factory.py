@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nas_encoder.errors import ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.genotype.nasbench import SPACE as NASBENCH_SPACE
 from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, CHAIN_SPACE_OPERATIONS
@@ -88,3 +89,31 @@ def build_encoder(
             **options,
         },
     )
+
+
+def try_build_encoder(
+    genotype: str | Path | Mapping[str, Any] | Genotype | None, options: Mapping[str, Any]
+) -> tuple[nn.Module | None, list[str], list[str]]:
+    """Build an encoder, or say all that is wrong with its genotype and its options.
+
+    Args:
+        genotype: As for :func:`build_encoder`; None where it is missing.
+        options: Likewise.
+
+    Returns:
+        The encoder or None, the problems of the genotype, and those of the options; without a
+        genotype these are checked all the same, as those of a cell network.
+    """
+    loaded, wrong = None, []
+    if genotype is not None:
+        try:
+            loaded = load_genotype(genotype)
+        except ProblemsError as error:
+            wrong = [f"genotype ({error.subject}): {line}" for line in error.problems]
+    try:
+        if loaded is not None:
+            return build_encoder(loaded, **options), [], []
+        EncoderConfig.from_dict(options)
+    except ProblemsError as error:
+        return None, wrong, list(error.problems)
+    return None, wrong, []
