@@ -1,8 +1,9 @@
-"""A small speech-like corpus for the tests of the search: each letter is a tone of its own."""
+"""A corpus in which each letter is a tone, a quick search on it, and runs that end anywhere."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import soundfile
 import torch
 
 from nas_encoder.search import SearchConfig, run_search
+from nas_encoder.search.runfolder import RunFolder
 
 RATE = 16000
 TONES = {"a": 400.0, "b": 900.0, "c": 1600.0, "d": 2700.0}  # Hz
@@ -57,6 +59,12 @@ def tone_corpus(
     return folder
 
 
+def two_corpora(folder: Path) -> tuple[str, str]:
+    """Write training and validation data: 12 and 4 utterances of about 0.6 s."""
+    train = tone_corpus(folder / "train", 12, seed=1, seconds=0.6)
+    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.6))
+
+
 # A search of a few seconds that has all that a long one has: stages, warm-up, pruning.
 QUICK: dict[str, Any] = {
     "name": "quick",
@@ -86,3 +94,51 @@ def search_in_a_process(train: str, valid: str, output: str) -> None:
     """Run or resume the quick search; for processes that are killed."""
     torch.set_num_threads(1)
     run_search(quick_config(), train, output, valid=valid, seed=3, resume=True)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Return everything that a search computes: genotypes, metrics, weights, optimizers."""
+    rows = [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in RunFolder(folder).rows()
+    ]
+    state = RunFolder(folder).load_checkpoint()
+    assert state is not None
+    state["position"].pop("seconds")
+    genotypes = {p.name: p.read_text() for p in sorted((folder / "genotypes").iterdir())}
+    result = (folder / "genotype.yaml").read_text()
+    return {"rows": rows, "state": state, "genotypes": genotypes, "result": result}
+
+
+def require_same(ours: Any, theirs: Any, place: str = "") -> None:
+    """Compare bit by bit, so that a difference is named."""
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), place
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), place
+        for key in ours:
+            require_same(ours[key], theirs[key], f"{place}/{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), place
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            require_same(mine, other, f"{place}/{index}")
+    else:
+        assert ours == theirs, place
+
+
+class Stop(BaseException):
+    """The process ends here."""
+
+
+def stop_at(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, which ends the process instead of its n-th call."""
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            raise Stop
+        return function(*args, **kwargs)
+
+    return counted

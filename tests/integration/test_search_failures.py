@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_samples import quick_config, tone_corpus
-from test_search_run import Stop, outcome, require_same, stop_at
+from search_samples import Stop, outcome, quick_config, require_same, stop_at, tone_corpus
 
 from nas_encoder.data import AsrLoader
 from nas_encoder.errors import CheckpointError

@@ -8,24 +8,28 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
-import torch
-from search_samples import RATE, quick_config, search_in_a_process, tone_corpus
+from search_samples import (
+    Stop,
+    outcome,
+    quick_config,
+    require_same,
+    search_in_a_process,
+    stop_at,
+    two_corpora,
+)
 
 from nas_encoder.cli.main import main
 from nas_encoder.data import TokenSet
-from nas_encoder.errors import CheckpointError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.genotype.io import read_yaml
 from nas_encoder.search import SearchConfig, load_search_config, run_search
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.gradient.training import DivergedError, Steps
+from nas_encoder.search.gradient.training import Steps
 from nas_encoder.search.runfolder import RunFolder
 from nas_encoder.spaces import get_space
 
@@ -35,9 +39,7 @@ SEED = 3
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Training and validation data: 12 and 4 utterances of about 0.6 s."""
-    folder = tmp_path_factory.mktemp("corpus")
-    train = tone_corpus(folder / "train", 12, seed=1, seconds=0.6)
-    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.6))
+    return two_corpora(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -52,54 +54,6 @@ def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes as long as the quick search itself."""
     monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Return everything that a search computes: genotypes, metrics, weights, optimizers."""
-    rows = [
-        {key: value for key, value in row.items() if key != "seconds"}
-        for row in RunFolder(folder).rows()
-    ]
-    state = RunFolder(folder).load_checkpoint()
-    assert state is not None
-    state["position"].pop("seconds")
-    genotypes = {p.name: p.read_text() for p in sorted((folder / "genotypes").iterdir())}
-    result = (folder / "genotype.yaml").read_text()
-    return {"rows": rows, "state": state, "genotypes": genotypes, "result": result}
-
-
-def require_same(ours: Any, theirs: Any, place: str = "") -> None:
-    """Compare bit by bit, so that a difference is named."""
-    if isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), place
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), place
-        for key in ours:
-            require_same(ours[key], theirs[key], f"{place}/{key}")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), place
-        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            require_same(mine, other, f"{place}/{index}")
-    else:
-        assert ours == theirs, place
-
-
-class Stop(BaseException):
-    """The process ends here."""
-
-
-def stop_at(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, which ends the process instead of its n-th call."""
-    calls = 0
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            raise Stop
-        return function(*args, **kwargs)
-
-    return counted
 
 
 def test_the_folder_is_complete(finished: Path, corpus: tuple[str, str]) -> None:
@@ -305,100 +259,3 @@ def test_a_search_without_validation_data_and_without_extras(
     genotype = run_search(config, corpus[0], tmp_path)
     assert load_genotype(tmp_path / "genotype.yaml") == genotype
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "tensorboard").exists()
-
-
-# -- what cannot be searched on ---------------------------------------------------------------
-
-
-def require_refused(
-    train: Path | str, valid: Path | str, output: Path, *texts: str, config: Any = None
-) -> None:
-    """The search stops with a DataError that holds the texts, before any training."""
-    with pytest.raises(DataError) as caught:
-        run_search(config or quick_config(), train, output, valid=valid)
-    for text in texts:
-        assert text in str(caught.value), str(caught.value)
-    left = {path.name for path in output.iterdir()}
-    assert not left & {"last.ckpt", "metrics.jsonl", "genotype.yaml"}
-    # The folder is not taken by a run that never began.
-    RunFolder(output).begin({}, {}, resume=False)
-
-
-def test_audio_with_nan(corpus: tuple[str, str], tmp_path: Path) -> None:
-    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6)
-    samples = np.full(RATE // 2, 0.1, dtype=np.float32)
-    samples[100] = np.nan
-    soundfile.write(train / "wav" / "spk41-u005.wav", samples, RATE, subtype="FLOAT")
-    (train / "wav.scp").write_text((train / "wav.scp").read_text())
-    require_refused(train, corpus[1], tmp_path / "run", "spk41-u005", "NaN")
-
-
-def test_empty_data(corpus: tuple[str, str], tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for name in ("wav.scp", "text", "utt2spk"):
-        (empty / name).write_text("")
-    manifest = tmp_path / "empty.json"
-    manifest.write_text("")
-    for data in (empty, manifest):
-        require_refused(data, corpus[1], tmp_path / "run1", "empty")
-        require_refused(corpus[0], data, tmp_path / "run2", "empty")
-
-
-def test_missing_audio(corpus: tuple[str, str], tmp_path: Path) -> None:
-    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6)
-    (train / "wav" / "spk42-u006.wav").unlink()
-    require_refused(train, corpus[1], tmp_path / "run", "spk42-u006", "does not exist")
-    require_refused(tmp_path / "nowhere", corpus[1], tmp_path / "run", "nowhere")
-
-
-def test_tokens_that_training_does_not_have(corpus: tuple[str, str], tmp_path: Path) -> None:
-    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6, letters="abc")
-    require_refused(train, corpus[1], tmp_path / "run", "valid: token 'd' is not in the token set")
-
-
-def test_utterances_too_short_or_with_too_many_tokens(
-    corpus: tuple[str, str], tmp_path: Path
-) -> None:
-    short = tone_corpus(tmp_path / "short", 8, seed=4, seconds=0.1)
-    require_refused(short, corpus[1], tmp_path / "run1", "train: no usable utterance among 8")
-    fast = tone_corpus(tmp_path / "fast", 8, seed=5, seconds=0.2)
-    require_refused(fast, corpus[1], tmp_path / "run2", "have more tokens", "than output frames")
-
-
-def test_one_utterance_cannot_be_halved(corpus: tuple[str, str], tmp_path: Path) -> None:
-    single = tone_corpus(tmp_path / "one", 1, seed=1, seconds=0.6, letters="d")
-    require_refused(single, single, tmp_path / "run", "two halves need 2 utterances")
-
-
-def test_a_search_that_diverges_names_the_batch(
-    corpus: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = quick_config(
-        weights={"optimizer": "sgd", "lr": 1e6, "momentum": 0.0, "grad_clip": 0.0}
-    )
-    with pytest.raises(DivergedError, match=r"the loss is .* on the batch of spk1") as caught:
-        run_search(config, corpus[0], tmp_path / "run", valid=corpus[1])
-    assert "lower weights.lr" in str(caught.value)
-    saved = torch.load(tmp_path / "run" / "diverged_batch.pt", weights_only=True)
-    assert saved["features"].dim() == 3 and len(saved["ids"]) == len(saved["features"])
-
-
-@pytest.mark.usefixtures("no_report")
-def test_data_that_changed_under_a_run(
-    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6)
-    output = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", stop_at(2, RunFolder.save_checkpoint))
-        with pytest.raises(Stop):
-            run_search(quick_config(), train, output, valid=corpus[1])
-    # One more letter, and one audio file is another.
-    lines = (train / "text").read_text().splitlines()
-    (train / "text").write_text("\n".join([lines[0] + "e", *lines[1:]]) + "\n")
-    (train / "wav" / "spk41-u005.wav").write_bytes((train / "wav" / "spk42-u006.wav").read_bytes())
-    with pytest.raises(CheckpointError) as caught:
-        run_search(quick_config(), train, output, valid=corpus[1], resume=True)
-    assert "tokens of the training data" in str(caught.value)
-    assert "training audio" in str(caught.value)

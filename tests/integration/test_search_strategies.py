@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_samples import QUICK, tone_corpus
-from test_search_run import Stop, outcome, require_same, stop_at
+from search_samples import QUICK, Stop, outcome, require_same, stop_at, tone_corpus
 
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search import SearchConfig, run_search
