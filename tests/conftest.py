@@ -21,6 +21,11 @@ from pathlib import Path
 
 import pytest
 
+# Asserts in the modules of helpers show their values too.
+pytest.register_assert_rewrite(
+    *(path.stem for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem != "conftest")
+)
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
