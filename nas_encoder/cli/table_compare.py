@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="GENOTYPE",
-        help="results of gradient searches in the same space",
+        help="results of gradient searches in the same space (default: those in the table)",
     )
     parser.add_argument("--population", type=int, help="of the evolution")
     parser.add_argument("--sample", type=int, help="of the evolution")

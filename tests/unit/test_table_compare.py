@@ -97,6 +97,13 @@ def test_results_of_gradient_searches_are_looked_up(
     assert darts["lower_quartile"] == pytest.approx((regrets[0] + regrets[1]) / 2)
     assert darts["found_the_best"] == sum(regret == 0 for regret in regrets)
     assert stnas["median"] == stnas["upper_quartile"] == stnas["mean"]
+    # Without names, those that the table itself knows to be found with gradients.
+    key, document = ranked[2], table.genotypes[ranked[2]]
+    found_there = {**document, "provenance": {"kind": "search", "strategy": "pdarts"}}
+    monkeypatch.setitem(table.genotypes, key, found_there)
+    (pdarts,) = comparison.gradient([])["strategies"]
+    assert (pdarts["strategy"], pdarts["searches"]) == ("pdarts", 1)
+    monkeypatch.undo()
     monkeypatch.setattr("nas_encoder.search.trials.compare.searchable_spaces", list)
     assert "has no supernet" in comparison.gradient([])["why"]
 

@@ -150,10 +150,14 @@ def test_the_shipped_table_is_what_its_configuration_makes() -> None:
     assert "synthetic" in table.about["note"]
     assert not table.about["environment"]["commit"].endswith("-dirty")
     chosen = choose_architectures(settings)
-    assert {genotype.architecture.graph_hash for genotype in chosen} == set(table.hashes())
+    drawn = {genotype.architecture.graph_hash for genotype in chosen}
+    found = [table.genotype(key) for key in sorted(set(table.hashes()) - drawn)]
+    assert drawn < set(table.hashes()) and len(drawn) == 30
+    strategies = [genotype.provenance["strategy"] for genotype in found]
+    assert sorted(strategies) == ["darts"] * 5 + ["stnas"] * 5
     assert table.targets == [4, 10] and table.seeds() == [1234, 1235]
-    assert len(numbers(table)) == 30 * 2 * 2
-    for genotype in chosen:
+    assert len(numbers(table)) == 40 * 2 * 2
+    for genotype in [*chosen, *found]:
         encoder: Any = build_encoder(genotype, input_size=24, **settings.network)
         output = (encoder.output_size + 1) * len(table.about["tokens"])
         assert table.params(genotype) == count_parameters(encoder) + output

@@ -25,6 +25,7 @@ from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.genotype.validation import Problems
 from nas_encoder.search.config import searchable_spaces
+from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.tabular.table import MEAN
 from nas_encoder.search.trials.config import TrialsConfig
@@ -148,13 +149,22 @@ class Comparison:
         """Look the results of gradient searches up.
 
         Args:
-            genotypes: Files or names of the zoo.
+            genotypes: Files or names of the zoo; none for those that the table knows to come
+                from such searches.
 
         Raises:
             DataError: One is not in the table; all are listed.
         """
         space = self.table.space
+        loaded: dict[str, Genotype] = {name: load_genotype(name) for name in genotypes}
         if not genotypes:
+            members = {key: self.table.genotype(key) for key in self.table.genotypes}
+            loaded = {
+                key: genotype
+                for key, genotype in members.items()
+                if genotype.provenance.get("strategy") in STRATEGIES and key in self.tests
+            }
+        if not loaded:
             if space not in searchable_spaces():
                 why = (
                     f"the space '{space}' has no supernet in this package, so no search with "
@@ -166,11 +176,10 @@ class Comparison:
                     f"space={space} ..., and give its genotype.yaml with --gradient"
                 )
             return {"available": False, "why": why, "results": [], "strategies": []}
-        loaded: list[Genotype] = [load_genotype(name) for name in genotypes]
         problems = [
             f"--gradient {name}: is not among its {len(self.tests)} architectures; train it too "
             f"with: nas-encoder table build ... --resume --add {name}"
-            for name, genotype in zip(genotypes, loaded, strict=True)
+            for name, genotype in loaded.items()
             if model_hash(genotype) not in self.tests
         ]
         if problems:
@@ -183,7 +192,7 @@ class Comparison:
                 "test_error": self.tests[model_hash(genotype)],
                 "regret": self.tests[model_hash(genotype)] - self.best,
             }
-            for name, genotype in zip(genotypes, loaded, strict=True)
+            for name, genotype in loaded.items()
         ]
         return {
             "available": True,
