@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.cli.main import main as nas_encoder
+from nas_encoder.errors import ConfigError
 from nas_encoder.genotype.nasbench import SPACE as NODES
+from nas_encoder.network.chain_config import ChainConfig
+from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.resources import conf_root
 from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.gradient.choices import all_alive
@@ -40,20 +43,27 @@ CHAINS = {"channels": 64, "output_size": 64, "dropout": 0.0}
 
 def gradient_config(strategy: str, epochs: int, table: TableConfig) -> SearchConfig:
     """Return a search of the size of a table's networks; half of its epochs warm up."""
-    network = dict(table.network)
-    shared: dict[str, Any] = {"output_size": network["output_size"]}
-    layers = 6
+    options = {"input_size": table.features.num_mel_bins, **table.network}
+    network: ChainConfig | NasBenchConfig
     if table.space == NODES:
-        cells = network["block_cells"]
-        layers = sum(cells)
-        shared |= {"block_cells": cells, "deltas": network.get("deltas", False)}
-        shared["lstm_size"] = network.get("lstm_size", 0)
+        network = NasBenchConfig.from_dict(options)
+        if network.conv_groups or network.block_filters:
+            raise ConfigError(
+                f"table {table.name}",
+                ["network: a search knows no 'conv_groups' and no 'block_filters'"],
+            )
+        layers = sum(network.block_cells)
+        shared = {"block_cells": list(network.block_cells), "lstm_size": network.lstm_size}
+    else:
+        layers, shared = 6, {}
+        network = ChainConfig.from_dict(options, layers)
+    shared |= {"output_size": network.output_size, "deltas": network.deltas}
     operations = len(next(iter(all_alive(get_space(table.space)).values()))[0])
     size = {
         "layers": layers,
-        "channels": network["channels"],
+        "channels": network.channels,
         "operations": operations,
-        "dropout": network.get("dropout", 0.0),
+        "dropout": network.dropout,
     }
     half = epochs // 2
     stages: list[dict[str, Any]] = [{**size, "epochs": epochs, "warmup_epochs": half}]
@@ -116,10 +126,11 @@ def begin_table(args: Any, output: Path) -> tuple[TableConfig, Path]:
         shipped = Path(args.table)
         if args.table in list_tables():
             shipped = conf_root() / "table" / f"{args.table}.sqlite"
+        with TableFile(shipped, create=False) as file:
+            config = TableConfig.from_dict(file.about()["config"])
         if not path.is_file():
             shutil.copyfile(shipped, path)
-        with TableFile(path) as file:
-            return TableConfig.from_dict(file.about()["config"]), path
+        return config, path
     space, rng = get_space("tdnn_chain"), random.Random(0)
     genotypes = []
     (output / "members").mkdir(parents=True, exist_ok=True)
@@ -148,6 +159,8 @@ def main() -> None:
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     config, table = begin_table(args, output)
+    if table.is_file():  # goes on with it, and so says now whether it is of this data
+        TableBuilder(config, args.train, args.valid, args.test, table, resume=True).run()
     found = []
     for strategy in STRATEGIES:
         for seed in range(args.searches):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,15 +41,25 @@ def espnet_problems(options: Mapping[str, Any]) -> list[str]:
     for name in ("center", "normalized", "htk", "norm_means", "norm_vars"):
         if not isinstance(options[name], bool):
             problems.add(name, f"must be true or false, got {show(options[name])}")
-    for name in ("fmin", "fmax"):
-        value = options[name]
-        if value is not None and not (is_number(value) and value >= 0):
-            problems.add(name, f"must be a frequency in Hz or null, got {show(value)}")
+    low, high = options["fmin"], options["fmax"]
+    if low is not None and not (is_number(low) and low >= 0):
+        problems.add("fmin", f"must be a frequency in Hz or null, got {show(low)}")
+    elif high is not None and not is_number(high):
+        problems.add("fmax", f"must be a frequency in Hz or null, got {show(high)}")
+    elif is_number(options["sample_rate"]):
+        half = options["sample_rate"] / 2
+        if not (low or 0) < (half if high is None else high) <= half:
+            problems.add(
+                "fmax",
+                f"must be above fmin and at most half the sample rate, {half:g} Hz, got "
+                f"{show(high)} with fmin {show(low)}",
+            )
     if not (is_number(options["eps"]) and options["eps"] > 0):
         problems.add("eps", f"must be a number above 0, got {show(options['eps'])}")
     return problems.lines
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether a value is a finite number, and no truth value."""
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return whole and math.isfinite(value)  # type: ignore[arg-type]

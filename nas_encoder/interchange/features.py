@@ -93,6 +93,7 @@ class ESPnetFeatures(nn.Module):
         )
         problems += espnet_problems(
             {
+                "sample_rate": sample_rate,
                 "center": center,
                 "normalized": normalized,
                 "fmin": fmin,

@@ -38,7 +38,8 @@ def read_options(
     for name, off in others.items():
         value = _tupled(options.get(name, off))
         if name != "layers" and value != off:
-            problems.add(name, f"{who} has no such part; leave it at {off}, got {show(value)}")
+            shown = show(list(off) if isinstance(off, tuple) else off)
+            problems.add(name, f"{who} has no such part; leave it at {shown}, got {show(value)}")
     return {key: _tupled(value) for key, value in options.items() if key in own}, problems
 
 

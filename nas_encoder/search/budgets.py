@@ -42,9 +42,11 @@ class ObjectiveConfig:
             operation does not end just above it.
         table: File of measured latencies, made by ``nas-encoder bench --operations``.
         layers: L, cells of the target network; null for 17, the smallest of He et al. 2020. A
-            chain has as many blocks as its space.
-        channels: C, its initial channels, null for 24; of a chain its width, null for that of the
-            search. What else the network has is as in ``network``.
+            chain has as many blocks as its space. Of NAS-Bench-ASR: its cells, spread over the
+            blocks as in the paper; null for those of the last stage.
+        channels: C, its initial channels, null for 24; of a chain its width, of NAS-Bench-ASR
+            the filters of its first block, null for those of the last stage. What else the
+            network has is as in ``network``.
         seconds: Of speech, for multiply-adds and latency.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import yaml
@@ -134,9 +134,16 @@ class SearchConfig:
             values["stages"] = tuple(
                 read_stage(stage, f"stages[{i}]", problems) for i, stage in enumerate(listed)
             )
-        if "regularization" not in values and document.get("space") in searchable_spaces():
-            known = get_space(document["space"]).operations
-            values["regularization"] = RegularizationConfig().within(known)
+        if document.get("space") in searchable_spaces():
+            # What is not given is the default, as far as it concerns this space.
+            own = RegularizationConfig().within(get_space(document["space"]).operations)
+            given = document.get("regularization")
+            if isinstance(given, Mapping):
+                left = {"operations": own.operations, "at_most": own.at_most}
+                left = {name: value for name, value in left.items() if name not in given}
+                values["regularization"] = replace(values["regularization"], **left)
+            elif given is None:
+                values["regularization"] = own
         config = cls(**values)
         config._check(problems)
         if problems:
@@ -177,24 +184,7 @@ class SearchConfig:
         known = get_space(space).operations if space else ()
         self._check_stages(known, problems)
         self._check_optimizers(problems)
-        dropped = problems.sequence(
-            self.regularization.operations, "regularization.operations", 0, 64
-        )
-        for place, operation in enumerate(dropped or () if known else ()):
-            problems.choice(operation, f"regularization.operations[{place}]", "operation", known)
-        self._check_cells_alone(space, problems)
-        check_number(self.regularization.decay, "regularization.decay", 0, 100, problems)
-        limits = self.regularization.at_most
-        names = known or (limits if isinstance(limits, Mapping) else ())
-        for operation, count in (
-            problems.mapping(limits, "regularization.at_most", (), names) or {}
-        ).items():
-            problems.integer(count, f"regularization.at_most.{operation}", 0, 8)
-        if known and isinstance(limits, Mapping) and not set(known) - {"none", *limits}:
-            problems.add(
-                "regularization.at_most",
-                "must leave an operation without limit, so that a genotype can always be derived",
-            )
+        self._check_regularization(space, known, problems)
         check_integers(
             self.batch,
             "batch",
@@ -229,16 +219,34 @@ class SearchConfig:
         bounds = {"score_utterances": (1, 10**7), "devices": (1, 1024)}
         check_integers(self.trainer, "trainer", bounds, problems)
 
-    def _check_cells_alone(self, space: str | None, problems: Problems) -> None:
-        if space is None or isinstance(get_space(space), CellSpace):
+    def _check_regularization(
+        self, space: str | None, known: Sequence[str], problems: Problems
+    ) -> None:
+        section = self.regularization
+        check_number(section.decay, "regularization.decay", 0, 100, problems)
+        if space is not None and not isinstance(get_space(space), CellSpace):
+            for name in ("operations", "at_most"):
+                if getattr(section, name):
+                    problems.add(
+                        f"regularization.{name}",
+                        f"is for spaces of cells with edges, must be empty for '{space}' (a "
+                        "stage's dropout is behind all of its layers)",
+                    )
             return
-        for name in ("operations", "at_most"):
-            if getattr(self.regularization, name):
-                problems.add(
-                    f"regularization.{name}",
-                    f"is for spaces of cells with edges, must be empty for '{space}' (a stage's "
-                    "dropout is behind all of its layers)",
-                )
+        dropped = problems.sequence(section.operations, "regularization.operations", 0, 64)
+        for place, operation in enumerate(dropped or () if known else ()):
+            problems.choice(operation, f"regularization.operations[{place}]", "operation", known)
+        limits = section.at_most
+        names = known or (limits if isinstance(limits, Mapping) else ())
+        for operation, count in (
+            problems.mapping(limits, "regularization.at_most", (), names) or {}
+        ).items():
+            problems.integer(count, f"regularization.at_most.{operation}", 0, 8)
+        if known and isinstance(limits, Mapping) and not set(known) - {"none", *limits}:
+            problems.add(
+                "regularization.at_most",
+                "must leave an operation without limit, so that a genotype can always be derived",
+            )
 
     def _check_strategy(self, strategy: str | None, problems: Problems) -> None:
         problems.choice(self.order, "order", "order", ORDERS)

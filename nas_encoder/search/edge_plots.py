@@ -1,6 +1,6 @@
 """The pictures of a search report that show every edge: at one epoch, and over all of them.
 
-E edges of a cell or blocks of a chain, N operations of the space.
+E edges of a cell, blocks of a chain, or nodes or skips, N operations of the space.
 """
 
 from __future__ import annotations

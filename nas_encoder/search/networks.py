@@ -94,10 +94,11 @@ def check_network(config: SearchConfig, index: int, problems: Problems) -> None:
         for name, off in without.items():
             value = getattr(config.network, name)
             if value != off:
+                shown, wanted = (show(list(v) if isinstance(v, tuple) else v) for v in (value, off))
                 problems.add(
                     f"network.{name}",
-                    f"must be {show(list(off) if isinstance(off, tuple) else off)}: networks of "
-                    f"the space '{config.space}' have no such part, got {show(value)}",
+                    f"must be {wanted}: networks of the space '{config.space}' have no such part, "
+                    f"got {shown}",
                 )
     for line in lines:
         if line.startswith(("layers:", "channels:")):
@@ -112,8 +113,12 @@ def _check_cells(config: SearchConfig, stage: StageConfig, where: str, problems:
     given = config.network.block_cells
     if not given:
         problems.integer(stage.layers, f"{where}.layers", 1, 1024)
-    elif all(isinstance(count, int) for count in given):
-        cells = sum(given)
+    elif isinstance(given, tuple) and all(isinstance(count, int) for count in given):
+        cells = max(1, sum(given))
         problems.integer(
-            stage.layers, f"{where}.layers", cells, cells, " (the sum of network.block_cells)"
+            stage.layers,
+            f"{where}.layers",
+            cells,
+            cells,
+            " (the sum of network.block_cells, which must have a cell)",
         )

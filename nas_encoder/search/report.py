@@ -17,6 +17,7 @@ from nas_encoder.search.budgets import TITLES, readable
 from nas_encoder.search.collapse import Finding, findings, relative_entropy
 from nas_encoder.search.config import dump
 from nas_encoder.search.edge_plots import edge_courses, edge_map
+from nas_encoder.search.gradient.choices import skip_list
 from nas_encoder.search.next_steps import next_steps
 from nas_encoder.search.page import (
     commands,
@@ -312,7 +313,7 @@ class Report:
 
 
 def choices_of(genotype: Genotype) -> set[tuple[Any, ...]]:
-    """Return what a genotype chose: its edges, or its blocks."""
+    """Return what a genotype chose: its edges, its blocks, or its operations and skips."""
     architecture = genotype.architecture
     if isinstance(architecture, CellArchitecture):
         cells = (("normal", architecture.normal), ("reduction", architecture.reduction))
@@ -325,9 +326,8 @@ def choices_of(genotype: Genotype) -> set[tuple[Any, ...]]:
     if isinstance(architecture, SkipArchitecture):
         operations = {(number, node.op) for number, node in enumerate(architecture.nodes)}
         return operations | {
-            (number, source)
-            for number, node in enumerate(architecture.nodes)
-            for source in node.skips
+            (number, source, source in architecture.nodes[number].skips)
+            for number, source in skip_list(len(architecture.nodes))
         }
     return set(enumerate(getattr(architecture, "blocks", ())))
 

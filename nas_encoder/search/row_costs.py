@@ -14,6 +14,7 @@ from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.gradient.choices import Alive
 
 Cost = dict[str, float]
+_TINY = 1e-300
 _QUANTITIES = ("parameters", "macs")
 
 
@@ -58,7 +59,8 @@ class RowCosts:
         probabilities = weights[self._kind].double()
         names = alive[self._kind]
         counted = [[float(op not in self._never) for op in own] for own in names]
-        kept = probabilities * probabilities.new_tensor(counted)
+        # In double precision no probability is quite zero, however sure the others are.
+        kept = probabilities.clamp(min=_TINY) * probabilities.new_tensor(counted)
         drawn = kept / kept.sum(1, keepdim=True)
         totals = {}
         for name in self.quantities:

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 
 from nas_encoder.data import FeatureExtractor, TokenSet
-from nas_encoder.errors import CheckpointError
+from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
 
@@ -101,7 +101,7 @@ class RunFolder:
         self._write_yaml("run.yaml", run)
 
     def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        before = flat(read_yaml(self.path / "config.yaml", CheckpointError))
+        before = flat(_completed(read_yaml(self.path / "config.yaml", CheckpointError)))
         before |= {f"run.{key}": value for key, value in self.run().items()}
         now = flat(config) | {f"run.{key}": value for key, value in run.items()}
         # The machine and the commit may change under a run; what is computed must not.
@@ -294,3 +294,13 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
         return {path: value}
     dot = f"{path}." if path else ""
     return {key: leaf for name, item in items for key, leaf in flat(item, f"{dot}{name}").items()}
+
+
+def _completed(document: Any) -> Any:
+    """Return a configuration with settings that did not exist yet when it was written."""
+    from nas_encoder.search.config import SearchConfig  # which needs this module
+
+    try:
+        return SearchConfig.from_dict(document).to_dict()
+    except ConfigError:  # of another kind of search, or damaged: compared as it is
+        return document

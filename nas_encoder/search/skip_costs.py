@@ -14,6 +14,7 @@ from nas_encoder.network.nasbench_config import STRIDES, NasBenchConfig
 from nas_encoder.network.nasbench_layers import SkipTrunk, build_node_operation
 from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.gradient.choices import NODES
+from nas_encoder.search.networks import spread_cells
 from nas_encoder.search.row_costs import RowCosts, cost_of, refuse_latency, total
 from nas_encoder.spaces import NasBenchSpace
 
@@ -42,6 +43,8 @@ class SkipCosts(RowCosts):
     ) -> None:
         refuse_latency(config, space.name)
         size = replace(network, channels=config.channels or network.channels)
+        if config.layers is not None:
+            size = replace(size, block_cells=spread_cells(config.layers))
         frames = round(config.seconds / frame_shift)
         with torch.device("meta"):
             skeleton = _Skeleton(size)

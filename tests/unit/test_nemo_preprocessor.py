@@ -28,3 +28,6 @@ def test_every_problem_is_reported_at_once() -> None:
     )
     assert problems_of(window_size=0.064) == ("win_length",)
     assert problems_of(window_stride=0) == ("hop_length",)
+    assert problems_of(window_size=float("inf")) == ("window_size",)
+    for low, high in ((None, 0), (None, float("inf")), (9000, None), (4000, 100), (0, 9000)):
+        assert len(problems_of(fmin=low, fmax=high)) == 1

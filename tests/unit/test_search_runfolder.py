@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype.io import read_yaml
+from nas_encoder.genotype.io import read_yaml, write_yaml
 from nas_encoder.search.config import SearchConfig
 from nas_encoder.search.runfolder import RunFolder
 
@@ -85,6 +85,17 @@ def test_resume_names_everything_that_differs(folder: RunFolder) -> None:
 def test_resume_may_change_machine_and_commit(folder: RunFolder) -> None:
     folder.begin(CONFIG, RUN | {"machine": "other", "commit": "d", "began": "now"}, resume=True)
     assert folder.run() == RUN  # the record stays that of the beginning
+
+
+def test_settings_that_are_newer_than_the_run_have_their_defaults(folder: RunFolder) -> None:
+    """As in the folder of a search that an earlier version began."""
+    older = read_yaml(folder.path / "config.yaml")
+    del older["network"]["lstm_size"], older["network"]["block_cells"], older["order"]
+    write_yaml(folder.path / "config.yaml", older)
+    folder.begin(CONFIG, RUN, resume=True)
+    changed = {**CONFIG, "order": "second"}
+    with pytest.raises(CheckpointError, match="order: was 'first' when the run began"):
+        folder.begin(changed, RUN, resume=True)
 
 
 def test_a_checkpoint_comes_back(folder: RunFolder) -> None:

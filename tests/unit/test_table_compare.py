@@ -83,7 +83,7 @@ def test_results_of_gradient_searches_are_looked_up(
     other.save(tmp_path / "other.yaml")
     with pytest.raises(DataError, match="is not among its 40 architectures"):
         comparison.gradient([str(tmp_path / "other.yaml")])
-    assert "--gradient" in comparison.gradient([])["why"]
+    assert "--resume --add" in comparison.gradient([])["why"]
     several = []
     for place, strategy in enumerate(("darts", "stnas", "darts", "darts")):
         member = table.genotype(ranked[place])
@@ -97,12 +97,15 @@ def test_results_of_gradient_searches_are_looked_up(
     assert darts["lower_quartile"] == pytest.approx((regrets[0] + regrets[1]) / 2)
     assert darts["found_the_best"] == sum(regret == 0 for regret in regrets)
     assert stnas["median"] == stnas["upper_quartile"] == stnas["mean"]
-    # Without names, those that the table itself knows to be found with gradients.
-    key, document = ranked[2], table.genotypes[ranked[2]]
-    found_there = {**document, "provenance": {"kind": "search", "strategy": "pdarts"}}
-    monkeypatch.setitem(table.genotypes, key, found_there)
+    # Without names, those that were added to the table; two searches may have found the same.
+    origins = [
+        {"key": ranked[2], "name": "1.yaml", "strategy": "pdarts"},
+        {"key": ranked[2], "name": "2.yaml", "strategy": "pdarts"},
+        {"key": ranked[3], "name": "zoo", "kind": "published"},
+    ]
+    monkeypatch.setitem(table.about, "added", origins)
     (pdarts,) = comparison.gradient([])["strategies"]
-    assert (pdarts["strategy"], pdarts["searches"]) == ("pdarts", 1)
+    assert (pdarts["strategy"], pdarts["searches"]) == ("pdarts", 2)
     monkeypatch.undo()
     monkeypatch.setattr("nas_encoder.search.trials.compare.searchable_spaces", list)
     assert "has no supernet" in comparison.gradient([])["why"]

@@ -118,6 +118,13 @@ def test_a_genotype_is_added_to_a_finished_table(
     assert set(after.hashes()) == {*before.hashes(), model_hash(new)}
     assert {k: v for k, v in numbers(after).items() if k in numbers(before)} == numbers(before)
     assert len(numbers(after)) == 4 * 2 * 2 and after.about["architectures"] == 4
+    # Where each comes from, also of one that was there.
+    added = after.about["added"]
+    assert [origin["key"] for origin in added] == [present, model_hash(new)]
+    assert [Path(origin["name"]).stem for origin in added] == ["known", "new"]
+    once = output.read_bytes()
+    TableBuilder(config(), **data, output=output, resume=True, added=paths).run()
+    assert output.read_bytes() == once
     found = after.full_info(model_hash(new), seed=3)
     assert found is not None and len(found["val_per"]) == 2
     get_space("darts").sample(random.Random(0)).save(tmp_path / "other.yaml")

@@ -62,7 +62,9 @@ class SkipSupernetCell(nn.Module):
         zeros = partial(torch.zeros_like, x)
         outputs: list[Tensor | None] = [x]
         for node in range(len(self.names)):
-            run = partial(self._operation, node, outputs[-1], mask, dropout)
+            # Nothing is zeros to an operation, as where the mixture of another node is all 'zero'.
+            before = zeros() if outputs[-1] is None else outputs[-1]
+            run = partial(self._operation, node, before, mask, dropout)
             total = choose(weights[NODES], node, run, zeros)
             for row, source in self.sources[node]:
                 skip = partial(_skip, self.skips[row], outputs[source])
@@ -76,11 +78,10 @@ class SkipSupernetCell(nn.Module):
         return normed
 
     def _operation(
-        self, node: int, x: Tensor | None, mask: Tensor | None, dropout: float, place: int
+        self, node: int, x: Tensor, mask: Tensor | None, dropout: float, place: int
     ) -> Tensor | None:
         name = self.names[node][place]
-        if name == ZERO or x is None:
-            # An operation on nothing leads nowhere, as in the network that is derived.
+        if name == ZERO:
             return None
         operations = self.nodes[node]
         assert isinstance(operations, nn.ModuleDict)

@@ -140,6 +140,7 @@ class TableBuilder:
         self.device = torch.device("cuda" if use_cuda else "cpu")
         chosen = choose_architectures(config)
         known = {model_hash(genotype) for genotype in chosen}
+        self.added = [(str(name), load_members(config.space, [name])[0]) for name in added]
         for genotype in load_members(config.space, added):
             if model_hash(genotype) not in known:
                 chosen.append(genotype)
@@ -177,9 +178,7 @@ class TableBuilder:
                 self._begin(file, tokens, features, {name: len(c) for name, c in cuts.items()})
                 self._measure(file, len(tokens))
                 self._train(file, cuts, tokens, features)
-                count = len(file.architectures())
-                if file.about()["architectures"] != count:
-                    file.set_about(architectures=count)
+                self._finish(file)
 
     # -- steps --------------------------------------------------------------------------------
 
@@ -214,6 +213,21 @@ class TableBuilder:
             data=self.data,
             environment=environment(),
         )
+
+    def _finish(self, file: TableFile) -> None:
+        """Record how many there are now, and where what was added comes from.
+
+        Two searches can find the same, or what was there before, so it is a list of its own.
+        """
+        before = file.about()
+        added = list(before.get("added", []))
+        for name, genotype in self.added:
+            origin = {"key": model_hash(genotype), "name": name, **genotype.provenance}
+            if origin not in added:
+                added.append(origin)
+        count = len(file.architectures())
+        if before["architectures"] != count or added != before.get("added", []):
+            file.set_about(architectures=count, added=added)
 
     def _measure(self, file: TableFile, tokens: int) -> None:
         """Record sizes and latencies, one architecture after the other on a machine at rest."""

@@ -52,7 +52,8 @@ def merge_tables(parts: list[str | Path], output: str | Path) -> None:
             for _, _, table in opened:
                 file.add_table(table)
             trained = len(file.read())
-            file.set_about(shard=[1, 1], architectures=trained, merged=len(opened))
+            added = [origin for _, about, _ in opened for origin in about.get("added", [])]
+            file.set_about(shard=[1, 1], architectures=trained, merged=len(opened), added=added)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -64,7 +65,7 @@ IDENTITY = ("config", "utterances", "tokens", "feature_mean")
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one line for each value that decides the numbers and is another one now."""
     old, new = (
-        _flat({key: about.get(key) for key in IDENTITY} | {"config": _completed(about)})
+        _flat({key: about.get(key) for key in IDENTITY} | {"config": _deciding(about)})
         for about in (before, now)
     )
     return [
@@ -74,12 +75,16 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _completed(about: Mapping[str, Any]) -> Any:
-    """Return the configuration with settings that did not exist yet when it was written."""
+def _deciding(about: Mapping[str, Any]) -> Any:
+    """Return the configuration without its note, which decides no number.
+
+    Settings that did not exist yet when it was written are completed.
+    """
     try:
-        return TableConfig.from_dict(about.get("config")).to_dict()
+        document = TableConfig.from_dict(about.get("config")).to_dict()
     except ConfigError:
         return about.get("config")
+    return {key: value for key, value in document.items() if key != "note"}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

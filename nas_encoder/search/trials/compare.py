@@ -156,15 +156,14 @@ class Comparison:
             DataError: One is not in the table; all are listed.
         """
         space = self.table.space
-        loaded: dict[str, Genotype] = {name: load_genotype(name) for name in genotypes}
+        searches = [_search(name, load_genotype(name)) for name in genotypes]
         if not genotypes:
-            members = {key: self.table.genotype(key) for key in self.table.genotypes}
-            loaded = {
-                key: genotype
-                for key, genotype in members.items()
-                if genotype.provenance.get("strategy") in STRATEGIES and key in self.tests
-            }
-        if not loaded:
+            searches = [
+                {name: origin.get(name) for name in ("key", "name", "strategy")}
+                for origin in self.table.about.get("added", [])
+                if origin.get("strategy") in STRATEGIES
+            ]
+        if not searches:
             if space not in searchable_spaces():
                 why = (
                     f"the space '{space}' has no supernet in this package, so no search with "
@@ -173,26 +172,27 @@ class Comparison:
             else:
                 why = (
                     f"no result was given; make one with: nas-encoder search --config stnas --set "
-                    f"space={space} ..., and give its genotype.yaml with --gradient"
+                    f"space={space} ..., and add its genotype.yaml to the table with: nas-encoder "
+                    "table build ... --resume --add"
                 )
             return {"available": False, "why": why, "results": [], "strategies": []}
         problems = [
-            f"--gradient {name}: is not among its {len(self.tests)} architectures; train it too "
-            f"with: nas-encoder table build ... --resume --add {name}"
-            for name, genotype in loaded.items()
-            if model_hash(genotype) not in self.tests
+            f"--gradient {search['name']}: is not among its {len(self.tests)} architectures; train "
+            f"it too with: nas-encoder table build ... --resume --add {search['name']}"
+            for search in searches
+            if search["key"] not in self.tests
         ]
         if problems:
             raise DataError("table", problems)
         results = [
             {
-                "genotype": str(name),
-                "hash": model_hash(genotype),
-                "strategy": genotype.provenance.get("strategy"),
-                "test_error": self.tests[model_hash(genotype)],
-                "regret": self.tests[model_hash(genotype)] - self.best,
+                "genotype": search["name"],
+                "hash": search["key"],
+                "strategy": search["strategy"],
+                "test_error": self.tests[search["key"]],
+                "regret": self.tests[search["key"]] - self.best,
             }
-            for name, genotype in loaded.items()
+            for search in searches
         ]
         return {
             "available": True,
@@ -272,6 +272,11 @@ def _summary(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
         "mean_final": round(statistics.fmean(final), 4),
         "found_the_best": sum(value == 0 for value in final),
     }
+
+
+def _search(name: str, genotype: Genotype) -> dict[str, Any]:
+    strategy = genotype.provenance.get("strategy")
+    return {"key": model_hash(genotype), "name": str(name), "strategy": strategy}
 
 
 def _by_strategy(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
