@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from search_samples import tone_corpus
 
 from nas_encoder.errors import ConfigError, DataError
-from recipes.mini.strategies.local import collect, train
+from nas_encoder.genotype import Genotype
+from nas_encoder.spaces import get_space
+from recipes.mini.strategies.local import collect, shape, train
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "recipes" / "mini" / "strategies"
 
@@ -55,6 +58,29 @@ def test_no_difference_and_complete_separation() -> None:
     assert "| ST-NAS | 3 | 11.0 ± 1.0 | 10.0 | 1.00 | 0.012 | 100 M | 6 |" in lines
     assert lines[-1].startswith("| random genotypes | 8 | 23.5")
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_shape_of_a_genotype() -> None:
+    document = {"schema": 1, "name": "g", "space": "asr_revised"}
+    normal = [
+        [("sep_conv_3x3", 0), ("avg_pool_3x3", 1)],  # 2 convolutions
+        [("dil_conv_5x5", 2), ("max_pool_3x3", 2)],  # 3
+        [("max_pool_3x3", 3), ("conv_7x1_1x7", 1)],  # 3: a pooling adds none
+        [("sep_conv_5x5", 4), ("dil_conv_3x3", 0)],  # 5
+    ]
+    reduction = [[("max_pool_3x3", 0), ("avg_pool_3x3", 1)]] * 4
+    for kind, nodes in (("normal", normal), ("reduction", reduction)):
+        edges = [[{"op": op, "from": source} for op, source in node] for node in nodes]
+        document[kind] = {"nodes": edges, "concat": [2, 3, 4, 5]}  # type: ignore[assignment]
+    genotype = Genotype.from_dict(document)
+    found = shape.shape(genotype)
+    assert [found[f"normal {name}"] for name in ("depth", "inputs", "pools")] == [5, 4, 3]
+    assert [found[f"reduction {name}"] for name in ("depth", "inputs", "pools")] == [0, 8, 8]
+    assert shape.shape(get_space("tdnn_chain").sample(random.Random(0))) == {}
+    shapes = [{"normal depth": n, "normal pools": 1} for n in (1, 2, 3, 4)]
+    ((title, rho, _),) = shape.relations(shapes, [1.0, 2.0, 4.0, 3.0])
+    assert title == "most convolutions in a row, normal cell" and rho == pytest.approx(0.8)
+    assert shape.relations([{}, {}], [1.0, 2.0]) == []
 
 
 def test_missing_results_are_all_named(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.errors import DataError, NasEncoderError
+from nas_encoder.genotype import load_genotype
 from nas_encoder.genotype.io import write_atomically
 from nas_encoder.provenance import environment
 from recipes.mini.local.jobs import Markers
+from recipes.mini.strategies.local.shape import relations, shape
 
 RANDOM = "random"
 TITLES = {
@@ -90,8 +92,12 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
         if not path.is_file():
             missing.append(f"{path} is not there")
             return {}
+        kind, number = name.split("/")
+        genotype = expdir / "search" / name / "genotype.yaml"
+        if kind == RANDOM:
+            genotype = expdir / RANDOM / f"{number}.yaml"
         result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return result
+        return {**result, "shape": shape(load_genotype(genotype))}
 
     groups = []
     for strategy in strategies:
@@ -173,6 +179,23 @@ def sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{row['smallest_p']:.3f} at best."
         )
     return said
+
+
+def shapes_table(groups: Sequence[Group]) -> list[str]:
+    """Return what of the genotypes' shape goes with the error, as Markdown; or nothing."""
+    trainings = [result for group in groups for result in group.results]
+    errors = [float(result["cer"]) for result in trainings]
+    found = relations([result["shape"] for result in trainings], errors)
+    if not found:
+        return []
+    lines = ["| of a genotype | Spearman's rho with its CER | p |", "| --- | ---: | ---: |"]
+    lines += [f"| {title} | {rho:+.2f} | {p:.3f} |" for title, rho, p in found]
+    return [
+        "## What goes with the error",
+        f"Over all {len(trainings)} genotypes, searched or random; p is for each line by itself, "
+        "so that one in twenty is below 0.05 by chance.",
+        "\n".join(lines),
+    ]
 
 
 def plot(found: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -260,6 +283,7 @@ def document(
         table(found),
         "\n".join(sentences(found)),
         "![CER of every genotype](results.png)",
+        *shapes_table(groups),
         "## How to read it",
         "CER counts the spaces between words. The deviation covers the seed of the search and that "
         "of the training together: each genotype was trained once, with the seed of its search or "
