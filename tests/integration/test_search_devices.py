@@ -108,6 +108,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     """Parts of unequal size, padding in each, two batches for a step: equal to rounding."""
     context = multiprocessing.get_context("forkserver")

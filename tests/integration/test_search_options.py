@@ -96,6 +96,7 @@ def test_a_budget_in_latency(corpus: tuple[str, str], tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_bf16(corpus: tuple[str, str], tmp_path: Path) -> None:
     """The weights stay in float32, the course is near that of float32 and not the same."""
     losses = {}
@@ -112,6 +113,7 @@ def test_bf16(corpus: tuple[str, str], tmp_path: Path) -> None:
     assert losses["bf16-mixed"] != losses["32-true"]
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_and_bpe(
     corpus: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

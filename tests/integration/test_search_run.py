@@ -115,6 +115,7 @@ def test_the_metrics_tell_the_whole_course(finished: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_and_another_seed_another(
     finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_both_sides_compute_the_same(benchmark: ModuleType, one_path: bool) -> N
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_our_forward_pass_is_captured_as_one_graph(benchmark: ModuleType) -> None:
     """As on a GPU, where CUDA graphs and compilers meet it; dynamo alone shows breaks."""
     alive = benchmark.choices("darts", 8)

@@ -259,6 +259,7 @@ def evaluate_rows(
     return values.detach(), x.grad * mask[rows], gradients
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_statistics(tmp_path: Path) -> None:
     multiprocessing.spawn(run_rank, (str(tmp_path / "meet"), str(tmp_path / "result")), nprocs=2)
     parts = [torch.load(tmp_path / f"result{rank}", weights_only=True) for rank in range(2)]
