@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_encoder.genotype.validation import Problems, show
 from nas_encoder.network.chain_config import ChainConfig
@@ -27,33 +27,27 @@ def network_of(config: SearchConfig, stage: StageConfig) -> Network:
     """Return the options that a stage's supernet shares with an evaluation network."""
     space = get_space(config.space) if config.space in searchable_spaces() else None
     network = config.network
+    common: dict[str, Any] = {
+        "input_size": config.features.num_mel_bins,
+        "channels": stage.channels,
+        "output_size": network.output_size,
+        "deltas": network.deltas,
+    }
     if isinstance(space, ChainSpace):
-        return ChainConfig(
-            input_size=config.features.num_mel_bins,
-            channels=stage.channels,
-            output_size=network.output_size,
-            dropout=stage.dropout,
-            deltas=network.deltas,
-        )
+        return ChainConfig(**common, dropout=stage.dropout)
     if isinstance(space, NasBenchSpace):
         return NasBenchConfig(
-            input_size=config.features.num_mel_bins,
-            channels=stage.channels,
-            output_size=network.output_size,
+            **common,
             dropout=stage.dropout,
             lstm_size=network.lstm_size,
             block_cells=network.block_cells or spread_cells(stage.layers),
-            deltas=network.deltas,
         )
     return EncoderConfig(
-        input_size=config.features.num_mel_bins,
-        channels=stage.channels,
+        **common,
         layers=stage.layers,
-        output_size=network.output_size,
         stem_stride=network.stem_stride,
         hidden_sizes=network.hidden_sizes,
         dropout=stage.dropout if stage.phase == "retrain" else 0.0,
-        deltas=network.deltas,
     )
 
 

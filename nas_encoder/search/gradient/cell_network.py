@@ -6,7 +6,7 @@ B batch, T frames, F frequency bins, C channels, V tokens (blank included), S su
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,11 @@ class CellOfEdges(nn.Module):
         regularized: Operations behind which dropout stands.
     """
 
+    # Builds the edges that leave one state, of (operations of each edge, their rows, channels,
+    # stride, regularized); ``forward(x, mask, weights, dropout)`` returns for each of them its
+    # output, None for zeros.
+    edges: ClassVar[type[nn.Module]]
+
     def __init__(
         self,
         alive: Sequence[Sequence[str]],
@@ -62,7 +67,7 @@ class CellOfEdges(nn.Module):
         ]
         self.heads = [[edges[row][0] for row in rows] for rows in self.rows]
         self.sources = nn.ModuleList(
-            self.edges_of(
+            type(self).edges(
                 [alive[row] for row in rows],
                 rows,
                 channels,
@@ -71,21 +76,6 @@ class CellOfEdges(nn.Module):
             )
             for state, rows in enumerate(self.rows)
         )
-
-    def edges_of(
-        self,
-        alive: Sequence[Sequence[str]],
-        rows: Sequence[int],
-        channels: int,
-        stride: int,
-        regularized: Container[str],
-    ) -> nn.Module:
-        """Build the edges that leave one state.
-
-        Its ``forward(x, mask, weights, dropout)`` returns for each of them its output, None for
-        zeros.
-        """
-        raise NotImplementedError
 
     def forward(self, first: State, second: State, weights: Any, dropout: float) -> State:
         """Compute the cell from its two inputs and what its edges choose."""
@@ -114,19 +104,6 @@ class CellOfEdges(nn.Module):
         return total
 
 
-class _CellBuilder(Protocol):
-    def __call__(
-        self,
-        alive: Sequence[Sequence[str]],
-        nodes: int,
-        channels: int,
-        input_channels: tuple[int, int],
-        reduction: bool,
-        halve_first: bool,
-        regularized: Container[str],
-    ) -> nn.Module: ...
-
-
 class CellSupernet(nn.Module):
     """A network that a gradient search trains, with a CTC output.
 
@@ -138,7 +115,7 @@ class CellSupernet(nn.Module):
         regularized: Operations behind which dropout stands.
     """
 
-    cell: ClassVar[_CellBuilder]
+    cell: ClassVar[type[CellOfEdges]]
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ B batch, C channels, T frames, F frequency bins, V tokens (blank included), E ed
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -46,18 +46,19 @@ class _Edges(nn.Module):
 
     def __init__(
         self,
-        alive: Mapping[int, Sequence[str]],
+        alive: Sequence[Sequence[str]],
+        rows: Sequence[int],
         channels: int,
         stride: int,
         regularized: Container[str],
     ) -> None:
         super().__init__()
-        self.names = {row: tuple(names) for row, names in alive.items()}
+        self.names = {row: tuple(names) for row, names in zip(rows, alive, strict=True)}
         self.stride = stride
         self.regularized = regularized
         self.shared = nn.ModuleDict()
         self.own = nn.ModuleDict()
-        for row, names in alive.items():
+        for row, names in self.names.items():
             for name in names:
                 if name == NONE or name in self.shared:
                     continue
@@ -131,16 +132,7 @@ class _Outputs:
 class SampledCell(CellOfEdges):
     """A cell on each of whose edges one operation is active."""
 
-    def edges_of(
-        self,
-        alive: Sequence[Sequence[str]],
-        rows: Sequence[int],
-        channels: int,
-        stride: int,
-        regularized: Container[str],
-    ) -> nn.Module:
-        """Build the edges that leave one state."""
-        return _Edges(dict(zip(rows, alive, strict=True)), channels, stride, regularized)
+    edges = _Edges
 
 
 class SampledSupernet(CellSupernet):

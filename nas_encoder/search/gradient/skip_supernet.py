@@ -62,7 +62,8 @@ class SkipSupernetCell(nn.Module):
         zeros = partial(torch.zeros_like, x)
         outputs: list[Tensor | None] = [x]
         for node in range(len(self.names)):
-            # Nothing is zeros to an operation, as where the mixture of another node is all 'zero'.
+            # An operation behind a node to which nothing leads works on zeros, in paths as in
+            # mixtures; the network that is derived would not have it.
             before = zeros() if outputs[-1] is None else outputs[-1]
             run = partial(self._operation, node, before, mask, dropout)
             total = choose(weights[NODES], node, run, zeros)

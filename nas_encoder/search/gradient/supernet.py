@@ -104,16 +104,7 @@ class SourceEdges(nn.Module):
 class SupernetCell(CellOfEdges):
     """A cell whose edges mix their operations (Liu et al. 2019, equation 2)."""
 
-    def edges_of(
-        self,
-        alive: Sequence[Sequence[str]],
-        rows: Sequence[int],
-        channels: int,
-        stride: int,
-        regularized: Container[str],
-    ) -> nn.Module:
-        """Build the edges that leave one state."""
-        return SourceEdges(alive, rows, channels, stride, regularized)
+    edges = SourceEdges
 
     def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
         """Return, for each operation that is alive on an edge, views of its kernels."""
