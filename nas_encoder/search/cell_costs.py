@@ -99,7 +99,9 @@ class CellCosts:
                 total += sum(sorted(own)[:EDGES_PER_NODE])
         return self.scale[name] * total
 
-    def expected(self, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+    def expected(
+        self, weights: Mapping[str, Tensor], alive: Alive, edges: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.
 
         The expectation is over networks that are drawn so: each node takes two of its edges, one
@@ -118,11 +120,16 @@ class CellCosts:
         Args:
             weights: For each kind of cell (E, n) probabilities, each edge's sum is 1.
             alive: Names of the operations that they belong to.
+            edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
+                that is learned and not to be made of the operations' probabilities.
 
         Returns:
             For each quantity a scalar in float64.
         """
-        drawn = {kind: self._drawn(weights[kind].double(), alive[kind]) for kind in KINDS}
+        drawn = {
+            kind: self._drawn(weights[kind].double(), alive[kind], (edges or {}).get(kind))
+            for kind in KINDS
+        }
         device = weights[KINDS[0]].device
         totals: dict[str, Tensor] = {}
         for name in self.quantities:
@@ -133,16 +140,20 @@ class CellCosts:
             totals[name] = self.scale[name] * total
         return totals
 
-    def _drawn(self, weights: Tensor, alive: tuple[tuple[str, ...], ...]) -> Tensor:
+    def _drawn(
+        self, weights: Tensor, alive: tuple[tuple[str, ...], ...], edges: Tensor | None
+    ) -> Tensor:
         """Return (E, n): the probability that an edge is taken and has this operation."""
         counted = [[float(op != NONE) for op in edge] for edge in alive]
         kept = weights * weights.new_tensor(counted)
         shares = kept / kept.sum(1, keepdim=True).clamp(min=_TINY)
+        if edges is not None:
+            return edges.double()[:, None] * shares
         strengths = kept.amax(1)
         taken = []
-        edges = edge_list(self.network.nodes)
+        places = edge_list(self.network.nodes)
         for node in range(self.network.nodes):
-            own = strengths[[row for row, (head, _) in enumerate(edges) if head == node]]
+            own = strengths[[row for row, (head, _) in enumerate(places) if head == node]]
             first = own / own.sum().clamp(min=_TINY)
             # Second draw, after edge j was the first: own / (sum - own_j).
             after = first / (1 - first).clamp(min=_TINY)

@@ -26,7 +26,7 @@ class Finding:
     """Something that a reader should know before trusting the genotype.
 
     Attributes:
-        kind: ``uniform``, ``cheap``, ``none`` or ``unlearned``.
+        kind: ``uniform``, ``edges``, ``cheap``, ``none`` or ``unlearned``.
         where: The kind of cell or of blocks; empty for the whole network.
         text: A sentence or two.
     """
@@ -61,6 +61,14 @@ def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]
                 "More epochs, more data or a larger architecture.lr may help."
             )
             found.append(Finding("uniform", kind, text))
+        edges = (row.get("edge_entropy") or {}).get(kind)
+        if edges is not None and edges > UNIFORM:
+            text = (
+                f"The choice of edges in the {title} has hardly left the uniform one (entropy "
+                f"{100 * edges:.1f} % of uniform): where its nodes take their inputs from is "
+                "little better than chance."
+            )
+            found.append(Finding("edges", kind, text))
         text = _dominance(title, table, cells.get(kind))
         if text:
             found.append(Finding("cheap", kind, text))

@@ -48,6 +48,7 @@ PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in bo
 DATA_USES = ("half", "valid")
 TOKEN_KINDS = ("char", "word", "phone", "syllable", "bpe")
 ORDERS = ("first", "second")
+EDGES = ("operations", "learned")
 __all__ = [
     "EXPONENT",
     "TOKEN_KINDS",
@@ -82,6 +83,10 @@ class SearchConfig:
         bpe_size: With ``tokens: bpe``, the number of pieces that are learned.
         token_kind: How texts are cut where ``tokens`` is a path (``syllable`` turns hanzi to
             pinyin); null to guess it from the list.
+        edges: How a node of a cell comes by its two inputs. ``operations``: by the edges' best
+            operations when a genotype is derived, as published; until then it has all of them.
+            ``learned``: edges have parameters of their own, see
+            :mod:`nas_encoder.search.gradient.node_inputs`.
         paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
             active with all others; with 2, with one other that is drawn.
     """
@@ -97,6 +102,7 @@ class SearchConfig:
     seeds: tuple[int, ...] = ()
     order: str = "first"
     paths: int = 1
+    edges: str = "operations"
     features: FeatureConfig = field(default_factory=FeatureConfig)
     augment: SpecAugmentConfig | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -182,6 +188,11 @@ class SearchConfig:
         if self.augment is not None:
             self._check_augment(self.augment, problems)
         known = get_space(space).operations if space else ()
+        edges = problems.choice(self.edges, "edges", "way to choose edges", EDGES)
+        if edges == "learned" and space:
+            if not isinstance(get_space(space), CellSpace):
+                problems.add("edges", f"'learned' is for spaces of cells with edges, not '{space}'")
+            known = tuple(op for op in known if op != "none")  # edges that are left out say it
         self._check_stages(known, problems)
         self._check_optimizers(problems)
         self._check_regularization(space, known, problems)
@@ -279,7 +290,8 @@ class SearchConfig:
             problems.choice(stage.phase, f"{where}.phase", "phase", PHASES)
             check_network(self, index, problems)
             if stage.phase != "retrain":
-                problems.integer(stage.operations, f"{where}.operations", 2, alive)
+                if index or not known:  # the first stage has all, see below
+                    problems.integer(stage.operations, f"{where}.operations", 2, alive)
                 if isinstance(stage.operations, int):
                     alive = min(alive, stage.operations)
             problems.integer(stage.epochs, f"{where}.epochs", 1, 10**5)
@@ -299,7 +311,8 @@ class SearchConfig:
         if self.stages and known and self.stages[0].operations != len(known):
             problems.add(
                 "stages[0].operations",
-                f"must be {len(known)}, all operations of the space '{self.space}', got "
+                f"must be {len(known)}, all operations of the space '{self.space}'"
+                f"{_WITHOUT_NONE if self.edges == 'learned' else ''}, got "
                 f"{show(self.stages[0].operations)}",
             )
         self._check_phases(problems)
@@ -343,6 +356,7 @@ class SearchConfig:
         return network_of(self, stage)
 
 
+_WITHOUT_NONE = " without 'none' (edges are learned)"
 _SCALARS = (
     "strategy",
     "space",
@@ -355,6 +369,7 @@ _SCALARS = (
     "seeds",
     "order",
     "paths",
+    "edges",
 )
 _SECTIONS: dict[str, type[Any]] = {
     "features": FeatureConfig,

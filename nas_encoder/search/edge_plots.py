@@ -77,7 +77,10 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
         for border in _borders(kind, len(table)):
             axes.axhline(border - 0.5, color="white", lw=2.5)
         axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
-        axes.set_yticks(range(len(table)), edge_names(kind, len(table)), fontsize=8)
+        names = edge_names(kind, len(table))
+        if taken := (row.get("edges") or {}).get(kind):
+            names = [f"{name}  {p:.2f}" for name, p in zip(names, taken, strict=True)]
+        axes.set_yticks(range(len(table)), names, fontsize=8)
         axes.set_title(kind_title(kind), fontsize=10)
     figure.colorbar(
         axes_list[0].images[0], ax=list(axes_list), label="probability", shrink=0.8, pad=0.02
@@ -85,7 +88,12 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
     return Picture(
         title,
         "Probability of each operation on each edge (node \u2190 its source), block or node. Grey: "
-        "pruned. Red frame: what the genotype of this epoch takes.",
+        "pruned. Red frame: what the genotype of this epoch takes."
+        + (
+            " Beside an edge: how probable it is that its node takes it."
+            if row.get("edges")
+            else ""
+        ),
         to_png(figure),
     )
 
@@ -121,7 +129,11 @@ def edge_courses(
         borders = [left + place * width for place in range(len(shown) + 1)]
         bottom = [0.0] * len(shown)
         for operation, colour in colours_of(kind, operations).items():
-            heights = [row["probabilities"][kind][number].get(operation, 0.0) for row in shown]
+            heights = [
+                edge_probability(row, kind, number)
+                * row["probabilities"][kind][number].get(operation, 0.0)
+                for row in shown
+            ]
             top = [low + height for low, height in zip(bottom, heights, strict=True)]
             axes.fill_between(
                 borders,
@@ -150,9 +162,20 @@ def edge_courses(
         f"Every edge of the {kind_title(kind)} over time",
         "Probability of each operation (the height of its band) from the first epoch, left, to the "
         "last, right; dashed: a new stage. Bold: edges that the genotype takes, "
-        "with their operation. Bands that stay equally high: the edge has learned nothing.",
+        "with their operation. Bands that stay equally high: the edge has learned nothing."
+        + (
+            " All bands together: how probable it is that the edge is taken."
+            if shown[0].get("edges")
+            else ""
+        ),
         to_png(figure),
     )
+
+
+def edge_probability(row: Row, kind: str, edge: int) -> float:
+    """Return how probable it is that an edge is taken; 1 where that is not learned."""
+    learned = (row.get("edges") or {}).get(kind)
+    return 1.0 if learned is None else float(learned[edge])
 
 
 def edge_names(kind: str, count: int) -> list[str]:

@@ -6,6 +6,7 @@ E edges of a cell, blocks of a chain or nodes of NAS-Bench-ASR, n operations ali
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,8 @@ from nas_encoder.search.gradient.choices import Alive
 from nas_encoder.search.skip_costs import SkipCosts
 from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, get_space
 
+NONE_LEARNED: Mapping[str, Tensor] = MappingProxyType({})
+
 
 class Costs(Protocol):
     """What networks of one size in one space cost."""
@@ -34,7 +37,12 @@ class Costs(Protocol):
     def cheapest(self, name: str) -> float:
         """Return the least that a network of the space costs."""
 
-    def expected(self, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+    def expected(
+        self,
+        weights: Mapping[str, Tensor],
+        alive: Alive,
+        edges: Mapping[str, Tensor] = NONE_LEARNED,
+    ) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.
 
         Where every choice is certain, they are those of that network.
@@ -94,7 +102,13 @@ class Objective:
         if problems:
             raise ConfigError("objective", problems)
 
-    def penalty(self, weights: Mapping[str, Tensor], alive: Alive, derived: Any) -> Tensor:
+    def penalty(
+        self,
+        weights: Mapping[str, Tensor],
+        alive: Alive,
+        derived: Any,
+        edges: Mapping[str, Tensor] = NONE_LEARNED,
+    ) -> Tensor:
         """Return what is added to the architecture's loss; 0 within all budgets.
 
         For each budget ``weight * max(0, log(cost / (budget * (1 - margin))))``: no pull
@@ -108,6 +122,8 @@ class Objective:
             weights: For each kind of cell (E, n) probabilities.
             alive: Names of the operations that they belong to.
             derived: What these probabilities give.
+            edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
+                that is learned.
         """
         total = torch.zeros((), dtype=torch.float64, device=next(iter(weights.values())).device)
         budgets = self.config.budgets
@@ -119,18 +135,22 @@ class Objective:
         }
         if not exceeded or not self.config.weight:
             return total
-        expected = self.costs.expected(weights, alive)
+        expected = self.costs.expected(weights, alive, edges)
         for name, limit in exceeded.items():
             soft = expected[name].log()
             total = total + soft - soft.detach() + torch.log(total.new_tensor(costs[name] / limit))
         return self.config.weight * total
 
     def report(
-        self, weights: Mapping[str, Tensor], alive: Alive, derived: Any
+        self,
+        weights: Mapping[str, Tensor],
+        alive: Alive,
+        derived: Any,
+        edges: Mapping[str, Tensor] = NONE_LEARNED,
     ) -> dict[str, dict[str, float]]:
         """Return plain numbers for each quantity: ``derived``, ``expected`` and the ``budget``."""
         with torch.no_grad():
-            expected = self.costs.expected(weights, alive)
+            expected = self.costs.expected(weights, alive, edges)
         costs = self.costs.of(derived)
         return {
             name: {

@@ -49,7 +49,7 @@ def rederive(
     config = SearchConfig.from_dict(document, "derivation")
     row = _find(folder, stage, epoch)
     strategy = STRATEGIES[config.strategy](config)
-    architecture = strategy.derive_from(row["probabilities"])
+    architecture = strategy.derive_from(row["probabilities"], row.get("edges", {}))
     provenance = {
         **_provenance_of(folder, row),
         "derived": {

@@ -54,8 +54,13 @@ class RowCosts:
         ]
         return self._fixed[name] + sum(rows)
 
-    def expected(self, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
-        """Return the expected costs; each row's operation is drawn from its probabilities."""
+    def expected(
+        self, weights: Mapping[str, Tensor], alive: Alive, edges: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the expected costs; each row's operation is drawn from its probabilities.
+
+        There are no edges to take here.
+        """
         probabilities = weights[self._kind].double()
         names = alive[self._kind]
         counted = [[float(op not in self._never) for op in own] for own in names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -30,8 +30,8 @@ from nas_encoder.search.gradient.choices import (
     edge_list,
 )
 from nas_encoder.search.gradient.training import StepsContext
-from nas_encoder.search.sections import NetworkConfig, RegularizationConfig
-from nas_encoder.spaces import ChainSpace, NasBenchSpace, get_space
+from nas_encoder.search.sections import NetworkConfig
+from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, get_space
 
 STAGES = (
     StageConfig(layers=5, operations=8, epochs=4, warmup_epochs=2),
@@ -48,26 +48,41 @@ NODE_STAGES = tuple(
 )
 
 
-@pytest.fixture(params=searchable_spaces())
-def space(request: pytest.FixtureRequest) -> Any:
-    return get_space(request.param)
+CASES = [(name, False) for name in searchable_spaces()]
+CASES += [(name, True) for name, _ in CASES if isinstance(get_space(name), CellSpace)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}{', learned edges' * case[1]}")
+def case(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def space(case: tuple[str, bool]) -> Any:
+    return get_space(case[0])
 
 
 @pytest.fixture(params=sorted(STRATEGIES))
-def strategy(request: pytest.FixtureRequest, space: Any) -> GradientStrategy:
-    config = SearchConfig(
-        strategy=request.param,
-        space=space.name,
-        stages=stages_of(space),
-        regularization=RegularizationConfig().within(space.operations),
-    )
-    return STRATEGIES[request.param](config)
+def strategy(
+    request: pytest.FixtureRequest, case: tuple[str, bool], space: Any
+) -> GradientStrategy:
+    document = {
+        "strategy": request.param,
+        "space": space.name,
+        "edges": "learned" if case[1] else "operations",
+        "stages": [asdict(stage) for stage in stages_of(space, case[1])],
+    }
+    return STRATEGIES[request.param](SearchConfig.from_dict(document))
 
 
-def stages_of(space: Any) -> tuple[StageConfig, ...]:
+def stages_of(space: Any, learned_edges: bool = False) -> tuple[StageConfig, ...]:
     if isinstance(space, NasBenchSpace):
         return NODE_STAGES
-    return CHAIN_STAGES if isinstance(space, ChainSpace) else STAGES
+    if isinstance(space, ChainSpace):
+        return CHAIN_STAGES
+    if learned_edges:  # no 'none'
+        return (replace(STAGES[0], operations=7), *STAGES[1:])
+    return STAGES
 
 
 def edges_of(space: Any) -> dict[str, int]:
@@ -91,11 +106,11 @@ def probabilities(alive: Alive, seed: int) -> Probabilities:
     }
 
 
-def parameters(alive: Alive, seed: int) -> ArchitectureParameters:
+def parameters(alive: Alive, seed: int, learned_edges: bool = False) -> ArchitectureParameters:
     generator = torch.Generator().manual_seed(seed)
-    made = ArchitectureParameters(alive, generator)
-    for alphas in made.alphas.values():
-        alphas.data.normal_(generator=generator)
+    made = ArchitectureParameters(alive, generator, learned_edges)
+    for parameter in made.parameters():
+        parameter.data.normal_(generator=generator)
     return made
 
 
@@ -114,10 +129,10 @@ def require_choices(alive: Alive, space: Any, count: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_choices_shrink_as_the_stages_say(
-    strategy: GradientStrategy, space: Any, seed: int
+    strategy: GradientStrategy, space: Any, case: tuple[str, bool], seed: int
 ) -> None:
     alive = strategy.first_alive()
-    stages = stages_of(space)
+    stages = stages_of(space, case[1])
     require_choices(alive, space, stages[0].operations)
     for stage in range(len(stages) - 1):
         table = probabilities(alive, seed)
@@ -132,18 +147,20 @@ def test_choices_shrink_as_the_stages_say(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_member_of_the_space_is_derived_at_any_time(
-    strategy: GradientStrategy, space: Any, seed: int
+    strategy: GradientStrategy, space: Any, case: tuple[str, bool], seed: int
 ) -> None:
     alive = strategy.first_alive()
     for stage in range(len(STAGES)):
-        made = parameters(alive, seed)
+        made = parameters(alive, seed, case[1])
         architecture = strategy.derive(made)
         assert isinstance(architecture, (CellArchitecture, ChainArchitecture, SkipArchitecture))
         genotype = Genotype("derived", space.name, architecture, {"kind": "search"})
         space.validate(genotype)
         assert Genotype.from_dict(genotype.to_dict()) == genotype
         assert strategy.derive(made) == architecture
-        assert strategy.derive_from(made.probabilities()) == architecture
+        edges = made.edge_probabilities()
+        assert set(edges) == (set(alive) if case[1] else set())
+        assert strategy.derive_from(made.probabilities(), edges) == architecture
         if isinstance(architecture, CellArchitecture):
             pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
             assert pools <= SearchConfig().regularization.at_most["avg_pool_3x3"]
@@ -204,11 +221,12 @@ def small_batch(bins: int) -> Batch:
 
 
 def test_the_steps_of_a_strategy_move_what_they_should(
-    strategy: GradientStrategy, space: Any
+    strategy: GradientStrategy, space: Any, case: tuple[str, bool]
 ) -> None:
     """On its own network: every strategy, in every space."""
     layers, channels = {ChainSpace: (6, 2), NasBenchSpace: (4, 6)}.get(type(space), (3, 2))
-    stage = StageConfig(layers=layers, channels=channels, operations=len(space.operations))
+    count = stages_of(space, case[1])[0].operations
+    stage = StageConfig(layers=layers, channels=channels, operations=count)
     strategy.config = replace(  # type: ignore[attr-defined]
         strategy.config,  # type: ignore[attr-defined]
         features=FeatureConfig(num_mel_bins=8),
@@ -216,9 +234,9 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     )
     torch.manual_seed(0)
     alive = strategy.first_alive()
-    assert alive == all_alive(space)
+    assert alive == all_alive(space, case[1])
     network = strategy.supernet(alive, stage, 4)
-    made = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
+    made = ArchitectureParameters(alive, torch.Generator().manual_seed(0), case[1])
     steps = strategy.steps(
         StepsContext(
             Fabric(accelerator="cpu", devices=1),
@@ -267,7 +285,7 @@ def test_a_penalty_pulls_the_architecture(strategy: GradientStrategy, space: Any
     )
     steps._loss = lambda *_: torch.zeros(())  # type: ignore[method-assign]
     kind = next(iter(made.alive))
-    steps.penalty = lambda weights: weights[kind][:, 0].sum()
+    steps.penalty = lambda present: present.weights()[kind][:, 0].sum()
     before = made.weights()[kind][:, 0].detach().clone()
     steps.architecture_step(small_batch(8), 0.0)
     assert (made.weights()[kind][:, 0] < before).all()

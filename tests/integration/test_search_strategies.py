@@ -54,6 +54,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "weights": {"optimizer": "sgd", "lr": 0.05},
         "stages": [{**CELLS, "epochs": 1, "warmup_epochs": 0}],
     },
+    "stnas_edges": {
+        "strategy": "stnas",
+        "edges": "learned",
+        "stages": [{**stage, "operations": 7} for stage in phases(CELLS)[1:]],
+    },
+    "pdarts_edges": {
+        "space": "darts",
+        "edges": "learned",
+        "objective": {"macs": 3_000_000, "layers": 3, "channels": 1, "seconds": 1.0},
+        "stages": [
+            {**CELLS, "operations": 7, "epochs": 1, "warmup_epochs": 0},
+            {**CELLS, "operations": 2, "epochs": 1, "warmup_epochs": 0},
+        ],
+    },
     "stnas_nodes": {"strategy": "stnas", "space": "nasbench_asr", "stages": phases(NODES)},
     "pdarts_nodes": {
         "space": "nasbench_asr",
@@ -113,6 +127,8 @@ QUICK_ONES = [
     "stnas_nodes",
     "pdarts_nodes",
     "stnas_cells",
+    "stnas_edges",
+    "pdarts_edges",
 ]
 
 
@@ -133,6 +149,18 @@ def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) ->
     assert entropies[-1] < entropies[0] or len(entropies) == 1
     # The recorded probabilities derive the recorded genotype.
     assert rederive(folder).hash == rows[-1]["genotype"] == genotype.hash
+
+
+def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
+    for name in ("stnas_edges", "pdarts_edges"):
+        rows = RunFolder(finished[name]).rows()
+        for row in rows:
+            for kind, edges in row["edges"].items():
+                assert sum(edges) == pytest.approx(8.0), kind  # two of each of four nodes
+                assert 0 < row["edge_entropy"][kind] <= 1 + 1e-9
+        later = rows[-1]["edges"]["normal"][2:]  # the first node has no choice
+        assert len(set(later)) > 3
+    assert "edges" not in RunFolder(finished["stnas_cells"]).rows()[0]
 
 
 def test_the_stages_of_st_nas(finished: dict[str, Path]) -> None:
@@ -197,6 +225,8 @@ def test_what_a_stage_takes_over(
         ("darts_chain", Steps, "weight_step", 4),
         ("stnas_nodes", Steps, "weight_step", 7),
         ("stnas_cells", Steps, "weight_step", 2),
+        ("stnas_edges", Steps, "weight_step", 3),
+        ("pdarts_edges", GradientSearch, "_finish_stage", 2),
         pytest.param("darts_cells", Steps, "weight_step", 2, marks=pytest.mark.slow),
         ("pdarts_chain", GradientSearch, "_finish_stage", 2),
     ],

@@ -20,6 +20,7 @@ from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.search.gradient.chain_supernet import ChainSupernet
 from nas_encoder.search.gradient.choices import BLOCKS, KINDS, all_alive, edge_list
+from nas_encoder.search.gradient.node_inputs import draw_taken
 from nas_encoder.search.gradient.sampled import SampledSupernet
 from nas_encoder.search.gradient.straight_through import Paths
 from nas_encoder.spaces import get_space
@@ -72,9 +73,12 @@ def one_hot(active: tuple[int, ...], count: int) -> Tensor:
     return weights.requires_grad_()
 
 
+@pytest.mark.parametrize("learned", [False, True], ids=["all edges", "learned edges"])
 @pytest.mark.parametrize(("space", "layers", "seed"), [("darts", 3, 0), ("asr_revised", 5, 1)])
-def test_cells(space: str, layers: int, seed: int) -> None:
-    alive = all_alive(get_space(space))
+def test_cells(space: str, layers: int, seed: int, learned: bool) -> None:
+    """With learned edges, those that are not taken have a row of zeros in the mixture."""
+    alive = all_alive(get_space(space), learned)
+    operations = len(alive["normal"][0])
     config = EncoderConfig(BINS, 2, layers, 5)
     torch.manual_seed(seed)
     ours = SampledSupernet(alive, config, NODES, VOCABULARY)
@@ -85,18 +89,30 @@ def test_cells(space: str, layers: int, seed: int) -> None:
         count += mine.numel()
     assert count == sum(p.numel() for p in ours.parameters())
     edges = len(edge_list(NODES))
-    actives = {kind: drawn(seed + place, edges, 8) for place, kind in enumerate(KINDS)}
-    weights = {kind: one_hot(active, 8) for kind, active in actives.items()}
-    shares = {kind: torch.full((edges, 8), 1 / 8).requires_grad_() for kind in KINDS}
-    every = (tuple(range(8)),) * edges
+    actives = {kind: drawn(seed + place, edges, operations) for place, kind in enumerate(KINDS)}
+    weights = {kind: one_hot(active, operations) for kind, active in actives.items()}
+    gates = {kind: torch.ones(edges) for kind in KINDS}
+    taken: dict[str, tuple[bool, ...] | None] = dict.fromkeys(KINDS)
+    probabilities: dict[str, Tensor | None] = dict.fromkeys(KINDS)
+    if learned:
+        for place, kind in enumerate(KINDS):
+            generator = torch.Generator().manual_seed(seed + place)
+            chosen = taken[kind] = draw_taken(torch.randn(edges, generator=generator), generator)
+            gates[kind] = torch.tensor(chosen, dtype=torch.float64).requires_grad_()
+            probabilities[kind] = torch.full((edges,), 0.5).requires_grad_()
+    shares = {kind: torch.full((edges, operations), 0.1).requires_grad_() for kind in KINDS}
+    every = (tuple(range(operations)),) * edges
     x = torch.randn(FRAMES, BINS)
     length = torch.tensor([FRAMES])
     probe = torch.randn(-(-FRAMES // 4), VOCABULARY)
 
-    theirs = plain(x, weights)
+    theirs = plain(x, {kind: gates[kind][:, None] * own for kind, own in weights.items()})
     (theirs * probe).sum().backward()
-    step = {kind: Paths(active) for kind, active in actives.items()}
-    moving = {kind: Paths(actives[kind], every, shares[kind]) for kind in KINDS}
+    step = {kind: Paths(active, taken=taken[kind]) for kind, active in actives.items()}
+    moving = {
+        kind: Paths(actives[kind], every, shares[kind], taken[kind], probabilities[kind])
+        for kind in KINDS
+    }
     for paths in (step, moving):
         ours.zero_grad()
         out, _ = ours(x[None], length, paths)
@@ -107,6 +123,12 @@ def test_cells(space: str, layers: int, seed: int) -> None:
     for kind in KINDS:
         assert float(weights[kind].grad.abs().max()) > 1e-6
         torch.testing.assert_close(shares[kind].grad, weights[kind].grad, **TOLERANCE)
+        if learned:  # the gradient of a gate: of edges that are not taken too
+            torch.testing.assert_close(probabilities[kind].grad, gates[kind].grad, **TOLERANCE)
+            left_out = [
+                gate for gate, take in zip(gates[kind].grad, taken[kind], strict=True) if not take
+            ]
+            assert max(map(abs, left_out)) > 1e-6
 
 
 def test_cells_of_which_some_operations_take_part() -> None:

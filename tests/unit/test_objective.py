@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -20,6 +21,7 @@ from nas_encoder.search import SearchConfig
 from nas_encoder.search.budgets import ObjectiveConfig
 from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive, edge_list
 from nas_encoder.search.gradient.derive import derive_cell
+from nas_encoder.search.gradient.node_inputs import inclusion_probabilities
 from nas_encoder.search.objective import Objective, build_costs
 from nas_encoder.spaces import get_space
 
@@ -177,6 +179,52 @@ def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
     base = float(objective.costs.expected(others, all_alive(cells))["parameters"])
     got = float(objective.costs.expected(weights, all_alive(cells))["parameters"])
     assert got == pytest.approx(base + mean, rel=1e-9)
+
+
+def test_learned_edges_are_taken_as_they_say() -> None:
+    """The cost of the genotype where they are certain, else of all networks by their share."""
+    objective, cells = make(parameters=1.0e4), get_space("asr_revised")
+    alive = all_alive(cells, learned_edges=True)
+    architecture = cells.sample(random.Random(4)).architecture
+    weights, edges = {}, {}
+    for kind in KINDS:
+        own = {
+            (n, e.source): e.op
+            for n, node in enumerate(getattr(architecture, kind).nodes)
+            for e in node
+        }
+        places = edge_list(4)
+        edges[kind] = torch.tensor([float(place in own) for place in places]).double()
+        weights[kind] = torch.tensor(
+            [
+                [float(op == own.get(place, "sep_conv_5x5")) for op in cells.choices]
+                for place in places
+            ]
+        ).double()
+    expected = objective.costs.expected(weights, alive, edges)
+    assert {name: float(v) for name, v in expected.items()} == pytest.approx(
+        objective.costs.of(architecture)
+    )
+    # The last node is open: the mean over the pairs that it can take, by their probabilities.
+    strengths = torch.tensor([0.3, -0.5, 1.0, 0.0, -0.2]).double().requires_grad_()
+    rows = list(range(9, 14))
+    everything = torch.cat([torch.zeros(9).double(), strengths])
+    open_edges = {
+        **edges,
+        "normal": torch.cat([edges["normal"][:9], inclusion_probabilities(everything)[9:]]),
+    }
+    mean, total = 0.0, 0.0
+    for i, j in itertools.combinations(range(5), 2):
+        chance = float((strengths[i] + strengths[j]).detach().exp())
+        taken = edges["normal"].clone()
+        taken[rows] = 0.0
+        taken[[rows[i], rows[j]]] = 1.0
+        value = objective.costs.expected(weights, alive, {**edges, "normal": taken})["macs"]
+        mean, total = mean + chance * float(value), total + chance
+    got = objective.costs.expected(weights, alive, open_edges)["macs"]
+    assert float(got.detach()) == pytest.approx(mean / total)
+    objective.penalty(weights, alive, architecture, open_edges).backward()
+    assert strengths.grad is not None and float(strengths.grad.abs().max()) > 0
 
 
 def test_the_gradient_is_that_of_the_expectation() -> None:

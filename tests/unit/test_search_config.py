@@ -135,6 +135,25 @@ def test_one_problem(section: str, value: Any, path: str) -> None:
     assert len(problems) == 1 and problems[0].startswith(path), problems
 
 
+def test_learned_edges() -> None:
+    stages = [{"operations": 7}]
+    config = SearchConfig.from_dict({"edges": "learned", "stages": stages})
+    assert config.edges == "learned" and SearchConfig().edges == "operations"
+    assert SearchConfig.from_dict(config.to_dict()) == config
+    for count in (8, 5):
+        (problem,) = problems_of({"edges": "learned", "stages": [{"operations": count}]})
+        assert problem == (
+            "stages[0].operations: must be 7, all operations of the space 'asr_revised' without "
+            f"'none' (edges are learned), got {count}"
+        )
+    (problem,) = problems_of({"edges": "learnt"})
+    assert "edges: unknown way to choose edges 'learnt' (did you mean 'learned'?)" in problem
+    chain = {"space": "tdnn_chain", "network": {"output_size": 8}}
+    stage = {"layers": 6, "channels": 8, "operations": 4}
+    (problem,) = problems_of({**chain, "edges": "learned", "stages": [stage]})
+    assert problem == "edges: 'learned' is for spaces of cells with edges, not 'tdnn_chain'"
+
+
 def test_limits_on_everything_are_refused() -> None:
     limits = {op: 2 for op in get_space("asr_revised").operations if op != "none"}
     problems = problems_of({"regularization": {"at_most": limits}})

@@ -6,13 +6,15 @@ n operations alive on each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype.cells import INPUT_STATES
+from nas_encoder.search.gradient.node_inputs import inclusion_probabilities, relative_entropy
 from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, SearchSpace
 
 KINDS = ("normal", "reduction")  # of cells
@@ -24,6 +26,9 @@ NO_SKIP, SKIP = "no_skip", "skip"  # what the latter choose from
 Alive = Mapping[str, tuple[tuple[str, ...], ...]]
 # kind of cell -> edge -> operation -> probability
 Probabilities = Mapping[str, tuple[Mapping[str, float], ...]]
+# kind of cell -> edge -> how probable it is that its node takes it; empty where not learned
+EdgeProbabilities = Mapping[str, Sequence[float]]
+NO_EDGES: EdgeProbabilities = MappingProxyType({})
 
 
 def edge_list(nodes: int) -> list[tuple[int, int]]:
@@ -36,8 +41,13 @@ def skip_list(nodes: int) -> list[tuple[int, int]]:
     return [(node, source) for node in range(nodes) for source in range(node + 1)]
 
 
-def all_alive(space: SearchSpace) -> Alive:
+def all_alive(space: SearchSpace, learned_edges: bool = False) -> Alive:
     """Return the choices with which a search begins: every operation on every edge.
+
+    Args:
+        space: Of the search.
+        learned_edges: Whether edges have parameters of their own. ``none``, which says of an
+            edge what they say, is then no candidate, and what is drawn is a member of the space.
 
     Raises:
         NasEncoderError: The space has no supernet.
@@ -53,7 +63,8 @@ def all_alive(space: SearchSpace) -> Alive:
     if not isinstance(space, CellSpace):
         raise NasEncoderError(f"the space '{space.name}' cannot be searched with gradients")
     edges = len(edge_list(space.nodes))
-    return {kind: (space.operations,) * edges for kind in KINDS}
+    operations = space.choices if learned_edges else space.operations
+    return {kind: (operations,) * edges for kind in KINDS}
 
 
 class ArchitectureParameters(nn.Module):
@@ -62,9 +73,13 @@ class ArchitectureParameters(nn.Module):
     Args:
         alive: The choices; every edge of a kind has equally many.
         generator: For the small random start (1e-3 x standard normal, Liu et al. 2019).
+        learned_edges: Whether each edge of a cell has a strength too, by which nodes take two of
+            their edges; see :mod:`~nas_encoder.search.gradient.node_inputs`.
     """
 
-    def __init__(self, alive: Alive, generator: torch.Generator) -> None:
+    def __init__(
+        self, alive: Alive, generator: torch.Generator, learned_edges: bool = False
+    ) -> None:
         super().__init__()
         self.alive: Alive = {kind: tuple(edges) for kind, edges in alive.items()}
         self.alphas = nn.ParameterDict(
@@ -75,10 +90,38 @@ class ArchitectureParameters(nn.Module):
                 for kind, edges in self.alive.items()
             }
         )
+        self.strengths = nn.ParameterDict(
+            {
+                kind: nn.Parameter(1e-3 * torch.randn(len(edges), generator=generator))
+                for kind, edges in self.alive.items()
+                if learned_edges
+            }
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """Return the softmax over each edge's operations, (E, n) for each kind of cell."""
         return {kind: self.alphas[kind].softmax(dim=-1) for kind in self.alive}
+
+    def edges(self) -> dict[str, Tensor]:
+        """Return how probable it is that a node takes an edge, (E,); nothing if not learned."""
+        return {kind: inclusion_probabilities(b) for kind, b in self.strengths.items()}
+
+    def mixture(self) -> dict[str, Tensor]:
+        """Return what a mixture weighs operations by, (E, n): both probabilities together."""
+        weights, edges = self.weights(), self.edges()
+        return {
+            kind: edges[kind][:, None] * own if kind in edges else own
+            for kind, own in weights.items()
+        }
+
+    @torch.no_grad()
+    def edge_probabilities(self) -> dict[str, list[float]]:
+        """Return what :meth:`edges` does as plain numbers."""
+        return {kind: values.double().tolist() for kind, values in self.edges().items()}
+
+    def edge_entropy(self) -> dict[str, float]:
+        """Return the entropy of the choice of edges, over that of a uniform one."""
+        return {kind: relative_entropy(b) for kind, b in self.strengths.items()}
 
     @torch.no_grad()
     def probabilities(self) -> Probabilities:

@@ -55,7 +55,7 @@ class UnrolledSteps(Steps):
         def weights_loss() -> Tensor:
             set_random_state(state)
             with recomputing():
-                return self._loss(batch_ahead, self.parameters.weights(), dropout)
+                return self._loss(batch_ahead, self.parameters.mixture(), dropout)
 
         losses: list[float] = []
 

@@ -52,6 +52,7 @@ def derive_cell(
     probabilities: Sequence[Mapping[str, float]],
     nodes: int,
     at_most: Mapping[str, int] | None = None,
+    edges: Sequence[float] | None = None,
 ) -> Cell:
     """Derive a cell: for each node the two edges whose best operation is most probable.
 
@@ -64,18 +65,22 @@ def derive_cell(
         probabilities: For each edge of :func:`edge_list`, operation -> probability.
         nodes: Intermediate nodes.
         at_most: Operation -> how many edges of the cell may have it.
+        edges: For each edge how probable it is that its node takes it, where that is learned: the
+            two most probable ones are taken instead, whatever their operations.
 
     Raises:
         NasEncoderError: A node has fewer than two edges with an operation, or the limits
             cannot be kept.
     """
     candidates = [{op: p for op, p in edge.items() if op != NONE} for edge in probabilities]
-    edges = edge_list(nodes)
-    if len(edges) != len(candidates):
-        raise NasEncoderError(f"{nodes} nodes have {len(edges)} edges, got {len(candidates)}")
+    places = edge_list(nodes)
+    if len(places) != len(candidates):
+        raise NasEncoderError(f"{nodes} nodes have {len(places)} edges, got {len(candidates)}")
+    if edges is not None and len(edges) != len(places):
+        raise NasEncoderError(f"{nodes} nodes have {len(places)} edges, got {len(edges)} strengths")
     while True:
-        chosen = _strongest(candidates, edges, nodes)
-        excess = _excess(chosen, candidates, edges, at_most or {})
+        chosen = _strongest(candidates, places, nodes, edges)
+        excess = _excess(chosen, candidates, at_most or {})
         if excess is None:
             break
         edge, operation = excess
@@ -83,7 +88,7 @@ def derive_cell(
     concat = tuple(range(INPUT_STATES, INPUT_STATES + nodes))
     return Cell(
         tuple(
-            tuple(Edge(_best(candidates[index]), edges[index][1]) for index in node)
+            tuple(Edge(_best(candidates[index]), places[index][1]) for index in node)
             for node in chosen
         ),
         concat,
@@ -137,15 +142,21 @@ def derive_nodes(
 
 
 def _strongest(
-    candidates: Sequence[Mapping[str, float]], edges: Sequence[tuple[int, int]], nodes: int
+    candidates: Sequence[Mapping[str, float]],
+    places: Sequence[tuple[int, int]],
+    nodes: int,
+    strengths: Sequence[float] | None,
 ) -> list[list[int]]:
     """Return for each node the indices of its two strongest edges, by source."""
     chosen = []
     for node in range(nodes):
-        own = [i for i, (head, _) in enumerate(edges) if head == node and candidates[i]]
+        own = [i for i, (head, _) in enumerate(places) if head == node and candidates[i]]
         if len(own) < EDGES_PER_NODE:
             raise NasEncoderError(f"node {node} has fewer than two edges with an operation")
-        own.sort(key=lambda i: (-candidates[i][_best(candidates[i])], i))
+        if strengths is None:
+            own.sort(key=lambda i: (-candidates[i][_best(candidates[i])], i))
+        else:
+            own.sort(key=lambda i: (-strengths[i], i))
         chosen.append(sorted(own[:EDGES_PER_NODE]))
     return chosen
 
@@ -157,7 +168,6 @@ def _best(edge: Mapping[str, float]) -> str:
 def _excess(
     chosen: Sequence[Sequence[int]],
     candidates: Sequence[Mapping[str, float]],
-    edges: Sequence[tuple[int, int]],
     at_most: Mapping[str, int],
 ) -> tuple[int, str] | None:
     """Return the (edge, operation) to forbid next, or None where the limits are kept."""

@@ -20,9 +20,11 @@ from nas_encoder.search.gradient.chain_supernet import ChainSupernet
 from nas_encoder.search.gradient.choices import (
     BLOCKS,
     KINDS,
+    NO_EDGES,
     NODES,
     SKIPS,
     Alive,
+    EdgeProbabilities,
     Probabilities,
 )
 from nas_encoder.search.gradient.derive import derive_cell, derive_chain, derive_nodes, prune
@@ -51,7 +53,9 @@ class Layout(Protocol):
     def prune(self, probabilities: Probabilities, keep: int, limits: Limits) -> Alive:
         """Keep the most probable operations of each edge."""
 
-    def derive(self, probabilities: Probabilities, limits: Limits) -> Any:
+    def derive(
+        self, probabilities: Probabilities, limits: Limits, edges: EdgeProbabilities = NO_EDGES
+    ) -> Any:
         """Return the architecture that the probabilities stand for."""
 
 
@@ -82,11 +86,13 @@ class CellLayout:
             for kind in KINDS
         }
 
-    def derive(self, probabilities: Probabilities, limits: Limits) -> CellArchitecture:
+    def derive(
+        self, probabilities: Probabilities, limits: Limits, edges: EdgeProbabilities = NO_EDGES
+    ) -> CellArchitecture:
         """Derive both cells; the limits hold for the normal cell."""
         return CellArchitecture(
-            derive_cell(probabilities["normal"], self.nodes, limits),
-            derive_cell(probabilities["reduction"], self.nodes),
+            derive_cell(probabilities["normal"], self.nodes, limits, edges.get("normal")),
+            derive_cell(probabilities["reduction"], self.nodes, edges=edges.get("reduction")),
         )
 
 
@@ -110,7 +116,9 @@ class ChainLayout:
         """Keep the most probable operations of each block."""
         return {BLOCKS: prune(probabilities[BLOCKS], keep)}
 
-    def derive(self, probabilities: Probabilities, limits: Limits) -> Any:
+    def derive(
+        self, probabilities: Probabilities, limits: Limits, edges: EdgeProbabilities = NO_EDGES
+    ) -> Any:
         """Derive the chain of each block's most probable operation."""
         return derive_chain(probabilities[BLOCKS])
 
@@ -138,7 +146,9 @@ class SkipLayout:
             SKIPS: tuple(tuple(skip) for skip in probabilities[SKIPS]),
         }
 
-    def derive(self, probabilities: Probabilities, limits: Limits) -> SkipArchitecture:
+    def derive(
+        self, probabilities: Probabilities, limits: Limits, edges: EdgeProbabilities = NO_EDGES
+    ) -> SkipArchitecture:
         """Derive the cell of the most probable operations and skips."""
         return derive_nodes(probabilities[NODES], probabilities[SKIPS])
 

@@ -229,10 +229,13 @@ class GradientSearch:
                 for kind, edges in steps.parameters.probabilities().items()
             },
         }
+        if self.config.edges == "learned":
+            row["edges"] = steps.parameters.edge_probabilities()
+            row["edge_entropy"] = steps.parameters.edge_entropy()
         if self.objective is not None:
             with torch.no_grad():
-                weights = steps.parameters.weights()
-            row["costs"] = self.objective.report(weights, self.alive, architecture)
+                weights, edges = steps.parameters.weights(), steps.parameters.edges()
+            row["costs"] = self.objective.report(weights, self.alive, architecture, edges)
         self.on_epoch(row, architecture)
         watch = self._watch()
         if stage.stop is not None:
@@ -267,7 +270,7 @@ class GradientSearch:
         # Each stage starts from a state that depends on the seed and its number alone.
         torch.manual_seed(self.seed * 1000 + self.position.stage)
         generator = torch.Generator().manual_seed(self.seed * 1000 + self.position.stage)
-        parameters = ArchitectureParameters(self.alive, generator)
+        parameters = ArchitectureParameters(self.alive, generator, self.config.edges == "learned")
         previous, self._previous = self._previous, None
         if resume is not None:
             parameters.load_state_dict(resume["architecture"])
@@ -360,8 +363,8 @@ class GradientSearch:
         objective = self.objective
         if objective is None or not objective.config.budgets:
             return None
-        return lambda weights: objective.penalty(
-            weights, self.alive, self.strategy.derive(parameters)
+        return lambda present: objective.penalty(
+            present.weights(), self.alive, self.strategy.derive(parameters), present.edges()
         )
 
     def _save_diverged(self, error: DivergedError) -> None:

@@ -8,7 +8,7 @@ B batch, C channels, T frames, F frequency bins, V tokens (blank included), E ed
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +73,16 @@ class _Edges(nn.Module):
     ) -> list[Tensor | None]:
         """Return for each edge the output of its active operation.
 
-        That of ``none`` is None where its paths do not move.
+        That of ``none``, and of an edge that is not taken, is None where its paths do not move.
         """
         active = {row: self.names[row][paths.active[row]] for row in self.names}
-        outputs = _Outputs(self, x, mask, frozenset(active.values()), dropout)
+        with_graph = {op for row, op in active.items() if paths.takes(row)}
+        outputs = _Outputs(self, x, mask, frozenset(with_graph), dropout)
         found: list[Tensor | None] = []
         for row, names in self.names.items():
+            if not paths.takes(row):
+                found.append(self._left_out(x, outputs.get, row, active[row], paths.edges))
+                continue
             value = outputs.get(row, active[row], True)
             if paths.involved is None:
                 found.append(value)
@@ -92,8 +96,31 @@ class _Edges(nn.Module):
             if value is None:
                 value = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
             chosen = places.index(paths.active[row])
-            found.append(straight_through(value, paths.shares[row], candidates, chosen))
+            value = straight_through(value, paths.shares[row], candidates, chosen)
+            if paths.edges is not None:
+                value = straight_through(value, paths.edges[row : row + 1], [value], 0)
+            found.append(value)
         return found
+
+    def _left_out(
+        self,
+        x: Tensor,
+        evaluate: Callable[[int, str, bool], Tensor | None],
+        row: int,
+        name: str,
+        edges: Tensor | None,
+    ) -> Tensor | None:
+        """Return the zeros of an edge that its node does not take.
+
+        Where the choice of edges moves, they lead a gradient to the edge's probability: what
+        its operation would have added is evaluated for that alone.
+        """
+        if edges is None:
+            return None
+        with torch.no_grad():
+            candidate = evaluate(row, name, False)
+            zeros = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+        return straight_through(zeros, edges[row : row + 1], [candidate], -1)
 
 
 class _Outputs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from nas_encoder.search.gradient.choices import Alive
+from nas_encoder.search.gradient.node_inputs import draw_taken
 from nas_encoder.search.gradient.straight_through import Paths, draw_active, draw_paths
 from nas_encoder.search.gradient.strategy import Strategy
 from nas_encoder.search.gradient.training import Steps, StepsContext
@@ -22,6 +24,12 @@ class STNas(Strategy):
     a path drawn from the present probabilities) and ``retrain`` (the derived network), each with
     its early stopping; see :mod:`nas_encoder.search.gradient.straight_through` for the
     gradient. The genotype is that of the epoch of the search with the best validation loss.
+
+    The paper's space has no edges to choose. In spaces of cells a path runs through all edges of
+    a cell, of which the derived network keeps two for each node; with ``edges: learned`` two are
+    drawn for each node, so that every path is a network of the space, and the same estimator gives
+    the gradient of that choice: dL/dz_e = <dL/dy, o_e(x)> for every edge e of a node with output
+    y is passed on to the probability that e is taken.
 
     Deviations from the public code: CTC throughout (there CTC-CRF in retraining); the search
     goes on with the last weights of the warm-up (there with the best); the architecture begins at
@@ -75,9 +83,14 @@ class SampledSteps(Steps):
 
     def architecture_mixture(self) -> dict[str, Paths]:
         """Draw the paths of a step of the architecture."""
-        return {
+        paths = {
             kind: draw_paths(alphas, self.generator, self.candidates)
             for kind, alphas in self.parameters.alphas.items()
+        }
+        edges = self.parameters.edges()
+        return {
+            kind: replace(own, taken=self._taken(kind, self.generator), edges=edges.get(kind))
+            for kind, own in paths.items()
         }
 
     def score_mixtures(self) -> Any:
@@ -90,4 +103,14 @@ class SampledSteps(Steps):
         weights = self.parameters.weights()
         if self.uniform:
             weights = {kind: torch.ones_like(value) for kind, value in weights.items()}
-        return {kind: Paths(draw_active(value, generator)) for kind, value in weights.items()}
+        return {
+            kind: Paths(draw_active(value, generator), taken=self._taken(kind, generator))
+            for kind, value in weights.items()
+        }
+
+    def _taken(self, kind: str, generator: torch.Generator) -> tuple[bool, ...] | None:
+        """Draw two edges of each node; None where nodes take all of theirs."""
+        if kind not in self.parameters.strengths:
+            return None
+        strengths = self.parameters.strengths[kind].detach()
+        return draw_taken(torch.zeros_like(strengths) if self.uniform else strengths, generator)

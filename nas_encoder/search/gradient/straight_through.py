@@ -30,11 +30,20 @@ class Paths:
         involved: For each edge the places of the operations that its gradient is made of; None
             where the architecture does not move, and the active ones alone are evaluated.
         shares: (E, m) probabilities of the involved ones, with their gradient; or None.
+        taken: For each edge of a cell whether its node takes it; None where nodes take all of their
+            edges. An edge that is not taken gives zeros.
+        edges: (E,) probabilities that an edge is taken, with their gradient; or None.
     """
 
     active: tuple[int, ...]
     involved: tuple[tuple[int, ...], ...] | None = None
     shares: Tensor | None = None
+    taken: tuple[bool, ...] | None = None
+    edges: Tensor | None = None
+
+    def takes(self, edge: int) -> bool:
+        """Return whether an edge is taken."""
+        return self.taken is None or self.taken[edge]
 
     def needs(self, edge: int) -> tuple[int, ...]:
         """Return the places of the operations that have to be evaluated on an edge."""
@@ -87,7 +96,8 @@ def straight_through(
         shares: (m,) probabilities of the involved operations.
         candidates: What each of them gives, None for one that gives zeros; no gradient goes to
             them. At ``active`` it may be anything: ``output`` stands for it.
-        active: The active one's place among them.
+        active: The active one's place among them; -1 if it is none of them and the output is
+            zeros, of which the candidates are what could have been in their place.
     """
     present = [value for value in candidates if value is not None]
     places = [place for place, value in enumerate(candidates) if value is not None]

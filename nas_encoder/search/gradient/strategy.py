@@ -8,8 +8,10 @@ from torch import nn
 
 from nas_encoder.search.config import SearchConfig
 from nas_encoder.search.gradient.choices import (
+    NO_EDGES,
     Alive,
     ArchitectureParameters,
+    EdgeProbabilities,
     Probabilities,
     all_alive,
 )
@@ -40,7 +42,7 @@ class GradientStrategy(Protocol):
     def derive(self, parameters: ArchitectureParameters) -> Any:
         """Return the architecture that the parameters stand for."""
 
-    def derive_from(self, probabilities: Probabilities) -> Any:
+    def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
         """Return the same from recorded probabilities; draws nothing at random."""
 
     def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
@@ -61,7 +63,7 @@ class Strategy:
 
     def first_alive(self) -> Alive:
         """Return every operation of the space on every edge."""
-        return all_alive(self.space)
+        return all_alive(self.space, self.config.edges == "learned")
 
     def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
         """Keep each edge's most probable operations, as many as the next stage has."""
@@ -78,11 +80,11 @@ class Strategy:
 
     def derive(self, parameters: ArchitectureParameters) -> Any:
         """Derive an architecture from the present parameters."""
-        return self.derive_from(parameters.probabilities())
+        return self.derive_from(parameters.probabilities(), parameters.edge_probabilities())
 
-    def derive_from(self, probabilities: Probabilities) -> Any:
+    def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
         """Derive an architecture from recorded probabilities."""
-        return self.layout.derive(probabilities, self.limits)
+        return self.layout.derive(probabilities, self.limits, edges)
 
     def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
         """Build a supernet of mixtures."""

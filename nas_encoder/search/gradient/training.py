@@ -8,7 +8,7 @@ derives from :class:`Steps`; the loop does not know which ones it runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from nas_encoder.search.devices import average_gradients, mean_over_processes
 from nas_encoder.search.gradient.choices import ArchitectureParameters
 from nas_encoder.search.sections import ArchitectureConfig, StageConfig, WeightsConfig
 
-Penalty = Callable[[Mapping[str, Tensor]], Tensor]
+Penalty = Callable[[ArchitectureParameters], Tensor]
 Batches = Batch | Sequence[Batch]
 S = TypeVar("S", bound="Steps")
 
@@ -136,8 +136,7 @@ class Steps:
         grad_clip: Largest norm of the weights' gradient; 0 for no limit.
 
     Attributes:
-        penalty: Added to the architecture's loss: a function of the probabilities, (E, n) for
-            each kind of cell; None for nothing.
+        penalty: Added to the architecture's loss: a function of its parameters; None for nothing.
         last_penalty: What it was last.
         last_loss: The loss that was computed last, its mean over processes.
     """
@@ -190,15 +189,15 @@ class Steps:
 
     def mixture(self) -> Any:
         """Return the network's ``weights`` for a step of its own."""
-        return self.parameters.weights()
+        return self.parameters.mixture()
 
     def architecture_mixture(self) -> Any:
         """Return the network's ``weights`` for a step of the architecture, with gradient."""
-        return self.parameters.weights()
+        return self.parameters.mixture()
 
     def score_mixtures(self) -> Iterator[Any]:
         """Yield the network's ``weights`` for each batch that is scored."""
-        mixture = self.parameters.weights()
+        mixture = self.parameters.mixture()
         while True:
             yield mixture
 
@@ -263,7 +262,7 @@ class Steps:
         """Return the loss that the architecture moves against."""
         loss = self._loss(batch, self.architecture_mixture(), dropout)
         if self.penalty is not None:
-            penalty = self.penalty(self.parameters.weights()).to(loss.dtype)
+            penalty = self.penalty(self.parameters).to(loss.dtype)
             self.last_penalty = float(penalty.detach())
             loss = loss + penalty
         return loss
