@@ -18,7 +18,8 @@ n_train=1000             # utterances; those of ../espnet
 n_dev=80
 n_test=160
 speakers="40 4 8"        # train, dev, test; all different
-strategies="pdarts darts_first darts_second stnas"   # conf/NAME.yaml
+# conf/NAME.yaml; without _edges: as published, edges chosen by their operations
+strategies="stnas_edges darts_first_edges pdarts_edges darts_second_edges"
 seeds=3                  # searches of each
 draws=8                  # random genotypes
 space=asr_revised

@@ -24,6 +24,10 @@ TITLES = {
     "darts_first": "DARTS, first order",
     "darts_second": "DARTS, second order",
     "stnas": "ST-NAS",
+    "pdarts_edges": "P-DARTS, learned edges",
+    "darts_first_edges": "DARTS, first order, learned edges",
+    "darts_second_edges": "DARTS, second order, learned edges",
+    "stnas_edges": "ST-NAS, learned edges",
     RANDOM: "random genotypes",
 }
 
@@ -97,7 +101,9 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
         if kind == RANDOM:
             genotype = expdir / RANDOM / f"{number}.yaml"
         result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {**result, "shape": shape(load_genotype(genotype))}
+        found = load_genotype(genotype)
+        # The whole genotype, so that a result can be trained again without its search.
+        return {**result, "shape": shape(found), "document": found.to_dict()}
 
     groups = []
     for strategy in strategies:
