@@ -8,10 +8,11 @@ of He et al. 2020: in each stage 15 epochs of weight steps, 9 of them with archi
 
 Plain (benchmarks/plain_supernet.py) is what public P-DARTS code does: every edge by itself,
 PyTorch's own operations and memory layout, gradients for weights and architecture in both steps;
-float32. Ours runs on a CPU in float32 with hand-written backward passes; on a GPU in bf16 as CUDA
-graphs (--mode compile: by torch.compile with CUDA graphs, minutes a stage; --mode eager: neither;
---precision float32: no bf16). A graph keeps its memory to itself, so that ours is measured on a
-GPU as the peak of an eager step in the same precision.
+float32; for ST-NAS along the same path. Ours is what the search runs: on a CPU in float32 with
+hand-written backward passes; on a GPU in bf16 as CUDA graphs (--mode compile: by torch.compile
+with CUDA graphs, minutes a stage; --mode eager: neither; --precision float32: no bf16). ST-NAS has
+no graph: its path changes from step to step. A graph keeps its memory to itself, so that ours is
+measured on a GPU as the peak of an eager step in the same precision.
 
     OMP_NUM_THREADS=1 python benchmarks/supernet.py            # 256 frames, 4 utterances
     python benchmarks/supernet.py --paper                      # with an estimate for AISHELL-1
@@ -35,6 +36,7 @@ from supernet_sides import Forward as Forward  # its test asks this module for i
 
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.provenance import environment
+from nas_encoder.search.gradient.sampled import SampledSupernet
 from nas_encoder.search.gradient.supernet import Supernet
 from nas_encoder.spaces import get_space
 
@@ -56,7 +58,8 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
     arguments = (alive, config, nodes, VOCABULARY, REGULARIZED)
     sides = {
         "plain": Side(PlainSupernet(*arguments), alive, True, args),
-        "ours": Side(Supernet(*arguments), alive, False, args),
+        # What the search itself runs: one path has a supernet of its own.
+        "ours": Side((SampledSupernet if one_path else Supernet)(*arguments), alive, False, args),
     }
     batch = make_batch(args, alive, one_path)
     device = torch.device(args.device)

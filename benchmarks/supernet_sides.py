@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nas_encoder.network.config import EncoderConfig
 from nas_encoder.ops.masking import reduced_lengths
 from nas_encoder.search.gradient.choices import KINDS, Alive, ArchitectureParameters, edge_list
+from nas_encoder.search.gradient.sampled import SampledSupernet
+from nas_encoder.search.gradient.straight_through import Paths
 from nas_encoder.spaces import get_space
 
 VOCABULARY = 1434  # 1394 syllables, 39 phones, blank
@@ -32,7 +34,7 @@ class Measured:
 
 
 class Forward(nn.Module):
-    """A supernet's forward pass with tensors alone as arguments, in the precision of ours."""
+    """A supernet's forward pass in the precision of ours; what is captured has tensors alone."""
 
     def __init__(self, network: nn.Module, dropout: float, padded: bool, half: bool) -> None:
         super().__init__()
@@ -41,8 +43,8 @@ class Forward(nn.Module):
         self.padded = padded
         self.half = half
 
-    def forward(self, x: Tensor, lengths: Tensor, normal: Tensor, reduction: Tensor) -> Tensor:
-        """Return log-probabilities (B, T', V)."""
+    def forward(self, x: Tensor, lengths: Tensor, normal: Any, reduction: Any) -> Tensor:
+        """Return log-probabilities (B, T', V) of weights (E, n) or, if sampled, of paths."""
         weights = {"normal": normal, "reduction": reduction}
         # Casts kept from one pass to the next would be captured once and never renewed.
         with torch.autocast(x.device.type, torch.bfloat16, self.half, cache_enabled=False):
@@ -68,11 +70,16 @@ class Side:
         self.factor = EncoderConfig().subsampling_factor
         half = self.device.type == "cuda" and args.precision == "bf16"
         self.eager = Forward(network, args.dropout, args.padded, half)
-        self.mode = "eager" if plain or self.device.type == "cpu" else args.mode
+        # Paths change from step to step, which no graph can follow.
+        fixed = not isinstance(network, SampledSupernet)
+        self.mode = args.mode if fixed and not plain and self.device.type == "cuda" else "eager"
         self.captured: dict[bool, Callable[..., Any]] = {}
 
     def run(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
         """Return our log-probabilities, by a graph where the mode says so."""
+        if batch.paths is not None:
+            chosen = self.sampled(batch, weights)
+            return self.eager(batch.features, batch.lengths, chosen["normal"], chosen["reduction"])  # type: ignore[no-any-return]
         arguments = (batch.features, batch.lengths, weights["normal"], weights["reduction"])
         if self.mode == "eager":
             return self.eager(*arguments)  # type: ignore[no-any-return]
@@ -91,10 +98,23 @@ class Side:
                 )
         return self.captured[frozen](*arguments)  # type: ignore[no-any-return]
 
+    def sampled(self, batch: Batch, weights: dict[str, Tensor]) -> dict[str, Paths]:
+        """Return the paths as the search draws them; in a step of the architecture with shares."""
+        assert batch.active is not None
+        found = {}
+        for kind, active in batch.active.items():
+            edges, count = weights[kind].shape
+            if weights[kind].requires_grad:
+                every = (tuple(range(count)),) * edges
+                found[kind] = Paths(active, every, weights[kind])
+            else:
+                found[kind] = Paths(active)
+        return found
+
     def loss(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
         """Return the CTC loss; with ``paths`` only they carry the forward pass."""
         options: dict[str, Any] = {}
-        if batch.paths is not None:
+        if batch.paths is not None and self.plain:
             hard = {
                 kind: F.one_hot(batch.paths[kind], weights[kind].size(1)).to(weights[kind].dtype)
                 for kind in KINDS
@@ -150,6 +170,7 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     paths: dict[str, Tensor] | None
+    active: dict[str, tuple[int, ...]] | None
 
 
 def make_batch(args: Any, alive: Alive, one_path: bool) -> Batch:
@@ -160,12 +181,13 @@ def make_batch(args: Any, alive: Alive, one_path: bool) -> Batch:
         lengths = torch.linspace(args.frames, 0.8 * args.frames, args.batch).long()
     targets = torch.randint(1, VOCABULARY, (args.batch, args.frames // 20), generator=generator)
     features = torch.randn(args.batch, args.frames, args.bins, generator=generator)
-    paths = None
+    paths = active = None
     if one_path:
         paths = {
             kind: torch.randint(0, len(edges[0]), (len(edges),), generator=generator)
             for kind, edges in alive.items()
         }
+        active = {kind: tuple(places.tolist()) for kind, places in paths.items()}
         paths = {kind: places.to(args.device) for kind, places in paths.items()}
     return Batch(
         features.to(args.device),
@@ -173,6 +195,7 @@ def make_batch(args: Any, alive: Alive, one_path: bool) -> Batch:
         targets.to(args.device),
         torch.full((args.batch,), targets.size(1), device=args.device),
         paths,
+        active,
     )
 
 

@@ -71,7 +71,7 @@ def _unfinished(report: Report) -> Iterator[Step]:
 def _finished(report: Report) -> Iterator[Step]:
     path, seed = str(report.folder.path), int(report.run.get("seed") or 0)
     kinds = {finding.kind for finding in report.findings()}
-    if kinds & {"uniform", "unlearned"}:
+    if kinds & {"uniform", "edges", "unlearned"}:
         rate = report.config.architecture.lr
         epochs = [
             f"stages.{index}.epochs={2 * stage.epochs}"
