@@ -88,7 +88,7 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
     return Picture(
         title,
         "Probability of each operation on each edge (node \u2190 its source), block or node. Grey: "
-        "pruned. Red frame: what the genotype of this epoch takes."
+        "no candidate (any more). Red frame: what the genotype of this epoch takes."
         + (
             " Beside an edge: how probable it is that its node takes it."
             if row.get("edges")

@@ -85,10 +85,7 @@ def curves(rows: Sequence[Row]) -> Picture:
         ("token error rate, %", {"validation": [row.get("valid_ter") for row in rows]}),
         (
             "entropy / that of a uniform choice",
-            {
-                kind_title(kind): [relative_entropy(row, kind) for row in rows]
-                for kind in kinds_of(rows)
-            },
+            entropies(rows),
         ),
     ]
     panels = [panel for panel in panels if panel[1]]
@@ -97,7 +94,7 @@ def curves(rows: Sequence[Row]) -> Picture:
     starts = stage_starts(rows)  # a line ends where its network does
     for axes, (label, lines) in zip(axes_list, panels, strict=True):
         for (name, values), colour in zip(
-            lines.items(), ("#0072b2", "#d55e00", "#00795c"), strict=False
+            lines.items(), ("#0072b2", "#d55e00", "#00795c", "#cc79a7"), strict=False
         ):
             if any(value is not None for value in values):
                 for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
@@ -125,6 +122,18 @@ def curves(rows: Sequence[Row]) -> Picture:
         "the edges of a cell: 1 is a uniform choice (nothing learned), 0 a hard one.",
         to_png(figure),
     )
+
+
+def entropies(rows: Sequence[Row]) -> dict[str, list[float | None]]:
+    """Return how open each kind's choice of operations is, and of edges where they are learned."""
+    lines: dict[str, list[float | None]] = {
+        kind_title(kind): [relative_entropy(row, kind) for row in rows] for kind in kinds_of(rows)
+    }
+    for kind in kinds_of(rows):
+        values = [(row.get("edge_entropy") or {}).get(kind) for row in rows]
+        if any(value is not None for value in values):
+            lines[f"{kind_title(kind)}, its edges"] = values
+    return lines
 
 
 def compared_curves(runs: Mapping[str, Sequence[Row]]) -> Picture:

@@ -17,8 +17,10 @@ from search_folders import SPACE, derived, make_run
 from nas_encoder.cli.main import main
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import load_genotype
+from nas_encoder.search.edge_plots import edge_probability
 from nas_encoder.search.gradient.choices import KINDS, edge_list
 from nas_encoder.search.next_steps import next_steps
+from nas_encoder.search.plots import entropies
 from nas_encoder.search.report import Report, build_report, write_report
 from nas_encoder.search.runfolder import RunFolder
 
@@ -123,6 +125,26 @@ def test_a_choice_that_stayed_uniform_is_told(tmp_path: Path) -> None:
     assert len(warnings) == 2
     for kind, text in zip(KINDS, warnings, strict=True):
         assert f"parameters of the {kind} cell have hardly left the uniform choice" in text
+
+
+def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    rows = folder.rows()
+    for number, row in enumerate(rows):
+        row["edges"] = {kind: [1.0] * 2 + [0.5] * 12 for kind in KINDS}
+        row["edge_entropy"] = {"normal": 0.99, "reduction": 0.9 - 0.1 * number}
+    folder.write_rows(rows)
+    report = Report(folder)
+    (text,) = report.warnings()
+    assert "The choice of edges in the normal cell has hardly left the uniform one" in text
+    assert "(entropy 99.0 % of uniform)" in text
+    assert "architecture.lr=" in commands(folder)
+    page = Reader(build_report(folder).read_text(encoding="utf-8"))
+    assert page.words.count("how probable it is that its node takes it") == 2  # both stages
+    assert page.words.count("how probable it is that the edge is taken") == 2  # both kinds
+    assert edge_probability(rows[0], "normal", 2) == 0.5
+    assert edge_probability({"probabilities": {}}, "normal", 2) == 1.0
+    assert {"normal cell, its edges", "reduction cell, its edges"} < set(entropies(rows))
 
 
 def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
