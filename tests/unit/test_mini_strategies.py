@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent / "recipes" / "mini" / "str
 
 
 def result(cer: float) -> dict[str, Any]:
-    return {"cer": cer, "macs_10s": 1e8, "encoder_parameters": 100, "steps": 3}
+    numbers = {"macs_10s": 1e8, "encoder_parameters": 100, "steps": 3, "training_seconds": 2.0}
+    return {"cer": cer, **numbers}
 
 
 def test_rank_test_against_counting() -> None:
@@ -42,6 +43,16 @@ def test_rank_test_against_counting() -> None:
     assert found.smallest_p == pytest.approx(2 / len(splits))
 
 
+def test_the_best_of_some_random_ones_against_counting() -> None:
+    from itertools import combinations
+
+    errors = [4.0, 1.0, 7.0, 2.0, 2.0]
+    for count in range(1, 6):
+        lowest = [min(chosen) for chosen in combinations(errors, count)]
+        assert collect.expected_best(errors, count) == pytest.approx(sum(lowest) / len(lowest))
+    assert collect.expected_best(errors, 9) == 1.0
+
+
 def test_no_difference_and_complete_separation() -> None:
     same = collect.rank_test([3.0, 3.0], [3.0, 3.0, 3.0])
     assert same.lower == 0.5 and same.p == 1.0
@@ -55,7 +66,7 @@ def test_no_difference_and_complete_separation() -> None:
     assert "ST-NAS: better than random genotypes (p = 0.012)" in said
     assert "P-DARTS: worse than random genotypes" in said
     lines = collect.table(found).splitlines()
-    assert "| ST-NAS | 3 | 11.0 ± 1.0 | 10.0 | 1.00 | 0.012 | 100 M | 6 |" in lines
+    assert "| ST-NAS | 3 | 11.0 ± 1.0 | 10.0 | 1.00 | 0.012 | 100 M | 6 | 20.8 (k = 4) |" in lines
     assert lines[-1].startswith("| random genotypes | 8 | 23.5")
     assert len({line.count("|") for line in lines}) == 1
 
