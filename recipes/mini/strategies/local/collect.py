@@ -324,8 +324,8 @@ def document(
         "than a random one, over all pairs. Rank test: Mann-Whitney U, two-sided, not corrected "
         "for the number of strategies. Search: CPU seconds of one search, mean. Best of k random: "
         "for the cost of a search and the training of what it finds, k random genotypes can be "
-        "trained instead; the expected lowest of k of these errors. That favours chance: the lowest is "
-        "chosen by the test data themselves.",
+        "trained instead; the expected lowest of k of these errors. That favours chance: the "
+        "lowest is chosen by the test data themselves.",
         "## Where it comes from",
         "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None),
     ]
