@@ -7,7 +7,7 @@ Liu et al. 2019's architecture parameters can stay where they began, or prefer w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +69,11 @@ def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]
                 "little better than chance."
             )
             found.append(Finding("edges", kind, text))
-        text = _dominance(title, table, cells.get(kind))
+        taken = (row.get("edges") or {}).get(kind) or [1.0] * len(table)
+        text = _dominance(title, table, cells.get(kind), taken)
         if text:
             found.append(Finding("cheap", kind, text))
-        none, uniform = _share(table, lambda op: op in _NONE)
+        none, uniform = _share(table, lambda op: op in _NONE, taken)
         if none > DOMINATES and none > _EXCESS * uniform:
             text = (
                 f"'{_none_of(table)}' has {100 * none:.0f} % of the probability in the {title}: "
@@ -111,7 +112,7 @@ def _none_of(table: Any) -> str:
     return found
 
 
-def _dominance(title: str, table: Any, cell: Cell | None) -> str:
+def _dominance(title: str, table: Any, cell: Cell | None, taken: Sequence[float]) -> str:
     why = (
         "They have no weights and so look good early in a search, a known failure of DARTS; "
         "regularization.at_most limits them in the normal cell."
@@ -123,7 +124,7 @@ def _dominance(title: str, table: Any, cell: Cell | None) -> str:
                 f"{cheap} of {len(cell.edges)} edges of the {title} are pooling or skip "
                 f"connections. {why}"
             )
-    share, uniform = _share(table, is_cheap)
+    share, uniform = _share(table, is_cheap, taken)
     if share > DOMINATES and share > _EXCESS * uniform:
         return (
             f"Pooling and skip connections have {100 * share:.0f} % of the probability in the "
@@ -132,8 +133,16 @@ def _dominance(title: str, table: Any, cell: Cell | None) -> str:
     return ""
 
 
-def _share(table: Any, chosen: Any) -> tuple[float, float]:
-    """Return the mean probability of some operations, and what a uniform choice would give."""
-    total = sum(p for edge in table for op, p in edge.items() if chosen(op))
-    uniform = sum(sum(map(chosen, edge)) / len(edge) for edge in table)
-    return total / len(table), uniform / len(table)
+def _share(table: Any, chosen: Any, taken: Sequence[float]) -> tuple[float, float]:
+    """Return the mean probability of some operations, and what a uniform choice would give.
+
+    Args:
+        table: Edge -> operation -> probability.
+        chosen: Says which operations.
+        taken: How much each edge counts.
+    """
+    total, uniform = 0.0, 0.0
+    for edge, share in zip(table, taken, strict=True):
+        total += share * sum(p for op, p in edge.items() if chosen(op))
+        uniform += share * sum(map(chosen, edge)) / len(edge)
+    return total / sum(taken), uniform / sum(taken)

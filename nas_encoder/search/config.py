@@ -48,7 +48,7 @@ PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in bo
 DATA_USES = ("half", "valid")
 TOKEN_KINDS = ("char", "word", "phone", "syllable", "bpe")
 ORDERS = ("first", "second")
-EDGES = ("operations", "learned")
+EDGES = ("operations", "learned", "drawn")
 __all__ = [
     "EXPONENT",
     "TOKEN_KINDS",
@@ -85,10 +85,12 @@ class SearchConfig:
             pinyin); null to guess it from the list.
         edges: How a node of a cell comes by its two inputs. ``operations``: by the edges' best
             operations when a genotype is derived, as published; until then it has all of them.
-            ``learned``: edges have parameters of their own, see
-            :mod:`nas_encoder.search.gradient.node_inputs`.
+            ``learned``: edges have parameters of their own, by which they are weighed; see
+            :mod:`nas_encoder.search.gradient.node_inputs`. ``drawn``: the same, and each step draws
+            two for a node (the strategy ``stnas`` always does); see
+            :mod:`nas_encoder.search.gradient.drawn`.
         paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
-            active with all others; with 2, with one other that is drawn.
+            active with all others; with 2, with one other that is drawn (edges with all others).
     """
 
     strategy: str = "pdarts"
@@ -189,9 +191,11 @@ class SearchConfig:
             self._check_augment(self.augment, problems)
         known = get_space(space).operations if space else ()
         edges = problems.choice(self.edges, "edges", "way to choose edges", EDGES)
-        if edges == "learned" and space:
+        if self.order == "second" and edges == "drawn":
+            problems.add("edges", "'drawn' is for first-order gradients, order is 'second'")
+        if self.learns_edges and edges and space:
             if not isinstance(get_space(space), CellSpace):
-                problems.add("edges", f"'learned' is for spaces of cells with edges, not '{space}'")
+                problems.add("edges", f"'{edges}' is for spaces of cells with edges, not '{space}'")
             known = tuple(op for op in known if op != "none")  # edges that are left out say it
         self._check_stages(known, problems)
         self._check_optimizers(problems)
@@ -290,8 +294,8 @@ class SearchConfig:
             problems.choice(stage.phase, f"{where}.phase", "phase", PHASES)
             check_network(self, index, problems)
             if stage.phase != "retrain":
-                if index or not known:  # the first stage has all, see below
-                    problems.integer(stage.operations, f"{where}.operations", 2, alive)
+                most = alive if index or not known else 10**3  # the first has all, see below
+                problems.integer(stage.operations, f"{where}.operations", 2, most)
                 if isinstance(stage.operations, int):
                     alive = min(alive, stage.operations)
             problems.integer(stage.epochs, f"{where}.epochs", 1, 10**5)
@@ -312,7 +316,7 @@ class SearchConfig:
             problems.add(
                 "stages[0].operations",
                 f"must be {len(known)}, all operations of the space '{self.space}'"
-                f"{_WITHOUT_NONE if self.edges == 'learned' else ''}, got "
+                f"{_WITHOUT_NONE if self.learns_edges else ''}, got "
                 f"{show(self.stages[0].operations)}",
             )
         self._check_phases(problems)
@@ -350,6 +354,11 @@ class SearchConfig:
         betas = problems.sequence(architecture.betas, "architecture.betas", 2, 2)
         for place, beta in enumerate(betas or ()):
             check_number(beta, f"architecture.betas[{place}]", 0, 0.999999, problems)
+
+    @property
+    def learns_edges(self) -> bool:
+        """Whether edges have parameters of their own."""
+        return self.edges in ("learned", "drawn")
 
     def encoder_config(self, stage: StageConfig) -> EncoderConfig | ChainConfig | NasBenchConfig:
         """Return the options that a stage's supernet shares with an evaluation network."""

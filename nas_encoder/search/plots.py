@@ -119,7 +119,13 @@ def curves(rows: Sequence[Row]) -> Picture:
         "A stage that begins with a new network makes the losses jump at its border (dashed). "
         "The validation figures use the running statistics of batch norm, which lag behind in "
         "the first epochs of a stage and in searches of few steps. The entropy is the mean over "
-        "the edges of a cell: 1 is a uniform choice (nothing learned), 0 a hard one.",
+        "the edges of a cell: 1 is a uniform choice (nothing learned), 0 a hard one."
+        + (
+            " Where edges are learned, each counts as much as it is probable that its node takes "
+            "it; the entropy of a cell's edges is that of the nodes' choice of two."
+            if any(row.get("edges") for row in rows)
+            else ""
+        ),
         to_png(figure),
     )
 
@@ -257,9 +263,16 @@ def costs(rows: Sequence[Row]) -> Picture | None:
 
 
 def mean_shares(row: Row, kind: str, operations: Sequence[str]) -> dict[str, float]:
-    """Return each operation's mean probability over the edges of a kind of cell."""
+    """Return each operation's mean probability over the edges of a kind of cell.
+
+    Where edges are learned each counts as much as it is probable.
+    """
     edges = row["probabilities"][kind]
-    return {op: sum(edge.get(op, 0.0) for edge in edges) / len(edges) for op in operations}
+    taken = (row.get("edges") or {}).get(kind) or [1.0] * len(edges)
+    return {
+        op: sum(t * edge.get(op, 0.0) for t, edge in zip(taken, edges, strict=True)) / sum(taken)
+        for op in operations
+    }
 
 
 def kinds_of(rows: Sequence[Row]) -> list[str]:

@@ -14,7 +14,7 @@ from nas_encoder.data import Batch, FeatureConfig
 from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
 from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.config import StageConfig, searchable_spaces
+from nas_encoder.search.config import EDGES, StageConfig, searchable_spaces
 from nas_encoder.search.gradient import STRATEGIES, GradientStrategy
 from nas_encoder.search.gradient.choices import (
     BLOCKS,
@@ -48,29 +48,40 @@ NODE_STAGES = tuple(
 )
 
 
-CASES = [(name, False) for name in searchable_spaces()]
-CASES += [(name, True) for name, _ in CASES if isinstance(get_space(name), CellSpace)]
+CASES = [(name, "operations") for name in searchable_spaces()]
+CASES += [
+    (name, edges)
+    for edges in EDGES[1:]
+    for name in searchable_spaces()
+    if isinstance(get_space(name), CellSpace)
+]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}{', learned edges' * case[1]}")
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
 def case(request: pytest.FixtureRequest) -> Any:
+    """A space, and how nodes come by their edges."""
     return request.param
 
 
 @pytest.fixture
-def space(case: tuple[str, bool]) -> Any:
+def space(case: tuple[str, str]) -> Any:
     return get_space(case[0])
+
+
+@pytest.fixture
+def learned(case: tuple[str, str]) -> bool:
+    return case[1] != "operations"
 
 
 @pytest.fixture(params=sorted(STRATEGIES))
 def strategy(
-    request: pytest.FixtureRequest, case: tuple[str, bool], space: Any
+    request: pytest.FixtureRequest, case: tuple[str, str], space: Any, learned: bool
 ) -> GradientStrategy:
     document = {
         "strategy": request.param,
         "space": space.name,
-        "edges": "learned" if case[1] else "operations",
-        "stages": [asdict(stage) for stage in stages_of(space, case[1])],
+        "edges": case[1],
+        "stages": [asdict(stage) for stage in stages_of(space, learned)],
     }
     return STRATEGIES[request.param](SearchConfig.from_dict(document))
 
@@ -129,10 +140,10 @@ def require_choices(alive: Alive, space: Any, count: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_choices_shrink_as_the_stages_say(
-    strategy: GradientStrategy, space: Any, case: tuple[str, bool], seed: int
+    strategy: GradientStrategy, space: Any, learned: bool, seed: int
 ) -> None:
     alive = strategy.first_alive()
-    stages = stages_of(space, case[1])
+    stages = stages_of(space, learned)
     require_choices(alive, space, stages[0].operations)
     for stage in range(len(stages) - 1):
         table = probabilities(alive, seed)
@@ -147,11 +158,11 @@ def test_choices_shrink_as_the_stages_say(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_member_of_the_space_is_derived_at_any_time(
-    strategy: GradientStrategy, space: Any, case: tuple[str, bool], seed: int
+    strategy: GradientStrategy, space: Any, learned: bool, seed: int
 ) -> None:
     alive = strategy.first_alive()
     for stage in range(len(STAGES)):
-        made = parameters(alive, seed, case[1])
+        made = parameters(alive, seed, learned)
         architecture = strategy.derive(made)
         assert isinstance(architecture, (CellArchitecture, ChainArchitecture, SkipArchitecture))
         genotype = Genotype("derived", space.name, architecture, {"kind": "search"})
@@ -159,7 +170,7 @@ def test_a_member_of_the_space_is_derived_at_any_time(
         assert Genotype.from_dict(genotype.to_dict()) == genotype
         assert strategy.derive(made) == architecture
         edges = made.edge_probabilities()
-        assert set(edges) == (set(alive) if case[1] else set())
+        assert set(edges) == (set(alive) if learned else set())
         assert strategy.derive_from(made.probabilities(), edges) == architecture
         if isinstance(architecture, CellArchitecture):
             pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
@@ -221,11 +232,11 @@ def small_batch(bins: int) -> Batch:
 
 
 def test_the_steps_of_a_strategy_move_what_they_should(
-    strategy: GradientStrategy, space: Any, case: tuple[str, bool]
+    strategy: GradientStrategy, space: Any, learned: bool
 ) -> None:
     """On its own network: every strategy, in every space."""
     layers, channels = {ChainSpace: (6, 2), NasBenchSpace: (4, 6)}.get(type(space), (3, 2))
-    count = stages_of(space, case[1])[0].operations
+    count = stages_of(space, learned)[0].operations
     stage = StageConfig(layers=layers, channels=channels, operations=count)
     strategy.config = replace(  # type: ignore[attr-defined]
         strategy.config,  # type: ignore[attr-defined]
@@ -234,9 +245,9 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     )
     torch.manual_seed(0)
     alive = strategy.first_alive()
-    assert alive == all_alive(space, case[1])
+    assert alive == all_alive(space, learned)
     network = strategy.supernet(alive, stage, 4)
-    made = ArchitectureParameters(alive, torch.Generator().manual_seed(0), case[1])
+    made = ArchitectureParameters(alive, torch.Generator().manual_seed(0), learned)
     steps = strategy.steps(
         StepsContext(
             Fabric(accelerator="cpu", devices=1),

@@ -68,6 +68,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
             {**CELLS, "operations": 2, "epochs": 1, "warmup_epochs": 0},
         ],
     },
+    "pdarts_drawn": {
+        "edges": "drawn",
+        "stages": [
+            {**CELLS, "operations": 7, "epochs": 1, "warmup_epochs": 0},
+            {**CELLS, "operations": 2, "epochs": 1, "warmup_epochs": 0},
+        ],
+    },
     "stnas_nodes": {"strategy": "stnas", "space": "nasbench_asr", "stages": phases(NODES)},
     "pdarts_nodes": {
         "space": "nasbench_asr",
@@ -129,6 +136,7 @@ QUICK_ONES = [
     "stnas_cells",
     "stnas_edges",
     "pdarts_edges",
+    "pdarts_drawn",
 ]
 
 
@@ -152,7 +160,7 @@ def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) ->
 
 
 def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
-    for name in ("stnas_edges", "pdarts_edges"):
+    for name in ("stnas_edges", "pdarts_edges", "pdarts_drawn"):
         rows = RunFolder(finished[name]).rows()
         for row in rows:
             for kind, edges in row["edges"].items():
@@ -227,6 +235,7 @@ def test_what_a_stage_takes_over(
         ("stnas_cells", Steps, "weight_step", 2),
         ("stnas_edges", Steps, "weight_step", 3),
         ("pdarts_edges", GradientSearch, "_finish_stage", 2),
+        ("pdarts_drawn", Steps, "weight_step", 2),
         pytest.param("darts_cells", Steps, "weight_step", 2, marks=pytest.mark.slow),
         ("pdarts_chain", GradientSearch, "_finish_stage", 2),
     ],

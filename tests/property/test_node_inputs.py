@@ -11,11 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.search.gradient.choices import ArchitectureParameters, all_alive, edge_list
 from nas_encoder.search.gradient.derive import derive_cell
+from nas_encoder.search.gradient.drawn import DrawnEdgesSteps
 from nas_encoder.search.gradient.node_inputs import (
     draw_taken,
     inclusion_probabilities,
@@ -23,6 +25,8 @@ from nas_encoder.search.gradient.node_inputs import (
     rows_of_nodes,
 )
 from nas_encoder.search.gradient.straight_through import straight_through
+from nas_encoder.search.gradient.training import StepsContext
+from nas_encoder.search.sections import StageConfig
 from nas_encoder.spaces import get_space
 
 NODES = 4
@@ -147,6 +151,62 @@ def test_mixtures_weigh_by_both_probabilities(seed: int) -> None:
         rows = made.mixture()[kind].sum(-1)
         torch.testing.assert_close(rows, made.edges()[kind])
     assert plain.edges() == plain.edge_probabilities() == plain.edge_entropy() == {}
+
+
+@given(seeds)
+def test_drawn_edges_are_there_or_not(seed: int) -> None:
+    """Rows of a drawn mixture are the operations' or zero; every strength has its gradient."""
+    alive = all_alive(get_space("asr_revised"), learned_edges=True)
+    made = ArchitectureParameters(alive, torch.Generator().manual_seed(seed), learned_edges=True)
+    for kind, strengths in made.strengths.items():
+        strengths.data.copy_(strengths_of(seed, scale=1.0) if kind == "normal" else 0 * strengths)
+    steps = drawing(made, seed)
+    mixture = steps.architecture_mixture()
+    again = drawing(made, seed)
+    with torch.no_grad():
+        for kind, rows in again.mixture().items():
+            torch.testing.assert_close(rows, mixture[kind].detach())
+    for kind, rows in mixture.items():
+        weights, strengths = made.weights()[kind], made.strengths[kind]
+        taken = rows.detach().sum(-1) > 0.5
+        assert int(taken.sum()) == 8
+        torch.testing.assert_close(rows[taken], weights[taken])
+        assert float(rows[~taken].detach().abs().max()) < 1e-6
+        slope = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+        got = torch.autograd.grad((slope * rows).sum(), [strengths, made.alphas[kind]])
+        edges = inclusion_probabilities(strengths)
+        own = (slope * weights).sum(-1)
+        (of_edges,) = torch.autograd.grad((edges * own.detach()).sum(), strengths)
+        (of_alphas,) = torch.autograd.grad((own * taken).sum(), made.alphas[kind])
+        torch.testing.assert_close(got[0], of_edges)
+        torch.testing.assert_close(got[1], of_alphas)
+
+
+def test_scores_are_over_the_same_draws_every_time() -> None:
+    alive = all_alive(get_space("darts"), learned_edges=True)
+    made = ArchitectureParameters(alive, torch.Generator().manual_seed(0), learned_edges=True)
+    steps = drawing(made, 5)
+    state = steps.state()
+    first = [mixture["normal"].detach() for mixture in itertools.islice(steps.score_mixtures(), 3)]
+    then = [mixture["normal"].detach() for mixture in itertools.islice(steps.score_mixtures(), 3)]
+    assert all(map(torch.equal, first, then)) and not torch.equal(first[0], first[1])
+    assert torch.equal(steps.state()["paths"], state["paths"])  # none of the search's own
+
+
+def drawing(made: ArchitectureParameters, seed: int) -> DrawnEdgesSteps:
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    context = StepsContext(
+        Fabric(accelerator="cpu", devices=1),
+        network,
+        made,
+        optimizer,
+        optimizer,
+        0.0,
+        StageConfig(),
+        seed,
+    )
+    return DrawnEdgesSteps.of(context)
 
 
 @given(seeds)

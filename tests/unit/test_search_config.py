@@ -148,6 +148,15 @@ def test_learned_edges() -> None:
         )
     (problem,) = problems_of({"edges": "learnt"})
     assert "edges: unknown way to choose edges 'learnt' (did you mean 'learned'?)" in problem
+    (problem,) = problems_of(
+        {
+            "edges": "drawn",
+            "stages": stages,
+            "strategy": "darts",
+            "order": "second",
+        }
+    )
+    assert problem == "edges: 'drawn' is for first-order gradients, order is 'second'"
     chain = {"space": "tdnn_chain", "network": {"output_size": 8}}
     stage = {"layers": 6, "channels": 8, "operations": 4}
     (problem,) = problems_of({**chain, "edges": "learned", "stages": [stage]})

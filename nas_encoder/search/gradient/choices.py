@@ -125,7 +125,7 @@ class ArchitectureParameters(nn.Module):
 
     @torch.no_grad()
     def probabilities(self) -> Probabilities:
-        """Return the same as plain numbers, by the operations' names."""
+        """Return what :meth:`weights` does as plain numbers, by the operations' names."""
         table = {kind: weights.double().tolist() for kind, weights in self.weights().items()}
         return {
             kind: tuple(
@@ -137,8 +137,14 @@ class ArchitectureParameters(nn.Module):
 
     @torch.no_grad()
     def entropy(self) -> dict[str, float]:
-        """Return the mean entropy over edges in nats; log(n) is a uniform choice, 0 a hard one."""
-        return {
-            kind: float(-(weights * weights.clamp(min=1e-12).log()).sum(-1).mean())
-            for kind, weights in self.weights().items()
-        }
+        """Return the mean entropy over edges in nats; log(n) is a uniform choice, 0 a hard one.
+
+        Where edges are learned each counts as much as it is probable: what an edge would do that
+        no node takes is never learned, and matters to nobody.
+        """
+        found, edges = {}, self.edges()
+        for kind, weights in self.weights().items():
+            entropy = -(weights * weights.clamp(min=1e-12).log()).sum(-1)
+            share = edges[kind] if kind in edges else torch.ones_like(entropy)
+            found[kind] = float((share * entropy).sum() / share.sum())
+        return found

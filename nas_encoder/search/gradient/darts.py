@@ -30,7 +30,7 @@ class Darts(Strategy):
         """Return the steps of the configured order."""
         if self.config.order == "second":
             return UnrolledSteps.of(context)
-        return Steps.of(context)
+        return super().steps(context)
 
 
 class UnrolledSteps(Steps):

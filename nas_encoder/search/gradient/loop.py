@@ -229,7 +229,7 @@ class GradientSearch:
                 for kind, edges in steps.parameters.probabilities().items()
             },
         }
-        if self.config.edges == "learned":
+        if self.config.learns_edges:
             row["edges"] = steps.parameters.edge_probabilities()
             row["edge_entropy"] = steps.parameters.edge_entropy()
         if self.objective is not None:
@@ -270,7 +270,7 @@ class GradientSearch:
         # Each stage starts from a state that depends on the seed and its number alone.
         torch.manual_seed(self.seed * 1000 + self.position.stage)
         generator = torch.Generator().manual_seed(self.seed * 1000 + self.position.stage)
-        parameters = ArchitectureParameters(self.alive, generator, self.config.edges == "learned")
+        parameters = ArchitectureParameters(self.alive, generator, self.config.learns_edges)
         previous, self._previous = self._previous, None
         if resume is not None:
             parameters.load_state_dict(resume["architecture"])

@@ -117,9 +117,9 @@ class _Edges(nn.Module):
         """
         if edges is None:
             return None
-        with torch.no_grad():
-            candidate = evaluate(row, name, False)
-            zeros = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+        # Not under no_grad: a pooling that another edge shares keeps its graph for that one.
+        candidate = evaluate(row, name, False)
+        zeros = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
         return straight_through(zeros, edges[row : row + 1], [candidate], -1)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nas_encoder.search.gradient.choices import Alive
+from nas_encoder.search.gradient.drawn import DrawingSteps
 from nas_encoder.search.gradient.node_inputs import draw_taken
 from nas_encoder.search.gradient.straight_through import Paths, draw_active, draw_paths
 from nas_encoder.search.gradient.strategy import Strategy
@@ -26,10 +27,10 @@ class STNas(Strategy):
     gradient. The genotype is that of the epoch of the search with the best validation loss.
 
     The paper's space has no edges to choose. In spaces of cells a path runs through all edges of
-    a cell, of which the derived network keeps two for each node; with ``edges: learned`` two are
-    drawn for each node, so that every path is a network of the space, and the same estimator gives
-    the gradient of that choice: dL/dz_e = <dL/dy, o_e(x)> for every edge e of a node with output
-    y is passed on to the probability that e is taken.
+    a cell, of which the derived network keeps two for each node; with ``edges: learned`` (or, what
+    is the same here, ``drawn``) two are drawn for each node, so that every path is a network of the
+    space, and the same estimator gives the gradient of that choice: dL/dz_e = <dL/dy, o_e(x)> for
+    every edge e of a node with output y is passed on to the probability that e is taken.
 
     Deviations from the public code: CTC throughout (there CTC-CRF in retraining); the search
     goes on with the last weights of the warm-up (there with the best); the architecture begins at
@@ -53,29 +54,17 @@ class STNas(Strategy):
         )
 
 
-class SampledSteps(Steps):
-    """Steps along paths that are drawn from a generator of their own.
-
-    So a search on several devices draws the same paths on all of them.
-    """
+class SampledSteps(DrawingSteps):
+    """Steps along paths that are drawn."""
 
     candidates: int | None = None
     uniform: bool = False
 
     def prepare(self, context: StepsContext, **options: Any) -> None:
         """Take the options and begin to draw."""
+        super().prepare(context)
         self.candidates = options["candidates"]
         self.uniform = options["uniform"]
-        self.seed = context.seed
-        self.generator = torch.Generator().manual_seed(context.seed)
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold beside parameters and optimizers."""
-        return {"paths": self.generator.get_state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` returned."""
-        self.generator.set_state(state["paths"])
 
     def mixture(self) -> dict[str, Paths]:
         """Draw the paths of a step of the weights."""

@@ -119,7 +119,7 @@ class _StraightThrough(torch.autograd.Function):
         active: int,
         *candidates: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(output, shares, *candidates)
+        ctx.save_for_backward(output if active >= 0 else None, shares, *candidates)
         ctx.places, ctx.active = places, active
         return output.view_as(output)
 

@@ -15,6 +15,7 @@ from nas_encoder.search.gradient.choices import (
     Probabilities,
     all_alive,
 )
+from nas_encoder.search.gradient.drawn import DrawnEdgesSteps
 from nas_encoder.search.gradient.layouts import layout_of
 from nas_encoder.search.gradient.training import Steps, StepsContext
 from nas_encoder.search.sections import StageConfig
@@ -63,7 +64,7 @@ class Strategy:
 
     def first_alive(self) -> Alive:
         """Return every operation of the space on every edge."""
-        return all_alive(self.space, self.config.edges == "learned")
+        return all_alive(self.space, self.config.learns_edges)
 
     def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
         """Keep each edge's most probable operations, as many as the next stage has."""
@@ -97,4 +98,6 @@ class Strategy:
 
     def steps(self, context: StepsContext) -> Steps:
         """Return first-order steps."""
+        if self.config.edges == "drawn":
+            return DrawnEdgesSteps.of(context)
         return Steps.of(context)
