@@ -21,7 +21,7 @@ from nas_encoder.network.config import EncoderConfig
 from nas_encoder.search.gradient.chain_supernet import ChainSupernet
 from nas_encoder.search.gradient.choices import BLOCKS, KINDS, all_alive, edge_list
 from nas_encoder.search.gradient.node_inputs import draw_taken
-from nas_encoder.search.gradient.sampled import SampledSupernet
+from nas_encoder.search.gradient.sampled import SampledSupernet, _Edges
 from nas_encoder.search.gradient.straight_through import Paths
 from nas_encoder.spaces import get_space
 
@@ -129,6 +129,35 @@ def test_cells(space: str, layers: int, seed: int, learned: bool) -> None:
                 gate for gate, take in zip(gates[kind].grad, taken[kind], strict=True) if not take
             ]
             assert max(map(abs, left_out)) > 1e-6
+
+
+@pytest.mark.parametrize("operation", ["max_pool_3x3", "avg_pool_3x3", "skip_connect"])
+@pytest.mark.parametrize("left_out_first", [False, True])
+def test_an_operation_that_edges_share_leads_back_where_one_is_taken(
+    operation: str, left_out_first: bool
+) -> None:
+    """Two edges that leave one state, of which one is taken, in an architecture step."""
+    names = (operation, "sep_conv_3x3")
+    edges = _Edges([names, names], [0, 1], 2, 1, ())
+    taken = (not left_out_first, left_out_first)
+    x = torch.randn(1, 2, 6, 5).requires_grad_()
+    shares = torch.full((2, 2), 0.5).requires_grad_()
+    own = torch.full((2,), 0.5).requires_grad_()
+    paths = Paths((0, 0), ((0, 1), (0, 1)), shares, taken, own)
+    first, second = edges(x, None, paths, 0.0)
+    assert first is not None and second is not None
+    probe = torch.randn_like(first)
+    ((first + second) * probe).sum().backward()
+    reached = x.grad
+    assert reached is not None
+    value = edges.shared[operation](x.detach().requires_grad_(), None)
+    alone = x.detach().clone().requires_grad_()
+    (edges.shared[operation](alone, None) * probe).sum().backward()
+    torch.testing.assert_close(reached, alone.grad, **TOLERANCE)
+    product = float((probe * value).sum().detach())
+    assert own.grad is not None and own.grad.tolist() == pytest.approx([product, product])
+    assert float(shares.grad[taken.index(True)].abs().max()) > 0
+    assert float(shares.grad[taken.index(False)].abs().max()) == 0
 
 
 def test_cells_of_which_some_operations_take_part() -> None:

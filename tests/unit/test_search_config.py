@@ -140,6 +140,8 @@ def test_learned_edges() -> None:
     config = SearchConfig.from_dict({"edges": "learned", "stages": stages})
     assert config.edges == "learned" and SearchConfig().edges == "operations"
     assert SearchConfig.from_dict(config.to_dict()) == config
+    (problem,) = problems_of({"edges": "learned", "stages": [{"operations": 7.0}]})
+    assert problem.startswith("stages[0].operations: must be an integer")
     for count in (8, 5):
         (problem,) = problems_of({"edges": "learned", "stages": [{"operations": count}]})
         assert problem == (
