@@ -27,6 +27,7 @@ TITLES = {
     "stnas": "ST-NAS",
     "pdarts_edges": "P-DARTS, learned edges",
     "darts_first_edges": "DARTS, first order, learned edges",
+    "darts_first_drawn": "DARTS, first order, drawn edges",
     "darts_second_edges": "DARTS, second order, learned edges",
     "stnas_edges": "ST-NAS, learned edges",
     RANDOM: "random genotypes",
