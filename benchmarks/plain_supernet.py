@@ -263,8 +263,9 @@ class PlainSupernet(nn.Module):
         # The package's stem lays feature maps out channels last on a CPU; public code does not.
         state = State(state.value.contiguous(), state.mask)
         before, previous = state, state
+        chosen = {kind: places.tolist() for kind, places in (paths or {}).items()}
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            path = [] if paths is None else paths[kind].tolist()
+            path = chosen.get(kind, [])
             before, previous = previous, cell(before, previous, weights[kind], dropout, path)
         logits = self.classifier(self.head(previous))
         wide = torch.promote_types(logits.dtype, torch.float32)

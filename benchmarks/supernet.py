@@ -8,8 +8,9 @@ of He et al. 2020: in each stage 15 epochs of weight steps, 9 of them with archi
 
 Plain (benchmarks/plain_supernet.py) is what public P-DARTS code does: every edge by itself,
 PyTorch's own operations and memory layout, gradients for weights and architecture in both steps;
-float32; for ST-NAS along the same path. Ours is what the search runs: on a CPU in float32 with
-hand-written backward passes; on a GPU in bf16 as CUDA graphs (--mode compile: by torch.compile
+float32 (on a GPU with PyTorch's default of TF32 in convolutions); for ST-NAS along the same path.
+Ours is the search's supernet: on a CPU in float32 with hand-written backward passes; on a GPU in
+bf16 as CUDA graphs, which the search itself does not use yet (--mode compile: by torch.compile
 with CUDA graphs, minutes a stage; --mode eager: neither; --precision float32: no bf16). ST-NAS has
 no graph: its path changes from step to step. A graph keeps its memory to itself, so that ours is
 measured on a GPU as the peak of an eager step in the same precision.

@@ -90,10 +90,14 @@ def quick_config(**sections: dict[str, Any]) -> SearchConfig:
     return SearchConfig.from_dict(document)
 
 
-def search_in_a_process(train: str, valid: str, output: str) -> None:
-    """Run or resume the quick search; for processes that are killed."""
+def search_in_a_process(train: str, valid: str, output: str, epochs: int) -> None:
+    """Run or resume the quick search, of so many epochs a stage; for processes that are killed."""
     torch.set_num_threads(1)
-    run_search(quick_config(), train, output, valid=valid, seed=3, resume=True)
+    document = quick_config().to_dict()
+    for stage in document["stages"]:
+        stage["epochs"] = epochs
+    config = SearchConfig.from_dict(document)
+    run_search(config, train, output, valid=valid, seed=3, resume=True)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -63,7 +63,9 @@ def is_capturing() -> bool:
     """Whether a graph is being captured, in which nothing may depend on data."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return True
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    # Not is_available(), which asks the driver at every call.
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
 def is_tracing() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
@@ -29,7 +30,7 @@ def open_fabric(config: TrainerConfig) -> Fabric:
             strategy="ddp" if several else "auto",
             precision=config.precision,  # type: ignore[arg-type]
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError("trainer", [f"no such devices: {reason}"]) from error
     if several:

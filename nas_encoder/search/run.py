@@ -88,6 +88,7 @@ def run_search(
         resumed=state is not None,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        pinned=fabric.device.type == "cuda",
     )
     recorder = Recorder(folder, config, {**run, **folder.run()}, state)
     search = GradientSearch(config, streams, seed, folder, recorder, fabric, objective)
@@ -166,9 +167,10 @@ class Recorder:
         self.folder.write_rows(self.rows)
         if not self.folder.writes:
             return
+        edges = list((row.get("edge_entropy") or {}).values())
         logger.info(
             "stage %d epoch %d: loss %.3f, valid loss %.3f, token error rate %.1f %%, "
-            "entropy %.3f of %.3f, %.0f s",
+            "entropy %.3f of %.3f%s, %.0f s",
             row["stage"],
             row["epoch"],
             row["train_loss"],
@@ -176,6 +178,7 @@ class Recorder:
             row["valid_ter"],
             sum(row["entropy"].values()) / len(row["entropy"]),
             sum(row["uniform_entropy"].values()) / len(row["uniform_entropy"]),
+            f", of edges {sum(edges) / len(edges):.3f} of 1" if edges else "",
             row["seconds"],
         )
         self._warn(row, genotype)
@@ -199,6 +202,8 @@ class Recorder:
             if row.get(name) is not None:
                 self.board.add_scalar(name, row[name], len(self.rows))
         self.board.add_scalars("entropy", row["entropy"], len(self.rows))
+        if row.get("edge_entropy"):
+            self.board.add_scalars("edge_entropy", row["edge_entropy"], len(self.rows))
         for name, costs in (row.get("costs") or {}).items():
             self.board.add_scalars(name, costs, len(self.rows))
         self.board.flush()

@@ -164,7 +164,8 @@ class TrainerConfig:
         sync_batchnorm: Whether their batch norms take the statistics of the whole batch, so that
             the number of devices does not change the result.
         precision: Lightning's names; see :data:`PRECISIONS`.
-        deterministic: Refuse operations that have no deterministic implementation.
+        deterministic: Refuse operations that have no deterministic implementation; on CUDA, where
+            the CTC loss is one of them, warn.
         checkpoint_minutes: Longest time between two checkpoints, beside one an epoch.
         score_utterances: Validation utterances whose token error rate is measured each epoch.
     """

@@ -39,6 +39,7 @@ def open_streams(
     resumed: bool,
     rank: int = 0,
     world_size: int = 1,
+    pinned: bool = False,
 ) -> Streams:
     """Read and check the data of a search; record tokens and feature statistics.
 
@@ -51,6 +52,7 @@ def open_streams(
         resumed: Whether the run goes on, so that the data must be those of its beginning.
         rank: This process, of ``world_size`` that share every batch.
         world_size: Number of processes.
+        pinned: Whether batches come in page-locked memory, for a GPU.
 
     Raises:
         DataError: The data cannot be used; all problems found are listed.
@@ -91,6 +93,7 @@ def open_streams(
             shuffle=shuffle,
             seed=seed + offset,
             num_workers=batch.workers,
+            pin_memory=pinned,
             spec_augment=config.augment if augment else None,
             rank=rank if split else 0,
             world_size=world_size if split else 1,

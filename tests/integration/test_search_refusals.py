@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from search_samples import RATE, Stop, quick_config, stop_at, tone_corpus, two_corpora
+from search_samples import (
+    RATE,
+    Stop,
+    outcome,
+    quick_config,
+    require_same,
+    stop_at,
+    tone_corpus,
+    two_corpora,
+)
 
 from nas_encoder.errors import CheckpointError, DataError
 from nas_encoder.search import run_search
-from nas_encoder.search.gradient.training import DivergedError
+from nas_encoder.search.gradient.training import DivergedError, Steps
 from nas_encoder.search.runfolder import RunFolder
 
 
@@ -101,6 +110,40 @@ def test_a_search_that_diverges_names_the_batch(
     assert "lower weights.lr" in str(caught.value)
     saved = torch.load(tmp_path / "run" / "diverged_batch.pt", weights_only=True)
     assert saved["features"].dim() == 3 and len(saved["ids"]) == len(saved["features"])
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("count", [4, 3])
+def test_weights_that_a_step_has_ruined_reach_no_checkpoint(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """After the last step of the second epoch, where no further loss would tell, and between."""
+    step = Steps.weight_step
+    done = []
+
+    def ruining(self: Steps, *arguments: Any) -> float:
+        loss = step(self, *arguments)
+        done.append(loss)
+        if len(done) == count:
+            next(self.network.parameters()).data.view(-1)[0] = float("nan")
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "weight_step", ruining)
+        with pytest.raises(DivergedError, match="a weight is NaN or infinite after step") as caught:
+            run_search(quick_config(), corpus[0], tmp_path / "run", valid=corpus[1])
+    assert "stage 1, whose last batch is of spk1" in str(caught.value)
+    folder = RunFolder(tmp_path / "run")
+    saved = torch.load(folder.path / "diverged_batch.pt", weights_only=True)
+    assert len(saved["ids"]) == len(saved["features"])
+    state = folder.load_checkpoint()
+    assert state is not None
+    assert all(bool(torch.isfinite(v.float()).all()) for v in state["network"].values())
+    assert len(folder.rows()) == 1  # of the first epoch
+    # It goes on from before that step.
+    run_search(quick_config(), corpus[0], tmp_path / "run", valid=corpus[1], resume=True)
+    run_search(quick_config(), corpus[0], tmp_path / "whole", valid=corpus[1])
+    require_same(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
 
 
 @pytest.mark.usefixtures("no_report")

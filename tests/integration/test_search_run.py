@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ from nas_encoder.search.runfolder import RunFolder
 from nas_encoder.spaces import get_space
 
 SEED = 3
+LONGER_EPOCHS = 5
 
 
 @pytest.fixture(scope="module")
@@ -170,45 +172,64 @@ def test_a_finished_search_can_be_resumed_and_stays_as_it_is(
     require_same(outcome(finished), before)
 
 
+KILLS = 20
+
+
 @pytest.mark.slow
-def test_kill_9_at_any_moment(finished: Path, corpus: tuple[str, str], tmp_path: Path) -> None:
-    """Processes are killed at random moments and begun again until one reaches the end."""
+def test_kill_9_at_any_moment(corpus: tuple[str, str], tmp_path: Path) -> None:
+    """Processes are killed at 20 random moments and begun again, until one reaches the end."""
     context = multiprocessing.get_context("forkserver")
     # Imported once, in the server, not in each process.
     context.set_forkserver_preload(
         ["search_samples", "torch.utils.tensorboard", "matplotlib.figure", "kaldialign"]
     )
-    output = tmp_path / "run"
     rng = random.Random(11)
-    kills = 0
-    for _ in range(30):
-        process = context.Process(target=search_in_a_process, args=(*corpus, str(output)))
+
+    def begin(output: Path) -> Any:
+        process = context.Process(
+            target=search_in_a_process, args=(*corpus, str(output), LONGER_EPOCHS)
+        )
         process.start()
-        assert process.pid is not None
-        if kills < 3:
-            changed = _wait_for_checkpoint(output / "last.ckpt", process)
-            time.sleep(rng.uniform(0.0, 0.5))
-            if changed and process.is_alive():
+        return process
+
+    began = time.monotonic()
+    whole = begin(tmp_path / "whole")
+    whole.join(timeout=300)
+    assert whole.exitcode == 0
+    longest = time.monotonic() - began
+
+    output = tmp_path / "run"
+    checkpoint = output / "last.ckpt"
+    found: list[int | None] = []  # the checkpoint at each kill
+    for attempt in range(400):
+        process = begin(output)
+        if len(found) < KILLS:
+            if attempt % 2:  # at any moment, often before the first step; or while steps are done
+                _wait_for_checkpoint(checkpoint, process)
+            time.sleep(rng.uniform(0.0, longest / 12))
+            if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-        process.join(timeout=120)
+        process.join(timeout=300)
         if process.exitcode == 0:
-            break
+            if len(found) >= KILLS:
+                break
+            shutil.rmtree(output)  # too quick: the rest of the kills are of another search
+            continue
         assert process.exitcode == -signal.SIGKILL
-    assert process.exitcode == 0
-    assert kills >= 2
-    require_same(outcome(output), outcome(finished))
+        found.append(checkpoint.stat().st_mtime_ns if checkpoint.exists() else None)
+    assert process.exitcode == 0 and len(found) == KILLS
+    assert len(set(found)) >= 8  # not the same moment again and again
+    require_same(outcome(output), outcome(tmp_path / "whole"))
 
 
-def _wait_for_checkpoint(path: Path, process: Any) -> bool:
+def _wait_for_checkpoint(path: Path, process: Any) -> None:
     """Wait until a process has written one more checkpoint, or has ended."""
     before = path.stat().st_mtime_ns if path.exists() else None
     deadline = time.monotonic() + 120
     while process.is_alive() and time.monotonic() < deadline:
         if path.exists() and path.stat().st_mtime_ns != before:
-            return True
+            return
         time.sleep(0.005)
-    return False
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from search_samples import QUICK, Stop, outcome, require_same, stop_at, tone_corpus
 
 from nas_encoder.genotype import load_genotype
@@ -224,6 +225,33 @@ def test_what_a_stage_takes_over(
     require_same(begun[2]["alphas"], ended[1]["alphas"])
     require_same(ended[2]["alphas"], ended[1]["alphas"])
     assert begun[2]["network"].keys() != ended[1]["network"].keys()
+
+
+def test_edges_keep_their_strengths_between_stages(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+    ended: list[dict[str, Any]] = []
+    build, finish = GradientSearch._build_stage, GradientSearch._finish_stage
+
+    def building(self: GradientSearch, resume: Any) -> Steps:
+        steps = build(self, resume)
+        begun.append(copy.deepcopy(steps.parameters.state_dict()))
+        return steps
+
+    def finishing(self: GradientSearch, steps: Steps) -> None:
+        ended.append(copy.deepcopy(steps.parameters.state_dict()))
+        finish(self, steps)
+
+    monkeypatch.setattr(GradientSearch, "_build_stage", building)
+    monkeypatch.setattr(GradientSearch, "_finish_stage", finishing)
+    run_search(config("pdarts_drawn"), corpus[0], tmp_path, valid=corpus[1], seed=SEED)
+    assert len(begun) == len(ended) == 2
+    for kind in ("normal", "reduction"):
+        name = f"strengths.{kind}"
+        assert torch.equal(begun[1][name], ended[0][name])
+        assert not torch.equal(begun[0][name], ended[0][name])
+        assert begun[1][f"alphas.{kind}"].shape == (14, 2)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,31 @@ def test_a_case_derived_by_hand(momentum: float, decay: float) -> None:
     assert abs(expected - e * w0) > 0.3
 
 
+def test_no_gradient_is_computed_that_is_not_used() -> None:
+    w, a = leaf(1.25, 0.5), leaf(-0.8, 0.1)
+    needed: dict[str, list[tuple[bool, bool]]] = {"weights": [], "architecture": []}
+
+    def loss_of(name: str) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            needed[name].append((w.requires_grad, a.requires_grad))
+            return (w**2 * a).sum()
+
+        return loss
+
+    optimizer = torch.optim.SGD([w], lr=9.0)
+    unrolled_gradient(loss_of("weights"), loss_of("architecture"), [w], [a], optimizer, LR)
+    assert needed["weights"] == [(True, False), (False, True), (False, True)]
+    assert needed["architecture"] == [(True, True)]
+    assert w.requires_grad and a.requires_grad and a.grad is not None
+
+    def failing() -> Tensor:
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"):
+        unrolled_gradient(failing, failing, [w], [a], optimizer, LR)
+    assert w.requires_grad and a.requires_grad
+
+
 def exact(
     weights_loss: Callable[[Tensor, Tensor], Tensor],
     architecture_loss: Callable[[Tensor, Tensor], Tensor],

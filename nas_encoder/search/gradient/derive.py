@@ -54,7 +54,9 @@ def derive_cell(
     at_most: Mapping[str, int] | None = None,
     edges: Sequence[float] | None = None,
 ) -> Cell:
-    """Derive a cell: for each node the two edges whose best operation is most probable.
+    """Derive a cell: for each node two edges, for each edge its most probable operation.
+
+    The edges are those whose best operation is most probable, or those of ``edges``.
 
     Liu et al. 2019, section 2.4; ``none`` is never chosen. Where the cell would hold more of an
     operation than ``at_most`` allows, its least probable one is forbidden on its edge and the

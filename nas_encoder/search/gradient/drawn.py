@@ -37,6 +37,9 @@ class DrawnEdgesSteps(DrawingSteps):
     derived one. An edge is multiplied by z (1 where its node takes it, else 0), and the gradient of
     z passes straight through to the probability that it is taken, as that of an operation does in
     ST-NAS (Zheng, An, Ou 2021).
+
+    In a step of the weights, folded cells (on a CPU, from 8 channels) do not compute edges that are
+    left out. Merged ones do, with a share of zero: their running statistics then follow all edges.
     """
 
     def mixture(self) -> dict[str, Tensor]:

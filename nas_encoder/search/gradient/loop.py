@@ -34,6 +34,7 @@ from nas_encoder.search.devices import (
 )
 from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters
+from nas_encoder.search.gradient.diverged import require_finite, save_batch
 from nas_encoder.search.gradient.position import EpochEnd, Position, Streams
 from nas_encoder.search.gradient.progress import Progress
 from nas_encoder.search.gradient.stopping import Watch
@@ -95,6 +96,9 @@ class GradientSearch:
         # Of the stage's best epoch where it stops early, from which the search derives.
         self.best: dict[str, Tensor] | None = None
         self._previous: Steps | None = None
+        self._strengths: dict[str, Tensor] = {}  # of the last searching stage's edges
+        self._counts: dict[int, int] = {}  # batches of the architecture's epochs
+        self._last_group: list[Batch] = []
         self._saved = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
@@ -124,7 +128,11 @@ class GradientSearch:
             while self.position.stage < len(self.config.stages):
                 steps = self._build_stage(resume)
                 resume = None
-                architecture = self._run_stage(steps, bar)
+                try:
+                    architecture = self._run_stage(steps, bar)
+                except DivergedError as error:
+                    save_batch(error, self.folder.path, self.fabric)
+                    raise
                 self._finish_stage(steps)
         if architecture is None:
             raise RuntimeError("the checkpoint is behind the last stage")
@@ -162,18 +170,15 @@ class GradientSearch:
         for group in self._groups(loader.iterate(start=position.step)):
             progress = (position.epoch + position.step / batches) / stage.epochs
             lr = rate * cosine(self.config.weights, progress)
-            try:
-                if moves:
-                    others = [self._on_device(next(architecture_batches)) for _ in group]
-                    loss = steps.architecture_step(others, dropout, group, lr)
-                    position.architecture_batches += len(others)
-                    position.sums["arch_loss"] += loss
-                    position.sums["penalty"] += steps.last_penalty
-                    position.sums["arch_steps"] += 1
-                loss = steps.weight_step(group, lr, dropout)
-            except DivergedError as error:
-                self._save_diverged(error)
-                raise
+            if moves:
+                others = [self._on_device(next(architecture_batches)) for _ in group]
+                loss = steps.architecture_step(others, dropout, group, lr)
+                position.architecture_batches += len(others)
+                position.sums["arch_loss"] += loss
+                position.sums["penalty"] += steps.last_penalty
+                position.sums["arch_steps"] += 1
+            loss = steps.weight_step(group, lr, dropout)
+            self._last_group = group
             position.sums["loss"] += loss
             position.sums["steps"] += 1
             position.step += len(group)
@@ -190,7 +195,7 @@ class GradientSearch:
             yield [self._on_device(batch) for batch in group]
 
     def _on_device(self, batch: Batch) -> Batch:
-        return batch.to(self.fabric.device)
+        return batch.to(self.fabric.device, non_blocking=True)
 
     def _loader(self, stage: StageConfig) -> AsrLoader:
         if stage.phase == "retrain" and self.streams.retrain is not None:
@@ -201,6 +206,7 @@ class GradientSearch:
         position = self.position
         began = time.monotonic()
         sums = position.sums
+        self._require_finite(steps)
         architecture = self.strategy.derive(steps.parameters)
         # Every process has the same; but what they decide by it must be the same bit for bit.
         score = self.fabric.broadcast(steps.score(iter(self.streams.score)))
@@ -258,6 +264,8 @@ class GradientSearch:
         if following < len(stages) and stages[following].phase == "search":
             probabilities = steps.parameters.probabilities()
             self.alive = self.strategy.next_alive(self.position.stage, probabilities)
+        if stages[self.position.stage].phase == "search":
+            self._strengths = steps.parameters.strengths.state_dict()
         self.position = Position(following)
         self.best = None
         if following < len(stages) and self._goes_on(stages[following]):
@@ -276,6 +284,9 @@ class GradientSearch:
             parameters.load_state_dict(resume["architecture"])
         elif previous is not None and self._goes_on(stage):
             parameters.load_state_dict(previous.parameters.state_dict())
+        elif self._strengths and self.config.learns_edges:
+            # Operations are pruned between stages, edges never: what is known of them stays.
+            parameters.strengths.load_state_dict(self._strengths)
         network = self._build_network(stage, parameters)
         if self.fabric.world_size > 1 and self.config.trainer.sync_batchnorm:
             synchronize_norms(network)
@@ -341,7 +352,16 @@ class GradientSearch:
         }
         self.best = state["best"]
 
+    def _require_finite(self, steps: Steps) -> None:
+        """Stop before a checkpoint or an epoch's record holds what the last step has ruined."""
+        if self._last_group:
+            now = self.position
+            place = f"step {now.step} of epoch {now.epoch + 1} of stage {now.stage + 1}"
+            modules = (steps.network, steps.parameters)
+            require_finite(self.fabric, modules, self._last_group[-1], place)
+
     def _save(self, steps: Steps) -> None:
+        self._require_finite(steps)
         self.folder.save_checkpoint(
             {
                 "position": dict(vars(self.position)),
@@ -367,23 +387,23 @@ class GradientSearch:
             present.weights(), self.alive, self.strategy.derive(parameters), present.edges()
         )
 
-    def _save_diverged(self, error: DivergedError) -> None:
-        rank = f"_{self.fabric.global_rank}" if self.fabric.world_size > 1 else ""
-        path = self.folder.path / f"diverged_batch{rank}.pt"
-        torch.save({**vars(error.batch)}, path)
-        error.args = (f"{error.args[0]}; the batch is saved as {path}",)
-
     # -- data ---------------------------------------------------------------------------------
 
     def _epoch_number(self, stage: int, epoch: int) -> int:
         return sum(s.epochs for s in self.config.stages[:stage]) + epoch
+
+    def _architecture_count(self, epoch: int) -> int:
+        """Return the batches of an epoch; planning one takes time, so each is planned once."""
+        if epoch not in self._counts:
+            self._counts[epoch] = self.streams.architecture.num_batches(epoch)
+        return self._counts[epoch]
 
     def _architecture_batches(self) -> Iterator[Batch]:
         """Yield the architecture's batches from where it is, epoch after epoch of its own."""
         loader = self.streams.architecture
         base = 10_000 * (self.position.stage + 1)
         epoch, skip = 0, self.position.architecture_batches
-        while skip >= (count := loader.num_batches(base + epoch)):
+        while skip >= (count := self._architecture_count(base + epoch)):
             epoch, skip = epoch + 1, skip - count
         while True:
             loader.set_epoch(base + epoch)

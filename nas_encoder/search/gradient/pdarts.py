@@ -16,7 +16,8 @@ class PDarts(Strategy):
     average pooling. Our own: the dropout keeps its first value during the warm-up (there it falls
     linearly), the learning rate of the weights follows its cosine from step to step (there from
     epoch to epoch), the architecture's gradient is not clipped (there at a norm of 5), and
-    pruning leaves each edge an operation that a genotype within the limits can take.
+    pruning leaves each edge an operation that a genotype within the limits can take. Where edges
+    are learned, a stage begins with the strengths of the one before: no edge is pruned.
     """
 
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:

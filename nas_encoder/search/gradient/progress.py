@@ -34,8 +34,8 @@ class Progress:
     def step(self, stage: StageConfig, epoch: int) -> float:
         """Return the cost of a step."""
         moves = self.strategy.moves_architecture(stage, epoch)
-        operations = 1 if stage.phase == "retrain" else stage.operations
-        return stage.layers * stage.channels * operations * (2.0 if moves else 1.0)
+        cost = 1.0 if stage.phase == "retrain" else self.strategy.step_cost(stage, moves)
+        return stage.layers * stage.channels * cost
 
     def epoch(self, stage: StageConfig, epoch: int) -> float:
         """Return the cost of an epoch."""

@@ -46,6 +46,11 @@ class STNas(Strategy):
             self.config.regularization.operations,
         )
 
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Count the path, and for the architecture the others' forward passes (a third each)."""
+        compared = 2 if self.config.paths == 2 else stage.operations
+        return 1.0 + (1.0 + (compared - 1) / 3 if moves else 0.0)
+
     def steps(self, context: StepsContext) -> Steps:
         """Return steps along sampled paths."""
         candidates = 2 if self.config.paths == 2 else None

@@ -40,6 +40,14 @@ class GradientStrategy(Protocol):
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
         """Return the probability of dropout behind regularized operations in this epoch."""
 
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Return about how long a step takes, over that of the derived network; for an ETA.
+
+        Args:
+            stage: Of the search, in which a step of the weights is taken.
+            moves: Whether one of the architecture is, too.
+        """
+
     def derive(self, parameters: ArchitectureParameters) -> Any:
         """Return the architecture that the parameters stand for."""
 
@@ -78,6 +86,10 @@ class Strategy:
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
         """Keep the stage's."""
         return stage.dropout
+
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Count the operations of a mixture; both steps take about as long."""
+        return stage.operations * (2.0 if moves else 1.0)
 
     def derive(self, parameters: ArchitectureParameters) -> Any:
         """Derive an architecture from the present parameters."""

@@ -47,13 +47,15 @@ class SourceEdges(nn.Module):
             build_merged(op, channels, len(users), stride)
             for op, users in zip(self.names, self.users, strict=True)
         )
-        for index, (op, users) in enumerate(zip(self.names, self.users, strict=True)):
-            places = [[rows[e] for e in users], [self.alive[e].index(op) for e in users]]
-            # Which weights are the operation's; part of the choices, not of the state.
-            self.register_buffer(f"places{index}", torch.tensor(places), persistent=False)
-        every = [getattr(self, f"places{index}") for index in range(len(self.names))]
-        everywhere = torch.cat(every, dim=1) if every else torch.zeros(2, 0, dtype=torch.long)
-        self.register_buffer("places", everywhere, persistent=False)
+        pairs = [
+            (rows[e], self.alive[e].index(op))
+            for op, users in zip(self.names, self.users, strict=True)
+            for e in users
+        ]
+        # Which weights are the operations', one after the other; part of the choices, not of the
+        # state.
+        places = torch.tensor(pairs, dtype=torch.long).view(-1, 2).t().contiguous()
+        self.register_buffer("places", places, persistent=False)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
@@ -66,9 +68,10 @@ class SourceEdges(nn.Module):
         source = Source(x, F.relu(x), mask)
         together: Tensor | None = None
         parts: list[list[Tensor]] = [[] for _ in self.alive]
+        rows, columns = self.get_buffer("places")
+        shares = torch.split(weights[rows, columns], [len(users) for users in self.users])
         for index, operation in enumerate(self.operations):
-            rows, columns = getattr(self, f"places{index}")
-            value = operation(source, weights[rows, columns])
+            value = operation(source, shares[index])
             if self.dropped[index] and dropout > 0:
                 value = F.dropout(value, dropout, self.training)
             users = self.users[index]
@@ -132,8 +135,9 @@ def _total(values: Sequence[Tensor]) -> Tensor | None:
 class Supernet(CellSupernet):
     """The network of a search with mixtures.
 
-    Its ``forward`` takes for each kind of cell weights (E, n). On a CPU, operations with a weight
-    of exactly zero are not computed, but for the gradient of their weight.
+    Its ``forward`` takes for each kind of cell weights (E, n). Where cells are folded (on a CPU,
+    from 8 channels, without autocast), operations with a weight of exactly zero are not computed,
+    but for the gradient of their weight.
     """
 
     cell = SupernetCell

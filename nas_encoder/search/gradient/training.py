@@ -344,7 +344,7 @@ def random_state() -> dict[str, Any]:
     """Return the state of torch's generators, the only ones a search draws from."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()  # of this process' device
     return state
 
 
@@ -352,4 +352,4 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Set what :func:`random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])

@@ -12,7 +12,8 @@ with v = dL_valid/dw' and epsilon = 0.01 / |v| (equation 8).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ def unrolled_gradient(
     """
     saved = [w.detach().clone() for w in weights]
     _clear(weights, architecture)
-    backward(weights_loss())
+    with _frozen(architecture):
+        backward(weights_loss())
     with torch.no_grad():
         for w in weights:
             if w.grad is not None:
@@ -68,7 +70,8 @@ def unrolled_gradient(
                 for w, start, v in zip(weights, saved, along, strict=True):
                     torch.add(start, v * (sign * epsilon), out=w)
             _clear(weights, architecture)
-            backward(weights_loss())
+            with _frozen(weights):
+                backward(weights_loss())
             differences.append([_grad(a) for a in architecture])
     finally:
         with torch.no_grad():
@@ -78,6 +81,18 @@ def unrolled_gradient(
     for a, first, plus, minus in zip(architecture, direct, *differences, strict=True):
         a.grad = first - lr * (plus - minus) / (2 * epsilon)
     return float(loss.detach())
+
+
+@contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let no gradient be computed for parameters, of which it would not be used."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _step(w: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:

@@ -18,8 +18,8 @@ n_train=1000             # utterances; those of ../espnet
 n_dev=80
 n_test=160
 speakers="40 4 8"        # train, dev, test; all different
-# conf/NAME.yaml; without _edges: as published, edges chosen by their operations
-strategies="stnas_edges darts_first_edges pdarts_edges darts_second_edges"
+# conf/NAME.yaml; of those there also pdarts_edges, darts_first_edges, darts_second_edges
+strategies="pdarts darts_first darts_second stnas stnas_edges darts_first_drawn"
 seeds=3                  # searches of each
 draws=8                  # random genotypes
 space=asr_revised
@@ -43,6 +43,10 @@ speech. All genotypes are trained from scratch for the same steps, at equal size
   6  results     EXPDIR/results: RESULTS.md with means, deviations and rank tests, results.json,
                  results.png
 
+Names of strategies: as published, a cell's edges are chosen by their operations; with _edges
+they have parameters of their own ('edges: learned'), with _drawn each step draws two for a node
+('edges: drawn').
+
 What is done already is left out, what was stopped goes on; a job whose command or inputs
 changed is done again. Logs: EXPDIR/log.
 
@@ -65,7 +69,7 @@ parse_options "$numbers expdir datadir downloads tiny speakers strategies space 
     "$numbers" "$@"
 
 if [ "$tiny" = true ]; then
-    n_train=24 n_dev=4 n_test=4 speakers="2 2 2" strategies="darts_first stnas"
+    n_train=24 n_dev=4 n_test=4 speakers="2 2 2" strategies="darts_first_drawn stnas_edges"
     seeds=1 draws=2 search_utterances=16 steps=4 parameters=60000
     search_opts="--set trainer.score_utterances=2 --set stages.0.epochs=1 --set stages.0.warmup_epochs=0"
 fi
