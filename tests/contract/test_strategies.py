@@ -278,9 +278,13 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     assert 2 * score["loss"] < score["utterance_loss"] < 3 * score["loss"]
 
 
-def test_a_penalty_pulls_the_architecture(strategy: GradientStrategy, space: Any) -> None:
+def test_a_penalty_pulls_the_architecture(
+    strategy: GradientStrategy, space: Any, learned: bool
+) -> None:
     """With the loss of the data switched off, Adam moves every alpha against the penalty."""
-    made = ArchitectureParameters(strategy.first_alive(), torch.Generator().manual_seed(0))
+    made = ArchitectureParameters(
+        strategy.first_alive(), torch.Generator().manual_seed(0), learned_edges=learned
+    )
     network = torch.nn.Linear(1, 1)
     steps = strategy.steps(
         StepsContext(
@@ -296,10 +300,18 @@ def test_a_penalty_pulls_the_architecture(strategy: GradientStrategy, space: Any
     )
     steps._loss = lambda *_: torch.zeros(())  # type: ignore[method-assign]
     kind = next(iter(made.alive))
-    steps.penalty = lambda present: present.weights()[kind][:, 0].sum()
+
+    def penalty(present: ArchitectureParameters) -> torch.Tensor:
+        edge = present.edges()[kind][2] if learned else 0.0  # the first that can be left out
+        return present.weights()[kind][:, 0].sum() + edge
+
+    steps.penalty = penalty
     before = made.weights()[kind][:, 0].detach().clone()
+    edges = made.edge_probabilities()
     steps.architecture_step(small_batch(8), 0.0)
     assert (made.weights()[kind][:, 0] < before).all()
+    if learned:
+        assert made.edge_probabilities()[kind][2] < edges[kind][2]
 
 
 def test_the_decay_of_p_darts() -> None:

@@ -105,7 +105,7 @@ def test_a_search_that_diverges_names_the_batch(
     config = quick_config(
         weights={"optimizer": "sgd", "lr": 1e6, "momentum": 0.0, "grad_clip": 0.0}
     )
-    with pytest.raises(DivergedError, match=r"the loss is .* on the batch of spk1") as caught:
+    with pytest.raises(DivergedError, match=r"(the loss|a weight) is .* of spk1") as caught:
         run_search(config, corpus[0], tmp_path / "run", valid=corpus[1])
     assert "lower weights.lr" in str(caught.value)
     saved = torch.load(tmp_path / "run" / "diverged_batch.pt", weights_only=True)

@@ -122,7 +122,6 @@ def test_a_chain_has_its_own_rules() -> None:
         "regularization.at_most",
         "stages[0].layers",
         "stages[0].operations",
-        "stages[0].operations",
     ]
     stages = [{"layers": 6, "operations": 4}]
     config = SearchConfig.from_dict({"space": "tdnn_chain", "stages": stages})
