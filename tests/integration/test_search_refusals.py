@@ -112,6 +112,7 @@ def test_a_search_that_diverges_names_the_batch(
     assert saved["features"].dim() == 3 and len(saved["ids"]) == len(saved["features"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("count", [4, 3])
 def test_weights_that_a_step_has_ruined_reach_no_checkpoint(

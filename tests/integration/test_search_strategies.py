@@ -136,12 +136,13 @@ QUICK_ONES = [
     "pdarts_nodes",
     "stnas_cells",
     "stnas_edges",
-    "pdarts_edges",
-    "pdarts_drawn",
 ]
+SLOW_ONES = ["darts_cells", "pdarts_edges", "pdarts_drawn"]
 
 
-@pytest.mark.parametrize("name", [*QUICK_ONES, pytest.param("darts_cells", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [*QUICK_ONES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_ONES)]
+)
 def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) -> None:
     folder = RunFolder(finished[name])
     genotype = load_genotype(finished[name] / "genotype.yaml")
@@ -160,6 +161,7 @@ def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) ->
     assert rederive(folder).hash == rows[-1]["genotype"] == genotype.hash
 
 
+@pytest.mark.slow
 def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
     for name in ("stnas_edges", "pdarts_edges", "pdarts_drawn"):
         rows = RunFolder(finished[name]).rows()
@@ -227,6 +229,7 @@ def test_what_a_stage_takes_over(
     assert begun[2]["network"].keys() != ended[1]["network"].keys()
 
 
+@pytest.mark.slow
 def test_edges_keep_their_strengths_between_stages(
     corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,8 +269,8 @@ def test_edges_keep_their_strengths_between_stages(
         ("stnas_nodes", Steps, "weight_step", 7),
         ("stnas_cells", Steps, "weight_step", 2),
         ("stnas_edges", Steps, "weight_step", 3),
-        ("pdarts_edges", GradientSearch, "_finish_stage", 2),
-        ("pdarts_drawn", Steps, "weight_step", 2),
+        pytest.param("pdarts_edges", GradientSearch, "_finish_stage", 2, marks=pytest.mark.slow),
+        pytest.param("pdarts_drawn", Steps, "weight_step", 2, marks=pytest.mark.slow),
         pytest.param("darts_cells", Steps, "weight_step", 2, marks=pytest.mark.slow),
         ("pdarts_chain", GradientSearch, "_finish_stage", 2),
     ],
