@@ -51,6 +51,9 @@ def test_the_best_of_some_random_ones_against_counting() -> None:
         lowest = [min(chosen) for chosen in combinations(errors, count)]
         assert collect.expected_best(errors, count) == pytest.approx(sum(lowest) / len(lowest))
     assert collect.expected_best(errors, 9) == 1.0
+    others = collect.Group(collect.RANDOM, [result(cer) for cer in errors])
+    dear = collect.Group("stnas", [result(3.0)], [1000.0])
+    assert collect.draws_for(dear, others) == 5  # all that there are
 
 
 def test_no_difference_and_complete_separation() -> None:

@@ -97,7 +97,6 @@ class GradientSearch:
         self.best: dict[str, Tensor] | None = None
         self._previous: Steps | None = None
         self._strengths: dict[str, Tensor] = {}  # of the last searching stage's edges
-        self._counts: dict[int, int] = {}  # batches of the architecture's epochs
         self._last_group: list[Batch] = []
         self._saved = time.monotonic()
 
@@ -166,7 +165,11 @@ class GradientSearch:
         loader = self._loader(stage)
         loader.set_epoch(number)
         batches = loader.num_batches(number)
-        architecture_batches = self._architecture_batches() if moves else iter(())
+        architecture_batches: Iterator[Batch] = iter(())
+        if moves:
+            architecture_batches = self.streams.architecture_from(
+                position.stage, position.architecture_batches
+            )
         for group in self._groups(loader.iterate(start=position.step)):
             progress = (position.epoch + position.step / batches) / stage.epochs
             lr = rate * cosine(self.config.weights, progress)
@@ -391,21 +394,3 @@ class GradientSearch:
 
     def _epoch_number(self, stage: int, epoch: int) -> int:
         return sum(s.epochs for s in self.config.stages[:stage]) + epoch
-
-    def _architecture_count(self, epoch: int) -> int:
-        """Return the batches of an epoch; planning one takes time, so each is planned once."""
-        if epoch not in self._counts:
-            self._counts[epoch] = self.streams.architecture.num_batches(epoch)
-        return self._counts[epoch]
-
-    def _architecture_batches(self) -> Iterator[Batch]:
-        """Yield the architecture's batches from where it is, epoch after epoch of its own."""
-        loader = self.streams.architecture
-        base = 10_000 * (self.position.stage + 1)
-        epoch, skip = 0, self.position.architecture_batches
-        while skip >= (count := self._architecture_count(base + epoch)):
-            epoch, skip = epoch + 1, skip - count
-        while True:
-            loader.set_epoch(base + epoch)
-            yield from loader.iterate(start=skip)
-            epoch, skip = epoch + 1, 0

@@ -96,12 +96,13 @@ def expected_best(errors: Sequence[float], count: int) -> float:
 
 
 def draws_for(group: Group, others: Group) -> int | None:
-    """Return how many random genotypes are trained for the cost of a search and its training."""
+    """Return how many random genotypes, at most all, cost as much as a search and its training."""
     if not group.search_seconds:
         return None
     training = statistics.mean(float(result["training_seconds"]) for result in others.results)
     own = statistics.mean(float(result["training_seconds"]) for result in group.results)
-    return max(1, round((statistics.mean(group.search_seconds) + own) / training))
+    count = round((statistics.mean(group.search_seconds) + own) / training)
+    return min(max(1, count), len(others.results))
 
 
 def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int) -> list[Group]:
