@@ -294,7 +294,7 @@ STEPS = (
     Step(
         "project",
         "nas_encoder itself, editable, with its registration hook",
-        ("pyproject.toml", "tools/hatch_build.py", "nas_encoder/nas_encoder_autoload.pth"),
+        ("pyproject.toml", "setup.py", "nas_encoder/nas_encoder_autoload.pth"),
         lambda env: env.pip("project", "--no-deps", "--no-build-isolation", "--editable", "."),
     ),
 )

@@ -1,21 +1,26 @@
-"""The built wheel, installed into an environment of its own: what is inside, and that it works.
+"""What setup.py builds: what is inside, and that each way to install it works and leaves no trace.
 
-The environment sees torch and PyYAML of the one that runs the tests through a path file; the
-checkout is not on its path, so whatever works here works from the wheel alone.
+Every installation has an environment of its own. That sees torch, PyYAML and setuptools of the
+one that runs the tests through a path file; the checkout is not on its path, so whatever works
+here works from what was installed alone.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import nas_encoder
 
@@ -77,24 +82,53 @@ class Venv:
         return run([self.python, "-c", code], self.folder, **variables)
 
 
-def install_editable(venv: Venv, repository: Path) -> None:
-    options = ("--no-deps", "--no-index", "--no-build-isolation")
-    venv.pip("install", *options, "--editable", repository)
+OFFLINE = ("--no-deps", "--no-index", "--no-build-isolation")
+KINDS = ("folder", "editable", "wheel", "sdist")
 
 
-@pytest.fixture(scope="module")
-def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder]
-    checked([sys.executable, "-m", "pip", "wheel", *options, repository], folder)
+@dataclass(frozen=True)
+class Built:
+    """What there is to install."""
+
+    folder: Path
+    wheel: Path
+    sdist: Path
+
+    def install(self, kind: str, venv: Venv) -> None:
+        option = ("--editable",) if kind == "editable" else ()
+        source = self.folder if kind == "editable" else getattr(self, kind)
+        venv.pip("install", *OFFLINE, *option, source)
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    checked([sys.executable, "-m", "pip", "wheel", *OFFLINE, "-w", folder, source], folder.parent)
     (built,) = folder.glob("*.whl")
     return built
 
 
+@pytest.fixture(scope="module")
+def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("built")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", folder]
+    checked([*build, repository], folder)
+    (sdist,) = folder.glob("*.tar.gz")
+    return Built(repository, build_wheel(repository, folder / "wheel"), sdist)
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist's folder."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(built.sdist) as archive:
+        archive.extractall(folder)
+    (project,) = folder.iterdir()
+    return project
+
+
 @pytest.fixture
-def installed(wheel: Path, tmp_path: Path) -> Venv:
+def installed(built: Built, tmp_path: Path) -> Venv:
     venv = Venv.create(tmp_path / "venv")
-    venv.pip("install", "--no-deps", "--no-index", wheel)
+    built.install("wheel", venv)
     return venv
 
 
@@ -106,8 +140,13 @@ def files_below(folder: Path) -> set[str]:
     }
 
 
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
 def test_wheel_holds_the_package_the_configs_and_the_hook_and_nothing_else(
-    wheel: Path, repository: Path
+    built: Built, repository: Path
 ) -> None:
     package = {f"nas_encoder/{name}" for name in files_below(repository / "nas_encoder")}
     configs = {f"nas_encoder/conf/{name}" for name in files_below(repository / "conf")}
@@ -117,39 +156,89 @@ def test_wheel_holds_the_package_the_configs_and_the_hook_and_nothing_else(
     assert "nas_encoder/conf/search/tiny.yaml" in configs
     # An __init__.py beside it would hide the Hydra plug-ins of all other distributions.
     assert plugins == {"hydra_plugins/nas_encoder_searchpath/__init__.py"}
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        metadata = archive.read(f"nas_encoder-{nas_encoder.__version__}.dist-info/METADATA")
-        license_name = f"nas_encoder-{nas_encoder.__version__}.dist-info/licenses/LICENSE"
-        assert archive.read(license_name) == (repository / "LICENSE").read_bytes()
-    assert names == package | configs | plugins | {PTH}
-    # The base install needs these two alone, so that it never disturbs a toolkit.
-    needed = [
-        line.removeprefix("Requires-Dist: ").split(">")[0]
-        for line in metadata.decode().splitlines()
-        if line.startswith("Requires-Dist: ") and "extra ==" not in line
-    ]
-    assert sorted(needed) == ["pyyaml", "torch"]
+    assert names_in(built.wheel) == package | configs | plugins | {PTH}
 
 
-def test_installed_wheel_works_and_uninstalls_without_a_trace(
-    installed: Venv, repository: Path
+def test_sdist_holds_what_the_wheel_is_built_from_and_nothing_else(
+    built: Built, unpacked: Path, repository: Path, tmp_path: Path
 ) -> None:
-    zoo = checked([installed.folder / "bin" / "nas-encoder", "zoo"], installed.folder)
-    assert "darts_v2" in zoo
-    where = installed.code("import nas_encoder; print(nas_encoder.__file__)").stdout
-    assert Path(where.strip()).is_relative_to(installed.site_packages)
-    assert (installed.site_packages / "nas_encoder" / "conf" / "search" / "tiny.yaml").is_file()
-    installed.pip("uninstall", "--yes", "nas_encoder")
-    assert not list(installed.site_packages.glob("*nas_encoder*"))
-    # pip leaves the namespace folder, which it takes for another's: empty, so without effect.
-    assert not list((installed.site_packages / "hydra_plugins").iterdir())
+    (tmp_path / "wheel").mkdir()
+    assert names_in(build_wheel(unpacked, tmp_path / "wheel")) == names_in(built.wheel)
+    sources = {
+        f"{folder}/{name}"
+        for folder in ("nas_encoder", "hydra_plugins", "conf")
+        for name in files_below(repository / folder)
+    }
+    project = {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
+    assert files_below(unpacked) - {"PKG-INFO", "setup.cfg"} == sources | project
+
+
+def test_building_leaves_nothing_in_the_checkout_and_takes_nothing_from_an_earlier_build(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    project = Path(shutil.copytree(unpacked, tmp_path / "with blank"))
+    stale = project / "nas_encoder" / "stale.py"
+    stale.touch()
+    before = files_below(project)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    assert "nas_encoder/stale.py" in names_in(build_wheel(project, tmp_path / "first"))
+    assert files_below(project) == before
+    stale.unlink()
+    assert "nas_encoder/stale.py" not in names_in(build_wheel(project, tmp_path / "second"))
+
+
+HOOKED = "import sys; print(any(hasattr(f, 'nas_encoder_hook') for f in sys.meta_path))"
+METADATA = """
+import json
+from importlib.metadata import distribution
+found = distribution("nas_encoder")
+print(json.dumps({
+    "version": found.version,
+    "entry points": {point.name: point.value for point in found.entry_points},
+    "needed": [line for line in found.requires if "extra ==" not in line],
+    "extras": sorted(found.metadata.get_all("Provides-Extra")),
+    "license": [found.metadata["License-Expression"], found.read_text("licenses/LICENSE")],
+}))
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_installation_works_and_goes_without_a_trace(
+    kind: str, built: Built, repository: Path, tmp_path: Path
+) -> None:
+    venv = Venv.create(tmp_path / "venv")
+    before = files_below(venv.folder)
+    assert venv.code(HOOKED).stdout == "False\n"
+    built.install(kind, venv)
+    assert venv.code(HOOKED).stdout == "True\n"
+    assert venv.code(HOOKED, NAS_ENCODER_AUTOLOAD="0").stdout == "False\n"
+    where = Path(venv.code("import nas_encoder; print(nas_encoder.__file__)").stdout.strip())
+    package = (repository if kind == "editable" else venv.site_packages) / "nas_encoder"
+    assert where == package / "__init__.py"
+    # No copies beside an editable installation: they would grow stale.
+    assert (venv.site_packages / "nas_encoder").exists() == (kind != "editable")
+    assert "darts_v2" in checked([venv.folder / "bin" / "nas-encoder", "zoo"], venv.folder)
+    configs = "from nas_encoder.resources import list_configs; print(list_configs('search'))"
+    assert "'tiny'" in venv.code(configs).stdout
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert json.loads(venv.code(METADATA).stdout) == {
+        "version": nas_encoder.__version__,
+        "entry points": {"nas-encoder": "nas_encoder.cli.main:main"},
+        # These two alone, so that the base installation never disturbs a toolkit.
+        "needed": ["torch>=2.4", "PyYAML>=5.1"],
+        "extras": sorted(project["optional-dependencies"]),
+        "license": ["Apache-2.0", (repository / "LICENSE").read_text()],
+    }
+    venv.pip("uninstall", "--yes", "nas_encoder")
+    # pip leaves the folder hydra_plugins, which it takes for another's: empty, without effect.
+    assert files_below(venv.folder) == before
+    assert venv.code(HOOKED).stdout == "False\n"
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_hydra_finds_the_nemo_configs(
-    kind: str, wheel: Path, repository: Path, tmp_path: Path
-) -> None:
+def test_hydra_finds_the_nemo_configs(kind: str, built: Built, tmp_path: Path) -> None:
     venv = Venv.create(tmp_path / "venv")
     app = tmp_path / "app.py"
     app.write_text(
@@ -163,36 +252,12 @@ def test_hydra_finds_the_nemo_configs(
     command = (venv.python, app, "--config-name=nas_ctc_char", "hydra.output_subdir=null")
     command += (f"hydra.run.dir={tmp_path}", "hydra/job_logging=none")
     assert "Cannot find primary config 'nas_ctc_char'" in run(command, tmp_path).stderr
-    if kind == "wheel":
-        venv.pip("install", "--no-deps", "--no-index", wheel)
-    else:
-        install_editable(venv, repository)
+    built.install(kind, venv)
     expected = "NAS-CTC-Char nas_encoder.nemo.NASEncoder []\n"
     assert checked(command, tmp_path) == expected
     # The application's own file of that name wins.
     (tmp_path / "nas_ctc_char.yaml").write_text("{name: own, model: {encoder: {_target_: x}}}")
     assert checked((*command, f"--config-path={tmp_path}"), tmp_path) == "own x []\n"
-
-
-HOOKED = "import sys; print(any(hasattr(f, 'nas_encoder_hook') for f in sys.meta_path))"
-
-
-@pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_hook_is_active_from_the_start_and_can_be_switched_off(
-    kind: str, wheel: Path, repository: Path, tmp_path: Path
-) -> None:
-    venv = Venv.create(tmp_path / "venv")
-    assert venv.code(HOOKED).stdout == "False\n"
-    if kind == "wheel":
-        venv.pip("install", "--no-deps", "--no-index", wheel)
-    else:
-        install_editable(venv, repository)
-        # The .pth file and the path to the checkout, no copies that would grow stale.
-        assert not (venv.site_packages / "nas_encoder").exists()
-    assert venv.code(HOOKED).stdout == "True\n"
-    assert venv.code(HOOKED, NAS_ENCODER_AUTOLOAD="0").stdout == "False\n"
-    venv.pip("uninstall", "--yes", "nas_encoder")
-    assert not (venv.site_packages / PTH).exists()
 
 
 def test_start_of_python_loads_no_module_more_than_without_the_package(
@@ -216,17 +281,15 @@ def delete(folder: Path, keep: str | None) -> None:
             path.rmdir()
 
 
-@pytest.mark.parametrize("left", ["nothing", "empty folder", "__init__.py"])
-def test_python_starts_silently_where_the_package_is_half_removed(
-    left: str, installed: Venv
-) -> None:
+def test_python_starts_silently_where_the_package_is_half_removed(installed: Venv) -> None:
     package = installed.site_packages / "nas_encoder"
-    delete(package, keep=left)
-    if left == "nothing":
-        package.rmdir()
-    assert (installed.site_packages / PTH).exists()
-    done = installed.code("print('started')")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
+    for left in ("__init__.py", "empty folder", "nothing"):
+        delete(package, keep=left)
+        if left == "nothing":
+            package.rmdir()
+        assert (installed.site_packages / PTH).exists()
+        done = installed.code("print('started')")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", ""), left
 
 
 def test_python_starts_where_the_hook_itself_fails_and_says_so(installed: Venv) -> None:
