@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_encoder.common.provenance import environment
 from nas_encoder.ops.depthwise import depthwise_conv2d
-from nas_encoder.provenance import environment
 
 # (B, C, T, F): cells of a small and of the paper's network, before and after the reductions.
 SHAPES = ((16, 8, 270, 20), (16, 16, 135, 10), (16, 32, 68, 5), (4, 24, 500, 40))

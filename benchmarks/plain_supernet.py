@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.network.cell import State, build_preprocess
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.head import Head
 from nas_encoder.network.inputs import check_inputs
-from nas_encoder.network.stem import Stem
 from nas_encoder.ops.masking import apply_mask, strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
+from nas_encoder.spaces.cells.cell import State, build_preprocess
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.head import Head
+from nas_encoder.spaces.cells.stem import Stem
 
 Alive = Mapping[str, Sequence[Sequence[str]]]
 Paths = Mapping[str, Tensor]  # kind of cell -> (E,) place of the sampled operation

@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.cli.main import main as nas_encoder
+from nas_encoder.common.resources import conf_root
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.nasbench import SPACE as NODES
-from nas_encoder.network.chain_config import ChainConfig
-from nas_encoder.network.nasbench_config import NasBenchConfig
-from nas_encoder.resources import conf_root
+from nas_encoder.network.choices.parameters import all_alive
 from nas_encoder.search import SearchConfig, run_search
-from nas_encoder.search.gradient.choices import all_alive
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.config.table import TableConfig
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.tabular import list_tables
 from nas_encoder.search.tabular.build import TableBuilder
-from nas_encoder.search.tabular.config import TableConfig
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.nasbench_asr.architecture import SPACE as NODES
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 
 STRATEGIES = ("darts", "stnas")
 CHAINS = {"channels": 64, "output_size": 64, "dropout": 0.0}

@@ -35,11 +35,11 @@ from step_cost import begin_peak, end_peak, launches, saved_bytes, timed
 from supernet_sides import VOCABULARY, Measured, Side, choices, eager_peak, eagerly, make_batch
 from supernet_sides import Forward as Forward  # its test asks this module for it
 
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.provenance import environment
-from nas_encoder.search.gradient.sampled import SampledSupernet
-from nas_encoder.search.gradient.supernet import Supernet
+from nas_encoder.common.provenance import environment
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
 
 STAGES = ((5, 8), (11, 5), (17, 3))  # cells, operations (Chen et al. 2019)
 EPOCHS, WARMUP = 15, 6  # He et al. 2020, section 4.3

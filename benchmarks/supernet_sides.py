@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from step_cost import begin_peak, end_peak
 from torch import Tensor, nn
 
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.choices.parameters import KINDS, Alive, ArchitectureParameters, edge_list
+from nas_encoder.network.choices.straight_through import Paths
 from nas_encoder.ops.masking import reduced_lengths
-from nas_encoder.search.gradient.choices import KINDS, Alive, ArchitectureParameters, edge_list
-from nas_encoder.search.gradient.sampled import SampledSupernet
-from nas_encoder.search.gradient.straight_through import Paths
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
 
 VOCABULARY = 1434  # 1394 syllables, 39 phones, blank
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nas_encoder.genotype.nasbench import OPERATIONS, Vector
-from nas_encoder.spaces.nasbench_asr import SPACE
+from nas_encoder.spaces.nasbench_asr.architecture import OPERATIONS, Vector
+from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 EPOCHS, SEEDS, DEVICES = 4, (1234, 1235, 1236), ("gtx-1080ti-fp32", "jetson-nano-fp32")
 HEADER: dict[str, Any] = {

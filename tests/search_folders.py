@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.genotype import Genotype
+from nas_encoder.network.choices.parameters import KINDS, all_alive
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.choices import KINDS, all_alive
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.derive import derive_cell
-from nas_encoder.search.gradient.pdarts import PDarts
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.gradient.strategies.pdarts import PDarts
 from nas_encoder.spaces import get_space
 
 CONFIG = SearchConfig.from_dict(

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from nas_encoder.search import SearchConfig, run_search
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.folder import RunFolder
 
 RATE = 16000
 TONES = {"a": 400.0, "b": 900.0, "c": 1600.0, "d": 2700.0}  # Hz

@@ -15,7 +15,8 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from nas_encoder import autoload, resources
+from nas_encoder import autoload
+from nas_encoder.common import resources
 
 PROVIDER = "nas_encoder"
 

@@ -88,9 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; print the table."""
+    from nas_encoder.deploy.latency import BenchSettings
     from nas_encoder.errors import ConfigError
-    from nas_encoder.network.config import EncoderConfig
-    from nas_encoder.search.latency import BenchSettings
+    from nas_encoder.spaces.cells.config import EncoderConfig
 
     if args.operations == bool(args.genotypes):
         raise ConfigError("bench", ["give either --operations or genotypes"])
@@ -147,10 +147,11 @@ def _measure_operations(
 ) -> int:
     from tqdm import tqdm
 
+    from nas_encoder.deploy.latency import measure_table
     from nas_encoder.errors import ConfigError
-    from nas_encoder.search.latency import measure_table
-    from nas_encoder.search.pieces import CellNetwork
-    from nas_encoder.spaces import CellSpace, get_space
+    from nas_encoder.spaces import get_space
+    from nas_encoder.spaces.cells.pieces import CellNetwork
+    from nas_encoder.spaces.cells.space import CellSpace
 
     cells = get_space(space)
     if not isinstance(cells, CellSpace):
@@ -172,9 +173,9 @@ def _measure_operations(
 
 
 def _measure_genotypes(args: argparse.Namespace, config: Any, frames: int, settings: Any) -> int:
+    from nas_encoder.common.provenance import environment
+    from nas_encoder.deploy.latency import measure_network
     from nas_encoder.genotype import load_genotype
-    from nas_encoder.provenance import environment
-    from nas_encoder.search.latency import measure_network
 
     rows = []
     for name in args.genotypes:

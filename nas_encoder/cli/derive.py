@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Derive; write or print the genotype."""
     from nas_encoder.errors import CheckpointError
-    from nas_encoder.search.rederive import rederive
-    from nas_encoder.search.runfolder import RunFolder
+    from nas_encoder.search.folder import RunFolder
+    from nas_encoder.search.gradient.rederive import rederive
 
     if not (Path(args.folder) / "run.yaml").is_file():  # before RunFolder makes the folder
         raise CheckpointError(f"run folder {args.folder}", ["holds no search (no run.yaml)"])

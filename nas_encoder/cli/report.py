@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report; print where it is."""
     from nas_encoder.errors import CheckpointError
-    from nas_encoder.search.report import build_report
-    from nas_encoder.search.runfolder import RunFolder
+    from nas_encoder.search.folder import RunFolder
+    from nas_encoder.search.report.build import build_report
 
     if not (Path(args.folder) / "run.yaml").is_file():  # before RunFolder makes the folder
         raise CheckpointError(f"run folder {args.folder}", ["holds no search (no run.yaml)"])

@@ -37,7 +37,7 @@ searches by trials (random, evolution, hyperband, nsga2, tpe) with Optuna:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from nas_encoder.resources import list_configs
+    from nas_encoder.common.resources import list_configs
 
     shipped = ", ".join(list_configs("search"))
     parser.add_argument("--config", required=True, help=f"a YAML file, or one of: {shipped}")
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from nas_encoder.errors import ConfigError
     from nas_encoder.search import run_search
-    from nas_encoder.search.settings import load_any_search_config
+    from nas_encoder.search.config.load import load_any_search_config
     from nas_encoder.search.trials import TrialsConfig, run_trials
 
     settings = list(args.settings)

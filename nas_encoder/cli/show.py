@@ -13,9 +13,11 @@ from typing import Any
 
 from nas_encoder.cli.zoo import kind_title, provenance_line
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype, load_genotype
-from nas_encoder.genotype.draw import architecture_lines, save_picture
-from nas_encoder.genotype.nasbench import SkipArchitecture
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
+from nas_encoder.spaces.picture import architecture_lines, save_picture
+from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 
 EXAMPLES = """examples:
   nas-encoder show asrnet_b
@@ -122,7 +124,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
 def parts(encoder: Any) -> list[dict[str, Any]]:
     """Return the parameters of each part; cells that are alike and in a row make one part."""
     from nas_encoder.network.complexity import count_parameters
-    from nas_encoder.network.config import EncoderConfig
+    from nas_encoder.spaces.cells.config import EncoderConfig
 
     rows: list[dict[str, Any]] = []
     for name, child in encoder.named_children():

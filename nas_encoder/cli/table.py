@@ -28,7 +28,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands and their options."""
-    from nas_encoder.resources import list_configs
+    from nas_encoder.common.resources import list_configs
 
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = commands.add_parser("build", help="train architectures of a space on your data")
@@ -96,8 +96,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _build(args: argparse.Namespace) -> int:
+    from nas_encoder.search.config.table import load_table_config
     from nas_encoder.search.tabular.build import TableBuilder
-    from nas_encoder.search.tabular.config import load_table_config
 
     config = load_table_config(args.config, args.settings)
     TableBuilder(
@@ -209,7 +209,7 @@ def _architecture(text: str) -> Any:
 
     from nas_encoder.errors import ConfigError
     from nas_encoder.genotype import load_genotype
-    from nas_encoder.spaces.nasbench_asr import SPACE
+    from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
     if text.lstrip().startswith("["):
         try:

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write the files, print where they are."""
-    from nas_encoder.provenance import environment
-    from nas_encoder.search.plots import require_matplotlib
+    from nas_encoder.common.provenance import environment
+    from nas_encoder.search.report.pictures import require_matplotlib
     from nas_encoder.search.tabular import load_table
     from nas_encoder.search.trials.run import require_optuna
 

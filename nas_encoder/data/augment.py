@@ -10,7 +10,7 @@ import torch
 from lhotse.dataset import SpecAugment as LhotseSpecAugment
 from torch import Tensor
 
-from nas_encoder.data.seeding import derive_seed, one_thread, seeded
+from nas_encoder.common.seeding import derive_seed, one_thread, seeded
 from nas_encoder.errors import ConfigError
 
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
 from nas_encoder.data.cache import FeatureCache
 from nas_encoder.data.features import FeatureExtractor
 from nas_encoder.data.manifests import text_of
-from nas_encoder.data.seeding import derive_seed
 from nas_encoder.data.selection import Ids, select_utterances
 from nas_encoder.data.tokens import TokenSet
 from nas_encoder.errors import ConfigError, DataError

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from lhotse import CutSet
 
+from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.features import FeatureConfig, FeatureExtractor
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.manifests import speaker_of, text_of
-from nas_encoder.data.seeding import derive_seed
 from nas_encoder.data.selection import select_utterances
 from nas_encoder.data.tokens import UNK, TokenSet
 from nas_encoder.errors import ConfigError, DataError

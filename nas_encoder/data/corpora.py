@@ -24,8 +24,8 @@ from lhotse.recipes import prepare_aishell, prepare_librispeech, prepare_timit
 from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH
 from lhotse.utils import fastcopy
 
+from nas_encoder.common.files import write_lines, write_through
 from nas_encoder.data.export import write_espnet_dir, write_nemo_manifest
-from nas_encoder.data.files import write_lines, write_through
 from nas_encoder.data.manifests import PREPARED, open_cuts, speaker_of
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.registry import Registry

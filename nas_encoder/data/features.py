@@ -22,10 +22,10 @@ from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 from torch import Tensor
 from tqdm import tqdm
 
+from nas_encoder.common.files import write_lines
+from nas_encoder.common.seeding import derive_seed, one_thread, seeded
 from nas_encoder.data.audio import audio_source, check_header
-from nas_encoder.data.files import write_lines
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.seeding import derive_seed, one_thread, seeded
 from nas_encoder.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from typing import Any
 from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
 
+from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.audio import missing_sources
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.kaldi import is_kaldi_dir, read_kaldi_dir
 from nas_encoder.data.nemo_manifest import looks_like_nemo, read_nemo_manifest
-from nas_encoder.data.seeding import derive_seed
 from nas_encoder.errors import DataError
 
 _ROUNDING = 0.05  # seconds that times in a manifest may be off

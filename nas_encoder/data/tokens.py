@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.data.files import write_lines, write_through
+from nas_encoder.common.files import write_lines, write_through
 from nas_encoder.data.findings import Findings
 from nas_encoder.errors import DataError, MissingDependencyError
 

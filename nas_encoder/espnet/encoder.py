@@ -19,7 +19,7 @@ from nas_encoder.errors import InputError, UtteranceTooShortError
 from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
 from nas_encoder.espnet.options import CONDITIONING, build_dfsmn_san, build_nas, signature
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.spaces.cells.config import EncoderConfig
 
 Taps: TypeAlias = list[tuple[int, Tensor]]
 
@@ -145,8 +145,8 @@ class NASEncoder(NetworkEncoder):
         interctc_layer_idx: Cells, counted from 1, for InterCTC; they must follow the second
             reduction cell.
         interctc_use_conditioning: Self-conditioned CTC at those cells.
-        **options: The fields of :class:`~nas_encoder.network.config.EncoderConfig`, for example
-            ``channels``, ``layers``, ``output_size``, ``stem_stride``, ``dropout``,
+        **options: The fields of :class:`~nas_encoder.spaces.cells.config.EncoderConfig`,
+            for example ``channels``, ``layers``, ``output_size``, ``stem_stride``, ``dropout``,
             ``drop_path``.
 
     Raises:

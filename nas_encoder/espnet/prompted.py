@@ -19,7 +19,7 @@ from nas_encoder.baselines import DFSMNSANConfig
 from nas_encoder.errors import ConfigError, InputError
 from nas_encoder.espnet.encoder import DFSMNSANEncoder, NASEncoder, NetworkEncoder
 from nas_encoder.espnet.options import signature
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.spaces.cells.config import EncoderConfig
 
 _GENOTYPE = inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _HEADS = inspect.Parameter("prompt_heads", inspect.Parameter.KEYWORD_ONLY, default=4)

@@ -5,17 +5,6 @@ with the package (:func:`list_genotypes`), a path, or an inline mapping.
 """
 
 from nas_encoder.genotype.catalog import list_genotypes, load_genotype
-from nas_encoder.genotype.cells import Cell, CellArchitecture, Edge
-from nas_encoder.genotype.chain import ChainArchitecture
-from nas_encoder.genotype.schema import SCHEMA_VERSION, Genotype
+from nas_encoder.genotype.genotype import SCHEMA_VERSION, Genotype
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "Cell",
-    "CellArchitecture",
-    "ChainArchitecture",
-    "Edge",
-    "Genotype",
-    "list_genotypes",
-    "load_genotype",
-]
+__all__ = ["SCHEMA_VERSION", "Genotype", "list_genotypes", "load_genotype"]

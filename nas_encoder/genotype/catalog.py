@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import read_yaml
+from nas_encoder.common.problems import show
 from nas_encoder.errors import GenotypeError
-from nas_encoder.genotype.io import read_yaml
-from nas_encoder.genotype.schema import Genotype
-from nas_encoder.genotype.validation import show
+from nas_encoder.genotype.genotype import Genotype
 
 ZOO = Path(__file__).parent / "zoo"
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError, GenotypeError
 from nas_encoder.genotype import Genotype
-from nas_encoder.genotype.draw import architecture_lines
-from nas_encoder.genotype.io import write_atomically
+from nas_encoder.spaces.picture import architecture_lines
 
 SUFFIX = ".card.md"
 UNKNOWN = "unknown"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder import __version__
+from nas_encoder.common.documents import parse_yaml, write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError
-from nas_encoder.genotype.io import parse_yaml, write_atomically, write_yaml
 from nas_encoder.interchange import card
 from nas_encoder.interchange.espnet_files import CONFIG as ESPNET_CONFIG
 from nas_encoder.interchange.espnet_files import (

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from nas_encoder.common.documents import parse_yaml, write_atomically, write_yaml
+from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError
-from nas_encoder.genotype.io import parse_yaml, write_atomically, write_yaml
-from nas_encoder.genotype.validation import show
 from nas_encoder.interchange.files import (
     Archive,
     dump_tensors,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nas_encoder.genotype.validation import Problems, show
+from nas_encoder.common.problems import Problems, show
 
 NORMALIZATIONS = ("global", "utterance")
 WINDOWS = ("hann", "hamming", "blackman", "bartlett")

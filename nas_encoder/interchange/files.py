@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype.io import write_atomically
 
 # What the readers of archives raise where one is damaged, encrypted or packed in an unusual way.
 _DAMAGED = (

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError, ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.genotype.validation import show
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 from nas_encoder.network import build_encoder
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.nasbench_config import NasBenchConfig
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 
 # Name of the encoder in ESPnet -> the fields of its options.
 CONFIGS: dict[str, Any] = {"nas": EncoderConfig, "dfsmn_san": DFSMNSANConfig}

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from nas_encoder.common.documents import parse_yaml
+from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype.io import parse_yaml
-from nas_encoder.genotype.validation import show
 from nas_encoder.interchange import tokens
 from nas_encoder.interchange.features import samples
 from nas_encoder.interchange.files import (

@@ -9,8 +9,8 @@ from nemo.collections.asr.parts.utils import adapter_utils
 from nemo.core.classes.mixins import adapter_mixins
 from torch import Tensor, nn
 
-from nas_encoder.network.cell import State
 from nas_encoder.ops.masking import apply_mask
+from nas_encoder.spaces.cells.cell import State
 
 POINTS = "adapter_points"
 

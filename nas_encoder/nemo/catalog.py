@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import parse_yaml, read_yaml
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype.io import parse_yaml, read_yaml
 
 FOLDERS = "NAS_ENCODER_MODELS"
 SHIPPED = Path(__file__).parent / "pretrained"

@@ -34,9 +34,9 @@ from nas_encoder.nemo.options import (
     signature,
     widths,
 )
-from nas_encoder.network.config import EncoderConfig
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
+from nas_encoder.spaces.cells.config import EncoderConfig
 
 
 class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin):
@@ -216,7 +216,7 @@ class NASEncoder(NetworkEncoder):
         genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
             model's config, and so every checkpoint, holds the mapping.
         d_model: D.
-        options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`, for
+        options: The other fields of :class:`~nas_encoder.spaces.cells.config.EncoderConfig`, for
             example ``channels``, ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
         leftovers: Options of another encoder of NeMo's; each is ignored with a warning, but
             those that say which output width the decoder expects.

@@ -20,9 +20,9 @@ from torch import nn
 
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
 from nas_encoder.errors import ConfigError, ProblemsError
-from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.factory import try_build_encoder
-from nas_encoder.network.nasbench_config import NasBenchConfig
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 
 DEFAULT_GENOTYPE = "asrnet_b"
 DEFAULT_FEATURES = 80

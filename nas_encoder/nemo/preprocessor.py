@@ -14,8 +14,8 @@ from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, MelSpectrogramType, NeuralType
 from torch import Tensor
 
+from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.validation import Problems, show
 from nas_encoder.interchange.feature_options import is_number
 from nas_encoder.interchange.features import ESPnetFeatures
 

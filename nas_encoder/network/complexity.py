@@ -9,15 +9,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
-from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
-from nas_encoder.network.chain import tdnn_shape
-from nas_encoder.network.chain_config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.genotype import Genotype
 from nas_encoder.network.deltas import WINDOW
-from nas_encoder.network.nasbench_config import KERNEL, STRIDES, NasBenchConfig
-from nas_encoder.network.nasbench_layers import CONVOLUTIONS, padding
 from nas_encoder.ops import AvgPool3
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
+from nas_encoder.spaces.nasbench_asr.config import KERNEL, STRIDES, NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.layers import CONVOLUTIONS, padding
+from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
+from nas_encoder.spaces.tdnn_chain.config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
+from nas_encoder.spaces.tdnn_chain.network import tdnn_shape
 
 # Reach in time of one operation: (half of the kernel) x dilation, summed over its convolutions;
 # the second half of a separable convolution works at the resolution behind the stride.

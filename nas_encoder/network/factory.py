@@ -10,15 +10,15 @@ from torch import nn
 
 from nas_encoder.errors import ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.genotype.nasbench import SPACE as NASBENCH_SPACE
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, CHAIN_SPACE_OPERATIONS
-from nas_encoder.network.chain import ChainEncoder
-from nas_encoder.network.chain_config import ChainConfig
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.encoder import CellEncoder
-from nas_encoder.network.nasbench import NasBenchEncoder
-from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.registry import Registry
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.network import CellEncoder
+from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
+from nas_encoder.spaces.nasbench_asr.architecture import SPACE as NASBENCH_SPACE
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.network import NasBenchEncoder
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.network import ChainEncoder
 
 Builder = Callable[[Genotype, Mapping[str, Any]], nn.Module]
 
@@ -43,8 +43,7 @@ def _build_nasbench_encoder(genotype: Genotype, options: Mapping[str, Any]) -> n
 BUILDERS: Registry[Builder] = Registry("network for the search space")
 for _space in CELL_SPACE_OPERATIONS:
     BUILDERS.add(_space, _build_cell_encoder)
-for _space in CHAIN_SPACE_OPERATIONS:
-    BUILDERS.add(_space, _build_chain_encoder)
+BUILDERS.add("tdnn_chain", _build_chain_encoder)
 BUILDERS.add(NASBENCH_SPACE, _build_nasbench_encoder)
 
 
@@ -66,9 +65,9 @@ def build_encoder(
         layers: L, number of cells; plays no part for a chain, whose genotype has all blocks, and
             for NAS-Bench-ASR (``block_cells``).
         output_size: D, features of an output frame.
-        **options: The other fields of :class:`~nas_encoder.network.config.EncoderConfig`, of
-            :class:`~nas_encoder.network.chain_config.ChainConfig` or of
-            :class:`~nas_encoder.network.nasbench_config.NasBenchConfig`.
+        **options: The other fields of :class:`~nas_encoder.spaces.cells.config.EncoderConfig`, of
+            :class:`~nas_encoder.spaces.tdnn_chain.config.ChainConfig` or of
+            :class:`~nas_encoder.spaces.nasbench_asr.config.NasBenchConfig`.
 
     Returns:
         A module with ``forward(x (B, T, F), lengths (B,)) -> ((B, ceil(T/S), D), ceil(lengths/S))``

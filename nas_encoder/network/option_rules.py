@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.validation import Problems, show
 
 
 def read_options(

@@ -4,8 +4,8 @@
 folder, its configuration and its report are shared by every strategy.
 """
 
-from nas_encoder.search.config import SearchConfig
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.config.load import load_search_config
 from nas_encoder.search.run import run_search
-from nas_encoder.search.settings import load_search_config
 
 __all__ = ["SearchConfig", "load_search_config", "run_search"]

@@ -9,19 +9,19 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.latency import LatencyTable
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.provenance import environment
-from nas_encoder.search.collapse import findings
-from nas_encoder.search.config import SearchConfig
-from nas_encoder.search.devices import open_fabric
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.folder import RunFolder, open_folder
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.latency import LatencyTable
-from nas_encoder.search.objective import Objective, build_costs
-from nas_encoder.search.report import write_report
-from nas_encoder.search.runfolder import RunFolder, open_folder
-from nas_encoder.search.seeds import search_seeds
-from nas_encoder.search.streams import open_streams
+from nas_encoder.search.gradient.objective import Objective, build_costs
+from nas_encoder.search.gradient.seeds import search_seeds
+from nas_encoder.search.report.build import write_report
+from nas_encoder.search.report.findings import findings
+from nas_encoder.training.devices import open_fabric
+from nas_encoder.training.loaders import open_streams
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from encoder_samples import randomize_norms
 from torch import Tensor, nn
 
 from nas_encoder.errors import RegistryError
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
 from nas_encoder.ops import OPERATIONS, build_operation
 from nas_encoder.ops.masking import frame_mask, strided
+from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 CHANNELS = 4
 every_operation = pytest.mark.parametrize("name", list(OPERATIONS))

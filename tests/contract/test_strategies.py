@@ -11,12 +11,8 @@ import torch
 from lightning.fabric import Fabric
 
 from nas_encoder.data import Batch, FeatureConfig
-from nas_encoder.genotype import CellArchitecture, ChainArchitecture, Genotype
-from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
-from nas_encoder.search import SearchConfig
-from nas_encoder.search.config import EDGES, StageConfig, searchable_spaces
-from nas_encoder.search.gradient import STRATEGIES, GradientStrategy
-from nas_encoder.search.gradient.choices import (
+from nas_encoder.genotype import Genotype
+from nas_encoder.network.choices.parameters import (
     BLOCKS,
     KINDS,
     NO_SKIP,
@@ -29,9 +25,18 @@ from nas_encoder.search.gradient.choices import (
     all_alive,
     edge_list,
 )
-from nas_encoder.search.gradient.training import StepsContext
-from nas_encoder.search.sections import NetworkConfig
-from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, get_space
+from nas_encoder.search import SearchConfig
+from nas_encoder.search.config.gradient import EDGES, StageConfig, searchable_spaces
+from nas_encoder.search.config.sections import NetworkConfig
+from nas_encoder.search.gradient import STRATEGIES, GradientStrategy
+from nas_encoder.search.gradient.steps import StepsContext
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.space import CellSpace
+from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
+from nas_encoder.spaces.nasbench_asr.space import NasBenchSpace
+from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
+from nas_encoder.spaces.tdnn_chain.space import ChainSpace
 
 STAGES = (
     StageConfig(layers=5, operations=8, epochs=4, warmup_epochs=2),

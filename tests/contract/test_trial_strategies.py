@@ -11,7 +11,7 @@ import pytest
 from trials_samples import lookup_config, write_table
 
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials import STRATEGIES, run_trials
 from nas_encoder.search.trials.samplers import distributions
 from nas_encoder.spaces import get_space, list_spaces
@@ -25,7 +25,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_encoder.search.trials.report.write_trials_report", lambda folder: None)
+    monkeypatch.setattr("nas_encoder.search.report.trials.write_trials_report", lambda folder: None)
 
 
 def outcome(folder: Path) -> list[Any]:

@@ -118,6 +118,7 @@ def test_import_loads_nothing_heavy() -> None:
         "hydra_plugins.nas_encoder_searchpath",
         "nas_encoder",
         "nas_encoder.autoload",
+        "nas_encoder.common",
+        "nas_encoder.common.resources",
         "nas_encoder.errors",
-        "nas_encoder.resources",
     ]

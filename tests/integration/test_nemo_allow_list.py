@@ -49,7 +49,7 @@ def everything_else() -> list[str]:
         "nas_encoder.nemo.os.system",
         "nas_encoder.nemo.NASEncoderX",
         "nas_encoder.nemo.NASEncoder.__init__",
-        "nas_encoder.network.encoder.CellEncoder",
+        "nas_encoder.spaces.cells.network.CellEncoder",
         "nas_encoder.build_encoder",
         "nas_encoder.load_genotype",
         "nas_encoder",

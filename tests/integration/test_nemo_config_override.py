@@ -151,7 +151,7 @@ def check_trained(outcome: Outcome) -> dict[str, Any]:
 def check_target(outcome: Outcome, block: Mapping[str, Any]) -> None:
     """Check a job that changed nothing but ``_target_``."""
     from nas_encoder.nemo.options import option_names
-    from nas_encoder.network.config import EncoderConfig
+    from nas_encoder.spaces.cells.config import EncoderConfig
 
     saved = check_trained(outcome)
     assert saved["genotype"]["name"] == "asrnet_b"

@@ -19,15 +19,15 @@ from search_samples import quick_config, tone_corpus
 from torch import Tensor
 
 from nas_encoder.data import Batch
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
 from nas_encoder.search import run_search
-from nas_encoder.search.config import dump
-from nas_encoder.search.devices import any_process, of_all_processes, synchronize_norms
-from nas_encoder.search.gradient.choices import ArchitectureParameters, all_alive
-from nas_encoder.search.gradient.supernet import Supernet
-from nas_encoder.search.gradient.training import DivergedError, Steps
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.config.gradient import dump
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.steps import DivergedError, Steps
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.training.devices import any_process, of_all_processes, synchronize_norms
 
 LENGTHS = (24, 20, 17, 16, 9)
 

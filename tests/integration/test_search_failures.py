@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from search_samples import Stop, outcome, quick_config, require_same, stop_at, tone_corpus
 
+from nas_encoder.common import documents as io
 from nas_encoder.data import AsrLoader
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype import io
 from nas_encoder.search import run_search
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.gradient.training import Steps
+from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.search.run import Recorder
-from nas_encoder.search.runfolder import RunFolder
 
 SEED = 5
 KILLS = 20

@@ -12,15 +12,15 @@ import torch
 from search_samples import quick_config, tone_corpus
 
 from nas_encoder.cli.main import main
+from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.data import TokenSet
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import load_genotype
-from nas_encoder.genotype.io import read_yaml, write_yaml
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig, run_search
-from nas_encoder.search.config import dump
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.config.gradient import dump
+from nas_encoder.search.folder import RunFolder
 
 STAGE = {"layers": 3, "channels": 1, "operations": 8, "epochs": 2, "warmup_epochs": 0}
 SIZE = {"input_size": 16, "channels": 4, "layers": 5, "output_size": 12, "stem_stride": (1, 2)}

@@ -22,8 +22,8 @@ from search_samples import (
 
 from nas_encoder.errors import CheckpointError, DataError
 from nas_encoder.search import run_search
-from nas_encoder.search.gradient.training import DivergedError, Steps
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.steps import DivergedError, Steps
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,13 @@ from search_samples import (
 )
 
 from nas_encoder.cli.main import main
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.data import TokenSet
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.genotype.io import read_yaml
 from nas_encoder.search import SearchConfig, load_search_config, run_search
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.gradient.training import Steps
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
 
 SEED = 3

@@ -13,10 +13,10 @@ from nas_encoder.cli.main import main
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search import SearchConfig, run_search
-from nas_encoder.search.config import dump
-from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.search.seeds import choose, one_seed, score_of
-from nas_encoder.search.seeds_report import SeedsReport
+from nas_encoder.search.config.gradient import dump
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.seeds import choose, one_seed, score_of
+from nas_encoder.search.report.seeds import SeedsReport
 
 STAGE = {"layers": 3, "channels": 1, "operations": 8, "epochs": 1, "warmup_epochs": 0}
 

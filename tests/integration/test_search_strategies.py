@@ -12,10 +12,10 @@ from search_samples import QUICK, Stop, outcome, require_same, stop_at, tone_cor
 
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search import SearchConfig, run_search
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.gradient.training import Steps
-from nas_encoder.search.rederive import rederive
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.gradient.rederive import rederive
+from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
 
 SEED = 3

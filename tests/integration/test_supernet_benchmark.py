@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.gradient.choices import KINDS
-from nas_encoder.search.gradient.supernet import Supernet
+from nas_encoder.network.choices.parameters import KINDS
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

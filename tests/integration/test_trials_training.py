@@ -17,8 +17,8 @@ from nas_encoder.cli.main import main
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
-from nas_encoder.search.gradient.training import DivergedError
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.steps import DivergedError
 from nas_encoder.search.trials import TrialsConfig, run_trials
 from nas_encoder.search.trials.training import TrainingEvaluator, TrialSteps
 from nas_encoder.spaces import get_space

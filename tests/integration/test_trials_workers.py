@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trials_samples import lookup_config, work_in_a_process, write_table
 
 from nas_encoder.genotype import load_genotype
-from nas_encoder.search.runfolder import STUDY, RunFolder
+from nas_encoder.search.folder import STUDY, RunFolder
 from nas_encoder.search.trials import TrialsConfig
 from nas_encoder.search.trials.storage import WORKER
 

@@ -16,9 +16,9 @@ from torch import Tensor, distributed, multiprocessing, nn
 
 from nas_encoder.ops.masking import frame_mask
 from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
-from nas_encoder.search.gradient.folded import source
-from nas_encoder.search.gradient.folded.outputs import dropout_mask, kept_share
-from nas_encoder.search.gradient.supernet import SourceEdges
+from nas_encoder.spaces.cells.supernet.folded import source
+from nas_encoder.spaces.cells.supernet.folded.outputs import dropout_mask, kept_share
+from nas_encoder.spaces.cells.supernet.mixed import SourceEdges
 
 OPERATIONS = (
     "none",

@@ -15,15 +15,15 @@ import torch
 from parity.plain_supernet import PlainSupernet
 from torch import Tensor, nn
 
-from nas_encoder.network.chain import ChainEncoder
-from nas_encoder.network.chain_config import ChainConfig
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.gradient.chain_supernet import ChainSupernet
-from nas_encoder.search.gradient.choices import BLOCKS, KINDS, all_alive, edge_list
-from nas_encoder.search.gradient.node_inputs import draw_taken
-from nas_encoder.search.gradient.sampled import SampledSupernet, _Edges
-from nas_encoder.search.gradient.straight_through import Paths
+from nas_encoder.network.choices.edges import draw_taken
+from nas_encoder.network.choices.parameters import BLOCKS, KINDS, all_alive, edge_list
+from nas_encoder.network.choices.straight_through import Paths
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet, _Edges
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.network import ChainEncoder
+from nas_encoder.spaces.tdnn_chain.supernet import ChainSupernet
 
 NODES, VOCABULARY, FRAMES, BINS = 4, 6, 17, 9
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}

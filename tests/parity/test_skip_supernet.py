@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
-from nas_encoder.network.nasbench import NasBenchEncoder
-from nas_encoder.network.nasbench_config import NasBenchConfig
-from nas_encoder.search.gradient.choices import NODES, SKIPS, all_alive, skip_list
-from nas_encoder.search.gradient.skip_supernet import SkipSupernet
-from nas_encoder.search.gradient.straight_through import Paths
+from nas_encoder.network.choices.parameters import NODES, SKIPS, all_alive, skip_list
+from nas_encoder.network.choices.straight_through import Paths
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.network import NasBenchEncoder
+from nas_encoder.spaces.nasbench_asr.supernet import SkipSupernet
 
 VOCABULARY, FRAMES, BINS = 6, 23, 9
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}

@@ -12,13 +12,13 @@ from parity.plain_darts import PlainNetwork
 from parity.plain_supernet import PlainSupernet
 from torch import Tensor, nn
 
-from nas_encoder.genotype import Cell
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.gradient.choices import KINDS, Alive, all_alive, edge_list
-from nas_encoder.search.gradient.folded import source
-from nas_encoder.search.gradient.supernet import Supernet
+from nas_encoder.network.choices.parameters import KINDS, Alive, all_alive, edge_list
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.architecture import Cell
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
+from nas_encoder.spaces.cells.supernet.folded import source
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
 
 NODES = 4
 EDGES = edge_list(NODES)

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.genotype import Cell
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS, TDNN_OPERATIONS
-from nas_encoder.search.gradient.choices import edge_list
+from nas_encoder.network.choices.parameters import edge_list
 from nas_encoder.search.gradient.derive import derive_cell, derive_chain, prune
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.architecture import Cell
+from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
+from nas_encoder.spaces.tdnn_chain.architecture import TDNN_OPERATIONS
 
 OPERATIONS = get_space("asr_revised").operations
 LIMITED = "avg_pool_3x3"

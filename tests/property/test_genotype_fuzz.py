@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_encoder import Genotype, load_genotype
+from nas_encoder.common.documents import parse_yaml
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype.catalog import ZOO as FOLDER
-from nas_encoder.genotype.io import parse_yaml
 from nas_encoder.spaces import get_space
 
 TEXTS = [(FOLDER / f"{name}.yaml").read_bytes() for name in ZOO]

@@ -15,18 +15,18 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.search.gradient.choices import ArchitectureParameters, all_alive, edge_list
-from nas_encoder.search.gradient.derive import derive_cell
-from nas_encoder.search.gradient.drawn import DrawnEdgesSteps
-from nas_encoder.search.gradient.node_inputs import (
+from nas_encoder.network.choices.edges import (
     draw_taken,
     inclusion_probabilities,
     relative_entropy,
     rows_of_nodes,
 )
-from nas_encoder.search.gradient.straight_through import straight_through
-from nas_encoder.search.gradient.training import StepsContext
-from nas_encoder.search.sections import StageConfig
+from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive, edge_list
+from nas_encoder.network.choices.straight_through import straight_through
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.derive import derive_cell
+from nas_encoder.search.gradient.steps import StepsContext
+from nas_encoder.search.gradient.strategies.drawn import DrawnEdgesSteps
 from nas_encoder.spaces import get_space
 
 NODES = 4

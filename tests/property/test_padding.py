@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
+from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-9}
 GARBAGE = (0.0, 1e30, float("nan"), float("inf"), float("-inf"))

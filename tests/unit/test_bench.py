@@ -14,17 +14,17 @@ import torch
 import yaml
 
 from nas_encoder.cli.main import main
+from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.deploy import latency
+from nas_encoder.deploy.latency import BenchSettings, LatencyTable, measure_table
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.io import read_yaml, write_yaml
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search import latency
-from nas_encoder.search.budgets import ObjectiveConfig
-from nas_encoder.search.cell_costs import CellCosts
-from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive
-from nas_encoder.search.latency import BenchSettings, LatencyTable, measure_table
-from nas_encoder.search.objective import Objective, build_costs
-from nas_encoder.search.pieces import CellNetwork
+from nas_encoder.network.budgets import ObjectiveConfig
+from nas_encoder.network.choices.parameters import KINDS, ArchitectureParameters, all_alive
+from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.costs import CellCosts
+from nas_encoder.spaces.cells.pieces import CellNetwork
 
 SPACE = get_space("asr_revised")
 SIZE = {"layers": 5, "channels": 2, "input_size": 8, "output_size": 6}

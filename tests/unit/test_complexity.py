@@ -10,10 +10,10 @@ from encoder_samples import ZOO, handwritten, one_edge, padded, sampled, small
 from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
-from nas_encoder.genotype.vocabulary import CELL_SPACE_OPERATIONS
 from nas_encoder.network import complexity
 from nas_encoder.network.complexity import Reach, count_macs, count_parameters, receptive_field
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 
 class ConvNet(nn.Module):

@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas_encoder.errors import GenotypeError, MissingDependencyError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.genotype.draw import FORMATS, architecture_lines, draw, save_picture
-from nas_encoder.genotype.layered import layered_layout
+from nas_encoder.spaces.layered import layered_layout
+from nas_encoder.spaces.picture import FORMATS, architecture_lines, draw, save_picture
 
 OPS = ["max_pool_3x3", "avg_pool_3x3", "sep_conv_5x5", "dil_conv_3x3", "conv_7x1_1x7"]
 

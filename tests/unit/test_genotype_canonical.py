@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_encoder import load_genotype
-from nas_encoder.genotype import Cell, CellArchitecture, Edge, Genotype
+from nas_encoder.genotype import Genotype
+from nas_encoder.spaces.cells.architecture import Cell, CellArchitecture, Edge
 
 OPS = ["sep_conv_3x3", "max_pool_3x3"]
 

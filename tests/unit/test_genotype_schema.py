@@ -15,8 +15,8 @@ import yaml
 from encoder_samples import MIXED_CELL, ZOO, document, handwritten, sampled
 
 from nas_encoder import Genotype, list_genotypes, load_genotype
+from nas_encoder.common.documents import MAX_BYTES, parse_yaml, read_yaml, write_yaml
 from nas_encoder.errors import GenotypeError
-from nas_encoder.genotype.io import MAX_BYTES, parse_yaml, read_yaml, write_yaml
 
 Change = Callable[[Any], None]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from data_samples import nemo_manifest, write_tone
 
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError, DataError, InputError
-from nas_encoder.genotype.io import read_yaml
 from recipes.mini.local.collect import run_of
 from recipes.mini.local.config import merge
 from recipes.mini.local.equal_time import plan

@@ -12,7 +12,7 @@ import pytest
 
 from nas_encoder import Genotype
 from nas_encoder.errors import GenotypeError
-from nas_encoder.genotype.nasbench import (
+from nas_encoder.spaces.nasbench_asr.architecture import (
     OPERATIONS,
     SkipArchitecture,
     Vector,
@@ -20,7 +20,7 @@ from nas_encoder.genotype.nasbench import (
     graph_hash,
     is_minimal,
 )
-from nas_encoder.spaces.nasbench_asr import SPACE
+from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 DOCUMENT: dict[str, Any] = {
     "schema": 1,

@@ -13,13 +13,13 @@ from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
-from nas_encoder.genotype.nasbench import SkipArchitecture
 from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
-from nas_encoder.network.nasbench import tensorflow_parameters
-from nas_encoder.network.nasbench_config import PUBLISHED, NasBenchConfig
-from nas_encoder.network.nasbench_layers import padding
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.nasbench_asr import SPACE
+from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
+from nas_encoder.spaces.nasbench_asr.config import PUBLISHED, NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.layers import padding
+from nas_encoder.spaces.nasbench_asr.network import tensorflow_parameters
+from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 EXAMPLE = [[1, 0], [1, 0, 0], [1, 0, 0, 0]]
 SMALL: dict[str, Any] = {"input_size": 8, "channels": 12, "block_cells": (1, 1, 1, 3)}

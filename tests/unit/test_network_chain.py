@@ -15,12 +15,12 @@ from torch import nn
 from nas_encoder import Genotype, build_encoder
 from nas_encoder.cli.main import main
 from nas_encoder.errors import ConfigError, GenotypeError, InputError, UtteranceTooShortError
-from nas_encoder.genotype import ChainArchitecture
-from nas_encoder.genotype.draw import architecture_lines, save_picture
-from nas_encoder.network.chain import ChainEncoder, tdnn_shape
-from nas_encoder.network.chain_config import ChainConfig
 from nas_encoder.network.complexity import count_parameters, receptive_field
 from nas_encoder.spaces import EnumerableSpace, get_space
+from nas_encoder.spaces.picture import architecture_lines, save_picture
+from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.network import ChainEncoder, tdnn_shape
 
 BLOCKS = ["tdnn_c1_d1", "tdnn_c2_d2", "tdnn_c1_d2", "tdnn_c2_d1", "tdnn_c1_d1", "tdnn_c2_d2"]
 

@@ -13,9 +13,9 @@ from encoder_samples import ZOO, handwritten, one_edge, padded, sampled, small
 from torch import Tensor, nn
 
 from nas_encoder import build_encoder
-from nas_encoder.network.cell import CellModule
-from nas_encoder.network.encoder import live_cells
 from nas_encoder.ops.norm import MaskedBatchNorm2d
+from nas_encoder.spaces.cells.cell import CellModule
+from nas_encoder.spaces.cells.network import live_cells
 
 EQUAL, UNEQUAL = [13, 13, 13], [13, 9, 5]
 
@@ -117,14 +117,14 @@ def test_checkpointing_keeps_fewer_activations() -> None:
 
 def only_last(op: str) -> nn.Module:
     """Return a cell of two edges into one node, the first of them the operation."""
-    from nas_encoder.genotype import Cell, Edge
+    from nas_encoder.spaces.cells.architecture import Cell, Edge
 
     cell = Cell(((Edge(op, 0), Edge("max_pool_3x3", 1)),), (2,))
     return CellModule(cell, 4, (4, 4), reduction=False, halve_first=False).double().train()
 
 
 def test_drop_path_drops_whole_operations_of_utterances_and_keeps_the_mean() -> None:
-    from nas_encoder.network.cell import State
+    from nas_encoder.spaces.cells.cell import State
 
     module = only_last("avg_pool_3x3")
     x = torch.randn(4, 4, 6, 5, dtype=torch.float64)
@@ -153,7 +153,7 @@ def test_drop_path_drops_whole_operations_of_utterances_and_keeps_the_mean() -> 
 
 
 def test_drop_path_spares_the_identity_and_evaluation() -> None:
-    from nas_encoder.network.cell import State
+    from nas_encoder.spaces.cells.cell import State
 
     module = only_last("skip_connect")
     x = torch.randn(64, 4, 6, 5, dtype=torch.float64)
@@ -336,8 +336,8 @@ def test_a_condition_changes_what_follows_and_not_the_tap_itself() -> None:
 def test_a_genotype_without_2d_cells_is_refused() -> None:
     from nas_encoder import Genotype
     from nas_encoder.errors import ConfigError
-    from nas_encoder.network.config import EncoderConfig
-    from nas_encoder.network.encoder import CellEncoder
+    from nas_encoder.spaces.cells.config import EncoderConfig
+    from nas_encoder.spaces.cells.network import CellEncoder
 
     with pytest.raises(ConfigError, match="has no 2-D cells"):
         CellEncoder(Genotype("x", "tdnn_chain", object()), EncoderConfig())

@@ -16,7 +16,7 @@ from nas_encoder.errors import (
     NasEncoderError,
     UtteranceTooShortError,
 )
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.spaces.cells.config import EncoderConfig
 
 
 @pytest.fixture(scope="module")

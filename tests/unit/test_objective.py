@@ -11,19 +11,24 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype import CellArchitecture
 from nas_encoder.network import build_encoder
-from nas_encoder.network.chain_config import ChainConfig
+from nas_encoder.network.budgets import ObjectiveConfig
+from nas_encoder.network.choices.edges import inclusion_probabilities
+from nas_encoder.network.choices.parameters import (
+    KINDS,
+    ArchitectureParameters,
+    all_alive,
+    edge_list,
+)
 from nas_encoder.network.complexity import count_macs, count_parameters
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.nasbench_config import NasBenchConfig
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.budgets import ObjectiveConfig
-from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive, edge_list
 from nas_encoder.search.gradient.derive import derive_cell
-from nas_encoder.search.gradient.node_inputs import inclusion_probabilities
-from nas_encoder.search.objective import Objective, build_costs
+from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 
 SIZES: tuple[dict[str, Any], ...] = (
     {"input_size": 13, "output_size": 11},

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from nas_encoder.common.resources import conf_root, find_config, list_configs
 from nas_encoder.errors import ConfigError
-from nas_encoder.resources import conf_root, find_config, list_configs
 from nas_encoder.search import SearchConfig, load_search_config
-from nas_encoder.search.settings import load_any_search_config
+from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.spaces import get_space
 
 SHIPPED = sorted((conf_root() / "search").rglob("*.yaml"))

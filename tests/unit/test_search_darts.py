@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from nas_encoder.data import Batch
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.config import EncoderConfig
+from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.choices import ArchitectureParameters, all_alive
-from nas_encoder.search.gradient.darts import Darts, UnrolledSteps
-from nas_encoder.search.gradient.supernet import Supernet
-from nas_encoder.search.gradient.training import Steps, ctc_loss
-from nas_encoder.search.gradient.unrolled import unrolled_gradient
+from nas_encoder.search.gradient.steps import Steps, ctc_loss
+from nas_encoder.search.gradient.strategies.darts import Darts, UnrolledSteps
+from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
 
 LR = 0.3
 
@@ -178,7 +178,7 @@ def test_a_supernets_architecture_moves_against_that_gradient(
     ReLU and max pooling have kinks, so both differences are taken over much smaller steps than
     the paper's, within which there is none.
     """
-    monkeypatch.setattr("nas_encoder.search.gradient.unrolled.STEP", 1e-6)
+    monkeypatch.setattr("nas_encoder.search.gradient.strategies.unrolled.STEP", 1e-6)
     network, parameters = steps.network, steps.parameters
     train, valid = make_batch(0), make_batch(1)
     lr = 0.05
@@ -260,8 +260,8 @@ def test_the_order_of_the_configuration_decides() -> None:
         strategy = Darts(SearchConfig.from_dict({"strategy": "darts", "order": order}))
         made = ArchitectureParameters(strategy.first_alive(), torch.Generator())
         network = nn.Linear(1, 1)
-        from nas_encoder.search.gradient.training import StepsContext
-        from nas_encoder.search.sections import StageConfig
+        from nas_encoder.search.config.sections import StageConfig
+        from nas_encoder.search.gradient.steps import StepsContext
 
         sgd = torch.optim.SGD(network.parameters(), lr=0.1)
         fabric = Fabric(accelerator="cpu", devices=1)

@@ -9,12 +9,12 @@ import torch
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
+from nas_encoder.network.choices.parameters import all_alive
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.choices import all_alive
-from nas_encoder.search.networks import spread_cells
-from nas_encoder.search.report import choices_of
+from nas_encoder.search.report.build import choices_of
 from nas_encoder.search.run import build_objective
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.nasbench_asr.config import spread_cells
 
 NODES = {"layers": 4, "channels": 12, "operations": 6, "epochs": 2, "warmup_epochs": 0}
 SMALL = {"output_size": 8, "deltas": False}

@@ -11,8 +11,8 @@ from search_folders import SPACE, make_run
 from nas_encoder.cli.main import main
 from nas_encoder.errors import CheckpointError, ConfigError, NasEncoderError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.search.rederive import rederive
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.rederive import rederive
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from search_folders import SPACE, derived, make_run
 from nas_encoder.cli.main import main
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import load_genotype
-from nas_encoder.search.edge_plots import edge_probability
-from nas_encoder.search.gradient.choices import KINDS, edge_list
-from nas_encoder.search.next_steps import next_steps
-from nas_encoder.search.plots import entropies
-from nas_encoder.search.report import Report, build_report, write_report
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.network.choices.parameters import KINDS, edge_list
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.report.build import Report, build_report, write_report
+from nas_encoder.search.report.edges import edge_probability
+from nas_encoder.search.report.next_steps import next_steps
+from nas_encoder.search.report.pictures import entropies
 
 
 class Reader(HTMLParser):

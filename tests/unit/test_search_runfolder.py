@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype.io import read_yaml, write_yaml
-from nas_encoder.search.config import SearchConfig
-from nas_encoder.search.runfolder import RunFolder
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.folder import RunFolder
 
 CONFIG = SearchConfig().to_dict()
 RUN: dict[str, Any] = {"seed": 1, "train": "a", "valid": None, "machine": "m", "commit": "c"}

@@ -12,11 +12,14 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from nas_encoder.data import Batch
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search.config import ArchitectureConfig, WeightsConfig
-from nas_encoder.search.gradient.choices import KINDS, ArchitectureParameters, all_alive, edge_list
-from nas_encoder.search.gradient.supernet import Supernet
-from nas_encoder.search.gradient.training import (
+from nas_encoder.network.choices.parameters import (
+    KINDS,
+    ArchitectureParameters,
+    all_alive,
+    edge_list,
+)
+from nas_encoder.search.config.gradient import ArchitectureConfig, WeightsConfig
+from nas_encoder.search.gradient.steps import (
     DivergedError,
     Steps,
     architecture_optimizer,
@@ -26,6 +29,8 @@ from nas_encoder.search.gradient.training import (
     weights_optimizer,
 )
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
 
 SPACE = get_space("asr_revised")
 

@@ -8,22 +8,22 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
-from nas_encoder.network.chain_config import ChainConfig
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.chain_supernet import ChainSupernet
-from nas_encoder.search.gradient.choices import ArchitectureParameters, all_alive
-from nas_encoder.search.gradient.sampled import SampledSupernet
-from nas_encoder.search.gradient.stnas import SampledSteps, STNas
-from nas_encoder.search.gradient.straight_through import (
+from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
+from nas_encoder.network.choices.straight_through import (
     Paths,
     draw_active,
     draw_paths,
     straight_through,
 )
-from nas_encoder.search.gradient.training import StepsContext
-from nas_encoder.search.sections import StageConfig
+from nas_encoder.search import SearchConfig
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.steps import StepsContext
+from nas_encoder.search.gradient.strategies.stnas import SampledSteps, STNas
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.supernet import ChainSupernet
 
 # Two edges with three operations each, whose outputs are fixed points of the plane.
 ALPHAS = torch.tensor([[0.4, -0.3, 0.1], [0.0, 0.8, -0.5]], dtype=torch.float64)

@@ -6,8 +6,8 @@ import pytest
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.search import SearchConfig, load_search_config
-from nas_encoder.search.gradient.stopping import Watch
-from nas_encoder.search.sections import StopConfig
+from nas_encoder.search.config.sections import StopConfig
+from nas_encoder.training.early_stopping import Watch
 
 
 def follow(stop: StopConfig, losses: list[float]) -> tuple[int, list[float], list[int]]:

@@ -30,7 +30,7 @@ from nas_encoder.search.tabular import (
     load_table,
     model_hash,
 )
-from nas_encoder.spaces.nasbench_asr import SPACE
+from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 
 @pytest.fixture(scope="module")

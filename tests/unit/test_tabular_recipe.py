@@ -11,18 +11,18 @@ import pytest
 import torch
 from tabular_samples import config, numbers
 
+from nas_encoder.common.resources import conf_root, list_configs
 from nas_encoder.data.phones import TIMIT_48_TO_39, fold
 from nas_encoder.errors import ConfigError, GenotypeError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_parameters
-from nas_encoder.network.nasbench_config import PUBLISHED
-from nas_encoder.resources import conf_root, list_configs
+from nas_encoder.search.config.table import Recipe, TableConfig, load_table_config
 from nas_encoder.search.tabular import list_tables, load_table
 from nas_encoder.search.tabular.build import TableBuilder, choose_architectures
-from nas_encoder.search.tabular.config import Recipe, TableConfig, load_table_config
 from nas_encoder.search.tabular.decoding import greedy, prefix_beam
 from nas_encoder.search.tabular.training import rate
+from nas_encoder.spaces.nasbench_asr.config import PUBLISHED
 
 
 def test_the_rate_falls_from_the_fifth_epoch_on() -> None:

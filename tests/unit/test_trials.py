@@ -16,7 +16,7 @@ from nas_encoder import build_encoder
 from nas_encoder.errors import ConfigError, NasEncoderError
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.settings import load_any_search_config
+from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.trials import STRATEGIES, TrialsConfig
 from nas_encoder.search.trials.evaluate import TableEvaluator

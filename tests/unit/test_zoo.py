@@ -9,9 +9,9 @@ import torch
 from encoder_samples import EVERY
 
 from nas_encoder import build_encoder, load_genotype
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import GenotypeError
 from nas_encoder.genotype.catalog import ZOO as FOLDER
-from nas_encoder.genotype.io import read_yaml
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.spaces import get_space
 

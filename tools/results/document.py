@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import DataError
-from nas_encoder.genotype.io import write_atomically
 from tools.results.bootstrap import RESAMPLES
 from tools.results.comparison import Comparison
 from tools.results.plot import plot

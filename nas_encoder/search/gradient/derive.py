@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.genotype import Cell, ChainArchitecture, Edge
-from nas_encoder.genotype.cells import INPUT_STATES
-from nas_encoder.genotype.nasbench import ZERO, Node, SkipArchitecture
-from nas_encoder.search.gradient.choices import SKIP, edge_list, skip_list
+from nas_encoder.network.choices.parameters import SKIP, edge_list, skip_list
+from nas_encoder.spaces.cells.architecture import INPUT_STATES, Cell, Edge
+from nas_encoder.spaces.nasbench_asr.architecture import ZERO, Node, SkipArchitecture
+from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 
 EDGES_PER_NODE = 2
 NONE = "none"

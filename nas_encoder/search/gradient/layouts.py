@@ -11,13 +11,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.genotype import CellArchitecture
-from nas_encoder.genotype.nasbench import ZERO, SkipArchitecture
-from nas_encoder.network.chain_config import ChainConfig
-from nas_encoder.network.config import EncoderConfig
-from nas_encoder.network.nasbench_config import NasBenchConfig
-from nas_encoder.search.gradient.chain_supernet import ChainSupernet
-from nas_encoder.search.gradient.choices import (
+from nas_encoder.network.choices.parameters import (
     BLOCKS,
     KINDS,
     NO_EDGES,
@@ -28,10 +22,19 @@ from nas_encoder.search.gradient.choices import (
     Probabilities,
 )
 from nas_encoder.search.gradient.derive import derive_cell, derive_chain, derive_nodes, prune
-from nas_encoder.search.gradient.sampled import SampledSupernet
-from nas_encoder.search.gradient.skip_supernet import SkipSupernet
-from nas_encoder.search.gradient.supernet import Supernet
-from nas_encoder.spaces import CellSpace, ChainSpace, NasBenchSpace, SearchSpace
+from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.space import CellSpace
+from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
+from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
+from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.space import NasBenchSpace
+from nas_encoder.spaces.nasbench_asr.supernet import SkipSupernet
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.space import ChainSpace
+from nas_encoder.spaces.tdnn_chain.supernet import ChainSupernet
 
 Limits = Mapping[str, int]
 Config = EncoderConfig | ChainConfig | NasBenchConfig

@@ -20,25 +20,20 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import AsrLoader, Batch
-from nas_encoder.data.seeding import derive_seed
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
+from nas_encoder.network.choices.parameters import Alive, ArchitectureParameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config import SearchConfig
-from nas_encoder.search.devices import (
-    any_process,
-    of_all_processes,
-    open_fabric,
-    synchronize_norms,
-)
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient import STRATEGIES
-from nas_encoder.search.gradient.choices import Alive, ArchitectureParameters
-from nas_encoder.search.gradient.diverged import require_finite, save_batch
+from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.position import EpochEnd, Position, Streams
 from nas_encoder.search.gradient.progress import Progress
-from nas_encoder.search.gradient.stopping import Watch
-from nas_encoder.search.gradient.training import (
+from nas_encoder.search.gradient.steps import (
     DivergedError,
     Penalty,
     Steps,
@@ -49,9 +44,14 @@ from nas_encoder.search.gradient.training import (
     set_random_state,
     weights_optimizer,
 )
-from nas_encoder.search.objective import Objective
-from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.search.sections import StageConfig
+from nas_encoder.training.devices import (
+    any_process,
+    of_all_processes,
+    open_fabric,
+    synchronize_norms,
+)
+from nas_encoder.training.diverged import require_finite, save_batch
+from nas_encoder.training.early_stopping import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nas_encoder.search.gradient.strategy import GradientStrategy
-from nas_encoder.search.sections import StageConfig
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.strategies.base import GradientStrategy
 
 
 class Progress:

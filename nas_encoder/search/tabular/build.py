@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nas_encoder.common.provenance import environment, machine
 from nas_encoder.data import (
     AsrLoader,
     FeatureExtractor,
@@ -33,8 +34,7 @@ from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.provenance import environment, machine
-from nas_encoder.search.tabular.config import TableConfig
+from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.merge import differences
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.errors import ConfigError, DataError
-from nas_encoder.search.tabular.config import TableConfig
+from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.store import TableFile
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.problems import Problems, check_plain, show
 from nas_encoder.errors import DataError
-from nas_encoder.genotype.validation import Problems, check_plain, show
 
 MAX_BYTES = 1 << 30
 KINDS = ("training", "benchmarking", "static")

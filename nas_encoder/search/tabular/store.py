@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.resources import conf_root
 from nas_encoder.errors import DataError
-from nas_encoder.resources import conf_root
 from nas_encoder.search.tabular.published import load_published
 from nas_encoder.search.tabular.table import Table, Training
 

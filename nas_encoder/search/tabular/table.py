@@ -16,7 +16,7 @@ from typing import Any
 
 from nas_encoder.errors import DataError
 from nas_encoder.genotype import Genotype
-from nas_encoder.genotype.nasbench import Vector, graph_hash
+from nas_encoder.spaces.nasbench_asr.architecture import Vector, graph_hash
 
 MEAN, MEDIAN, BEST, WORST = "mean", "median", "min", "max"
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.common.documents import write_atomically
+from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import AsrLoader, Batch, TokenSet
 from nas_encoder.data.phones import FOLDINGS, fold
-from nas_encoder.data.seeding import derive_seed
 from nas_encoder.errors import DataError
-from nas_encoder.genotype.io import write_atomically
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.tabular.config import Measuring, Recipe, TableConfig
+from nas_encoder.search.config.table import Measuring, Recipe, TableConfig
 from nas_encoder.search.tabular.decoding import greedy, prefix_beam
 from nas_encoder.search.tabular.table import Training
 

@@ -4,8 +4,8 @@ Each trial is an architecture that is trained for a few epochs, or looked up in 
 configuration is imported here; Optuna is needed where a study is opened.
 """
 
-from nas_encoder.search.trial_names import STRATEGIES
-from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.strategies import STRATEGIES
 from nas_encoder.search.trials.run import run_trials
 
 __all__ = ["STRATEGIES", "TrialsConfig", "run_trials"]

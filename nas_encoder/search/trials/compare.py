@@ -21,14 +21,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
+from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.genotype.validation import Problems
-from nas_encoder.search.config import searchable_spaces
+from nas_encoder.search.config.gradient import searchable_spaces
+from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.tabular.table import MEAN
-from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.samplers import build_pruner, build_sampler
 from nas_encoder.search.trials.storage import quiet

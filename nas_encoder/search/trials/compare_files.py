@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype.io import write_atomically
-from nas_encoder.search.plots import new_figure, require_matplotlib, to_png
+from nas_encoder.search.report.pictures import new_figure, require_matplotlib, to_png
 
 # Okabe and Ito's colours.
 _COLOURS = {

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.tabular import Table, load_table, model_hash
-from nas_encoder.search.trial_names import ERROR
-from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.search.trials.members import Members
 from nas_encoder.spaces import SearchSpace, get_space
 

@@ -9,12 +9,12 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_encoder.common.documents import write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError, NasEncoderError
 from nas_encoder.genotype import Genotype
-from nas_encoder.genotype.io import write_atomically, write_yaml
-from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.search.trial_names import COSTS, ERROR
-from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.strategies import COSTS, ERROR
 from nas_encoder.search.trials.study import COST, ERRORS, RESULT
 from nas_encoder.spaces import get_space
 

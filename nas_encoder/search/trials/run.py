@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import Genotype
-from nas_encoder.provenance import environment
-from nas_encoder.search.runfolder import RunFolder
-from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def run_trials(
     require_optuna()
     from optuna.study import StudyDirection
 
-    from nas_encoder.search.trials.report import write_trials_report
+    from nas_encoder.search.report.trials import write_trials_report
     from nas_encoder.search.trials.results import rows_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
@@ -151,7 +151,7 @@ def _join(study: Any, identity: Mapping[str, Any], storage: str) -> None:
     Raises:
         CheckpointError: The study is of another search; all differences are listed.
     """
-    from nas_encoder.search.runfolder import flat
+    from nas_encoder.search.folder import flat
 
     begun = bool(study.get_trials(deepcopy=False))  # first, or another worker could be between
     before = study.user_attrs.get(_IDENTITY)

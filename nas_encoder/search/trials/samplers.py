@@ -16,10 +16,10 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas_encoder.data.seeding import derive_seed
+from nas_encoder.common.seeding import derive_seed
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.trials.config import TrialsConfig
-from nas_encoder.search.trials.sections import PruningConfig
+from nas_encoder.search.config.trial_sections import PruningConfig
+from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import SearchSpace
 
 Distributions = dict[str, BaseDistribution]

@@ -19,9 +19,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_encoder.errors import CheckpointError
-from nas_encoder.search.runfolder import STUDY
+from nas_encoder.search.config.trial_sections import StudyConfig
+from nas_encoder.search.folder import STUDY
 from nas_encoder.search.trials.processes import is_dead
-from nas_encoder.search.trials.sections import StudyConfig
 
 WORKER = "worker"
 _ATTEMPTS = 5

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nas_encoder.search.page import duration
-from nas_encoder.search.trials.config import TrialsConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.report.page import duration
 from nas_encoder.search.trials.evaluate import Evaluator, values_of
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest

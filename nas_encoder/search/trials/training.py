@@ -16,25 +16,25 @@ import torch
 from lhotse import CutSet
 from torch import nn
 
+from nas_encoder.common.seeding import derive_seed, one_thread
 from nas_encoder.data import AsrLoader, FeatureExtractor, TokenSet, check_data, open_cuts
-from nas_encoder.data.seeding import derive_seed, one_thread
+from nas_encoder.deploy.latency import BenchSettings, measuring
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.devices import open_fabric
-from nas_encoder.search.gradient.choices import ArchitectureParameters
-from nas_encoder.search.gradient.training import (
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.gradient.steps import (
     DivergedError,
     Steps,
     cosine,
     weights_optimizer,
 )
-from nas_encoder.search.latency import BenchSettings, measuring
-from nas_encoder.search.streams import build_tokens, sample
-from nas_encoder.search.trials.config import TrialsConfig
 from nas_encoder.spaces import get_space
+from nas_encoder.training.devices import open_fabric
+from nas_encoder.training.loaders import build_tokens, sample
 
 logger = logging.getLogger(__name__)
 

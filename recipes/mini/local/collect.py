@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import read_yaml
+from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError, NasEncoderError
-from nas_encoder.genotype.io import read_yaml
-from nas_encoder.provenance import environment
 from recipes.mini.local.config import Schedule
 from recipes.mini.local.equal_time import training_seconds
 from recipes.mini.local.jobs import Markers

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
 from nas_encoder.errors import ConfigError, DataError, NasEncoderError
-from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
 from recipes.mini.local.config import FEWEST_STEPS, Schedule
 from recipes.mini.local.jobs import Markers
 from recipes.mini.local.training_log import epoch_seconds

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import DataError, InputError, NasEncoderError
-from nas_encoder.genotype.io import write_atomically
 from nas_encoder.network.complexity import count_macs, count_parameters
 
 SECONDS = 10.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import DataError
-from nas_encoder.genotype.io import read_yaml
 from recipes.mini.espnet.local import training_config
 from recipes.mini.local.collect import Collector, Recipe, main
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import ConfigError, NasEncoderError
-from nas_encoder.genotype.io import read_yaml, write_yaml
 from recipes.mini.espnet.local.training_config import steps_in_epoch, with_steps
 from recipes.mini.local.config import merge
 from recipes.mini.local.match_size import Match, match_size

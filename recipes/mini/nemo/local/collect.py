@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from nas_encoder import Genotype
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype.io import read_yaml
 from recipes.mini.local.collect import Collector, Recipe, main
 from recipes.mini.nemo.local import training_config
 

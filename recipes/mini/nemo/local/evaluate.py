@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import DataError, NasEncoderError
-from nas_encoder.genotype.io import write_atomically
 from recipes.mini.local.collect import CONDITIONS, run_of
 from recipes.mini.local.measure import Measurable, measure, write_measures
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from nas_encoder import load_genotype
+from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
 from nas_encoder.data import TokenSet, ctc_frames_needed, open_cuts
 from nas_encoder.data.tokens import BLANK, SPACE, UNK
 from nas_encoder.errors import ConfigError, DataError, NasEncoderError
-from nas_encoder.genotype.io import read_yaml, write_atomically, write_yaml
 from recipes.mini.local.config import merge
 from recipes.mini.local.match_size import Match, match_size
 from recipes.mini.local.measure import named_paths

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import write_atomically
+from nas_encoder.common.provenance import environment
 from nas_encoder.errors import DataError, NasEncoderError
 from nas_encoder.genotype import load_genotype
-from nas_encoder.genotype.io import write_atomically
-from nas_encoder.provenance import environment
 from recipes.mini.local.jobs import Markers
 from recipes.mini.strategies.local.shape import relations, shape
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nas_encoder.genotype import Cell, CellArchitecture, Genotype
-from nas_encoder.genotype.cells import INPUT_STATES
+from nas_encoder.genotype import Genotype
+from nas_encoder.spaces.cells.architecture import INPUT_STATES, Cell, CellArchitecture
 
 # Convolutions of an operation, one after the other; the others have none.
 _CONVOLUTIONS = {

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nas_encoder import build_encoder, load_genotype
+from nas_encoder.common.documents import read_yaml, write_atomically
 from nas_encoder.data import (
     AsrLoader,
     FeatureConfig,
@@ -27,11 +28,10 @@ from nas_encoder.data import (
 )
 from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.genotype import Genotype
-from nas_encoder.genotype.io import read_yaml, write_atomically
 from nas_encoder.network.complexity import count_macs
-from nas_encoder.network.config import EncoderConfig
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.gradient.training import collapse, ctc_loss
+from nas_encoder.search.gradient.steps import collapse, ctc_loss
+from nas_encoder.spaces.cells.config import EncoderConfig
 from recipes.mini.local.match_size import Match, match_size
 
 FRAMES = 1000  # 10 s, for the multiply-adds

@@ -1,0 +1,1 @@
+"""Networks on their way to a device: measured latencies."""

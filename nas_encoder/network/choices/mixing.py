@@ -1,0 +1,50 @@
+"""One choice of a supernet: its candidates mixed by weights, or the one that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nas_encoder.network.choices.straight_through import Paths, straight_through
+
+# Gives what the candidate at a place puts out, None for zeros.
+Evaluate = Callable[[int], Tensor | None]
+
+
+def choose(
+    weights: Tensor | Paths, row: int, evaluate: Evaluate, zeros: Callable[[], Tensor]
+) -> Tensor | None:
+    """Return what a choice puts out, None for zeros.
+
+    Args:
+        weights: (E, n) weights of a mixture (Liu et al. 2019, equation 2), or the paths that are
+            drawn, whose other candidates are evaluated without a graph, and only where the
+            architecture moves.
+        row: Of the choice among the E.
+        evaluate: Is called for every candidate that is needed, once.
+        zeros: Makes the zeros that a gradient of the paths needs to pass.
+    """
+    if not isinstance(weights, Paths):
+        return _mix(weights[row], evaluate)
+    active = weights.active[row]
+    output = evaluate(active)
+    if weights.involved is None:
+        return output
+    assert weights.shares is not None
+    places = weights.involved[row]
+    with torch.no_grad():
+        candidates = [output if place == active else evaluate(place) for place in places]
+    output = zeros() if output is None else output
+    return straight_through(output, weights.shares[row], candidates, places.index(active))
+
+
+def _mix(weights: Tensor, evaluate: Evaluate) -> Tensor | None:
+    total: Tensor | None = None
+    for place, weight in enumerate(weights.unbind()):
+        value = evaluate(place)
+        if value is not None:
+            part = weight.to(value.dtype) * value
+            total = part if total is None else total + part
+    return total

@@ -1,0 +1,105 @@
+"""What networks cost whose choices are independent: each exactly, and expected of probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.network.budgets import ObjectiveConfig
+from nas_encoder.network.choices.parameters import Alive
+from nas_encoder.network.complexity import count_parameters
+
+Cost = dict[str, float]
+_TINY = 1e-300
+_QUANTITIES = ("parameters", "macs")
+
+
+class RowCosts:
+    """The costs of networks of one size, each the sum of one cost a row and a fixed part.
+
+    Args:
+        kind: Of the choices that cost something.
+        rows: For each row, operation -> its cost.
+        fixed: Costs of what every network has.
+        never: Operations that are not derived: the expectation is over the others.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        rows: Sequence[Mapping[str, Cost]],
+        fixed: Sequence[Cost],
+        never: Sequence[str] = (),
+    ) -> None:
+        self.quantities = list(_QUANTITIES)
+        self._kind = kind
+        self._rows = rows
+        self._fixed = total(fixed)
+        self._never = never
+
+    def of_operations(self, operations: Sequence[str]) -> Cost:
+        """Return what the network with one operation a row costs, by quantity."""
+        chosen = [row[op] for row, op in zip(self._rows, operations, strict=True)]
+        return total([self._fixed, *chosen])
+
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network costs which a search can find."""
+        rows = [
+            min(cost[name] for op, cost in row.items() if op not in self._never)
+            for row in self._rows
+        ]
+        return self._fixed[name] + sum(rows)
+
+    def expected(
+        self, weights: Mapping[str, Tensor], alive: Alive, edges: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the expected costs; each row's operation is drawn from its probabilities.
+
+        There are no edges to take here.
+        """
+        probabilities = weights[self._kind].double()
+        names = alive[self._kind]
+        counted = [[float(op not in self._never) for op in own] for own in names]
+        # In double precision no probability is quite zero, however sure the others are.
+        kept = probabilities.clamp(min=_TINY) * probabilities.new_tensor(counted)
+        drawn = kept / kept.sum(1, keepdim=True)
+        totals = {}
+        for name in self.quantities:
+            table = [
+                [row[op][name] for op in own] for row, own in zip(self._rows, names, strict=True)
+            ]
+            totals[name] = self._fixed[name] + (drawn * drawn.new_tensor(table)).sum()
+        return totals
+
+
+def total(costs: Sequence[Cost]) -> Cost:
+    """Return the sum of costs."""
+    return {name: sum(cost[name] for cost in costs) for name in _QUANTITIES}
+
+
+def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
+    """Return what a module costs on inputs, which may be on the device ``meta``."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        module(*inputs)
+    return {
+        "parameters": float(count_parameters(module)),
+        "macs": float(counter.get_total_flops() // 2),
+    }
+
+
+def refuse_latency(config: ObjectiveConfig, space: str) -> None:
+    """Refuse a budget of latency, for which there is no measurement here.
+
+    Raises:
+        ConfigError: One is asked for.
+    """
+    if config.latency_ms is not None or config.table is not None:
+        raise ConfigError(
+            "objective.latency_ms",
+            [f"is for spaces of cells, the operations of '{space}' are not measured"],
+        )

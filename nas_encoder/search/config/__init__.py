@@ -1,0 +1,1 @@
+"""The configurations of searches, trials and tables."""

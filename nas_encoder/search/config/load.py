@@ -1,0 +1,103 @@
+"""Reading a search configuration: a shipped name or a file, with settings of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.common.documents import parse_yaml, read_yaml
+from nas_encoder.common.problems import show
+from nas_encoder.common.resources import find_config
+from nas_encoder.errors import ConfigError
+from nas_encoder.search.config.gradient import EXPONENT, SearchConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.strategies import STRATEGIES
+
+
+def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> SearchConfig:
+    """Read a shipped configuration or a file, with ``key=value`` settings on top.
+
+    Args:
+        name_or_path: For example ``"he2020_revised"`` or ``"my/search.yaml"``.
+        settings: For example ``"weights.lr=0.02"`` or ``"stages.0.epochs=3"``.
+
+    Raises:
+        ConfigError: A file, a setting or a value is wrong; all problems are listed.
+    """
+    return SearchConfig.from_dict(*_read(name_or_path, settings))
+
+
+def load_any_search_config(
+    name_or_path: str | Path, settings: Sequence[str] = ()
+) -> SearchConfig | TrialsConfig:
+    """Read the configuration of a gradient search or of one by trials, as its strategy says.
+
+    Args:
+        name_or_path: For example ``"evolution"`` or ``"my/search.yaml"``.
+        settings: For example ``"trials.count=200"``.
+
+    Raises:
+        ConfigError: A file, a setting or a value is wrong; all problems are listed.
+    """
+    document, subject = _read(name_or_path, settings)
+    if isinstance(document, dict) and document.get("strategy") in STRATEGIES:
+        return TrialsConfig.from_dict(document, subject)
+    return SearchConfig.from_dict(document, subject)
+
+
+def _read(name_or_path: str | Path, settings: Sequence[str]) -> tuple[Any, str]:
+    path = find_config(name_or_path, "search")
+    document = read_yaml(path, ConfigError)
+    apply_settings(document, settings)
+    return document, str(path)
+
+
+def apply_settings(document: Any, settings: Sequence[str]) -> None:
+    """Change a configuration's document by ``key=value`` settings.
+
+    Raises:
+        ConfigError: A setting is wrong; all problems are listed.
+    """
+    problems: list[str] = []
+    for setting in settings:
+        try:
+            _apply_setting(document, setting)
+        except ConfigError as error:
+            problems += [f"{error.subject}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError("command line", problems)
+
+
+def _apply_setting(document: Any, setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError("--set", [f"must be key=value, got {show(setting)}"])
+    value = parse_yaml(text, f"--set {key}", ConfigError)
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        value = float(value)
+    *parents, last = key.strip().split(".")
+    place = document
+    for step in parents:
+        place = place[_place(place, step, key)] if _present(place, step) else _new(place, step, key)
+    place[_place(place, last, key)] = value
+
+
+def _present(place: Any, step: str) -> bool:
+    return isinstance(place, list) or (isinstance(place, dict) and place.get(step) is not None)
+
+
+def _new(place: Any, step: str, key: str) -> Any:
+    place[_place(place, step, key)] = {}
+    return place[step]
+
+
+def _place(place: Any, step: str, key: str) -> int | str:
+    """Return the index or key that ``step`` means in a list or mapping."""
+    if isinstance(place, dict):
+        return step
+    if not isinstance(place, list):
+        raise ConfigError(f"--set {key}", [f"{step!r}: its parent is no mapping and no list"])
+    if not step.isdecimal() or int(step) >= len(place):
+        raise ConfigError(f"--set {key}", [f"{step!r} must be an index in 0..{len(place) - 1}"])
+    return int(step)

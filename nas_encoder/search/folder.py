@@ -1,0 +1,306 @@
+"""The folder of a search run: everything in it survives a kill at any moment.
+
+::
+
+    config.yaml      the configuration as resolved; can be given to --config again
+    run.yaml         seed, data, versions, commit and machine
+    tokens.txt       the tokens, features.json the feature settings and statistics
+    genotype.yaml    the result, once there is one
+    genotypes/       what was derived after each epoch
+    last.ckpt        where --resume goes on
+    metrics.jsonl    one object for each epoch
+    tensorboard/     the same for TensorBoard
+    report.html      the same for people
+    operations.yaml  where there is a budget in latency: the table that it is measured by
+    seed*/           where there are several seeds: the folder of each one's search; beside them
+                     lie config.yaml, run.yaml, genotype.yaml (the best) and report.html
+
+A search by trials has no last.ckpt, no tensorboard/ and nothing in genotypes/; metrics.jsonl has
+one object for each trial, and there are::
+
+    study.db         the Optuna study, where no other storage is given
+    front/           with several objectives: the genotypes of the Pareto front
+    front.json       what each of them has
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
+from nas_encoder.data import FeatureExtractor, TokenSet
+from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.genotype import Genotype
+
+CHECKPOINT = "last.ckpt"
+STUDY = "study.db"
+
+
+class RunFolder:
+    """Paths, atomic writes and checks of one run's folder.
+
+    Args:
+        path: The folder; made if it is not there.
+
+    Attributes:
+        writes: Whether this process writes; of several, one does.
+
+    Raises:
+        CheckpointError: It cannot be made or written to.
+    """
+
+    def __init__(self, path: str | Path, writes: bool = True) -> None:
+        self.path = Path(path)
+        self.writes = writes
+        if not writes:
+            return
+        try:
+            (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"run folder {self.path}", [f"cannot be made: {error.strerror}"]
+            ) from None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of an unfinished run is."""
+        return self.path / CHECKPOINT
+
+    def begin(self, config: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:
+        """Record what is run; refuse to mix two runs.
+
+        Raises:
+            CheckpointError: The folder holds a run and ``resume`` is off, or what is resumed
+                was begun with another configuration, seed or data.
+        """
+        if not self.writes:
+            return
+        # A run that failed before its first checkpoint (bad data) left nothing to keep.
+        kept = any(
+            (self.path / name).exists()
+            for name in (CHECKPOINT, STUDY, "metrics.jsonl", "genotype.yaml")
+        ) or any(self.path.glob("seed*/metrics.jsonl"))
+        if kept and not resume:
+            raise CheckpointError(
+                f"run folder {self.path}",
+                ["holds a run already; add --resume to go on with it, or choose another --output"],
+            )
+        if kept:
+            self._require_same(config, run)
+            return
+        self._write_yaml("config.yaml", config)
+        self._write_yaml("run.yaml", run)
+
+    def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        before = flat(_completed(read_yaml(self.path / "config.yaml", CheckpointError)))
+        before |= {f"run.{key}": value for key, value in self.run().items()}
+        now = flat(config) | {f"run.{key}": value for key, value in run.items()}
+        # The machine and the commit may change under a run; what is computed must not.
+        compared = {key for key in now if not key.startswith("run.") or key in _IDENTITY}
+        compared |= {key for key in before if not key.startswith("run.")}
+        problems = [
+            f"{key}: was {before.get(key)!r} when the run began, now {now.get(key)!r}"
+            for key in sorted(compared)
+            if before.get(key) != now.get(key)
+        ]
+        if problems:
+            raise CheckpointError(f"cannot resume {self.path}", problems)
+
+    def run(self) -> dict[str, Any]:
+        """Return what run.yaml holds."""
+        document = read_yaml(self.path / "run.yaml", CheckpointError)
+        if not isinstance(document, dict):
+            raise CheckpointError(str(self.path / "run.yaml"), ["must be a mapping"])
+        return document
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write the state of the run; the last good one stays until the new one is whole.
+
+        Raises:
+            CheckpointError: It cannot be written, for example because the disk is full.
+        """
+        if not self.writes:
+            return
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomically(self.checkpoint, _seal(buffer.getvalue()), CheckpointError)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Read the state of the run; None where it has none yet.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        try:
+            data = self.checkpoint.read_bytes()
+            if not _is_whole(data):
+                raise CheckpointError(
+                    str(self.checkpoint), ["is damaged, or no checkpoint of a search"]
+                )
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                str(self.checkpoint), [f"cannot be read: {' '.join(str(error).split())[:200]}"]
+            ) from error
+        if not isinstance(state, dict) or "position" not in state:
+            raise CheckpointError(str(self.checkpoint), ["is no checkpoint of a search"])
+        return state
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the epochs recorded so far; a line cut off by a kill is dropped."""
+        path = self.path / "metrics.jsonl"
+        rows: list[dict[str, Any]] = []
+        if not path.exists():
+            return rows
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise CheckpointError(str(path), [f"line {number}: {error}"]) from None
+        return rows
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return :meth:`rows`, each with its ``stage`` and ``epoch`` (both counted from 1).
+
+        Raises:
+            CheckpointError: A line is no epoch of a search.
+        """
+        rows = self.rows()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not {"stage", "epoch"} <= set(row):
+                raise CheckpointError(
+                    str(self.path / "metrics.jsonl"), [f"line {number}: is no epoch of a search"]
+                )
+        return rows
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if self.writes:
+            write_atomically(self.path / "metrics.jsonl", text.encode(), CheckpointError)
+
+    def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
+        """Write what was derived after an epoch (stage and epoch counted from 0)."""
+        self._write_yaml(
+            str(self.genotype_path(stage, epoch).relative_to(self.path)), genotype.to_dict()
+        )
+
+    def genotype_path(self, stage: int, epoch: int) -> Path:
+        """Return where the genotype derived after an epoch is (both counted from 0)."""
+        return self.path / "genotypes" / f"stage{stage + 1}_epoch{epoch + 1:03d}.yaml"
+
+    def seed_path(self, seed: int) -> Path:
+        """Return the folder of one seed's search, where there are several."""
+        return self.path / f"seed{seed}"
+
+    def result(self) -> Genotype | None:
+        """Return the result, None where the search is not finished.
+
+        Raises:
+            CheckpointError: Its file is damaged.
+        """
+        path = self.path / "genotype.yaml"
+        if not path.is_file():
+            return None
+        return Genotype.from_dict(read_yaml(path, CheckpointError), str(path))
+
+    def save_result(self, genotype: Genotype) -> None:
+        """Write the result."""
+        self._write_yaml("genotype.yaml", genotype.to_dict())
+
+    def save_data(self, tokens: TokenSet, features: FeatureExtractor) -> None:
+        """Write the tokens and what the features are.
+
+        Raises:
+            CheckpointError: They cannot be written.
+        """
+        if not self.writes:
+            return
+        try:
+            tokens.save(self.path / "tokens.txt")
+            features.save(self.path / "features.json")
+        except OSError as error:
+            raise CheckpointError(
+                f"run folder {self.path}", [f"cannot be written: {error.strerror}"]
+            ) from None
+
+    def keep_table(self, table: Mapping[str, Any], resume: bool) -> None:
+        """Keep the table of latencies that budgets are measured by.
+
+        Raises:
+            CheckpointError: The run that is resumed was begun with another one.
+        """
+        path = self.path / "operations.yaml"
+        if resume and path.exists() and flat(read_yaml(path, CheckpointError)) != flat(table):
+            raise CheckpointError(
+                f"cannot resume {self.path}",
+                ["objective.table: its latencies are others than when the run began"],
+            )
+        self._write_yaml("operations.yaml", table)
+
+    def _write_yaml(self, name: str, document: Mapping[str, Any]) -> None:
+        if self.writes:
+            write_yaml(self.path / name, dict(document), CheckpointError)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that writes, also before it has joined the others."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def open_folder(path: str | Path) -> RunFolder:
+    """Open a run folder, of which only the first of several processes writes anything."""
+    return RunFolder(path, writes=is_first_process())
+
+
+def _seal(data: bytes) -> bytes:
+    """Add a checksum to a torch file, as the comment of the zip archive that it is.
+
+    torch.load does not notice a flipped bit in a tensor; a search would go on from it.
+    """
+    size = hashlib.sha256().digest_size * 2
+    sealed = data[:-2] + size.to_bytes(2, "little")
+    return sealed + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def _is_whole(data: bytes) -> bool:
+    size = hashlib.sha256().digest_size * 2
+    return data[-size:] == hashlib.sha256(data[:-size]).hexdigest().encode()
+
+
+_IDENTITY = frozenset({"run.seed", "run.seeds", "run.train", "run.valid", "run.table"})
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return dotted paths to leaves, so that two documents can be compared."""
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return {path: value}
+    dot = f"{path}." if path else ""
+    return {key: leaf for name, item in items for key, leaf in flat(item, f"{dot}{name}").items()}
+
+
+def _completed(document: Any) -> Any:
+    """Return a configuration with settings that did not exist yet when it was written."""
+    from nas_encoder.search.config.gradient import SearchConfig  # which needs this module
+
+    try:
+        return SearchConfig.from_dict(document).to_dict()
+    except ConfigError:  # of another kind of search, or damaged: compared as it is
+        return document

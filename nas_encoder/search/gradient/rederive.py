@@ -1,0 +1,97 @@
+"""A genotype from what a search recorded: of another epoch, or within other limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas_encoder.common.documents import read_yaml
+from nas_encoder.errors import CheckpointError
+from nas_encoder.genotype import Genotype
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient import STRATEGIES
+
+
+def rederive(
+    folder: RunFolder,
+    stage: int | None = None,
+    epoch: int | None = None,
+    at_most: Mapping[str, int] | None = None,
+    name: str | None = None,
+) -> Genotype:
+    """Derive a genotype from the probabilities recorded after an epoch.
+
+    Args:
+        folder: Of a search, finished or not.
+        stage: Counted from 1; by default the last that has an epoch.
+        epoch: Of that stage, counted from 1; by default its last.
+        at_most: Operation -> how many of it the normal cell may have; by default the limits of
+            the search's configuration.
+        name: Of the genotype; by default that of the configuration.
+
+    Raises:
+        CheckpointError: The folder holds no search, or none of its epochs is the one asked for.
+        ConfigError: A limit or the name breaks its rule; all problems are listed.
+        NasEncoderError: No cell keeps the limits.
+    """
+    if seeds := folder.run().get("seeds"):
+        raise CheckpointError(
+            f"run folder {folder.path}",
+            [f"holds several searches; give one of them: {folder.seed_path(seeds[0])}, ..."],
+        )
+    config = read_config(folder)
+    document = config.to_dict()
+    if at_most is not None:
+        document["regularization"]["at_most"] = dict(at_most)
+    if name is not None:
+        document["name"] = name
+    config = SearchConfig.from_dict(document, "derivation")
+    row = _find(folder, stage, epoch)
+    strategy = STRATEGIES[config.strategy](config)
+    architecture = strategy.derive_from(row["probabilities"], row.get("edges", {}))
+    provenance = {
+        **_provenance_of(folder, row),
+        "derived": {
+            "stage": row["stage"],
+            "epoch": row["epoch"],
+            "at_most": dict(config.regularization.at_most),
+        },
+    }
+    return Genotype(config.name, config.space, architecture, provenance)
+
+
+def read_config(folder: RunFolder) -> SearchConfig:
+    """Return the configuration of the search in a run folder.
+
+    Raises:
+        CheckpointError: The folder holds no search.
+        ConfigError: The configuration is damaged.
+    """
+    path = folder.path / "config.yaml"
+    return SearchConfig.from_dict(read_yaml(path, CheckpointError), str(path))
+
+
+def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> dict[str, Any]:
+    rows = [row for row in folder.epochs() if "probabilities" in row]
+    done = ", ".join(
+        f"stage {number}: 1..{max(row['epoch'] for row in rows if row['stage'] == number)}"
+        for number in sorted({row["stage"] for row in rows})
+    )
+    found = [
+        row
+        for row in rows
+        if row["stage"] == (stage if stage is not None else rows[-1]["stage"])
+        and (epoch is None or row["epoch"] == epoch)
+    ]
+    if not found:
+        asked = f"stage {stage or 'last'}, epoch {epoch or 'last'}"
+        raise CheckpointError(
+            f"run folder {folder.path}", [f"{asked}: not recorded; recorded: {done or 'none'}"]
+        )
+    return found[-1]
+
+
+def _provenance_of(folder: RunFolder, row: Mapping[str, Any]) -> dict[str, Any]:
+    path = folder.genotype_path(row["stage"] - 1, row["epoch"] - 1)
+    return dict(Genotype.from_dict(read_yaml(path, CheckpointError), str(path)).provenance)

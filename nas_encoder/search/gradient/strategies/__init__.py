@@ -1,0 +1,1 @@
+"""The gradient strategies, one file each."""

@@ -1,0 +1,115 @@
+"""What a gradient strategy decides; everything else is the loop's."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from nas_encoder.network.choices.parameters import (
+    NO_EDGES,
+    Alive,
+    ArchitectureParameters,
+    EdgeProbabilities,
+    Probabilities,
+    all_alive,
+)
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.layouts import layout_of
+from nas_encoder.search.gradient.steps import Steps, StepsContext
+from nas_encoder.search.gradient.strategies.drawn import DrawnEdgesSteps
+from nas_encoder.spaces import get_space
+
+
+class GradientStrategy(Protocol):
+    """A way to search with gradients on a supernet."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        """Take the checked configuration."""
+
+    def first_alive(self) -> Alive:
+        """Return the choices of the first stage."""
+
+    def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
+        """Return the choices of stage ``stage + 1`` from the result of stage ``stage``."""
+
+    def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
+        """Return whether the architecture parameters move in this epoch of a stage."""
+
+    def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
+        """Return the probability of dropout behind regularized operations in this epoch."""
+
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Return about how long a step takes, over that of the derived network; for an ETA.
+
+        Args:
+            stage: Of the search, in which a step of the weights is taken.
+            moves: Whether one of the architecture is, too.
+        """
+
+    def derive(self, parameters: ArchitectureParameters) -> Any:
+        """Return the architecture that the parameters stand for."""
+
+    def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
+        """Return the same from recorded probabilities; draws nothing at random."""
+
+    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build the network of a stage, ``forward(x, lengths, weights, dropout)``."""
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return the steps on that network."""
+
+
+class Strategy:
+    """What strategies have in common: mixtures, one or more stages, first-order gradients."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.config = config
+        self.space = get_space(config.space)
+        self.layout = layout_of(self.space)
+        self.limits = dict(config.regularization.at_most)
+
+    def first_alive(self) -> Alive:
+        """Return every operation of the space on every edge."""
+        return all_alive(self.space, self.config.learns_edges)
+
+    def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
+        """Keep each edge's most probable operations, as many as the next stage has."""
+        keep = self.config.stages[stage + 1].operations
+        return self.layout.prune(probabilities, keep, self.limits)
+
+    def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
+        """Move the architecture in a search stage, once the weights have warmed up."""
+        return stage.phase == "search" and epoch >= stage.warmup_epochs
+
+    def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
+        """Keep the stage's."""
+        return stage.dropout
+
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Count the operations of a mixture; both steps take about as long."""
+        return stage.operations * (2.0 if moves else 1.0)
+
+    def derive(self, parameters: ArchitectureParameters) -> Any:
+        """Derive an architecture from the present parameters."""
+        return self.derive_from(parameters.probabilities(), parameters.edge_probabilities())
+
+    def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
+        """Derive an architecture from recorded probabilities."""
+        return self.layout.derive(probabilities, self.limits, edges)
+
+    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build a supernet of mixtures."""
+        return self.layout.mixed(
+            alive,
+            self.config.encoder_config(stage),
+            vocabulary,
+            self.config.regularization.operations,
+        )
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return first-order steps."""
+        if self.config.edges == "drawn":
+            return DrawnEdgesSteps.of(context)
+        return Steps.of(context)

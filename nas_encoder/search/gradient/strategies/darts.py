@@ -1,0 +1,89 @@
+"""DARTS (Liu, Simonyan, Yang 2019), first and second order."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nas_encoder.ops.masking import recomputing
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.steps import (
+    Batches,
+    Steps,
+    StepsContext,
+    parts,
+    random_state,
+    set_random_state,
+)
+from nas_encoder.search.gradient.strategies.base import Strategy
+from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
+
+
+class Darts(Strategy):
+    """Mixtures of all operations; both sets of parameters move in turn.
+
+    With ``order: second`` the architecture's gradient is that at the weights one step ahead
+    (section 2.3). Deviations from the public code: dropout behind the regularized operations and
+    limits at derivation, where the configuration asks for them; the weights' gradient inside the
+    unrolled step is not clipped, as there.
+    """
+
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Count the operations; the unrolled step of second order goes four times back."""
+        factor = 5.0 if self.config.order == "second" else 2.0
+        return stage.operations * (factor if moves else 1.0)
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return the steps of the configured order."""
+        if self.config.order == "second":
+            return UnrolledSteps.of(context)
+        return super().steps(context)
+
+
+class UnrolledSteps(Steps):
+    """Steps whose architecture moves against the gradient of equation 7 of the paper."""
+
+    def architecture_step(
+        self, batches: Batches, dropout: float, ahead: Batches = (), lr: float = 0.0
+    ) -> float:
+        """Move the architecture on a batch; return the loss at the weights one step ahead.
+
+        Args:
+            batches: Of the architecture's data: one.
+            dropout: Behind the regularized operations.
+            ahead: The one batch on which the weights will move next.
+            lr: Their learning rate.
+        """
+        ((batch, _),), ((batch_ahead, _),) = parts(batches), parts(ahead)
+        # The weights' loss is taken three times: with the same dropout, and without moving the
+        # running statistics.
+        state = random_state()
+
+        def weights_loss() -> Tensor:
+            set_random_state(state)
+            with recomputing():
+                return self._loss(batch_ahead, self.parameters.mixture(), dropout)
+
+        losses: list[float] = []
+
+        def architecture_loss() -> Tensor:
+            loss = self.architecture_loss(batch, dropout)
+            losses.append(self.last_loss)
+            return loss
+
+        unrolled_gradient(
+            weights_loss,
+            architecture_loss,
+            list(self.network.parameters()),
+            list(self.parameters.parameters()),
+            self.weights,
+            lr,
+            self._backward,
+        )
+        self.architecture.step()
+        self.architecture.zero_grad(set_to_none=True)
+        return losses[0]
+
+    def _backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss)
+        self.synchronize(self.network)
+        self.synchronize(self.parameters)

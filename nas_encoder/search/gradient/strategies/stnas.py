@@ -1,0 +1,110 @@
+"""ST-NAS (Zheng, An, Ou 2021): sampled paths and straight-through gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_encoder.network.choices.edges import draw_taken
+from nas_encoder.network.choices.parameters import Alive
+from nas_encoder.network.choices.straight_through import Paths, draw_active, draw_paths
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.steps import Steps, StepsContext
+from nas_encoder.search.gradient.strategies.base import Strategy
+from nas_encoder.search.gradient.strategies.drawn import DrawingSteps
+
+
+class STNas(Strategy):
+    """One path of the supernet is active in every step.
+
+    The three steps of the paper are three stages of the configuration: ``warmup`` (paths drawn
+    uniformly), ``search`` (an architecture step on held-out data, then a step of the weights along
+    a path drawn from the present probabilities) and ``retrain`` (the derived network), each with
+    its early stopping; see :mod:`nas_encoder.network.choices.straight_through` for the
+    gradient. The genotype is that of the epoch of the search with the best validation loss.
+
+    The paper's space has no edges to choose. In spaces of cells a path runs through all edges of
+    a cell, of which the derived network keeps two for each node; with ``edges: learned`` (or, what
+    is the same here, ``drawn``) two are drawn for each node, so that every path is a network of the
+    space, and the same estimator gives the gradient of that choice: dL/dz_e = <dL/dy, o_e(x)> for
+    every edge e of a node with output y is passed on to the probability that e is taken.
+
+    Deviations from the public code: CTC throughout (there CTC-CRF in retraining); the search
+    goes on with the last weights of the warm-up (there with the best); the architecture begins at
+    1e-3 x standard normal (there at 0); validation draws the same paths in every epoch.
+    """
+
+    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build a supernet of paths."""
+        return self.layout.sampled(
+            alive,
+            self.config.encoder_config(stage),
+            vocabulary,
+            self.config.regularization.operations,
+        )
+
+    def step_cost(self, stage: StageConfig, moves: bool) -> float:
+        """Count the path, and for the architecture the others' forward passes (a third each)."""
+        compared = 2 if self.config.paths == 2 else stage.operations
+        return 1.0 + (1.0 + (compared - 1) / 3 if moves else 0.0)
+
+    def steps(self, context: StepsContext) -> Steps:
+        """Return steps along sampled paths."""
+        candidates = 2 if self.config.paths == 2 else None
+        return SampledSteps.of(
+            context, candidates=candidates, uniform=context.stage.phase == "warmup"
+        )
+
+
+class SampledSteps(DrawingSteps):
+    """Steps along paths that are drawn."""
+
+    candidates: int | None = None
+    uniform: bool = False
+
+    def prepare(self, context: StepsContext, **options: Any) -> None:
+        """Take the options and begin to draw."""
+        super().prepare(context)
+        self.candidates = options["candidates"]
+        self.uniform = options["uniform"]
+
+    def mixture(self) -> dict[str, Paths]:
+        """Draw the paths of a step of the weights."""
+        return self._draw(self.generator)
+
+    def architecture_mixture(self) -> dict[str, Paths]:
+        """Draw the paths of a step of the architecture."""
+        paths = {
+            kind: draw_paths(alphas, self.generator, self.candidates)
+            for kind, alphas in self.parameters.alphas.items()
+        }
+        edges = self.parameters.edges()
+        return {
+            kind: replace(own, taken=self._taken(kind, self.generator), edges=edges.get(kind))
+            for kind, own in paths.items()
+        }
+
+    def score_mixtures(self) -> Any:
+        """Draw paths for each batch of the validation data, the same in every epoch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            yield self._draw(generator)
+
+    def _draw(self, generator: torch.Generator) -> dict[str, Paths]:
+        weights = self.parameters.weights()
+        if self.uniform:
+            weights = {kind: torch.ones_like(value) for kind, value in weights.items()}
+        return {
+            kind: Paths(draw_active(value, generator), taken=self._taken(kind, generator))
+            for kind, value in weights.items()
+        }
+
+    def _taken(self, kind: str, generator: torch.Generator) -> tuple[bool, ...] | None:
+        """Draw two edges of each node; None where nodes take all of theirs."""
+        if kind not in self.parameters.strengths:
+            return None
+        strengths = self.parameters.strengths[kind].detach()
+        return draw_taken(torch.zeros_like(strengths) if self.uniform else strengths, generator)

@@ -1,0 +1,203 @@
+"""What cell networks of one size cost: each exactly, and expected of probabilities.
+
+E edges of a cell, n operations alive on each edge.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_encoder.deploy.latency import LatencyTable
+from nas_encoder.errors import ConfigError
+from nas_encoder.network.budgets import ObjectiveConfig
+from nas_encoder.network.choices.parameters import KINDS, Alive, edge_list
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.pieces import CellNetwork
+from nas_encoder.spaces.cells.space import EDGES_PER_NODE, CellSpace
+
+NONE = "none"
+_TINY = 1e-12
+
+
+class CellCosts:
+    """The costs of cell networks of one size.
+
+    Args:
+        config: The size, and the table of latencies.
+        space: Of the cells.
+        network: Everything else about the target network; its layers and channels are not used.
+        frame_shift: Of the features, in seconds.
+
+    Raises:
+        ConfigError: There is no table of latencies for exactly this network.
+    """
+
+    def __init__(
+        self, config: ObjectiveConfig, space: CellSpace, network: EncoderConfig, frame_shift: float
+    ) -> None:
+        self.config = config
+        self.operations = space.choices
+        self.network = target_network(config, space, network, frame_shift)
+        self._costs = {p: self.network.count(p) for p in self.network.all_pieces(space.choices)}
+        self.quantities = ["parameters", "macs"]
+        self.scale = {"parameters": 1.0, "macs": 1.0}
+        if config.latency_ms is not None or config.table is not None:
+            self._add_latency(space)
+        self._of: dict[CellArchitecture, dict[str, float]] = {}
+        self._tables: dict[Any, Tensor] = {}
+        self._fixed = list(self.network.fixed)
+        self._fixed += [piece for cell in self.network.cells for piece in cell.preprocess]
+
+    def _add_latency(self, space: CellSpace) -> None:
+        command = bench_command(self.config, space.name, self.network)
+        if self.config.table is None:
+            raise ConfigError(
+                "objective.latency_ms",
+                [
+                    "needs objective.table, a file of measured latencies; make one with: "
+                    f"{command}; then add --set objective.table=latency.yaml"
+                ],
+            )
+        table = LatencyTable.load(self.config.table)
+        table.require(self.network, space, f"objective.table {self.config.table}", command)
+        for piece, costs in self._costs.items():
+            costs["latency_ms"] = table.milliseconds[piece]
+        self.quantities.append("latency_ms")
+        self.scale["latency_ms"] = table.scale
+
+    def of(self, architecture: CellArchitecture) -> dict[str, float]:
+        """Return what the network of an architecture costs, by quantity.
+
+        Parameters and multiply-adds are exactly those of the network that
+        :func:`~nas_encoder.network.build_encoder` builds.
+        """
+        if architecture not in self._of:
+            pieces = self.network.pieces_of(architecture)
+            self._of[architecture] = {
+                name: self.scale[name] * sum(self._costs[piece][name] for piece in pieces)
+                for name in self.quantities
+            }
+        return dict(self._of[architecture])
+
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network of the space costs."""
+        alive = (self.operations,) * len(edge_list(self.network.nodes))
+        total = sum(self._costs[piece][name] for piece in self._fixed)
+        for kind in KINDS:
+            edges = self._table(kind, alive, name, torch.device("cpu")).amin(1).tolist()
+            for node in range(self.network.nodes):
+                heads = [head for head, _ in edge_list(self.network.nodes)]
+                own = [cost for cost, head in zip(edges, heads, strict=True) if head == node]
+                total += sum(sorted(own)[:EDGES_PER_NODE])
+        return self.scale[name] * total
+
+    def expected(
+        self, weights: Mapping[str, Tensor], alive: Alive, edges: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the expected costs as differentiable functions of the probabilities.
+
+        The expectation is over networks that are drawn so: each node takes two of its edges, one
+        after the other and without replacement, in proportion to the edges' strengths; an edge's
+        strength is the probability of its most probable operation other than ``none``, as in
+        the derivation (Liu et al. 2019, section 2.4), which takes the two strongest. Each edge
+        taken has one operation, drawn from its probabilities without ``none`` (the expectation
+        over operations is that of Cai et al. 2019, ProxylessNAS, section 3.3, and of Wu et al.
+        2019, FBNet; that over edges is ours: theirs keep every block). The rest is the same for
+        all networks: a cell's first node has no other edges than those from its two inputs, so
+        their preprocessing is always there.
+
+        Where every choice is certain (each edge has one operation of probability 1, which is
+        ``none`` on all but two edges of a node), this is exactly the cost of that network.
+
+        Args:
+            weights: For each kind of cell (E, n) probabilities, each edge's sum is 1.
+            alive: Names of the operations that they belong to.
+            edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
+                that is learned and not to be made of the operations' probabilities.
+
+        Returns:
+            For each quantity a scalar in float64.
+        """
+        drawn = {
+            kind: self._drawn(weights[kind].double(), alive[kind], (edges or {}).get(kind))
+            for kind in KINDS
+        }
+        device = weights[KINDS[0]].device
+        totals: dict[str, Tensor] = {}
+        for name in self.quantities:
+            fixed = sum(self._costs[piece][name] for piece in self._fixed)
+            total = torch.tensor(fixed, dtype=torch.float64, device=device)
+            for kind in KINDS:
+                total = total + (self._table(kind, alive[kind], name, device) * drawn[kind]).sum()
+            totals[name] = self.scale[name] * total
+        return totals
+
+    def _drawn(
+        self, weights: Tensor, alive: tuple[tuple[str, ...], ...], edges: Tensor | None
+    ) -> Tensor:
+        """Return (E, n): the probability that an edge is taken and has this operation."""
+        counted = [[float(op != NONE) for op in edge] for edge in alive]
+        kept = weights * weights.new_tensor(counted)
+        shares = kept / kept.sum(1, keepdim=True).clamp(min=_TINY)
+        if edges is not None:
+            return edges.double()[:, None] * shares
+        strengths = kept.amax(1)
+        taken = []
+        places = edge_list(self.network.nodes)
+        for node in range(self.network.nodes):
+            own = strengths[[row for row, (head, _) in enumerate(places) if head == node]]
+            first = own / own.sum().clamp(min=_TINY)
+            # Second draw, after edge j was the first: own / (sum - own_j).
+            after = first / (1 - first).clamp(min=_TINY)
+            taken.append(first + first * (after.sum() - after))
+        return torch.cat(taken)[:, None] * shares
+
+    def _table(
+        self, kind: str, alive: tuple[tuple[str, ...], ...], name: str, device: torch.device
+    ) -> Tensor:
+        """Return (E, n): what an operation on an edge costs in all cells of a kind together."""
+        key = (kind, alive, name, device)
+        if key not in self._tables:
+            places = [cell for cell in self.network.cells if cell.kind == kind]
+            edges = edge_list(self.network.nodes)
+            rows = [
+                [
+                    sum(self._costs[p.operation(op, source)][name] for p in places if op != NONE)
+                    for op in edge
+                ]
+                for edge, (_, source) in zip(alive, edges, strict=True)
+            ]
+            self._tables[key] = torch.tensor(rows, dtype=torch.float64, device=device)
+        return self._tables[key]
+
+
+def target_network(
+    config: ObjectiveConfig, space: CellSpace, network: EncoderConfig, frame_shift: float
+) -> CellNetwork:
+    """Return the pieces of the network that the costs are those of."""
+    document = {f.name: getattr(network, f.name) for f in fields(network)}
+    document["layers"], document["channels"] = config.cell_size
+    frames = round(config.seconds / frame_shift)
+    return CellNetwork(EncoderConfig(**document), frames, space.nodes)
+
+
+def bench_command(config: ObjectiveConfig, space: str, network: CellNetwork) -> str:
+    """Return the command that measures the latencies of this network's pieces."""
+    size = network.config
+    words: list[Any] = ["nas-encoder", "bench", "--operations", "--space", space]
+    words += ["--layers", size.layers, "--channels", size.channels]
+    words += ["--input-size", size.input_size, "--output-size", size.output_size]
+    words += ["--stem-stride", *size.stem_stride, "--frames", network.frames]
+    if size.hidden_sizes:
+        words += ["--hidden-sizes", *size.hidden_sizes]
+    if not size.deltas:
+        words.append("--no-deltas")
+    words += ["--output", config.table or "latency.yaml"]
+    return shlex.join(str(word) for word in words)

@@ -1,0 +1,36 @@
+"""Names of the operations of each space, in the order that a supernet lists them.
+
+This is data, so that a genotype can be checked without torch; the torch operations behind
+the names are in :mod:`nas_encoder.ops`.
+"""
+
+from __future__ import annotations
+
+# Liu et al. 2019 (DARTS), section 3.1; the candidate set that He et al. 2020 call "original".
+DARTS_OPERATIONS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+# He et al. 2020, section 3.2: skip_connect gives way to a 1x7 then 7x1 convolution.
+ASR_REVISED_OPERATIONS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "conv_7x1_1x7",
+)
+
+CELL_SPACE_OPERATIONS: dict[str, tuple[str, ...]] = {
+    "darts": DARTS_OPERATIONS,
+    "asr_revised": ASR_REVISED_OPERATIONS,
+}

@@ -1,0 +1,143 @@
+"""The supernet: a cell network in which every edge holds all its candidate operations.
+
+B batch, T frames, F frequency bins, C channels, V tokens (blank included), E edges of a cell,
+n operations alive on an edge, S subsampling factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_encoder.ops import OPERATIONS
+from nas_encoder.spaces.cells.supernet.base import NONE, CellOfEdges, CellSupernet
+from nas_encoder.spaces.cells.supernet.folded.source import can_fold, source_sums
+from nas_encoder.spaces.cells.supernet.merged import Source, build_merged
+
+
+class SourceEdges(nn.Module):
+    """All edges of a cell that leave one state, with the operations that are alive on them.
+
+    Args:
+        alive: For each of the m edges the names of its operations, in the order of its weights.
+        rows: For each edge its row in the weights (E, n) of the cell.
+        channels: C.
+        stride: 1 or 2.
+        regularized: Operations behind which dropout stands.
+    """
+
+    def __init__(
+        self,
+        alive: Sequence[Sequence[str]],
+        rows: Sequence[int],
+        channels: int,
+        stride: int,
+        regularized: Container[str],
+    ) -> None:
+        super().__init__()
+        self.alive = [tuple(names) for names in alive]
+        self.stride = stride
+        self.names = [op for op in OPERATIONS if op != NONE and any(op in names for names in alive)]
+        self.dropped = [op in regularized for op in self.names]
+        self.users = [[e for e, names in enumerate(alive) if op in names] for op in self.names]
+        self.operations = nn.ModuleList(
+            build_merged(op, channels, len(users), stride)
+            for op, users in zip(self.names, self.users, strict=True)
+        )
+        pairs = [
+            (rows[e], self.alive[e].index(op))
+            for op, users in zip(self.names, self.users, strict=True)
+            for e in users
+        ]
+        # Which weights are the operations', one after the other; part of the choices, not of the
+        # state.
+        places = torch.tensor(pairs, dtype=torch.long).view(-1, 2).t().contiguous()
+        self.register_buffer("places", places, persistent=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
+    ) -> list[Tensor | None]:
+        """Return for each edge sum_o w_o o(x), or None where nothing but ``none`` is alive."""
+        if not self.names:
+            return [None] * len(self.alive)
+        if can_fold(x):
+            return self._folded(x, mask, weights, dropout)
+        source = Source(x, F.relu(x), mask)
+        together: Tensor | None = None
+        parts: list[list[Tensor]] = [[] for _ in self.alive]
+        rows, columns = self.get_buffer("places")
+        shares = torch.split(weights[rows, columns], [len(users) for users in self.users])
+        for index, operation in enumerate(self.operations):
+            value = operation(source, shares[index])
+            if self.dropped[index] and dropout > 0:
+                value = F.dropout(value, dropout, self.training)
+            users = self.users[index]
+            if len(users) == len(self.alive):
+                together = value if together is None else together + value
+            else:
+                for edge, part in zip(users, value.chunk(len(users), dim=1), strict=True):
+                    parts[edge].append(part)
+        if together is not None:
+            for edge, part in enumerate(together.chunk(len(self.alive), dim=1)):
+                parts[edge].append(part)
+        return [_total(values) for values in parts]
+
+    def _folded(
+        self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
+    ) -> list[Tensor | None]:
+        rows, columns = self.get_buffer("places")
+        sums = source_sums(
+            list(self.operations),
+            self.users,
+            self.dropped,
+            len(self.alive),
+            self.stride,
+            x,
+            mask,
+            weights[rows, columns],
+            dropout if self.training else 0.0,
+        )
+        used = {edge for users in self.users for edge in users}
+        return [value if edge in used else None for edge, value in enumerate(sums)]
+
+
+class SupernetCell(CellOfEdges):
+    """A cell whose edges mix their operations (Liu et al. 2019, equation 2)."""
+
+    edges = SourceEdges
+
+    def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
+        """Return, for each operation that is alive on an edge, views of its kernels."""
+        for rows, source in zip(self.rows, self.sources, strict=True):
+            if row in rows:
+                assert isinstance(source, SourceEdges)
+                edge = rows.index(row)
+                return {
+                    op: operation.kernels(users.index(edge))  # type: ignore[operator]
+                    for op, users, operation in zip(
+                        source.names, source.users, source.operations, strict=True
+                    )
+                    if edge in users
+                }
+        raise IndexError(f"a cell has {sum(map(len, self.rows))} edges, got edge {row}")
+
+
+def _total(values: Sequence[Tensor]) -> Tensor | None:
+    total: Tensor | None = None
+    for value in values:
+        total = value if total is None else total + value
+    return total
+
+
+class Supernet(CellSupernet):
+    """The network of a search with mixtures.
+
+    Its ``forward`` takes for each kind of cell weights (E, n). Where cells are folded (on a CPU,
+    from 8 channels, without autocast), operations with a weight of exactly zero are not computed,
+    but for the gradient of their weight.
+    """
+
+    cell = SupernetCell

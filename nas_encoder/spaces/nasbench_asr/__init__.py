@@ -1,0 +1,1 @@
+"""The cells of NAS-Bench-ASR (Mehrotra et al. 2021)."""

@@ -1,0 +1,229 @@
+"""The architecture part of a genotype of ``nasbench_asr``: three nodes in a row with skips.
+
+Mehrotra et al. 2021 (NAS-Bench-ASR). Node k (from 1) applies an operation to the output of node
+k - 1 (0 is the cell's input) and adds the outputs that its skips name. ``zero`` as an operation
+stands for no connection, so many documents describe the same graph: the published hash counts
+13,824 documents and 8,242 graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from nas_encoder.common.problems import Problems
+
+# Mehrotra et al. 2021, section 3.1; the order is that of the published vectors and hashes.
+SPACE = "nasbench_asr"
+OPERATIONS = ("linear", "conv5", "conv5d2", "conv7", "conv7d2", "zero")
+NODES = 3
+ZERO = "zero"
+Vector = tuple[tuple[int, ...], ...]
+_INPUT_LABEL, _OUTPUT_LABEL = -1, -2
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation on the output before, and the earlier outputs that are added to its result.
+
+    Attributes:
+        op: Its name.
+        skips: Ascending; 0 is the cell's input, k the output of node k.
+    """
+
+    op: str
+    skips: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SkipArchitecture:
+    """The nodes of the cell, first to last; the last one's output is the cell's."""
+
+    nodes: tuple[Node, ...]
+
+    @classmethod
+    def from_vector(cls, vector: Sequence[Sequence[int]]) -> SkipArchitecture:
+        """Build it from a checked vector, see :attr:`vector`."""
+        return cls(
+            tuple(
+                Node(OPERATIONS[op], tuple(place for place, bit in enumerate(bits) if bit))
+                for op, *bits in vector
+            )
+        )
+
+    @property
+    def vector(self) -> Vector:
+        """The form of the published code: per node the operation's index and a bit a skip."""
+        return tuple(
+            (OPERATIONS.index(node.op), *(int(place in node.skips) for place in range(number)))
+            for number, node in enumerate(self.nodes, 1)
+        )
+
+    @property
+    def graph_hash(self) -> str:
+        """The ``model_hash`` of the published data: 32 hexadecimal digits."""
+        return graph_hash(self.vector)
+
+    def reduced(self) -> SkipArchitecture:
+        """Return the document that stands for all of the same graph hash.
+
+        Without ``zero`` that is the architecture itself. Otherwise it is the first one, in the
+        order of the space, in which nothing is written down that the graph does not have.
+        """
+        vector = self.vector
+        if all(OPERATIONS[op] != ZERO for op, *_ in vector):
+            return self
+        return SkipArchitecture.from_vector(_representatives()[graph_hash(vector)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        return {"nodes": [{"op": node.op, "skips": list(node.skips)} for node in self.nodes]}
+
+    def canonical(self) -> list[Any]:
+        """Return the canonical form: the published hash says which ones are the same."""
+        return ["nasbench", self.graph_hash]
+
+
+KEYS = ("nodes",)
+
+
+def parse_nodes(document: Mapping[str, Any], problems: Problems) -> SkipArchitecture | None:
+    """Read the nodes of a genotype document; None where there were problems."""
+    if "nodes" not in document:
+        return None
+    before = len(problems.lines)
+    nodes = []
+    listed = problems.sequence(document["nodes"], "nodes", NODES, NODES)
+    for index, item in enumerate(listed or ()):
+        path = f"nodes[{index}]"
+        entry = problems.mapping(item, path, ("op",), ("skips",))
+        if entry is None:
+            continue
+        op = None
+        if "op" in entry:
+            op = problems.choice(entry["op"], f"{path}.op", "operation", OPERATIONS)
+        skips = problems.sequence(entry.get("skips", []), f"{path}.skips", 0, index + 1)
+        sources = [
+            problems.integer(
+                skip, f"{path}.skips[{place}]", 0, index, " (0 is the cell's input, k node k)"
+            )
+            for place, skip in enumerate(skips or ())
+        ]
+        known = [source for source in sources if source is not None]
+        if len(set(known)) < len(known):
+            problems.add(f"{path}.skips", f"names an output twice: {known}")
+        nodes.append(Node(str(op), tuple(sorted(known))))
+    return SkipArchitecture(tuple(nodes)) if len(problems.lines) == before else None
+
+
+# -- the graph and its hash ---------------------------------------------------------------------
+
+Edges = frozenset[tuple[int, int]]
+
+
+def all_vectors(nodes: int = NODES) -> Iterator[Vector]:
+    """Yield every vector; the last skip of the last node changes fastest."""
+    choices = [
+        list(itertools.product(range(len(OPERATIONS)), *[range(2)] * number))
+        for number in range(1, nodes + 1)
+    ]
+    yield from itertools.product(*choices)
+
+
+@lru_cache(maxsize=16384)
+def graph_hash(vector: Vector) -> str:
+    """Return the hash of a vector's graph after everything without effect is taken out of it.
+
+    Vertices are the input, an operation a node, and the output. Vertex k leads to k + 1, and a
+    skip of node k from output j is an edge from j to k + 1. Vertices of ``zero`` go with their
+    edges, then those that are not on a way from the input to the output.
+
+    The hash is that of NAS-Bench-101 (Ying et al. 2019, section 2.3): a vertex begins with the
+    MD5 of its out-degree, in-degree and label, takes in those of its neighbours as many times as
+    there are vertices, and the sorted results are hashed once more. As in the published data the
+    degrees are written as floating point numbers, and the labels are -1 for the input, -2 for the
+    output and the operations' positions in the list.
+    """
+    operations = tuple(op for op, *_ in vector)
+    zeros = tuple(OPERATIONS[op] == ZERO for op in operations)
+    vertices, edges = _minimal(zeros, tuple(tuple(bits) for _, *bits in vector))
+    labels = (_INPUT_LABEL, *operations, _OUTPUT_LABEL)
+    return _hash(edges, tuple(labels[vertex] for vertex in vertices))
+
+
+@lru_cache(maxsize=4096)
+def _minimal(zeros: tuple[bool, ...], skips: Vector) -> tuple[tuple[int, ...], Edges]:
+    """Return the vertices that are left, and the edges between their positions in that list."""
+    nodes = len(zeros)
+    edges = {(vertex, vertex + 1) for vertex in range(nodes + 1)}
+    edges |= {
+        (source, number + 1)
+        for number, bits in enumerate(skips, 1)
+        for source, bit in enumerate(bits)
+        if bit
+    }
+    dead = {vertex for vertex, zero in enumerate(zeros, 1) if zero}
+    edges = {(a, b) for a, b in edges if a not in dead and b not in dead}
+    behind, before = {0}, {nodes + 1}
+    for vertex in range(1, nodes + 2):  # edges lead to higher numbers only
+        if any((source, vertex) in edges for source in behind):
+            behind.add(vertex)
+    for vertex in range(nodes, -1, -1):
+        if any((vertex, target) in edges for target in before):
+            before.add(vertex)
+    left = tuple(sorted(behind & before))
+    place = {vertex: position for position, vertex in enumerate(left)}
+    return left, frozenset((place[a], place[b]) for a, b in edges if a in place and b in place)
+
+
+@lru_cache(maxsize=1024)  # graphs with zero come up again and again
+def _hash(edges: Edges, labels: tuple[int, ...]) -> str:
+    count = range(len(labels))
+    sources = [[a for a in count if (a, vertex) in edges] for vertex in count]
+    targets = [[b for b in count if (vertex, b) in edges] for vertex in count]
+    hashes = [
+        _md5(f"({float(len(targets[v]))}, {float(len(sources[v]))}, {labels[v]})") for v in count
+    ]
+    for _ in count:
+        hashes = [
+            _md5(
+                "".join(sorted([hashes[a] for a in sources[v]]))
+                + "|"
+                + "".join(sorted([hashes[b] for b in targets[v]]))
+                + "|"
+                + hashes[v]
+            )
+            for v in count
+        ]
+    return _md5(str(sorted(hashes)))
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def is_minimal(vector: Vector) -> bool:
+    """Return whether every operation but ``zero``, and every skip, is in the graph."""
+    zeros = tuple(OPERATIONS[op] == ZERO for op, *_ in vector)
+    left, _ = _minimal(zeros, tuple(tuple(bits) for _, *bits in vector))
+    alive = set(left)
+    for number, (_, *bits) in enumerate(vector, 1):
+        if not zeros[number - 1] and number not in alive:
+            return False
+        if any(bit and {source, number + 1} - alive for source, bit in enumerate(bits)):
+            return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _representatives() -> dict[str, Vector]:
+    """Return, for each hash of a vector with ``zero``, the first minimal vector of that hash."""
+    found: dict[str, Vector] = {}
+    for vector in all_vectors():
+        if any(OPERATIONS[op] == ZERO for op, *_ in vector) and is_minimal(vector):
+            found.setdefault(graph_hash(vector), vector)
+    return found

@@ -1,0 +1,176 @@
+"""Options of the NAS-Bench-ASR network, checked as a whole before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_encoder.common.problems import Problems
+from nas_encoder.errors import ConfigError
+from nas_encoder.network.option_rules import (
+    check_conditioning,
+    check_flags,
+    check_integers,
+    check_shares,
+    check_taps,
+    read_options,
+)
+from nas_encoder.spaces.cells.config import EncoderConfig
+
+STRIDES = (1, 1, 2, 2)  # in time, of the convolution that begins each block
+SUBSAMPLING = 4
+KERNEL = 8
+EPSILON = 1e-3  # of the layer norms
+CLIP = 20.0  # the ReLUs end here
+PUBLISHED: dict[str, Any] = {
+    "input_size": 80,
+    "channels": 600,
+    "output_size": 500,
+    "lstm_size": 500,
+    "dropout": 0.2,
+}
+"""What makes the published network of Mehrotra et al. 2021, section 3.2, but for its classes."""
+
+BLOCK_CELLS = (3, 4, 5, 6)
+"""Cells of each block in the paper."""
+
+_WIDTHS = (3, 4, 5, 6)  # of the blocks, in thirds of the first: 600, 800, 1000, 1200
+
+
+@dataclass(frozen=True)
+class NasBenchConfig:
+    """Everything but the genotype that a NAS-Bench-ASR network is built from.
+
+    Attributes:
+        input_size: F, number of frequency bins of the features; 80 in the paper.
+        channels: C, filters of the first block; those of the others are 4/3, 5/3 and 2 times as
+            many, rounded up to a multiple of the groups. 600 in the paper.
+        output_size: D, features of an output frame. Where it is not the width of the LSTM, or
+            without one that of the last block, a fully connected layer with ReLU follows (the
+            paper has none).
+        dropout: Probability behind every operation of a cell and before the LSTM, in training;
+            0.2 in the paper.
+        lstm_size: Width of the LSTM behind the last block, 500 in the paper; 0 for none.
+        block_cells: Cells of each block; 3, 4, 5 and 6 in the paper.
+        block_filters: Filters of each block, in place of ``channels``; empty for that rule.
+        conv_groups: Groups of a cell's convolutions; 100 in the paper. 0 for the largest divisor
+            of ``channels`` that leaves at least 6 filters a group in the first block, as there.
+        deltas: Whether delta and delta-delta stand beside the features; not in the paper.
+        taps: Cells, counted from 1, after which an intermediate output is taken (InterCTC); they
+            must be in the last block, where the frame rate is the output's.
+        conditioning: Whether a function of each tap is fed back into the network.
+    """
+
+    input_size: int = 80
+    channels: int = 600
+    output_size: int = 500
+    dropout: float = 0.0
+    lstm_size: int = 0
+    block_cells: tuple[int, ...] = BLOCK_CELLS
+    block_filters: tuple[int, ...] = ()
+    conv_groups: int = 0
+    deltas: bool = False
+    taps: tuple[int, ...] = ()
+    conditioning: bool = False
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], subject: str = "encoder") -> NasBenchConfig:
+        """Build it from plain YAML types.
+
+        Options that only a 2-D cell network has may be given with the value that switches them
+        off; ``layers`` plays no part, ``block_cells`` says how many cells there are.
+
+        Raises:
+            ConfigError: A key is unknown or a value breaks its rule; all are listed.
+        """
+        known, problems = read_options(cls, options, subject, EncoderConfig, "this network")
+        config = cls(**known)
+        problems.lines.extend(config.problems())
+        if problems:
+            raise ConfigError(subject, problems.lines)
+        return config
+
+    @property
+    def groups(self) -> int:
+        """Groups of a cell's convolutions."""
+        if self.conv_groups:
+            return self.conv_groups
+        first = self.block_filters[0] if self.block_filters else self.channels
+        return max((n for n in range(1, first // 6 + 1) if first % n == 0), default=1)
+
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """Filters of each block."""
+        if self.block_filters:
+            return self.block_filters
+        groups = self.groups
+        return tuple(-(-self.channels * w // (3 * groups)) * groups for w in _WIDTHS)
+
+    @property
+    def subsampling_factor(self) -> int:
+        """Input frames for each output frame."""
+        return SUBSAMPLING
+
+    def problems(self) -> list[str]:
+        """Return one line for each rule that is broken, led by the field's name."""
+        found = Problems()
+        bounds = {
+            "input_size": (1, 4096),
+            "channels": (1, 16384),
+            "output_size": (1, 65536),
+            "lstm_size": (0, 16384),
+            "conv_groups": (0, 16384),
+        }
+        check_integers(self, bounds, found)
+        check_shares(self, ("dropout",), found)
+        check_flags(self, ("deltas", "conditioning"), found)
+        blocks = len(STRIDES)
+        for place, count in enumerate(
+            found.sequence(self.block_cells, "block_cells", blocks, blocks) or ()
+        ):
+            found.integer(count, f"block_cells[{place}]", 0, 256)
+        widths = found.sequence(self.block_filters, "block_filters", 0, blocks) or []
+        if widths and len(widths) != blocks:
+            found.add("block_filters", f"must have {blocks} entries or none, has {len(widths)}")
+        for place, width in enumerate(widths):
+            found.integer(width, f"block_filters[{place}]", 1, 65536)
+        if not found:
+            self._divisions(found)
+            self._taps(found)
+        return found.lines
+
+    def _divisions(self, found: Problems) -> None:
+        if self.conv_groups and not self.block_filters and self.channels % self.conv_groups:
+            found.add(
+                "conv_groups",
+                f"must divide channels, got {self.conv_groups} for {self.channels}",
+            )
+        for place, width in enumerate(self.block_filters):
+            if width % self.groups:
+                found.add(
+                    f"block_filters[{place}]",
+                    f"must be a multiple of the {self.groups} groups (conv_groups), got {width}",
+                )
+
+    def _taps(self, found: Problems) -> None:
+        taps = found.sequence(self.taps, "taps", 0, 64) or []
+        first, last = sum(self.block_cells[:-1]) + 1, sum(self.block_cells) - 1
+        if taps and first > last:
+            found.add("taps", "the last block has no cell before its last one")
+        elif taps:
+            check_taps(taps, first, last, "cell", found)
+        check_conditioning(self, "cell", found)
+
+
+def spread_cells(layers: int) -> tuple[int, ...]:
+    """Return how many cells each block of NAS-Bench-ASR gets: as 3, 4, 5 and 6 of 18."""
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 0:
+        return BLOCK_CELLS  # the check of 'layers' says what is wrong
+    whole = sum(BLOCK_CELLS)
+    counts = [layers * share // whole for share in BLOCK_CELLS]
+    rest = [layers * share % whole for share in BLOCK_CELLS]
+    by_rest = sorted(range(len(rest)), key=lambda block: (-rest[block], block))
+    for block in by_rest[: layers - sum(counts)]:
+        counts[block] += 1
+    return tuple(counts)

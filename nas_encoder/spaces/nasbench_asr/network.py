@@ -1,0 +1,159 @@
+"""The network of NAS-Bench-ASR as an encoder.
+
+Mehrotra et al. 2021, section 3: four blocks, each a convolution over time (ReLU clipped at 20,
+layer norm) and some cells of the searched form; then, where wanted, an LSTM. The numbers that the
+paper leaves open (padding, epsilon, where dropout is) are those of the published PyTorch code,
+https://github.com/SamsungLabs/nb-asr. Where we deviate:
+
+* Padding frames never take part in anything (masks), so an utterance gives the same output in
+  any batch.
+* An operation that leads nowhere (beside ``zero``) has no module, and all genotypes of the same
+  published hash are the same network, see
+  :meth:`~nas_encoder.spaces.nasbench_asr.architecture.SkipArchitecture.reduced`. The
+  published code keeps such operations, with their parameters, and lets a skip out of a ``zero``
+  carry what was added there.
+* The published data are those of the TensorFlow code, whose convolutions ignore the dilation, so
+  that its ``conv5d2`` is ``conv5``, and whose list of branches begins with the identity. We
+  follow the paper and the PyTorch code: dilation 2, and a 1 in a vector is a skip.
+
+B batch, T frames, F frequency bins, C filters, D output features.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import Genotype
+from nas_encoder.network.tapped import TappedEncoder, Taps
+from nas_encoder.spaces.nasbench_asr.architecture import NODES, ZERO, SkipArchitecture
+from nas_encoder.spaces.nasbench_asr.config import EPSILON, NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.layers import SkipTrunk, build_node_operation
+
+__all__ = ["NasBenchEncoder", "SkipCell", "tensorflow_parameters"]
+
+
+class SkipCell(nn.Module):
+    """A cell: three nodes in a row with skips, then a layer norm.
+
+    Args:
+        architecture: The nodes, reduced.
+        filters: C.
+        groups: Of its convolutions.
+        dropout: Behind every operation.
+
+    Attributes:
+        output_channels: C.
+    """
+
+    def __init__(
+        self, architecture: SkipArchitecture, filters: int, groups: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.output_channels = filters
+        self.dropout = dropout
+        self.skips = tuple(node.skips for node in architecture.nodes)
+        self.operations = nn.ModuleDict(
+            {
+                str(number): build_node_operation(node.op, filters, groups)
+                for number, node in enumerate(architecture.nodes, 1)
+                if node.op != ZERO
+            }
+        )
+        self.norm = nn.LayerNorm(filters, eps=EPSILON)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, T, C) to (B, T, C).
+
+        Args:
+            x: Padding frames may hold anything finite.
+            mask: (B, T, 1) or None where there is no padding.
+        """
+        outputs: list[Tensor | None] = [x]
+        for number, skips in enumerate(self.skips, 1):
+            total: Tensor | None = None
+            if str(number) in self.operations:
+                total = self.operations[str(number)](outputs[-1], mask)
+                if self.dropout:
+                    total = F.dropout(total, self.dropout, self.training)
+            for source in skips:
+                added = outputs[source]
+                if added is not None:
+                    total = added if total is None else total + added
+            outputs.append(total)
+        # Without any way to the output the cell gives zeros; what is before it keeps a gradient.
+        result = x * 0.0 if outputs[-1] is None else outputs[-1]
+        normed: Tensor = self.norm(result)
+        return normed
+
+
+class NasBenchEncoder(SkipTrunk, TappedEncoder):
+    """A network of NAS-Bench-ASR.
+
+    What a condition of ``forward_taps`` gives is projected and added to the cell's output, with
+    ``config.conditioning``.
+
+    Args:
+        genotype: The nodes of its cells.
+        config: Everything else.
+
+    Attributes:
+        subsampling_factor: Input frames for each output frame: 4.
+        possible_taps: The cells, counted from 1, whose outputs ``forward_taps`` can return: those
+            of the last block but the last.
+
+    Raises:
+        ConfigError: An option breaks its rule; all problems are listed.
+    """
+
+    def __init__(self, genotype: Genotype, config: NasBenchConfig) -> None:
+        architecture = genotype.architecture
+        if not isinstance(architecture, SkipArchitecture) or len(architecture.nodes) != NODES:
+            problems = [f"genotype: space '{genotype.space}' has no nodes with skips"]
+        else:
+            problems = config.problems()
+        if problems:
+            raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
+        super().__init__(config)
+        self.genotype = genotype
+        reduced = architecture.reduced()
+        self.build(lambda filters: SkipCell(reduced, filters, config.groups, config.dropout))
+        self.possible_taps = tuple(
+            range(len(self.cells) - config.block_cells[-1] + 1, len(self.cells))
+        )
+        if config.conditioning:
+            width = config.filters[-1]
+            self.condition_projection = nn.Linear(config.output_size, width)
+
+    def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
+        """Return (B, ceil(T / 4), D); taps go through the same LSTM and last layer."""
+        dropout = self.config.dropout
+
+        def run(number: int, cell: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+            y: Tensor = cell(x, mask)
+            condition = taps.take(number, partial(self.output, y, mask, dropout))
+            return y if condition is None else y + self.condition_projection(condition)
+
+        return self.output(*self.through_cells(x, lengths, run), dropout)
+
+
+def tensorflow_parameters(encoder: Any, classes: int) -> int:
+    """Return the parameters as the published data count them (their column ``params``).
+
+    They count a TensorFlow model with a fully connected layer of ``classes`` outputs behind the
+    encoder. Beside ours it has one bias vector in the LSTM and not two. The layer has as many
+    outputs as there are phones (48), though the paper's text and code have one more for the
+    blank: so the published 26,338,848 of ``[[1,0],[1,0,0],[1,0,0,0]]`` comes out, where the
+    PyTorch model has 26,341,349.
+
+    Args:
+        encoder: A :class:`NasBenchEncoder`.
+        classes: Without the blank.
+    """
+    own = sum(int(parameter.numel()) for parameter in encoder.parameters())
+    second_bias = 4 * int(encoder.config.lstm_size)
+    return own - second_bias + (int(encoder.output_size) + 1) * classes

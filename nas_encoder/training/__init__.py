@@ -1,0 +1,1 @@
+"""Training with CTC: devices, loaders, early stopping."""

@@ -1,0 +1,92 @@
+"""The devices of a search, and what its processes have to agree on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
+from nas_encoder.search.config.sections import TrainerConfig
+
+
+def open_fabric(config: TrainerConfig) -> Fabric:
+    """Open the devices; with several, start the other processes or join those of torchrun.
+
+    Raises:
+        ConfigError: There is no such device, or there are not as many.
+    """
+    several = config.devices > 1
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy="ddp" if several else "auto",
+            precision=config.precision,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError("trainer", [f"no such devices: {reason}"]) from error
+    if several:
+        fabric.launch()
+        if not fabric.is_global_zero:  # everything would stand in the log once a process
+            logging.getLogger("nas_encoder").setLevel(logging.ERROR)
+    return fabric
+
+
+def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their mean over processes, in one message for each type of number.
+
+    Parameters without a gradient must be the same ones in every process.
+    """
+    if fabric.world_size == 1:
+        return
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for gradients in by_type.values():
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        reduced = mean_over_processes(fabric, flat)
+        parts = torch.split(reduced, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def mean_over_processes(fabric: Fabric, value: Tensor) -> Tensor:
+    """Return the mean of a tensor over processes."""
+    if fabric.world_size == 1:
+        return value
+    reduced = fabric.all_reduce(value, reduce_op="sum")
+    assert isinstance(reduced, Tensor)
+    return reduced / fabric.world_size
+
+
+def any_process(fabric: Fabric, flag: bool) -> bool:
+    """Return whether the flag is set in any process."""
+    if fabric.world_size == 1:
+        return flag
+    return float(mean_over_processes(fabric, torch.tensor(float(flag), device=fabric.device))) > 0
+
+
+def of_all_processes(fabric: Fabric, value: Any) -> list[Any]:
+    """Return a value of every process, by rank."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def synchronize_norms(module: nn.Module) -> None:
+    """Let masked batch norms take their statistics over all processes' batches, in place."""
+    for parent in list(module.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is MaskedBatchNorm2d:
+                setattr(parent, name, SyncMaskedBatchNorm2d.in_place_of(layer))
