@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nas_encoder.errors import DataError
 
@@ -76,20 +77,18 @@ class Workspace:
         self.output = output
         self.root = output.with_name(f"{output.name}.partial")
         self._request = request
-        self._lock: int | None = None
+        self._lock = FileLock(self.root / ".lock", timeout=0)
 
     def __enter__(self) -> Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._unlock()
+            self._lock.acquire()
+        except Timeout as error:
             raise DataError(str(self.root), ["another run is writing it; let it end"]) from error
         arguments = self.root / ".arguments.json"
         begun = _read(arguments)
         if begun is not None and differences(begun, self._request):
-            self._unlock()
+            self._lock.release()
             raise DataError(
                 str(self.root),
                 [
@@ -108,7 +107,7 @@ class Workspace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._unlock()
+        self._lock.release()
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Returns what earlier runs noted of finished utterances, by id."""
@@ -135,11 +134,6 @@ class Workspace:
         for name in (".arguments.json", ".journal.jsonl", ".lock"):
             (self.root / name).unlink(missing_ok=True)
         os.rename(self.root, self.output)
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ by processes that know nothing of each other, each into a file of its own, and m
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import random
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nas_encoder.common.provenance import environment, machine
@@ -364,20 +364,18 @@ class TableBuilder:
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
     """Keep a second process from building the same file."""
+    lock = FileLock(f"{output}.lock", timeout=0)  # the system frees it after a kill
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(output.with_name(f"{output.name}.lock"), "w", encoding="ascii")
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"table {output}", ["another process is building it; give shards files of their own"]
+        ) from None
     except OSError as error:
         raise CheckpointError(f"table {output}", [f"cannot be written: {error}"]) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it after a kill
-        except OSError:
-            raise CheckpointError(
-                f"table {output}",
-                ["another process is building it; give shards files of their own"],
-            ) from None
-        try:
-            yield
-        finally:
-            Path(handle.name).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
