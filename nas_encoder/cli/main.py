@@ -1,9 +1,8 @@
 """Entry point of ``nas-encoder``: finds the sub-command, runs it, turns our errors into messages.
 
-A sub-command is one module with ``HELP`` (a line), ``add_arguments(parser)`` and
-``run(args) -> int`` (the exit status), and one line in :data:`COMMANDS`. Only the
-module of the command that is asked for gets imported, so ``nas-encoder zoo`` does not wait
-for torch.
+A sub-command is one module with ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
+status), and one line in :data:`COMMANDS`. Only the module of the command that is asked for gets
+imported, so ``nas-encoder zoo`` does not wait for torch.
 """
 
 from __future__ import annotations

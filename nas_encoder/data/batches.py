@@ -184,11 +184,6 @@ class AsrLoader:
         self._plans: dict[int, list[list[int]]] = {}
 
     @property
-    def num_utterances(self) -> int:
-        """Number of utterances in an epoch, over all ranks."""
-        return len(self._cuts)
-
-    @property
     def num_frames(self) -> int:
         """Number of feature frames in an epoch, over all ranks, without padding."""
         return sum(self._frames)

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("espeakng_loader", reason="the corpus generator speaks with espeak-ng")
-pytest.importorskip("pypinyin", reason="Mandarin corpora need pypinyin")
-
 from tools.synth import english, mandarin
 from tools.synth.audio import Conditions, Recording, record
 from tools.synth.espeak import Espeak, Speech, SpeechError, Voice

@@ -265,7 +265,6 @@ def test_espnet_model_says_the_same_in_nemo(nemo_models, asr_task, tmp_path: Pat
 
 def spoken(folder: Path) -> Iterator[str]:
     """Say sentences of different lengths, of the kind that the shipped model was trained on."""
-    pytest.importorskip("espeakng_loader", reason="the sentences are spoken by espeak-ng")
     from tools.synth.audio import Conditions, record
     from tools.synth.espeak import Espeak, Voice
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from interchange_samples import assert_equal, config_of, espnet_folder, state_of
 
@@ -44,7 +45,6 @@ def test_words_are_joined_with_spaces() -> None:
 
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    sentencepiece = pytest.importorskip("sentencepiece", reason="the extra 'bpe'")
     folder = tmp_path_factory.mktemp("bpe")
     (folder / "text").write_text("low lower lowest new newer newest\n" * 4, "utf-8")
     sentencepiece.SentencePieceTrainer.train(
@@ -89,7 +89,6 @@ def test_bpe_classes(bpe: bytes, tmp_path: Path) -> None:
 
 
 def test_what_is_no_bpe_model(tmp_path: Path) -> None:
-    pytest.importorskip("sentencepiece")
     (tmp_path / "my.model").write_bytes(b"no model")
     source = espnet_folder(tmp_path / "exp", token_type="bpe", bpemodel=str(tmp_path / "my.model"))
     with pytest.raises(CheckpointError, match="is no SentencePiece model"):

@@ -92,7 +92,6 @@ def test_as_text_and_as_a_picture(tmp_path: Path) -> None:
         "chain",
         *(f"  {number} = {op}" for number, op in enumerate(BLOCKS, 1)),
     ]
-    pytest.importorskip("matplotlib")
     save_picture(genotype(), tmp_path / "chain.svg")
     text = (tmp_path / "chain.svg").read_text(encoding="utf-8")
     # Text is drawn as outlines; its glyphs' groups name what they spell.

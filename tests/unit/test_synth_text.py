@@ -7,6 +7,7 @@ import random
 import re
 
 import pytest
+from lhotse.recipes import timit
 
 from nas_encoder.errors import DataError
 from tools.synth import english, mandarin
@@ -209,15 +210,13 @@ def test_chapters_hold_at_most_forty_utterances():
 
 
 def test_timit_speakers_are_those_that_lhotse_looks_for():
-    recipe = pytest.importorskip("lhotse.recipes.timit")
-    dev, test = recipe.get_speakers()
+    dev, test = timit.get_speakers()
     assert sorted(name.lower() for name in DEV) == sorted(dev)
     assert sorted(name.lower() for name in CORE_TEST) == sorted(test)
 
 
 def test_timit_phones_are_those_that_lhotse_knows():
-    recipe = pytest.importorskip("lhotse.recipes.timit")
-    known = set(recipe.get_phonemes(48))
+    known = set(timit.get_phonemes(48))
     ours = {label for labels in (*STOPS.values(), *PHONES.values()) for label in labels}
     assert ours | {"h#", "pau"} <= known
     assert len(ours) > 45
