@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
                 name = package.replace("_", "-")
                 raise MissingDependencyError(name, "dev", "tools/synth_corpus.py")
         from tools.synth.build import build
+        from tools.synth.corpus import Request
         from tools.synth.layouts import LAYOUTS
-        from tools.synth.plan import Request
 
         request = Request(
             layout=args.layout,

@@ -22,8 +22,9 @@ from tools import synth_corpus
 from tools.synth import english
 from tools.synth.audio import frame_count
 from tools.synth.build import build
+from tools.synth.corpus import Plan, Request
 from tools.synth.layouts import LAYOUTS
-from tools.synth.plan import Plan, Request, make_plan
+from tools.synth.plan import make_plan
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "synth_corpus.py"
 

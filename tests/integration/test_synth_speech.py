@@ -10,9 +10,9 @@ import pytest
 
 from tools.synth import english, mandarin
 from tools.synth.audio import Conditions, Recording, record
+from tools.synth.corpus import Utterance
 from tools.synth.espeak import Espeak, Speech, SpeechError, Voice
 from tools.synth.layouts import LAYOUTS
-from tools.synth.layouts.base import Utterance
 from tools.synth.phones import PHONES, STOPS, phone_segments
 from tools.synth.voices import FEMALE, FEMALE_ECHOING, MALE, MALE_ECHOING, Speaker
 

@@ -11,10 +11,11 @@ from lhotse.recipes import timit
 
 from nas_encoder.errors import DataError
 from tools.synth import english, mandarin
+from tools.synth.corpus import Plan, Request
 from tools.synth.layouts import LAYOUTS
 from tools.synth.layouts.timit import CORE_TEST, DEV
 from tools.synth.phones import PHONES, STOPS
-from tools.synth.plan import DRAWERS, Plan, Request, make_plan
+from tools.synth.plan import DRAWERS, make_plan
 from tools.synth.voices import (
     FEMALE,
     FEMALE_ECHOING,

@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from nas_encoder.errors import DataError
 from tools.synth.audio import SAMPLE_RATE, frame_count, record
+from tools.synth.corpus import Plan, Request, Split, Utterance
 from tools.synth.espeak import Espeak, SpeechError, Voice
 from tools.synth.layouts import LAYOUTS
-from tools.synth.layouts.base import NOTICE, Split, Utterance
-from tools.synth.plan import Plan, Request, make_plan
+from tools.synth.layouts.base import NOTICE
+from tools.synth.plan import make_plan
 from tools.synth.workspace import MANIFEST, Workspace, finished
 
 SUBSAMPLING = 4

@@ -9,14 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.synth import mandarin
-from tools.synth.layouts.base import NOTICE, Layout, Split, Utterance, genders, shares
+from tools.synth.corpus import Plan, Request, Split, Utterance
+from tools.synth.layouts.base import NOTICE, Layout, genders, shares
 from tools.synth.voices import Speaker
-
-if TYPE_CHECKING:
-    from tools.synth.plan import Plan, Request
 
 SPEAKERS: dict[str, tuple[int, int]] = {
     "train": (2, 723),

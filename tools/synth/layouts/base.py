@@ -8,16 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import soundfile
 
-from tools.synth.audio import SAMPLE_RATE, Conditions, Recording
+from tools.synth.audio import SAMPLE_RATE, Recording
+from tools.synth.corpus import Plan, Request, Split, Utterance
 from tools.synth.espeak import Speech
 from tools.synth.voices import Speaker
-
-if TYPE_CHECKING:
-    from tools.synth.plan import Plan, Request
 
 NOTICE = (
     "This corpus is SYNTHETIC. Its audio was made by the speech synthesiser espeak-ng from\n"
@@ -25,44 +22,6 @@ NOTICE = (
     "for that corpus can read it; it holds nothing of that corpus, and no result on it says\n"
     "anything about human speech.\n"
 )
-
-
-@dataclass(frozen=True)
-class Split:
-    """A part of the corpus.
-
-    Attributes:
-        kind: ``train``, ``dev``, ``test``, or ``other`` for a second test set.
-        name: The layout's own name, e.g. ``dev-clean``.
-        count: Number of utterances.
-        speakers: Number of speakers.
-        conditions: How its recordings are made.
-    """
-
-    kind: str
-    name: str
-    count: int
-    speakers: int
-    conditions: Conditions
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One sentence by one speaker.
-
-    Attributes:
-        id: The layout's name for it, unique in the corpus.
-        split: Name of its split.
-        speaker: Who says it.
-        words: The sentence.
-        audio: Path of the audio file below the corpus folder, with ``/``.
-    """
-
-    id: str
-    split: str
-    speaker: Speaker
-    words: tuple[str, ...]
-    audio: str
 
 
 @dataclass(frozen=True)

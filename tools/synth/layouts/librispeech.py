@@ -10,14 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.synth.audio import SAMPLE_RATE, Conditions
-from tools.synth.layouts.base import NOTICE, Layout, Split, Utterance, genders, shares
+from tools.synth.corpus import Plan, Request, Split, Utterance
+from tools.synth.layouts.base import NOTICE, Layout, genders, shares
 from tools.synth.voices import Speaker
-
-if TYPE_CHECKING:
-    from tools.synth.plan import Plan, Request
 
 SUBSETS: tuple[str, ...] = (
     "train-clean-100", "train-clean-360", "train-other-500", "train-clean-5",

@@ -18,25 +18,14 @@ import random
 import string
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.synth import english
 from tools.synth.audio import SAMPLE_RATE, Recording
+from tools.synth.corpus import Plan, Request, Split, Utterance
 from tools.synth.espeak import Speech
-from tools.synth.layouts.base import (
-    NOTICE,
-    Layout,
-    Split,
-    Utterance,
-    Written,
-    genders,
-    shares,
-)
+from tools.synth.layouts.base import NOTICE, Layout, Written, genders, shares
 from tools.synth.phones import Segment, phone_segments, word_segments
 from tools.synth.voices import Speaker
-
-if TYPE_CHECKING:
-    from tools.synth.plan import Plan, Request
 
 CORE_TEST: dict[str, int] = {
     "FELC0": 1, "MDAB0": 1, "MWBT0": 1, "FPAS0": 2, "MTAS1": 2, "MWEW0": 2,
