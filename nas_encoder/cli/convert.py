@@ -1,7 +1,7 @@
 """Turn a trained ESPnet model into a NeMo one, and back, weight for weight.
 
 The encoder, the CTC layer and the computation of the features are carried over, so that the
-result decodes the same text. An attention or transducer decoder is not: what stays behind is
+result decodes the same text. An attention or transducer decoder is not: what is left out is
 listed. The direction follows from the input. With --encoder-only, which always works, the result
 is a folder with the encoder's weights, its block of the other toolkit's configuration, and the
 genotype.
@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   nas-encoder convert model.nemo encoder --encoder-only
 
 ESPnet then reads exp/from_nemo/config.yaml and model.pth (--asr_train_config, --asr_model_file).
-An encoder alone: in ESPnet --init_param encoder/encoder.pth:encoder:encoder with encoder.yaml in
+A bare encoder: in ESPnet --init_param encoder/encoder.pth:encoder:encoder with encoder.yaml in
 the configuration; in NeMo +init_from_ptl_ckpt=encoder/encoder.ckpt with encoder.yaml as the
 model's encoder block.
 """
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ESPnet: folder with config.yaml, .pth file in one, packed .zip; NeMo: .nemo file",
     )
     parser.add_argument(
-        "output", help="a .nemo file, or a folder for ESPnet and for an encoder alone"
+        "output", help="a .nemo file, or a folder for ESPnet and for a bare encoder"
     )
     parser.add_argument("--encoder-only", action="store_true", help="convert nothing else")
     parser.add_argument(

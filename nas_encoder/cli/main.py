@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser; with ``only``, import and fill in that one sub-command alone."""
+    """Build the parser; with ``only``, import and fill in just that sub-command."""
     parser = argparse.ArgumentParser(
         prog="nas-encoder",
         description="Speech encoders found by neural architecture search.",

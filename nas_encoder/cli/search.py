@@ -2,7 +2,7 @@
 
 The data are a Kaldi or ESPnet data folder, a NeMo manifest, lhotse cuts, or a folder made by
 'nas-encoder data prepare'. The run folder holds the result (genotype.yaml), the genotype after
-each epoch, metrics, TensorBoard events, a report and the checkpoint that --resume goes on from.
+each epoch, metrics, TensorBoard events, a report and the checkpoint that --resume continues from.
 With several seeds, each has such a folder below the run folder, and the best derived network by
 validation is the result.
 """
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, nargs="+", metavar="N", help="search with each; the best one is kept"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a stopped run, or join one by trials"
+        "--resume", action="store_true", help="continue a stopped run, or join a trial-based one"
     )
     parser.add_argument(
         "--storage",

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="train part I of N"
     )
-    build.add_argument("--resume", action="store_true", help="go on with a file that is there")
+    build.add_argument("--resume", action="store_true", help="continue an existing file")
     build.add_argument(
         "--add",
         nargs="+",

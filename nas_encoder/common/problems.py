@@ -26,7 +26,7 @@ def show(value: object) -> str:
 
 
 def key_path(key: object) -> str:
-    """Return a key as it stands in a path: quoted where it is no short printable text."""
+    """Return a key as written in a path: quoted unless it is short printable text."""
     plain = isinstance(key, str) and 0 < len(key) < 60 and key.isprintable()
     return str(key) if plain else show(key)
 

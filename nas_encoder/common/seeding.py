@@ -1,4 +1,4 @@
-"""Results that depend on their inputs alone: seeds, random streams, number of threads."""
+"""Reproducible results: seeds, random streams, number of threads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def derive_seed(*parts: int) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of python, numpy and torch (CPU), and put them back after.
 
-    For library code that draws from the global ones: the training's own stream goes on as
-    if nothing had happened.
+    For library code that draws from the global generators: the training's own stream continues
+    as if nothing had happened.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     torch_state = torch.get_rng_state()
@@ -38,7 +38,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute in this thread alone.
+    """Let torch compute in this thread only.
 
     For work on one utterance: more threads would not make it faster, and their number
     changes the last bits of sums, so that data loader workers (which have one) would differ

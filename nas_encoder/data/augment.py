@@ -63,7 +63,7 @@ class SpecAugmentConfig:
 
 
 class SpecAugment:
-    """Masks the valid frames of each utterance of a batch; padding is left alone.
+    """Masks the valid frames of each utterance of a batch; padding is left untouched.
 
     Args:
         config: The settings.
@@ -89,8 +89,8 @@ class SpecAugment:
             features: (B, T, F).
             lengths: (B,) valid frames.
             seed: The same seed gives the same masks, whatever was drawn before.
-            places: Of the utterances in the batch that they are part of, by default 0 to B - 1;
-                the masks of an utterance depend on the seed and on its place alone.
+            places: Places of the utterances in the batch they are part of, by default 0 to B - 1;
+                the masks of an utterance depend only on the seed and on its place.
 
         Returns:
             (B, T, F); frames past an utterance's length are those of ``features``.

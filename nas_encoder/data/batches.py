@@ -1,4 +1,4 @@
-"""Batches of features and targets, repeatable from (seed, epoch) alone.
+"""Batches of features and targets, determined by (seed, epoch).
 
 lhotse's bucketing sampler decides which utterances go together; it works on frame counts
 known from metadata, so a whole epoch is planned without touching audio. That makes the
@@ -84,7 +84,7 @@ class Batch:
 class AsrLoader:
     """Iterates the batches of an epoch.
 
-    What an epoch holds depends on the arguments and on ``(seed, epoch)`` alone: not on the
+    What an epoch holds depends only on the arguments and on ``(seed, epoch)``: not on the
     number of workers, on earlier epochs, on the cache or on the state of any random
     generator. Iterating leaves the global random generators as they were.
 
@@ -96,7 +96,7 @@ class AsrLoader:
         max_frames: Most frames in a batch, padding counted (utterances x longest one).
         shuffle: Whether to draw a new order in each epoch, from buckets of similar length;
             if not, batches come in one order, longest utterances first.
-        seed: Of order and augmentation.
+        seed: Seed of order and augmentation.
         num_workers: Processes that prepare batches; 0: this one.
         cache: Whether to keep features in memory, as many as fit in ``cache_bytes``.
         cache_bytes: Bound of the cache; shared by the workers.
@@ -211,7 +211,7 @@ class AsrLoader:
             start: Number of batches to skip, for a resume in mid-epoch.
 
         Raises:
-            ConfigError: ``start`` is negative or behind the end.
+            ConfigError: ``start`` is negative or beyond the end.
             DataError: Audio that cannot be used; the utterance is named.
         """
         plan = self.plan(self.epoch)
@@ -297,7 +297,7 @@ class AsrLoader:
             raise DataError(
                 "loader",
                 [
-                    f"utterance '{self._cuts[longest].id}' alone has {self._frames[longest]} "
+                    f"utterance '{self._cuts[longest].id}' by itself has {self._frames[longest]} "
                     f"frames, a batch may have max_frames={self._max_frames}; raise it, or "
                     "leave long utterances out by max_length"
                 ],

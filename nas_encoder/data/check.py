@@ -30,11 +30,11 @@ class SplitReport:
     Attributes:
         name: ``train`` or ``valid``.
         utterances: All of them.
-        hours: Of all.
+        hours: Their total length.
         speakers: How many are named.
         sampling_rates: Hz -> utterances.
         used: Utterances that a loader keeps.
-        used_hours: Of those.
+        used_hours: Total length of the usable ones.
         too_short: Fewer frames than the encoder accepts.
         too_long: More than ``max_frames``.
         infeasible: More tokens than CTC can place on the output frames.
@@ -132,12 +132,12 @@ def check_data(
         train: Training data, from :func:`open_cuts`.
         valid: Validation data.
         tokens: The token set.
-        features: The extractor, or settings alone (statistics are not needed here).
+        features: The extractor, or only its settings (statistics are not needed here).
         subsampling_factor: Input frames per output frame of the encoder.
         max_frames: Longest utterance used.
         min_frames: Shortest utterance the encoder accepts.
         probe: How many random utterances of each split to read and turn into features.
-        seed: Of that choice.
+        seed: Seed of that choice.
         raise_errors: Whether to raise; if not, look at ``report.errors``.
 
     Raises:

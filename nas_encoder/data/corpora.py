@@ -107,7 +107,7 @@ def prepare_corpus(
     problems = _option_problems(options)
     if problems:
         raise ConfigError(f"preparing {corpus}", problems)
-    # Absolute, but with links kept: a user's /data link outlives the disk behind it.
+    # Absolute, but with links kept: a user's /data link outlives the disk it points to.
     root, output = Path(os.path.abspath(corpus_dir)), Path(output_dir)
     if not root.is_dir():
         raise DataError(f"corpus {corpus}", [f"{corpus_dir}: no such folder"])

@@ -165,7 +165,7 @@ class FeatureExtractor:
             config: The settings.
             cuts: Training data.
             max_utterances: Size of the random sample for the statistics; None takes all.
-            seed: Of the sample.
+            seed: Seed of the sample.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -210,7 +210,7 @@ class FeatureExtractor:
     # -- features ---------------------------------------------------------------------------
 
     def num_frames(self, cut: Any) -> int:
-        """Return T of a cut from its metadata alone; 0 where it is shorter than a window needs."""
+        """Return T of a cut from its metadata; 0 if it is shorter than a window."""
         samples = int(self._at_rate(cut).num_samples)
         if samples < self._least_samples:
             return 0

@@ -25,7 +25,7 @@ def is_kaldi_dir(path: Path) -> bool:
 def read_kaldi_dir(
     path: Path, findings: Findings, *, jobs: int | None = None, require_text: bool = True
 ) -> list[MonoCut]:
-    """Read ``wav.scp``, ``text``, ``utt2spk`` and, where it is there, ``segments``.
+    """Read ``wav.scp``, ``text``, ``utt2spk`` and, if present, ``segments``.
 
     Args:
         path: The folder.

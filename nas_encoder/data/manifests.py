@@ -88,7 +88,7 @@ def _read(
 
 
 def _inside_folder(path: Path, split: str | None) -> Path:
-    """Return the Kaldi folder or the cuts file that a folder stands for."""
+    """Return the Kaldi folder or the cuts file that a folder means."""
     if is_kaldi_dir(path):
         return path
     if (path / "cuts.jsonl.gz").is_file():
@@ -215,7 +215,7 @@ def _broken_rules(cut: Any, require_text: bool) -> list[str]:
         ("the id must be a non-empty text", isinstance(cut.id, str) and bool(cut.id.strip())),
         ("duration must be above 0", _positive(cut.duration)),
         ("no text", not require_text or (isinstance(text, str) and bool(text.strip()))),
-        ("no recording: features alone cannot be used", recording is not None),
+        ("no recording: features without audio cannot be used", recording is not None),
         (
             "the recording must have samples and a sampling rate",
             recording is None

@@ -32,7 +32,7 @@ def read_nemo_manifest(
     Returns:
         One cut per line; its id is ``utt_id``, which our export writes, or else the file's
         name without suffix, with the folder's name in front where files of several folders
-        share it, or the line number behind it where several lines name one file.
+        share it, or followed by the line number where several lines name one file.
     """
     rows = [(item, f"{path}:{number}") for number, item in _read_rows(path, findings)]
     if not rows and not findings:
@@ -66,7 +66,7 @@ def read_nemo_manifest(
         cut = _cut(key, item, recordings[name], start)
         if cut is None:
             findings.add(
-                "offset + duration lies behind the end of the audio",
+                "offset + duration lies beyond the end of the audio",
                 f"{where} '{name}' ({start} + {item['duration']} s of "
                 f"{recordings[name].duration:.3f} s)",
             )

@@ -25,5 +25,5 @@ FOLDINGS: dict[str, Mapping[str, str]] = {"timit39": TIMIT_48_TO_39}
 
 
 def fold(tokens: Sequence[str], folding: Mapping[str, str]) -> list[str]:
-    """Return the tokens that stand for these in scoring; none is left out and none joined."""
+    """Return the tokens used for these in scoring; none is dropped or merged."""
     return [folding.get(token, token) for token in tokens]

@@ -44,7 +44,7 @@ class Selection:
         return len(self.kept) + len(self.too_short) + len(self.too_long) + len(self.infeasible)
 
     def counts(self) -> dict[str, int]:
-        """Return how many were left out for each reason, reasons that occur alone."""
+        """Return how many were left out for each reason that occurs."""
         reasons = {
             "too short": len(self.too_short),
             "too long": len(self.too_long),

@@ -121,7 +121,7 @@ class NetworkEncoder(AbsEncoder):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         # ESPnet loads with strict=False, so a checkpoint of another architecture would leave
-        # random weights behind without a word.
+        # random weights in place without a word.
         mine = {prefix + name for name in self.state_dict()}
         given = {name for name in state_dict if name.startswith(prefix)}
         for what, names in (("lacks", mine - given), ("has unknown", given - mine)):

@@ -8,7 +8,7 @@ executed, in every process.
 It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype that is
 given by name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet
 writes ``config.yaml`` from those ``args`` *after* it has built the model ("they are allowed to
-modify args"), so the file that lies beside a checkpoint alone rebuilds the model, whether it
+modify args"), so the file beside a checkpoint is enough to rebuild the model, whether it
 comes from a training, ``--collect_stats``, espnetez or a spawned rank.
 """
 

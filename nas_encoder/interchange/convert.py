@@ -33,7 +33,7 @@ from nas_encoder.interchange.nemo_files import (
     write_nemo,
 )
 
-# The files of an encoder alone: its weights have the names that they have in a whole model.
+# The files of a bare encoder: its weights are named as in a whole model.
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
 CARD = f"model{card.SUFFIX}"  # in a folder
 ENCODER_WEIGHTS = {"nemo": "encoder.ckpt", "espnet": "encoder.pth"}
@@ -49,7 +49,7 @@ class Conversion:
         model: What was read, with what was left out.
         target: ``espnet`` or ``nemo``.
         files: What was written.
-        encoder_only: Whether the encoder alone was asked for.
+        encoder_only: Whether only the encoder was asked for.
     """
 
     model: Model
@@ -134,7 +134,7 @@ def convert(
     Args:
         source: ESPnet: a folder, a ``.pth`` file or a packed ``.zip``; NeMo: a ``.nemo`` file or
             its unpacked folder; or what ``encoder_only`` writes.
-        output: A ``.nemo`` file for NeMo, a folder for ESPnet and for an encoder alone.
+        output: A ``.nemo`` file for NeMo, a folder for ESPnet and for a bare encoder.
         encoder_only: Write the encoder's weights, configuration and genotype, and nothing else.
         checkpoint: The ``.pth`` file of the folder.
         bpe_model: The SentencePiece model, where that of ESPnet's config is not found.
@@ -150,7 +150,7 @@ def convert(
         raise CheckpointError(
             model.source,
             [
-                *(model.obstacles or ["holds an encoder alone"]),
+                *(model.obstacles or ["holds nothing but an encoder"]),
                 "only the encoder can be converted (--encoder-only)",
             ],
         )

@@ -114,7 +114,7 @@ def _model(
     encoder, notes = _encoder(source, config, state)
     model = Model(source, "espnet", encoder, notes=notes)
     used = {f"{PREFIX}{name}" for name in encoder.weights}
-    for name, what in (("preencoder", "before"), ("postencoder", "behind")):
+    for name, what in (("preencoder", "before"), ("postencoder", "after")):
         if config.get(name) is not None:
             model.obstacles.append(
                 f"{name}: {show(config[name])}: has no counterpart in NeMo {what} the encoder"

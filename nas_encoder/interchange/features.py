@@ -30,9 +30,9 @@ from nas_encoder.interchange.feature_options import espnet_problems, size_proble
 class ESPnetFeatures(nn.Module):
     """ESPnet's default frontend with its normalisation (``global_mvn``, ``utterance_mvn``).
 
-    In a batch every utterance is reflected at its own end, so it has the same features alone and
-    with others. (ESPnet reflects the padded batch, and so gives the last frames of the shorter
-    utterances other values than it gives them alone.)
+    In a batch every utterance is reflected at its own end, so its features do not depend on the
+    others. (ESPnet reflects the padded batch, which changes the last frames of the shorter
+    utterances from what they are one at a time.)
 
     Args:
         sample_rate: In Hz.

@@ -179,7 +179,7 @@ class Model:
         encoder: The encoder.
         head: The CTC layer, where there is one that can be carried over.
         features: Likewise.
-        left_out: Reason -> names of the tensors that stay behind.
+        left_out: Reason -> names of the tensors that are not converted.
         notes: What else differs.
         facts: What the checkpoint says about its training.
         obstacles: Why nothing but the encoder can be converted; empty where all can.

@@ -24,7 +24,7 @@ def to_nemo(head: Head) -> tuple[list[str], Tensor, Tensor, list[str]]:
     """Return a head as NeMo's decoder has it.
 
     Returns:
-        The labels; (V, D, 1) and (V,) with the blank last; names of tokens that stay behind.
+        The labels; (V, D, 1) and (V,) with the blank last; names of the tokens that are left out.
     """
     sources: list[int | None]
     if head.bpe_model is not None:

@@ -1,4 +1,4 @@
-"""NeMo's adapters in our networks: one behind every cell or block."""
+"""NeMo's adapters in our networks: one after every cell or block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POINTS = "adapter_points"
 
 
 class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
-    """The adapters behind one cell or block; a forward hook there calls :meth:`after`.
+    """The adapters after one cell or block; a forward hook there calls :meth:`after`.
 
     It has no parameters but those of the adapters, so a network without any has the same
     state as outside of NeMo.
@@ -56,7 +56,7 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
 
 
 def add_points(network: nn.Module) -> nn.ModuleDict:
-    """Put an adapter point behind every cell or block of a network.
+    """Add an adapter point after every cell or block of a network.
 
     Returns:
         The points by the name of the module that they follow (a key of a ``ModuleDict``: dots are

@@ -46,7 +46,7 @@ def entries() -> list[Entry]:
     for entry in [*_shipped(), *_local()]:
         if entry.name in found:
             warnings.warn(
-                f"model '{entry.name}' is there twice: {found[entry.name].path} is used, "
+                f"model '{entry.name}' exists twice: {found[entry.name].path} is used, "
                 f"{entry.path} is not",
                 stacklevel=2,
             )

@@ -114,7 +114,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         an empty one gives none.
 
         Args:
-            audio_signal: (B, F, T) features; what stands in padding frames plays no part.
+            audio_signal: (B, F, T) features; the contents of padding frames are ignored.
             length: (B,) valid frames of each utterance.
 
         Returns:
@@ -185,7 +185,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     # -- adapters -----------------------------------------------------------------------------
 
     def add_adapter(self, name: str, cfg: Any) -> None:
-        """Add one of NeMo's linear adapters behind every cell or block."""
+        """Add one of NeMo's linear adapters after every cell or block."""
         if not hasattr(self, POINTS):
             self.adapter_points = add_points(self.network)
         for point in self._points():

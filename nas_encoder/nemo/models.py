@@ -44,7 +44,7 @@ class NASModel(ASRModel):
         Args:
             model_name: One of these.
             args: As NeMo's.
-            options: As NeMo's; ``refresh_cache`` plays no part for a path.
+            options: As NeMo's; ``refresh_cache`` has no effect on a path.
 
         Raises:
             FileNotFoundError: There is no such file or name.

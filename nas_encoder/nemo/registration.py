@@ -5,7 +5,7 @@ every ``_target_`` that does not start with an entry of
 ``nemo.core.classes.common.ALLOWED_TARGET_PREFIXES``, so that a downloaded model cannot run
 arbitrary code (CVE-2025-23304). There is no official way to add a class. :func:`register` appends
 the paths of our encoder classes, whole, and nothing wider: a package prefix would let through
-whatever can be reached under it. NeMo's own checks of what stands behind a path stay as they are;
+whatever can be reached under it. NeMo's own checks of what a path leads to stay as they are;
 as NeMo compares beginnings, what is reached from a class of ours (``NASEncoder.__base__``) is
 refused beside them.
 

@@ -36,7 +36,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, dilation: int) -> T
         x: (B, C, T, F).
         weight: (C, 1, K, K), K odd; zero-padded such that stride 1 keeps the size.
         stride: s.
-        dilation: Of the kernel.
+        dilation: Dilation of the kernel.
     """
     if _is_fast(x, weight) and _pays(x, weight, dilation):
         result: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
@@ -81,7 +81,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _pays(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Whether the own backward is the faster one, as ``benchmarks/depthwise.py`` measures it."""
+    """Return whether the custom backward is faster, as measured by ``benchmarks/depthwise.py``."""
     return weight.size(2) > 3 or dilation > 1
 
 
@@ -138,7 +138,7 @@ def depthwise_weight_gradient(
         weight: Its weight.
         grad: (B, C, ceil(T/s), ceil(F/s)), the gradient of its output.
         stride: s.
-        dilation: Of the kernel.
+        dilation: Dilation of the kernel.
         prepared: What was made of ``x``, to be used again for other kernels; begin with an empty
             one.
     """

@@ -14,7 +14,7 @@ class Identity(nn.Module):
     """Return the input."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return (B, C, T, F) as it is."""
+        """Return (B, C, T, F) unchanged."""
         return x
 
 
@@ -27,7 +27,7 @@ class Zero(nn.Module):
 
     @classmethod
     def build(cls, channels: int, stride: int, affine: bool) -> Zero:
-        """Build it; it has no parameters, so channels and affine play no part."""
+        """Build it; it has no parameters, so ``channels`` and ``affine`` are ignored."""
         return cls(stride)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -44,7 +44,7 @@ class FactorizedReduce(nn.Module):
     Args:
         channels: C, of the input.
         output_channels: D, of the output.
-        affine: Of the batch norm.
+        affine: Whether the batch norm has a scale and a shift.
     """
 
     def __init__(self, channels: int, output_channels: int, affine: bool) -> None:

@@ -21,7 +21,7 @@ def frame_mask(lengths: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
     Args:
         lengths: (B,) integer.
         frames: T.
-        dtype: Of the result.
+        dtype: Data type of the result.
     """
     index = torch.arange(frames, device=lengths.device)
     return (index[None, :] < lengths[:, None]).to(dtype)[:, None, :, None]

@@ -1,4 +1,4 @@
-"""Batch normalization whose statistics are those of the utterances' frames alone."""
+"""Batch normalization over the utterances' frames only, never over padding."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         return output
 
     def group(self) -> Any:
-        """Return the processes whose batches count as one in training; None: this one alone."""
+        """Return the processes whose batches count as one in training; None for just this one."""
         return None
 
     def _unmasked(self, input: Tensor, weight: Tensor | None, move: bool) -> Tensor:
@@ -102,7 +102,7 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
 
     @classmethod
     def in_place_of(cls, layer: nn.SyncBatchNorm | MaskedBatchNorm2d) -> SyncMaskedBatchNorm2d:
-        """Take over parameters, buffers and settings, not as copies."""
+        """Share parameters, buffers and settings with ``other``."""
         own = cls(
             layer.num_features,
             layer.eps,
@@ -128,7 +128,7 @@ def restore_masked(module: nn.Module, names: Iterable[str]) -> None:
 
     Args:
         module: Changed in place.
-        names: Of the modules in it that were masked batch norms; they are synchronized afterwards.
+        names: Names of its masked batch norms, which are synchronized afterwards.
     """
     for name in names:
         parent, _, own = name.rpartition(".")
@@ -141,7 +141,7 @@ def restore_masked(module: nn.Module, names: Iterable[str]) -> None:
 def _normalize(
     x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the normalized (B, C, T, F) and the mean, variance (C,) and count () behind it."""
+    """Return the normalized (B, C, T, F) and the mean, variance (C,) and count () used for it."""
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _MaskedNormalize.apply(  # type: ignore[no-untyped-call]
         x, mask, weight, bias, eps, group
     )
@@ -198,7 +198,7 @@ class _MaskedNormalize(torch.autograd.Function):
             scale = inverse if weight is None else inverse * weight.to(mask.dtype)
             slope = scale * inverse.square() * correlation / count
             offset = scale * shift / count
-            # In place; on CPU addcmul is slower than the separate passes that it stands for.
+            # In place; on CPU addcmul is slower than the separate passes it replaces.
             torch.mul(centred, slope[:, None, None], out=product)
             grad_x = grad.mul_(scale[:, None, None]).sub_(product).sub_(offset[:, None, None])
             grad_x = grad_x.mul_(mask).to(ctx.input_dtype)

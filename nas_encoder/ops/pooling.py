@@ -19,7 +19,7 @@ class AvgPool3(nn.Module):
 
     @classmethod
     def build(cls, channels: int, stride: int, affine: bool) -> AvgPool3:
-        """Build it; pooling has no parameters, so channels and affine play no part."""
+        """Build it; pooling has no parameters, so ``channels`` and ``affine`` are ignored."""
         return cls(stride)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -56,7 +56,7 @@ class MaxPool3(nn.Module):
 
     @classmethod
     def build(cls, channels: int, stride: int, affine: bool) -> MaxPool3:
-        """Build it; pooling has no parameters, so channels and affine play no part."""
+        """Build it; pooling has no parameters, so ``channels`` and ``affine`` are ignored."""
         return cls(stride)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

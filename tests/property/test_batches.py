@@ -350,7 +350,7 @@ def test_unknown_tokens_and_long_utterances_stop_at_once(data):
     tokens = TokenSet.build(["ab c"], kind="char")
     with pytest.raises(DataError, match="token 'x' .* utterance 'spk18-u036'"):
         AsrLoader(data.cuts, tokens, data.features, max_cuts=2)
-    with pytest.raises(DataError, match="alone has .* frames, a batch may have max_frames=50"):
+    with pytest.raises(DataError, match="by itself has .* frames, a batch may have max_frames=50"):
         AsrLoader(data.cuts, data.tokens, data.features, max_frames=50)
 
 

@@ -122,7 +122,7 @@ def test_encoder_alone(tmp_path: Path, kind: str) -> None:
     block = yaml.safe_load((back / "encoder.yaml").read_text("utf-8"))
     assert block["encoder"] == kind
     assert block["encoder_conf"] == encoder_of(kind)[0]
-    with pytest.raises(CheckpointError, match="holds an encoder alone"):
+    with pytest.raises(CheckpointError, match="holds nothing but an encoder"):
         convert(back, tmp_path / "m.nemo")
 
 
