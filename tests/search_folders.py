@@ -13,6 +13,7 @@ from nas_encoder.search import SearchConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.derive import derive_cell
 from nas_encoder.search.gradient.strategies.pdarts import PDarts
+from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
 
 CONFIG = SearchConfig.from_dict(
@@ -42,32 +43,34 @@ def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) ->
     folder.begin(CONFIG.to_dict(), about, resume=False)
     strategy, rng = PDarts(CONFIG), random.Random(0)
     alive = all_alive(SPACE)
-    rows: list[dict[str, Any]] = []
+    records: list[EpochRecord] = []
     for number in range(epochs):
         stage, epoch = divmod(number, 2)
         if number == 2:
-            alive = strategy.next_alive(0, rows[-1]["probabilities"])
+            alive = strategy.next_alive(0, records[-1].probabilities)
         table = {kind: [softmax(edge, sharpness, rng) for edge in alive[kind]] for kind in KINDS}
-        row = {
-            "stage": stage + 1,
-            "epoch": epoch + 1,
-            "train_loss": 3.0 - 0.3 * number,
-            "architecture_loss": None if epoch == 0 else 2.5,
-            "valid_loss": 3.1 - 0.3 * number,
-            "valid_ter": 80.0 - 10 * number,
-            "entropy": {
+        genotype = derived(table)
+        record = EpochRecord(
+            stage=stage + 1,
+            epoch=epoch + 1,
+            steps=10,
+            train_loss=3.0 - 0.3 * number,
+            architecture_loss=None if epoch == 0 else 2.5,
+            valid_loss=3.1 - 0.3 * number,
+            valid_ter=80.0 - 10 * number,
+            dropout=0.0,
+            entropy={
                 kind: sum(-p * math.log(p) for e in table[kind] for p in e.values()) / 14
                 for kind in KINDS
             },
-            "uniform_entropy": {kind: math.log(len(alive[kind][0])) for kind in KINDS},
-            "seconds": 61.5,
-            "probabilities": table,
-        }
-        genotype = derived(table)
-        row["genotype"] = genotype.hash
-        folder.save_genotype(genotype, stage, epoch)
-        rows.append(row)
-    folder.write_rows(rows)
+            uniform_entropy={kind: math.log(len(alive[kind][0])) for kind in KINDS},
+            seconds=61.5,
+            probabilities=table,
+            genotype=genotype.hash,
+        )
+        folder.save_genotype(genotype, *record.place)
+        records.append(record)
+    folder.write_records(records)
     if epochs == 4:
         folder.save_result(genotype)
     return folder

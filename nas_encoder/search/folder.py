@@ -30,7 +30,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
 from nas_encoder.data import FeatureExtractor, TokenSet
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype
+from nas_encoder.search.records import EpochRecord, R, Record, TrialRecord
 
 CHECKPOINT = "last.ckpt"
 STUDY = "study.db"
@@ -74,6 +75,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Where the state of an unfinished run is."""
         return self.path / CHECKPOINT
+
+    @property
+    def metrics(self) -> Path:
+        """Where epochs or trials are recorded."""
+        return self.path / "metrics.jsonl"
 
     def begin(self, config: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:
         """Record what is run; refuse to mix two runs.
@@ -157,50 +163,66 @@ class RunFolder:
             raise CheckpointError(str(self.checkpoint), ["is no checkpoint of a search"])
         return state
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the epochs recorded so far; a line cut off by a kill is dropped."""
-        path = self.path / "metrics.jsonl"
-        rows: list[dict[str, Any]] = []
-        if not path.exists():
+    def rows(self) -> list[Any]:
+        """Return the lines of metrics.jsonl as they are; one cut off by a kill is dropped.
+
+        Raises:
+            CheckpointError: Another line is damaged.
+        """
+        rows: list[Any] = []
+        if not self.metrics.exists():
             return rows
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 if number < len(lines):
-                    raise CheckpointError(str(path), [f"line {number}: {error}"]) from None
+                    raise CheckpointError(str(self.metrics), [f"line {number}: {error}"]) from None
         return rows
 
-    def epochs(self) -> list[dict[str, Any]]:
-        """Return :meth:`rows`, each with its ``stage`` and ``epoch`` (both counted from 1).
+    def epochs(self) -> list[EpochRecord]:
+        """Return the epochs that a gradient search has recorded.
 
         Raises:
-            CheckpointError: A line is no epoch of a search.
+            CheckpointError: A line is damaged or no epoch; all are named.
         """
-        rows = self.rows()
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not {"stage", "epoch"} <= set(row):
-                raise CheckpointError(
-                    str(self.path / "metrics.jsonl"), [f"line {number}: is no epoch of a search"]
-                )
-        return rows
+        return self._records(EpochRecord)
 
-    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+    def trials(self) -> list[TrialRecord]:
+        """Return the trials that are recorded.
+
+        Raises:
+            CheckpointError: A line is damaged or no trial; all are named.
+        """
+        return self._records(TrialRecord)
+
+    def _records(self, kind: type[R]) -> list[R]:
+        found, problems = [], []
+        for number, row in enumerate(self.rows(), 1):
+            try:
+                found.append(kind.from_row(row))
+            except CheckpointError as error:
+                problems += [f"line {number}: {problem}" for problem in error.problems]
+        if problems:
+            raise CheckpointError(str(self.metrics), problems)
+        return found
+
+    def write_records(self, records: Iterable[Record]) -> None:
         """Write metrics.jsonl anew."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(record.to_row()) + "\n" for record in records)
         if self.writes:
-            write_atomically(self.path / "metrics.jsonl", text.encode(), CheckpointError)
+            write_atomically(self.metrics, text.encode(), CheckpointError)
 
     def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
-        """Write what was derived after an epoch (stage and epoch counted from 0)."""
+        """Write what was derived after an epoch (stage and epoch counted from 1)."""
         self._write_yaml(
             str(self.genotype_path(stage, epoch).relative_to(self.path)), genotype.to_dict()
         )
 
     def genotype_path(self, stage: int, epoch: int) -> Path:
-        """Return where the genotype derived after an epoch is (both counted from 0)."""
-        return self.path / "genotypes" / f"stage{stage + 1}_epoch{epoch + 1:03d}.yaml"
+        """Return where the genotype derived after an epoch is (both counted from 1)."""
+        return self.path / "genotypes" / f"stage{stage}_epoch{epoch:03d}.yaml"
 
     def seed_path(self, seed: int) -> Path:
         """Return the folder of one seed's search, where there are several."""

@@ -18,8 +18,8 @@ from nas_encoder.errors import CheckpointError
 from nas_encoder.search import run_search
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
+from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.steps import Steps
-from nas_encoder.search.run import Recorder
 
 SEED = 5
 KILLS = 20

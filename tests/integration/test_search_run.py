@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another(
 ) -> None:
     run_search(quick_config(), corpus[0], tmp_path / "same", valid=corpus[1], seed=SEED)
     require_same(outcome(tmp_path / "same"), outcome(finished))
-    monkeypatch.setattr(RunFolder, "write_rows", stop_at(3, RunFolder.write_rows))
+    monkeypatch.setattr(RunFolder, "write_records", stop_at(3, RunFolder.write_records))
     with pytest.raises(Stop):
         run_search(quick_config(), corpus[0], tmp_path / "other", valid=corpus[1], seed=SEED + 1)
     (first,) = RunFolder(tmp_path / "other").rows()

@@ -35,7 +35,7 @@ def test_without_wishes_it_is_the_searchs_result(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize(("stage", "epoch"), [(1, 1), (1, 2), (2, 1)])
 def test_of_any_epoch(folder: RunFolder, stage: int, epoch: int) -> None:
-    recorded = load_genotype(folder.genotype_path(stage - 1, epoch - 1))
+    recorded = load_genotype(folder.genotype_path(stage, epoch))
     assert rederive(folder, stage, epoch).architecture == recorded.architecture
     if epoch == 2:
         assert rederive(folder, stage).architecture == recorded.architecture

@@ -8,8 +8,10 @@ import json
 import logging
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from search_folders import SPACE, derived, make_run
@@ -19,8 +21,8 @@ from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.choices.parameters import KINDS, edge_list
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.records import Cost
 from nas_encoder.search.report.build import Report, build_report, write_report
-from nas_encoder.search.report.edges import edge_probability
 from nas_encoder.search.report.next_steps import next_steps
 from nas_encoder.search.report.pictures import entropies
 
@@ -129,11 +131,14 @@ def test_a_choice_that_stayed_uniform_is_told(tmp_path: Path) -> None:
 
 def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    rows = folder.rows()
-    for number, row in enumerate(rows):
-        row["edges"] = {kind: [1.0] * 2 + [0.5] * 12 for kind in KINDS}
-        row["edge_entropy"] = {"normal": 0.99, "reduction": 0.9 - 0.1 * number}
-    folder.write_rows(rows)
+    edges = {kind: [1.0] * 2 + [0.5] * 12 for kind in KINDS}
+    records = [
+        replace(record, edges=edges, edge_entropy={"normal": 0.99, "reduction": 0.9 - 0.1 * number})
+        for number, record in enumerate(folder.epochs())
+    ]
+    assert records[0].taken("normal")[2] == 0.5
+    assert folder.epochs()[0].taken("normal")[2] == 1.0  # where it is not learned
+    folder.write_records(records)
     report = Report(folder)
     (text,) = report.warnings()
     assert "The choice of edges in the normal cell has hardly left the uniform one" in text
@@ -142,9 +147,7 @@ def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     page = Reader(build_report(folder).read_text(encoding="utf-8"))
     assert page.words.count("how probable it is that its node takes it") == 2  # both stages
     assert page.words.count("how probable it is that the edge is taken") == 2  # both kinds
-    assert edge_probability(rows[0], "normal", 2) == 0.5
-    assert edge_probability({"probabilities": {}}, "normal", 2) == 1.0
-    assert {"normal cell, its edges", "reduction cell, its edges"} < set(entropies(rows))
+    assert {"normal cell, its edges", "reduction cell, its edges"} < set(entropies(records))
 
 
 def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
@@ -159,17 +162,21 @@ def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
 def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
     """Before it shows in the genotype, which takes only two edges of a node."""
     folder = make_run(tmp_path)
-    rows = folder.rows()
     edge = dict.fromkeys(SPACE.operations, 0.05) | {"max_pool_3x3": 0.35, "skip_connect": 0.35}
-    rows[-1]["probabilities"]["reduction"] = [edge] * 14
-    folder.write_rows(rows)
+    change_last(folder, probabilities={"reduction": [edge] * 14})
     (text,) = Report(folder).warnings()
     assert "Pooling and skip connections have 75 % of the probability in the reduction cell" in text
     edge = dict.fromkeys(SPACE.operations, 0.05) | {"none": 0.65}
-    rows[-1]["probabilities"]["reduction"] = [edge] * 14
-    folder.write_rows(rows)
+    change_last(folder, probabilities={"reduction": [edge] * 14})
     (text,) = Report(folder).warnings()
     assert "'none' has 65 % of the probability in the reduction cell" in text
+
+
+def change_last(folder: RunFolder, **changes: Any) -> None:
+    *others, last = folder.epochs()
+    if "probabilities" in changes:
+        changes["probabilities"] = {**last.probabilities, **changes["probabilities"]}
+    folder.write_records([*others, replace(last, **changes)])
 
 
 def commands(folder: RunFolder) -> str:
@@ -177,14 +184,13 @@ def commands(folder: RunFolder) -> str:
 
 
 def add_costs(folder: RunFolder, budget: float) -> None:
-    rows = folder.rows()
-    for number, row in enumerate(rows):
-        derived = (9e6, 8e6, 6e6, 7e6)[number]
-        row["costs"] = {
-            "parameters": {"derived": derived, "expected": 7.5e6, "budget": budget},
-            "macs": {"derived": 2.5e10, "expected": 2.4e10},
-        }
-    folder.write_rows(rows)
+    records = [
+        replace(
+            record, costs={"parameters": Cost(derived, 7.5e6, budget), "macs": Cost(2.5e10, 2.4e10)}
+        )
+        for record, derived in zip(folder.epochs(), (9e6, 8e6, 6e6, 7e6), strict=True)
+    ]
+    folder.write_records(records)
 
 
 def test_costs_stand_against_their_budgets(tmp_path: Path) -> None:
@@ -214,12 +220,7 @@ def test_a_choice_by_chance_is_told_what_to_do(tmp_path: Path) -> None:
 def test_epochs_of_the_derived_network_alone(tmp_path: Path) -> None:
     """In a stage that retrains it, nothing is chosen any more."""
     folder = make_run(tmp_path)
-    rows = folder.rows()
-    for name in ("probabilities", "entropy", "uniform_entropy"):
-        rows[-1].pop(name)
-    rows[-1]["phase"] = "retrain"
-    rows[-1]["valid_ter"] = 95.0
-    folder.write_rows(rows)
+    change_last(folder, phase="retrain", valid_ter=95.0)
     page = read(folder)
     assert "2 retrain" in page.words and "Edges after epoch 1 of stage 2" in page.words
     (text,) = Report(folder).warnings()
@@ -228,9 +229,7 @@ def test_epochs_of_the_derived_network_alone(tmp_path: Path) -> None:
 
 def test_a_network_that_learned_nothing_is_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    rows = folder.rows()
-    rows[-1]["valid_ter"] = 97.0
-    folder.write_rows(rows)
+    change_last(folder, valid_ter=97.0)
     (text,) = Report(folder).warnings()
     assert "token error rate on the validation data is 97.0 %" in text
 

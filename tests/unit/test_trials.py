@@ -17,11 +17,11 @@ from nas_encoder.errors import ConfigError, NasEncoderError
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.load import load_any_search_config
+from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.trials import STRATEGIES, TrialsConfig
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.processes import is_dead, this_process
-from nas_encoder.search.trials.results import best_of, front_of
 from nas_encoder.search.trials.samplers import EvolutionSampler, distributions
 from nas_encoder.spaces import get_space
 
@@ -259,34 +259,41 @@ def test_what_a_table_does_not_have_is_said_at_once() -> None:
 # -- results ------------------------------------------------------------------------------------
 
 
-def row(trial: int, error: float, macs: float, state: str = "complete") -> dict[str, Any]:
-    return {
-        "trial": trial,
-        "error": error,
-        "macs": macs,
-        "state": state,
-        "objectives": ["error", "macs"],
-    }
+def record(trial: int, error: float, macs: float, state: str = "complete") -> TrialRecord:
+    return TrialRecord(
+        trial=trial,
+        number=trial,
+        state=state,
+        error=error,
+        macs=macs,
+        epochs=1,
+        seconds=0.1,
+        genotype="0123456789abcdef",
+        vector=[0],
+        objectives=["error", "macs"],
+        errors=[error],
+        finished=None,
+    )
 
 
 def test_the_front_is_what_nothing_beats() -> None:
-    rows = [
-        row(1, 10, 5),
-        row(2, 20, 3),
-        row(3, 20, 4),  # beaten by 2
-        row(4, 10, 5),  # as good as 1, later
-        row(5, 30, 3),  # beaten by 2
-        row(6, 40, 1),
-        row(7, 1, 1, "pruned"),
+    trials = [
+        record(1, 10, 5),
+        record(2, 20, 3),
+        record(3, 20, 4),  # beaten by 2
+        record(4, 10, 5),  # as good as 1, later
+        record(5, 30, 3),  # beaten by 2
+        record(6, 40, 1),
+        record(7, 1, 1, "pruned"),
     ]
-    assert [found["trial"] for found in front_of(rows)] == [1, 2, 6]
+    assert [found.trial for found in front_of(trials)] == [1, 2, 6]
     assert front_of([]) == []
 
 
 def test_the_best_has_the_lowest_error_then_the_lowest_cost() -> None:
-    assert best_of([row(1, 10, 5), row(2, 10, 4), row(3, 11, 1)])["trial"] == 2
+    assert best_of([record(1, 10, 5), record(2, 10, 4), record(3, 11, 1)]).trial == 2
     with pytest.raises(NasEncoderError, match="no trial was completed"):
-        best_of([row(1, 1, 1, "pruned")])
+        best_of([record(1, 1, 1, "pruned")])
 
 
 # -- processes ----------------------------------------------------------------------------------

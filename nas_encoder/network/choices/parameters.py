@@ -28,7 +28,7 @@ NO_SKIP, SKIP = "no_skip", "skip"  # what the latter choose from
 # kind of cell -> edge -> names of the operations that are alive, in the space's order
 Alive = Mapping[str, tuple[tuple[str, ...], ...]]
 # kind of cell -> edge -> operation -> probability
-Probabilities = Mapping[str, tuple[Mapping[str, float], ...]]
+Probabilities = Mapping[str, Sequence[Mapping[str, float]]]
 # kind of cell -> edge -> how probable it is that its node takes it; empty where not learned
 EdgeProbabilities = Mapping[str, Sequence[float]]
 NO_EDGES: EdgeProbabilities = MappingProxyType({})

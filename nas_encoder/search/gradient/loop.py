@@ -44,6 +44,7 @@ from nas_encoder.search.gradient.steps import (
     set_random_state,
     weights_optimizer,
 )
+from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.training.devices import (
     any_process,
     of_all_processes,
@@ -213,39 +214,38 @@ class GradientSearch:
         architecture = self.strategy.derive(steps.parameters)
         # Every process has the same; but what they decide by it must be the same bit for bit.
         score = self.fabric.broadcast(steps.score(iter(self.streams.score)))
-        entropy = steps.parameters.entropy()
-        row: dict[str, Any] = {
-            "stage": position.stage + 1,
-            "epoch": position.epoch + 1,
-            "phase": stage.phase,
-            "steps": int(sums["steps"]),
-            "train_loss": sums["loss"] / max(1.0, sums["steps"]),
-            "architecture_loss": (
-                sums["arch_loss"] / sums["arch_steps"] if sums["arch_steps"] else None
-            ),
-            "penalty": sums["penalty"] / sums["arch_steps"] if sums["arch_steps"] else None,
-            "valid_loss": score["loss"],
-            "valid_utterance_loss": score["utterance_loss"],
-            "valid_ter": score["ter"],
-            "dropout": self.strategy.operation_dropout(stage, position.epoch),
-            "entropy": entropy,
-            "uniform_entropy": {
-                kind: math.log(len(edges[0])) for kind, edges in self.alive.items()
-            },
-            "seconds": round(position.seconds + time.monotonic() - began, 3),
-            "probabilities": {
-                kind: [dict(edge) for edge in edges]
-                for kind, edges in steps.parameters.probabilities().items()
-            },
-        }
+        edges = costs = None
         if self.config.learns_edges:
-            row["edges"] = steps.parameters.edge_probabilities()
-            row["edge_entropy"] = steps.parameters.edge_entropy()
+            edges = steps.parameters.edge_probabilities()
         if self.objective is not None:
             with torch.no_grad():
-                weights, edges = steps.parameters.weights(), steps.parameters.edges()
-            row["costs"] = self.objective.report(weights, self.alive, architecture, edges)
-        self.on_epoch(row, architecture)
+                present = steps.parameters.weights(), self.alive, architecture
+                report = self.objective.report(*present, steps.parameters.edges())
+            costs = {name: Cost(**cost) for name, cost in report.items()}
+        record = EpochRecord(
+            stage=position.stage + 1,
+            epoch=position.epoch + 1,
+            phase=stage.phase,
+            steps=int(sums["steps"]),
+            train_loss=sums["loss"] / max(1.0, sums["steps"]),
+            architecture_loss=(
+                sums["arch_loss"] / sums["arch_steps"] if sums["arch_steps"] else None
+            ),
+            penalty=sums["penalty"] / sums["arch_steps"] if sums["arch_steps"] else None,
+            valid_loss=score["loss"],
+            valid_utterance_loss=score["utterance_loss"],
+            valid_ter=score["ter"],
+            dropout=self.strategy.operation_dropout(stage, position.epoch),
+            entropy=steps.parameters.entropy(),
+            uniform_entropy={kind: math.log(len(own[0])) for kind, own in self.alive.items()},
+            seconds=round(position.seconds + time.monotonic() - began, 3),
+            probabilities=steps.parameters.probabilities(),
+            edges=edges,
+            edge_entropy=None if edges is None else steps.parameters.edge_entropy(),
+            costs=costs,
+            genotype=self._genotype(architecture).hash,
+        )
+        self.on_epoch(record, architecture)
         watch = self._watch()
         if stage.stop is not None:
             better = watch.see(stage.stop, position.epoch + 1, score["utterance_loss"])
@@ -343,10 +343,12 @@ class GradientSearch:
     def _build_network(self, stage: StageConfig, parameters: ArchitectureParameters) -> nn.Module:
         if stage.phase != "retrain":
             return self.strategy.supernet(self.alive, stage, self.streams.vocabulary)
-        architecture = self.strategy.derive(parameters)
-        genotype = Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
+        genotype = self._genotype(self.strategy.derive(parameters))
         encoder = build_encoder(genotype, **asdict(self.config.encoder_config(stage)))
         return CtcNetwork(encoder, self.streams.vocabulary)
+
+    def _genotype(self, architecture: Any) -> Genotype:
+        return Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
 
     def _restore_position(self, state: dict[str, Any]) -> None:
         self.position = Position(**state["position"])

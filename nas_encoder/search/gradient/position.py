@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_encoder.data import AsrLoader, Batch
+from nas_encoder.search.records import EpochRecord
 
 
 @dataclass
@@ -67,5 +68,5 @@ class Position:
     watch: dict[str, Any] = field(default_factory=dict)  # of early stopping, see Watch
 
 
-# Called after each epoch with the row for metrics.jsonl and the architecture derived.
-EpochEnd = Callable[[dict[str, Any], Any], None]
+# Called after each epoch with its record and the architecture derived.
+EpochEnd = Callable[[EpochRecord, Any], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError
@@ -11,6 +10,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient import STRATEGIES
+from nas_encoder.search.records import EpochRecord
 
 
 def rederive(
@@ -47,14 +47,16 @@ def rederive(
     if name is not None:
         document["name"] = name
     config = SearchConfig.from_dict(document, "derivation")
-    row = _find(folder, stage, epoch)
+    record = _find(folder, stage, epoch)
     strategy = STRATEGIES[config.strategy](config)
-    architecture = strategy.derive_from(row["probabilities"], row.get("edges", {}))
+    architecture = strategy.derive_from(record.probabilities, record.edges or {})
+    path = folder.genotype_path(*record.place)
+    recorded = Genotype.from_dict(read_yaml(path, CheckpointError), str(path))
     provenance = {
-        **_provenance_of(folder, row),
+        **recorded.provenance,
         "derived": {
-            "stage": row["stage"],
-            "epoch": row["epoch"],
+            "stage": record.stage,
+            "epoch": record.epoch,
             "at_most": dict(config.regularization.at_most),
         },
     }
@@ -72,17 +74,17 @@ def read_config(folder: RunFolder) -> SearchConfig:
     return SearchConfig.from_dict(read_yaml(path, CheckpointError), str(path))
 
 
-def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> dict[str, Any]:
-    rows = [row for row in folder.epochs() if "probabilities" in row]
+def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> EpochRecord:
+    records = folder.epochs()
     done = ", ".join(
-        f"stage {number}: 1..{max(row['epoch'] for row in rows if row['stage'] == number)}"
-        for number in sorted({row["stage"] for row in rows})
+        f"stage {number}: 1..{max(record.epoch for record in records if record.stage == number)}"
+        for number in sorted({record.stage for record in records})
     )
     found = [
-        row
-        for row in rows
-        if row["stage"] == (stage if stage is not None else rows[-1]["stage"])
-        and (epoch is None or row["epoch"] == epoch)
+        record
+        for record in records
+        if record.stage == (stage if stage is not None else records[-1].stage)
+        and (epoch is None or record.epoch == epoch)
     ]
     if not found:
         asked = f"stage {stage or 'last'}, epoch {epoch or 'last'}"
@@ -90,8 +92,3 @@ def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> dict[str, 
             f"run folder {folder.path}", [f"{asked}: not recorded; recorded: {done or 'none'}"]
         )
     return found[-1]
-
-
-def _provenance_of(folder: RunFolder, row: Mapping[str, Any]) -> dict[str, Any]:
-    path = folder.genotype_path(row["stage"] - 1, row["epoch"] - 1)
-    return dict(Genotype.from_dict(read_yaml(path, CheckpointError), str(path)).provenance)

@@ -15,9 +15,10 @@ from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.network.choices.parameters import skip_list
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.findings import Finding, findings
 from nas_encoder.search.gradient.rederive import read_config
+from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.search.report.edges import edge_courses, edge_map
-from nas_encoder.search.report.findings import Finding, findings, relative_entropy
 from nas_encoder.search.report.next_steps import next_steps
 from nas_encoder.search.report.page import (
     commands,
@@ -113,10 +114,10 @@ class Report:
         return Genotype.from_dict(read_yaml(path), str(path))
 
     def _latest(self) -> Genotype | None:
-        return self._of_row(self.rows[-1]) if self.rows else None
+        return self._of(self.rows[-1]) if self.rows else None
 
-    def _of_row(self, row: Mapping[str, Any]) -> Genotype | None:
-        path = self.folder.genotype_path(row["stage"] - 1, row["epoch"] - 1)
+    def _of(self, row: EpochRecord) -> Genotype | None:
+        path = self.folder.genotype_path(*row.place)
         return self._read(path) if path.is_file() else None
 
     # -- the document -------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class Report:
 
     def _state(self) -> str:
         total = sum(stage.epochs for stage in self.config.stages)
-        seconds = sum(row.get("seconds") or 0.0 for row in self.rows)
+        seconds = sum(row.seconds for row in self.rows)
         state = "finished" if self.finished else "not finished"
         # A stage may end before its last epoch, so a finished search needs not have them all.
         return (
@@ -173,27 +174,21 @@ class Report:
 
     def exceeded(self) -> list[str]:
         """Return a sentence for each budget that the genotype does not keep."""
-        found = []
-        for name, cost in self._last_costs().items():
-            if cost.get("budget") is not None and cost["derived"] > cost["budget"]:
-                found.append(
-                    f"The genotype costs {readable(name, cost['derived'])} of {TITLES[name]}, more "
-                    f"than the budget of {readable(name, cost['budget'])}. A larger "
-                    "objective.weight or more epochs would pull it below."
-                )
-        return found
-
-    def _last_costs(self) -> dict[str, dict[str, float]]:
-        found = [row["costs"] for row in self.rows if row.get("costs")]
-        return dict(found[-1]) if found else {}
-
-    def choosing(self) -> list[dict[str, Any]]:
-        """Return the epochs in which operations are chosen: no warm-up or retraining stage."""
         return [
-            row
-            for row in self.rows
-            if row.get("probabilities") and row.get("phase", "search") == "search"
+            f"The genotype costs {readable(name, cost.derived)} of {TITLES[name]}, more than the "
+            f"budget of {readable(name, cost.budget)}. A larger objective.weight or more epochs "
+            "would pull it below."
+            for name, cost in self.last_costs().items()
+            if cost.budget is not None and cost.exceeded
         ]
+
+    def last_costs(self) -> Mapping[str, Cost]:
+        """Return what the last genotype costs, by quantity; nothing where that is not known."""
+        return (self.rows[-1].costs or {}) if self.rows else {}
+
+    def choosing(self) -> list[EpochRecord]:
+        """Return the epochs in which operations are chosen: no warm-up or retraining stage."""
+        return [row for row in self.rows if row.searching]
 
     def _result(self) -> list[str]:
         if self.genotype is None:
@@ -213,17 +208,17 @@ class Report:
         ]
 
     def _costs(self) -> list[str]:
-        found = self._last_costs()
+        found = self.last_costs()
         if not found:
             return []
         lines = []
         for name, cost in found.items():
-            budget = cost.get("budget")
-            share = "" if budget is None else f"{100 * cost['derived'] / budget:.1f} %"
+            budget = cost.budget
+            share = "" if budget is None else f"{100 * cost.derived / budget:.1f} %"
             lines.append(
                 (
                     TITLES[name],
-                    readable(name, cost["derived"]),
+                    readable(name, cost.derived),
                     "" if budget is None else readable(name, budget),
                     share,
                 )
@@ -256,10 +251,10 @@ class Report:
         """Yield what each stage ended with: its cells and the probabilities behind them."""
         rows = self.choosing()
         for index, row in enumerate(rows):
-            if index + 1 < len(rows) and rows[index + 1]["stage"] == row["stage"]:
+            if index + 1 < len(rows) and rows[index + 1].stage == row.stage:
                 continue
-            genotype = self._of_row(row)
-            after = f"after epoch {row['epoch']} of stage {row['stage']}"
+            genotype = self._of(row)
+            after = f"after epoch {row.epoch} of stage {row.stage}"
             if genotype is not None and genotype != self.genotype:
                 yield f"<h2>Derived {after}</h2>"
                 yield image(to_png(draw(genotype)), f"what is derived {after}")
@@ -283,19 +278,19 @@ class Report:
         )
         lines, before = [], None
         for row in self.rows:
-            genotype = self._of_row(row)
-            entropy = [relative_entropy(row, kind) for kind in kinds]
+            genotype = self._of(row)
+            entropy = map(row.relative_entropy, kinds)
             lines.append(
                 (
-                    f"{row['stage']} {row.get('phase', '')}".strip(),
-                    row["epoch"],
-                    number(row.get("train_loss"), 3),
-                    number(row.get("valid_loss"), 3),
-                    number(row.get("valid_ter"), 1),
+                    f"{row.stage} {row.phase}",
+                    row.epoch,
+                    number(row.train_loss, 3),
+                    number(row.valid_loss, 3),
+                    number(row.valid_ter, 1),
                     ", ".join(number(100 * e, 1) for e in entropy if e is not None),
-                    row.get("genotype") or "",
+                    row.genotype,
                     _changed(before, genotype),
-                    duration(row.get("seconds") or 0.0),
+                    duration(row.seconds),
                 )
             )
             before = genotype

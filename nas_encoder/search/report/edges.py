@@ -18,9 +18,9 @@ from nas_encoder.network.choices.parameters import (
     edge_list,
     skip_list,
 )
+from nas_encoder.search.records import EpochRecord
 from nas_encoder.search.report.pictures import (
     Picture,
-    Row,
     colours_of,
     kind_title,
     kinds_of,
@@ -40,7 +40,9 @@ _PITCH = (1.1, 1.35)  # from one small picture to the next, their size is 1
 _MOST_BARS = 200  # of a small picture: more could not be seen apart
 
 
-def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, title: str) -> Picture:
+def edge_map(
+    row: EpochRecord, operations: Sequence[str], genotype: Genotype | None, title: str
+) -> Picture:
     """Draw the probabilities of one epoch, edges by operations.
 
     Args:
@@ -52,7 +54,7 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
     import numpy as np
 
     kinds = kinds_of([row])
-    tables = [row["probabilities"][kind] for kind in kinds]
+    tables = [row.probabilities[kind] for kind in kinds]
     figure = new_figure(0.29 * max(map(len, tables)) + 1.9)
     axes_list = figure.subplots(1, len(kinds), squeeze=False)[0]
     highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
@@ -78,8 +80,8 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
             axes.axhline(border - 0.5, color="white", lw=2.5)
         axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
         names = edge_names(kind, len(table))
-        if taken := (row.get("edges") or {}).get(kind):
-            names = [f"{name}  {p:.2f}" for name, p in zip(names, taken, strict=True)]
+        if row.edges:
+            names = [f"{name}  {p:.2f}" for name, p in zip(names, row.edges[kind], strict=True)]
         axes.set_yticks(range(len(table)), names, fontsize=8)
         axes.set_title(kind_title(kind), fontsize=10)
     figure.colorbar(
@@ -89,17 +91,13 @@ def edge_map(row: Row, operations: Sequence[str], genotype: Genotype | None, tit
         title,
         "Probability of each operation on each edge (node \u2190 its source), block or node. Grey: "
         "no candidate (any more). Red frame: what the genotype of this epoch takes."
-        + (
-            " Beside an edge: how probable it is that its node takes it."
-            if row.get("edges")
-            else ""
-        ),
+        + (" Beside an edge: how probable it is that its node takes it." if row.edges else ""),
         to_png(figure),
     )
 
 
 def edge_courses(
-    rows: Sequence[Row], kind: str, operations: Sequence[str], genotype: Genotype | None
+    rows: Sequence[EpochRecord], kind: str, operations: Sequence[str], genotype: Genotype | None
 ) -> Picture:
     """Draw how the probabilities of every edge of one kind moved over the epochs.
 
@@ -111,7 +109,7 @@ def edge_courses(
     """
     step = -(-len(rows) // _MOST_BARS)
     shown = rows[step - 1 :: step]
-    edges = len(shown[0]["probabilities"][kind])
+    edges = len(shown[0].probabilities[kind])
     names = edge_names(kind, edges)
     taken = dict(_chosen(genotype, kind))
     columns = min(_COLUMNS, edges)
@@ -130,8 +128,7 @@ def edge_courses(
         bottom = [0.0] * len(shown)
         for operation, colour in colours_of(kind, operations).items():
             heights = [
-                edge_probability(row, kind, number)
-                * row["probabilities"][kind][number].get(operation, 0.0)
+                row.taken(kind)[number] * row.probabilities[kind][number].get(operation, 0.0)
                 for row in shown
             ]
             top = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -165,17 +162,11 @@ def edge_courses(
         "with their operation. Bands that stay equally high: the edge has learned nothing."
         + (
             " All bands together: how probable it is that the edge is taken."
-            if shown[0].get("edges")
+            if shown[0].edges
             else ""
         ),
         to_png(figure),
     )
-
-
-def edge_probability(row: Row, kind: str, edge: int) -> float:
-    """Return how probable it is that an edge is taken; 1 where that is not learned."""
-    learned = (row.get("edges") or {}).get(kind)
-    return 1.0 if learned is None else float(learned[edge])
 
 
 def edge_names(kind: str, count: int) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder.genotype import Genotype
+from nas_encoder.search.gradient.findings import is_cheap
 from nas_encoder.spaces.cells.architecture import CellArchitecture
 
 if TYPE_CHECKING:
@@ -122,20 +123,13 @@ def _finished(report: Report) -> Iterator[Step]:
 
 
 def _cheap(report: Report) -> list[str]:
-    from nas_encoder.search.report.findings import is_cheap
-
     return [operation for operation in report.operations if is_cheap(operation)]
 
 
 def _within_budgets(report: Report) -> tuple[int, int] | None:
     """Return (stage, epoch) of the last epoch of the last searching stage within all budgets."""
-    rows = [row for row in report.choosing() if row.get("costs")]
-    rows = [row for row in rows if row["stage"] == rows[-1]["stage"]]
-    for row in reversed(rows):
-        if all(
-            cost["derived"] <= cost["budget"]
-            for cost in row["costs"].values()
-            if cost.get("budget") is not None
-        ):
-            return row["stage"], row["epoch"]
+    rows = report.choosing()
+    for row in reversed([row for row in rows if row.stage == rows[-1].stage]):
+        if row.costs and not any(cost.exceeded for cost in row.costs.values()):
+            return row.place
     return None

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.network.budgets import TITLES, UNITS
 from nas_encoder.network.choices.parameters import KINDS, NO_SKIP, SKIP, SKIPS
-from nas_encoder.search.report.findings import relative_entropy
+from nas_encoder.search.records import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
+Epochs = Sequence[EpochRecord]
 
 # Okabe and Ito's colours, which stay apart for the colour-blind; grey is for 'none'.
 _COLOURS = (
@@ -71,18 +71,18 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def curves(rows: Sequence[Row]) -> Picture:
+def curves(rows: Epochs) -> Picture:
     """Draw losses, the token error rate and the certainty of the choice over all epochs."""
     panels: list[tuple[str, dict[str, list[float | None]]]] = [
         (
             "loss per token",
             {
-                "training": [row.get("train_loss") for row in rows],
-                "architecture's data": [row.get("architecture_loss") for row in rows],
-                "validation": [row.get("valid_loss") for row in rows],
+                "training": [row.train_loss for row in rows],
+                "architecture's data": [row.architecture_loss for row in rows],
+                "validation": [row.valid_loss for row in rows],
             },
         ),
-        ("token error rate, %", {"validation": [row.get("valid_ter") for row in rows]}),
+        ("token error rate, %", {"validation": [row.valid_ter for row in rows]}),
         (
             "entropy / that of a uniform choice",
             entropies(rows),
@@ -123,26 +123,26 @@ def curves(rows: Sequence[Row]) -> Picture:
         + (
             " Where edges are learned, each counts as much as it is probable that its node takes "
             "it; the entropy of a cell's edges is that of the nodes' choice of two."
-            if any(row.get("edges") for row in rows)
+            if any(row.edges for row in rows)
             else ""
         ),
         to_png(figure),
     )
 
 
-def entropies(rows: Sequence[Row]) -> dict[str, list[float | None]]:
+def entropies(rows: Epochs) -> dict[str, list[float | None]]:
     """Return how open each kind's choice of operations is, and of edges where they are learned."""
     lines: dict[str, list[float | None]] = {
-        kind_title(kind): [relative_entropy(row, kind) for row in rows] for kind in kinds_of(rows)
+        kind_title(kind): [row.relative_entropy(kind) for row in rows] for kind in kinds_of(rows)
     }
     for kind in kinds_of(rows):
-        values = [(row.get("edge_entropy") or {}).get(kind) for row in rows]
+        values = [(row.edge_entropy or {}).get(kind) for row in rows]
         if any(value is not None for value in values):
             lines[f"{kind_title(kind)}, its edges"] = values
     return lines
 
 
-def compared_curves(runs: Mapping[str, Sequence[Row]]) -> Picture:
+def compared_curves(runs: Mapping[str, Epochs]) -> Picture:
     """Draw the validation figures of several searches, one colour each."""
     panels = (("validation loss per token", "valid_loss"), ("token error rate, %", "valid_ter"))
     figure = new_figure(5.2)
@@ -154,7 +154,7 @@ def compared_curves(runs: Mapping[str, Sequence[Row]]) -> Picture:
             for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
                 axes.plot(
                     range(start + 1, end + 1),
-                    [float("nan") if row.get(key) is None else row[key] for row in rows[start:end]],
+                    [getattr(row, key) for row in rows[start:end]],
                     marker="o",
                     markersize=3.5,
                     color=_COLOURS[1 + (3 * place) % (len(_COLOURS) - 1)],
@@ -174,14 +174,14 @@ def compared_curves(runs: Mapping[str, Sequence[Row]]) -> Picture:
     )
 
 
-def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
+def operation_shares(rows: Epochs, operations: Sequence[str]) -> Picture:
     """Draw the mean probability of each operation over the edges, epoch by epoch."""
     kinds = kinds_of(rows)
     figure = new_figure(2.5 * len(kinds) + 0.6)
     axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
     for axes, kind in zip(axes_list, kinds, strict=True):
         own = colours_of(kind, operations)
-        shares = [mean_shares(row, kind, list(own)) for row in rows]
+        shares = [row.shares(kind, own) for row in rows]
         bottom = [0.0] * len(rows)
         for operation, colour in own.items():
             heights = [share[operation] for share in shares]
@@ -219,9 +219,9 @@ def operation_shares(rows: Sequence[Row], operations: Sequence[str]) -> Picture:
     )
 
 
-def costs(rows: Sequence[Row]) -> Picture | None:
+def costs(rows: Epochs) -> Picture | None:
     """Draw what the derived networks cost, against their budgets; None where not recorded."""
-    names = [name for name in UNITS if any(name in (row.get("costs") or {}) for row in rows)]
+    names = [name for name in UNITS if any(name in (row.costs or {}) for row in rows)]
     if not names:
         return None
     figure = new_figure(1.9 * len(names) + 0.6)
@@ -229,12 +229,12 @@ def costs(rows: Sequence[Row]) -> Picture | None:
     starts = stage_starts(rows)
     for axes, name in zip(axes_list, names, strict=True):
         unit, factor = UNITS[name]
-        found = [(row.get("costs") or {}).get(name) or {} for row in rows]
+        found = [(row.costs or {}).get(name) for row in rows]
         for key, label, colour, style in (
             ("derived", "of the genotype derived", "#0072b2", "-"),
             ("expected", "expected, by the probabilities", "#56b4e9", "--"),
         ):
-            values = [factor * cost.get(key, float("nan")) for cost in found]
+            values = [factor * getattr(cost, key, float("nan")) for cost in found]
             for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
                 axes.plot(
                     range(start + 1, end + 1),
@@ -245,7 +245,7 @@ def costs(rows: Sequence[Row]) -> Picture | None:
                     ls=style,
                     label="" if start else label,
                 )
-        budgets = [cost["budget"] for cost in found if "budget" in cost]
+        budgets = [cost.budget for cost in found if cost and cost.budget is not None]
         if budgets:
             axes.axhline(factor * budgets[-1], color="#d55e00", lw=1.6, label="budget")
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
@@ -262,22 +262,9 @@ def costs(rows: Sequence[Row]) -> Picture | None:
     )
 
 
-def mean_shares(row: Row, kind: str, operations: Sequence[str]) -> dict[str, float]:
-    """Return each operation's mean probability over the edges of a kind of cell.
-
-    Where edges are learned each counts as much as it is probable.
-    """
-    edges = row["probabilities"][kind]
-    taken = (row.get("edges") or {}).get(kind) or [1.0] * len(edges)
-    return {
-        op: sum(t * edge.get(op, 0.0) for t, edge in zip(taken, edges, strict=True)) / sum(taken)
-        for op in operations
-    }
-
-
-def kinds_of(rows: Sequence[Row]) -> list[str]:
+def kinds_of(rows: Epochs) -> list[str]:
     """Return the kinds of cells (or of blocks) that the rows record, in their order."""
-    return list(dict.fromkeys(kind for row in rows for kind in row.get("probabilities") or {}))
+    return list(dict.fromkeys(kind for row in rows for kind in row.probabilities))
 
 
 def colours_of(kind: str, operations: Sequence[str]) -> dict[str, str]:
@@ -297,9 +284,9 @@ def kind_title(kind: str) -> str:
     return f"{kind} cell" if kind in KINDS else kind
 
 
-def stage_starts(rows: Sequence[Row]) -> list[int]:
+def stage_starts(rows: Epochs) -> list[int]:
     """Return the position of the first row of each stage."""
-    return [i for i, row in enumerate(rows) if not i or row["stage"] != rows[i - 1]["stage"]]
+    return [i for i, row in enumerate(rows) if not i or row.stage != rows[i - 1].stage]
 
 
 def new_figure(height: float) -> Figure:
@@ -309,25 +296,25 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
 
 
-def _mark_stages(axes: Axes, rows: Sequence[Row]) -> None:
+def _mark_stages(axes: Axes, rows: Epochs) -> None:
     for start in stage_starts(rows)[1:]:
         axes.axvline(start + 0.5, color="#444444", lw=1, ls="--")
 
 
-def _label_stages(axes: Axes, rows: Sequence[Row]) -> None:
+def _label_stages(axes: Axes, rows: Epochs) -> None:
     starts = stage_starts(rows)
     for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
         axes.text(
             (start + end + 1) / 2,
             1.02,
-            f"stage {rows[start]['stage']} {rows[start].get('phase', '')}".strip(),
+            f"stage {rows[start].stage} {rows[start].phase}",
             transform=axes.get_xaxis_transform(),
             ha="center",
             fontsize=9,
         )
 
 
-def _epoch_axis(axes: Axes, rows: Sequence[Row]) -> None:
+def _epoch_axis(axes: Axes, rows: Epochs) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(0.4, len(rows) + 0.6)

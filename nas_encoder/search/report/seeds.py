@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations
-from typing import Any
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
@@ -71,9 +70,7 @@ class SeedsReport:
 
     def _state(self) -> str:
         done = sum(report.finished for report in self.reports.values())
-        seconds = sum(
-            row.get("seconds") or 0.0 for report in self.reports.values() for row in report.rows
-        )
+        seconds = sum(row.seconds for report in self.reports.values() for row in report.rows)
         state = "finished" if self.genotype is not None else "not finished"
         return f"{state}: {done} of {len(self.seeds)} searches in {duration(seconds)}"
 
@@ -102,28 +99,24 @@ class SeedsReport:
         ]
 
     def _candidates(self) -> list[str]:
+        names = list(
+            dict.fromkeys(name for report in self.reports.values() for name in report.last_costs())
+        )
         lines = []
-        names: list[str] = []
         for seed, report in self.reports.items():
-            last: dict[str, Any] = report.rows[-1] if report.rows else {}
-            costs = {
-                name: cost for row in report.rows for name, cost in (row.get("costs") or {}).items()
-            }
-            names = list(costs) or names
+            last, costs = report.rows[-1] if report.rows else None, report.last_costs()
             lines.append(
                 (
                     seed,
                     "" if report.genotype is None else report.genotype.hash,
                     f"{len(report.rows)}" + ("" if report.finished else " so far"),
-                    number(last.get("valid_ter"), 1),
-                    number(last.get("valid_loss"), 3),
-                    *(readable(name, cost["derived"]) for name, cost in costs.items()),
+                    number(last.valid_ter if last else None, 1),
+                    number(last.valid_loss if last else None, 3),
+                    *(readable(n, costs[n].derived) if n in costs else "" for n in names),
                     f"seed{seed}/report.html",
                 )
             )
-        trained = any(
-            row.get("phase") == "retrain" for r in self.reports.values() for row in r.rows
-        )
+        trained = any(row.phase == "retrain" for r in self.reports.values() for row in r.rows)
         what = (
             "the derived network, trained from scratch"
             if trained

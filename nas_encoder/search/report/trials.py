@@ -6,7 +6,6 @@ import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -16,6 +15,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, UNITS
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
+from nas_encoder.search.records import TrialRecord, front_of
 from nas_encoder.search.report.page import (
     commands,
     document,
@@ -32,7 +32,6 @@ from nas_encoder.spaces.picture import architecture_lines, draw
 
 logger = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
 _MOST = 200  # rows of the table of trials
 
 
@@ -62,19 +61,12 @@ class TrialsReport:
         self.run = folder.run()
         path = folder.path / "config.yaml"
         self.config = TrialsConfig.from_dict(read_yaml(path, CheckpointError), str(path))
-        self.rows = folder.rows()
-        for place, row in enumerate(self.rows, 1):
-            if not isinstance(row, dict) or not {"trial", "state", ERROR} <= set(row):
-                raise CheckpointError(
-                    str(folder.path / "metrics.jsonl"), [f"line {place}: is no trial"]
-                )
+        self.rows = folder.trials()
         self.genotype: Genotype | None = folder.result()
-        self.complete = [row for row in self.rows if row["state"] == "complete"]
+        self.complete = [row for row in self.rows if row.complete]
 
     def html(self) -> str:
         """Return the whole document."""
-        from nas_encoder.search.trials.results import front_of
-
         title = f"Search of {self.config.name}"
         front = front_of(self.rows) if len(self.config.objectives) > 1 else []
         return document(
@@ -96,8 +88,8 @@ class TrialsReport:
         )
 
     def _state(self) -> str:
-        seconds = sum(row.get("seconds") or 0.0 for row in self.rows)
-        epochs = sum(row.get("epochs") or 0 for row in self.rows)
+        seconds = sum(row.seconds for row in self.rows)
+        epochs = sum(row.epochs for row in self.rows)
         state = "finished" if self.genotype is not None else "not finished"
         pruned = len(self.rows) - len(self.complete)
         return (
@@ -112,7 +104,7 @@ class TrialsReport:
         if not self.complete:
             yield "No trial is complete yet."
             return
-        errors = {row[ERROR] for row in self.complete}
+        errors = {row.error for row in self.complete}
         if len(self.complete) > 1 and len(errors) == 1:
             yield "All complete trials have the same error: the trials tell nothing apart."
         elif min(errors) > 95:
@@ -134,7 +126,7 @@ class TrialsReport:
             f"<pre>{escape(lines)}</pre>",
         ]
 
-    def _front(self, front: Sequence[Row]) -> Iterator[str]:
+    def _front(self, front: Sequence[TrialRecord]) -> Iterator[str]:
         if not front:
             return
         costs = [name for name in self.config.objectives if name != ERROR]
@@ -144,9 +136,9 @@ class TrialsReport:
         lines = [
             (
                 f"{place}",
-                row["trial"],
-                row["genotype"],
-                *(_figure(name, row[name]) for name in self.config.objectives),
+                row.trial,
+                row.genotype,
+                *(_figure(name, row.value(name)) for name in self.config.objectives),
             )
             for place, row in enumerate(front, 1)
         ]
@@ -155,24 +147,24 @@ class TrialsReport:
     def _courses(self) -> Iterator[Picture]:
         if self.complete:
             yield history_picture(self.rows)
-        if any(len(row.get("errors") or ()) > 1 for row in self.rows):
+        if any(len(row.errors) > 1 for row in self.rows):
             yield curves_picture(self.rows)
 
     def _trials(self) -> list[str]:
         if not self.rows:
             return []
-        costs = [name for name in COSTS if any(name in row for row in self.rows)]
+        costs = [name for name in COSTS if any(name in row.costs for row in self.rows)]
         head = ("trial", "state", "genotype", "error, %", "epochs", "time", *map(_title, costs))
-        ranked = sorted(self.rows, key=lambda row: (row["state"] != "complete", row[ERROR]))
+        ranked = sorted(self.rows, key=lambda row: (not row.complete, row.error))
         lines = [
             (
-                row["trial"],
-                row["state"],
-                row["genotype"],
-                number(row[ERROR], 2),
-                row.get("epochs"),
-                duration(row.get("seconds") or 0.0),
-                *(_figure(name, row.get(name)) for name in costs),
+                row.trial,
+                row.state,
+                row.genotype,
+                number(row.error, 2),
+                row.epochs,
+                duration(row.seconds),
+                *(_figure(name, row.costs.get(name)) for name in costs),
             )
             for row in ranked[:_MOST]
         ]
@@ -203,17 +195,17 @@ class TrialsReport:
             )
 
 
-def history_picture(rows: Sequence[Row]) -> Picture:
+def history_picture(rows: Sequence[TrialRecord]) -> Picture:
     """Draw each trial's error and the best so far."""
     figure = new_figure(3.2)
     axes = figure.subplots()
     best, course = float("inf"), []
     for row in rows:
-        if row["state"] == "complete":
-            best = min(best, row[ERROR])
+        if row.complete:
+            best = min(best, row.error)
         course.append(best if best < float("inf") else float("nan"))
     for state, colour in (("complete", "#0072b2"), ("pruned", "#9a9a9a")):
-        own = [(place, row[ERROR]) for place, row in enumerate(rows, 1) if row["state"] == state]
+        own = [(place, row.error) for place, row in enumerate(rows, 1) if row.state == state]
         if own:
             axes.plot(*zip(*own, strict=True), "o", ms=4, color=colour, label=state)
     axes.step(range(1, len(rows) + 1), course, where="post", color="#d55e00", label="best so far")
@@ -229,14 +221,15 @@ def history_picture(rows: Sequence[Row]) -> Picture:
     )
 
 
-def curves_picture(rows: Sequence[Row]) -> Picture:
+def curves_picture(rows: Sequence[TrialRecord]) -> Picture:
     """Draw the error of each trial over its epochs."""
     figure = new_figure(3.2)
     axes = figure.subplots()
     for row in rows:
-        errors = row.get("errors") or []
-        colour = "#0072b2" if row["state"] == "complete" else "#9a9a9a"
-        axes.plot(range(1, len(errors) + 1), errors, "-o", ms=2.5, lw=0.8, color=colour, alpha=0.6)
+        colour = "#0072b2" if row.complete else "#9a9a9a"
+        axes.plot(
+            range(1, len(row.errors) + 1), row.errors, "-o", ms=2.5, lw=0.8, color=colour, alpha=0.6
+        )
     axes.set_xlabel("epoch", fontsize=9)
     axes.set_ylabel("lowest error so far, %", fontsize=9)
     axes.grid(alpha=0.25)
@@ -247,23 +240,23 @@ def curves_picture(rows: Sequence[Row]) -> Picture:
     )
 
 
-def front_picture(rows: Sequence[Row], front: Sequence[Row], cost: str) -> Picture:
+def front_picture(rows: Sequence[TrialRecord], front: Sequence[TrialRecord], cost: str) -> Picture:
     """Draw errors against a cost, and the front."""
     figure = new_figure(3.6)
     axes = figure.subplots()
     _, factor = UNITS[cost]
     axes.plot(
-        [factor * row[cost] for row in rows],
-        [row[ERROR] for row in rows],
+        [factor * row.value(cost) for row in rows],
+        [row.error for row in rows],
         "o",
         ms=4,
         color="#9a9a9a",
         label="trials",
     )
-    ordered = sorted(front, key=lambda row: row[cost])
+    ordered = sorted(front, key=lambda row: row.value(cost))
     axes.plot(
-        [factor * row[cost] for row in ordered],
-        [row[ERROR] for row in ordered],
+        [factor * row.value(cost) for row in ordered],
+        [row.error for row in ordered],
         "-o",
         drawstyle="steps-post",
         ms=5,

@@ -74,7 +74,7 @@ def run_trials(
     from optuna.study import StudyDirection
 
     from nas_encoder.search.report.trials import write_trials_report
-    from nas_encoder.search.trials.results import rows_of, save_results
+    from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
     from nas_encoder.search.trials.study import Worker, silence_optuna
@@ -120,17 +120,19 @@ def run_trials(
         def record() -> None:
             nonlocal written
             if time.monotonic() - written > _WRITE_EVERY:
-                folder.write_rows(rows_of(study, config.objectives))
+                folder.write_records(records_of(study, config.objectives))
                 written = time.monotonic()
 
         own = Worker(study, store, config, space, evaluator, record).run()
-        rows = rows_of(study, config.objectives)
+        records = records_of(study, config.objectives)
     finally:
         store.close()
-    folder.write_rows(rows)
-    genotype = save_results(folder, rows, config, {**run, **folder.run()})
+    folder.write_records(records)
+    genotype = save_results(folder, records, config, {**run, **folder.run()})
     write_trials_report(folder)
-    logger.info("%d trials, %d of them by this worker; genotype %s", len(rows), own, genotype.hash)
+    logger.info(
+        "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
+    )
     return genotype
 
 

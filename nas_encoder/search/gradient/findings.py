@@ -1,4 +1,4 @@
-"""Known ways in which a gradient search fails, told from what an epoch records.
+"""Known failures of gradient searches, told from the record of an epoch.
 
 Liu et al. 2019's architecture parameters can stay where they began, or prefer what has no weights
 (Zela et al. 2020, "Understanding and Robustifying Differentiable Architecture Search"; Chen et al.
@@ -7,11 +7,12 @@ Liu et al. 2019's architecture parameters can stay where they began, or prefer w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nas_encoder.genotype import Genotype
+from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces.cells.architecture import Cell, CellArchitecture
 
 UNIFORM = 0.97  # of the entropy of a uniform choice: as good as not moved
@@ -42,18 +43,17 @@ def is_cheap(operation: str) -> bool:
     return any(part in operation for part in _CHEAP)
 
 
-def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]:
+def findings(epoch: EpochRecord, genotype: Genotype | None) -> list[Finding]:
     """Return what is wrong after an epoch.
 
     Args:
-        row: What the epoch recorded.
+        epoch: Its record.
         genotype: What was derived from it.
     """
     found = []
-    tables = row.get("probabilities") or {}
     cells = cells_of(genotype)
-    for kind, table in tables.items():
-        share = relative_entropy(row, kind)
+    for kind, table in epoch.probabilities.items():
+        share = epoch.relative_entropy(kind)
         title = f"{kind} cell" if kind in ("normal", "reduction") else kind
         if share is not None and share > UNIFORM:
             text = (
@@ -62,7 +62,7 @@ def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]
                 "More epochs, more data or a larger architecture.lr may help."
             )
             found.append(Finding("uniform", kind, text))
-        edges = (row.get("edge_entropy") or {}).get(kind)
+        edges = (epoch.edge_entropy or {}).get(kind)
         if edges is not None and edges > UNIFORM:
             text = (
                 f"The choice of edges in the {title} has hardly left the uniform one (entropy "
@@ -70,7 +70,7 @@ def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]
                 "little better than chance."
             )
             found.append(Finding("edges", kind, text))
-        taken = (row.get("edges") or {}).get(kind) or [1.0] * len(table)
+        taken = epoch.taken(kind)
         text = _dominance(title, table, cells.get(kind), taken)
         if text:
             found.append(Finding("cheap", kind, text))
@@ -81,23 +81,13 @@ def findings(row: Mapping[str, Any], genotype: Genotype | None) -> list[Finding]
                 "the search has little to say about the operations that a genotype can hold."
             )
             found.append(Finding("none", kind, text))
-    error_rate = row.get("valid_ter")
-    if error_rate is not None and error_rate > HARDLY_LEARNED:
+    if epoch.valid_ter > HARDLY_LEARNED:
         text = (
-            f"The network's token error rate on the validation data is {error_rate:.1f} %: it has "
-            "hardly learned the task, so its preferences mean little."
+            f"The network's token error rate on the validation data is {epoch.valid_ter:.1f} %: "
+            "it has hardly learned the task, so its preferences mean little."
         )
         found.append(Finding("unlearned", "", text))
     return found
-
-
-def relative_entropy(row: Mapping[str, Any], kind: str) -> float | None:
-    """Return an epoch's mean entropy over that of a uniform choice, or None where not known."""
-    entropy = (row.get("entropy") or {}).get(kind)
-    uniform = row.get("uniform_entropy")
-    if isinstance(uniform, Mapping):  # one number in the folders of earlier versions
-        uniform = uniform.get(kind)
-    return entropy / uniform if entropy is not None and uniform else None
 
 
 def cells_of(genotype: Genotype | None) -> dict[str, Cell]:

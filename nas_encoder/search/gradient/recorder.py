@@ -1,0 +1,127 @@
+"""The record of a gradient search: metrics, genotypes, TensorBoard events, log."""
+
+from __future__ import annotations
+
+import logging
+from statistics import fmean
+from typing import Any
+
+from nas_encoder.genotype import Genotype
+from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.findings import findings
+from nas_encoder.search.records import EpochRecord
+
+logger = logging.getLogger(__name__)
+
+_CURVES = ("train_loss", "architecture_loss", "penalty", "valid_loss", "valid_ter", "dropout")
+
+
+class Recorder:
+    """Writes down what each epoch gives.
+
+    Args:
+        folder: Of the run.
+        config: Of the search.
+        run: What run.yaml holds.
+        state: The checkpoint that the search goes on from, or None.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: SearchConfig,
+        run: dict[str, Any],
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.run = run
+        position = state["position"] if state else {"stage": 0, "epoch": 0}
+        reached = (position["stage"] + 1, position["epoch"])
+        # An epoch that was recorded but not checkpointed will be run, and recorded, again.
+        self.epochs = [epoch for epoch in folder.epochs() if epoch.place <= reached]
+        folder.write_records(self.epochs)
+        self.board: Any = self._open_board() if folder.writes else None
+        self._warned: set[tuple[Any, ...]] = set()
+
+    def _open_board(self) -> Any:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.warning(
+                "no TensorBoard events are written: pip install 'nas_encoder[search]' has it"
+            )
+            return None
+        return SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=len(self.epochs))
+
+    def __call__(self, epoch: EpochRecord, architecture: Any) -> None:
+        """Record an epoch and the architecture that is derived after it."""
+        self.epochs.append(epoch)
+        genotype = self.genotype(architecture)
+        self.folder.save_genotype(genotype, *epoch.place)
+        self.folder.write_records(self.epochs)
+        if not self.folder.writes:
+            return
+        edges = epoch.edge_entropy
+        logger.info(
+            "stage %d epoch %d: loss %.3f, valid loss %.3f, token error rate %.1f %%, "
+            "entropy %.3f of %.3f%s, %.0f s",
+            *epoch.place,
+            epoch.train_loss,
+            epoch.valid_loss,
+            epoch.valid_ter,
+            fmean(epoch.entropy.values()),
+            fmean(epoch.uniform_entropy.values()),
+            f", of edges {fmean(edges.values()):.3f} of 1" if edges else "",
+            epoch.seconds,
+        )
+        self._warn(epoch, genotype)
+        if self.board is not None:
+            self._draw(epoch)
+
+    def _warn(self, epoch: EpochRecord, genotype: Genotype) -> None:
+        """Tell of a failing search, once a stage, when half of its epochs are done."""
+        stage = self.config.stages[epoch.stage - 1]
+        if stage.phase != "search" or 2 * epoch.epoch < stage.epochs + stage.warmup_epochs:
+            return
+        for finding in findings(epoch, genotype):
+            key = (epoch.stage, finding.kind, finding.where)
+            if key not in self._warned:
+                self._warned.add(key)
+                logger.warning("%s", finding.text)
+
+    def _draw(self, epoch: EpochRecord) -> None:
+        number = len(self.epochs)
+        for name in _CURVES:
+            if (value := getattr(epoch, name)) is not None:
+                self.board.add_scalar(name, value, number)
+        self.board.add_scalars("entropy", epoch.entropy, number)
+        if epoch.edge_entropy:
+            self.board.add_scalars("edge_entropy", epoch.edge_entropy, number)
+        for name, costs in epoch.to_row().get("costs", {}).items():
+            self.board.add_scalars(name, costs, number)
+        self.board.flush()
+
+    def genotype(self, architecture: Any) -> Genotype:
+        """Return the architecture with its provenance."""
+        last = self.epochs[-1] if self.epochs else None
+        provenance = {
+            "kind": "search",
+            "strategy": self.config.strategy,
+            **{name: self.run[name] for name in ("config", "seed")},
+            "data": self.run["train"],
+            **{name: self.run[name] for name in ("version", "commit", "machine")},
+            "stage": last and last.stage,
+            "epoch": last and last.epoch,
+            "validation": {
+                "loss": last and last.valid_loss,
+                "token_error_rate": last and last.valid_ter,
+            },
+        }
+        return Genotype(self.config.name, self.config.space, architecture, provenance)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.board is not None:
+            self.board.close()

@@ -1,0 +1,279 @@
+"""The lines of ``metrics.jsonl``: epochs of a gradient search, trials of a study.
+
+E edges of a cell, blocks of a chain, or nodes or skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from nas_encoder.common.problems import Problems, show
+from nas_encoder.errors import CheckpointError, NasEncoderError
+from nas_encoder.search.strategies import COSTS, ERROR
+
+R = TypeVar("R", bound="Record")
+
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (int, "an integer"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a string"),
+    "Mapping": (Mapping, "a mapping"),
+    "Sequence": ((list, tuple), "a list"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of ``metrics.jsonl``; its fields are the line's keys."""
+
+    left_out: ClassVar[tuple[str, ...]] = ()  # of a row, where they are None
+
+    @classmethod
+    def from_row(cls: type[R], row: object, where: str = "metrics.jsonl") -> R:
+        """Read a row; fields with a default may be missing, as in rows of earlier versions.
+
+        Args:
+            row: A mapping, as JSON has it.
+            where: It comes from, for the error.
+
+        Raises:
+            CheckpointError: A key is missing, unknown or of a wrong type; all are named.
+        """
+        problems, known = Problems(), {field.name: field for field in fields(cls)}
+        optional = [name for name, field in known.items() if field.default is not MISSING]
+        required = [name for name in known if name not in optional]
+        found = problems.mapping(row, "", required, optional) or {}
+        for name in known.keys() & found.keys():
+            declared, value = str(known[name].type), found[name]
+            kind, words = _TYPES[declared.partition("[")[0].partition(" ")[0]]
+            if not isinstance(value, kind) and not (value is None and declared.endswith("None")):
+                problems.add(name, f"must be {words}, got {show(value)}")
+        if problems:
+            raise CheckpointError(where, problems.lines)
+        return cls(**found)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row, in plain types."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None or name not in self.left_out
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs, in one quantity.
+
+    Attributes:
+        derived: The network of the genotype.
+        expected: The mean over networks drawn by the probabilities.
+        budget: At most so much; None where there is no budget.
+    """
+
+    derived: float
+    expected: float
+    budget: float | None = None
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the genotype costs more than its budget."""
+        return self.budget is not None and self.derived > self.budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord(Record):
+    """An epoch of a gradient search.
+
+    Attributes:
+        stage: Counted from 1.
+        epoch: Of the stage, counted from 1.
+        phase: ``warmup``, ``search`` or ``retrain``.
+        steps: Steps of the weights.
+        train_loss: Mean over the steps, per token.
+        architecture_loss: The same on the architecture's data; None where it did not move.
+        penalty: Mean of what the budgets added to that loss.
+        valid_loss: Per token, on the validation data.
+        valid_utterance_loss: Mean per utterance.
+        valid_ter: Token error rate in %.
+        dropout: After regularized operations.
+        entropy: Kind of choice -> mean over its edges, in nats.
+        uniform_entropy: The same of a uniform choice.
+        seconds: Spent.
+        probabilities: Kind of choice -> edge -> operation -> probability.
+        edges: Kind -> edge -> probability that its node takes it; None where not learned.
+        edge_entropy: Kind -> entropy of the choice of edges, over that of a uniform one.
+        costs: Quantity -> cost; None where the costs of a space are not known.
+        genotype: Hash of what is derived from the probabilities.
+    """
+
+    stage: int
+    epoch: int
+    phase: str = "search"
+    steps: int
+    train_loss: float
+    architecture_loss: float | None
+    penalty: float | None = None
+    valid_loss: float
+    valid_utterance_loss: float | None = None
+    valid_ter: float
+    dropout: float
+    entropy: Mapping[str, float]
+    uniform_entropy: Mapping[str, float]
+    seconds: float
+    probabilities: Mapping[str, Sequence[Mapping[str, float]]]
+    edges: Mapping[str, Sequence[float]] | None = None
+    edge_entropy: Mapping[str, float] | None = None
+    costs: Mapping[str, Cost] | None = None
+    genotype: str
+
+    left_out: ClassVar[tuple[str, ...]] = ("edges", "edge_entropy", "costs")
+
+    @classmethod
+    def from_row(cls, row: object, where: str = "metrics.jsonl") -> EpochRecord:
+        """Read a row, also of earlier versions; see :meth:`Record.from_row`."""
+        if isinstance(row, Mapping):
+            row = dict(row)
+            uniform, kinds = row.get("uniform_entropy"), row.get("entropy")
+            if isinstance(uniform, float) and isinstance(kinds, Mapping):
+                row["uniform_entropy"] = dict.fromkeys(kinds, uniform)
+            if isinstance(row.get("costs"), Mapping):
+                try:
+                    row["costs"] = {name: Cost(**cost) for name, cost in row["costs"].items()}
+                except TypeError as error:
+                    raise CheckpointError(where, [f"costs: {error}"]) from None
+        return super().from_row(row, where)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row, in plain types."""
+        row = super().to_row()
+        for name, cost in (self.costs or {}).items():
+            known = {key: value for key, value in vars(cost).items() if value is not None}
+            row["costs"] = {**row["costs"], name: known}
+        return row
+
+    @property
+    def searching(self) -> bool:
+        """Whether operations are chosen, and neither weights warmed up nor retrained."""
+        return self.phase == "search"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Stage and epoch."""
+        return self.stage, self.epoch
+
+    def relative_entropy(self, kind: str) -> float | None:
+        """Return the entropy over that of a uniform choice; None where nothing can be chosen."""
+        uniform = self.uniform_entropy[kind]
+        return self.entropy[kind] / uniform if uniform else None
+
+    def taken(self, kind: str) -> Sequence[float]:
+        """Return how probable it is that each edge is taken, (E,); 1 where that is not learned."""
+        return [1.0] * len(self.probabilities[kind]) if self.edges is None else self.edges[kind]
+
+    def shares(self, kind: str, operations: Iterable[str]) -> dict[str, float]:
+        """Return each operation's mean probability over edges, which count as they are taken."""
+        edges, taken = self.probabilities[kind], self.taken(kind)
+        return {
+            op: sum(t * edge.get(op, 0.0) for t, edge in zip(taken, edges, strict=True))
+            / sum(taken)
+            for op in operations
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord(Record):
+    """A finished trial.
+
+    Attributes:
+        trial: Place in the order in which trials were finished, from 1.
+        number: Optuna's number of it.
+        state: ``complete`` or ``pruned``.
+        error: The lowest of ``errors``, in %.
+        latency_ms: Of its encoder, like the other costs; None where not measured.
+        macs: Multiply-adds.
+        parameters: Their number.
+        epochs: Trained.
+        seconds: Spent.
+        genotype: Its hash.
+        vector: Its choices, as its space encodes them.
+        objectives: Names of what the search minimizes, ``error`` or a cost.
+        errors: The lowest error so far after each epoch.
+        finished: Time, ISO 8601.
+    """
+
+    trial: int
+    number: int
+    state: str
+    error: float
+    latency_ms: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    epochs: int
+    seconds: float
+    genotype: str
+    vector: Sequence[int]
+    objectives: Sequence[str]
+    errors: Sequence[float]
+    finished: str | None
+
+    left_out: ClassVar[tuple[str, ...]] = COSTS
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.state == "complete"
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """The costs that are known."""
+        found = {name: getattr(self, name) for name in COSTS}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def value(self, objective: str) -> float:
+        """Return the value of an objective."""
+        found: float = getattr(self, objective)
+        return found
+
+
+def front_of(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the complete trials that no other one is better than, by rising error.
+
+    A trial is left out when another one is nowhere worse and somewhere better; of trials with
+    equal values the first one stays.
+    """
+    complete = [trial for trial in trials if trial.complete]
+    values = [tuple(map(trial.value, trial.objectives)) for trial in complete]
+
+    def is_beaten(place: int) -> bool:
+        mine = values[place]
+        return any(
+            all(a <= b for a, b in zip(other, mine, strict=True))
+            and (other != mine or number < place)
+            for number, other in enumerate(values)
+            if number != place
+        )
+
+    front = [trial for place, trial in enumerate(complete) if not is_beaten(place)]
+    return sorted(front, key=lambda trial: (trial.error, *map(trial.value, trial.objectives)))
+
+
+def best_of(trials: Iterable[TrialRecord]) -> TrialRecord:
+    """Return the complete trial with the lowest error; of equals the cheapest, then the first.
+
+    Raises:
+        NasEncoderError: No trial is complete.
+    """
+    complete = [trial for trial in trials if trial.complete]
+    if not complete:
+        raise NasEncoderError("no trial was completed, so there is no genotype")
+    return min(
+        complete,
+        key=lambda trial: (
+            trial.error,
+            *(trial.value(name) for name in trial.objectives if name != ERROR),
+            trial.trial,
+        ),
+    )
