@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.timing import measure
 from nas_encoder.ops.depthwise import depthwise_conv2d
 
 # (B, C, T, F): cells of a small and of the paper's network, before and after the reductions.
@@ -38,20 +38,18 @@ def ours(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return depthwise_conv2d(x, weight, 1, dilation)
 
 
-def seconds(
+def step(
     function: Callable[[Tensor, Tensor, int], Tensor],
     x: Tensor,
     weight: Tensor,
     gradient: Tensor,
     dilation: int,
-) -> float:
-    """Return the time of one forward and backward pass."""
-    began = time.perf_counter()
+) -> None:
+    """Do one forward and backward pass."""
     function(x, weight, dilation).backward(gradient)
-    return time.perf_counter() - began
 
 
-def measure(
+def compare(
     shape: tuple[int, int, int, int], kernel: int, dilation: int, channels_last: bool, repeats: int
 ) -> dict[str, object]:
     """Return the medians of both and their ratio."""
@@ -59,13 +57,11 @@ def measure(
     x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)
     gradient = torch.randn(shape).contiguous(memory_format=layout)
-    times: dict[str, list[float]] = {"native": [], "ours": []}
-    for repeat in range(repeats + 1):
-        for name, function in (("native", native), ("ours", ours)):
-            taken = seconds(function, x, weight, gradient, dilation)
-            if repeat:  # the first is for warming up
-                times[name].append(taken)
-    medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    calls = {
+        name: partial(step, function, x, weight, gradient, dilation)
+        for name, function in (("native", native), ("ours", ours))
+    }
+    medians = {name: 1e3 * found.median for name, found in measure(calls, repeats).items()}
     return {
         "shape": list(shape),
         "kernel": kernel,
@@ -87,7 +83,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = [
-        measure(shape, kernel, dilation, channels_last, args.repeats)
+        compare(shape, kernel, dilation, channels_last, args.repeats)
         for shape in SHAPES
         for kernel, dilation in GEOMETRIES
         for channels_last in (False, True)

@@ -19,10 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from nas_encoder import build_encoder
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.timing import measure, quiet_clock, seconds_of
 from nas_encoder.search.tabular import Table, Training
 from nas_encoder.spaces.nasbench_asr.architecture import graph_hash
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED
@@ -49,9 +50,12 @@ VECTORS = {
 def space_seconds() -> dict[str, float]:
     """Return how many architectures there are and what listing and hashing them takes."""
     graph_hash.cache_clear()
-    began = time.process_time()
-    count = len({genotype.architecture.graph_hash for genotype in SPACE.enumerate()})
-    return {"architectures": count, "cpu_seconds": time.process_time() - began}
+    hashes: set[str] = set()
+    seconds = seconds_of(
+        lambda: hashes.update(genotype.architecture.graph_hash for genotype in SPACE.enumerate()),
+        time.process_time,
+    )
+    return {"architectures": len(hashes), "cpu_seconds": seconds}
 
 
 def query_microseconds(repeats: int = 20000) -> dict[str, float]:
@@ -79,19 +83,6 @@ def query_microseconds(repeats: int = 20000) -> dict[str, float]:
             table.val_acc(question, epoch=20, seed=1235)
         found[name] = (time.process_time() - began) / repeats * 1e6
     return found
-
-
-def time_of(run: Callable[[], Tensor], device: str) -> float:
-    """Return the seconds of one call: of CPU time, which other processes disturb less, or wall."""
-    if device == "cpu":
-        began = time.process_time()
-        run()
-        return time.process_time() - began
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def compare(name: str, batch: int, frames: int, repeats: int, device: str) -> dict[str, Any]:
@@ -122,13 +113,9 @@ def compare(name: str, batch: int, frames: int, repeats: int, device: str) -> di
     }
     row: dict[str, Any] = {"architecture": name, "difference": difference}
     for what, run in (("forward", forward), ("forward_backward", both)):
-        times: dict[str, list[float]] = {key: [] for key in models}
-        for repeat in range(repeats + 1):
-            for key, model in models.items():
-                seconds = time_of(lambda run=run, model=model: run(model), device)
-                if repeat:  # the first is for warming up
-                    times[key].append(seconds)
-        medians = {key: statistics.median(values) for key, values in times.items()}
+        calls = {key: partial(run, model) for key, model in models.items()}
+        found = measure(calls, repeats, clock=quiet_clock(device))
+        medians = {key: measured.median for key, measured in found.items()}
         row[what] = {**medians, "ratio": medians["plain"] / medians["ours"]}
     return row
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -89,22 +88,3 @@ def launches(step: Callable[[], Any], device: torch.device) -> tuple[int, list[l
     rows = sorted(profile.key_averages(), key=lambda row: -getattr(row, field))[:12]
     total = sum(getattr(row, field) for row in profile.key_averages()) or 1
     return count, [[row.key, row.count, round(getattr(row, field) / total, 3)] for row in rows]
-
-
-def timed(step: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of one call; of one thread on a CPU those that it was running.
-
-    Other processes then lengthen both sides a little and not one of them a lot.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.process_time if _is_one_thread(device) else time.perf_counter
-    began = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - began
-
-
-def _is_one_thread(device: torch.device) -> bool:
-    return device.type == "cpu" and torch.get_num_threads() == 1

@@ -31,11 +31,12 @@ from typing import Any
 
 import torch
 from plain_supernet import PlainSupernet
-from step_cost import begin_peak, end_peak, launches, saved_bytes, timed
+from step_cost import begin_peak, end_peak, launches, saved_bytes
 from supernet_sides import VOCABULARY, Measured, Side, choices, eager_peak, eagerly, make_batch
 from supernet_sides import Forward as Forward  # its test asks this module for it
 
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.timing import quiet_clock, seconds_of
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
@@ -86,7 +87,7 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
         for _ in range(args.repeats):
             for side, step in steps.items():
                 before = begin_peak(device)
-                seconds[side].append(timed(step, device))
+                seconds[side].append(seconds_of(step, quiet_clock(device)))
                 peaks[side] = max(peaks[side], end_peak(device, before))
         if sides["ours"].mode != "eager":
             peaks["ours"] = eager_peak(sides["ours"], steps["ours"], device)

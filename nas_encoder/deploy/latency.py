@@ -6,7 +6,6 @@ import logging
 import math
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -15,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.benchmark import set_torch_threads
 
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.timing import Call, measure
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.factory import build_encoder
@@ -96,7 +97,7 @@ class LatencyTable:
         shorter or longer queue than in a network; the mean is geometric.
         """
         ratios = [check["network_ms"] / check["sum_ms"] for check in self.checks]
-        return math.exp(statistics.fmean(map(math.log, ratios))) if ratios else 1.0
+        return statistics.geometric_mean(ratios) if ratios else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the YAML form."""
@@ -227,7 +228,7 @@ def _check(
     network: CellNetwork,
     milliseconds: Mapping[Piece, float],
     settings: BenchSettings,
-    timed: Callable[[Callable[[], Any]], float],
+    timed: Callable[[Call], float],
 ) -> dict[str, Any]:
     architecture = genotype.architecture
     assert isinstance(architecture, CellArchitecture)
@@ -241,7 +242,7 @@ def measure_network(
     config: EncoderConfig,
     frames: int,
     settings: BenchSettings,
-    timed: Callable[[Callable[[], Any]], float] | None = None,
+    timed: Callable[[Call], float] | None = None,
 ) -> float:
     """Return the milliseconds that a whole network takes for one utterance.
 
@@ -263,42 +264,21 @@ def measure_network(
 
 
 @contextmanager
-def measuring(settings: BenchSettings) -> Iterator[Callable[[Callable[[], Any]], float]]:
+def measuring(settings: BenchSettings) -> Iterator[Callable[[Call], float]]:
     """Give a function that returns a call's median milliseconds, under these settings."""
-    threads = torch.get_num_threads()
-    if settings.device == "cpu":
-        torch.set_num_threads(settings.threads)
+    cpu = settings.device == "cpu"
     low = settings.precision == "bf16-mixed"
 
-    def timed(call: Callable[[], Any]) -> float:
+    def timed(call: Call) -> float:
         with (
             torch.inference_mode(),
             torch.autocast(settings.device, torch.bfloat16, enabled=low),
         ):
-            return 1000 * _median_seconds(call, settings)
+            found = measure({"call": call}, settings.repeats, settings.seconds, warm_up=3)
+        return 1000 * found["call"].median
 
-    try:
+    with set_torch_threads(settings.threads if cpu else torch.get_num_threads()):
         yield timed
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _median_seconds(call: Callable[[], Any], settings: BenchSettings) -> float:
-    def once() -> float:
-        if settings.device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        if settings.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    for _ in range(3):
-        once()
-    times: list[float] = []
-    while len(times) < settings.repeats or sum(times) < settings.seconds:
-        times.append(once())
-    return statistics.median(times)
 
 
 def _size(config: EncoderConfig) -> dict[str, Any]:

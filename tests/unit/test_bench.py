@@ -15,7 +15,7 @@ import yaml
 
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
-from nas_encoder.deploy import latency
+from nas_encoder.deploy import latency, timing
 from nas_encoder.deploy.latency import BenchSettings, LatencyTable, measure_table
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig
@@ -148,11 +148,29 @@ def test_it_goes_on_where_it_was_stopped(table: Path, tmp_path: Path) -> None:
 
 def test_latencies_are_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three calls warm up; of the rest one is slow because something else ran."""
-    clock = iter([0, 9, 9, 18, 18, 27, 27, 28, 28, 128, 128, 129])
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: float(next(clock)))
+    done: list[int] = []
+    clock = iter([0, 1, 1, 101, 101, 102])
+    monkeypatch.setattr(timing, "timer", lambda: float(next(clock)))
     settings = BenchSettings(seconds=0.0, repeats=3)
     with latency.measuring(settings) as timed:
-        assert timed(lambda: None) == 1000.0
+        assert timed(lambda: done.append(1)) == 1000.0
+    assert len(done) == 6
+
+
+def test_calls_take_turns_until_each_has_its_time() -> None:
+    said: list[str] = []
+    clock = iter(range(1000))
+    found = timing.measure(
+        {"one": lambda: said.append("1"), "two": lambda: said.append("2")},
+        repeats=2,
+        seconds=3.0,
+        clock=lambda: float(next(clock)),
+    )
+    assert "".join(said) == "12" * 4  # one to warm up, then 3 s of calls of 1 s
+    assert {name: measured.times for name, measured in found.items()} == {
+        "one": [1.0] * 3,
+        "two": [1.0] * 3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import io
-import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import AsrLoader, Batch, TokenSet
 from nas_encoder.data.phones import FOLDINGS, fold
+from nas_encoder.deploy.timing import measure
 from nas_encoder.errors import DataError
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.table import Measuring, Recipe, TableConfig
@@ -261,13 +261,7 @@ def latency(model: nn.Module, features: Tensor, settings: Measuring) -> float:
     """
     lengths = torch.tensor([features.size(1)], device=features.device)
     model.eval()
-    times = []
     with torch.inference_mode():
-        for call in range(settings.repeats + 3):
-            began = time.perf_counter()
-            model(features, lengths)
-            if features.is_cuda:
-                torch.cuda.synchronize()
-            if call >= 3:
-                times.append(time.perf_counter() - began)
-    return min(times) if settings.statistic == "min" else statistics.median(times)
+        calls = {"forward": lambda: model(features, lengths)}
+        found = measure(calls, settings.repeats, warm_up=3)["forward"]
+    return min(found.times) if settings.statistic == "min" else found.median

@@ -1,0 +1,69 @@
+"""How long calls take, everywhere in this project.
+
+The clock, the threads and the statistics are those of ``torch.utils.benchmark``. Its ``Timer``
+measures one statement after the other, so that whatever else the machine does meanwhile hits
+one of them alone; here they take turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Measurement, TaskSpec, timer
+
+Call = Callable[[], Any]
+Clock = Callable[[], float]
+
+
+def seconds_of(call: Call, clock: Clock | None = None) -> float:
+    """Return the seconds of one call; torch's clock waits for the accelerator."""
+    clock = clock or timer
+    began = clock()
+    call()
+    return clock() - began
+
+
+def measure(
+    calls: Mapping[str, Call],
+    repeats: int,
+    seconds: float = 0.0,
+    warm_up: int = 1,
+    clock: Clock | None = None,
+) -> dict[str, Measurement]:
+    """Measure calls that take turns.
+
+    Args:
+        calls: By name.
+        repeats: At least so many times each.
+        seconds: At least so long each.
+        warm_up: Calls of each that do not count, before.
+        clock: Torch's, of wall time, if not given.
+
+    Returns:
+        Of each: ``median``, ``iqr``, ``times`` and more, in seconds.
+    """
+    for _ in range(warm_up):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    while any(len(taken) < repeats or sum(taken) < seconds for taken in times.values()):
+        for name, call in calls.items():
+            times[name].append(seconds_of(call, clock))
+    threads = torch.get_num_threads()
+    return {
+        name: Measurement(1, taken, TaskSpec(name, "", num_threads=threads))
+        for name, taken in times.items()
+    }
+
+
+def quiet_clock(device: torch.device | str) -> Clock:
+    """Return the clock that other processes disturb least.
+
+    Of one thread on a CPU that is the time in which it ran: others then lengthen all calls a
+    little and not one of them a lot. Else it is torch's.
+    """
+    one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if one_thread else timer
