@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,39 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def plain(value: Any) -> Any:
+    """Return a copy in plain YAML types: no tuples, no dataclasses, no shared parts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """Return (dotted path, value before, value now) of everything that two documents differ in.
+
+    What is missing counts as null. A list of scalars is one value.
+    """
+    old, new = dict(_leaves(plain(before))), dict(_leaves(plain(now)))
+    paths = sorted(old.keys() | new.keys())
+    return [(p, old.get(p), new.get(p)) for p in paths if old.get(p) != new.get(p)]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        items = enumerate(value)
+    else:
+        yield path, value
+    for key, item in items:
+        yield from _leaves(item, f"{path}.{key}" if path else str(key))
 
 
 def parse_yaml(text: str | bytes, subject: str, error: type[ProblemsError] = GenotypeError) -> Any:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import re
 import reprlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3 as text
+LARGEST = sys.float_info.max
 
 
 class _Repr(reprlib.Repr):
@@ -38,15 +44,58 @@ def _guess(value: object, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-class Problems:
-    """A list of problems, each led by its path in the document."""
+def is_integer(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool:
+    """Return whether a value is an integer in ``low..high``, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
-    def __init__(self) -> None:
+
+def is_number(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool:
+    """Return whether a value is a finite number in ``low..high``, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+class Problems:
+    """A list of problems, each led by its path in the document.
+
+    Args:
+        words: What the user calls keys of the document, where that is another word.
+    """
+
+    def __init__(self, words: Mapping[str, str] | None = None) -> None:
         self.lines: list[str] = []
+        self._words = words or {}
+        self._places: list[str] = []  # of the problems, in our words
+        self._prefix = ""
+
+    def under(self, path: str) -> Problems:
+        """Return a view for the part of the document at ``path``; the problems are shared."""
+        view = copy.copy(self)
+        view._prefix = self._full(path)
+        return view
+
+    def word(self, key: str) -> str:
+        """Return what the user calls a key of the document."""
+        return key if self._prefix else self._words.get(key, key)
 
     def add(self, path: str, text: str) -> None:
         """Record one problem at ``path`` (empty for the document itself)."""
-        self.lines.append(f"{path}: {text}" if path else text)
+        self._places.append(self._full(path))
+        shown = self._full(re.sub(r"^\w+", lambda key: self.word(key[0]), path))
+        self.lines.append(f"{shown}: {text}" if shown else text)
+
+    def conflict(self, path: str, text: str, *others: str) -> None:
+        """Record that a value does not go with others, unless one of them is itself a problem."""
+        if self.sound(path, *others):
+            self.add(path, text)
+
+    def sound(self, *paths: str) -> bool:
+        """Return whether there is no problem at, or below, any of these paths."""
+        wanted = [re.compile(re.escape(self._full(path)) + r"($|\W)") for path in paths]
+        return not any(path.match(place) for path in wanted for place in self._places)
+
+    def _full(self, path: str) -> str:
+        dot = "." if self._prefix and path and not path.startswith("[") else ""
+        return f"{self._prefix}{dot}{path}"
 
     def __bool__(self) -> bool:
         return bool(self.lines)
@@ -60,7 +109,7 @@ class Problems:
             return None
         required = list(required)
         known = [*required, *optional]
-        known_text = ", ".join(known)
+        shown = known if path else [self.word(key) for key in known]
         dot = f"{path}." if path else ""
         for key in required:
             if key not in value:
@@ -68,7 +117,8 @@ class Problems:
         for key in value:
             if key not in known:
                 self.add(
-                    f"{dot}{key_path(key)}", f"unknown key{_guess(key, known)}; known: {known_text}"
+                    f"{dot}{key_path(key)}",
+                    f"unknown key{_guess(key, shown)}; known: {', '.join(shown)}",
                 )
         return value
 
@@ -78,19 +128,58 @@ class Problems:
             self.add(path, f"must be a list, got {type(value).__name__} {show(value)}")
             return None
         if not at_least <= len(value) <= at_most:
-            self.add(path, f"must have {at_least} to {at_most} entries, has {len(value)}")
+            count = f"{at_least} to {at_most}" if at_least < at_most else f"{at_least}"
+            self.add(path, f"must have {count} entries, has {len(value)}")
             return None
         return list(value)
 
-    def integer(self, value: object, path: str, low: int, high: int, why: str = "") -> int | None:
+    def integer(
+        self, value: object, path: str, low: int, high: int | None, why: str = ""
+    ) -> int | None:
         """Check that ``value`` is an int (not a bool) in ``low..high``; None where it is not."""
         if isinstance(value, bool) or not isinstance(value, int):
             self.add(path, f"must be an integer, got {type(value).__name__} {show(value)}")
-            return None
-        if not low <= value <= high:
-            self.add(path, f"must be in {low}..{high}, got {show(value)}{why}")
-            return None
-        return value
+        elif high is None and value < low:
+            self.add(path, f"must be at least {low}, got {show(value)}{why}")
+        elif high is not None and not low <= value <= high:
+            rule = f"in {low}..{high}" if low < high else f"{low}"
+            self.add(path, f"must be {rule}, got {show(value)}{why}")
+        else:
+            return value
+        return None
+
+    def number(
+        self,
+        value: object,
+        path: str,
+        low: float,
+        high: float = LARGEST,
+        above: bool = False,
+        below: bool = False,
+        why: str = "",
+    ) -> float | None:
+        """Check that ``value`` is a finite number in ``low..high``; None where it is not.
+
+        Args:
+            value: As given.
+            path: Where.
+            low: The least number.
+            high: The largest.
+            above: Whether ``low`` itself is refused.
+            below: Whether ``high`` itself is.
+            why: Ends the message.
+        """
+        if is_number(value, low, high) and not (above and value == low or below and value == high):
+            return value  # type: ignore[return-value]
+        rule = f"{'above' if above else 'from'} {low:g}"
+        if not above and not below and high < LARGEST:
+            rule = f"in {low:g}..{high:g}"
+        elif high < LARGEST:
+            rule += f"{' to below' if below else ', at most'} {high:g}"
+        if isinstance(value, str) and EXPONENT.fullmatch(value):
+            why += " (YAML reads that as text; write 0.001 or 1.0e-3)"
+        self.add(path, f"must be a number {rule}, got {show(value)}{why}")
+        return None
 
     def choice(self, value: object, path: str, kind: str, known: Iterable[str]) -> str | None:
         """Check that ``value`` is one of the known names; None where it is not."""

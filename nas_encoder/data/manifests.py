@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import os
 import random
 import zlib
@@ -15,6 +14,7 @@ from typing import Any
 from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
 
+from nas_encoder.common.problems import is_number
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.audio import missing_sources
 from nas_encoder.data.findings import Findings
@@ -238,9 +238,7 @@ def _broken_rules(cut: Any, require_text: bool) -> list[str]:
 
 
 def _positive(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return math.isfinite(value) and value > 0
+    return is_number(value, 0) and value > 0
 
 
 def _named(source: Any) -> bool:
@@ -248,8 +246,7 @@ def _named(source: Any) -> bool:
 
 
 def _inside(cut: Any, recording: Any) -> bool:
-    times = (cut.start, recording.duration)
-    if not all(isinstance(t, int | float) and math.isfinite(t) for t in times):
+    if not (is_number(cut.start) and is_number(recording.duration)):
         return False
     return bool(0 <= cut.start and cut.start + cut.duration <= recording.duration + _ROUNDING)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from lhotse import MonoCut, SupervisionSegment
 from lhotse.utils import fastcopy
 
+from nas_encoder.common.problems import is_number
 from nas_encoder.data.audio import AudioEntry, find_audio, read_recordings
 from nas_encoder.data.findings import Findings
 
@@ -141,8 +141,8 @@ def _check_row(item: Any, where: str, findings: Findings, require_text: bool) ->
     name, duration, offset = (item.get(k) for k in ("audio_filepath", "duration", "offset"))
     checks = [
         ("'audio_filepath' must be a path", isinstance(name, str) and bool(name), name),
-        ("'duration' must be a number above 0 (seconds)", _number(duration, 1e-9), duration),
-        ("'offset' must be a number of at least 0", offset is None or _number(offset, 0), offset),
+        ("'duration' must be a number above 0 (seconds)", is_number(duration, 1e-9), duration),
+        ("'offset' must be a number of at least 0", offset is None or is_number(offset, 0), offset),
     ]
     for rule, holds, value in checks:
         if not holds:
@@ -152,12 +152,3 @@ def _check_row(item: Any, where: str, findings: Findings, require_text: bool) ->
         findings.add("no text", where)
         return False
     return all(holds for _, holds, _ in checks)
-
-
-def _number(value: Any, least: float) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value) and value >= least
-    except OverflowError:  # an integer of hundreds of digits
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.benchmark import set_torch_threads
 
-from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.common.documents import differences, read_yaml, write_yaml
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import Call, measure
@@ -131,14 +130,14 @@ class LatencyTable:
             known = problems.mapping(row, where, (*_PIECE, "ms"))
             if known is None or not {*_PIECE, "ms"} <= set(row):
                 continue
-            if _positive(row["ms"], f"{where}.ms", problems):
+            if problems.number(row["ms"], f"{where}.ms", 0, above=True):
                 pieces[Piece(**{name: row[name] for name in _PIECE})] = float(row["ms"])
         checks = problems.sequence(document.get("checks", []), "checks", 0, 10**6) or []
         for place, check in enumerate(checks):
             where = f"checks[{place}]"
             if problems.mapping(check, where, ("sum_ms", "network_ms"), ("hash",)):
                 for name in ("sum_ms", "network_ms"):
-                    _positive(check.get(name), f"{where}.{name}", problems)
+                    problems.number(check.get(name), f"{where}.{name}", 0, above=True)
         if problems:
             raise ConfigError(f"table {path}", problems.lines)
         about = {name: document[name] for name in ("space", "network", "frames", "settings")}
@@ -291,20 +290,6 @@ def _about(network: CellNetwork, space: CellSpace) -> dict[str, Any]:
     return {"space": space.name, "network": _size(network.config), "frames": network.frames}
 
 
-def _differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key, value before, value now) of what ``now`` has otherwise than ``before``."""
-    for key, value in now.items():
-        was = before.get(key) if isinstance(before, Mapping) else None
-        if isinstance(value, Mapping):
-            yield from _differences(was or {}, value, f"{path}{key}.")
-        elif was != value:
-            yield f"{path}{key}", was, value
-
-
-def _positive(value: object, path: str, problems: Problems) -> bool:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return True
-    problems.add(path, f"must be a number above 0, got {show(value)}")
-    return False
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compare what ``now`` holds; a table also says with which versions it was made."""
+    return differences({key: before.get(key) for key in now}, now)

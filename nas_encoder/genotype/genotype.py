@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas_encoder.common.documents import write_yaml
+from nas_encoder.common.documents import plain, write_yaml
 from nas_encoder.common.problems import Problems, check_plain, show
 from nas_encoder.errors import GenotypeError
 from nas_encoder.tables import SPACES
@@ -99,7 +99,7 @@ class Genotype:
             "name": self.name,
             "space": self.space,
             **self.architecture.to_dict(),
-            "provenance": _plain(self.provenance),
+            "provenance": plain(self.provenance),
         }
 
     @property
@@ -130,12 +130,4 @@ def _read_provenance(value: object, problems: Problems) -> dict[str, Any]:
     problems.choice(value.get("kind"), "provenance.kind", "kind of provenance", PROVENANCE_KINDS)
     before = len(problems.lines)
     check_plain(value, "provenance", problems)
-    return _plain(value) if len(problems.lines) == before else {}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return plain(value) if len(problems.lines) == before else {}

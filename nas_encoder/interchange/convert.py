@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder import __version__
-from nas_encoder.common.documents import parse_yaml, write_atomically, write_yaml
+from nas_encoder.common.documents import parse_yaml, plain, write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.interchange import card
 from nas_encoder.interchange.espnet_files import CONFIG as ESPNET_CONFIG
@@ -28,7 +28,6 @@ from nas_encoder.interchange.nemo_files import CONFIG as NEMO_CONFIG
 from nas_encoder.interchange.nemo_files import (
     TARGETS,
     nemo_encoder,
-    plain,
     read_nemo,
     write_nemo,
 )

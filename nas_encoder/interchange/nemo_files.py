@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from nas_encoder.common.documents import parse_yaml
+from nas_encoder.common.documents import parse_yaml, plain
 from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError
 from nas_encoder.interchange import tokens
@@ -330,12 +330,3 @@ def write_nemo(model: Model, path: Path) -> list[Path]:
     files[f"./{WEIGHTS}"] = dump_tensors(state)
     write_tar(path, files)
     return [path]
-
-
-def plain(value: Any) -> Any:
-    """Return a copy without shared parts and tuples, so that YAML needs no aliases."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

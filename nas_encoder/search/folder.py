@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 
-from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
+from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
 from nas_encoder.data import FeatureExtractor, TokenSet
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype
@@ -107,16 +107,15 @@ class RunFolder:
         self._write_yaml("run.yaml", run)
 
     def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        before = flat(_completed(read_yaml(self.path / "config.yaml", CheckpointError)))
-        before |= {f"run.{key}": value for key, value in self.run().items()}
-        now = flat(config) | {f"run.{key}": value for key, value in run.items()}
+        before = _completed(read_yaml(self.path / "config.yaml", CheckpointError))
         # The machine and the commit may change under a run; what is computed must not.
-        compared = {key for key in now if not key.startswith("run.") or key in _IDENTITY}
-        compared |= {key for key in before if not key.startswith("run.")}
+        old, new = (
+            {"run": {key: document.get(key) for key in _IDENTITY & run.keys()}}
+            for document in (self.run(), run)
+        )
         problems = [
-            f"{key}: was {before.get(key)!r} when the run began, now {now.get(key)!r}"
-            for key in sorted(compared)
-            if before.get(key) != now.get(key)
+            f"{key}: was {was!r} when the run began, now {now!r}"
+            for key, was, now in differences(before, config) + differences(old, new)
         ]
         if problems:
             raise CheckpointError(f"cannot resume {self.path}", problems)
@@ -266,7 +265,7 @@ class RunFolder:
             CheckpointError: The run that is resumed was begun with another one.
         """
         path = self.path / "operations.yaml"
-        if resume and path.exists() and flat(read_yaml(path, CheckpointError)) != flat(table):
+        if resume and path.exists() and differences(read_yaml(path, CheckpointError), table):
             raise CheckpointError(
                 f"cannot resume {self.path}",
                 ["objective.table: its latencies are others than when the run began"],
@@ -303,19 +302,7 @@ def _is_whole(data: bytes) -> bool:
     return data[-size:] == hashlib.sha256(data[:-size]).hexdigest().encode()
 
 
-_IDENTITY = frozenset({"run.seed", "run.seeds", "run.train", "run.valid", "run.table"})
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Return dotted paths to leaves, so that two documents can be compared."""
-    if isinstance(value, Mapping):
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, (list, tuple)):
-        items = [(str(index), item) for index, item in enumerate(value)]
-    else:
-        return {path: value}
-    dot = f"{path}." if path else ""
-    return {key: leaf for name, item in items for key, leaf in flat(item, f"{dot}{name}").items()}
+_IDENTITY = frozenset({"seed", "seeds", "train", "valid", "table"})
 
 
 def _completed(document: Any) -> Any:

@@ -176,7 +176,7 @@ def test_calls_take_turns_until_each_has_its_time() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"schema": 2}, "schema: must be in 1..1, got 2"),
+        ({"schema": 2}, "schema: must be 1, got 2"),
         ({"pieces": [{"name": "stem", "ms": 1}]}, "pieces[0].channels: is missing"),
         ({"checks": [{"sum_ms": 0, "network_ms": "x"}]}, "checks[0].sum_ms: must be a number"),
         ({"frames": None}, "frames: is missing"),

@@ -161,7 +161,7 @@ def test_vectors_and_documents_are_two_forms_of_one_thing() -> None:
     ("nodes", "expected"),
     [
         ("linear", ["nodes: must be a list"]),
-        ([{"op": "conv5"}], ["nodes: must have 3 to 3 entries, has 1"]),
+        ([{"op": "conv5"}], ["nodes: must have 3 entries, has 1"]),
         (
             [{"op": "conv9"}, {"skips": [0]}, {"op": "zero", "skips": [3, "0"]}],
             [
@@ -193,8 +193,8 @@ def test_bad_documents_are_refused_with_every_problem(nodes: Any, expected: list
     ("vector", "expected"),
     [
         (None, "vector: must be a list"),
-        ([[1, 0], [1, 0, 0]], "vector: must have 3 to 3 entries, has 2"),
-        ([[1, 0], [1, 0], [1, 0, 0, 0]], "vector[1]: must have 3 to 3 entries, has 2"),
+        ([[1, 0], [1, 0, 0]], "vector: must have 3 entries, has 2"),
+        ([[1, 0], [1, 0], [1, 0, 0, 0]], "vector[1]: must have 3 entries, has 2"),
         ([[6, 0], [1, 0, 0], [1, 0, 0, 0]], "vector[0][0]: must be in 0..5, got 6"),
         ([[1, 0], [1, 0, 2], [1, 0, 0, 0]], "vector[1][2]: must be in 0..1, got 2"),
         ([[1, 0], [1, True, 0], [1, 0, 0, 0]], "vector[1][1]: must be an integer"),

@@ -101,7 +101,7 @@ def test_lengths_of_any_integer_type(encoder: torch.nn.Module, dtype: torch.dtyp
         ({"layers": 1}, "layers", "must be in 2..1024, got 1"),
         ({"layers": True}, "layers", "must be an integer, got bool True"),
         ({"output_size": 10**30}, "output_size", "must be in 1..65536"),
-        ({"stem_stride": (1,)}, "stem_stride", "must have 2 to 2 entries"),
+        ({"stem_stride": (1,)}, "stem_stride", "must have 2 entries"),
         ({"stem_stride": 2}, "stem_stride", "must be a list"),
         ({"stem_stride": (3, 1)}, "stem_stride (time)", "must be in 1..2, got 3"),
         ({"stem_stride": (1, 0)}, "stem_stride (frequency)", "must be in 1..2, got 0"),

@@ -103,7 +103,7 @@ def test_all_problems_are_reported_together() -> None:
         "stages[2].depth: unknown key",
         "weights.lr: must be a number in 0..1e+06, got '1e-3' (YAML reads that as text",
         "weights.optimizer: unknown optimizer 'lion'",
-        "architecture.betas: must have 2 to 2 entries",
+        "architecture.betas: must have 2 entries",
         "regularization.at_most.avg_pool_3x3: must be in 0..8, got -1",
         "batch.shortest_utterance: must be at most batch.longest_utterance (1024), got 2000",
         "trainer.precision: unknown precision '16-mixed'",

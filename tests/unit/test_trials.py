@@ -87,7 +87,7 @@ def test_all_problems_are_reported_together() -> None:
         "pruning.kind: unknown kind of pruning 'median'",
         "pruning.factor: must be in 2..",
         "measure.threads: must be in 1..",
-        "trainer.devices: must be in 1..1, got 2 (a worker has one",
+        "trainer.devices: must be 1, got 2 (a worker has one",
     ):
         assert any(part in line for line in problems), part
     assert len(problems) == 18

@@ -10,19 +10,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nas_encoder.common.documents import differences
 from nas_encoder.errors import DataError
 
 MANIFEST = "corpus.json"
 """Describes a finished corpus; lies beside the data."""
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lists the arguments that differ between two requests."""
-    keys = sorted(set(old) | set(new))
     return [
-        f"{key}: the folder has {old.get(key)!r}, asked for is {new.get(key)!r}"
-        for key in keys
-        if old.get(key) != new.get(key)
+        f"{key}: the folder has {was!r}, asked for is {now!r}"
+        for key, was, now in differences(old, new)
     ]
 
 
@@ -47,13 +46,13 @@ def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
             str(output),
             ["exists and is no corpus of this tool; choose another --output or remove it"],
         )
-    differing = differences(manifest["arguments"], request)
-    if differing:
+    found = differing(manifest["arguments"], request)
+    if found:
         raise DataError(
             str(output),
             [
                 "holds a corpus made with other arguments; choose another --output or remove it",
-                *differing,
+                *found,
             ],
         )
     return manifest
@@ -87,14 +86,14 @@ class Workspace:
             raise DataError(str(self.root), ["another run is writing it; let it end"]) from error
         arguments = self.root / ".arguments.json"
         begun = _read(arguments)
-        if begun is not None and differences(begun, self._request):
+        if begun is not None and differing(begun, self._request):
             self._lock.release()
             raise DataError(
                 str(self.root),
                 [
                     "is left from an interrupted run with other arguments; repeat that run to "
                     "finish it, choose another --output, or remove the folder",
-                    *differences(begun, self._request),
+                    *differing(begun, self._request),
                 ],
             )
         if begun is None:

@@ -35,7 +35,7 @@ from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.table import TableConfig
-from nas_encoder.search.tabular.merge import differences
+from nas_encoder.search.tabular.merge import conflicts
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
 from nas_encoder.search.tabular.training import Streams, Trainer, latency
@@ -198,7 +198,7 @@ class TableBuilder:
         }
         before = file.about()
         if "config" in before:
-            problems = differences(before, identity)
+            problems = conflicts(before, identity)
             if before.get("shard") != list(self.shard):
                 problems.append(f"shard: was {before.get('shard')}, now {list(self.shard)}")
             if problems:

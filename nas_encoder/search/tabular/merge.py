@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import differences
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.store import TableFile
@@ -31,7 +32,7 @@ def merge_tables(parts: list[str | Path], output: str | Path) -> None:
     _, first, _ = opened[0]
     identity = {key: first.get(key) for key in IDENTITY}
     for name, about, table in opened[1:]:
-        problems += [f"{name}: {line}" for line in differences(about, identity)]
+        problems += [f"{name}: {line}" for line in conflicts(about, identity)]
         for other, _, earlier in opened:
             if other == name:
                 break
@@ -62,17 +63,13 @@ def merge_tables(parts: list[str | Path], output: str | Path) -> None:
 IDENTITY = ("config", "utterances", "tokens", "feature_mean")
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def conflicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one line for each value that decides the numbers and is another one now."""
     old, new = (
-        _flat({key: about.get(key) for key in IDENTITY} | {"config": _deciding(about)})
+        {key: about.get(key) for key in IDENTITY} | {"config": _deciding(about)}
         for about in (before, now)
     )
-    return [
-        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    return [f"{key}: was {was!r}, now {value!r}" for key, was, value in differences(old, new)]
 
 
 def _deciding(about: Mapping[str, Any]) -> Any:
@@ -85,12 +82,3 @@ def _deciding(about: Mapping[str, Any]) -> Any:
     except ConfigError:
         return about.get("config")
     return {key: value for key, value in document.items() if key != "note"}
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
-        for key, item in value.items():
-            found |= _flat(item, f"{path}.{key}" if path else str(key))
-        return found
-    return {path: list(value) if isinstance(value, (list, tuple)) else value}

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import differences
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import Genotype
@@ -153,8 +154,6 @@ def _join(study: Any, identity: Mapping[str, Any], storage: str) -> None:
     Raises:
         CheckpointError: The study is of another search; all differences are listed.
     """
-    from nas_encoder.search.folder import flat
-
     begun = bool(study.get_trials(deepcopy=False))  # first, or another worker could be between
     before = study.user_attrs.get(_IDENTITY)
     if before is None:
@@ -168,12 +167,9 @@ def _join(study: Any, identity: Mapping[str, Any], storage: str) -> None:
             )
         study.set_user_attr(_IDENTITY, dict(identity))
         return
-    was, now = flat(before), flat(identity)
     problems = [
-        f"{key}: was {was.get(key)!r} when the study '{study.study_name}' began, now "
-        f"{now.get(key)!r}"
-        for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key)
+        f"{key}: was {was!r} when the study '{study.study_name}' began, now {now!r}"
+        for key, was, now in differences(before, identity)
     ]
     if problems:
         raise CheckpointError(f"cannot join the study in {storage}", problems)

@@ -1,0 +1,211 @@
+"""Options that are declared: fields of a frozen dataclass with their rules, and the one reader.
+
+::
+
+    @dataclass(frozen=True)
+    class Batch:
+        utterances: int = option(16, integer(1, 4096))
+        frames: int | None = option(None, integer(1, 10**9))  # None: may be null
+        shortest: int = option(16, integer(1))
+        longest: int = option(1024, integer(1))
+
+        def conflicts(self, found: Problems) -> None:
+            if self.shortest > self.longest:
+                found.conflict("shortest", f"must be at most {self.longest}, ...", "longest")
+
+    batch = read(Batch, document, problems)
+
+A field that breaks its rule is reported and keeps its default, so that ``conflicts``, which checks
+fields against each other, meets sound values only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from nas_encoder.common.problems import LARGEST, Problems, key_path, show
+from nas_encoder.errors import ConfigError
+
+T = TypeVar("T")
+# (value, its path, takes the problems) -> the value as the dataclass holds it; None: it is wrong.
+Rule = Callable[[Any, str, Problems], Any]
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in every step
+
+
+def option(default: Any, rule: Rule, null: bool = False) -> Any:
+    """Declare a field.
+
+    Args:
+        default: Its default, or a class or function that makes it. With None, null is allowed.
+        rule: What its values must be.
+        null: Whether null is allowed all the same.
+    """
+    metadata = {"rule": rule, "null": null or default is None}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def read(cls: type[T], document: object, problems: Problems) -> T:
+    """Read a declared dataclass and report everything that is wrong with it.
+
+    Args:
+        cls: The dataclass. Fields that the document lacks get their defaults.
+        document: Plain types, or an object of the class, which is checked likewise.
+        problems: Takes the problems.
+    """
+    declared = dataclasses.fields(cls)  # type: ignore[arg-type]
+    if isinstance(document, cls):
+        document = {field.name: getattr(document, field.name) for field in declared}
+    given = problems.mapping(document, "", (), [field.name for field in declared]) or {}
+    values = {}
+    for field in declared:
+        if field.name in given:
+            value, rule = given[field.name], field.metadata
+            kept = rule["rule"](value, field.name, problems) if value is not None else None
+            if value is None and not rule["null"]:
+                kept = rule["rule"](None, field.name, problems)
+            if kept is not None or (value is None and rule["null"]):
+                values[field.name] = kept
+    found = cls(**values)
+    if hasattr(found, "conflicts"):
+        found.conflicts(problems)
+    return found
+
+
+def build(
+    cls: type[T], document: object, subject: str, words: Mapping[str, str] | None = None
+) -> T:
+    """Read a declared dataclass.
+
+    Args:
+        cls: The dataclass.
+        document: Plain types.
+        subject: What to call the document in an error.
+        words: See :class:`~nas_encoder.common.problems.Problems`.
+
+    Raises:
+        ConfigError: A key is unknown or a value breaks its rule; all are listed.
+    """
+    problems = Problems(words)
+    found = read(cls, document, problems)
+    if problems:
+        raise ConfigError(subject, problems.lines)
+    return found
+
+
+def problems_of(config: Any, path: str = "") -> list[str]:
+    """Return one line for each rule that an object of a declared dataclass breaks."""
+    problems = Problems()
+    read(type(config), config, problems.under(path))
+    return problems.lines
+
+
+# -- rules ------------------------------------------------------------------------------------
+
+
+def integer(low: int, high: int | None = None, why: str = "") -> Rule:
+    """Allow integers in ``low..high``; ``why`` ends the message."""
+    return lambda value, path, problems: problems.integer(value, path, low, high, why)
+
+
+def number(
+    low: float, high: float = LARGEST, *, above: bool = False, below: bool = False, why: str = ""
+) -> Rule:
+    """Allow numbers in ``low..high``; ``above`` refuses ``low`` itself, ``below`` ``high``."""
+    return lambda value, path, problems: problems.number(value, path, low, high, above, below, why)
+
+
+share = number(0, 1, below=True)
+"""A probability below 1."""
+
+
+def choice(kind: str, known: Iterable[str] | Callable[[], Iterable[str]]) -> Rule:
+    """Allow one of the known names, of things of this kind."""
+    return lambda value, path, problems: problems.choice(
+        value, path, kind, known() if callable(known) else known
+    )
+
+
+precision = choice("precision", PRECISIONS)
+
+
+def flag(value: Any, path: str, problems: Problems) -> bool | None:
+    """Allow true and false."""
+    if isinstance(value, bool):
+        return value
+    problems.add(path, f"must be true or false, got {show(value)}")
+    return None
+
+
+def text(what: str = "a text", pattern: str = ".+") -> Rule:
+    """Allow texts that match ``pattern``; ``what`` describes them."""
+
+    def check(value: Any, path: str, problems: Problems) -> str | None:
+        if isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL):
+            return value
+        problems.add(path, f"must be {what}, got {show(value)}")
+        return None
+
+    return check
+
+
+def tuple_of(
+    rule: Rule, least: int, most: int, *, names: tuple[str, ...] = (), once: str = ""
+) -> Rule:
+    """Allow lists of ``least`` to ``most`` items.
+
+    Args:
+        rule: Of each item.
+        least: Fewest items.
+        most: Most items.
+        names: Of the items, for messages; by default their indices.
+        once: What an item is, with its article, if none may be there twice.
+    """
+
+    def check(value: Any, path: str, problems: Problems) -> tuple[Any, ...] | None:
+        items = problems.sequence(value, path, least, most)
+        if items is None:
+            return None
+        places = [f" ({name})" for name in names] or [f"[{place}]" for place in range(len(items))]
+        kept = [rule(item, path + at, problems) for item, at in zip(items, places, strict=True)]
+        if once and len({show(item) for item in items}) < len(items):
+            problems.add(path, f"lists {once} twice: {show(items)}")
+            return None
+        return None if None in kept else tuple(kept)
+
+    return check
+
+
+def mapping_of(rule: Rule) -> Rule:
+    """Allow mappings from any name to values of this rule."""
+
+    def check(value: Any, path: str, problems: Problems) -> dict[str, Any] | None:
+        names = [key for key in value if isinstance(key, str)] if isinstance(value, Mapping) else []
+        if problems.mapping(value, path, (), names) is None:
+            return None
+        kept = {key: rule(value[key], f"{path}.{key_path(key)}", problems) for key in names}
+        return None if None in kept.values() else kept
+
+    return check
+
+
+def section(cls: type[Any], **defaults: Any) -> Rule:
+    """Allow mappings that :func:`read` reads; null stands for the defaults.
+
+    Args:
+        cls: A declared dataclass.
+        **defaults: Of its fields, where they are others here.
+    """
+
+    def check(value: Any, path: str, problems: Problems) -> Any:
+        if isinstance(value, Mapping) or value is None:
+            value = {**defaults, **(value or {})}
+        return read(cls, value, problems.under(path))
+
+    return check
