@@ -25,22 +25,18 @@ one object for each trial, and there are::
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
 from nas_encoder.data import FeatureExtractor, TokenSet
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import EpochRecord, R, Record, TrialRecord
+from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "last.ckpt"
 STUDY = "study.db"
@@ -133,11 +129,8 @@ class RunFolder:
         Raises:
             CheckpointError: It cannot be written, for example because the disk is full.
         """
-        if not self.writes:
-            return
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        write_atomically(self.checkpoint, _seal(buffer.getvalue()), CheckpointError)
+        if self.writes:
+            save_checkpoint(self.checkpoint, state)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read the state of the run; None where it has none yet.
@@ -145,20 +138,8 @@ class RunFolder:
         Raises:
             CheckpointError: It is damaged.
         """
-        if not self.checkpoint.exists():
-            return None
-        try:
-            data = self.checkpoint.read_bytes()
-            if not _is_whole(data):
-                raise CheckpointError(
-                    str(self.checkpoint), ["is damaged, or no checkpoint of a search"]
-                )
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                str(self.checkpoint), [f"cannot be read: {' '.join(str(error).split())[:200]}"]
-            ) from error
-        if not isinstance(state, dict) or "position" not in state:
+        state = load_checkpoint(self.checkpoint, of="a search")
+        if state is not None and "position" not in state:
             raise CheckpointError(str(self.checkpoint), ["is no checkpoint of a search"])
         return state
 
@@ -285,21 +266,6 @@ def is_first_process() -> bool:
 def open_folder(path: str | Path) -> RunFolder:
     """Open a run folder, of which only the first of several processes writes anything."""
     return RunFolder(path, writes=is_first_process())
-
-
-def _seal(data: bytes) -> bytes:
-    """Add a checksum to a torch file, as the comment of the zip archive that it is.
-
-    torch.load does not notice a flipped bit in a tensor; a search would go on from it.
-    """
-    size = hashlib.sha256().digest_size * 2
-    sealed = data[:-2] + size.to_bytes(2, "little")
-    return sealed + hashlib.sha256(sealed).hexdigest().encode()
-
-
-def _is_whole(data: bytes) -> bool:
-    size = hashlib.sha256().digest_size * 2
-    return data[-size:] == hashlib.sha256(data[:-size]).hexdigest().encode()
 
 
 _IDENTITY = frozenset({"seed", "seeds", "train", "valid", "table"})

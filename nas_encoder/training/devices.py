@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
-from nas_encoder.search.config.sections import TrainerConfig
+from nas_encoder.training.config import TrainerConfig
 
 
 def open_fabric(config: TrainerConfig) -> Fabric:

@@ -1,4 +1,4 @@
-"""Ends of a search whose numbers left the range: nothing is lost, and the batch is kept."""
+"""Ends of a training whose numbers left the range: nothing is lost, and the batch is kept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from nas_encoder.data import Batch
-from nas_encoder.search.gradient.steps import DivergedError
+from nas_encoder.errors import NasEncoderError
 from nas_encoder.training.devices import any_process
+
+
+class DivergedError(NasEncoderError):
+    """The loss or a weight is NaN or infinite.
+
+    Args:
+        message: What to say.
+        batch: On which it is.
+    """
+
+    def __init__(self, message: str, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 def require_finite(fabric: Fabric, modules: Sequence[nn.Module], batch: Batch, place: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas_encoder.search.config.sections import StopConfig
+from nas_encoder.training.config import StopConfig
 
 
 @dataclass
-class Watch:
+class EarlyStopping:
     """What has been seen of a stage; plain values, so that a checkpoint can hold it.
 
     Attributes:

@@ -23,11 +23,12 @@ from nas_encoder.network.choices.parameters import ArchitectureParameters, all_a
 from nas_encoder.search import run_search
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.steps import DivergedError, Steps
+from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
 from nas_encoder.training.devices import any_process, of_all_processes, synchronize_norms
+from nas_encoder.training.diverged import DivergedError
 
 LENGTHS = (24, 20, 17, 16, 9)
 

@@ -23,7 +23,8 @@ from search_samples import (
 from nas_encoder.errors import CheckpointError, DataError
 from nas_encoder.search import run_search
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.steps import DivergedError, Steps
+from nas_encoder.search.gradient.steps import Steps
+from nas_encoder.training.diverged import DivergedError
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyEr
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.steps import DivergedError
 from nas_encoder.search.trials import TrialsConfig, run_trials
 from nas_encoder.search.trials.training import TrainingEvaluator, TrialSteps
 from nas_encoder.spaces import get_space
+from nas_encoder.training.diverged import DivergedError
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "asr_revised": {"layers": 3, "channels": 1, "output_size": 8, "stem_stride": [1, 2]},

@@ -18,19 +18,19 @@ from nas_encoder.network.choices.parameters import (
     all_alive,
     edge_list,
 )
-from nas_encoder.search.config.gradient import ArchitectureConfig, WeightsConfig
+from nas_encoder.search.config.gradient import ArchitectureConfig
 from nas_encoder.search.gradient.steps import (
-    DivergedError,
     Steps,
     architecture_optimizer,
-    collapse,
-    cosine,
     ctc_loss,
-    weights_optimizer,
 )
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.training.config import WeightsConfig
+from nas_encoder.training.decoding import collapse
+from nas_encoder.training.diverged import DivergedError
+from nas_encoder.training.optimizers import cosine, weights_optimizer
 
 SPACE = get_space("asr_revised")
 

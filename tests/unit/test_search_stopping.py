@@ -6,18 +6,18 @@ import pytest
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.search import SearchConfig, load_search_config
-from nas_encoder.search.config.sections import StopConfig
-from nas_encoder.training.early_stopping import Watch
+from nas_encoder.training.config import StopConfig
+from nas_encoder.training.early_stopping import EarlyStopping
 
 
 def follow(stop: StopConfig, losses: list[float]) -> tuple[int, list[float], list[int]]:
     """Return the epochs run, the rate in each, and those that were the best so far."""
-    watch, rates, best = Watch(), [], []
+    stopping, rates, best = EarlyStopping(), [], []
     for epoch, loss in enumerate(losses, 1):
-        rates.append(watch.rate(stop))
-        if watch.see(stop, epoch, loss):
+        rates.append(stopping.rate(stop))
+        if stopping.see(stop, epoch, loss):
             best.append(epoch)
-        if watch.stopped:
+        if stopping.stopped:
             return epoch, rates, best
     return len(losses), rates, best
 

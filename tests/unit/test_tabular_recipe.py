@@ -20,14 +20,17 @@ from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search.config.table import Recipe, TableConfig, load_table_config
 from nas_encoder.search.tabular import list_tables, load_table
 from nas_encoder.search.tabular.build import TableBuilder, choose_architectures
-from nas_encoder.search.tabular.decoding import greedy, prefix_beam
-from nas_encoder.search.tabular.training import rate
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED
+from nas_encoder.training.decoding import greedy, prefix_beam
+from nas_encoder.training.optimizers import exponential
 
 
 def test_the_rate_falls_from_the_fifth_epoch_on() -> None:
     recipe = Recipe()
-    rates = [rate(recipe, epoch) for epoch in (-1, 0, 1, 5, 6, 7, 40)]
+    rates = [
+        exponential(recipe.lr, recipe.decay, recipe.decay_from, epoch)
+        for epoch in (-1, 0, 1, 5, 6, 7, 40)
+    ]
     assert rates[:4] == [1e-4] * 4
     assert rates[4:] == pytest.approx([0.9e-4, 0.81e-4, 1e-4 * 0.9**35])
 

@@ -8,7 +8,8 @@ from dataclasses import fields
 from typing import Any
 
 from nas_encoder.common.problems import Problems, show
-from nas_encoder.search.config.sections import StageConfig, StopConfig
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.training.config import StopConfig
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3 as text
 

@@ -29,13 +29,10 @@ from nas_encoder.search.config.networks import check_network, network_of, search
 from nas_encoder.search.config.sections import (
     PHASES,
     ArchitectureConfig,
-    BatchConfig,
     NetworkConfig,
     RegularizationConfig,
     SelectionConfig,
     StageConfig,
-    TrainerConfig,
-    WeightsConfig,
 )
 from nas_encoder.search.strategies import STRATEGIES as TRIAL_STRATEGIES
 from nas_encoder.spaces import get_space
@@ -43,6 +40,7 @@ from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.space import CellSpace
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.training.config import BatchConfig, TrainerConfig, WeightsConfig
 
 OPTIMIZERS = ("sgd", "adam")
 PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in both steps
@@ -56,8 +54,6 @@ __all__ = [
     "ArchitectureConfig",
     "SearchConfig",
     "StageConfig",
-    "TrainerConfig",
-    "WeightsConfig",
     "dump",
     "searchable_spaces",
 ]

@@ -19,7 +19,6 @@ from nas_encoder.search.config.checks import (
     tupled,
 )
 from nas_encoder.search.config.gradient import OPTIMIZERS, PRECISIONS, TOKEN_KINDS
-from nas_encoder.search.config.sections import BatchConfig, TrainerConfig, WeightsConfig
 from nas_encoder.search.config.trial_sections import (
     PRUNERS,
     EvolutionConfig,
@@ -31,6 +30,7 @@ from nas_encoder.search.config.trial_sections import (
 )
 from nas_encoder.search.strategies import COSTS, ERROR, STRATEGIES
 from nas_encoder.spaces import list_spaces
+from nas_encoder.training.config import BatchConfig, TrainerConfig, WeightsConfig
 
 
 @dataclass(frozen=True)

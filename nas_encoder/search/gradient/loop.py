@@ -20,7 +20,6 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import AsrLoader, Batch
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
@@ -34,15 +33,10 @@ from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.position import EpochEnd, Position, Streams
 from nas_encoder.search.gradient.progress import Progress
 from nas_encoder.search.gradient.steps import (
-    DivergedError,
     Penalty,
     Steps,
     StepsContext,
     architecture_optimizer,
-    cosine,
-    random_state,
-    set_random_state,
-    weights_optimizer,
 )
 from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.training.devices import (
@@ -51,8 +45,10 @@ from nas_encoder.training.devices import (
     open_fabric,
     synchronize_norms,
 )
-from nas_encoder.training.diverged import require_finite, save_batch
-from nas_encoder.training.early_stopping import Watch
+from nas_encoder.training.diverged import DivergedError, require_finite, save_batch
+from nas_encoder.training.early_stopping import EarlyStopping
+from nas_encoder.training.optimizers import cosine, weights_optimizer
+from nas_encoder.training.random_state import part_seed, random_state, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +137,10 @@ class GradientSearch:
     def _run_stage(self, steps: Steps, bar: Any) -> Any:
         stage = self.config.stages[self.position.stage]
         architecture: Any = None
-        while self.position.epoch < stage.epochs and not self._watch().stopped:
+        while self.position.epoch < stage.epochs and not self._stopping().stopped:
             self._run_epoch(steps, stage, bar)
             architecture = self._finish_epoch(steps, stage)
-        if self._watch().stopped:
+        if self._stopping().stopped:
             logger.info("stage %d stops early", self.position.stage + 1)
             missing = stage.epochs - self.position.epoch
             bar.update(missing * self.progress.epoch(stage, self.position.epoch))
@@ -153,15 +149,15 @@ class GradientSearch:
             architecture = None
         return architecture or self.strategy.derive(steps.parameters)
 
-    def _watch(self) -> Watch:
-        return Watch(**self.position.watch)
+    def _stopping(self) -> EarlyStopping:
+        return EarlyStopping(**self.position.watch)
 
     def _run_epoch(self, steps: Steps, stage: StageConfig, bar: Any) -> None:
         position = self.position
         began = time.monotonic() - position.seconds
         moves = self.strategy.moves_architecture(stage, position.epoch)
         dropout = self.strategy.operation_dropout(stage, position.epoch)
-        rate = self._watch().rate(stage.stop)
+        rate = self._stopping().rate(stage.stop)
         number = self._epoch_number(position.stage, position.epoch)
         loader = self._loader(stage)
         loader.set_epoch(number)
@@ -246,9 +242,9 @@ class GradientSearch:
             genotype=self._genotype(architecture).hash,
         )
         self.on_epoch(record, architecture)
-        watch = self._watch()
+        stopping = self._stopping()
         if stage.stop is not None:
-            better = watch.see(stage.stop, position.epoch + 1, score["utterance_loss"])
+            better = stopping.see(stage.stop, position.epoch + 1, score["utterance_loss"])
             if better and stage.phase == "search":
                 state = steps.parameters.state_dict()
                 self.best = {name: value.clone() for name, value in state.items()}
@@ -256,7 +252,7 @@ class GradientSearch:
             position.stage,
             position.epoch + 1,
             architecture_batches=position.architecture_batches,
-            watch=dict(vars(watch)),
+            watch=dict(vars(stopping)),
         )
         self._save(steps)
         return architecture
@@ -279,8 +275,9 @@ class GradientSearch:
     def _build_stage(self, resume: dict[str, Any] | None) -> Steps:
         stage = self.config.stages[self.position.stage]
         # Each stage starts from a state that depends on the seed and its number alone.
-        torch.manual_seed(self.seed * 1000 + self.position.stage)
-        generator = torch.Generator().manual_seed(self.seed * 1000 + self.position.stage)
+        seed = part_seed(self.seed, self.position.stage)
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         parameters = ArchitectureParameters(self.alive, generator, self.config.learns_edges)
         previous, self._previous = self._previous, None
         if resume is not None:
@@ -306,14 +303,14 @@ class GradientSearch:
                 architecture,
                 self.config.weights.grad_clip,
                 stage,
-                self.seed * 1000 + self.position.stage,
+                seed,
             )
         )
         if stage.phase == "search":
             steps.penalty = self._penalty(parameters)
         rank = self.fabric.global_rank
         if rank:  # the same network in every process, but each its own dropout
-            torch.manual_seed(derive_seed(self.seed, self.position.stage, rank))
+            torch.manual_seed(part_seed(self.seed, self.position.stage, rank))
         if resume is not None:
             network.load_state_dict(resume["network"])
             weights.load_state_dict(resume["weights_optimizer"])

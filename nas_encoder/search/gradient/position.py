@@ -65,7 +65,7 @@ class Position:
         )
     )
     seconds: float = 0.0  # spent in this epoch
-    watch: dict[str, Any] = field(default_factory=dict)  # of early stopping, see Watch
+    watch: dict[str, Any] = field(default_factory=dict)  # see EarlyStopping
 
 
 # Called after each epoch with its record and the architecture derived.

@@ -18,41 +18,15 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
-from nas_encoder.errors import NasEncoderError
 from nas_encoder.network.choices.parameters import ArchitectureParameters
-from nas_encoder.search.config.sections import ArchitectureConfig, StageConfig, WeightsConfig
+from nas_encoder.search.config.sections import ArchitectureConfig, StageConfig
+from nas_encoder.training.decoding import collapse
 from nas_encoder.training.devices import average_gradients, mean_over_processes
+from nas_encoder.training.diverged import DivergedError
 
 Penalty = Callable[[ArchitectureParameters], Tensor]
 Batches = Batch | Sequence[Batch]
 S = TypeVar("S", bound="Steps")
-
-
-class DivergedError(NasEncoderError):
-    """The loss is NaN or infinite.
-
-    Args:
-        message: What to say.
-        batch: On which it is.
-    """
-
-    def __init__(self, message: str, batch: Batch) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
-def weights_optimizer(config: WeightsConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of the network's weights."""
-    if config.optimizer == "adam":
-        return torch.optim.Adam(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
 
 
 def architecture_optimizer(
@@ -65,17 +39,6 @@ def architecture_optimizer(
         betas=(float(config.betas[0]), float(config.betas[1])),
         weight_decay=config.weight_decay,
     )
-
-
-def cosine(config: WeightsConfig, progress: float) -> float:
-    """Return the learning rate: a cosine from ``lr`` to ``min_lr`` without restart.
-
-    Args:
-        config: The rates.
-        progress: Part of the stage that is done, from 0 to 1.
-    """
-    share = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.min_lr + (config.lr - config.min_lr) * share
 
 
 def parts(batches: Batches) -> list[tuple[Batch, float]]:
@@ -332,24 +295,3 @@ class Steps:
             "utterance_loss": summed / max(1, utterances),
             "ter": 100.0 * errors / max(1, tokens),
         }
-
-
-def collapse(path: list[int]) -> list[int]:
-    """Return the tokens of a CTC path: repeats joined, blanks (0) removed."""
-    pairs = zip(path, [None, *path], strict=False)
-    return [token for token, before in pairs if token not in (0, before)]
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of torch's generators, the only ones a search draws from."""
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()  # of this process' device
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Set what :func:`random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -6,7 +6,6 @@ B batch, T' output frames, V tokens.
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,16 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import AsrLoader, Batch, TokenSet
 from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.deploy.timing import measure
 from nas_encoder.errors import DataError
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.table import Measuring, Recipe, TableConfig
-from nas_encoder.search.tabular.decoding import greedy, prefix_beam
+from nas_encoder.search.config.table import Measuring, TableConfig
 from nas_encoder.search.tabular.table import Training
+from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
+from nas_encoder.training.decoding import greedy, prefix_beam
+from nas_encoder.training.optimizers import exponential
 
 
 @dataclass
@@ -129,7 +129,9 @@ class Trainer:
         # Every epoch has random numbers of its own, so a resumed one has the same.
         torch.manual_seed(derive_seed(self.seed, 1, self.state.epoch))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.recipe, number)
+            group["lr"] = exponential(
+                self.recipe.lr, self.recipe.decay, self.recipe.decay_from, number
+            )
         warm = number < 1
         loader = self.streams.warm_up[self.state.epoch] if warm else self.streams.train
         loader.set_epoch(self.state.epoch)
@@ -216,39 +218,25 @@ class Trainer:
     def _save(self) -> None:
         if time.monotonic() - self._written < self.checkpoint_seconds:
             return
-        buffer = io.BytesIO()
-        torch.save(
+        save_checkpoint(
+            self.checkpoint,
             {
                 "key": self.key,
                 "state": dict(vars(self.state)),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             },
-            buffer,
         )
-        write_atomically(self.checkpoint, buffer.getvalue(), DataError)
         self._written = time.monotonic()
 
     def _load(self) -> _State:
-        if not self.checkpoint.is_file():
-            return _State()
-        saved: dict[str, Any] = torch.load(
-            self.checkpoint, map_location=self.device, weights_only=True
-        )
-        if saved["key"] != self.key:  # of a training that another process took over and finished
+        saved = load_checkpoint(self.checkpoint, of="a table", unsealed=True)
+        # One of another key is of a training that another process took over and finished.
+        if saved is None or saved["key"] != self.key:
             return _State()
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         return _State(**saved["state"])
-
-
-def rate(recipe: Recipe, epoch: int) -> float:
-    """Return the learning rate of an epoch: constant, then ``decay`` times less in each.
-
-    The first epoch with a smaller rate is the one after ``decay_from``; warm-up epochs (0 and
-    below) have the full rate.
-    """
-    return recipe.lr * recipe.decay ** max(0, epoch - recipe.decay_from)
 
 
 def latency(model: nn.Module, features: Tensor, settings: Measuring) -> float:

@@ -26,15 +26,12 @@ from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.gradient.steps import (
-    DivergedError,
-    Steps,
-    cosine,
-    weights_optimizer,
-)
+from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric
+from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import build_tokens, sample
+from nas_encoder.training.optimizers import cosine, weights_optimizer
 
 logger = logging.getLogger(__name__)
 

@@ -6,16 +6,10 @@ from torch import Tensor
 
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.search.gradient.steps import (
-    Batches,
-    Steps,
-    StepsContext,
-    parts,
-    random_state,
-    set_random_state,
-)
+from nas_encoder.search.gradient.steps import Batches, Steps, StepsContext, parts
 from nas_encoder.search.gradient.strategies.base import Strategy
 from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
+from nas_encoder.training.random_state import random_state, set_random_state
 
 
 class Darts(Strategy):

@@ -30,8 +30,10 @@ from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.gradient.steps import collapse, ctc_loss
+from nas_encoder.search.gradient.steps import ctc_loss
 from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
+from nas_encoder.training.decoding import collapse
 from recipes.mini.local.match_size import Match, match_size
 
 FRAMES = 1000  # 10 s, for the multiply-adds
@@ -171,8 +173,8 @@ class Training:
         return f"{self.genotype.hash} {self.seed} {self.steps} {self.encoder_config}"
 
     def _save(self, path: Path, seconds: float, epoch: int, losses: list[float]) -> None:
-        temporary = path.with_name(f"{path.name}.tmp")
-        torch.save(
+        save_checkpoint(
+            path,
             {
                 "key": self._key(),
                 "step": self.step,
@@ -183,15 +185,11 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
             },
-            temporary,
         )
-        temporary.replace(path)
 
     def _load(self, path: Path) -> tuple[float, int, list[float]]:
-        if not path.is_file():
-            return 0.0, 0, []
-        state = torch.load(path, weights_only=True)
-        if state["key"] != self._key():
+        state = load_checkpoint(path, of="a training", unsealed=True)
+        if state is None or state["key"] != self._key():
             return 0.0, 0, []
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,6 +6,7 @@ T frames, V tokens, the blank first.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import groupby
 
 from torch import Tensor
@@ -20,7 +21,11 @@ def greedy(log_probs: Tensor) -> list[int]:
     Args:
         log_probs: (T, V).
     """
-    path = log_probs.argmax(1).tolist()
+    return collapse(log_probs.argmax(1).tolist())
+
+
+def collapse(path: Iterable[int]) -> list[int]:
+    """Return the tokens of a CTC path: repeats joined, blanks (0) removed."""
     return [token for token, _ in groupby(path) if token != 0]
 
 

@@ -1,0 +1,44 @@
+"""Optimizers of a network's weights, and how their learning rates fall."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from nas_encoder.training.config import WeightsConfig
+
+
+def weights_optimizer(config: WeightsConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a network's weights."""
+    if config.optimizer == "adam":
+        return torch.optim.Adam(
+            network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def cosine(config: WeightsConfig, progress: float) -> float:
+    """Return the learning rate: a cosine from ``lr`` to ``min_lr`` without restart.
+
+    Args:
+        config: The rates.
+        progress: Part of the training that is done, from 0 to 1.
+    """
+    share = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr + (config.lr - config.min_lr) * share
+
+
+def exponential(lr: float, decay: float, decay_from: int, epoch: int) -> float:
+    """Return the learning rate of an epoch: constant, then ``decay`` times less in each.
+
+    The first epoch with a smaller rate is the one after ``decay_from``; warm-up epochs (0 and
+    below) have the full rate.
+    """
+    return lr * decay ** max(0, epoch - decay_from)
