@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from operator import attrgetter
 from typing import Generic, TypeVar
 
-from nas_encoder.errors import RegistryError
+from nas_encoder.errors import MissingDependencyError, RegistryError
+from nas_encoder.extensions import Extensions
 
 T = TypeVar("T")
 
@@ -18,10 +20,20 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: What the table holds, in the singular, for messages
             (``"operation"``, ``"search space"``).
+        extensions: Packages that may add to it, loaded where a name is missing or all are listed.
+        reserved: Names of classes that no entry may have. Where this is given, the entries are
+            classes and no two may have one name: toolkits find ours by it.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        extensions: Extensions | None = None,
+        reserved: Iterable[str] | None = None,
+    ) -> None:
         self.kind = kind
+        self._extensions = extensions
+        self._reserved = None if reserved is None else set(reserved)
         self._entries: dict[str, T] = {}
         self._references: dict[str, str] = {}  # name -> "module:attribute"
 
@@ -32,11 +44,10 @@ class Registry(Mapping[str, T], Generic[T]):
             RegistryError: The name is taken by something else. Adding the very
                 same object twice is allowed, so that registration is idempotent.
         """
-        if name in self and self[name] is not entry:
-            raise RegistryError(
-                f"{self.kind} '{name}' is registered already ({self[name]!r}); choose another name"
-            )
-        self._references.setdefault(name, "")  # keeps the order
+        if name in self._references and self[name] is not entry:
+            raise self._taken(name)
+        if name not in self._references:
+            self._refer(name, f":{getattr(entry, '__qualname__', '')}")
         self._entries[name] = entry
         return entry
 
@@ -48,35 +59,74 @@ class Registry(Mapping[str, T], Generic[T]):
             reference: ``module:attribute``.
 
         Raises:
-            RegistryError: The name is taken by something else.
+            RegistryError: The name is taken by something else, or the address has no such form.
         """
-        before = self._references.setdefault(name, reference)
-        if before != reference:
-            raise RegistryError(
-                f"{self.kind} '{name}' is registered already ({before or self[name]!r}); "
-                "choose another name"
-            )
+        if not all(reference.partition(":")[::2]):
+            raise RegistryError(f"{self.kind} '{name}': must be module:attribute, got {reference}")
+        if name not in self._references:
+            self._refer(name, reference)
+        elif self._references[name] != reference:
+            raise self._taken(name)
+
+    def _refer(self, name: str, reference: str) -> None:
+        attribute = reference.partition(":")[2]
+        if self._reserved is not None:
+            if attribute in self._reserved:
+                raise RegistryError(f"{self.kind} '{name}': a class '{attribute}' is there already")
+            self._reserved.add(attribute)
+        self._references[name] = reference
+
+    def _taken(self, name: str) -> RegistryError:
+        what = self._entries.get(name, self._references[name])
+        return RegistryError(
+            f"{self.kind} '{name}' is registered already ({what!r}); choose another name"
+        )
+
+    def attribute(self, name: str) -> str:
+        """Return the last part of an entry's address, for a class its name; imports nothing."""
+        if name not in self:
+            raise RegistryError(self.unknown(name))
+        return self._references[name].partition(":")[2]
 
     def __getitem__(self, name: str) -> T:
         if name not in self:
             raise RegistryError(self.unknown(name))
         if name not in self._entries:
-            module, attribute = self._references[name].split(":")
-            self._entries[name] = getattr(import_module(module), attribute)
+            module, _, attribute = self._references[name].partition(":")
+            try:
+                self._entries[name] = attrgetter(attribute)(import_module(module))
+            except MissingDependencyError:
+                raise
+            except (ImportError, AttributeError) as error:
+                raise RegistryError(
+                    f"{self.kind} '{name}' cannot be imported from {self._references[name]}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._references
+        if not isinstance(name, str):
+            return False
+        return name in self._references or name in self._all()
+
+    def _all(self) -> dict[str, str]:
+        if self._extensions is not None:
+            self._extensions.load()
+        return self._references
 
     def get(self, name: str, default: T | None = None) -> T | None:  # type: ignore[override]
         """Return the entry, or ``default`` where the name is unknown."""
         return self[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._references)
+        return iter(list(self._all()))
 
     def __len__(self) -> int:
-        return len(self._references)
+        return len(self._all())
+
+    def note(self) -> str:
+        """Return what an error about an unknown name should add, often nothing."""
+        return "" if self._extensions is None else self._extensions.note()
 
     def unknown(self, name: object) -> str:
         """Return the message for an unknown name: the known ones, the closest first guess."""
@@ -84,4 +134,4 @@ class Registry(Mapping[str, T], Generic[T]):
         close = difflib.get_close_matches(str(name), self, n=1)
         if close:
             text += f" (did you mean '{close[0]}'?)"
-        return f"{text}; known: {', '.join(self) or 'none'}"
+        return f"{text}; known: {', '.join(self) or 'none'}{self.note()}"

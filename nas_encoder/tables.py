@@ -1,17 +1,47 @@
 """The tables of what can be extended: one line a thing, by its address.
 
 Nothing is imported before it is asked for, so reading a name costs nothing and loads no torch.
+Packages of others add lines of their own: :mod:`nas_encoder.extensions`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from nas_encoder.extensions import INSTALLED
 from nas_encoder.registry import Registry
 
 # Each a nas_encoder.spaces.base.SearchSpace.
-SPACES: Registry[Any] = Registry("search space")
+SPACES: Registry[Any] = Registry("search space", INSTALLED)
 SPACES.refer("darts", "nas_encoder.spaces.cells.space:DARTS")
 SPACES.refer("asr_revised", "nas_encoder.spaces.cells.space:ASR_REVISED")
 SPACES.refer("tdnn_chain", "nas_encoder.spaces.tdnn_chain.space:TDNN_CHAIN")
 SPACES.refer("nasbench_asr", "nas_encoder.spaces.nasbench_asr.space:NASBENCH_ASR")
+
+# Builders of what stands on the edges of cells, see nas_encoder.ops.
+OPERATIONS: Registry[Any] = Registry("operation", INSTALLED)
+OPERATIONS.refer("none", "nas_encoder.ops.identity:Zero.build")
+OPERATIONS.refer("max_pool_3x3", "nas_encoder.ops.pooling:MaxPool3.build")
+OPERATIONS.refer("avg_pool_3x3", "nas_encoder.ops.pooling:AvgPool3.build")
+OPERATIONS.refer("skip_connect", "nas_encoder.ops.identity:skip_connect")
+OPERATIONS.refer("sep_conv_3x3", "nas_encoder.ops.convolution:SEP_CONV_3X3")
+OPERATIONS.refer("sep_conv_5x5", "nas_encoder.ops.convolution:SEP_CONV_5X5")
+OPERATIONS.refer("dil_conv_3x3", "nas_encoder.ops.convolution:DIL_CONV_3X3")
+OPERATIONS.refer("dil_conv_5x5", "nas_encoder.ops.convolution:DIL_CONV_5X5")
+OPERATIONS.refer("conv_7x1_1x7", "nas_encoder.ops.convolution:ConvPair7")
+
+# Encoders to compare against, see nas_encoder.baselines: each a class whose name and "Encoder" is
+# what the toolkits' classes are called. "nas" is the encoder of a genotype there.
+NAS = "nas"
+BASELINES: Registry[Any] = Registry("baseline encoder", INSTALLED, reserved=["NAS"])
+BASELINES.refer("dfsmn_san", "nas_encoder.baselines.dfsmn_san:DFSMNSAN")
+
+
+def encoder_stems() -> dict[str, str]:
+    """Return what the toolkits' classes are called, without "Encoder", by registered name."""
+    return {NAS: "NAS", **{name: BASELINES.attribute(name) for name in BASELINES}}
+
+
+def encoder_targets() -> dict[str, str]:
+    """Return the class paths of our encoders in NeMo by registered name."""
+    return {name: f"nas_encoder.nemo.{stem}Encoder" for name, stem in encoder_stems().items()}

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from nas_encoder.common.problems import LARGEST, Problems, key_path, show
@@ -125,7 +125,7 @@ share = number(0, 1, below=True)
 """A probability below 1."""
 
 
-def choice(kind: str, known: Iterable[str] | Callable[[], Iterable[str]]) -> Rule:
+def choice(kind: str, known: Collection[str] | Callable[[], Collection[str]]) -> Rule:
     """Allow one of the known names, of things of this kind."""
     return lambda value, path, problems: problems.choice(
         value, path, kind, known() if callable(known) else known

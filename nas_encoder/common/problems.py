@@ -7,8 +7,10 @@ import difflib
 import re
 import reprlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from nas_encoder.registry import Registry
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3 as text
 LARGEST = sys.float_info.max
@@ -181,13 +183,13 @@ class Problems:
         self.add(path, f"must be a number {rule}, got {show(value)}{why}")
         return None
 
-    def choice(self, value: object, path: str, kind: str, known: Iterable[str]) -> str | None:
+    def choice(self, value: object, path: str, kind: str, known: Collection[str]) -> str | None:
         """Check that ``value`` is one of the known names; None where it is not."""
-        known = list(known)
         if isinstance(value, str) and value in known:
             return value
+        note = known.note() if isinstance(known, Registry) else ""
         what = "is missing" if value is None else f"unknown {kind} {show(value)}"
-        self.add(path, f"{what}{_guess(value, known)}; known: {', '.join(known)}")
+        self.add(path, f"{what}{_guess(value, known)}; known: {', '.join(known)}{note}")
         return None
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.baselines import DFSMNSANConfig
 from nas_encoder.errors import InputError, UtteranceTooShortError
 from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
-from nas_encoder.espnet.options import CONDITIONING, build_dfsmn_san, build_nas, signature
+from nas_encoder.espnet.options import CONDITIONING, build_baseline_network, build_nas, signature
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 Taps: TypeAlias = list[tuple[int, Tensor]]
 
@@ -33,7 +34,14 @@ class NetworkEncoder(AbsEncoder):
         interctc_use_conditioning: Whether the CTC posteriors there are fed back (self-conditioned
             CTC).
         conditioning_layer: (vocabulary -> D), set by ESPnet's model where conditioning is on.
+        infix: Of a mixin: what the names of its classes have before "Encoder".
+        of_tasks: Of a mixin: what tasks it is for.
+        more_options: Of a mixin: what its constructor takes beside the others.
     """
+
+    infix: ClassVar[str] = ""
+    of_tasks: ClassVar[str] = ""
+    more_options: ClassVar[tuple[inspect.Parameter, ...]] = ()
 
     def __init__(self, network: nn.Module, layers: Sequence[int], conditioning: bool) -> None:
         super().__init__()
@@ -190,21 +198,20 @@ class NASEncoder(NetworkEncoder):
         return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
 
 
-class DFSMNSANEncoder(NetworkEncoder):
-    """``encoder: dfsmn_san``: DFSMN blocks with interleaved self-attention, a baseline.
+class BaselineEncoder(NetworkEncoder):
+    """``encoder: <name of a baseline>``; a class of each is made by :func:`encoder_class`.
 
     Args:
         input_size: F.
-        interctc_layer_idx: Blocks, counted from 1, for InterCTC.
-        interctc_use_conditioning: Self-conditioned CTC at those blocks.
-        **options: The fields of :class:`~nas_encoder.baselines.DFSMNSANConfig`, for example
-            ``blocks``, ``attention_layers``, ``hidden_size``, ``output_size``.
+        interctc_layer_idx: Parts, counted from 1, for InterCTC.
+        interctc_use_conditioning: Self-conditioned CTC at those parts.
+        **options: The fields of the baseline's config.
 
     Raises:
         ConfigError: It lists everything that is wrong with the options.
     """
 
-    __signature__ = signature(DFSMNSANConfig)
+    baseline: ClassVar[str]
 
     def __init__(
         self,
@@ -214,7 +221,52 @@ class DFSMNSANEncoder(NetworkEncoder):
         interctc_use_conditioning: bool = False,
         **options: Any,
     ) -> None:
-        network = build_dfsmn_san(
-            input_size, interctc_layer_idx, interctc_use_conditioning, options
+        network = build_baseline_network(
+            self.baseline, input_size, interctc_layer_idx, interctc_use_conditioning, options
         )
         super().__init__(network, interctc_layer_idx or (), interctc_use_conditioning)
+
+
+@cache
+def encoder_class(name: str, variant: type[NetworkEncoder] = NetworkEncoder) -> type:
+    """Return our class for the name that a config uses.
+
+    Args:
+        name: ``nas`` or a baseline.
+        variant: The mixin of tasks that call their encoders in another way.
+
+    Raises:
+        RegistryError: There is no such encoder.
+    """
+    contents: dict[str, Any] = {"__module__": variant.__module__}
+    if variant is not NetworkEncoder:
+        base: Any = encoder_class(name)
+        contents["__doc__"] = f"``encoder: {name}`` {variant.of_tasks}."
+        parameters = [*base.__signature__.parameters.values(), *variant.more_options]
+        contents["__signature__"] = base.__signature__.replace(parameters=parameters)
+        bases: tuple[type, ...] = (variant, base)
+    elif name == NAS:
+        return NASEncoder
+    else:
+        encoder: Any = BASELINES[name]
+        summary = (inspect.getdoc(encoder) or "a baseline.").partition("\n")[0]
+        contents["__doc__"] = f"``encoder: {name}``: {summary}"
+        contents |= {"__signature__": signature(encoder.Config), "baseline": name}
+        bases = (BaselineEncoder,)
+    return type(f"{encoder_stems()[name]}{variant.infix}Encoder", bases, contents)
+
+
+def named_class(attribute: str, variant: type[NetworkEncoder] = NetworkEncoder) -> type:
+    """Return the class of that name in the variant's module, where pickles look for it.
+
+    Raises:
+        AttributeError: There is none.
+    """
+    for name, stem in encoder_stems().items():
+        if attribute == f"{stem}{variant.infix}Encoder":
+            return encoder_class(name, variant)
+    raise AttributeError(f"module {variant.__module__!r} has no attribute {attribute!r}")
+
+
+def __getattr__(attribute: str) -> Any:
+    return named_class(attribute)

@@ -8,14 +8,19 @@ trains them on crops of equal length and scores utterances one by one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from nas_encoder.espnet.encoder import DFSMNSANEncoder, NASEncoder, NetworkEncoder
+from nas_encoder.espnet.encoder import NetworkEncoder, named_class
 
 
 class FrameLevel(NetworkEncoder):
     """Mixin: the interface of an encoder whose output a pooling layer follows."""
+
+    infix = "Frame"
+    of_tasks = "for speaker and language identification"
 
     def forward(self, feats: Tensor) -> Tensor:  # type: ignore[override]
         """Encode utterances of equal length.
@@ -36,9 +41,5 @@ class FrameLevel(NetworkEncoder):
         return repeated[:, : feats.size(1)].transpose(1, 2)
 
 
-class NASFrameEncoder(FrameLevel, NASEncoder):
-    """``encoder: nas`` for speaker and language identification."""
-
-
-class DFSMNSANFrameEncoder(FrameLevel, DFSMNSANEncoder):
-    """``encoder: dfsmn_san`` for speaker and language identification."""
+def __getattr__(attribute: str) -> Any:
+    return named_class(attribute, FrameLevel)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.baselines import build_baseline
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.genotype import list_genotypes
 from nas_encoder.network.factory import try_build_encoder
@@ -52,24 +52,23 @@ def build_nas(
     raise ConfigError("encoder_conf of 'nas'", found)
 
 
-def build_dfsmn_san(
-    input_size: int, taps: Any, conditioning: Any, options: Mapping[str, Any]
+def build_baseline_network(
+    name: str, input_size: int, taps: Any, conditioning: Any, options: Mapping[str, Any]
 ) -> nn.Module:
-    """Build the network of ``encoder: dfsmn_san``; arguments and errors as :func:`build_nas`."""
+    """Build the network of ``encoder: <name>``; other arguments and errors as :func:`build_nas`."""
     own, found = _own_words(options)
     own |= {"input_size": input_size, "taps": _as_list(taps)}
     if not isinstance(conditioning, bool):
         found.append(f"{CONDITIONING}: must be true or false, got {conditioning!r}")
     elif conditioning and not own["taps"]:
         found.append(f"{CONDITIONING}: needs at least one block in '{TAPS}'")
-    config = None
     try:
-        config = DFSMNSANConfig.from_mapping(own)
+        network = build_baseline(name, own)
     except ProblemsError as error:
         found += [_espnet_words(line) for line in error.problems]
-    if config is None or found:
-        raise ConfigError("encoder_conf of 'dfsmn_san'", found)
-    return DFSMNSAN(config)
+    if found:
+        raise ConfigError(f"encoder_conf of '{name}'", found)
+    return network
 
 
 def signature(config: type[Any], *first: inspect.Parameter) -> inspect.Signature:

@@ -9,20 +9,13 @@ its output, because a convolution over time has no place for tokens that are not
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.baselines import DFSMNSANConfig
 from nas_encoder.errors import ConfigError, InputError
-from nas_encoder.espnet.encoder import DFSMNSANEncoder, NASEncoder, NetworkEncoder
-from nas_encoder.espnet.options import signature
-from nas_encoder.spaces.cells.config import EncoderConfig
-
-_GENOTYPE = inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_HEADS = inspect.Parameter("prompt_heads", inspect.Parameter.KEYWORD_ONLY, default=4)
+from nas_encoder.espnet.encoder import NetworkEncoder, named_class
 
 
 class Prompted(NetworkEncoder):
@@ -33,8 +26,13 @@ class Prompted(NetworkEncoder):
             feed-forward layer.
     """
 
-    def _add_prompt_layer(self, heads: int) -> None:
-        size = self.output_size()
+    infix = "Prompted"
+    of_tasks = "for ``s2t_ctc``; takes ``prompt_heads`` beside the usual options"
+    more_options = (inspect.Parameter("prompt_heads", inspect.Parameter.KEYWORD_ONLY, default=4),)
+
+    def __init__(self, *args: Any, prompt_heads: int = 4, **options: Any) -> None:
+        super().__init__(*args, **options)
+        heads, size = prompt_heads, self.output_size()
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or size % heads:
             raise ConfigError(
                 "encoder_conf",
@@ -95,49 +93,5 @@ class Prompted(NetworkEncoder):
         return (output, with_tokens), lengths, None
 
 
-class NASPromptedEncoder(Prompted, NASEncoder):
-    """``encoder: nas`` for ``s2t_ctc``; takes ``prompt_heads`` beside the usual options."""
-
-    __signature__ = signature(EncoderConfig, _GENOTYPE, _HEADS)
-
-    def __init__(
-        self,
-        input_size: int,
-        genotype: str | Mapping[str, Any] | None = None,
-        *,
-        prompt_heads: int = 4,
-        interctc_layer_idx: Sequence[int] = (),
-        interctc_use_conditioning: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            input_size,
-            genotype,
-            interctc_layer_idx=interctc_layer_idx,
-            interctc_use_conditioning=interctc_use_conditioning,
-            **options,
-        )
-        self._add_prompt_layer(prompt_heads)
-
-
-class DFSMNSANPromptedEncoder(Prompted, DFSMNSANEncoder):
-    """``encoder: dfsmn_san`` for ``s2t_ctc``; takes ``prompt_heads`` beside the usual options."""
-
-    __signature__ = signature(DFSMNSANConfig, _HEADS)
-
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        prompt_heads: int = 4,
-        interctc_layer_idx: Sequence[int] = (),
-        interctc_use_conditioning: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            input_size,
-            interctc_layer_idx=interctc_layer_idx,
-            interctc_use_conditioning=interctc_use_conditioning,
-            **options,
-        )
-        self._add_prompt_layer(prompt_heads)
+def __getattr__(attribute: str) -> Any:
+    return named_class(attribute, Prompted)

@@ -1,7 +1,7 @@
 """Puts our encoders into the tables of ESPnet2's tasks.
 
 Every ESPnet2 task module holds ``ClassChoices`` tables, from which its command line and its
-models are built. :func:`register` adds ``nas`` and ``dfsmn_san`` to the table of encoders of one
+models are built. :func:`register` adds ``nas`` and the baselines to the table of encoders of one
 such module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the module was
 executed, in every process.
 
@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from nas_encoder.errors import NasEncoderError, RegistryError
+from nas_encoder.tables import BASELINES, NAS
 
 # Tables of encoders by the module that holds them; elsewhere it is "encoder_choices".
 TABLES: dict[str, tuple[str, ...]] = {
@@ -37,31 +38,23 @@ EXCLUDED: dict[str, str] = {
     "the output of every layer",
 }
 
-# Tasks that call their encoder in another way than (features, lengths), and our classes for it.
-INTERFACES: dict[str, tuple[str, dict[str, str]]] = {
-    "espnet2.tasks.spk": (
-        "frame_level",
-        {"nas": "NASFrameEncoder", "dfsmn_san": "DFSMNSANFrameEncoder"},
-    ),
-    "espnet2.tasks.lid": (
-        "frame_level",
-        {"nas": "NASFrameEncoder", "dfsmn_san": "DFSMNSANFrameEncoder"},
-    ),
-    "espnet2.tasks.s2t_ctc": (
-        "prompted",
-        {"nas": "NASPromptedEncoder", "dfsmn_san": "DFSMNSANPromptedEncoder"},
-    ),
+# Tasks that call their encoder in another way than (features, lengths): module and mixin for it.
+INTERFACES = {
+    "espnet2.tasks.spk": "frame_level:FrameLevel",
+    "espnet2.tasks.lid": "frame_level:FrameLevel",
+    "espnet2.tasks.s2t_ctc": "prompted:Prompted",
 }
 # The frontend with NeMo's features, in the tasks whose models have ESPnet's default one.
 FRONTENDS = {"nemo": "NeMoFrontend"}
-_USUAL = ("encoder", {"nas": "NASEncoder", "dfsmn_san": "DFSMNSANEncoder"})
 
 
-def encoder_classes(module_name: str) -> dict[str, type]:
-    """Return our classes for one task module, by the name that a config uses."""
-    home, names = INTERFACES.get(module_name, _USUAL)
-    module = import_module(f"nas_encoder.espnet.{home}")
-    return {key: getattr(module, name) for key, name in names.items()}
+def encoder_class(module_name: str, name: str) -> type:
+    """Return our class for one task module and one name that a config uses."""
+    encoder = import_module("nas_encoder.espnet.encoder")
+    home, _, mixin = INTERFACES.get(module_name, "encoder:NetworkEncoder").partition(":")
+    variant = getattr(import_module(f"nas_encoder.espnet.{home}"), mixin)
+    result: type = encoder.encoder_class(name, variant)
+    return result
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
@@ -71,26 +64,41 @@ def register(module: ModuleType) -> tuple[str, ...]:
         The names of the tables that hold our encoders now: none for a module without any.
 
     Raises:
-        RegistryError: One of our names is taken by another class.
+        RegistryError: A name is taken by another class, or there is no class for it (a baseline
+            of another package that cannot be imported). The others are registered.
     """
     name = module.__name__
     if name in EXCLUDED:
         return ()
     tables = [table for table in TABLES.get(name, ("encoder_choices",)) if hasattr(module, table)]
+    classes, problems = _classes(name) if tables else ({}, [])
     for table in tables:
         choices = getattr(module, table)
-        for key, encoder in encoder_classes(name).items():
-            present = choices.classes.setdefault(key, encoder)
+        for key, encoder in classes.items():
+            present = choices.classes.setdefault(key.lower(), encoder)
             if present is not encoder:
-                raise RegistryError(
-                    f"{name}.{table} has another encoder '{key}' already: {present!r}"
-                )
+                problems.append(f"{name}.{table} has another encoder '{key}' already: {present!r}")
         for task in list(vars(module).values()):
             if isinstance(task, type) and task.__module__ == name:
                 _inline_before_build(task, choices)
     if tables:
         _register_frontends(module)
+    if problems:
+        raise RegistryError("; ".join(problems))
     return tuple(tables)
+
+
+def _classes(module_name: str) -> tuple[dict[str, type], list[str]]:
+    """Return our classes by the name that a config uses, and what is wrong with the others."""
+    classes, problems = {}, []
+    for name in (NAS, *BASELINES):
+        try:
+            classes[name] = encoder_class(module_name, name)
+        except Exception as error:  # a baseline of another package must not keep ours away
+            if name == NAS:
+                raise
+            problems.append(f"encoder '{name}': {type(error).__name__}: {error}")
+    return classes, problems
 
 
 def _register_frontends(module: ModuleType) -> None:

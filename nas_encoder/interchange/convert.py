@@ -23,14 +23,14 @@ from nas_encoder.interchange.files import (
     make_folder,
     read_file,
 )
-from nas_encoder.interchange.model import CONFIGS, PREFIX, Encoder, Model, own_options, take
+from nas_encoder.interchange.model import PREFIX, Encoder, Model, own_options, take
 from nas_encoder.interchange.nemo_files import CONFIG as NEMO_CONFIG
 from nas_encoder.interchange.nemo_files import (
-    TARGETS,
     nemo_encoder,
     read_nemo,
     write_nemo,
 )
+from nas_encoder.tables import encoder_stems, encoder_targets
 
 # The files of a bare encoder: its weights are named as in a whole model.
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
@@ -244,10 +244,10 @@ def _read_encoder(folder: Path, toolkit: str) -> Model:
     block = document.get("encoder") if isinstance(document, dict) else None
     if toolkit == "nemo":
         target = block.get("_target_") if isinstance(block, dict) else None
-        kind = next((kind for kind, name in TARGETS.items() if name == target), None)
+        kind = next((kind for kind, name in encoder_targets().items() if name == target), None)
         given, words = block, {"feat_in": "input_size", "d_model": "output_size"}
     else:
-        kind = block if isinstance(block, str) and block in CONFIGS else None
+        kind = block if isinstance(block, str) and block in encoder_stems() else None
         given, words = document.get("encoder_conf") if kind else None, {}
     if kind is None or not isinstance(given, dict):
         raise CheckpointError(place, ["encoder: is none of ours"])

@@ -21,7 +21,6 @@ from nas_encoder.interchange.files import (
     read_file,
 )
 from nas_encoder.interchange.model import (
-    CONFIGS,
     PREFIX,
     Encoder,
     Features,
@@ -30,6 +29,7 @@ from nas_encoder.interchange.model import (
     own_options,
     take,
 )
+from nas_encoder.tables import encoder_stems
 
 CONFIG, WEIGHTS, STATS, BPE = "config.yaml", "model.pth", "feats_stats.npz", "bpe.model"
 FRONTEND = "nemo"  # the name of NeMo's features in ESPnet
@@ -163,8 +163,8 @@ def _encoder(
 ) -> tuple[Encoder, list[str]]:
     kind, conf = config.get("encoder"), config.get("encoder_conf") or {}
     problems = []
-    if kind not in CONFIGS:
-        problems.append(f"encoder: must be one of {', '.join(CONFIGS)}, got {show(kind)}")
+    if kind not in encoder_stems():
+        problems.append(f"encoder: must be one of {', '.join(encoder_stems())}, got {show(kind)}")
     if conf.get("interctc_use_conditioning"):
         problems.append(
             "encoder_conf.interctc_use_conditioning: self-conditioned CTC does not exist in NeMo, "

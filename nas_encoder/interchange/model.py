@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.baselines import build_baseline
 from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError, ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
@@ -18,9 +18,8 @@ from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 from nas_encoder.network import build_encoder
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.tables import BASELINES, NAS
 
-# Name of the encoder in ESPnet -> the fields of its options.
-CONFIGS: dict[str, Any] = {"nas": EncoderConfig, "dfsmn_san": DFSMNSANConfig}
 PREFIX = "encoder."
 BLANK, UNKNOWN, ENDS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 # Output of a class that the other toolkit needs and this model never had: no weights and this bias.
@@ -32,7 +31,7 @@ class Encoder:
     """An encoder of ours.
 
     Attributes:
-        kind: ``nas`` or ``dfsmn_san``.
+        kind: Its name in ESPnet: ``nas`` or a baseline.
         options: What the network is built from, in our own words (``input_size``,
             ``output_size``), and for ``nas`` the genotype as a mapping.
         weights: ``network.*``.
@@ -45,7 +44,7 @@ class Encoder:
     @property
     def genotype(self) -> Genotype | None:
         """The genotype; None for the baseline."""
-        return load_genotype(self.options["genotype"]) if self.kind == "nas" else None
+        return load_genotype(self.options["genotype"]) if self.kind == NAS else None
 
     @property
     def parameters(self) -> int:
@@ -60,9 +59,9 @@ class Encoder:
             ProblemsError: The genotype or an option is invalid.
         """
         options = dict(self.options)
-        if self.kind == "nas":
+        if self.kind == NAS:
             return build_encoder(options.pop("genotype"), **options)
-        return DFSMNSAN(DFSMNSANConfig.from_mapping(options))
+        return build_baseline(self.kind, options)
 
     def problems(self) -> list[str]:
         """Return what does not fit between the options and the weights."""
@@ -216,7 +215,7 @@ def own_options(
     """Pick the options of one of our encoders out of a toolkit's config.
 
     Args:
-        kind: ``nas`` or ``dfsmn_san``.
+        kind: ``nas`` or a baseline.
         given: The toolkit's options.
         words: The toolkit's name -> ours, where they differ.
 
@@ -227,11 +226,11 @@ def own_options(
     Raises:
         ProblemsError: The genotype is missing or invalid.
     """
-    configs = [CONFIGS[kind]]
-    if kind == "nas":
+    configs = [EncoderConfig if kind == NAS else BASELINES[kind].Config]
+    if kind == NAS:
         configs.append(NasBenchConfig)  # what only the networks of some spaces have
     fields = {f.name for c in configs for f in dataclasses.fields(c)} - {"taps", "conditioning"}
-    if kind == "nas":
+    if kind == NAS:
         fields.add("genotype")
     options: dict[str, Any] = {}
     unknown = []
@@ -241,9 +240,9 @@ def own_options(
             options[own] = list(value) if isinstance(value, tuple) else value
         else:
             unknown.append(name)
-    default = next(f.default for f in dataclasses.fields(CONFIGS[kind]) if f.name == "output_size")
+    default = next(f.default for f in dataclasses.fields(configs[0]) if f.name == "output_size")
     options.setdefault("output_size", default)  # the CTC layer must know it
-    if kind == "nas":
+    if kind == NAS:
         if options.get("genotype") is None:
             raise CheckpointError("encoder options", ["genotype: is missing"])
         options["genotype"] = load_genotype(options["genotype"]).to_dict()

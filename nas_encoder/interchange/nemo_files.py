@@ -30,12 +30,9 @@ from nas_encoder.interchange.model import (
     own_options,
     take,
 )
+from nas_encoder.tables import encoder_targets
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
-TARGETS = {
-    "nas": "nas_encoder.nemo.NASEncoder",
-    "dfsmn_san": "nas_encoder.nemo.DFSMNSANEncoder",
-}
 OWN_FEATURES = "nas_encoder.nemo.ESPnetPreprocessor"
 _NATIVE_FEATURES = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
 _DECODER = "nemo.collections.asr.modules.ConvASRDecoder"
@@ -122,9 +119,10 @@ def _encoder(
 ) -> tuple[Encoder, list[str]]:
     block = config.get("encoder")
     target = block.get("_target_") if isinstance(block, Mapping) else None
-    kind = next((kind for kind, name in TARGETS.items() if name == target), None)
+    targets = encoder_targets()
+    kind = next((kind for kind, name in targets.items() if name == target), None)
     if kind is None or not isinstance(block, Mapping):
-        wanted = " or ".join(TARGETS.values())
+        wanted = " or ".join(targets.values())
         raise CheckpointError(subject, [f"encoder._target_: must be {wanted}, got {show(target)}"])
     options, unknown = own_options(kind, block, _WORDS)
     weights = take(state, PREFIX)
@@ -246,7 +244,7 @@ def nemo_encoder(encoder: Encoder) -> dict[str, Any]:
     """Return the ``encoder`` block of a NeMo model's configuration."""
     words = {own: name for name, own in _WORDS.items()}
     options = {words.get(name, name): value for name, value in encoder.options.items()}
-    return {"_target_": TARGETS[encoder.kind], **options}
+    return {"_target_": encoder_targets()[encoder.kind], **options}
 
 
 def nemo_preprocessor(features: Features) -> dict[str, Any]:

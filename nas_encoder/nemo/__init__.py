@@ -13,24 +13,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder import autoload
+from nas_encoder.tables import encoder_stems
 
 if TYPE_CHECKING:
     from nas_encoder.nemo.encoder import DFSMNSANEncoder, NASEncoder
     from nas_encoder.nemo.models import NASModel
     from nas_encoder.nemo.preprocessor import ESPnetPreprocessor
 
+# And a class for every other baseline.
 __all__ = ["DFSMNSANEncoder", "ESPnetPreprocessor", "NASEncoder", "NASModel"]
 _HOME = {"ESPnetPreprocessor": "preprocessor", "NASModel": "models"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:  # imported when it is asked for: it needs NeMo
+    if name not in _HOME and not name.endswith(
+        "Encoder"
+    ):  # imported when it is asked for: it needs NeMo
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME.get(name, 'encoder')}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_HOME, *(f"{stem}Encoder" for stem in encoder_stems().values())])
 
 
 autoload.install()  # last: it may import our modules, for parts of NeMo that are loaded already

@@ -6,9 +6,11 @@ output frames (S the network's subsampling factor).
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import torch
 from nemo.core.classes import Exportable, NeuralModule, typecheck
@@ -23,13 +25,12 @@ from nemo.utils import logging
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from nas_encoder.baselines import DFSMNSANConfig
 from nas_encoder.errors import ConfigError, UtteranceTooShortError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.nemo.adapters import POINTS, add_points
 from nas_encoder.nemo.options import (
     DEFAULT_GENOTYPE,
-    build_dfsmn_san,
+    build_baseline_network,
     build_nas,
     signature,
     widths,
@@ -37,6 +38,7 @@ from nas_encoder.nemo.options import (
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 
 class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin):
@@ -250,31 +252,58 @@ class NASEncoder(NetworkEncoder):
         return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
 
 
-class DFSMNSANEncoder(NetworkEncoder):
-    """``_target_: nas_encoder.nemo.DFSMNSANEncoder``: the DFSMN-SAN baseline.
+class BaselineEncoder(NetworkEncoder):
+    """``_target_: nas_encoder.nemo.<class>Encoder``: a baseline, see :func:`encoder_class`.
 
     Args:
         feat_in: F.
         d_model: D.
-        options: The other fields of :class:`~nas_encoder.baselines.DFSMNSANConfig`, for example
-            ``blocks``, ``attention_layers``, ``hidden_size``.
+        options: The other fields of the baseline's config.
         leftovers: As for :class:`NASEncoder`.
 
     Raises:
         ConfigError: It lists everything that is wrong with the options.
     """
 
-    __signature__ = signature(DFSMNSANConfig)
+    baseline: ClassVar[str]
 
     def __init__(self, **options: Any) -> None:
-        network, warnings = build_dfsmn_san(plain(options))
+        network, warnings = build_baseline_network(self.baseline, plain(options))
         super().__init__(network, network.config.input_size)  # type: ignore[union-attr,arg-type]
         _warn(warnings)
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the widths."""
-        return widths(options, DFSMNSANConfig)
+        return widths(options, BASELINES[cls.baseline].Config)
+
+
+@cache
+def encoder_class(name: str) -> type[NetworkEncoder]:
+    """Return our class for ``nas`` or a baseline.
+
+    Raises:
+        RegistryError: There is no such encoder.
+    """
+    if name == NAS:
+        return NASEncoder
+    encoder: Any = BASELINES[name]
+    cls = f"{encoder_stems()[name]}Encoder"
+    summary = (inspect.getdoc(encoder) or "a baseline.").partition("\n")[0]
+    contents = {
+        "__module__": __name__,
+        "__doc__": f"``_target_: nas_encoder.nemo.{cls}``: {summary}",
+        "__signature__": signature(encoder.Config),
+        "baseline": name,
+    }
+    return type(cls, (BaselineEncoder,), contents)
+
+
+def __getattr__(attribute: str) -> Any:
+    for name, stem in encoder_stems().items():
+        if attribute == f"{stem}Encoder":  # where NeMo and pickles look for a class that is made
+            return encoder_class(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:

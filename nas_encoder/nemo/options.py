@@ -18,11 +18,12 @@ from typing import Any
 
 from torch import nn
 
-from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.baselines import BASELINES, build_baseline
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.network.factory import try_build_encoder
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.tables import encoder_targets
 
 DEFAULT_GENOTYPE = "asrnet_b"
 DEFAULT_FEATURES = 80
@@ -60,17 +61,17 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     return network, warnings
 
 
-def build_dfsmn_san(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
-    """Build the network of a DFSMNSANEncoder; arguments and errors as :func:`build_nas`."""
-    own, warnings, found = split(options, DFSMNSANConfig)
-    config = None
+def build_baseline_network(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
+    """Build the network of a baseline's class; other arguments and errors as :func:`build_nas`."""
+    encoder: Any = BASELINES[name]
+    own, warnings, found = split(options, encoder.Config)
     try:
-        config = DFSMNSANConfig.from_mapping(own)
+        network = build_baseline(name, own)
     except ProblemsError as error:
         found += [_nemo_words(line) for line in error.problems]
-    if config is None or found:
-        raise ConfigError("encoder config of nas_encoder.nemo.DFSMNSANEncoder", found)
-    return DFSMNSAN(config), warnings
+    if found:
+        raise ConfigError(f"encoder config of {encoder_targets()[name]}", found)
+    return network, warnings
 
 
 def split(

@@ -13,13 +13,14 @@ from types import ModuleType
 from typing import Any
 
 from nas_encoder.autoload import SWITCH, enabled
+from nas_encoder.tables import BASELINES, encoder_targets
 
 PACKAGE = "nas_encoder."
-TARGETS = (
-    "nas_encoder.nemo.NASEncoder",
-    "nas_encoder.nemo.DFSMNSANEncoder",
-    "nas_encoder.nemo.ESPnetPreprocessor",
-)
+
+
+def targets() -> tuple[str, ...]:
+    """Return the paths of the classes that NeMo may build: whole, and nothing wider."""
+    return (*encoder_targets().values(), "nas_encoder.nemo.ESPnetPreprocessor")
 
 
 def register(module: ModuleType) -> None:
@@ -45,12 +46,13 @@ def register(module: ModuleType) -> None:
 
 def hint(module: ModuleType) -> str:
     """Return what to do about a refusal of something in our package."""
-    if all(target in module.ALLOWED_TARGET_PREFIXES for target in TARGETS):
-        return f"Of nas_encoder, NeMo may build {', '.join(TARGETS)}, and nothing else."
+    ours = ", ".join(targets())
+    if all(target in module.ALLOWED_TARGET_PREFIXES for target in targets()):
+        return f"Of nas_encoder, NeMo may build {ours}, and nothing else{BASELINES.note()}."
     if not enabled():
         return (
             f"nas_encoder is switched off by {SWITCH}={os.environ[SWITCH]!r} in the environment; "
-            f"unset it (or set {SWITCH}=1) to let NeMo build {', '.join(TARGETS)}."
+            f"unset it (or set {SWITCH}=1) to let NeMo build {ours}."
         )
     return (
         "nas_encoder is not registered in this process: 'nas-encoder doctor' says why; "

@@ -22,7 +22,7 @@ from typing import Any
 
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.nemo import refusal
-from nas_encoder.nemo.refusal import PACKAGE, TARGETS
+from nas_encoder.nemo.refusal import PACKAGE, targets
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def register(module: ModuleType) -> tuple[str, ...]:
     """
     _nothing_behind_ours(module)  # first: where this fails, nothing is allowed
     allowed: list[str] = module.ALLOWED_TARGET_PREFIXES
-    added = tuple(target for target in TARGETS if target not in allowed)
+    added = tuple(target for target in targets() if target not in allowed)
     allowed.extend(added)
     refusal.register(module)
     _portable_before_build(module.Serialization)
@@ -55,7 +55,7 @@ def make_portable(config: Any) -> None:
     Args:
         config: A mapping with ``_target_``; it is changed in place where that is a class of ours.
     """
-    if not isinstance(config, MutableMapping) or config.get("_target_") not in TARGETS:
+    if not isinstance(config, MutableMapping) or config.get("_target_") not in targets():
         return
     from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -87,7 +87,7 @@ def _nothing_behind_ours(module: ModuleType) -> None:
     @functools.wraps(inner)
     def is_target_allowed(target: Any) -> bool:
         ours = str(target).startswith(PACKAGE)
-        return (not ours or target in TARGETS) and inner(target)
+        return (not ours or target in targets()) and inner(target)
 
     is_target_allowed.nas_encoder_exact = True  # type: ignore[attr-defined]
     module._is_target_allowed = is_target_allowed  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The torch operations that a cell is made of: one table, name -> builder.
+"""The torch operations that a cell is made of; their table is in :mod:`nas_encoder.tables`.
 
 Every operation is an ``nn.Module`` built by ``OPERATIONS[name](channels, stride, affine)`` whose
 ``forward(x, mask)`` obeys one contract (tests/contract/test_operations.py holds every entry to

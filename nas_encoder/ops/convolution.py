@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -73,3 +75,9 @@ class ConvPair7(nn.Module):
         # Nothing is added between the two, so padding frames are still zero for the second.
         x = self.over_time(self.over_frequency(F.relu(x)))
         return self.norm(x, strided(mask, self.stride))  # type: ignore[no-any-return]
+
+
+SEP_CONV_3X3 = partial(SeparableConv, 3)
+SEP_CONV_5X5 = partial(SeparableConv, 5)
+DIL_CONV_3X3 = partial(DilatedConv, 3)
+DIL_CONV_5X5 = partial(DilatedConv, 5)

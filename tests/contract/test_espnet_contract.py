@@ -186,10 +186,10 @@ def test_bfloat16_autocast(asr: ModuleType, option: str) -> None:
 def test_frame_level_encoders_give_one_vector_for_each_input_frame(
     asr: ModuleType, option: str, task: str
 ) -> None:
-    from nas_encoder.espnet.registration import encoder_classes
+    from nas_encoder.espnet.registration import encoder_class
 
     name, conf = OPTIONS[option]
-    encoder = encoder_classes(f"espnet2.tasks.{task}")[name](input_size=BINS, **conf).eval()
+    encoder = encoder_class(f"espnet2.tasks.{task}", name)(input_size=BINS, **conf).eval()
     x = torch.randn(2, 30, BINS)
     frames = encoder(x)
     assert frames.shape == (2, 8, 30)
@@ -199,10 +199,10 @@ def test_frame_level_encoders_give_one_vector_for_each_input_frame(
 
 @both
 def test_prompted_encoders_check_their_prompts(asr: ModuleType, option: str) -> None:
-    from nas_encoder.espnet.registration import encoder_classes
+    from nas_encoder.espnet.registration import encoder_class
 
     name, conf = OPTIONS[f"{option} interctc"]
-    cls = encoder_classes("espnet2.tasks.s2t_ctc")[name]
+    cls = encoder_class("espnet2.tasks.s2t_ctc", name)
     encoder = cls(input_size=BINS, **conf).eval()
     x, lengths = torch.randn(2, 40, BINS), torch.tensor([40, 21])
     prefix, memory = torch.randn(2, 2, 8), torch.randn(2, 5, 8)

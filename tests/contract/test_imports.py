@@ -19,15 +19,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "nas_encoder"
 
 # Part of nas_encoder -> the other parts that it may import. "" is nas_encoder/__init__.py.
-BASE = {"", "errors", "registry", "tables", "common"}
+BASE = {"", "errors", "registry", "extensions", "tables", "common"}
 SPACES = {"genotype", "spaces"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"genotype", "network"},
     "errors": set(),
-    "registry": {"errors"},
-    "tables": {"registry"},
+    "extensions": set(),
+    "registry": {"errors", "extensions"},
+    "tables": {"registry", "extensions"},
     "autoload": set(),
-    "common": {"", "errors"},
+    "common": {"", "errors", "registry"},
     "genotype": BASE,
     # Their networks, supernets and costs stand beside them; see TORCH_FREE for what does not
     # import these.
@@ -55,6 +56,7 @@ INSTALLED = {"torch", "yaml"}
 AT_IMPORT: dict[str, set[str]] = {
     "": set(),
     "errors": set(),
+    "extensions": set(),
     "registry": set(),
     "autoload": set(),
     "genotype": {"yaml"},
@@ -69,7 +71,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "__main__": set(),
 }
 # These parts import no torch, at whatever place.
-WITHOUT_TORCH = {"", "errors", "registry", "tables", "autoload", "genotype"}
+WITHOUT_TORCH = {"", "errors", "registry", "extensions", "tables", "autoload", "genotype"}
 
 
 @dataclass(frozen=True)

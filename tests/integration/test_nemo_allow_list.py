@@ -15,7 +15,7 @@ import pytest
 
 from nas_encoder import autoload
 from nas_encoder.autoload import SWITCH
-from nas_encoder.nemo.refusal import TARGETS
+from nas_encoder.nemo.refusal import targets
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
@@ -31,8 +31,8 @@ def common() -> ModuleType:
 
 def test_exactly_our_class_paths_are_added(common: ModuleType) -> None:
     ours = [entry for entry in common.ALLOWED_TARGET_PREFIXES if "nas_encoder" in entry]
-    assert sorted(ours) == sorted(TARGETS)
-    for target in TARGETS:
+    assert sorted(ours) == sorted(targets())
+    for target in targets():
         assert common._is_target_allowed(target)
         module, _, name = target.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), name), type)
@@ -56,12 +56,12 @@ def everything_else() -> list[str]:
     }
     for module in (nas_encoder.nemo, adapters, encoder, options, refusal, registration):
         paths |= {f"{module.__name__}.{name}" for name in vars(module)}
-    for target in TARGETS:
+    for target in targets():
         module_name, _, name = target.rpartition(".")
         cls = getattr(importlib.import_module(module_name), name)
         paths |= {f"{target}.{attribute}" for attribute in (*dir(cls), *dir(type(cls)))}
         paths |= {f"{target}.from_config_dict.__self__", f"{target}.__base__.__base__"}
-    return sorted(paths - set(TARGETS))
+    return sorted(paths - set(targets()))
 
 
 def test_everything_else_of_ours_stays_refused(common: ModuleType) -> None:
@@ -96,7 +96,7 @@ def test_registering_again_changes_nothing(common: ModuleType) -> None:
 def test_spawned_process_has_it_too() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         allowed = pool.apply(_allowed_here)
-    assert set(TARGETS) <= set(allowed)
+    assert set(targets()) <= set(allowed)
 
 
 def _allowed_here() -> list[str]:
@@ -131,7 +131,7 @@ def test_fresh_process_logs_once_and_can_be_switched_off(switch: str) -> None:
     if switch == "1":
         assert "BUILT NASEncoder" in done.stdout
         assert said.count("added to its allow-list") == 1
-        assert all(said.count(target) == 1 for target in TARGETS)
+        assert all(said.count(target) == 1 for target in targets())
     else:
         assert "REFUSED Instantiation of unsafe target" in done.stdout
         assert f"switched off by {SWITCH}='0'" in done.stdout

@@ -1,0 +1,85 @@
+"""Packages that add lines to our tables, found by the entry points of what is installed.
+
+An extension is an installed distribution with an entry point of the group
+``nas_encoder.extensions``. It names a function without arguments, or a module, that adds lines to
+:mod:`nas_encoder.tables`::
+
+    [project.entry-points."nas_encoder.extensions"]
+    toy = "toy_package:register"
+
+Extensions are loaded once a process, where a table is listed or lacks a name: looking through
+everything that is installed takes about 0.1 s, which ``import nas_encoder`` must not cost.
+
+An extension that fails is logged with its traceback and breaks nothing else; an error about an
+unknown name then says so. The lines that it added before it failed stay.
+
+Environment:
+    NAS_ENCODER_EXTENSIONS: ``0`` loads none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+GROUP = "nas_encoder.extensions"
+SWITCH = "NAS_ENCODER_EXTENSIONS"
+
+logger = logging.getLogger(__name__)
+
+
+class Extensions:
+    """The extensions of one group of entry points.
+
+    Args:
+        group: The group.
+
+    Attributes:
+        failed: Extension -> what it raised.
+    """
+
+    def __init__(self, group: str = GROUP) -> None:
+        self.group = group
+        self.failed: dict[str, str] = {}
+        self._lock = threading.RLock()  # an extension's own look-ups come back here
+        self._begun = self._loaded = False
+
+    @property
+    def enabled(self) -> bool:
+        """False where the environment switches extensions off."""
+        return os.environ.get(SWITCH, "").strip().lower() not in ("0", "false", "no", "off")
+
+    def load(self) -> None:
+        """Let every extension add its lines; a second call does nothing."""
+        if self._loaded or not self.enabled:
+            return
+        with self._lock:
+            if self._begun:
+                return
+            self._begun = True
+            from importlib.metadata import entry_points  # 30 ms
+
+            for point in entry_points(group=self.group):
+                try:
+                    register = point.load()
+                    if callable(register):
+                        register()
+                except Exception as error:
+                    self.failed[point.name] = f"{type(error).__name__}: {error}"
+                    source = f" of {point.dist.name}" if point.dist else ""
+                    logger.exception(
+                        "extension '%s'%s (%s) failed; all else works without it",
+                        point.name, source, point.value,
+                    )  # fmt: skip
+            self._loaded = True
+
+    def note(self) -> str:
+        """Return what to add to a message about an unknown name, often nothing."""
+        if not self.enabled:
+            return f"; extensions are switched off by {SWITCH}={os.environ[SWITCH]!r}"
+        failed = ", ".join(f"'{name}' ({what})" for name, what in self.failed.items())
+        return f"; extensions that failed to load: {failed}" if failed else ""
+
+
+INSTALLED = Extensions()
