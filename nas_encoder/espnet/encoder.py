@@ -256,7 +256,7 @@ def encoder_class(name: str, variant: type[NetworkEncoder] = NetworkEncoder) -> 
     return type(f"{encoder_stems()[name]}{variant.infix}Encoder", bases, contents)
 
 
-def named_class(attribute: str, variant: type[NetworkEncoder] = NetworkEncoder) -> type:
+def named_class(attribute: str, variant: Any = NetworkEncoder) -> type:
     """Return the class of that name in the variant's module, where pickles look for it.
 
     Raises:
