@@ -37,11 +37,13 @@ class Extensions:
 
     Attributes:
         failed: Extension -> what it raised.
+        adding: The extension that is adding its lines right now.
     """
 
     def __init__(self, group: str = GROUP) -> None:
         self.group = group
         self.failed: dict[str, str] = {}
+        self.adding: str | None = None
         self._lock = threading.RLock()  # an extension's own look-ups come back here
         self._begun = self._loaded = False
 
@@ -61,18 +63,20 @@ class Extensions:
             from importlib.metadata import entry_points  # 30 ms
 
             for point in entry_points(group=self.group):
+                self.adding = point.name
                 try:
                     register = point.load()
                     if callable(register):
                         register()
                 except Exception as error:
-                    self.failed[point.name] = f"{type(error).__name__}: {error}"
-                    source = f" of {point.dist.name}" if point.dist else ""
-                    logger.exception(
-                        "extension '%s'%s (%s) failed; all else works without it",
-                        point.name, source, point.value,
-                    )  # fmt: skip
+                    self.fail(point.name, error)
+            self.adding = None
             self._loaded = True
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Log what an extension raised; to be called where it is handled."""
+        self.failed[name] = f"{type(error).__name__}: {error}"
+        logger.exception("extension '%s' failed; all else works without it", name)
 
     def note(self) -> str:
         """Return what to add to a message about an unknown name, often nothing."""

@@ -36,6 +36,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._reserved = None if reserved is None else set(reserved)
         self._entries: dict[str, T] = {}
         self._references: dict[str, str] = {}  # name -> "module:attribute"
+        self._added_by: dict[str, str] = {}  # name -> extension
 
     def add(self, name: str, entry: T) -> T:
         """Add one entry.
@@ -75,6 +76,8 @@ class Registry(Mapping[str, T], Generic[T]):
                 raise RegistryError(f"{self.kind} '{name}': a class '{attribute}' is there already")
             self._reserved.add(attribute)
         self._references[name] = reference
+        if self._extensions is not None and self._extensions.adding is not None:
+            self._added_by[name] = self._extensions.adding
 
     def _taken(self, name: str) -> RegistryError:
         what = self._entries.get(name, self._references[name])
@@ -123,6 +126,27 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._all())
+
+    def items(self) -> list[tuple[str, T]]:  # type: ignore[override]
+        """Return names and entries; one of an extension that cannot be imported is left out."""
+        return [(name, self[name]) for name in self if self._is_usable(name)]
+
+    def values(self) -> list[T]:  # type: ignore[override]
+        """Return the entries; one of an extension that cannot be imported is left out."""
+        return [entry for _, entry in self.items()]
+
+    def _is_usable(self, name: str) -> bool:
+        extension = self._added_by.get(name)
+        if extension is None or name in self._entries:
+            return True
+        assert self._extensions is not None
+        try:
+            self[name]
+        except Exception as error:
+            if extension not in self._extensions.failed:  # said once
+                self._extensions.fail(extension, error)
+            return False
+        return True
 
     def note(self) -> str:
         """Return what an error about an unknown name should add, often nothing."""
