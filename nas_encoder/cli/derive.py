@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import yaml
 
@@ -38,12 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Derive; write or print the genotype."""
-    from nas_encoder.errors import CheckpointError
     from nas_encoder.search.folder import RunFolder
     from nas_encoder.search.gradient.rederive import rederive
 
-    if not (Path(args.folder) / "run.yaml").is_file():  # before RunFolder makes the folder
-        raise CheckpointError(f"run folder {args.folder}", ["holds no search (no run.yaml)"])
     genotype = rederive(
         RunFolder(args.folder), args.stage, args.epoch, _limits(args.at_most), args.name
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 EXAMPLES = """examples:
   nas-encoder report exp/search
@@ -23,12 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report; print where it is."""
-    from nas_encoder.errors import CheckpointError
     from nas_encoder.search.folder import RunFolder
     from nas_encoder.search.report.build import build_report
 
-    if not (Path(args.folder) / "run.yaml").is_file():  # before RunFolder makes the folder
-        raise CheckpointError(f"run folder {args.folder}", ["holds no search (no run.yaml)"])
     path = build_report(RunFolder(args.folder))
     print(json.dumps({"report": str(path)}) if args.json else path)
     return 0

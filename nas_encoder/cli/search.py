@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 EXAMPLES = """examples:
   nas-encoder search --config small --train data/train --valid data/dev --output exp/search
@@ -74,32 +73,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from nas_encoder.errors import ConfigError
     from nas_encoder.search import run_search
     from nas_encoder.search.config.load import load_any_search_config
-    from nas_encoder.search.trials import TrialsConfig, run_trials
 
     settings = list(args.settings)
     if args.seeds is not None:
         settings.append(f"seeds={args.seeds}")
-    config = load_any_search_config(args.config, settings)
-    given: dict[str, Any] = {
-        "valid": args.valid,
-        "seed": args.seed,
-        "resume": args.resume,
-        "config_name": str(args.config),
-    }
-    if isinstance(config, TrialsConfig):
-        genotype = run_trials(config, args.train, args.output, storage=args.storage, **given)
-    else:
-        problems = []
-        if args.train is None:
-            problems.append("--train: is needed for a search with gradients")
-        if args.storage is not None:
-            problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
-        if problems:
-            raise ConfigError("command line", problems)
-        genotype = run_search(config, args.train, args.output, **given)
+    genotype = run_search(
+        load_any_search_config(args.config, settings),
+        args.train,
+        args.output,
+        valid=args.valid,
+        seed=args.seed,
+        resume=args.resume,
+        config_name=str(args.config),
+        storage=args.storage,
+    )
     if args.json:
         result = {"genotype": genotype.to_dict(), "hash": genotype.hash, "output": args.output}
         print(json.dumps(result))

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     require_optuna()
     require_matplotlib()
+    from nas_encoder.search.report.comparison import write_comparison
     from nas_encoder.search.trials.compare import CompareSettings, Comparison
-    from nas_encoder.search.trials.compare_files import write_comparison
 
     began = time.monotonic()
     table = load_table(args.source)

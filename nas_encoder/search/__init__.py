@@ -1,7 +1,8 @@
 """The search stage: speech data in, a genotype out.
 
-``gradient/`` holds the strategies that train one supernet (DARTS, P-DARTS, ST-NAS); the run
-folder, its configuration and its report are shared by every strategy.
+``gradient/`` holds the strategies that train one supernet (DARTS, P-DARTS, ST-NAS), ``trials/``
+those that are Optuna studies. :func:`run_search` is the entry of both; the run folder and the
+report are shared.
 """
 
 from nas_encoder.search.config.gradient import SearchConfig

@@ -46,26 +46,15 @@ class RunFolder:
     """Paths, atomic writes and checks of one run's folder.
 
     Args:
-        path: The folder; made if it is not there.
+        path: The folder; :meth:`begin` makes it.
 
     Attributes:
         writes: Whether this process writes; of several, one does.
-
-    Raises:
-        CheckpointError: It cannot be made or written to.
     """
 
     def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path = Path(path)
         self.writes = writes
-        if not writes:
-            return
-        try:
-            (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"run folder {self.path}", [f"cannot be made: {error.strerror}"]
-            ) from None
 
     @property
     def checkpoint(self) -> Path:
@@ -81,11 +70,18 @@ class RunFolder:
         """Record what is run; refuse to mix two runs.
 
         Raises:
-            CheckpointError: The folder holds a run and ``resume`` is off, or what is resumed
-                was begun with another configuration, seed or data.
+            CheckpointError: The folder cannot be made or written to, it holds a run and
+                ``resume`` is off, or what is resumed was begun with another configuration, seed
+                or data.
         """
         if not self.writes:
             return
+        try:
+            (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"run folder {self.path}", [f"cannot be made: {error.strerror}"]
+            ) from None
         # A run that failed before its first checkpoint (bad data) left nothing to keep.
         kept = any(
             (self.path / name).exists()
@@ -117,11 +113,23 @@ class RunFolder:
             raise CheckpointError(f"cannot resume {self.path}", problems)
 
     def run(self) -> dict[str, Any]:
-        """Return what run.yaml holds."""
-        document = read_yaml(self.path / "run.yaml", CheckpointError)
+        """Return what run.yaml holds.
+
+        Raises:
+            CheckpointError: The folder holds no search, or the file is damaged.
+        """
+        path = self.path / "run.yaml"
+        if not path.is_file():
+            raise CheckpointError(f"run folder {self.path}", ["holds no search (no run.yaml)"])
+        document = read_yaml(path, CheckpointError)
         if not isinstance(document, dict):
-            raise CheckpointError(str(self.path / "run.yaml"), ["must be a mapping"])
+            raise CheckpointError(str(path), ["must be a mapping"])
         return document
+
+    def kind(self) -> str:
+        """Return what the folder is of: ``gradient``, ``seeds`` (several of them) or ``trials``."""
+        run = self.run()
+        return "seeds" if "seeds" in run else "trials" if "table" in run else "gradient"
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the state of the run; the last good one stays until the new one is whole.

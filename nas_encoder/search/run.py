@@ -1,4 +1,4 @@
-"""From speech data to a genotype: everything around a strategy."""
+"""From speech data to a genotype: the one entry of every search, which also writes its report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from nas_encoder.deploy.latency import LatencyTable
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.folder import open_folder
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.folder import RunFolder, open_folder
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.search.gradient.recorder import Recorder
-from nas_encoder.search.gradient.seeds import search_seeds
+from nas_encoder.search.gradient.seeds import choose, one_seed
 from nas_encoder.search.report.build import write_report
+from nas_encoder.search.trials.run import run_trials
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import open_streams
 
@@ -27,51 +29,90 @@ logger = logging.getLogger(__name__)
 
 
 def run_search(
-    config: SearchConfig,
-    train: str | Path,
+    config: SearchConfig | TrialsConfig,
+    train: str | Path | None,
     output: str | Path,
     valid: str | Path | None = None,
     seed: int | None = None,
     resume: bool = False,
     config_name: str = "",
     fabric: Fabric | None = None,
+    storage: str | None = None,
 ) -> Genotype:
-    """Search a genotype.
+    """Search a genotype and write a report: with gradients, for one seed or several, or by trials.
 
     Args:
         config: The checked configuration.
-        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts.
+        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts; trials that look errors up in a
+            table need none.
         output: The run folder.
         valid: Data of the same kinds that the score is measured on; with
             ``architecture_data: valid`` the architecture learns from it too. Without it, the
-            half of the training data that the architecture learns from serves.
+            half of the training data that the architecture learns from serves; trials that train
+            need it.
         seed: Of everything random; by default the configuration's seeds, each in turn, or 0.
-        resume: Go on where a run in ``output`` was stopped; begin where there is none.
+        resume: Resume the run in ``output``; start one where there is none.
         config_name: Recorded in the genotype.
         fabric: The devices, where the caller has opened them already.
+        storage: For trials, an Optuna storage URL in place of ``trials.storage``; not recorded.
 
     Returns:
-        The genotype; it is ``genotype.yaml`` in the run folder too.
+        The genotype; it is ``genotype.yaml`` in the run folder too. Of several seeds, the one
+        with the lowest token error rate on the validation data, of equals the lowest loss, of
+        equals the first; its provenance names the others. By trials, see
+        :func:`~nas_encoder.search.trials.run.run_trials`.
 
     Raises:
-        ConfigError: A budget needs a table of latencies, or there is no such device.
+        ConfigError: A budget needs a table of latencies, there is no such device, or an argument
+            does not fit the strategy.
         DataError: The data cannot be used; all problems found are listed, before any training.
         CheckpointError: The run folder holds another run, or cannot be written.
+        MissingDependencyError: Optuna is needed and not installed.
     """
-    if seed is None and config.seeds:
-        return search_seeds(config, train, output, valid, resume, config_name)
+    if isinstance(config, TrialsConfig):
+        folder = RunFolder(output)
+        genotype = run_trials(config, train, output, valid, seed, resume, config_name, storage)
+    else:
+        _check_arguments(config, train, storage)
+        folder = open_folder(output)
+        about = {
+            "train": str(train),
+            "valid": None if valid is None else str(valid),
+            "config": config_name,
+            "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **environment(),
+        }
+        if seed is None and config.seeds:
+            run = {"seeds": list(config.seeds), **about}
+            genotype = _search_seeds(config, folder, run, resume)
+        else:
+            run = {"seed": seed or 0, **about, "devices": config.trainer.devices}
+            genotype = _search(config, folder, run, resume, fabric)
+    if folder.writes:
+        write_report(folder)
+    logger.info("genotype %s is %s", genotype.hash, folder.path / "genotype.yaml")
+    return genotype
+
+
+def _check_arguments(config: SearchConfig, train: object, storage: str | None) -> None:
+    problems = []
+    if train is None:
+        problems.append("--train: is needed for a search with gradients")
+    if storage is not None:
+        problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
+    if problems:
+        raise ConfigError("search", problems)
+
+
+def _search(
+    config: SearchConfig,
+    folder: RunFolder,
+    run: dict[str, Any],
+    resume: bool,
+    fabric: Fabric | None,
+) -> Genotype:
+    """Search with one seed."""
     objective = build_objective(config)
-    seed = seed or 0
-    folder = open_folder(output)
-    run: dict[str, Any] = {
-        "seed": seed,
-        "train": str(train),
-        "valid": str(valid) if valid is not None else None,
-        "config": config_name,
-        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "devices": config.trainer.devices,
-        **environment(),
-    }
     folder.begin(config.to_dict(), run, resume)
     if config.objective.table is not None:
         folder.keep_table(LatencyTable.load(config.objective.table).to_dict(), resume)
@@ -81,9 +122,9 @@ def run_search(
     state = folder.load_checkpoint() if resume else None
     streams = open_streams(
         config,
-        train,
-        valid,
-        seed,
+        run["train"],
+        run["valid"],
+        run["seed"],
         folder,
         resumed=state is not None,
         rank=fabric.global_rank,
@@ -91,15 +132,31 @@ def run_search(
         pinned=fabric.device.type == "cuda",
     )
     recorder = Recorder(folder, config, {**run, **folder.run()}, state)
-    search = GradientSearch(config, streams, seed, folder, recorder, fabric, objective)
-    architecture = search.run(state)
-    genotype = recorder.genotype(architecture)
+    search = GradientSearch(config, streams, run["seed"], folder, recorder, fabric, objective)
+    genotype = recorder.genotype(search.run(state))
     folder.save_result(genotype)
     recorder.close()
-    if folder.writes:
-        write_report(folder)
-    logger.info("genotype %s is %s", genotype.hash, folder.path / "genotype.yaml")
     return genotype
+
+
+def _search_seeds(
+    config: SearchConfig, folder: RunFolder, run: dict[str, Any], resume: bool
+) -> Genotype:
+    """Search with each of ``config.seeds``, in run folders of their own below this one."""
+    folder.begin(config.to_dict(), run, resume)
+    own = one_seed(config)
+    fabric = open_fabric(config.trainer)
+    found: dict[int, Genotype] = {}
+    for place, seed in enumerate(config.seeds, 1):
+        logger.info("seed %d, %d of %d", seed, place, len(config.seeds))
+        path = folder.seed_path(seed)
+        # Resume a seed that has started, start the others.
+        found[seed] = open_folder(path).result() or run_search(
+            own, run["train"], path, run["valid"], seed, True, run["config"], fabric
+        )
+    result = choose(found)
+    folder.save_result(result)
+    return result
 
 
 def build_objective(config: SearchConfig) -> Objective | None:

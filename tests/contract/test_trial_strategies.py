@@ -23,11 +23,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write_table(folder / f"{name}.sqlite", name, 60) for name in list_spaces()}
 
 
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_encoder.search.report.trials.write_trials_report", lambda folder: None)
-
-
 def outcome(folder: Path) -> list[Any]:
     """Return what was computed: every trial without times, and the result."""
     rows = RunFolder(folder).rows()

@@ -16,6 +16,8 @@ from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.seeds import choose, one_seed, score_of
+from nas_encoder.search.report.build import write_report
+from nas_encoder.search.report.page import render
 from nas_encoder.search.report.seeds import SeedsReport
 
 STAGE = {"layers": 3, "channels": 1, "operations": 8, "epochs": 1, "warmup_epochs": 0}
@@ -54,13 +56,17 @@ def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "save_checkpoint", stopping)
-        patch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+        # The report of all is written; those of each seed would take longer than the searches.
+        patch.setattr(
+            "nas_encoder.search.run.write_report",
+            lambda folder: folder.path == output and write_report(folder),
+        )
         with pytest.raises(Stop):
             run_search(config(), corpus[0], output, valid=corpus[1])
         assert (output / "seed4" / "genotype.yaml").is_file()
         assert not (output / "genotype.yaml").exists()
         before = (output / "seed4" / "metrics.jsonl").stat().st_mtime_ns
-        page = SeedsReport(RunFolder(output)).html()
+        page = render(SeedsReport(RunFolder(output)))
         assert "not finished: 1 of 2 searches" in page and "--resume" in page
         patch.setattr(RunFolder, "save_checkpoint", original)
         command = ["search", "--config", str(path), "--train", corpus[0], "--valid", corpus[1]]

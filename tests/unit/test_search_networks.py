@@ -11,7 +11,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.choices.parameters import all_alive
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.report.build import choices_of
+from nas_encoder.search.report.gradient import choices_of
 from nas_encoder.search.run import build_objective
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr.config import spread_cells

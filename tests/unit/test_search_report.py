@@ -22,8 +22,8 @@ from nas_encoder.genotype import load_genotype
 from nas_encoder.network.choices.parameters import KINDS, edge_list
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import Cost
-from nas_encoder.search.report.build import Report, build_report, write_report
-from nas_encoder.search.report.next_steps import next_steps
+from nas_encoder.search.report.build import build_report, write_report
+from nas_encoder.search.report.gradient import GradientReport
 from nas_encoder.search.report.pictures import entropies
 
 
@@ -118,12 +118,12 @@ def test_it_says_what_was_found_and_how(finished: tuple[RunFolder, Reader]) -> N
 
 def test_warnings_stand_in_the_page(finished: tuple[RunFolder, Reader], tmp_path: Path) -> None:
     folder, page = finished
-    assert Report(folder).warnings() == []
+    assert GradientReport(folder).warnings() == []
     assert not [tag for tag in page.tags if tag[1].get("class") == "warn"]
 
 
 def test_a_choice_that_stayed_uniform_is_told(tmp_path: Path) -> None:
-    warnings = Report(make_run(tmp_path, sharpness=0.05)).warnings()
+    warnings = GradientReport(make_run(tmp_path, sharpness=0.05)).warnings()
     assert len(warnings) == 2
     for kind, text in zip(KINDS, warnings, strict=True):
         assert f"parameters of the {kind} cell have hardly left the uniform choice" in text
@@ -139,7 +139,7 @@ def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     assert records[0].taken("normal")[2] == 0.5
     assert folder.epochs()[0].taken("normal")[2] == 1.0  # where it is not learned
     folder.write_records(records)
-    report = Report(folder)
+    report = GradientReport(folder)
     (text,) = report.warnings()
     assert "The choice of edges in the normal cell has hardly left the uniform one" in text
     assert "(entropy 99.0 % of uniform)" in text
@@ -154,7 +154,7 @@ def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     table = [dict.fromkeys(SPACE.operations, 0.1) | {"max_pool_3x3": 0.5} for _ in edge_list(4)]
     folder.save_result(derived({"normal": table, "reduction": table}))
-    warnings = Report(folder).warnings()
+    warnings = GradientReport(folder).warnings()
     assert len(warnings) == 2
     assert "8 of 8 edges of the normal cell are pooling or skip connections" in warnings[0]
 
@@ -164,11 +164,11 @@ def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     edge = dict.fromkeys(SPACE.operations, 0.05) | {"max_pool_3x3": 0.35, "skip_connect": 0.35}
     change_last(folder, probabilities={"reduction": [edge] * 14})
-    (text,) = Report(folder).warnings()
+    (text,) = GradientReport(folder).warnings()
     assert "Pooling and skip connections have 75 % of the probability in the reduction cell" in text
     edge = dict.fromkeys(SPACE.operations, 0.05) | {"none": 0.65}
     change_last(folder, probabilities={"reduction": [edge] * 14})
-    (text,) = Report(folder).warnings()
+    (text,) = GradientReport(folder).warnings()
     assert "'none' has 65 % of the probability in the reduction cell" in text
 
 
@@ -180,7 +180,7 @@ def change_last(folder: RunFolder, **changes: Any) -> None:
 
 
 def commands(folder: RunFolder) -> str:
-    return "\n".join(command for _, command in next_steps(Report(folder)))
+    return "\n".join(command for _, command in GradientReport(folder).next_steps())
 
 
 def add_costs(folder: RunFolder, budget: float) -> None:
@@ -196,12 +196,12 @@ def add_costs(folder: RunFolder, budget: float) -> None:
 def test_costs_stand_against_their_budgets(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     add_costs(folder, budget=8e6)
-    page = Reader("".join(Report(folder)._costs()))
+    page = read(folder)
     assert "Cost against budget" in page.words and "87.5 %" in page.words
     assert "17 cells, 24 channels, 10 s of speech" in page.words
-    assert Report(folder).warnings() == []
+    assert GradientReport(folder).warnings() == []
     add_costs(folder, budget=6.5e6)
-    (text,) = Report(folder).warnings()
+    (text,) = GradientReport(folder).warnings()
     assert "costs 7 M of parameters, more than the budget of 6.5 M" in text
     # The third epoch kept it; the pull can be made stronger.
     assert f"nas-encoder derive {folder.path} --stage 2 --epoch 1" in commands(folder)
@@ -223,14 +223,14 @@ def test_epochs_of_the_derived_network_alone(tmp_path: Path) -> None:
     change_last(folder, phase="retrain", valid_ter=95.0)
     page = read(folder)
     assert "2 retrain" in page.words and "Edges after epoch 1 of stage 2" in page.words
-    (text,) = Report(folder).warnings()
+    (text,) = GradientReport(folder).warnings()
     assert "error rate on the validation data is 95.0 %" in text
 
 
 def test_a_network_that_learned_nothing_is_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     change_last(folder, valid_ter=97.0)
-    (text,) = Report(folder).warnings()
+    (text,) = GradientReport(folder).warnings()
     assert "token error rate on the validation data is 97.0 %" in text
 
 

@@ -19,11 +19,10 @@ from nas_encoder.network.choices.parameters import (
     skip_list,
 )
 from nas_encoder.search.records import EpochRecord
+from nas_encoder.search.report.page import Section
 from nas_encoder.search.report.pictures import (
-    Picture,
     colours_of,
     kind_title,
-    kinds_of,
     new_figure,
     stage_starts,
     to_png,
@@ -42,7 +41,7 @@ _MOST_BARS = 200  # of a small picture: more could not be seen apart
 
 def edge_map(
     row: EpochRecord, operations: Sequence[str], genotype: Genotype | None, title: str
-) -> Picture:
+) -> Section:
     """Draw the probabilities of one epoch, edges by operations.
 
     Args:
@@ -53,7 +52,7 @@ def edge_map(
     """
     import numpy as np
 
-    kinds = kinds_of([row])
+    kinds = list(row.probabilities)
     tables = [row.probabilities[kind] for kind in kinds]
     figure = new_figure(0.29 * max(map(len, tables)) + 1.9)
     axes_list = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -87,7 +86,7 @@ def edge_map(
     figure.colorbar(
         axes_list[0].images[0], ax=list(axes_list), label="probability", shrink=0.8, pad=0.02
     )
-    return Picture(
+    return Section(
         title,
         "Probability of each operation on each edge (node \u2190 its source), block or node. Grey: "
         "no candidate (any more). Red frame: what the genotype of this epoch takes."
@@ -98,7 +97,7 @@ def edge_map(
 
 def edge_courses(
     rows: Sequence[EpochRecord], kind: str, operations: Sequence[str], genotype: Genotype | None
-) -> Picture:
+) -> Section:
     """Draw how the probabilities of every edge of one kind moved over the epochs.
 
     Args:
@@ -155,7 +154,7 @@ def edge_courses(
     figure.legend(
         handles[::-1], labels[::-1], fontsize=7, loc="outside right center", frameon=False
     )
-    return Picture(
+    return Section(
         f"Every edge of the {kind_title(kind)} over time",
         "Probability of each operation (the height of its band) from the first epoch, left, to the "
         "last, right; dashed: a new stage. Bold: edges that the genotype takes, "

@@ -3,133 +3,126 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_encoder.genotype import Genotype
+from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.gradient.findings import is_cheap
+from nas_encoder.search.records import EpochRecord
+from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import CellArchitecture
 
-if TYPE_CHECKING:
-    from nas_encoder.search.report.build import Report
-
-Step = tuple[str, str]
+Step = tuple[str, str]  # what it is for, what to type
 
 
-def next_steps(report: Report) -> list[Step]:
-    """Return (what it is for, what to type) for each step, the most useful first."""
-    return list(_finished(report) if report.finished else _unfinished(report))
+def search_command(path: Path, run: Mapping[str, Any], output: object, *options: str) -> str:
+    """Return the command of the search in a run folder, into another one."""
+    words = ["nas-encoder", "search", "--config", f"{path}/config.yaml"]
+    for name in ("train", "valid"):
+        if run.get(name) is not None:
+            words += [f"--{name}", str(run[name])]
+    return shlex.join([*words, "--output", str(output), *options])
 
 
-def search_command(report: Report, output: str, *options: str) -> str:
-    """Return the command of the same search into a folder."""
-    words = _search_words(report.folder.path, report.run)
-    return shlex.join([*words, "--output", output, *options])
+def resume_command(path: Path, run: Mapping[str, Any]) -> str:
+    """Return the command that resumes the search in a run folder."""
+    seed = ["--seed", str(run["seed"])] if "seed" in run else []
+    return search_command(path, run, path, *seed, "--resume")
 
 
-def resume_seeds(path: Path, run: Mapping[str, Any]) -> str:
-    """Return the command that goes on with the searches of several seeds."""
-    return shlex.join([*_search_words(path, run), "--output", str(path), "--resume"])
+def show_step(path: Path) -> Step:
+    """Return how to look at the result of a search."""
+    return (
+        "Look at the genotype and at what the network costs:",
+        f"nas-encoder show {shlex.quote(str(path))}/genotype.yaml --plot cells.svg",
+    )
 
 
-def train_steps(path: Path, genotype: Genotype, sizes: tuple[int, int]) -> Iterator[Step]:
-    """Yield how to look at a result and how to train it.
+def train_step(path: Path, genotype: Genotype, sizes: tuple[int, int]) -> Step:
+    """Return how to train the result of a search.
 
     Args:
         path: The run folder.
         genotype: In it.
         sizes: Layers and channels of a network of cells.
     """
-    yield (
-        "Look at the genotype and at what the network costs:",
-        f"nas-encoder show {shlex.quote(str(path))}/genotype.yaml --plot cells.svg",
-    )
     options = ""
     if isinstance(genotype.architecture, CellArchitecture):
         options = f"\n    layers: {sizes[0]}\n    channels: {sizes[1]}"
-    yield (
+    return (
         "Train it: in the training config of an ESPnet2 recipe,",
         f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml{options}",
     )
 
 
-def _search_words(path: Path, run: Mapping[str, Any]) -> list[str]:
-    words = ["nas-encoder", "search", "--config", f"{path}/config.yaml"]
-    words += ["--train", str(run.get("train"))]
-    if run.get("valid") is not None:
-        words += ["--valid", str(run["valid"])]
-    return words
+def steps_of_search(
+    path: Path,
+    run: Mapping[str, Any],
+    config: SearchConfig,
+    searching: Sequence[EpochRecord],
+    doubts: Collection[str],
+    genotype: Genotype,
+) -> Iterator[Step]:
+    """Yield what to do after a finished search, the most useful first.
 
+    Args:
+        path: The run folder.
+        run: What run.yaml holds.
+        config: Of the search.
+        searching: The epochs that chose operations.
+        doubts: Kinds of findings about the last of them; ``budget`` if one is exceeded.
+        genotype: The result.
+    """
+    seed = int(run.get("seed") or 0)
 
-def _unfinished(report: Report) -> Iterator[Step]:
-    seed = str(report.run.get("seed") or 0)
-    yield (
-        "Go on with the search:",
-        search_command(report, str(report.folder.path), "--seed", seed, "--resume"),
-    )
+    def again(suffix: str, seed: int, *changes: str) -> str:
+        settings = [word for change in changes for word in ("--set", change)]
+        return search_command(path, run, f"{path}_{suffix}", "--seed", str(seed), *settings)
 
+    def derive(output: str, *options: str) -> str:
+        words = ["nas-encoder", "derive", str(path), *options, "--output", output]
+        return shlex.join(words)
 
-def _finished(report: Report) -> Iterator[Step]:
-    path, seed = str(report.folder.path), int(report.run.get("seed") or 0)
-    kinds = {finding.kind for finding in report.findings()}
-    if kinds & {"uniform", "edges", "unlearned"}:
-        rate = report.config.architecture.lr
-        epochs = [
-            f"stages.{index}.epochs={2 * stage.epochs}"
-            for index, stage in enumerate(report.config.stages)
-        ]
-        changes = [f"architecture.lr={4 * rate:g}", *epochs]
-        options = [word for change in changes for word in ("--set", change)]
+    if {"uniform", "edges", "unlearned"} & set(doubts):
+        longer = [f"stages.{i}.epochs={2 * stage.epochs}" for i, stage in enumerate(config.stages)]
         yield (
-            "The choice is close to chance (see above): search longer, with a larger rate, before "
-            "anything is trained:",
-            search_command(report, f"{path}_longer", "--seed", str(seed), *options),
+            "The choice is close to chance (see above): search longer, with a larger learning "
+            "rate of the architecture, before training anything:",
+            again("longer", seed, f"architecture.lr={4 * config.architecture.lr:g}", *longer),
         )
-    if "cheap" in kinds:
+    if "cheap" in doubts:
+        cheap = [op for op in get_space(config.space).operations if is_cheap(op)]
         yield (
             "Many edges are pooling or skip connections: derive within stricter limits,",
-            shlex.join(
-                ["nas-encoder", "derive", path]
-                + [w for op in _cheap(report) for w in ("--at-most", f"{op}=1")]
-                + ["--output", "limited.yaml"]
-            ),
+            derive("limited.yaml", *(w for op in cheap for w in ("--at-most", f"{op}=1"))),
         )
-    if report.exceeded():
-        within = _within_budgets(report)
+    if "budget" in doubts:
+        within = _within_budgets(searching)
         if within is not None:
-            stage, epoch = within
+            stage, epoch = map(str, within)
             yield (
                 "The budget is exceeded: an earlier epoch of the last stage keeps it,",
-                shlex.join(
-                    ["nas-encoder", "derive", path, "--stage", str(stage), "--epoch", str(epoch)]
-                    + ["--output", "within_budget.yaml"]
-                ),
+                derive("within_budget.yaml", "--stage", stage, "--epoch", epoch),
             )
-        weight = report.config.objective.weight
-        options = ["--set", f"objective.weight={4 * max(weight, 0.25):g}"]
+        weight = 4 * max(config.objective.weight, 0.25)
         yield (
             "Or search with a stronger pull towards the budget:",
-            search_command(report, f"{path}_budget", "--seed", str(seed), *options),
+            again("budget", seed, f"objective.weight={weight:g}"),
         )
-    if report.genotype is not None:
-        sizes = report.config.objective.cell_size
-        yield from train_steps(report.folder.path, report.genotype, sizes)
+    yield show_step(path)
+    yield train_step(path, genotype, config.objective.cell_size)
     yield (
         "See how much of the result is chance: search with other seeds and compare, and train a "
         "random genotype of the same space beside the one found:",
-        search_command(report, f"{path}_seed{seed + 1}", "--seed", str(seed + 1)),
+        again(f"seed{seed + 1}", seed + 1),
     )
 
 
-def _cheap(report: Report) -> list[str]:
-    return [operation for operation in report.operations if is_cheap(operation)]
-
-
-def _within_budgets(report: Report) -> tuple[int, int] | None:
-    """Return (stage, epoch) of the last epoch of the last searching stage within all budgets."""
-    rows = report.choosing()
-    for row in reversed([row for row in rows if row.stage == rows[-1].stage]):
-        if row.costs and not any(cost.exceeded for cost in row.costs.values()):
-            return row.place
+def _within_budgets(epochs: Sequence[EpochRecord]) -> tuple[int, int] | None:
+    """Return (stage, epoch) of the last epoch of the last stage within all budgets."""
+    for epoch in reversed([e for e in epochs if e.stage == epochs[-1].stage]):
+        if epoch.costs and not any(cost.exceeded for cost in epoch.costs.values()):
+            return epoch.place
     return None

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import combinations
 
 from nas_encoder.errors import CheckpointError
-from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.report.build import Report, choices_of
-from nas_encoder.search.report.next_steps import resume_seeds, train_steps
-from nas_encoder.search.report.page import (
-    commands,
-    document,
-    duration,
-    escape,
-    image,
-    number,
-    table,
-)
-from nas_encoder.search.report.pictures import Picture, compared_curves, to_png
-from nas_encoder.spaces.cells.architecture import CellArchitecture
-from nas_encoder.spaces.picture import architecture_lines, draw
+from nas_encoder.search.report.gradient import GradientReport, shared_choices
+from nas_encoder.search.report.next_steps import resume_command, show_step, train_step
+from nas_encoder.search.report.page import Section, duration, number, provenance_section
+from nas_encoder.search.report.pictures import compared_curves, genotype_section, to_png
+from nas_encoder.spaces.picture import draw
 
 
 class SeedsReport:
-    """What is in the run folder of several seeds, and its HTML.
+    """Searches that differ in their seed, in a folder of their own each.
 
     Raises:
-        CheckpointError: A file in it is damaged.
+        CheckpointError: A file in one of the folders is damaged.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -41,36 +31,21 @@ class SeedsReport:
         begun = {seed: folder.seed_path(seed) for seed in seeds}
         self.seeds: list[int] = seeds
         self.reports = {
-            seed: Report(RunFolder(path))
+            seed: GradientReport(RunFolder(path))
             for seed, path in begun.items()
             if (path / "run.yaml").is_file()
         }
         self.genotype = folder.result()
 
-    def html(self) -> str:
-        """Return the whole document."""
+    def title(self) -> str:
+        """Return the heading of the page."""
         name = next(iter(self.reports.values())).config.name if self.reports else "nothing yet"
-        title = f"Search of {name} with {len(self.seeds)} seeds"
-        return document(
-            title,
-            [
-                f"<h1>{escape(title)}</h1>",
-                f'<p class="sub">{escape(self._state())}</p>',
-                *(f'<p class="warn">{escape(text)}</p>' for text in self.warnings()),
-                *self._result(),
-                *self._candidates(),
-                *self._agreement(),
-                *self._curves(),
-                *self._cells(),
-                *commands("What to run next", self._next()),
-                "<h2>Provenance</h2>",
-                table(("", ""), [(key, "" if v is None else v) for key, v in self.run.items()]),
-            ],
-        )
+        return f"Search of {name} with {len(self.seeds)} seeds"
 
-    def _state(self) -> str:
+    def state(self) -> str:
+        """Return how far the searches are."""
         done = sum(report.finished for report in self.reports.values())
-        seconds = sum(row.seconds for report in self.reports.values() for row in report.rows)
+        seconds = sum(epoch.seconds for r in self.reports.values() for epoch in r.epochs)
         state = "finished" if self.genotype is not None else "not finished"
         return f"{state}: {done} of {len(self.seeds)} searches in {duration(seconds)}"
 
@@ -78,104 +53,83 @@ class SeedsReport:
         """Return what a reader should know before trusting the result."""
         found = []
         if self.genotype is None:
-            found.append("Not all seeds are finished; what follows is the state so far.")
+            found.append("Not all seeds are finished; this is the state so far.")
         for seed, report in self.reports.items():
-            found += [
-                f"Seed {seed}: {text}"
-                for text in (*(f.text for f in report.findings()), *report.exceeded())
-            ]
+            texts = [*(finding.text for finding in report.findings()), *report.exceeded()]
+            found += [f"Seed {seed}: {text}" for text in texts]
         return found
 
-    def _result(self) -> list[str]:
-        if self.genotype is None:
-            return []
-        lines = "\n".join(architecture_lines(self.genotype))
-        return [
-            f"<h2>Genotype {escape(self.genotype.name)}</h2>",
-            f'<p class="note">Of seed {escape(self.genotype.provenance.get("seed"))}, the lowest '
-            f"token error rate on the validation data. Hash {escape(self.genotype.hash)}.</p>",
-            image(to_png(draw(self.genotype)), "the genotype"),
-            f"<pre>{escape(lines)}</pre>",
-        ]
-
-    def _candidates(self) -> list[str]:
-        names = list(
-            dict.fromkeys(name for report in self.reports.values() for name in report.last_costs())
-        )
-        lines = []
+    def sections(self) -> Iterator[Section]:
+        """Yield the parts of the page."""
+        if self.genotype is not None:
+            yield genotype_section(
+                f"Genotype {self.genotype.name}",
+                self.genotype,
+                f"Of seed {self.genotype.provenance.get('seed')}, the lowest token error rate on "
+                f"the validation data. Hash {self.genotype.hash}.",
+            )
+        yield self._candidates()
+        yield from self._agreement()
+        recorded = {f"seed {seed}": r.epochs for seed, r in self.reports.items() if r.epochs}
+        if recorded:
+            yield compared_curves(recorded)
         for seed, report in self.reports.items():
-            last, costs = report.rows[-1] if report.rows else None, report.last_costs()
-            lines.append(
+            if report.genotype is not None and report.genotype != self.genotype:
+                yield Section(
+                    f"Seed {seed}" + ("" if report.finished else " so far"),
+                    png=to_png(draw(report.genotype)),
+                    alt=f"the genotype of seed {seed}",
+                )
+        yield Section("What to run next", steps=self._next())
+        yield provenance_section(self.run)
+
+    def _candidates(self) -> Section:
+        reports = self.reports.values()
+        names = list(dict.fromkeys(name for report in reports for name in report.last_costs()))
+        rows = []
+        for seed, report in self.reports.items():
+            last, costs = report.epochs[-1] if report.epochs else None, report.last_costs()
+            rows.append(
                 (
                     seed,
-                    "" if report.genotype is None else report.genotype.hash,
-                    f"{len(report.rows)}" + ("" if report.finished else " so far"),
+                    report.genotype and report.genotype.hash,
+                    f"{len(report.epochs)}" + ("" if report.finished else " so far"),
                     number(last.valid_ter if last else None, 1),
                     number(last.valid_loss if last else None, 3),
                     *(readable(n, costs[n].derived) if n in costs else "" for n in names),
                     f"seed{seed}/report.html",
                 )
             )
-        trained = any(row.phase == "retrain" for r in self.reports.values() for row in r.rows)
+        trained = any(epoch.phase == "retrain" for report in reports for epoch in report.epochs)
         what = (
             "the derived network, trained from scratch"
             if trained
             else "the supernet (no derived network was trained: set 'selection' for that)"
         )
         head = ["seed", "genotype", "epochs", "token error rate, %", "validation loss"]
-        head += [TITLES[name] for name in names]
-        return [
-            "<h2>Candidates</h2>",
-            f'<p class="note">Validation figures of {what}. Each search has a report of its '
-            "own.</p>",
-            table([*head, "report"], lines),
-        ]
-
-    def _agreement(self) -> list[str]:
-        found = {
-            seed: report.genotype
-            for seed, report in self.reports.items()
-            if report.genotype is not None
-        }
-        if len(found) < 2:
-            return []
-        lines = [
-            (f"{first} and {second}", _agree(found[first], found[second]))
-            for first, second in combinations(found, 2)
-        ]
-        text = (
-            "Choices that two seeds have in common. Where all is chance, two cell genotypes of "
-            "7 operations have 1.5 of 16 edges in common on average."
-            if any(isinstance(g.architecture, CellArchitecture) for g in found.values())
-            else "Choices that two seeds have in common."
+        return Section(
+            "Candidates",
+            f"Validation figures of {what}. Each search has a report of its own.",
+            head=[*head, *(TITLES[name] for name in names), "report"],
+            rows=rows,
         )
-        return [
-            "<h2>Do the seeds agree?</h2>",
-            f'<p class="note">{escape(text)}</p>',
-            table(("seeds", "same choices"), lines),
-        ]
 
-    def _curves(self) -> Iterable[str]:
-        rows = {f"seed {seed}": r.rows for seed, r in self.reports.items() if r.rows}
-        if rows:
-            picture: Picture = compared_curves(rows)
-            yield f'<h2>{escape(picture.title)}</h2><p class="note">{escape(picture.text)}</p>'
-            yield image(picture.png, picture.title)
-
-    def _cells(self) -> Iterable[str]:
-        for seed, report in self.reports.items():
-            if report.genotype is not None and report.genotype != self.genotype:
-                so_far = "" if report.finished else " so far"
-                yield f"<h2>Seed {seed}{so_far}</h2>"
-                yield image(to_png(draw(report.genotype)), f"the genotype of seed {seed}")
+    def _agreement(self) -> Iterator[Section]:
+        found = {seed: r.genotype for seed, r in self.reports.items() if r.genotype is not None}
+        if len(found) > 1:
+            yield Section(
+                "Do the seeds agree?",
+                "Choices that two seeds have in common.",
+                head=("seeds", "same choices"),
+                rows=[
+                    (f"{first} and {second}", shared_choices(found[first], found[second])[0])
+                    for first, second in combinations(found, 2)
+                ],
+            )
 
     def _next(self) -> list[tuple[str, str]]:
         if self.genotype is None:
-            return [("Go on with the searches:", resume_seeds(self.folder.path, self.run))]
+            return [("Resume the searches:", resume_command(self.folder.path, self.run))]
         sizes = next(iter(self.reports.values())).config.objective.cell_size
-        return list(train_steps(self.folder.path, self.genotype, sizes))
-
-
-def _agree(first: Genotype, second: Genotype) -> str:
-    mine, other = choices_of(first), choices_of(second)
-    return f"{len(mine & other)} of {len(mine)}"
+        path = self.folder.path
+        return [show_step(path), train_step(path, self.genotype, sizes)]

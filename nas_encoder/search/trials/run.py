@@ -47,6 +47,8 @@ def run_trials(
 ) -> Genotype:
     """Search a genotype by trials, alone or as one worker of many.
 
+    :func:`nas_encoder.search.run_search` does this too and writes a report.
+
     Every process that is given the same configuration, seed and storage works on the same study;
     each ends when the study has all of its trials, and writes the same result. Workers that
     share a run folder are started with ``resume``.
@@ -74,7 +76,6 @@ def run_trials(
     require_optuna()
     from optuna.study import StudyDirection
 
-    from nas_encoder.search.report.trials import write_trials_report
     from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
@@ -130,7 +131,6 @@ def run_trials(
         store.close()
     folder.write_records(records)
     genotype = save_results(folder, records, config, {**run, **folder.run()})
-    write_trials_report(folder)
     logger.info(
         "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
     )

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.report.page import duration
 from nas_encoder.search.trials.evaluate import Evaluator, values_of
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
@@ -137,7 +136,9 @@ class Worker:
                 if bar.disable and now - told > _TELL:
                     done = len(self.finished())
                     left = (now - began) / max(1, done - first) * (wanted - done)
-                    logger.info("%d of %d trials%s, %s left", done, wanted, best, duration(left))
+                    logger.info(
+                        "%d of %d trials%s, %s left", done, wanted, best, tqdm.format_interval(left)
+                    )
                     told = now
 
     def finished(self) -> list[FrozenTrial]:

@@ -1,0 +1,261 @@
+"""The report of a search with gradients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from nas_encoder.common.documents import read_yaml
+from nas_encoder.genotype import Genotype
+from nas_encoder.network.budgets import TITLES, readable
+from nas_encoder.network.choices.parameters import skip_list
+from nas_encoder.search.config.gradient import dump
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.findings import Finding, findings
+from nas_encoder.search.gradient.rederive import read_config
+from nas_encoder.search.records import Cost, EpochRecord
+from nas_encoder.search.report.edges import edge_courses, edge_map
+from nas_encoder.search.report.next_steps import Step, resume_command, steps_of_search
+from nas_encoder.search.report.page import Section, duration, number, provenance_section
+from nas_encoder.search.report.pictures import (
+    costs,
+    curves,
+    genotype_section,
+    operation_shares,
+    to_png,
+)
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.space import CellSpace
+from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
+from nas_encoder.spaces.picture import draw
+
+
+class GradientReport:
+    """A search with gradients.
+
+    Raises:
+        CheckpointError: A file in its folder is damaged.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.run = folder.run()
+        self.config = read_config(folder)
+        self.epochs = folder.epochs()
+        # Warm-up and retraining choose nothing.
+        self.searching = [epoch for epoch in self.epochs if epoch.searching]
+        self.operations = list(get_space(self.config.space).operations)
+        result = folder.result()
+        self.finished = result is not None
+        self.genotype = result or (self._derived(self.epochs[-1]) if self.epochs else None)
+
+    def _derived(self, epoch: EpochRecord) -> Genotype | None:
+        path = self.folder.genotype_path(*epoch.place)
+        return Genotype.from_dict(read_yaml(path), str(path)) if path.is_file() else None
+
+    def title(self) -> str:
+        """Return the heading of the page."""
+        return f"Search of {self.config.name}"
+
+    def state(self) -> str:
+        """Return how far the search is."""
+        total = sum(stage.epochs for stage in self.config.stages)
+        seconds = sum(epoch.seconds for epoch in self.epochs)
+        state = "finished" if self.finished else "not finished"
+        # A stage may end before its last epoch, so a finished search needs not have them all.
+        return (
+            f"{self.config.strategy} in the space {self.config.space}, seed "
+            f"{self.run.get('seed')}: {state}, {len(self.epochs)} of {total} epochs in "
+            f"{duration(seconds)}"
+        )
+
+    def warnings(self) -> list[str]:
+        """Return what a reader should know before trusting the genotype."""
+        found = []
+        if not self.finished:
+            found.append("The search is not finished; this is its state so far.")
+        if not self.epochs:
+            return [*found, "No epoch is done yet."]
+        return [*found, *(finding.text for finding in self.findings()), *self.exceeded()]
+
+    def findings(self) -> list[Finding]:
+        """Return what the last epoch that chose operations says about the search's health."""
+        if not self.epochs:
+            return []
+        last = self.searching[-1] if self.searching else self.epochs[-1]
+        found = findings(last, self.genotype)
+        if self.epochs[-1] is not last:
+            # The network that is trained last says whether anything was learned.
+            found = [finding for finding in found if finding.kind != "unlearned"]
+            found += [f for f in findings(self.epochs[-1], None) if f.kind == "unlearned"]
+        return found
+
+    def exceeded(self) -> list[str]:
+        """Return a sentence for each budget that the genotype does not keep."""
+        return [
+            f"The genotype costs {readable(name, cost.derived)} of {TITLES[name]}, more than the "
+            f"budget of {readable(name, cost.budget)}. A larger objective.weight or more epochs "
+            "would pull it below."
+            for name, cost in self.last_costs().items()
+            if cost.budget is not None and cost.exceeded
+        ]
+
+    def last_costs(self) -> Mapping[str, Cost]:
+        """Return what the last genotype costs, by quantity; nothing where that is not known."""
+        return (self.epochs[-1].costs or {}) if self.epochs else {}
+
+    def sections(self) -> Iterator[Section]:
+        """Yield the parts of the page."""
+        if self.genotype is not None:
+            yield genotype_section(
+                f"Genotype {self.genotype.name}"
+                if self.finished
+                else f"Genotype so far {self.genotype.name}",
+                self.genotype,
+                f"Hash {self.genotype.hash}.",
+                head=("", "operations"),
+                rows=[
+                    (kind, ", ".join(f"{count} {op}" for op, count in used.most_common()))
+                    for kind, used in _used(self.genotype).items()
+                ],
+            )
+        if self.epochs:
+            yield from self._costs()
+            yield curves(self.epochs)
+        if self.searching:
+            yield operation_shares(self.searching, self.operations)
+            for kind in self.searching[0].probabilities:
+                yield edge_courses(self.searching, kind, self.operations, self.genotype)
+            yield from self._stages()
+        if self.epochs:
+            yield self._table()
+        yield Section("What to run next", steps=list(self.next_steps()))
+        yield provenance_section(self.run)
+        yield Section("Configuration", text=dump(self.config))
+
+    def next_steps(self) -> Iterator[Step]:
+        """Yield what to do next."""
+        path = self.folder.path
+        if self.genotype is None or not self.finished:
+            yield "Resume the search:", resume_command(path, self.run)
+            return
+        doubts = {finding.kind for finding in self.findings()}
+        doubts |= {"budget"} if self.exceeded() else set()
+        yield from steps_of_search(
+            path, self.run, self.config, self.searching, doubts, self.genotype
+        )
+
+    def _costs(self) -> Iterator[Section]:
+        picture = costs(self.epochs)
+        if picture is None:
+            return
+        objective = self.config.objective
+        size = f"{objective.seconds:g} s of speech"
+        if isinstance(get_space(self.config.space), CellSpace):
+            layers, channels = objective.cell_size
+            size = f"{layers} cells, {channels} channels, {size}"
+        yield replace(
+            picture,
+            note=f"{picture.note} {size}.",
+            head=("", "genotype", "budget", "share of the budget"),
+            rows=[
+                (
+                    TITLES[name],
+                    readable(name, cost.derived),
+                    cost.budget and readable(name, cost.budget),
+                    cost.budget and f"{100 * cost.derived / cost.budget:.1f} %",
+                )
+                for name, cost in self.last_costs().items()
+            ],
+        )
+
+    def _stages(self) -> Iterator[Section]:
+        """Yield what each stage ended with: its genotype and the probabilities."""
+        last = {epoch.stage: epoch for epoch in self.searching}
+        for epoch in last.values():
+            genotype = self._derived(epoch)
+            after = f"after epoch {epoch.epoch} of stage {epoch.stage}"
+            if genotype is not None and genotype != self.genotype:
+                picture = to_png(draw(genotype))
+                yield Section(f"Derived {after}", png=picture, alt=f"what is derived {after}")
+            yield edge_map(epoch, self.operations, genotype, f"Edges {after}")
+
+    def _table(self) -> Section:
+        kinds = list(self.epochs[0].probabilities)
+        rows, before = [], None
+        for epoch in self.epochs:
+            genotype = self._derived(epoch)
+            entropy = map(epoch.relative_entropy, kinds)
+            rows.append(
+                (
+                    f"{epoch.stage} {epoch.phase}",
+                    epoch.epoch,
+                    number(epoch.train_loss, 3),
+                    number(epoch.valid_loss, 3),
+                    number(epoch.valid_ter, 1),
+                    ", ".join(f"{100 * e:.1f}" for e in entropy if e is not None),
+                    epoch.genotype,
+                    before and genotype and shared_choices(genotype, before)[1],
+                    duration(epoch.seconds),
+                )
+            )
+            before = genotype
+        return Section(
+            "Epochs",
+            "Changed choices: edges, blocks, nodes or skips that differ from the genotype of the "
+            "epoch before.",
+            head=(
+                "stage",
+                "epoch",
+                "training loss",
+                "validation loss",
+                "token error rate, %",
+                f"entropy, % of uniform ({', '.join(kinds)})",
+                "genotype",
+                "changed choices",
+                "time",
+            ),
+            rows=rows,
+        )
+
+
+def choices_of(genotype: Genotype) -> set[tuple[Any, ...]]:
+    """Return what a genotype chose: its edges, its blocks, or its operations and skips."""
+    architecture = genotype.architecture
+    if isinstance(architecture, CellArchitecture):
+        cells = (("normal", architecture.normal), ("reduction", architecture.reduction))
+        return {
+            (kind, node, edge)
+            for kind, cell in cells
+            for node, edges in enumerate(cell.nodes)
+            for edge in edges
+        }
+    if isinstance(architecture, SkipArchitecture):
+        operations = {(number, node.op) for number, node in enumerate(architecture.nodes)}
+        return operations | {
+            (number, source, source in architecture.nodes[number].skips)
+            for number, source in skip_list(len(architecture.nodes))
+        }
+    return set(enumerate(getattr(architecture, "blocks", ())))
+
+
+def _used(genotype: Genotype) -> dict[str, Counter[str]]:
+    """Return how often a genotype holds each operation, by kind."""
+    architecture = genotype.architecture
+    if isinstance(architecture, CellArchitecture):
+        return {
+            "normal cell": Counter(edge.op for edge in architecture.normal.edges),
+            "reduction cell": Counter(edge.op for edge in architecture.reduction.edges),
+        }
+    if isinstance(architecture, SkipArchitecture):
+        return {"nodes": Counter(node.op for node in architecture.nodes)}
+    return {"blocks": Counter(getattr(architecture, "blocks", ()))}
+
+
+def shared_choices(first: Genotype, second: Genotype) -> tuple[str, str]:
+    """Return how many choices two genotypes have in common, and how many of the first differ."""
+    mine, other = choices_of(first), choices_of(second)
+    return f"{len(mine & other)} of {len(mine)}", f"{len(mine - other)} of {len(mine)}"
