@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
 import warnings
 from types import ModuleType
+from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from nas_encoder import autoload
 from nas_encoder.autoload import SWITCH
@@ -93,16 +94,28 @@ def test_registering_again_changes_nothing(common: ModuleType) -> None:
     assert common.Serialization.__dict__["from_config_dict"].__func__ is build
 
 
-def test_spawned_process_has_it_too() -> None:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        allowed = pool.apply(_allowed_here)
+class AllowedHere:
+    """A data set whose one item is what NeMo may build in the process that loads it."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> list[str]:
+        from nemo.core.classes import common
+
+        assert not common._is_target_allowed("nas_encoder.nemo.nn.Linear")
+        return [name for name in common.ALLOWED_TARGET_PREFIXES if common._is_target_allowed(name)]
+
+
+def test_spawned_worker_of_a_data_loader_has_it_too() -> None:
+    loader: Any = DataLoader(
+        AllowedHere(),  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=1,
+        multiprocessing_context="spawn",
+    )
+    (allowed,) = loader
     assert set(targets()) <= set(allowed)
-
-
-def _allowed_here() -> list[str]:
-    from nemo.core.classes import common
-
-    return list(common.ALLOWED_TARGET_PREFIXES)
 
 
 SCRIPT = textwrap.dedent("""

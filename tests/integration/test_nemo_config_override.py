@@ -220,33 +220,6 @@ def test_misspelled_option_is_an_error_that_names_it(outcomes: dict[str, Outcome
     assert outcomes["misspelled"].steps is None
 
 
-class AllowedHere:
-    """A data set whose items say what NeMo builds in the process that loads them."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> dict[str, bool]:
-        from nemo.core.classes import common
-
-        return {
-            target: common._is_target_allowed(target)
-            for target in (TARGET, "nas_encoder.nemo.DFSMNSANEncoder", "nas_encoder.nemo.nn.Linear")
-        }
-
-
-def test_spawned_worker_of_a_data_loader_may_build_our_encoders() -> None:
-    from torch.utils.data import DataLoader
-
-    loader: Any = DataLoader(
-        AllowedHere(),  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=1,
-        multiprocessing_context="spawn",
-    )
-    assert [list(item.values()) for item in loader] == [[True, True, False]]
-
-
 # --- NeMo's own files --------------------------------------------------------------------------
 
 
