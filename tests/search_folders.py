@@ -40,7 +40,7 @@ def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) ->
     folder = RunFolder(path)
     about: dict[str, Any] = {"seed": 7, "train": "data/train", "valid": "data/dev"}
     about |= {"commit": "abc123", "machine": "a machine", "config": "small", **run}
-    folder.begin(CONFIG.to_dict(), about, resume=False)
+    folder.begin(CONFIG, about, resume=False)
     strategy, rng = PDarts(CONFIG), random.Random(0)
     alive = all_alive(SPACE)
     records: list[EpochRecord] = []

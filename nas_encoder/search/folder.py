@@ -28,8 +28,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
 from nas_encoder.data import FeatureExtractor, TokenSet
@@ -40,6 +41,17 @@ from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "last.ckpt"
 STUDY = "study.db"
+
+
+class Settings(Protocol):
+    """A configuration of any kind."""
+
+    @classmethod
+    def from_dict(cls, document: object) -> Settings:
+        """Read plain YAML types; what is not given has its default."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain YAML types."""
 
 
 class RunFolder:
@@ -66,8 +78,10 @@ class RunFolder:
         """Where epochs or trials are recorded."""
         return self.path / "metrics.jsonl"
 
-    def begin(self, config: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:
+    def begin(self, config: Settings, run: Mapping[str, Any], resume: bool) -> None:
         """Record what is run; refuse to mix two runs.
+
+        Settings that did not exist yet when a run began have their defaults there.
 
         Raises:
             CheckpointError: The folder cannot be made or written to, it holds a run and
@@ -95,11 +109,13 @@ class RunFolder:
         if kept:
             self._require_same(config, run)
             return
-        self._write_yaml("config.yaml", config)
+        self._write_yaml("config.yaml", config.to_dict())
         self._write_yaml("run.yaml", run)
 
-    def _require_same(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        before = _completed(read_yaml(self.path / "config.yaml", CheckpointError))
+    def _require_same(self, config: Settings, run: Mapping[str, Any]) -> None:
+        before = read_yaml(self.path / "config.yaml", CheckpointError)
+        with suppress(ConfigError):  # of another kind of search, or damaged: compared as it is
+            before = config.from_dict(before).to_dict()
         # The machine and the commit may change under a run; what is computed must not.
         old, new = (
             {"run": {key: document.get(key) for key in _IDENTITY & run.keys()}}
@@ -107,7 +123,7 @@ class RunFolder:
         )
         problems = [
             f"{key}: was {was!r} when the run began, now {now!r}"
-            for key, was, now in differences(before, config) + differences(old, new)
+            for key, was, now in differences(before, config.to_dict()) + differences(old, new)
         ]
         if problems:
             raise CheckpointError(f"cannot resume {self.path}", problems)
@@ -277,13 +293,3 @@ def open_folder(path: str | Path) -> RunFolder:
 
 
 _IDENTITY = frozenset({"seed", "seeds", "train", "valid", "table"})
-
-
-def _completed(document: Any) -> Any:
-    """Return a configuration with settings that did not exist yet when it was written."""
-    from nas_encoder.search.config.gradient import SearchConfig  # which needs this module
-
-    try:
-        return SearchConfig.from_dict(document).to_dict()
-    except ConfigError:  # of another kind of search, or damaged: compared as it is
-        return document

@@ -113,7 +113,7 @@ def _search(
 ) -> Genotype:
     """Search with one seed."""
     objective = build_objective(config)
-    folder.begin(config.to_dict(), run, resume)
+    folder.begin(config, run, resume)
     if config.objective.table is not None:
         folder.keep_table(LatencyTable.load(config.objective.table).to_dict(), resume)
     # Only now: what can fail early has not started other processes.
@@ -143,7 +143,7 @@ def _search_seeds(
     config: SearchConfig, folder: RunFolder, run: dict[str, Any], resume: bool
 ) -> Genotype:
     """Search with each of ``config.seeds``, in run folders of their own below this one."""
-    folder.begin(config.to_dict(), run, resume)
+    folder.begin(config, run, resume)
     own = one_seed(config)
     fabric = open_fabric(config.trainer)
     found: dict[int, Genotype] = {}

@@ -50,7 +50,7 @@ def require_refused(
     left = {path.name for path in output.iterdir()}
     assert not left & {"last.ckpt", "metrics.jsonl", "genotype.yaml"}
     # The folder is not taken by a run that never began.
-    RunFolder(output).begin({}, {}, resume=False)
+    RunFolder(output).begin(quick_config(), {}, resume=False)
 
 
 def test_audio_with_nan(corpus: tuple[str, str], tmp_path: Path) -> None:

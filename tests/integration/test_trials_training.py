@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from trials_samples import lookup_config, write_table
 
 from nas_encoder import build_encoder
 from nas_encoder.cli.main import main
+from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.search.config.trial_sections import EvolutionConfig, MeasureConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials import TrialsConfig, run_trials
 from nas_encoder.search.trials.training import TrainingEvaluator, TrialSteps
@@ -189,6 +192,36 @@ def test_workers_of_one_study_have_the_same_configuration(tmp_path: Path) -> Non
         run_trials(other, None, tmp_path / "c", seed=2, storage=url)
     said = "\n".join(caught.value.problems)
     assert all(part in said for part in ("evolution.population", "trials.count", "seed"))
+
+
+def test_settings_that_are_newer_than_a_search_by_trials_have_their_defaults(
+    tmp_path: Path,
+) -> None:
+    """As in the folder and the study of a search that an earlier version began."""
+    import optuna
+
+    def age(document: dict[str, Any]) -> None:
+        del document["measure"], document["bpe_size"], document["evolution"]["sample"]
+
+    config = lookup_config("random", write_table(tmp_path / "t.sqlite", "tdnn_chain", 30))
+    config = replace(config, evolution=EvolutionConfig())
+    output = tmp_path / "run"
+    found = run_trials(config, None, output)
+    older = read_yaml(output / "config.yaml")
+    age(older)
+    write_yaml(output / "config.yaml", older)
+    study = optuna.load_study(study_name="random", storage=f"sqlite:///{output / 'study.db'}")
+    identity = study.user_attrs["nas_encoder"]
+    age(identity["config"])
+    study.set_user_attr("nas_encoder", identity)
+
+    assert run_trials(config, None, output, resume=True).hash == found.hash
+    changed = replace(config, measure=MeasureConfig(seconds=1.0))
+    with pytest.raises(CheckpointError, match=r"measure.seconds: was 3.0 when the run began"):
+        run_trials(changed, None, output, resume=True)
+    url = f"sqlite:///{output / 'study.db'}"
+    with pytest.raises(CheckpointError, match=r"measure.seconds: was 3.0 when the study"):
+        run_trials(changed, None, tmp_path / "other", storage=url)
 
 
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import Cost, EpochRecord
 
-CONFIG = SearchConfig().to_dict()
+CONFIG = SearchConfig()
 RUN: dict[str, Any] = {"seed": 1, "train": "a", "valid": None, "machine": "m", "commit": "c"}
 STATE: dict[str, Any] = {
     "position": {"stage": 0, "epoch": 1},
@@ -88,7 +88,7 @@ def test_resume_begins_where_there_is_nothing(tmp_path: Path) -> None:
 def test_resume_names_everything_that_differs(folder: RunFolder) -> None:
     changed = SearchConfig.from_dict(
         {"weights": {"lr": 0.5}, "stages": [{}, {"operations": 5}], "augment": {}}
-    ).to_dict()
+    )
     with pytest.raises(CheckpointError) as caught:
         folder.begin(changed, RUN | {"seed": 2, "train": "b", "valid": "v"}, resume=True)
     text = "\n".join(caught.value.problems)
@@ -111,7 +111,7 @@ def test_settings_that_are_newer_than_the_run_have_their_defaults(folder: RunFol
     del older["network"]["lstm_size"], older["network"]["block_cells"], older["order"]
     write_yaml(folder.path / "config.yaml", older)
     folder.begin(CONFIG, RUN, resume=True)
-    changed = {**CONFIG, "order": "second"}
+    changed = replace(CONFIG, order="second")
     with pytest.raises(CheckpointError, match="order: was 'first' when the run began"):
         folder.begin(changed, RUN, resume=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -98,6 +99,18 @@ class TrialsConfig:
             for name in names:
                 (document.get(section) or {}).pop(name, None)
         return document
+
+    def identity_of(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an identity that an earlier version recorded, with newer settings' defaults."""
+        own = self.to_dict()
+        document = copy.deepcopy(dict(earlier))
+        for section, names in _OWN.items():
+            if isinstance(document.get(section), dict):
+                document[section] |= {name: (own[section] or {}).get(name) for name in names}
+        try:
+            return self.from_dict(document).identity()
+        except ConfigError:  # its settings are no longer known: compared as it is
+            return dict(earlier)
 
     @classmethod
     def from_dict(cls, document: object, subject: str = "search config") -> TrialsConfig:

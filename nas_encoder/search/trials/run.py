@@ -104,7 +104,7 @@ def run_trials(
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
-    folder.begin(config.to_dict(), run, resume)
+    folder.begin(config, run, resume)
     silence_optuna()
     url = storage or config.trials.storage or sqlite_url(folder.path)
     store = Storage(url, config.trials)
@@ -116,7 +116,7 @@ def run_trials(
             study = store.open_study(config.study_name, directions, sampler, pruner)
         sampler.study = study
         identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
-        _join(study, identity, store.shown)
+        _join(study, config, identity, store.shown)
         written = 0.0
 
         def record() -> None:
@@ -148,7 +148,9 @@ def _evaluator(
     return TrainingEvaluator(config, train, valid, seed)
 
 
-def _join(study: Any, identity: Mapping[str, Any], storage: str) -> None:
+def _join(
+    study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage: str
+) -> None:
     """Refuse to mix two searches in one study.
 
     Raises:
@@ -167,6 +169,7 @@ def _join(study: Any, identity: Mapping[str, Any], storage: str) -> None:
             )
         study.set_user_attr(_IDENTITY, dict(identity))
         return
+    before = {**before, "config": config.identity_of(before.get("config", {}))}
     problems = [
         f"{key}: was {was!r} when the study '{study.study_name}' began, now {now!r}"
         for key, was, now in differences(before, identity)
