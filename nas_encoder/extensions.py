@@ -36,12 +36,14 @@ class Extensions:
         group: The group.
 
     Attributes:
+        found: Extensions that are installed.
         failed: Extension -> what it raised.
         adding: The extension that is adding its lines right now.
     """
 
     def __init__(self, group: str = GROUP) -> None:
         self.group = group
+        self.found: list[str] = []
         self.failed: dict[str, str] = {}
         self.adding: str | None = None
         self._lock = threading.RLock()  # an extension's own look-ups come back here
@@ -63,6 +65,7 @@ class Extensions:
             from importlib.metadata import entry_points  # 30 ms
 
             for point in entry_points(group=self.group):
+                self.found.append(point.name)
                 self.adding = point.name
                 try:
                     register = point.load()

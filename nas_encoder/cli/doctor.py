@@ -22,6 +22,7 @@ from typing import Any
 from nas_encoder import __version__
 from nas_encoder.autoload import SWITCH, enabled
 from nas_encoder.cli.enable import PACKAGE, PTH, active_at_startup, hook_files
+from nas_encoder.extensions import INSTALLED
 
 EXAMPLES = """examples:
   nas-encoder doctor
@@ -103,6 +104,7 @@ def examine() -> dict[str, Any]:
         "torch": _torch(),
         "hook": hook,
         "toolkits": toolkits,
+        "extensions": _extensions(),
         "extras": _extras(),
     }
 
@@ -197,6 +199,12 @@ def _has_adapter(toolkit: str) -> bool:
     return spec is not None and spec.origin is not None  # a bare folder is none
 
 
+def _extensions() -> dict[str, str | None]:
+    """Return what each package that adds to our tables raised; None: nothing."""
+    INSTALLED.load()
+    return {name: INSTALLED.failed.get(name) for name in INSTALLED.found}
+
+
 def _extras() -> dict[str, dict[str, str | None]] | None:
     """Return the packages of each extra with their installed versions; None: not installed."""
     try:
@@ -234,6 +242,9 @@ def as_text(report: dict[str, Any]) -> list[str]:
         lines.append(_line(_TITLES[name], toolkit["version"] or "-", _finding(toolkit, name)))
         if toolkit["todo"]:
             lines.append(_line("", "", f"-> {toolkit['todo']}"))
+    for name, error in report["extensions"].items():
+        detail = name if error is None else f"{name}: {error}"
+        lines.append(_line("extension", "ok" if error is None else "FAILS", detail))
     if report["extras"] is None:
         lines.append(_line("extras", "-", "not known: the package runs from a plain folder"))
     for extra, packages in (report["extras"] or {}).items():

@@ -29,8 +29,8 @@ def run(folder: Path, code: str, **environment: str) -> tuple[list[str], str]:
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
 
 
@@ -115,10 +115,20 @@ for ask in (lambda: SPACES["toyy"], lambda: nas_encoder.load_genotype({"space": 
         ask()
     except NasEncoderError as error:
         print(" ".join(str(error).split()))
+from nas_encoder.cli import doctor
+found = doctor._extensions()
+known = {"version": "", "location": "", "executable": "", "files": [], "active": True}
+report = {"nas_encoder": known, "python": known, "torch": {"version": None}, "toolkits": {}}
+report |= {"hook": known | {"switched_off": False}, "extras": {}, "extensions": found}
+for line in doctor.as_text(report):
+    if line.startswith("extension"):
+        print(line)
 """
     said, logged = run(tmp_path, code)
     assert said[0] == "the space darts ['dfsmn_san', 'gru']"
-    for line in said[1:]:
+    assert said[3].startswith("extension    FAILS          clash: ") and message in said[3]
+    assert said[4:] == ["extension    ok             toy_ext"]
+    for line in said[1:3]:
         assert "(did you mean 'toy'?)" in line
         assert "extensions that failed to load: 'clash' (" in line and message in line
     assert "extension 'clash' failed" in logged
