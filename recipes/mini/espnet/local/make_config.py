@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
-from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
+from nas_encoder.baselines import BASELINES, build_baseline
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import ConfigError, NasEncoderError
 from recipes.mini.espnet.local.training_config import steps_in_epoch, with_steps
@@ -23,10 +24,6 @@ def _nas(options: Mapping[str, Any]) -> nn.Module:
     return build_encoder(**options)
 
 
-def _dfsmn_san(options: Mapping[str, Any]) -> nn.Module:
-    return DFSMNSAN(DFSMNSANConfig.from_mapping(options))
-
-
 def _transformer(options: Mapping[str, Any]) -> nn.Module:
     from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
@@ -35,7 +32,11 @@ def _transformer(options: Mapping[str, Any]) -> nn.Module:
 
 
 # encoder of the template -> how it is built from encoder_conf and input_size
-BUILDERS = {"nas": _nas, "dfsmn_san": _dfsmn_san, "transformer": _transformer}
+BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "nas": _nas,
+    "transformer": _transformer,
+    **{name: partial(build_baseline, name) for name in BASELINES},
+}
 
 
 def make_config(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
