@@ -19,7 +19,8 @@ __all__ = ["DFSMNSANEncoder", "NASEncoder"]  # and a class for every other basel
 
 
 def __getattr__(name: str) -> Any:
-    if not name.endswith("Encoder"):  # imported when it is asked for: it needs ESPnet
+    # What is there is imported when it is asked for: it needs ESPnet.
+    if not name.endswith("Encoder") or name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.encoder"), name)
 

@@ -26,9 +26,8 @@ _HOME = {"ESPnetPreprocessor": "preprocessor", "NASModel": "models"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME and not name.endswith(
-        "Encoder"
-    ):  # imported when it is asked for: it needs NeMo
+    # What is there is imported when it is asked for: it needs NeMo.
+    if not name.endswith(("Encoder", *_HOME)) or name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME.get(name, 'encoder')}"), name)
 
