@@ -65,7 +65,7 @@ def check_numbers(exp: Path, names: Sequence[str]) -> dict[str, Any]:
         assert system["cer_errors"]["utterances"] == 8
         assert system["rtf"] > 0 and system["macs_10s"] > 1e6
         assert system["peak_memory_mib"] > 100
-        assert system["training_seconds"] > 0  # the job pool could read the training's lines
+        assert system["training_seconds"] > 0  # the training's lines could be read
     sizes = [system["encoder_parameters"] for system in epochs["systems"]]
     assert max(sizes) / min(sizes) <= 1.05
     assert all(system["epochs"] == 1 for system in epochs["systems"])

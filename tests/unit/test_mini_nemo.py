@@ -13,16 +13,16 @@ from data_samples import nemo_manifest, write_tone
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError, DataError, InputError
-from recipes.mini.local.collect import run_of
-from recipes.mini.local.config import merge
-from recipes.mini.local.equal_time import plan
-from recipes.mini.local.match_size import Match
-from recipes.mini.local.measure import named_paths
-from recipes.mini.local.training_log import LogWatch, epoch_seconds
 from recipes.mini.nemo.local import training_config
 from recipes.mini.nemo.local.epoch_lines import EpochLines
 from recipes.mini.nemo.local.evaluate import model_path, read_test_set
 from recipes.mini.nemo.local.make_config import Writer, infeasible
+from tools.experiments.collect import run_of
+from tools.experiments.config import merge
+from tools.experiments.equal_time import plan
+from tools.experiments.match_size import Match
+from tools.experiments.measure import named_paths
+from tools.experiments.progress import Progress
 
 CONF = Path(__file__).resolve().parents[2] / "recipes" / "mini" / "nemo" / "conf"
 TEMPLATES = sorted(set(CONF.glob("*.yaml")) - {CONF / "common.yaml"})
@@ -148,28 +148,18 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None) -> None:
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_the_job_pool_reads_the_epochs_of_a_training_that_goes_on(
+def test_the_epochs_of_a_training_that_goes_on_are_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = tmp_path / "train.log"
-    log.touch()
-    rows: list[dict[str, object]] = []
+    costs: dict[str, dict[str, float]] = {}
     clock = 0.0
+    said = []
     for session, epochs in enumerate((2, 4), 1):
         fit(tmp_path / "model", epochs, tmp_path / "model" / "last.ckpt" if session > 1 else None)
-        watch = LogWatch(log, rows, session)
-        for line in capsys.readouterr().out.splitlines(keepends=True):
-            with log.open("a", encoding="utf-8") as stream:
-                stream.write(line)
+        progress = Progress(costs)
+        for line in capsys.readouterr().out.splitlines():
             clock += 1.0
-            watch.poll(clock, clock)
-        rows = watch.rows
-    assert [(row["session"], row["epoch"], row["cer"]) for row in rows] == [
-        (1, 0, None),
-        (1, 1, 0.25),
-        (1, 2, 0.25),
-        (2, 2, None),
-        (2, 3, 0.25),
-        (2, 4, 0.25),
-    ]
-    assert sorted(epoch_seconds(rows)) == [1, 2, 3, 4]
+            said.append(progress.line(line, clock, clock).partition(",")[0])
+    ends = [text for text in said if text and not text.endswith("began")]
+    assert ends == ["epoch 1/2", "epoch 2/2", "epoch 3/4", "epoch 4/4"]
+    assert list(costs) == ["1", "2", "3", "4"]

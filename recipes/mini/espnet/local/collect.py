@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import DataError
 from recipes.mini.espnet.local import training_config
-from recipes.mini.local.collect import Collector, Recipe, main
+from tools.experiments.collect import Collector, Recipe, main
+from tools.experiments.costs import read_costs
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
     """Return what there is to say about the search."""
-    search = collector.markers.read("search")
+    search = read_costs(collector.expdir, "search")
     genotype = read_yaml(collector.expdir / "search" / "genotype.yaml", DataError)
     return [
         f"The genotype `{genotype['name']}` was found by `nas-encoder search` in "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from recipes.mini.espnet.local import training_config
-from recipes.mini.local.equal_time import main
+from tools.experiments.equal_time import main
 
 if __name__ == "__main__":
     sys.exit(main(training_config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from recipes.mini.local.measure import Measurable, main
+from tools.experiments.measure import Measurable, main
 
 
 def load(folder: Path) -> Measurable:

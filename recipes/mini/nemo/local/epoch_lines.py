@@ -1,4 +1,4 @@
-"""Prints where a Lightning training is, as ``recipes.mini.local.training_log`` reads it."""
+"""Prints where a Lightning training is, as :mod:`tools.experiments.progress` reads it."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from recipes.mini.local.equal_time import main
 from recipes.mini.nemo.local import training_config
+from tools.experiments.equal_time import main
 
 if __name__ == "__main__":
     sys.exit(main(training_config))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import DataError, NasEncoderError
-from recipes.mini.local.collect import CONDITIONS, run_of
-from recipes.mini.local.measure import Measurable, measure, write_measures
+from tools.experiments.collect import CONDITIONS, run_of
+from tools.experiments.measure import Measurable, measure, write_measures
 
 BATCH = 8
 

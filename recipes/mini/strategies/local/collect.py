@@ -16,8 +16,8 @@ from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import DataError, NasEncoderError
 from nas_encoder.genotype import load_genotype
-from recipes.mini.local.jobs import Markers
 from recipes.mini.strategies.local.shape import relations, shape
+from tools.experiments.costs import read_costs
 
 RANDOM = "random"
 TITLES = {
@@ -111,7 +111,6 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
     Raises:
         DataError: A result is missing.
     """
-    markers = Markers(expdir)
     missing: list[str] = []
 
     def read(name: str) -> Mapping[str, Any]:
@@ -132,8 +131,8 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
     for strategy in strategies:
         runs = [f"{strategy}/{seed}" for seed in range(1, seeds + 1)]
         results = [read(run) for run in runs]
-        costs = [] if missing else [markers.read(f"search/{run}")["cpu_seconds"] for run in runs]
-        groups.append(Group(strategy, results, costs))
+        searches = [] if missing else [read_costs(expdir, f"search/{run}") for run in runs]
+        groups.append(Group(strategy, results, [cost["cpu_seconds"] for cost in searches]))
     groups.append(Group(RANDOM, [read(f"{RANDOM}/{draw}") for draw in range(1, draws + 1)]))
     if missing:
         raise DataError(str(expdir), missing)
@@ -258,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--expdir", type=Path, required=True, help="experiments with their markers")
+    add("--expdir", type=Path, required=True, help="experiments")
     add("--strategies", nargs="+", required=True)
     add("--seeds", type=int, required=True, help="searches of each strategy")
     add("--draws", type=int, required=True, help="random genotypes")

@@ -34,7 +34,7 @@ from nas_encoder.search.gradient.steps import ctc_loss
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 from nas_encoder.training.decoding import collapse
-from recipes.mini.local.match_size import Match, match_size
+from tools.experiments.match_size import Match, match_size
 
 FRAMES = 1000  # 10 s, for the multiply-adds
 KEYS = ("network", "match", "features", "tokens", "augment", "max_lr", "grad_clip", "batch")

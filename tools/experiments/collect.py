@@ -14,10 +14,8 @@ from typing import Any
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError, NasEncoderError
-from recipes.mini.local.config import Schedule
-from recipes.mini.local.equal_time import training_seconds
-from recipes.mini.local.jobs import Markers
-from recipes.mini.local.training_log import epoch_seconds
+from tools.experiments.config import Schedule
+from tools.experiments.costs import read_costs, training_seconds
 from tools.results import Comparison, System, read_transcripts, score
 from tools.results.document import write_results
 
@@ -61,14 +59,13 @@ class Collector:
 
     Args:
         recipe: Which toolkit's.
-        expdir: Experiments with their markers.
+        expdir: Experiments.
         reference: Kaldi ``text`` of the test set.
     """
 
     def __init__(self, recipe: Recipe, expdir: Path, reference: Path) -> None:
         self.recipe = recipe
         self.expdir = expdir
-        self.markers = Markers(expdir)
         self.reference = read_transcripts(reference)
         self.measures = json.loads((expdir / "measure.json").read_text(encoding="utf-8"))["systems"]
 
@@ -78,7 +75,7 @@ class Collector:
         recognised = read_transcripts(self.expdir / "decode" / run / self.recipe.transcripts)
         epochs, steps = self._epochs_and_steps(run)
         _, once = self._epochs_and_steps(f"epochs/{name}")
-        record = self.markers.read(f"train/{run}")
+        costs = read_costs(self.expdir, f"train/{run}")
         measured = self.measures[name]
         return System(
             name=self.recipe.systems[name],
@@ -89,8 +86,8 @@ class Collector:
             macs=measured["macs_10s"],
             rtf=measured["rtf"],
             epochs=round(epochs * steps / once, 1),
-            training_seconds=training_seconds(self.markers, f"train/{run}", epochs),
-            peak_memory_mib=record["peak_memory_mib"],
+            training_seconds=training_seconds(costs, epochs),
+            peak_memory_mib=costs["peak_memory_mib"],
         )
 
     def _epochs_and_steps(self, run: str) -> tuple[int, int]:
@@ -99,7 +96,8 @@ class Collector:
 
     def wall_seconds(self, run: str) -> float:
         """Return the wall seconds of a training's epochs."""
-        return sum(epoch_seconds(self.markers.read(f"train/{run}")["rows"], "wall").values())
+        epochs, _ = self._epochs_and_steps(run)
+        return training_seconds(read_costs(self.expdir, f"train/{run}"), epochs, "wall")
 
 
 def notes(
@@ -138,7 +136,7 @@ def main(recipe: Recipe, arguments: list[str] | None = None) -> int:
     """Run the command for a toolkit's recipe; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--expdir", type=Path, required=True, help="experiments with their markers")
+    add("--expdir", type=Path, required=True, help="experiments")
     add(
         "--systems",
         nargs="+",

@@ -14,30 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
-from nas_encoder.errors import ConfigError, DataError, NasEncoderError
-from recipes.mini.local.config import FEWEST_STEPS, Schedule
-from recipes.mini.local.jobs import Markers
-from recipes.mini.local.training_log import epoch_seconds
+from nas_encoder.errors import ConfigError, NasEncoderError
+from tools.experiments.config import FEWEST_STEPS, Schedule
+from tools.experiments.costs import read_costs, training_seconds
 
 # Times that differ by less are called equal: on two cores that share caches and hyper-threads the
 # same training's CPU seconds vary by as much, depending on what runs beside it.
 SAME = 0.10
-
-
-def training_seconds(markers: Markers, job: str, epochs: int) -> float:
-    """Return the CPU seconds of all epochs of a training.
-
-    An epoch whose end nobody saw, because everything was killed in that moment, counts as the
-    mean of the others.
-
-    Raises:
-        DataError: No epoch was timed.
-    """
-    timed = epoch_seconds(markers.read(job).get("rows", []))
-    cost = [timed[epoch] for epoch in range(1, epochs + 1) if epoch in timed]
-    if not cost:
-        raise DataError(str(markers.path(job)), ["has no time of any epoch"])
-    return sum(cost) * epochs / len(cost)
 
 
 def plan(
@@ -64,7 +47,7 @@ def main(schedule: Schedule, arguments: list[str] | None = None) -> int:
     """Run the command with a toolkit's configs; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--expdir", type=Path, required=True, help="experiments with their markers")
+    add("--expdir", type=Path, required=True, help="experiments with the costs of their trainings")
     add("--reference", required=True, help="job whose training time is the budget")
     add("--reference-config", type=Path, required=True, help="its config")
     add("--job", required=True, help="job of the encoder that gets as much time")
@@ -73,12 +56,13 @@ def main(schedule: Schedule, arguments: list[str] | None = None) -> int:
     add("--same", type=Path, required=True, help="file to write where the times are equal already")
     args = parser.parse_args(arguments)
     try:
-        markers = Markers(args.expdir)
         reference = read_yaml(args.reference_config, ConfigError)
         config = read_yaml(args.config, ConfigError)
         before = schedule.epochs_and_steps(config)
-        budget = training_seconds(markers, args.reference, schedule.epochs_and_steps(reference)[0])
-        seconds = training_seconds(markers, args.job, before[0])
+        budget, seconds = (
+            training_seconds(read_costs(args.expdir, job), schedule.epochs_and_steps(trained)[0])
+            for job, trained in ((args.reference, reference), (args.job, config))
+        )
         planned = plan(config, seconds, budget, schedule)
         facts = {"budget_seconds": budget, "seconds_at_equal_epochs": seconds}
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,409 @@
+"""The engine of the recipes: options, stages, what is done again, resuming, failures, costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas_encoder.errors import ConfigError, DataError, InputError
+from recipes.mini.espnet.local import training_config as espnet_config
+from recipes.mini.espnet.local.training_config import steps_in_epoch
+from tools.experiments import equal_time
+from tools.experiments.collect import run_of
+from tools.experiments.config import merge
+from tools.experiments.costs import costs_path, read_costs, training_seconds
+from tools.experiments.equal_time import plan
+from tools.experiments.progress import Progress
+from tools.experiments.recipe import Recipe
+from tools.experiments.resumable import Job, JobError
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = ROOT / "tests" / "workflow"
+
+
+class Workflow:
+    """The small workflow of ``tests/workflow`` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.exp = folder / "exp of it"  # with a blank
+        self.exp.mkdir()
+        self.source = folder / "the source"
+        self.source.write_text("1\n")
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        paths = ["--expdir", str(self.exp), "--source", str(self.source)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "tools.experiments.run", *paths, *options],
+            cwd=WORKFLOW,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *options: str, status: int = 0) -> str:
+        process = self.start("--stop_stage", "2", *options)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status, errors
+        return errors
+
+    def wait_for(self, condition: str, process: subprocess.Popen[str]) -> None:
+        """Wait until the training has finished an epoch, for example ``"1 2 "``."""
+        deadline = time.monotonic() + 30
+        while not (self.exp / "model" / "epochs").exists() or self.epochs() != condition:
+            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.05)
+
+    def epochs(self) -> str:
+        return (self.exp / "model" / "epochs").read_text()
+
+    def order(self) -> list[str]:
+        path = self.exp / "order"
+        found = path.read_text().split()
+        path.unlink()
+        return found
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Workflow:
+    return Workflow(tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_done_is_left_out_and_what_changed_is_done_again(workflow: Workflow) -> None:
+    said = workflow.run("--stop_stage", "3")
+    assert "5 of 5 steps (100%) done" in said
+    # At most --nj cores: the copy takes both, the reports take one each.
+    first, *reports = workflow.order()[1:]
+    assert first == "-copy" and {name[0] for name in reports[:2]} == {"+"} and len(reports) == 4
+    header, measured = (workflow.exp / "benchmarks" / "copy.tsv").read_text().splitlines()
+    assert {"s", "max_rss", "cpu_time"} <= set(header.split("\t"))
+    assert float(measured.split("\t")[0]) >= 0.3
+    assert "Nothing to be done" in workflow.run("--stop_stage", "3")
+
+    workflow.source.write_text("2\n")
+    workflow.run()
+    assert (workflow.exp / "copy.txt").read_text() == "2\nfirst\n"
+    assert workflow.order() == ["+copy", "-copy"]
+    assert workflow.epochs() == "1 2 3 "  # in an empty folder: its input is another
+
+    workflow.run("--word", "two words", "--epochs", "2")
+    assert (workflow.exp / "copy.txt").read_text() == "2\ntwo words\n"
+    assert workflow.epochs() == "1 2 "
+    workflow.order()
+
+    (workflow.exp / "model" / "best").unlink()
+    said = workflow.run("--word", "two words", "--epochs", "2")
+    assert "train/it: goes on" in said and (workflow.exp / "model" / "best").exists()
+    assert not (workflow.exp / "order").exists() and workflow.epochs() == "1 2 "
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(workflow: Workflow) -> None:
+    """SIGKILL of the run ends its jobs; the same command finishes what is left."""
+    hold = workflow.exp / "hold"
+    hold.touch()
+    running = workflow.start("--stop_stage", "2", "--epochs", "4")
+    workflow.wait_for("1 2 ", running)
+    assert "another run works in" in workflow.run(status=1)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=30)
+    ends_with_its_folder(workflow.exp)
+    hold.unlink()
+    said = workflow.run("--epochs", "4")
+    assert "train/it: goes on" in said and "rule copy" not in said
+    assert workflow.epochs() == "1 2 3 4 "  # none of them twice
+    costs = read_costs(workflow.exp, "train/it")
+    assert costs["sessions"] == 2 and list(costs["epochs"]) == ["1", "2", "3", "4"]
+    state = json.loads((workflow.exp / ".jobs" / "train" / "it.json").read_text())
+    seconds = [session["cpu_seconds"] for session in state["sessions"]]
+    assert costs["cpu_seconds"] == sum(seconds) and min(seconds) > 0.1
+    assert training_seconds(costs, 4) == pytest.approx(0.4, abs=0.2)
+    log = (workflow.exp / "log" / "train" / "it.log").read_text()
+    assert log.count("1/4epoch started") == 1 and log.count("3/4epoch started") == 2
+
+
+def ends_with_its_folder(folder: Path) -> None:
+    """Wait until no process is left that works in a folder."""
+    deadline = time.monotonic() + 10
+    while busy := [link for link in Path("/proc").glob("[0-9]*/cwd") if works_in(link, folder)]:
+        assert time.monotonic() < deadline, busy
+        time.sleep(0.05)
+
+
+def works_in(link: Path, folder: Path) -> bool:
+    try:
+        return link.readlink() == folder
+    except OSError:  # it has ended
+        return False
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_its_jobs_and_goes_on(workflow: Workflow) -> None:
+    hold = workflow.exp / "hold"
+    hold.touch()
+    running = workflow.start("--stop_stage", "2")
+    workflow.wait_for("1 2 ", running)
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130 and "the same command goes on from here" in errors
+    ends_with_its_folder(workflow.exp)
+    hold.unlink()
+    assert "train/it: goes on" in workflow.run()
+    assert workflow.epochs() == "1 2 3 "
+
+
+@pytest.mark.slow
+def test_a_failed_job_and_a_missing_stage(workflow: Workflow) -> None:
+    said = workflow.run("--source", str(workflow.source) + "s", status=1)
+    assert "the sources" in said and "begin at an earlier" not in said
+    early = workflow.run("--stage", "2", status=1)
+    assert "which was not done; begin at an earlier --stage" in early
+    assert "copy.txt" in early
+    said = workflow.run("--stop_stage", "3", "--status", "3", status=1)
+    log = workflow.exp / "log" / "report" / "left.log"
+    assert "Error in rule report" in said and f"{log} ends:\n    it broke" in said
+    assert not (workflow.exp / "report" / "left.txt").exists()  # nobody takes it for finished
+
+
+@pytest.mark.slow
+def test_the_workflow_runs_on_a_cluster(workflow: Workflow) -> None:
+    """Every job is a script that is submitted; a shell stands in for the batch system."""
+    said = workflow.run("--stop_stage", "3", "--profile", "shell", "--nj", "2")
+    assert said.count("with external jobid") == 4
+    assert "5 of 5 steps (100%) done" in said
+    assert len(workflow.order()) == 6 and workflow.epochs() == "1 2 3 "
+    assert read_costs(workflow.exp, "train/it")["sessions"] == 1
+    assert "Nothing to be done" in workflow.run("--stop_stage", "3")  # here as there
+
+
+def job(root: Path, script: str, **options: Any) -> Job:
+    options = {"folder": Path("model"), "outputs": [Path("model", "two")], **options}
+    return Job("train/a", ("sh", "-c", script), **options)
+
+
+def failure(found: Job) -> str:
+    with pytest.raises((JobError, ConfigError)) as caught:
+        found.run()
+    return str(caught.value)
+
+
+def test_a_folder_is_gone_on_with_only_where_the_job_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Fails after its first step, and goes on from there the second time.
+    script = "mkdir -p model; if [ -e model/one ]; then touch model/two; "
+    script += "else touch model/one; echo it broke; exit 3; fi"
+    source = Path("source")
+    source.write_text("1")
+    found = failure(job(tmp_path, script, inputs=[source]))
+    assert "'train/a' ended with status 3; read log/train/a.log" in found and "it broke" in found
+    job(tmp_path, script, inputs=[source]).run()
+    assert "goes on" in capsys.readouterr().err
+    assert read_costs(tmp_path, "train/a")["sessions"] == 2
+    source.write_text("2")
+    assert "ended with status 3" in failure(job(tmp_path, script, inputs=[source]))
+    assert not Path("model", "two").exists()  # it began with an empty folder
+    assert "did not write model/two" in failure(job(tmp_path, "mkdir -p model"))
+    assert "not found" in failure(Job("b", ["no-such-program"], Path("model"), [], []))
+
+
+def test_what_cannot_be_gone_on_with_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = "mkdir -p model; test ! -e model/bad || exit 1; "
+    script += "test -e ok || { touch model/bad ok; exit 1; }; touch model/two"
+    failure(job(tmp_path, script))
+    job(tmp_path, script).run()
+    assert "begins anew" in capsys.readouterr().err
+    # Whoever went on and then failed has nothing wrong with its checkpoint.
+    script = "mkdir -p model; touch model/kept; echo INFO: 2/3epoch started; exit 1"
+    failure(job(tmp_path, script))
+    failure(job(tmp_path, script))
+    assert "begins anew" not in capsys.readouterr().err
+    assert Path("model", "kept").exists()
+
+
+def test_only_folders_of_the_experiment_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "exp")
+    assert "not inside" in failure(job(tmp_path, "true", folder=tmp_path / "mine"))
+    assert "not inside" in failure(job(tmp_path, "true", folder=Path()))
+    assert (tmp_path / "mine").is_dir()
+
+
+LOG = """\
+[vm] 2026-01-01 00:00:00,000 (trainer:336) INFO: {0}/{1}epoch started
+[vm] 2026-01-01 00:00:09,000 (trainer:811) INFO: {0}epoch:train:1-20batch: iter_time=0.062
+[vm] 2026-01-01 00:00:10,000 (trainer:394) INFO: {0}epoch results: [train] loss_ctc=1.5, \
+time=8 seconds, total_count=62, [valid] loss_ctc=1.2, cer_ctc=0.125, loss_att=nan, \
+time=1.5 seconds, total_count=5
+"""
+
+
+def test_epochs_and_their_cost_are_read_from_espnets_log() -> None:
+    epochs: dict[str, dict[str, float]] = {}
+    progress = Progress(epochs)
+    started, _, results = LOG.format(1, 3).splitlines()
+    assert progress.line(started, 12.0, 13.0) == "epoch 1/3 began"
+    assert (
+        progress.line(results, 20.0, 25.0)
+        == "epoch 1/3, 12.0 s each, 0.4 min left, valid CER 12.5 %"
+    )
+    progress.line(LOG.format(2, 3).splitlines()[0], 20.0, 25.0)
+    # Killed in epoch 2, which the second session repeats.
+    again = Progress(epochs)
+    for epoch, began, ended in ((2, 15.0, 22.0), (3, 22.0, 30.0)):
+        first, between, last = LOG.format(epoch, 3).splitlines()
+        again.line(first, began, began + 1)
+        assert again.line(between, ended, ended) == ""
+        again.line(last, ended, ended + 2)
+    assert {epoch: cost["cpu"] for epoch, cost in epochs.items()} == {"1": 8.0, "2": 7.0, "3": 8.0}
+    assert [cost["wall"] for cost in epochs.values()] == [12.0, 8.0, 8.0]
+    costs = {"job": "train/a", "epochs": epochs}
+    assert training_seconds(costs, 3) == 23.0 and training_seconds(costs, 3, "wall") == 28.0
+    # An epoch whose end nobody saw counts as the mean of the others.
+    del epochs["2"]
+    assert training_seconds(costs, 3) == 24.0
+    with pytest.raises(DataError, match="'train/a'.*no time of any epoch"):
+        training_seconds({"job": "train/a", "epochs": {}}, 3)
+
+
+def test_progress_bars_are_read_too() -> None:
+    progress = Progress({})
+    assert not progress.begun
+    assert progress.line("search  42%|####    | 00:10<00:14", 1.0, 1.0) == "42 %"
+    assert progress.begun and progress.epochs == {}
+
+
+def write_costs(expdir: Path, system: str, seconds: float) -> None:
+    path = costs_path(expdir, f"train/epochs/{system}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    epochs = {str(epoch): {"cpu": seconds / 4, "wall": seconds} for epoch in range(1, 5)}
+    path.write_text(json.dumps({"job": system, "epochs": epochs}))
+
+
+def test_equal_time_is_planned_from_what_the_trainings_have_cost(tmp_path: Path) -> None:
+    config = tmp_path / "conf.yaml"
+    config.write_text("max_epoch: 4\nnum_iters_per_epoch: 50\n")
+    write_costs(tmp_path, "searched", 100.0)
+    planned = tmp_path / "conf" / "time" / "other.yaml"
+
+    def planned_run(seconds: float) -> str:
+        write_costs(tmp_path, "other", seconds)
+        arguments = ["--expdir", tmp_path, "--reference", "train/epochs/searched"]
+        arguments += ["--reference-config", config, "--job", "train/epochs/other"]
+        arguments += ["--config", config, "--output", planned]
+        arguments += ["--same", planned.with_suffix(".same")]
+        assert equal_time.main(espnet_config, list(map(str, arguments))) == 0
+        return run_of(tmp_path, "time", "other")
+
+    assert planned_run(50.0) == "time/other"
+    assert yaml.safe_load(planned.read_text())["max_epoch"] == 8
+    assert planned_run(95.0) == "epochs/other"  # as long already: no other training
+    assert planned_run(200.0) == "time/other"
+    assert yaml.safe_load(planned.read_text())["max_epoch"] == 2
+
+
+def test_equal_time_is_met_by_epochs_and_steps() -> None:
+    config = {"max_epoch": 10, "num_iters_per_epoch": 62, "scheduler_conf": {"max_lr": 0.002}}
+    for seconds, budget in ((40.0, 350.0), (130.0, 350.0), (380.0, 350.0), (900.0, 350.0)):
+        planned = plan(config, seconds, budget, espnet_config)
+        steps = planned["max_epoch"] * planned["num_iters_per_epoch"]
+        assert steps / 620 == pytest.approx(budget / seconds, rel=0.02)
+        assert planned["num_iters_per_epoch"] == pytest.approx(62, rel=0.15)
+        assert planned["scheduler_conf"] == {"max_lr": 0.002, "total_steps": steps}
+    assert config["max_epoch"] == 10
+
+
+def test_configs_merge_deeply() -> None:
+    assert merge({"a": {"x": 1, "y": 2}, "b": [1]}, {"a": {"y": 3}, "b": [2], "c": 4}) == {
+        "a": {"x": 1, "y": 3},
+        "b": [2],
+        "c": 4,
+    }
+    assert (steps_in_epoch(1000, 16), steps_in_epoch(3, 16)) == (62, 1)
+
+
+def recipe(folder: Path, **sections: Any) -> Recipe:
+    document = {"about": "It.", "stages": {"one": "first", "two": "last"}, **sections}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return Recipe.read(folder)
+
+
+def test_a_recipe_declares_its_options(tmp_path: Path) -> None:
+    found = recipe(
+        tmp_path,
+        options={"steps": 400, "systems": "a b", "words": ""},
+        tiny={"steps": 4},
+        choices={"systems": {"first": "a", "words": ["b", "c"]}},
+    )
+    options = found.parse(["--steps", "0010", "--systems", "a c b", "--stop-stage", "1"])
+    assert (options["steps"], options["systems"], options["stop_stage"]) == (10, "a c b", 1)
+    assert options["expdir"] == str(tmp_path / "exp")
+    assert found.parse(["--words", "--set x=1"])["words"] == "--set x=1"
+    assert found.parse(["--tiny", "true", "--steps", "9"])["steps"] == 4
+    for line in ("  2  two  last", "--steps 400", '--systems "a b"', '--words ""', "--nj 2"):
+        assert line in found.help()
+
+
+def test_bad_values_are_reported_together(tmp_path: Path) -> None:
+    found = recipe(
+        tmp_path,
+        options={"steps": 400, "systems": "a b", "files": "x"},
+        choices={"systems": {"first": "a", "words": ["b"]}, "files": {"files": "conf/{}.yaml"}},
+    )
+
+    def problems(arguments: Sequence[str]) -> str:
+        with pytest.raises(InputError) as caught:
+            found.parse(arguments)
+        return str(caught.value)
+
+    many = problems(["--steps", "-1", "--nj", "two", "--systems", "b", "--files", "x y"])
+    for expected in (
+        "--steps: must be a whole number, got '-1'",
+        "--nj: must be a whole number, got 'two'",
+        "--systems: must be a and then at least one other, got 'b'",
+        "--files: there is no conf/x.yaml",
+        "--files: there is no conf/y.yaml",
+    ):
+        assert expected in many
+    assert "--systems: must be of 'b', got 'd'" in problems(["--systems", "a d"])
+    assert "--nj needs a value" in problems(["--nj"])
+    assert "unknown option --nonsense" in problems(["--nonsense", "1"])
+    assert "unexpected argument '5'" in problems(["5"])
+
+
+def test_all_problems_of_a_recipe_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe(tmp_path, tiny={"stepps": 1}, choices={"system": {"words": []}})
+    assert len(caught.value.problems) == 2
+    (tmp_path / "recipe.yaml").write_text("about: x\nstage: {}\n")
+    with pytest.raises(ConfigError, match="stage: unknown key(.|\n)*stages: is missing"):
+        Recipe.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["espnet", "nemo", "strategies"])
+def test_recipes_can_be_read(name: str) -> None:
+    found = Recipe.read(ROOT / "recipes" / "mini" / name)
+    assert found.parse(["--tiny", "true"])["n_train"] <= 40
+    assert f"--stop_stage {len(found.stages)}" in found.help()

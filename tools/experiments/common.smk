@@ -1,0 +1,32 @@
+# What the Snakefile of every recipe includes first. The working directory is EXPDIR; `config` holds
+# the options of run.sh. At its end a Snakefile has `rule all: input: *TARGETS`.
+from pathlib import Path
+
+from tools.experiments.run import ROOT
+from tools.experiments.collect import run_of
+
+RECIPE = workflow.basedir
+DATA, DOWNLOADS = config["datadir"], config["downloads"]
+TARGETS = []
+# Of jobs that can use several, or that nothing may disturb; on a cluster no node has to have --nj.
+ALL_CORES = config["nj"] if config["profile"] == "local" else 1
+RESUMABLE = "python -m tools.experiments.resumable"
+
+
+# A job is one command, which takes the place of its shell and ends with Snakemake.
+shell.executable(str(ROOT / "tools" / "experiments" / "bash"))
+shell.prefix("set -euo pipefail; exec ")
+
+
+def stage(number, *targets):
+    """Return whether a stage is to be done. Its targets are files, or input functions."""
+    wanted = config["stage"] <= number <= config["stop_stage"]
+    if wanted:
+        TARGETS.extend(targets)
+    return wanted
+
+
+def named_or_file(value, shipped=None):
+    """Return a shipped name as it is, and a path as one that is right in every folder."""
+    path = Path(RECIPE, value)
+    return str(path) if path.is_file() and not (shipped and shipped.is_file()) else value
