@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nas_encoder.errors import ConfigError, DataError, InputError
+from nas_encoder.errors import ConfigError, DataError
 from recipes.mini.espnet.local import training_config as espnet_config
 from recipes.mini.espnet.local.training_config import steps_in_epoch
 from tools.experiments import equal_time
@@ -24,8 +24,8 @@ from tools.experiments.config import merge
 from tools.experiments.costs import costs_path, read_costs, training_seconds
 from tools.experiments.equal_time import plan
 from tools.experiments.progress import Progress
-from tools.experiments.recipe import Recipe
 from tools.experiments.resumable import Job, JobError
+from tools.experiments.run import read_options
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "tests" / "workflow"
@@ -191,14 +191,14 @@ def test_the_workflow_runs_on_a_cluster(workflow: Workflow) -> None:
     assert "Nothing to be done" in workflow.run("--stop_stage", "3")  # here as there
 
 
-def job(root: Path, script: str, **options: Any) -> Job:
-    options = {"folder": Path("model"), "outputs": [Path("model", "two")], **options}
-    return Job("train/a", ("sh", "-c", script), **options)
+def run(script: str, folder: str = "model", inputs: Sequence[str] = ()) -> None:
+    paths = list(map(Path, inputs))
+    Job("train/a", ["sh", "-c", script], Path(folder), paths, [Path("model/two")]).run()
 
 
-def failure(found: Job) -> str:
+def failure(script: str, folder: str = "model", inputs: Sequence[str] = ()) -> str:
     with pytest.raises((JobError, ConfigError)) as caught:
-        found.run()
+        run(script, folder, inputs)
     return str(caught.value)
 
 
@@ -211,16 +211,16 @@ def test_a_folder_is_gone_on_with_only_where_the_job_is_the_same(
     script += "else touch model/one; echo it broke; exit 3; fi"
     source = Path("source")
     source.write_text("1")
-    found = failure(job(tmp_path, script, inputs=[source]))
+    found = failure(script, inputs=["source"])
     assert "'train/a' ended with status 3; read log/train/a.log" in found and "it broke" in found
-    job(tmp_path, script, inputs=[source]).run()
+    run(script, inputs=["source"])
     assert "goes on" in capsys.readouterr().err
     assert read_costs(tmp_path, "train/a")["sessions"] == 2
     source.write_text("2")
-    assert "ended with status 3" in failure(job(tmp_path, script, inputs=[source]))
+    assert "ended with status 3" in failure(script, inputs=["source"])
     assert not Path("model", "two").exists()  # it began with an empty folder
-    assert "did not write model/two" in failure(job(tmp_path, "mkdir -p model"))
-    assert "not found" in failure(Job("b", ["no-such-program"], Path("model"), [], []))
+    assert "did not write model/two" in failure("mkdir -p model")
+    assert "not found" in failure("exec no-such-program")
 
 
 def test_what_cannot_be_gone_on_with_begins_anew(
@@ -229,13 +229,13 @@ def test_what_cannot_be_gone_on_with_begins_anew(
     monkeypatch.chdir(tmp_path)
     script = "mkdir -p model; test ! -e model/bad || exit 1; "
     script += "test -e ok || { touch model/bad ok; exit 1; }; touch model/two"
-    failure(job(tmp_path, script))
-    job(tmp_path, script).run()
+    failure(script)
+    run(script)
     assert "begins anew" in capsys.readouterr().err
     # Whoever went on and then failed has nothing wrong with its checkpoint.
     script = "mkdir -p model; touch model/kept; echo INFO: 2/3epoch started; exit 1"
-    failure(job(tmp_path, script))
-    failure(job(tmp_path, script))
+    failure(script)
+    failure(script)
     assert "begins anew" not in capsys.readouterr().err
     assert Path("model", "kept").exists()
 
@@ -246,8 +246,8 @@ def test_only_folders_of_the_experiment_are_removed(
     (tmp_path / "exp").mkdir()
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "exp")
-    assert "not inside" in failure(job(tmp_path, "true", folder=tmp_path / "mine"))
-    assert "not inside" in failure(job(tmp_path, "true", folder=Path()))
+    assert "not inside" in failure("true", "../mine")
+    assert "not inside" in failure("true", ".")
     assert (tmp_path / "mine").is_dir()
 
 
@@ -344,66 +344,52 @@ def test_configs_merge_deeply() -> None:
     assert (steps_in_epoch(1000, 16), steps_in_epoch(3, 16)) == (62, 1)
 
 
-def recipe(folder: Path, **sections: Any) -> Recipe:
-    document = {"about": "It.", "stages": {"one": "first", "two": "last"}, **sections}
+OPTIONS = {"steps": 400, "systems": "a b", "words": ""}
+
+
+def options(folder: Path, *arguments: str, **sections: Any) -> dict[str, Any]:
+    document = {"about": "It.", "stages": {"one": "first", "two": "last"}, "options": OPTIONS}
+    document |= {"tiny": {"steps": 4}, "patterns": {"systems": "a( (b|c))+"}, **sections}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
-    return Recipe.read(folder)
+    return read_options(folder, list(arguments))
 
 
-def test_a_recipe_declares_its_options(tmp_path: Path) -> None:
-    found = recipe(
-        tmp_path,
-        options={"steps": 400, "systems": "a b", "words": ""},
-        tiny={"steps": 4},
-        choices={"systems": {"first": "a", "words": ["b", "c"]}},
-    )
-    options = found.parse(["--steps", "0010", "--systems", "a c b", "--stop-stage", "1"])
-    assert (options["steps"], options["systems"], options["stop_stage"]) == (10, "a c b", 1)
-    assert options["expdir"] == str(tmp_path / "exp")
-    assert found.parse(["--words", "--set x=1"])["words"] == "--set x=1"
-    assert found.parse(["--tiny", "true", "--steps", "9"])["steps"] == 4
-    for line in ("  2  two  last", "--steps 400", '--systems "a b"', '--words ""', "--nj 2"):
-        assert line in found.help()
+def test_a_recipe_declares_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = options(tmp_path, "--steps", "0010", "--systems", "a c b", "--stop-stage", "1")
+    assert (found["steps"], found["systems"], found["stop_stage"]) == (10, "a c b", 1)
+    assert found["expdir"] == str(tmp_path / "exp") and options(tmp_path)["stop_stage"] == 2
+    assert options(tmp_path, "--words", "--set x=1")["words"] == "--set x=1"
+    assert options(tmp_path, "--tiny", "true", "--steps", "9")["steps"] == 4
+    with pytest.raises(SystemExit):
+        options(tmp_path, "--help")
+    shown = capsys.readouterr().out
+    for line in ("It.", "  2  two         last", "(400)", "(a b)", "--nj", "EXPDIR/log"):
+        assert line in shown
 
 
-def test_bad_values_are_reported_together(tmp_path: Path) -> None:
-    found = recipe(
-        tmp_path,
-        options={"steps": 400, "systems": "a b", "files": "x"},
-        choices={"systems": {"first": "a", "words": ["b"]}, "files": {"files": "conf/{}.yaml"}},
-    )
-
-    def problems(arguments: Sequence[str]) -> str:
-        with pytest.raises(InputError) as caught:
-            found.parse(arguments)
-        return str(caught.value)
-
-    many = problems(["--steps", "-1", "--nj", "two", "--systems", "b", "--files", "x y"])
-    for expected in (
-        "--steps: must be a whole number, got '-1'",
-        "--nj: must be a whole number, got 'two'",
-        "--systems: must be a and then at least one other, got 'b'",
-        "--files: there is no conf/x.yaml",
-        "--files: there is no conf/y.yaml",
-    ):
-        assert expected in many
-    assert "--systems: must be of 'b', got 'd'" in problems(["--systems", "a d"])
-    assert "--nj needs a value" in problems(["--nj"])
-    assert "unknown option --nonsense" in problems(["--nonsense", "1"])
-    assert "unexpected argument '5'" in problems(["5"])
-
-
-def test_all_problems_of_a_recipe_are_reported_together(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        recipe(tmp_path, tiny={"stepps": 1}, choices={"system": {"words": []}})
-    assert len(caught.value.problems) == 2
-    (tmp_path / "recipe.yaml").write_text("about: x\nstage: {}\n")
-    with pytest.raises(ConfigError, match="stage: unknown key(.|\n)*stages: is missing"):
-        Recipe.read(tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--steps", "-1"], "--steps: must be a whole number, got '-1'"),
+        (["--nj", "two"], "--nj: must be a whole number, got 'two'"),
+        (["--systems", "b"], "--systems: must match 'a( (b|c))+', got 'b'"),
+        (["--systems", "a d"], "got 'a d'"),
+        (["--nj"], "--nj: expected one argument"),
+        (["--nonsense", "1"], "unrecognized arguments: --nonsense"),
+        (["5"], "unrecognized arguments: 5"),
+    ],
+)
+def test_bad_options_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        options(tmp_path, *arguments)
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["espnet", "nemo", "strategies"])
 def test_recipes_can_be_read(name: str) -> None:
-    found = Recipe.read(ROOT / "recipes" / "mini" / name)
-    assert found.parse(["--tiny", "true"])["n_train"] <= 40
-    assert f"--stop_stage {len(found.stages)}" in found.help()
+    found = read_options(ROOT / "recipes" / "mini" / name, ["--tiny", "true", "--nj", "3"])
+    assert found["n_train"] <= 40 and found["stop_stage"] == found["last_stage"] > 5
+    assert found["command"] == f"recipes/mini/{name}/run.sh --tiny true --nj 3"

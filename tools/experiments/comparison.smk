@@ -36,10 +36,8 @@ if stage(TIME_STAGE):
             "costs/train/epochs/{system}.json",
             reference="conf/epochs/searched.yaml",
             config="conf/epochs/{system}.yaml",
-        output:
-            "conf/time/{system}.yaml",
-        log:
-            "log/plan/{system}.log",
+        output: "conf/time/{system}.yaml"
+        log: "log/plan/{system}.log"
         shell:
             "python -m {SCRIPTS}.equal_time --expdir . --reference train/epochs/searched"
             " --reference-config {input.reference:q} --job train/epochs/{wildcards.system}"
@@ -64,8 +62,7 @@ if stage(RESULTS_STAGE, "results/RESULTS.md", "results/results.json"):
             seed=config["seed"],
             decoding=config.get("inference_args", ""),
             command=config["command"],
-        log:
-            "log/results.log",
+        log: "log/results.log"
         shell:
             "python -m {SCRIPTS}.collect --expdir . --systems {params.systems}"
             " --reference {input.reference:q} --corpus {input.corpus:q} --seed {params.seed}"

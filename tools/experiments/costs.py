@@ -1,4 +1,4 @@
-"""What a job that can be resumed has cost: all its sessions, and every epoch of a training."""
+"""What a search or a training has cost, over all its sessions."""
 
 from __future__ import annotations
 
@@ -16,29 +16,16 @@ def costs_path(expdir: Path, job: str) -> Path:
 
 
 def read_costs(expdir: Path, job: str) -> dict[str, Any]:
-    """Return what :mod:`tools.experiments.resumable` wrote when the job was done.
-
-    Raises:
-        DataError: The job is not done.
-    """
-    path = costs_path(expdir, job)
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(str(path), [f"must hold the costs of '{job}': {error}"]) from None
+    """Return what :mod:`tools.experiments.resumable` wrote when the job was done."""
+    found: dict[str, Any] = json.loads(costs_path(expdir, job).read_text(encoding="utf-8"))
     return found
 
 
 def training_seconds(costs: Mapping[str, Any], epochs: int, clock: str = "cpu") -> float:
-    """Return the seconds of all epochs of a training, without its start.
+    """Return the seconds of all epochs, of CPU or of the ``"wall"`` clock.
 
     An epoch whose end nobody saw, because everything was killed in that moment, counts as the
     mean of the others.
-
-    Args:
-        costs: From :func:`read_costs`.
-        epochs: How many there are.
-        clock: ``"cpu"`` or ``"wall"``.
 
     Raises:
         DataError: No epoch was timed.

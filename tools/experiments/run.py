@@ -1,11 +1,12 @@
 """Runs the recipe of the folder that it is called in; every ``run.sh`` ends here.
 
-It reads options, keeps a second run out of the experiments' folder, and lets Snakemake do the
-rest: ``Snakefile`` of the recipe, with the options as its configuration.
+It reads the options that ``recipe.yaml`` declares, keeps a second run out of EXPDIR, and lets
+Snakemake do the rest: ``Snakefile``, with the options as its configuration.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,41 +15,85 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nas_encoder.common.documents import write_yaml
-from nas_encoder.errors import ConfigError, NasEncoderError
-from tools.experiments.recipe import Options, Recipe
+from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.errors import ConfigError
 from tools.experiments.resumable import BASH, tail
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = Path(__file__).with_name("profiles")
 END_SECONDS = 30.0  # for jobs to end after an interruption
-_LOG = re.compile(r"\s+log: (.+) \(check log file")
+GENERAL = {
+    **{"stage": 1, "stop_stage": 0, "nj": 2, "seed": 1, "tiny": "false"},
+    **{"expdir": "exp", "datadir": "data", "downloads": "downloads", "profile": "local"},
+}
+NOTES = """\
+What is done already is left out, what was stopped goes on; a job whose command, inputs or
+parameters changed is done again. Jobs of several stages run side by side where none waits for the
+other. Logs: EXPDIR/log. --profile is how they run: local, slurm or shell of
+tools/experiments/profiles, or the folder of any Snakemake profile; --nj is how many at a time.
+"""
 # Of each job; all of it is in EXPDIR/.snakemake/log.
 HIDDEN = ("    input: ", "    output: ", "    resources: ", "Select jobs", "Execute ", "Using ")
-_MISSING = re.compile("^Missing input files for rule|MissingInputException")
 
 
-def snakemake(recipe: Recipe, options: Options) -> list[str | Path]:
-    """Return the command; the options are written where it reads them."""
-    expdir = Path(options["expdir"])
-    profile = PROFILES / options["profile"]
-    config = expdir / "options.yaml"
-    write_yaml(config, options, ConfigError)
-    return [
-        *(BASH, "-c", 'exec "$0" "$@"', sys.executable, "-m", "snakemake"),
-        *("--snakefile", recipe.folder / "Snakefile", "--directory", expdir),
-        *("--configfile", config, "--jobs", str(options["nj"])),
-        *("--profile", profile if profile.is_dir() else recipe.folder / options["profile"]),
+def value(default: Any, pattern: str, text: str) -> Any:
+    """Return an option's value: a whole number where its default is one.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or it does not match the pattern.
+    """
+    if isinstance(default, int) and not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'")
+    if not re.fullmatch(pattern, text):
+        raise argparse.ArgumentTypeError(f"must match '{pattern}', got '{text}'")
+    return type(default)(text)
+
+
+def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
+    """Return the options of a command line; ends the program with status 2 where they are wrong.
+
+    Args:
+        folder: Holds ``recipe.yaml``: ``about``, ``stages``, ``options`` with their defaults,
+            ``tiny`` with what ``--tiny true`` sets, ``patterns`` that values have to match.
+        arguments: ``--name value``, as for Kaldi's and ESPnet's recipes.
+    """
+    recipe = read_yaml(folder / "recipe.yaml", ConfigError)
+    stages = [
+        f"  {number}  {name:<12}{text}"
+        for number, (name, text) in enumerate(recipe["stages"].items(), 1)
     ]
+    parser = argparse.ArgumentParser(
+        prog="run.sh",
+        description="\n".join([recipe["about"], *stages]),
+        epilog=NOTES + recipe.get("notes", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    declared = {**GENERAL, "stop_stage": len(stages), **recipe.get("options", {})}
+    for name, default in declared.items():
+        check = partial(value, default, recipe.get("patterns", {}).get(name, ".*"))
+        names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        shown = str(default).replace("%", "%%")
+        parser.add_argument(*names, type=check, default=default, metavar="", help=f"({shown})")
+    options = vars(parser.parse_args(arguments))
+    if options["tiny"] == "true":
+        options.update(recipe.get("tiny", {}))
+    for name in ("expdir", "datadir", "downloads"):
+        options[name] = str((folder / options[name]).resolve())
+    script = folder / "run.sh"
+    shown = str(script.relative_to(ROOT) if ROOT in folder.parents else script)
+    return {**options, "last_stage": len(stages), "command": " ".join([shown, *arguments])}
 
 
 def forget_lost(expdir: Path) -> None:
-    """Forget what jobs have cost whose outputs are no longer there, so that they are done again.
+    """Forget the costs of jobs whose outputs are no longer there, so that they are done again.
 
     They lie in folders that Snakemake does not own; see :mod:`tools.experiments.resumable`.
     """
@@ -58,30 +103,32 @@ def forget_lost(expdir: Path) -> None:
             path.unlink()
 
 
-def show(lines: Iterable[str], expdir: Path) -> bool:
-    """Print what Snakemake says, and below a failure the end of its log.
-
-    Returns:
-        Whether it said that an input is missing which no job of these stages makes.
-    """
-    lacking = False
+def show(lines: Iterable[str], expdir: Path, stage: int) -> None:
+    """Print what Snakemake says, and below a failure the end of the job's log."""
     for line in lines:
         if not line.startswith(HIDDEN):
             print(line, end="", file=sys.stderr, flush=True)
-        lacking = lacking or _MISSING.search(line) is not None
-        if found := _LOG.match(line):
-            log = expdir / found[1]
-            if log.is_file():
-                print(f"    {log} ends:\n{tail(log)}", file=sys.stderr, flush=True)
-    return lacking
+        found = re.match(r"\s+log: (.+) \(check log file", line)
+        if found and (log := expdir / found[1]).is_file():
+            print(f"    {log} ends:\n{tail(log)}", file=sys.stderr, flush=True)
+        if line.startswith("MissingInputException") and stage > 1:
+            hint = "it needs what another stage makes, which was not done"
+            print(f"error: {hint}; begin at an earlier --stage", file=sys.stderr)
 
 
-def run(recipe: Recipe, options: Options) -> int:
+def run(folder: Path, options: dict[str, Any]) -> int:
     """Run the stages; return the exit status."""
-    expdir = Path(options["expdir"])
+    expdir, profile = Path(options["expdir"]), PROFILES / options["profile"]
     forget_lost(expdir)
+    config = expdir / "options.yaml"
+    write_yaml(config, options, ConfigError)
     process = subprocess.Popen(
-        snakemake(recipe, options),
+        [
+            *(BASH, "-c", 'exec "$0" "$@"', sys.executable, "-m", "snakemake"),
+            *("--snakefile", folder / "Snakefile", "--directory", expdir, "--configfile", config),
+            *("--profile", profile if profile.is_dir() else folder / options["profile"]),
+            *("--jobs", str(options["nj"])),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -96,8 +143,8 @@ def run(recipe: Recipe, options: Options) -> int:
     signal.signal(signal.SIGTERM, stop)
     assert process.stderr is not None
     try:
-        lacking = show(process.stderr, expdir)
-        status = process.wait()
+        show(process.stderr, expdir, options["stage"])
+        return 1 if process.wait() else 0
     except KeyboardInterrupt:
         # As Ctrl-C in a terminal: to Snakemake, which cancels what it has submitted, and its jobs.
         os.killpg(process.pid, signal.SIGINT)
@@ -107,44 +154,24 @@ def run(recipe: Recipe, options: Options) -> int:
             os.killpg(process.pid, signal.SIGKILL)
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    if lacking and options["stage"] > 1:
-        print(
-            "error: needs files of an earlier stage, which was not done; begin at an earlier "
-            "--stage",
-            file=sys.stderr,
-        )
-    return 1 if status else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        recipe = Recipe.read(Path.cwd())
-        if {"--help", "-h"} & set(arguments):
-            print(recipe.help())
-            return 0
-        options = recipe.parse(arguments)
-    except NasEncoderError as error:
-        print(f"run.sh: {error}", file=sys.stderr)
-        return 2
-    shown = recipe.folder.relative_to(ROOT) if ROOT in recipe.folder.parents else recipe.folder
-    options["command"] = " ".join([str(shown / "run.sh"), *arguments])
+    folder = Path.cwd()
+    options = read_options(folder, sys.argv[1:] if arguments is None else arguments)
     expdir = Path(options["expdir"])
     expdir.mkdir(parents=True, exist_ok=True)
-    began, last = time.strftime("%F %T"), options["stop_stage"]
-    print(f"{began} stages {options['stage']} to {last}, {options['nj']} jobs side by side", flush=True)
+    work = "stages {stage} to {stop_stage}, {nj} jobs side by side".format(**options)
+    print(time.strftime("%F %T"), work, flush=True)
     try:
         with FileLock(expdir / ".lock", timeout=0):
-            status = run(recipe, options)
+            status = run(folder, options)
     except Timeout:
         print(f"error: another run works in {expdir}; wait for it", file=sys.stderr)
         return 1
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     results = expdir / "results"
-    if status == 0 and last >= len(recipe.stages) and results.is_dir():
+    if status == 0 and options["stop_stage"] >= options["last_stage"] and results.is_dir():
         print((results / "RESULTS.md").read_text(encoding="utf-8"), end="")
         print(f"{time.strftime('%F %T')} results: {results}")
     return status

@@ -8,15 +8,13 @@ ESPNET, NEMO = f"{DATA}/espnet", f"{DATA}/nemo"
 if stage(1, f"{CORPUS}/corpus.json"):
 
     rule corpus:
-        output:
-            update(f"{CORPUS}/corpus.json"), # the tool leaves a corpus alone that it finds
+        output: update(f"{CORPUS}/corpus.json"), # the tool leaves a corpus alone that it finds
         params:
             folder=CORPUS,
             sizes=[config[name] for name in ("n_train", "n_dev", "n_test")],
             speakers=config["speakers"],
             seed=config["seed"],
-        log:
-            "log/corpus.log",
+        log: "log/corpus.log"
         threads: ALL_CORES
         shell:
             "python {ROOT:q}/tools/synth_corpus.py --layout librispeech --output {params.folder:q}"
@@ -27,8 +25,7 @@ if stage(1, f"{CORPUS}/corpus.json"):
 if stage(2, f"{DATA}/prepared.json"):
 
     rule data:
-        input:
-            f"{CORPUS}/corpus.json",
+        input: f"{CORPUS}/corpus.json"
         output:
             f"{DATA}/prepared.json",
             expand("{folder}/{split}/{file}", folder=ESPNET, split=["train", "dev", "test"],
@@ -37,8 +34,7 @@ if stage(2, f"{DATA}/prepared.json"):
         params:
             corpus=CORPUS,
             data=DATA,
-        log:
-            "log/data.log",
+        log: "log/data.log"
         shell:
             "nas-encoder data prepare librispeech {params.corpus:q}/LibriSpeech {params.data:q}"
             " --train train-clean-100 --dev dev-clean --test test-clean > {log:q} 2>&1"
