@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from operator import le
 from typing import Any, ClassVar, TypeVar
 
 from nas_encoder.common.problems import Problems, show
@@ -244,20 +245,13 @@ def front_of(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
     A trial is left out when another one is nowhere worse and somewhere better; of trials with
     equal values the first one stays.
     """
-    complete = [trial for trial in trials if trial.complete]
-    values = [tuple(map(trial.value, trial.objectives)) for trial in complete]
-
-    def is_beaten(place: int) -> bool:
-        mine = values[place]
-        return any(
-            all(a <= b for a, b in zip(other, mine, strict=True))
-            and (other != mine or number < place)
-            for number, other in enumerate(values)
-            if number != place
-        )
-
-    front = [trial for place, trial in enumerate(complete) if not is_beaten(place)]
-    return sorted(front, key=lambda trial: (trial.error, *map(trial.value, trial.objectives)))
+    front: list[tuple[tuple[float, ...], TrialRecord]] = []
+    candidates = [(tuple(map(t.value, t.objectives)), t) for t in trials if t.complete]
+    # In this order a trial can be beaten by earlier ones only.
+    for values, trial in sorted(candidates, key=lambda candidate: candidate[0]):
+        if not any(all(map(le, kept, values)) for kept, _ in front):
+            front.append((values, trial))
+    return [trial for _, trial in sorted(front, key=lambda member: (member[1].error, member[0]))]
 
 
 def best_of(trials: Iterable[TrialRecord]) -> TrialRecord:
