@@ -3,7 +3,7 @@
 ::
 
     @dataclass(frozen=True)
-    class Batch:
+    class Batches(Declared):
         utterances: int = option(16, integer(1, 4096))
         frames: int | None = option(None, integer(1, 10**9))  # None: may be null
         shortest: int = option(16, integer(1))
@@ -13,10 +13,10 @@
             if self.shortest > self.longest:
                 found.conflict("shortest", f"must be at most {self.longest}, ...", "longest")
 
-    batch = read(Batch, document, problems)
+    batches = Batches.from_dict({"utterances": 8})
 
-A field that breaks its rule is reported and keeps its default, so that ``conflicts``, which checks
-fields against each other, meets sound values only.
+All problems are reported at once. A field that breaks its rule is reported and keeps its default,
+so that ``conflicts``, which checks fields against each other, meets sound values only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+from nas_encoder.common.documents import plain
 from nas_encoder.common.problems import LARGEST, Problems, key_path, show
 from nas_encoder.errors import ConfigError
 
-T = TypeVar("T")
+T = TypeVar("T", bound="Declared")
 # (value, its path, takes the problems) -> the value as the dataclass holds it; None: it is wrong.
 Rule = Callable[[Any, str, Problems], Any]
 
@@ -37,73 +38,99 @@ ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed would need a loss scale in every step
 
 
-def option(default: Any, rule: Rule, null: bool = False) -> Any:
+def option(default: Any, rule: Rule, null: bool = False, **metadata: Any) -> Any:
     """Declare a field.
 
     Args:
         default: Its default, or a class or function that makes it. With None, null is allowed.
         rule: What its values must be.
         null: Whether null is allowed all the same.
+        **metadata: More of the field's.
     """
-    metadata = {"rule": rule, "null": null or default is None}
+    metadata |= {"rule": rule, "null": null or default is None}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def read(cls: type[T], document: object, problems: Problems) -> T:
-    """Read a declared dataclass and report everything that is wrong with it.
+class Declared:
+    """Base of the frozen dataclasses whose fields are declared by :func:`option`."""
 
-    Args:
-        cls: The dataclass. Fields that the document lacks get their defaults.
-        document: Plain types, or an object of the class, which is checked likewise.
-        problems: Takes the problems.
-    """
-    declared = dataclasses.fields(cls)  # type: ignore[arg-type]
-    if isinstance(document, cls):
-        document = {field.name: getattr(document, field.name) for field in declared}
-    given = problems.mapping(document, "", (), [field.name for field in declared]) or {}
-    values = {}
-    for field in declared:
-        if field.name in given:
-            value, rule = given[field.name], field.metadata
-            kept = rule["rule"](value, field.name, problems) if value is not None else None
-            if value is None and not rule["null"]:
-                kept = rule["rule"](None, field.name, problems)
-            if kept is not None or (value is None and rule["null"]):
-                values[field.name] = kept
-    found = cls(**values)
-    if hasattr(found, "conflicts"):
+    @classmethod
+    def from_dict(
+        cls: type[T],
+        document: object,
+        subject: str = "config",
+        words: Mapping[str, str] | None = None,
+    ) -> T:
+        """Read it from plain YAML types.
+
+        Args:
+            document: What it lacks gets its default.
+            subject: What to call the document in an error.
+            words: See :class:`~nas_encoder.common.problems.Problems`.
+
+        Raises:
+            ConfigError: A key is unknown or a value breaks its rule; all are listed.
+        """
+        problems = Problems(words)
+        found = cls.read(document, problems)
+        if problems:
+            raise ConfigError(subject, problems.lines)
+        return found
+
+    @classmethod
+    def read(cls: type[T], document: object, problems: Problems) -> T:
+        """Read it from plain types, or check an object of the class, and collect the problems."""
+        declared = dataclasses.fields(cls)  # type: ignore[arg-type]
+        names = [field.name for field in declared]
+        if isinstance(document, cls):
+            document = {name: getattr(document, name) for name in names}
+        elif isinstance(document, Mapping):
+            document = cls.prepared(document)
+        given = problems.mapping(document, "", (), names) or {}
+        values: dict[str, Any] = {}
+        for field in declared:
+            if field.name in given:
+                value = given[field.name]
+                if value is None and field.metadata["null"]:
+                    values[field.name] = None
+                    continue
+                kept = field.metadata["rule"](value, field.name, problems)
+                if kept is not None:
+                    values[field.name] = kept
+        found = cls(**values)
         found.conflicts(problems)
-    return found
+        return found
 
+    @classmethod
+    def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a document with the defaults that depend on its other values."""
+        return document
 
-def build(
-    cls: type[T], document: object, subject: str, words: Mapping[str, str] | None = None
-) -> T:
-    """Read a declared dataclass.
+    @classmethod
+    def completed(cls, document: Any) -> Any:
+        """Return a document with options that did not exist when it was written.
 
-    Args:
-        cls: The dataclass.
-        document: Plain types.
-        subject: What to call the document in an error.
-        words: See :class:`~nas_encoder.common.problems.Problems`.
+        One that cannot be read, being damaged or of another kind, is returned as it is.
+        """
+        try:
+            return cls.from_dict(document).to_dict()
+        except ConfigError:
+            return document
 
-    Raises:
-        ConfigError: A key is unknown or a value breaks its rule; all are listed.
-    """
-    problems = Problems(words)
-    found = read(cls, document, problems)
-    if problems:
-        raise ConfigError(subject, problems.lines)
-    return found
+    def conflicts(self, found: Problems) -> None:
+        """Check the fields against each other."""
 
+    def problems(self, path: str = "") -> list[str]:
+        """Return one line for each rule that is broken, led by the field's name below ``path``."""
+        found = Problems()
+        self.read(self, found.under(path))
+        return found.lines
 
-def problems_of(config: Any, path: str = "") -> list[str]:
-    """Return one line for each rule that an object of a declared dataclass breaks."""
-    problems = Problems()
-    read(type(config), config, problems.under(path))
-    return problems.lines
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain YAML types."""
+        return plain(self)  # type: ignore[no-any-return]
 
 
 # -- rules ------------------------------------------------------------------------------------
@@ -195,17 +222,17 @@ def mapping_of(rule: Rule) -> Rule:
     return check
 
 
-def section(cls: type[Any], **defaults: Any) -> Rule:
-    """Allow mappings that :func:`read` reads; null stands for the defaults.
+def section(cls: type[Declared], **defaults: Any) -> Rule:
+    """Allow mappings of a declared dataclass; null stands for the defaults.
 
     Args:
-        cls: A declared dataclass.
+        cls: The dataclass.
         **defaults: Of its fields, where they are others here.
     """
 
     def check(value: Any, path: str, problems: Problems) -> Any:
         if isinstance(value, Mapping) or value is None:
             value = {**defaults, **(value or {})}
-        return read(cls, value, problems.under(path))
+        return cls.read(value, problems.under(path))
 
     return check

@@ -10,14 +10,13 @@ import pytest
 
 from nas_encoder.common.documents import differences, plain
 from nas_encoder.common.fields import (
-    build,
+    Declared,
     choice,
     flag,
     integer,
     mapping_of,
     number,
     option,
-    problems_of,
     section,
     share,
     text,
@@ -28,13 +27,13 @@ from nas_encoder.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Stop:
+class Stop(Declared):
     patience: int = option(3, integer(1, 10))
     gain: float = option(0.5, number(0, above=True))
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Declared):
     name: str = option("x", text("a name", "[a-z]+"))
     colour: str = option("red", choice("colour", ("red", "green")))
     epochs: int = option(5, integer(1))
@@ -58,18 +57,18 @@ class Training:
 
 def read_problems(document: Any, words: Mapping[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        build(Training, document, "training", words)
+        Training.from_dict(document, "training", words)
     return list(caught.value.problems)
 
 
 def test_what_is_not_given_is_the_default() -> None:
-    assert build(Training, {}, "training") == Training()
+    assert Training.from_dict({}, "training") == Training()
     given = {"frames": None, "target": None, "seeds": [3, 1], "stop": {"gain": 2}, "rate": 1}
-    found = build(Training, given, "training")
+    found = Training.from_dict(given, "training")
     assert (found.frames, found.target, found.seeds, found.rate) == (None, None, (3, 1), 1)
-    assert found.stop == Stop(4, 2) and build(Training, {"stop": None}, "").stop == Stop(4)
-    assert build(Training, plain(found), "again") == found
-    assert problems_of(found) == []
+    assert found.stop == Stop(4, 2) and Training.from_dict({"stop": None}).stop == Stop(4)
+    assert Training.from_dict(found.to_dict(), "again") == found
+    assert found.problems() == []
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -113,11 +112,11 @@ def test_all_problems_are_reported_at_once() -> None:
 @pytest.mark.parametrize("name", [name for name in plain(Training()) if name != "frames"])
 def test_no_value_gives_another_error(name: str, value: Any) -> None:
     try:
-        found = build(Training, {name: value}, "training")
+        found = Training.from_dict({name: value}, "training")
     except ConfigError as error:
         assert all(line.startswith(name) for line in error.problems)
     else:
-        assert build(Training, plain(found), "again") == found
+        assert Training.from_dict(found.to_dict(), "again") == found
 
 
 def test_conflicts_meet_sound_values_only() -> None:
@@ -139,11 +138,16 @@ def test_problems_are_told_in_the_users_words() -> None:
 
 def test_an_object_is_checked_like_a_document() -> None:
     wrong = Training(dropout=2, stop=Stop(patience=0), epochs="5")  # type: ignore[arg-type]
-    assert problems_of(wrong, "training") == [
+    assert wrong.problems("training") == [
         "training.epochs: must be an integer, got str '5'",
         "training.dropout: must be a number from 0 to below 1, got 2",
         "training.stop.patience: must be in 1..10, got 0",
     ]
+
+
+def test_what_an_older_version_wrote_is_completed() -> None:
+    assert Training.completed({"epochs": 9}) == {**plain(Training()), "epochs": 9}
+    assert Training.completed({"depth": 9}) == {"depth": 9} and Training.completed(5) == 5
 
 
 def test_places_below_a_problem() -> None:
