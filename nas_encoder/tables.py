@@ -30,6 +30,11 @@ OPERATIONS.refer("dil_conv_3x3", "nas_encoder.ops.convolution:DIL_CONV_3X3")
 OPERATIONS.refer("dil_conv_5x5", "nas_encoder.ops.convolution:DIL_CONV_5X5")
 OPERATIONS.refer("conv_7x1_1x7", "nas_encoder.ops.convolution:ConvPair7")
 
+# Ways to search, each a nas_encoder.search.strategies.Strategy.
+STRATEGIES: Registry[Any] = Registry("strategy", INSTALLED)
+for _name in ("pdarts", "darts", "stnas", "random", "evolution", "hyperband", "nsga2", "tpe"):
+    STRATEGIES.refer(_name, f"nas_encoder.search.strategies:{_name.upper()}")
+
 # Encoders to compare against, see nas_encoder.baselines: each a class whose name and "Encoder" is
 # what the toolkits' classes are called. "nas" is the encoder of a genotype there.
 NAS = "nas"

@@ -125,8 +125,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _tokens(spec: str, training_texts: list[str], bpe_size: int | None) -> TokenSet:
-    from nas_encoder.data.tokens import KINDS, TokenSet
+    from nas_encoder.data.tokens import TOKEN_KINDS, TokenSet
 
-    if spec in KINDS:
+    if spec in TOKEN_KINDS:
         return TokenSet.build(training_texts, kind=spec, size=bpe_size)
     return TokenSet.load(spec)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from nas_encoder.common.documents import plain
-from nas_encoder.common.problems import LARGEST, Problems, key_path, show
+from nas_encoder.common.problems import LARGEST, Problems, check_plain, key_path, show
 from nas_encoder.errors import ConfigError
 
 T = TypeVar("T", bound="Declared")
@@ -203,7 +203,6 @@ def tuple_of(
         kept = [rule(item, path + at, problems) for item, at in zip(items, places, strict=True)]
         if once and len({show(item) for item in items}) < len(items):
             problems.add(path, f"lists {once} twice: {show(items)}")
-            return None
         return None if None in kept else tuple(kept)
 
     return check
@@ -217,9 +216,20 @@ def mapping_of(rule: Rule) -> Rule:
         if problems.mapping(value, path, (), names) is None:
             return None
         kept = {key: rule(value[key], f"{path}.{key_path(key)}", problems) for key in names}
-        return None if None in kept.values() else kept
+        return {key: item for key, item in kept.items() if item is not None}
 
     return check
+
+
+def network_options(value: Any, path: str, problems: Problems) -> Mapping[str, Any] | None:
+    """Allow options of a network, which is checked when it is built, without ``input_size``."""
+    here, before = problems.under(path), len(problems.lines)
+    if here.mapping(value, "", (), value if isinstance(value, Mapping) else ()) is None:
+        return None
+    check_plain(value, path, problems)
+    if "input_size" in value:
+        here.add("input_size", "is features.num_mel_bins; leave it out")
+    return None if len(problems.lines) > before else value
 
 
 def section(cls: type[Declared], **defaults: Any) -> Rule:

@@ -91,9 +91,13 @@ class Problems:
             self.add(path, text)
 
     def sound(self, *paths: str) -> bool:
-        """Return whether there is no problem at, or below, any of these paths."""
-        wanted = [re.compile(re.escape(self._full(path)) + r"($|\W)") for path in paths]
-        return not any(path.match(place) for path in wanted for place in self._places)
+        """Return whether there is no problem at, above or below any of these paths."""
+        return not any(
+            re.match(re.escape(outer) + r"($|\W)", inner)
+            for path in map(self._full, paths)
+            for place in self._places
+            for outer, inner in ((path, place), (place, path))
+        )
 
     def _full(self, path: str) -> str:
         dot = "." if self._prefix and path and not path.startswith("[") else ""

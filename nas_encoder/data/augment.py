@@ -10,12 +10,14 @@ import torch
 from lhotse.dataset import SpecAugment as LhotseSpecAugment
 from torch import Tensor
 
+from nas_encoder.common.fields import Declared, integer, number, option
+from nas_encoder.common.problems import Problems
 from nas_encoder.common.seeding import derive_seed, one_thread, seeded
 from nas_encoder.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class SpecAugmentConfig:
+class SpecAugmentConfig(Declared):
     """Settings of SpecAugment.
 
     Attributes:
@@ -28,38 +30,22 @@ class SpecAugmentConfig:
         p: Probability that an utterance is augmented at all.
     """
 
-    time_warp_factor: int = 0
-    num_feature_masks: int = 2
-    features_mask_size: int = 8
-    num_frame_masks: int = 2
-    frames_mask_size: int = 40
-    max_frames_mask_fraction: float = 0.15
-    p: float = 1.0
+    time_warp_factor: int = option(0, integer(0, 10**6))
+    num_feature_masks: int = option(2, integer(0, 10**6))
+    features_mask_size: int = option(8, integer(1, 10**6))
+    num_frame_masks: int = option(2, integer(1, 10**6))
+    frames_mask_size: int = option(40, integer(1, 10**6))
+    max_frames_mask_fraction: float = option(0.15, number(0, 1, above=True))
+    p: float = option(1.0, number(0, 1))
 
-    def problems(self, num_mel_bins: int) -> list[str]:
-        """Return what is wrong with the settings for this number of bins."""
-        rules = [
-            ("time_warp_factor", "0 or more", self.time_warp_factor >= 0),
-            ("num_feature_masks", "0 or more", self.num_feature_masks >= 0),
-            (
+    def check_bins(self, num_mel_bins: int, found: Problems) -> None:
+        """Check that a mask fits in this number of bins."""
+        if self.features_mask_size > num_mel_bins:
+            found.conflict(
                 "features_mask_size",
-                f"1 to {num_mel_bins}, the number of bins",
-                1 <= self.features_mask_size <= num_mel_bins,
-            ),
-            ("num_frame_masks", "1 or more", self.num_frame_masks >= 1),
-            ("frames_mask_size", "1 or more", self.frames_mask_size >= 1),
-            (
-                "max_frames_mask_fraction",
-                "above 0, at most 1",
-                0 < self.max_frames_mask_fraction <= 1,
-            ),
-            ("p", "0 to 1", 0 <= self.p <= 1),
-        ]
-        return [
-            f"spec_augment.{name}: must be {rule}, got {getattr(self, name)!r}"
-            for name, rule, holds in rules
-            if not holds
-        ]
+                f"must be at most {num_mel_bins}, the number of bins, "
+                f"got {self.features_mask_size}",
+            )
 
 
 class SpecAugment:
@@ -74,9 +60,11 @@ class SpecAugment:
     """
 
     def __init__(self, config: SpecAugmentConfig, num_mel_bins: int) -> None:
-        problems = config.problems(num_mel_bins)
+        problems = Problems()
+        SpecAugmentConfig.read(config, problems)
+        config.check_bins(num_mel_bins, problems)
         if problems:
-            raise ConfigError("SpecAugment", problems)
+            raise ConfigError("SpecAugment", problems.lines)
         self.config = config
         self._module = LhotseSpecAugment(**asdict(config))
 

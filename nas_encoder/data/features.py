@@ -22,7 +22,9 @@ from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 from torch import Tensor
 from tqdm import tqdm
 
+from nas_encoder.common.fields import Declared, choice, integer, number, option
 from nas_encoder.common.files import write_lines
+from nas_encoder.common.problems import Problems, is_number
 from nas_encoder.common.seeding import derive_seed, one_thread, seeded
 from nas_encoder.data.audio import audio_source, check_header
 from nas_encoder.data.findings import Findings
@@ -36,7 +38,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
+class FeatureConfig(Declared):
     """What the features are.
 
     Attributes:
@@ -48,50 +50,21 @@ class FeatureConfig:
         normalization: ``global`` (statistics of the training set), ``utterance`` or ``none``.
     """
 
-    num_mel_bins: int = 40
-    sampling_rate: int | None = 16000
-    frame_length: float = 0.025
-    frame_shift: float = 0.01
-    dither: float = 0.0
-    normalization: str = "global"
+    num_mel_bins: int = option(40, integer(4, 256))
+    sampling_rate: int | None = option(16000, integer(4000, 96000, " (Hz)"), null=True)
+    frame_length: float = option(0.025, number(0.001, 0.2, why=" (seconds)"))
+    frame_shift: float = option(0.01, number(0.001, 0.1, why=" (seconds)"))
+    dither: float = option(0.0, number(0, 1))
+    normalization: str = option("global", choice("normalization", NORMALIZATIONS))
 
-    def problems(self) -> list[str]:
-        """Return one line for each setting that is out of range."""
-        rate = self.sampling_rate
-        rules = [
-            ("num_mel_bins", "an integer from 4 to 256", _whole(self.num_mel_bins, 4, 256)),
-            (
-                "sampling_rate",
-                "4000 to 96000 (Hz) or null",
-                rate is None or _whole(rate, 4000, 96000),
-            ),
-            ("frame_shift", "0.001 to 0.1 (seconds)", _real(self.frame_shift, 0.001, 0.1)),
-            (
+    def conflicts(self, found: Problems) -> None:
+        """Check that no sample lies between two windows."""
+        if self.frame_length < self.frame_shift:
+            found.conflict(
                 "frame_length",
-                "from frame_shift to 0.2 (seconds)",
-                _real(self.frame_length, 0.001, 0.2)
-                and _real(self.frame_shift, 0.001, self.frame_length),
-            ),
-            ("dither", "0 to 1", _real(self.dither, 0, 1)),
-            (
-                "normalization",
-                f"one of {', '.join(NORMALIZATIONS)}",
-                self.normalization in NORMALIZATIONS,
-            ),
-        ]
-        return [
-            f"features.{name}: must be {rule}, got {getattr(self, name)!r}"
-            for name, rule, holds in rules
-            if not holds
-        ]
-
-
-def _whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _real(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+                f"must be at least frame_shift {self.frame_shift:g}, got {self.frame_length:g}",
+                "frame_shift",
+            )
 
 
 @dataclass(frozen=True)
@@ -123,7 +96,7 @@ class FeatureExtractor:
     """
 
     def __init__(self, config: FeatureConfig, cmvn: Cmvn | None = None) -> None:
-        problems = config.problems()
+        problems = config.problems("features")
         if config.sampling_rate is None:
             problems.append("features.sampling_rate: null needs data, use FeatureExtractor.fit")
         if (cmvn is not None) != (config.normalization == "global"):
@@ -172,7 +145,7 @@ class FeatureExtractor:
             ConfigError: Settings out of range.
             DataError: Mixed sampling rates where one had to be found, unreadable audio.
         """
-        problems = config.problems()
+        problems = config.problems("features")
         if problems:
             raise ConfigError("features", problems)
         if config.sampling_rate is None:
@@ -328,7 +301,7 @@ class FeatureExtractor:
         cmvn = parts.get("cmvn")
         for name in ("mean", "std") if cmvn else ():
             values = cmvn[name] if cmvn else None
-            if not isinstance(values, list) or not all(_real(v, -1e9, 1e9) for v in values):
+            if not isinstance(values, list) or not all(is_number(v, -1e9, 1e9) for v in values):
                 findings.add("must be a list of finite numbers", f"cmvn.{name}")
             elif name == "std" and not all(v > 0 for v in values):
                 findings.add("must be above 0", "cmvn.std")

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 BLANK = "<blank>"
 UNK = "<unk>"
 SPACE = "<space>"
-KINDS = ("char", "word", "phone", "syllable", "bpe")
+SPLIT_KINDS = ("char", "word", "phone", "syllable")  # texts are cut, nothing is learned
+TOKEN_KINDS = (*SPLIT_KINDS, "bpe")
 _SPECIAL = {BLANK, UNK, SPACE, "<sos/eos>", "<sos>", "<eos>"}
 _HANZI = re.compile(r"[\u3400-\u9fff]")
 
@@ -43,8 +44,8 @@ class TokenSet:
 
     def __init__(self, tokens: Sequence[str], kind: str, *, model: bytes | None = None) -> None:
         problems = []
-        if kind not in KINDS:
-            problems.append(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        if kind not in TOKEN_KINDS:
+            problems.append(f"unknown kind {kind!r}; known: {', '.join(TOKEN_KINDS)}")
         if not tokens or tokens[0] != BLANK:
             problems.append(f"token 0 must be '{BLANK}', got {list(tokens[:1])}")
         if len(tokens) < 2:
@@ -100,8 +101,8 @@ class TokenSet:
 
         Args:
             texts: The transcripts.
-            kind: One of :data:`KINDS`; for ``bpe``, sentencepiece learns the pieces (byte pair
-                encoding of Sennrich et al. 2016, every character of the texts kept).
+            kind: One of :data:`TOKEN_KINDS`; for ``bpe``, sentencepiece learns the pieces (byte
+                pair encoding of Sennrich et al. 2016, every character of the texts kept).
             unk: Whether to have ``<unk>`` as id 1; a BPE set always has it.
             size: For ``bpe`` and for no other kind: number of pieces, ``<unk>`` included.
 
@@ -110,8 +111,8 @@ class TokenSet:
                 out of place or impossible for these texts.
             MissingDependencyError: ``bpe`` and no sentencepiece.
         """
-        if kind not in KINDS:
-            known = ", ".join(KINDS)
+        if kind not in TOKEN_KINDS:
+            known = ", ".join(TOKEN_KINDS)
             raise DataError("token set", [f"kind {kind!r} cannot be built; use one of: {known}"])
         if (size is not None) != (kind == "bpe"):
             raise DataError("token set", [f"a size is for kind 'bpe', got {size} for {kind!r}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas_encoder.common.problems import Problems, show
+from nas_encoder.common.fields import Declared, integer, number, option, text
 
 # quantity -> (unit, factor from the unit of a budget to that of people)
 UNITS: dict[str, tuple[str, float]] = {
@@ -26,7 +26,7 @@ def readable(name: str, value: float) -> str:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Declared):
     """Budgets of the network that is to be found, and the size at which it will be used.
 
     The encoder alone is counted, without an output layer over tokens.
@@ -50,15 +50,15 @@ class ObjectiveConfig:
         seconds: Of speech, for multiply-adds and latency.
     """
 
-    parameters: float | None = None
-    macs: float | None = None
-    latency_ms: float | None = None
-    weight: float = 1.0
-    margin: float = 0.03
-    table: str | None = None
-    layers: int | None = None
-    channels: int | None = None
-    seconds: float = 10.0
+    parameters: float | None = option(None, number(0, 1e12, above=True))
+    macs: float | None = option(None, number(0, 1e18, above=True))
+    latency_ms: float | None = option(None, number(0, 1e9, above=True))
+    weight: float = option(1.0, number(0, 1e6))
+    margin: float = option(0.03, number(0, 0.9))
+    table: str | None = option(None, text("a file's path or null"))
+    layers: int | None = option(None, integer(3, 1024))
+    channels: int | None = option(None, integer(1, 4096))
+    seconds: float = option(10.0, number(0.1, 3600))
 
     @property
     def cell_size(self) -> tuple[int, int]:
@@ -70,30 +70,3 @@ class ObjectiveConfig:
         """The budgets that are given, by quantity."""
         given = {name: getattr(self, name) for name in UNITS}
         return {name: float(value) for name, value in given.items() if value is not None}
-
-    def problems(self) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name."""
-        found = Problems()
-        for name, high in (("parameters", 1e12), ("macs", 1e18), ("latency_ms", 1e9)):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value <= high):
-                found.add(name, f"must be a number above 0, at most {high:g}, got {show(value)}")
-        for name, low, high in (
-            ("weight", 0.0, 1e6),
-            ("margin", 0.0, 0.9),
-            ("seconds", 0.1, 3600.0),
-        ):
-            value = getattr(self, name)
-            if not (_is_number(value) and low <= value <= high):
-                found.add(name, f"must be a number in {low:g}..{high:g}, got {show(value)}")
-        if self.layers is not None:
-            found.integer(self.layers, "layers", 3, 1024)
-        if self.channels is not None:
-            found.integer(self.channels, "channels", 1, 4096)
-        if self.table is not None and not (isinstance(self.table, str) and self.table):
-            found.add("table", f"must be a file's path or null, got {show(self.table)}")
-        return found.lines
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -28,30 +28,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
+from nas_encoder.common.fields import Declared
 from nas_encoder.data import FeatureExtractor, TokenSet
-from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import EpochRecord, R, Record, TrialRecord
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "last.ckpt"
 STUDY = "study.db"
-
-
-class Settings(Protocol):
-    """A configuration of any kind."""
-
-    @classmethod
-    def from_dict(cls, document: object) -> Settings:
-        """Read plain YAML types; what is not given has its default."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain YAML types."""
 
 
 class RunFolder:
@@ -78,10 +67,14 @@ class RunFolder:
         """Where epochs or trials are recorded."""
         return self.path / "metrics.jsonl"
 
-    def begin(self, config: Settings, run: Mapping[str, Any], resume: bool) -> None:
+    def begin(self, config: Declared, run: Mapping[str, Any], resume: bool) -> None:
         """Record what is run; refuse to mix two runs.
 
-        Settings that did not exist yet when a run began have their defaults there.
+        Args:
+            config: Its configuration; options that it has and a run of an older version had not
+                count as their defaults there.
+            run: What else defines the run, and where and when it began.
+            resume: Whether to go on with a run that is in the folder.
 
         Raises:
             CheckpointError: The folder cannot be made or written to, it holds a run and
@@ -112,10 +105,8 @@ class RunFolder:
         self._write_yaml("config.yaml", config.to_dict())
         self._write_yaml("run.yaml", run)
 
-    def _require_same(self, config: Settings, run: Mapping[str, Any]) -> None:
-        before = read_yaml(self.path / "config.yaml", CheckpointError)
-        with suppress(ConfigError):  # of another kind of search, or damaged: compared as it is
-            before = config.from_dict(before).to_dict()
+    def _require_same(self, config: Declared, run: Mapping[str, Any]) -> None:
+        before = config.completed(read_yaml(self.path / "config.yaml", CheckpointError))
         # The machine and the commit may change under a run; what is computed must not.
         old, new = (
             {"run": {key: document.get(key) for key in _IDENTITY & run.keys()}}

@@ -1,5 +1,59 @@
-"""Names of the strategies that search by trials; imports nothing."""
+"""What the strategies of the table are; imports neither torch nor their code."""
 
-STRATEGIES = ("random", "evolution", "hyperband", "nsga2", "tpe")
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from nas_encoder.tables import STRATEGIES
+
 COSTS = ("latency_ms", "macs", "parameters")
 ERROR = "error"
+GRADIENT, TRIALS = "gradient", "trials"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a configuration may ask of a strategy, and where its code is.
+
+    Attributes:
+        kind: ``gradient`` or ``trials``.
+        target: ``module:attribute``. With gradients, a class with the methods of
+            :class:`~nas_encoder.search.gradient.strategies.base.GradientStrategy`; by trials, a
+            function from (configuration, space, seed) to an Optuna sampler.
+        second_order: With gradients: whether ``order: second`` is for it.
+        paths: With gradients: the most ``paths`` that a step compares.
+        objectives: By trials: the fewest and the most objectives.
+        prunes: By trials: whether trials are pruned also where the configuration does not say so.
+    """
+
+    kind: str
+    target: str
+    second_order: bool = False
+    paths: int = 1
+    objectives: tuple[int, int] = (1, 1 + len(COSTS))
+    prunes: bool = False
+
+    def load(self) -> Any:
+        """Import the code."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+def strategies(kind: str) -> dict[str, Strategy]:
+    """Return the strategies of a kind by name."""
+    return {name: found for name, found in STRATEGIES.items() if found.kind == kind}
+
+
+_GRADIENT = "nas_encoder.search.gradient.strategies"
+PDARTS = Strategy(GRADIENT, f"{_GRADIENT}.pdarts:PDarts")
+DARTS = Strategy(GRADIENT, f"{_GRADIENT}.darts:Darts", second_order=True)
+STNAS = Strategy(GRADIENT, f"{_GRADIENT}.stnas:STNas", paths=2)
+
+_TRIALS = "nas_encoder.search.trials.samplers"
+RANDOM = Strategy(TRIALS, f"{_TRIALS}:random_search")
+EVOLUTION = Strategy(TRIALS, f"{_TRIALS}:evolution", objectives=(1, 1))
+HYPERBAND = Strategy(TRIALS, f"{_TRIALS}:random_search", objectives=(1, 1), prunes=True)
+NSGA2 = Strategy(TRIALS, f"{_TRIALS}:nsga2", objectives=(2, 1 + len(COSTS)))
+TPE = Strategy(TRIALS, f"{_TRIALS}:tpe")

@@ -19,8 +19,9 @@ from nas_encoder.data import (
     split_half,
     texts,
 )
+from nas_encoder.data.tokens import TOKEN_KINDS
 from nas_encoder.errors import CheckpointError
-from nas_encoder.search.config.gradient import TOKEN_KINDS, SearchConfig
+from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.position import Streams
 

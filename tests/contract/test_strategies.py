@@ -28,8 +28,9 @@ from nas_encoder.network.choices.parameters import (
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.gradient import EDGES, StageConfig, searchable_spaces
 from nas_encoder.search.config.sections import NetworkConfig
-from nas_encoder.search.gradient import STRATEGIES, GradientStrategy
 from nas_encoder.search.gradient.steps import StepsContext
+from nas_encoder.search.gradient.strategies.base import GradientStrategy
+from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import CellArchitecture
 from nas_encoder.spaces.cells.space import CellSpace
@@ -37,6 +38,7 @@ from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.space import NasBenchSpace
 from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 from nas_encoder.spaces.tdnn_chain.space import ChainSpace
+from nas_encoder.tables import STRATEGIES
 
 STAGES = (
     StageConfig(layers=5, operations=8, epochs=4, warmup_epochs=2),
@@ -78,7 +80,7 @@ def learned(case: tuple[str, str]) -> bool:
     return case[1] != "operations"
 
 
-@pytest.fixture(params=sorted(STRATEGIES))
+@pytest.fixture(params=sorted(strategies(GRADIENT)))
 def strategy(
     request: pytest.FixtureRequest, case: tuple[str, str], space: Any, learned: bool
 ) -> GradientStrategy:
@@ -88,7 +90,7 @@ def strategy(
         "edges": case[1],
         "stages": [asdict(stage) for stage in stages_of(space, learned)],
     }
-    return STRATEGIES[request.param](SearchConfig.from_dict(document))
+    return STRATEGIES[request.param].load()(SearchConfig.from_dict(document))
 
 
 def stages_of(space: Any, learned_edges: bool = False) -> tuple[StageConfig, ...]:
@@ -111,7 +113,7 @@ def edges_of(space: Any) -> dict[str, int]:
 
 
 def test_the_strategies_are_there() -> None:
-    assert set(STRATEGIES) >= {"pdarts", "darts", "stnas"}
+    assert set(strategies(GRADIENT)) >= {"pdarts", "darts", "stnas"}
 
 
 def probabilities(alive: Alive, seed: int) -> Probabilities:
@@ -321,7 +323,7 @@ def test_a_penalty_pulls_the_architecture(
 
 def test_the_decay_of_p_darts() -> None:
     """Its public code: rate * exp(-0.2 * epochs since the warm-up)."""
-    strategy = STRATEGIES["pdarts"](SearchConfig())
+    strategy = STRATEGIES["pdarts"].load()(SearchConfig())
     stage = StageConfig(epochs=15, warmup_epochs=6, dropout=0.1)
     assert strategy.operation_dropout(stage, 7) == pytest.approx(0.1 * 0.818730753)
     assert strategy.operation_dropout(stage, 11) == pytest.approx(0.1 * 0.367879441)

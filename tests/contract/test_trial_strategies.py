@@ -13,7 +13,8 @@ from trials_samples import lookup_config, write_table
 
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.trials import STRATEGIES, run_trials
+from nas_encoder.search.strategies import TRIALS, strategies
+from nas_encoder.search.trials import run_trials
 from nas_encoder.search.trials.samplers import distributions
 from nas_encoder.spaces import get_space, list_spaces
 
@@ -47,7 +48,7 @@ def test_parameters_are_the_choices_of_the_space(name: str) -> None:
     assert list(found) == sorted(found)  # the order of a dashboard
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", strategies(TRIALS))
 def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
     strategy: str, sources: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -163,7 +163,12 @@ def test_bad_audio_names_the_utterance(tmp_path):
 
 def test_all_wrong_settings_come_at_once():
     config = FeatureConfig(
-        num_mel_bins=0, sampling_rate=100, frame_shift=float("nan"), dither=-1, normalization="x"
+        num_mel_bins=0,
+        sampling_rate=100,
+        frame_shift=float("nan"),
+        frame_length=0.0,
+        dither=-1,
+        normalization="x",
     )
     with pytest.raises(ConfigError) as caught:
         FeatureExtractor(config)

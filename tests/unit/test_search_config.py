@@ -94,7 +94,7 @@ def test_all_problems_are_reported_together() -> None:
         "strategy: unknown strategy 'pdart' (did you mean 'pdarts'?)",
         "space: unknown search space 'asr_revise' (did you mean 'asr_revised'?)",
         "name: must be a genotype's name",
-        "features.num_mel_bins: must be an integer from 4 to 256, got 2",
+        "features.num_mel_bins: must be in 4..256, got 2",
         "augment.p: must be a number in 0..1, got 3",
         "network.output_size: must be in 1..",
         "network.stem_strid: unknown key (did you mean 'stem_stride'?)",

@@ -18,7 +18,9 @@ import torch
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.config.trial_sections import MeasureConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.folder import STUDY, RunFolder
 from nas_encoder.search.records import Cost, EpochRecord
 
 CONFIG = SearchConfig()
@@ -114,6 +116,18 @@ def test_settings_that_are_newer_than_the_run_have_their_defaults(folder: RunFol
     changed = replace(CONFIG, order="second")
     with pytest.raises(CheckpointError, match="order: was 'first' when the run began"):
         folder.begin(changed, RUN, resume=True)
+
+
+def test_that_holds_for_searches_by_trials_too(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), TrialsConfig(name="older")
+    folder.begin(config, RUN, resume=False)
+    (tmp_path / STUDY).touch()
+    older = read_yaml(tmp_path / "config.yaml")
+    del older["evolution"]["sample"], older["measure"]
+    write_yaml(tmp_path / "config.yaml", older)
+    folder.begin(config, RUN, resume=True)
+    with pytest.raises(CheckpointError, match="measure.threads: was 1 when the run began, now 2"):
+        folder.begin(replace(config, measure=MeasureConfig(threads=2)), RUN, resume=True)
 
 
 def test_a_checkpoint_comes_back(folder: RunFolder) -> None:

@@ -120,8 +120,8 @@ def test_everything_wrong_in_a_configuration_is_named() -> None:
     starts = [
         "colour:", "recipe.steps:", "name:", "space: unknown search space 'darst'", "folding:",
         "beam:", "network.input_size:", "architectures.kind:", "architectures.count:",
-        "features.num_mel_bins:", "latency.repeats:", "recipe.seeds:", "recipe.lr:",
-        "recipe.warm_up[0]:",
+        "features.num_mel_bins:", "latency.repeats:", "recipe.epochs:", "recipe.seeds:",
+        "recipe.lr:", "recipe.warm_up[0]:",
     ]  # fmt: skip
     assert len(caught.value.problems) == len(starts)
     for start in starts:

@@ -18,8 +18,9 @@ from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.records import TrialRecord, best_of, front_of
+from nas_encoder.search.strategies import TRIALS, strategies
 from nas_encoder.search.tabular import Table, model_hash
-from nas_encoder.search.trials import STRATEGIES, TrialsConfig
+from nas_encoder.search.trials import TrialsConfig
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.processes import is_dead, this_process
 from nas_encoder.search.trials.samplers import EvolutionSampler, distributions
@@ -35,7 +36,7 @@ def problems_of(document: Any) -> tuple[str, ...]:
 
 
 def test_every_strategy_ships_a_configuration() -> None:
-    for strategy in STRATEGIES:
+    for strategy in strategies(TRIALS):
         config = load_any_search_config(strategy)
         assert isinstance(config, TrialsConfig)
         assert config.strategy == config.name == strategy

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import parse_yaml, read_yaml
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import EXPONENT, show
 from nas_encoder.common.resources import find_config
 from nas_encoder.errors import ConfigError
-from nas_encoder.search.config.gradient import EXPONENT, SearchConfig
+from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.strategies import STRATEGIES
+from nas_encoder.search.strategies import TRIALS, strategies
 
 
 def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> SearchConfig:
@@ -41,7 +41,7 @@ def load_any_search_config(
         ConfigError: A file, a setting or a value is wrong; all problems are listed.
     """
     document, subject = _read(name_or_path, settings)
-    if isinstance(document, dict) and document.get("strategy") in STRATEGIES:
+    if isinstance(document, dict) and document.get("strategy") in strategies(TRIALS):
         return TrialsConfig.from_dict(document, subject)
     return SearchConfig.from_dict(document, subject)
 

@@ -1,17 +1,53 @@
-"""The sections of a search configuration; :mod:`nas_encoder.search.config.gradient` checks them."""
+"""The sections of a search configuration beside those of :mod:`nas_encoder.training.config`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from nas_encoder.common.fields import (
+    Declared,
+    choice,
+    flag,
+    integer,
+    mapping_of,
+    number,
+    option,
+    section,
+    text,
+    tuple_of,
+)
+from nas_encoder.common.problems import Problems
+from nas_encoder.genotype.genotype import NAME
+from nas_encoder.tables import SPACES, STRATEGIES
 from nas_encoder.training.config import StopConfig
 
 PHASES = ("warmup", "search", "retrain")
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class Named(Declared):
+    """How every configuration of a search begins.
+
+    Attributes:
+        strategy: One of :data:`~nas_encoder.tables.STRATEGIES`.
+        space: One of :data:`~nas_encoder.tables.SPACES`.
+        name: Of the genotype that is found.
+    """
+
+    strategy: str = option("pdarts", choice("strategy", STRATEGIES))
+    space: str = option("asr_revised", choice("search space", SPACES))
+    name: str = option(
+        "searched",
+        text(
+            "a genotype's name (letters, digits and _ . + -, beginning with a letter or digit)",
+            NAME.pattern,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class StageConfig(Declared):
     """One stage of a search (progressive: Chen et al. 2019, section 3.2).
 
     Attributes:
@@ -31,27 +67,37 @@ class StageConfig:
         stop: When it ends earlier; null for never.
     """
 
-    phase: str = "search"
-    layers: int = 5
-    channels: int = 16
-    operations: int = 8
-    epochs: int = 15
-    warmup_epochs: int = 6
-    dropout: float = 0.1
-    stop: StopConfig | None = None
+    phase: str = option("search", choice("phase", PHASES))
+    layers: int = option(5, integer(1, 1024))
+    channels: int = option(16, integer(1, 65536))
+    operations: int = option(8, integer(0, 1000))
+    epochs: int = option(15, integer(1, 10**5))
+    warmup_epochs: int = option(6, integer(0, 10**5))
+    dropout: float = option(0.1, number(0, 0.99))
+    stop: StopConfig | None = option(None, section(StopConfig))
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that the architecture moves in a search."""
+        if self.phase == "search" and self.warmup_epochs >= self.epochs:
+            found.conflict(
+                "warmup_epochs",
+                f"must be in 0..{self.epochs - 1}, got {self.warmup_epochs} (at least one epoch "
+                "has to move the architecture)",
+                "epochs",
+            )
 
 
 @dataclass(frozen=True)
-class ArchitectureConfig:
+class ArchitectureConfig(Declared):
     """Adam for the architecture parameters; the defaults are those of Chen et al. 2019."""
 
-    lr: float = 6e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 1e-3
+    lr: float = option(6e-4, number(0, 1e6))
+    betas: tuple[float, float] = option((0.5, 0.999), tuple_of(number(0, 0.999999), 2, 2))
+    weight_decay: float = option(1e-3, number(0, 1e6))
 
 
 @dataclass(frozen=True)
-class RegularizationConfig:
+class RegularizationConfig(Declared):
     """Search space regularization (He et al. 2020, section 3.2 and 4.3).
 
     Attributes:
@@ -60,9 +106,11 @@ class RegularizationConfig:
         at_most: Operation -> how many of it the final normal cell may keep.
     """
 
-    operations: tuple[str, ...] = ("dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3")
-    decay: float = 0.2
-    at_most: Mapping[str, int] = field(default_factory=lambda: {"avg_pool_3x3": 2})
+    operations: tuple[str, ...] = option(
+        ("dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3"), tuple_of(text(), 0, 64)
+    )
+    decay: float = option(0.2, number(0, 100))
+    at_most: Mapping[str, int] = option(lambda: {"avg_pool_3x3": 2}, mapping_of(integer(0, 8)))
 
     def within(self, known: Sequence[str]) -> RegularizationConfig:
         """Return what of it concerns the operations ``known``."""
@@ -74,7 +122,7 @@ class RegularizationConfig:
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Declared):
     """What the supernet shares with an evaluation network.
 
     Attributes:
@@ -87,16 +135,18 @@ class NetworkConfig:
             as in the paper, 3 to 4 to 5 to 6.
     """
 
-    output_size: int = 512
-    stem_stride: tuple[int, int] = (1, 1)
-    hidden_sizes: tuple[int, ...] = ()
-    deltas: bool = True
-    lstm_size: int = 0
-    block_cells: tuple[int, ...] = ()
+    output_size: int = option(512, integer(1, 65536))
+    stem_stride: tuple[int, int] = option(
+        (1, 1), tuple_of(integer(1, 2), 2, 2, names=("time", "frequency"))
+    )
+    hidden_sizes: tuple[int, ...] = option((), tuple_of(integer(1, 65536), 0, 16))
+    deltas: bool = option(True, flag)
+    lstm_size: int = option(0, integer(0, 16384))
+    block_cells: tuple[int, ...] = option((), tuple_of(integer(0, 256), 0, 4))
 
 
 @dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Declared):
     """How the best of several seeds is chosen: each derived network is trained from scratch.
 
     Its optimizer is that of the weights (Liu et al. 2019, section 3.1, and Chen et al. 2019 choose
@@ -109,7 +159,7 @@ class SelectionConfig:
         dropout: Of its encoder.
     """
 
-    epochs: int = 15
-    layers: int | None = None
-    channels: int | None = None
-    dropout: float = 0.0
+    epochs: int = option(15, integer(1, 10**5))
+    layers: int | None = option(None, integer(3, 65536))
+    channels: int | None = option(None, integer(1, 65536))
+    dropout: float = option(0.0, number(0, 0.99))

@@ -1,17 +1,21 @@
 """The sections of a configuration of trials; :mod:`nas_encoder.search.config.trials` checks them.
 
-Those that it shares with a gradient search are in :mod:`nas_encoder.search.config.sections`.
+Those that it shares with a gradient search are in :mod:`nas_encoder.training.config`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nas_encoder.common.fields import Declared, choice, integer, number, option, text
+from nas_encoder.common.problems import Problems
+from nas_encoder.training.config import OPTIMIZERS, WeightsConfig
+
 PRUNERS = ("hyperband", "asha")
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(Declared):
     """The Optuna study that the trials belong to.
 
     Attributes:
@@ -25,11 +29,11 @@ class StudyConfig:
             its place.
     """
 
-    count: int = 50
-    storage: str | None = None
-    study: str | None = None
-    heartbeat: int = 30
-    retries: int = 3
+    count: int = option(50, integer(1, 10**7))
+    storage: str | None = option(None, text("a text or null"))
+    study: str | None = option(None, text("a text or null"))
+    heartbeat: int = option(30, integer(1, 86400))
+    retries: int = option(3, integer(0, 1000))
 
     @property
     def grace(self) -> int:
@@ -38,7 +42,7 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
-class EvolutionConfig:
+class EvolutionConfig(Declared):
     """Populations.
 
     Attributes:
@@ -48,12 +52,22 @@ class EvolutionConfig:
             is the parent.
     """
 
-    population: int = 100
-    sample: int = 25
+    population: int = option(100, integer(2, 10**6))
+    sample: int = option(25, integer(1, 10**6))
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that the sample can be drawn."""
+        if self.sample > self.population:
+            found.conflict(
+                "sample",
+                f"must be in 1..{self.population}, got {self.sample} (it is drawn from the "
+                "population)",
+                "population",
+            )
 
 
 @dataclass(frozen=True)
-class PruningConfig:
+class PruningConfig(Declared):
     """Ending trials early, by their error after each epoch.
 
     Attributes:
@@ -63,13 +77,13 @@ class PruningConfig:
         factor: One of so many trials goes on beyond each rung (eta).
     """
 
-    kind: str = "hyperband"
-    min_epochs: int = 1
-    factor: int = 3
+    kind: str = option("hyperband", choice("kind of pruning", PRUNERS))
+    min_epochs: int = option(1, integer(1, 10**5))
+    factor: int = option(3, integer(2, 1000))
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(WeightsConfig):
     """How the network of a trial is trained: its learning rate follows a cosine, as in searches.
 
     Attributes:
@@ -77,17 +91,14 @@ class TrainingConfig:
             (null: all).
     """
 
-    epochs: int | None = 5
-    optimizer: str = "adam"
-    lr: float = 0.002
-    min_lr: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    grad_clip: float = 5.0
+    epochs: int | None = option(5, integer(1, 10**5), null=True)
+    optimizer: str = option("adam", choice("optimizer", OPTIMIZERS))
+    lr: float = option(0.002, number(0, 1e6))
+    weight_decay: float = option(0.0, number(0, 1e6))
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
+class MeasureConfig(Declared):
     """How costs are measured, of the encoder of the trial itself.
 
     Attributes:
@@ -96,13 +107,13 @@ class MeasureConfig:
         repeats: Calls of which the median is the latency.
     """
 
-    seconds: float = 3.0
-    threads: int = 1
-    repeats: int = 10
+    seconds: float = option(3.0, number(0.1, 3600))
+    threads: int = option(1, integer(1, 1024))
+    repeats: int = option(10, integer(1, 10**6))
 
 
 @dataclass(frozen=True)
-class LookupConfig:
+class LookupConfig(Declared):
     """A table of trained architectures that errors are looked up in.
 
     Attributes:
@@ -114,7 +125,12 @@ class LookupConfig:
         device: Whose latencies count, where ``latency_ms`` is an objective; null for the only one.
     """
 
-    source: str = ""
-    seed: int | None = None
-    target: int | None = None
-    device: str | None = None
+    source: str = option("", text("a table's name or path"))
+    seed: int | None = option(None, integer(0, 2**63 - 1))
+    target: int | None = option(None, integer(1, 10**6))
+    device: str | None = option(None, text("a text or null", ".*"))
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that there is a table."""
+        if not self.source:
+            found.conflict("source", "is missing; give a table's name or path")

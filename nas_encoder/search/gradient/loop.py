@@ -28,7 +28,6 @@ from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient import STRATEGIES
 from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.position import EpochEnd, Position, Streams
 from nas_encoder.search.gradient.progress import Progress
@@ -38,7 +37,9 @@ from nas_encoder.search.gradient.steps import (
     StepsContext,
     architecture_optimizer,
 )
+from nas_encoder.search.gradient.strategies.base import GradientStrategy
 from nas_encoder.search.records import Cost, EpochRecord
+from nas_encoder.tables import STRATEGIES
 from nas_encoder.training.devices import (
     any_process,
     of_all_processes,
@@ -81,7 +82,7 @@ class GradientSearch:
         self.seed = seed
         self.folder = folder
         self.on_epoch = on_epoch
-        self.strategy = STRATEGIES[config.strategy](config)
+        self.strategy: GradientStrategy = STRATEGIES[config.strategy].load()(config)
         self.fabric = fabric or open_fabric(config.trainer)
         self.objective = objective
         # Epochs differ by a batch or two; planning all of them for a bar would take too long.

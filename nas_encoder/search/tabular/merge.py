@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import differences
-from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.errors import DataError
 from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.store import TableFile
 
@@ -77,8 +77,7 @@ def _deciding(about: Mapping[str, Any]) -> Any:
 
     Settings that did not exist yet when it was written are completed.
     """
-    try:
-        document = TableConfig.from_dict(about.get("config")).to_dict()
-    except ConfigError:
-        return about.get("config")
+    document = TableConfig.completed(about.get("config"))
+    if not isinstance(document, dict):
+        return document
     return {key: value for key, value in document.items() if key != "note"}

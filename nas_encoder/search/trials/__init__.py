@@ -5,7 +5,6 @@ configuration is imported here; Optuna is needed where a study is opened.
 """
 
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.strategies import STRATEGIES
 from nas_encoder.search.trials.run import run_trials
 
-__all__ = ["STRATEGIES", "TrialsConfig", "run_trials"]
+__all__ = ["TrialsConfig", "run_trials"]

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.search.config.gradient import searchable_spaces
+from nas_encoder.search.config.networks import searchable_spaces
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.gradient import STRATEGIES
+from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.tabular.table import MEAN
 from nas_encoder.search.trials.evaluate import TableEvaluator
@@ -161,7 +161,7 @@ class Comparison:
             searches = [
                 {name: origin.get(name) for name in ("key", "name", "strategy")}
                 for origin in self.table.about.get("added", [])
-                if origin.get("strategy") in STRATEGIES
+                if origin.get("strategy") in strategies(GRADIENT)
             ]
         if not searches:
             if space not in searchable_spaces():

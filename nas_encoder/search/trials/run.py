@@ -148,9 +148,7 @@ def _evaluator(
     return TrainingEvaluator(config, train, valid, seed)
 
 
-def _join(
-    study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage: str
-) -> None:
+def _join(study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage: str) -> None:
     """Refuse to mix two searches in one study.
 
     Raises:

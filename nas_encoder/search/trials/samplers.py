@@ -21,6 +21,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trial_sections import PruningConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import SearchSpace
+from nas_encoder.tables import STRATEGIES
 
 Distributions = dict[str, BaseDistribution]
 
@@ -186,21 +187,30 @@ class RepeatableSampler(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
 
+def random_search(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+    """Return the sampler of random search."""
+    return SpaceSampler(space, seed)
+
+
+def evolution(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+    """Return the sampler of regularized evolution."""
+    return EvolutionSampler(space, config.evolution.population, config.evolution.sample, seed)
+
+
+def nsga2(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+    """Return Optuna's NSGA-II."""
+    return NSGAIISampler(population_size=config.evolution.population, seed=seed)
+
+
+def tpe(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+    """Return Optuna's TPE; trials of other workers that still run count as bad ones."""
+    return TPESampler(seed=seed, constant_liar=True)
+
+
 def build_sampler(config: TrialsConfig, space: SearchSpace, seed: int) -> RepeatableSampler:
-    """Return the sampler of a strategy."""
-    size = config.evolution.population
-
-    def make(own: int) -> BaseSampler:
-        if config.strategy == "evolution":
-            return EvolutionSampler(space, size, config.evolution.sample, own)
-        if config.strategy == "nsga2":
-            return NSGAIISampler(population_size=size, seed=own)
-        if config.strategy == "tpe":
-            # The liar: trials of other workers that still run count as bad ones.
-            return TPESampler(seed=own, constant_liar=True)
-        return SpaceSampler(space, own)
-
-    return RepeatableSampler(make, seed)
+    """Return the sampler of the configuration's strategy."""
+    make = STRATEGIES[config.strategy].load()
+    return RepeatableSampler(lambda own: make(config, space, own), seed)
 
 
 def build_pruner(config: PruningConfig | None, epochs: int) -> BasePruner:

@@ -141,7 +141,7 @@ class TrainingEvaluator:
 
         Where the loss becomes NaN or infinite the network recognizes nothing: 100 %.
         """
-        config, weights = self.config, self.config.weights
+        config, weights = self.config, self.config.training
         torch.manual_seed(derive_seed(self.seed, 0))
         network = CtcNetwork(self._encoder(genotype), len(self.tokens)).to(self.fabric.device)
         optimizer = weights_optimizer(weights, network)
