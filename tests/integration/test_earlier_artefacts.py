@@ -375,14 +375,13 @@ def test_configurations(expected: Expected) -> None:
 
 
 def test_registered_names(expected: Expected, repository: Path) -> None:
-    from nas_encoder.baselines import BASELINES as KNOWN
-    from nas_encoder.ops.table import OPERATIONS
-    from nas_encoder.search.gradient import STRATEGIES
+    from nas_encoder.tables import BASELINES as KNOWN
+    from nas_encoder.tables import OPERATIONS, STRATEGIES
 
     old = expected("interface")["names"]
     assert set(old["spaces"]) <= set(list_spaces())
     assert set(old["operations"]) <= set(OPERATIONS)
-    assert set(old["gradient strategies"]) <= set(STRATEGIES)
+    assert {*old["gradient strategies"], *old["trial strategies"]} <= set(STRATEGIES)
     assert set(old["baselines"]) <= set(KNOWN)
     for name in old["train configs"]:
         assert (repository / "conf" / name).is_file()
