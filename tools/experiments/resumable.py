@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -49,11 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--outputs", type=Path, nargs="*", default=[], help="what it leaves behind")
     parser.add_argument("command", nargs="+", help="after '--'")
     args = parser.parse_args(arguments)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         Job(args.name, args.command, args.folder, args.inputs, args.outputs).run()
     except NasEncoderError as error:

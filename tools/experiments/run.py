@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -136,11 +135,7 @@ def run(folder: Path, options: dict[str, Any]) -> int:
         errors="replace",
         start_new_session=True,
     )
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     assert process.stderr is not None
     try:
         show(process.stderr, expdir, options["stage"])
