@@ -40,6 +40,14 @@ def open_fabric(config: TrainerConfig) -> Fabric:
     return fabric
 
 
+def use_deterministic_algorithms(config: TrainerConfig, fabric: Fabric) -> None:
+    """Refuse operations that have no deterministic form, where that is asked for.
+
+    On CUDA the CTC loss is one of them: there it is only said.
+    """
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=fabric.device.type == "cuda")
+
+
 def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients by their mean over processes, in one message for each type of number.
 

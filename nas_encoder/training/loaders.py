@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from lhotse import CutSet
 
 from nas_encoder.data import (
     AsrLoader,
+    Batch,
     FeatureExtractor,
     TokenSet,
     check_data,
@@ -137,6 +138,12 @@ def _require_same_data(folder: RunFolder, tokens: TokenSet, features: FeatureExt
         problems.append("the training audio is other than when the run began")
     if problems:
         raise CheckpointError(f"cannot resume {folder.path}", problems)
+
+
+def epoch_of(loader: AsrLoader, epoch: int, start: int = 0) -> Iterator[Batch]:
+    """Return an epoch's batches from one on."""
+    loader.set_epoch(epoch)
+    return loader.iterate(start)
 
 
 def sample(cuts: Iterable[Any], count: int, seed: int) -> CutSet:

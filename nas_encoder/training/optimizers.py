@@ -35,6 +35,26 @@ def cosine(config: WeightsConfig, progress: float) -> float:
     return config.min_lr + (config.lr - config.min_lr) * share
 
 
+def one_cycle(max_lr: float, steps: int, rising: float) -> list[float]:
+    """Return the learning rate of each step: torch's one cycle, up and down as a cosine.
+
+    Args:
+        max_lr: The peak.
+        steps: Of the training.
+        rising: Part of them that leads up to the peak.
+    """
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max_lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr, steps, pct_start=rising, cycle_momentum=False
+    )
+    rates = []
+    for _ in range(steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
 def exponential(lr: float, decay: float, decay_from: int, epoch: int) -> float:
     """Return the learning rate of an epoch: constant, then ``decay`` times less in each.
 

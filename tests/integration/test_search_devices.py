@@ -22,8 +22,9 @@ from nas_encoder.data import Batch
 from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
 from nas_encoder.search import run_search
 from nas_encoder.search.config.gradient import dump
+from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.steps import Steps
+from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
@@ -61,12 +62,16 @@ def make_steps(fabric: Fabric) -> Steps:
     if fabric.world_size > 1:
         synchronize_norms(network)
     return Steps(
-        fabric,
-        network,
-        parameters,
-        torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=3e-4),
-        torch.optim.SGD(parameters.parameters(), lr=1.0),
-        grad_clip=5.0,
+        StepsContext(
+            fabric,
+            network,
+            parameters,
+            torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=3e-4),
+            torch.optim.SGD(parameters.parameters(), lr=1.0),
+            grad_clip=5.0,
+            stage=StageConfig(),
+            seed=0,
+        )
     )
 
 
@@ -75,7 +80,7 @@ def run_steps(fabric: Fabric, rows: tuple[int, ...]) -> dict[str, Any]:
     steps = make_steps(fabric)
     losses = []
     for number in range(2):
-        losses.append(steps.architecture_step(whole_batch(2 * number, rows), 0.0))
+        losses.append(steps.architecture_step(whole_batch(2 * number, rows), 0.0)[0])
         batches = [whole_batch(2 * number + 1, rows), whole_batch(7 + number, rows)]
         losses.append(steps.weight_step(batches, 0.1, 0.0))
     state = {**steps.network.state_dict(), **steps.parameters.state_dict()}

@@ -32,7 +32,7 @@ PLACES: tuple[tuple[Any, str, int], ...] = (
     (RunFolder, "save_checkpoint", 4),
     (RunFolder, "save_genotype", 2),
     (GradientSearch, "_finish_epoch", 2),
-    (GradientSearch, "_build_stage", 2),
+    (GradientSearch, "_steps", 2),
     (Recorder, "__call__", 2),
     (AsrLoader, "make_batch", 12),
 )

@@ -22,9 +22,10 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search.config.trial_sections import EvolutionConfig, MeasureConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials import TrialsConfig, run_trials
-from nas_encoder.search.trials.training import TrainingEvaluator, TrialSteps
+from nas_encoder.search.trials.training import TrainingEvaluator
 from nas_encoder.spaces import get_space
 from nas_encoder.training.diverged import DivergedError
+from nas_encoder.training.steps import WeightSteps
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "asr_revised": {"layers": 3, "channels": 1, "output_size": 8, "stem_stride": [1, 2]},
@@ -115,10 +116,10 @@ def test_training_lowers_the_error(corpus: tuple[str, str]) -> None:
 def test_a_diverging_network_recognizes_nothing(
     corpus: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(self: TrialSteps, batches: Any, lr: float, dropout: float) -> float:
+    def diverge(self: WeightSteps, batches: Any, lr: float) -> float:
         raise DivergedError("the loss is nan", batches[0])
 
-    monkeypatch.setattr(TrialSteps, "weight_step", diverge)
+    monkeypatch.setattr(WeightSteps, "weight_step", diverge)
     found = evaluator(corpus, "tdnn_chain")
     assert list(found.errors(get_space("tdnn_chain").decode([0] * 6))) == [100.0, 100.0]
 

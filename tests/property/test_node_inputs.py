@@ -206,7 +206,7 @@ def drawing(made: ArchitectureParameters, seed: int) -> DrawnEdgesSteps:
         StageConfig(),
         seed,
     )
-    return DrawnEdgesSteps.of(context)
+    return DrawnEdgesSteps(context)
 
 
 @given(seeds)

@@ -15,12 +15,14 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.steps import Steps, ctc_loss
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.search.gradient.strategies.darts import Darts, UnrolledSteps
 from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.training.steps import ctc_loss
 
 LR = 0.3
 
@@ -161,12 +163,16 @@ def steps(request: pytest.FixtureRequest) -> UnrolledSteps:
     network.double()
     parameters.double()
     return UnrolledSteps(
-        Fabric(accelerator="cpu", devices=1),
-        network,
-        parameters,
-        torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=3e-4),
-        torch.optim.SGD(parameters.parameters(), lr=1.0),
-        5.0,
+        StepsContext(
+            Fabric(accelerator="cpu", devices=1),
+            network,
+            parameters,
+            torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=3e-4),
+            torch.optim.SGD(parameters.parameters(), lr=1.0),
+            5.0,
+            StageConfig(),
+            seed=0,
+        )
     )
 
 
@@ -206,7 +212,7 @@ def test_a_supernets_architecture_moves_against_that_gradient(
 
     before = copy.deepcopy(parameters)
     weights = copy.deepcopy(network.state_dict())
-    value = steps.architecture_step(valid, 0.0, train, lr)
+    value, _ = steps.architecture_step(valid, 0.0, train, lr)
     with torch.no_grad():
         moved_by = sum(
             float(((before.alphas[k] - parameters.alphas[k]) * direction[k]).sum())
@@ -222,14 +228,14 @@ def test_a_supernets_architecture_moves_against_that_gradient(
 def test_the_same_dropout_stands_in_all_losses_of_the_weights(steps: UnrolledSteps) -> None:
     """Different masks would make the difference of equation 8 noise over epsilon."""
     losses = []
-    plain = UnrolledSteps._loss
+    plain = UnrolledSteps.loss
 
-    def watched(self: Steps, batch: Batch, mixture: object, dropout: float) -> Tensor:
-        loss = plain(self, batch, mixture, dropout)
-        losses.append(float(loss.detach()))
-        return loss
+    def watched(self: Steps, batch: Batch, mixture: object, dropout: float) -> tuple[Tensor, float]:
+        loss, value = plain(self, batch, mixture, dropout)
+        losses.append(value)
+        return loss, value
 
-    steps._loss = watched.__get__(steps)  # type: ignore[method-assign]
+    steps.loss = watched.__get__(steps)  # type: ignore[method-assign]
     torch.manual_seed(5)
     statistics = {
         n: b.clone() for n, b in steps.network.named_buffers() if n.endswith("batches_tracked")
@@ -260,9 +266,6 @@ def test_the_order_of_the_configuration_decides() -> None:
         strategy = Darts(SearchConfig.from_dict({"strategy": "darts", "order": order}))
         made = ArchitectureParameters(strategy.first_alive(), torch.Generator())
         network = nn.Linear(1, 1)
-        from nas_encoder.search.config.sections import StageConfig
-        from nas_encoder.search.gradient.steps import StepsContext
-
         sgd = torch.optim.SGD(network.parameters(), lr=0.1)
         fabric = Fabric(accelerator="cpu", devices=1)
         context = StepsContext(fabric, network, made, sgd, sgd, 5.0, StageConfig(), 0)

@@ -19,11 +19,8 @@ from nas_encoder.network.choices.parameters import (
     edge_list,
 )
 from nas_encoder.search.config.gradient import ArchitectureConfig
-from nas_encoder.search.gradient.steps import (
-    Steps,
-    architecture_optimizer,
-    ctc_loss,
-)
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.gradient.steps import Steps, StepsContext, architecture_optimizer
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
@@ -31,6 +28,7 @@ from nas_encoder.training.config import WeightsConfig
 from nas_encoder.training.decoding import collapse
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.optimizers import cosine, weights_optimizer
+from nas_encoder.training.steps import ctc_loss
 
 SPACE = get_space("asr_revised")
 
@@ -57,12 +55,16 @@ def make_steps(optimizer: str = "sgd", weight_decay: float = 3e-4) -> Steps:
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
     weights = WeightsConfig(optimizer=optimizer, lr=0.1, weight_decay=weight_decay)
     return Steps(
-        Fabric(accelerator="cpu", devices=1),
-        network,
-        parameters,
-        weights_optimizer(weights, network),
-        architecture_optimizer(ArchitectureConfig(lr=0.05), parameters),
-        grad_clip=5.0,
+        StepsContext(
+            Fabric(accelerator="cpu", devices=1),
+            network,
+            parameters,
+            weights_optimizer(weights, network),
+            architecture_optimizer(ArchitectureConfig(lr=0.05), parameters),
+            grad_clip=5.0,
+            stage=StageConfig(),
+            seed=0,
+        )
     )
 
 
@@ -175,8 +177,8 @@ def test_the_score_counts_errors_and_leaves_the_network_alone() -> None:
     weights[-2:] = [p.detach().clone() for p in list(steps.network.parameters())[-2:]]
     score = steps.score([make_batch(), make_batch()])
     # Every path is 1 1 1 ..., which is the token 1: of 'abc' it leaves 2 errors, of 'ba' 1.
-    assert score["ter"] == pytest.approx(100 * 3 / 5)
-    assert math.isfinite(score["loss"])
+    assert score.ter == pytest.approx(100 * 3 / 5)
+    assert math.isfinite(score.loss)
     assert unchanged(weights, steps.network)
     assert all(torch.equal(a, b) for a, b in zip(buffers, steps.network.buffers(), strict=True))
 

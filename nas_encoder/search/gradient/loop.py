@@ -1,17 +1,10 @@
-"""The loop of a gradient search: stages of epochs of steps, resumable between any two steps.
-
-The loop is Lightning Fabric's kind (our own control flow; its devices, precision and
-backward): a search rebuilds its network between stages and moves two sets of parameters on two
-streams of data, which a Trainer's fit has no room for.
-"""
+"""A gradient search: stages that hand their choices on, resumable between any two steps."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +13,6 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nas_encoder.data import AsrLoader, Batch
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.parameters import Alive, ArchitectureParameters
@@ -29,8 +21,9 @@ from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.objective import Objective
-from nas_encoder.search.gradient.position import EpochEnd, Position, Streams
+from nas_encoder.search.gradient.position import EpochEnd, Streams
 from nas_encoder.search.gradient.progress import Progress
+from nas_encoder.search.gradient.stage import SearchPosition, StageTrainer
 from nas_encoder.search.gradient.steps import (
     Penalty,
     Steps,
@@ -41,15 +34,13 @@ from nas_encoder.search.gradient.strategies.base import GradientStrategy
 from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.tables import STRATEGIES
 from nas_encoder.training.devices import (
-    any_process,
-    of_all_processes,
     open_fabric,
     synchronize_norms,
+    use_deterministic_algorithms,
 )
-from nas_encoder.training.diverged import DivergedError, require_finite, save_batch
-from nas_encoder.training.early_stopping import EarlyStopping
-from nas_encoder.training.optimizers import cosine, weights_optimizer
-from nas_encoder.training.random_state import part_seed, random_state, set_random_state
+from nas_encoder.training.diverged import DivergedError, save_batch
+from nas_encoder.training.optimizers import weights_optimizer
+from nas_encoder.training.random_state import part_seed
 
 logger = logging.getLogger(__name__)
 
@@ -87,16 +78,11 @@ class GradientSearch:
         self.objective = objective
         # Epochs differ by a batch or two; planning all of them for a bar would take too long.
         self.progress = Progress(
-            config.stages, self.strategy, lambda stage: self._loader(stage).num_batches(0)
+            config.stages, self.strategy, lambda stage: streams.of_stage(stage).num_batches(0)
         )
-        self.position = Position()
         self.alive: Alive = self.strategy.first_alive()
         # Of the stage's best epoch where it stops early, from which the search derives.
         self.best: dict[str, Tensor] | None = None
-        self._previous: Steps | None = None
-        self._strengths: dict[str, Tensor] = {}  # of the last searching stage's edges
-        self._last_group: list[Batch] = []
-        self._saved = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -110,104 +96,76 @@ class GradientSearch:
             DivergedError: The loss became NaN or infinite; the batch is saved beside the
                 checkpoint.
         """
-        torch.use_deterministic_algorithms(
-            self.config.trainer.deterministic,
-            # On CUDA the CTC loss has no deterministic form: say so, do not stop.
-            warn_only=self.fabric.device.type == "cuda",
-        )
+        use_deterministic_algorithms(self.config.trainer, self.fabric)
         torch.manual_seed(self.seed)
+        position = SearchPosition()
         if resume is not None:
-            self._restore_position(resume)
-        place = (self.position.stage, self.position.epoch, self.position.step)
-        bar = self.progress.bar(*place, hidden=not self.fabric.is_global_zero)
+            position = SearchPosition.from_dict(resume["position"])
+            alive = resume["alive"].items()
+            self.alive = {kind: tuple(tuple(edge) for edge in edges) for kind, edges in alive}
+            self.best = resume["best"]
+        bar = self.progress.bar(
+            position.stage, position.epoch, position.step, not self.fabric.is_global_zero
+        )
+        steps: Steps | None = None
         architecture: Any = None
         with bar, logging_redirect_tqdm():
-            while self.position.stage < len(self.config.stages):
-                steps = self._build_stage(resume)
-                resume = None
+            for index in range(position.stage, len(self.config.stages)):
+                if resume is None:
+                    steps = self.fresh_stage(index, steps)
+                    trainer = self._trainer(steps, SearchPosition(stage=index), bar)
+                else:
+                    steps = self.restored_stage(index, resume)
+                    trainer = self._trainer(steps, position, bar)
+                    trainer.restore(resume)
+                    resume = None
                 try:
-                    architecture = self._run_stage(steps, bar)
+                    architecture = self._run_stage(steps, trainer, bar)
                 except DivergedError as error:
                     save_batch(error, self.folder.path, self.fabric)
                     raise
-                self._finish_stage(steps)
-        if architecture is None:
-            raise RuntimeError("the checkpoint is behind the last stage")
+                self._finish_stage(steps, index)
         return architecture
 
-    def _run_stage(self, steps: Steps, bar: Any) -> Any:
-        stage = self.config.stages[self.position.stage]
+    def _trainer(self, steps: Steps, position: SearchPosition, bar: Any) -> StageTrainer:
+        config = self.config
+        stage = config.stages[position.stage]
+
+        def show(batches: int) -> None:
+            now = trainer.position
+            bar.update(batches * self.progress.step(stage, now.epoch))
+            bar.set_postfix_str(f"loss {now.sums['loss'] / now.sums['steps']:.3f}")
+
+        trainer = StageTrainer(
+            steps,
+            stage,
+            self.strategy,
+            self.streams,
+            config.weights,
+            sum(earlier.epochs for earlier in config.stages[: position.stage]),
+            position,
+            show=show,
+            accumulate=config.batch.accumulate,
+            save=lambda state: self._save(steps, state),
+            save_seconds=60 * config.trainer.checkpoint_minutes,
+        )
+        return trainer
+
+    def _run_stage(self, steps: Steps, trainer: StageTrainer, bar: Any) -> Any:
         architecture: Any = None
-        while self.position.epoch < stage.epochs and not self._stopping().stopped:
-            self._run_epoch(steps, stage, bar)
-            architecture = self._finish_epoch(steps, stage)
-        if self._stopping().stopped:
-            logger.info("stage %d stops early", self.position.stage + 1)
-            missing = stage.epochs - self.position.epoch
-            bar.update(missing * self.progress.epoch(stage, self.position.epoch))
+        for position in trainer.run():
+            architecture = self._finish_epoch(steps, trainer, position)
+        stage, done = trainer.stage, trainer.position.epoch
+        if trainer.stopped:
+            logger.info("stage %d stops early", trainer.position.stage + 1)
+            bar.update((stage.epochs - done) * self.progress.epoch(stage, done))
         if self.best is not None:
             steps.parameters.load_state_dict(self.best)
             architecture = None
         return architecture or self.strategy.derive(steps.parameters)
 
-    def _stopping(self) -> EarlyStopping:
-        return EarlyStopping(**self.position.watch)
-
-    def _run_epoch(self, steps: Steps, stage: StageConfig, bar: Any) -> None:
-        position = self.position
-        began = time.monotonic() - position.seconds
-        moves = self.strategy.moves_architecture(stage, position.epoch)
-        dropout = self.strategy.operation_dropout(stage, position.epoch)
-        rate = self._stopping().rate(stage.stop)
-        number = self._epoch_number(position.stage, position.epoch)
-        loader = self._loader(stage)
-        loader.set_epoch(number)
-        batches = loader.num_batches(number)
-        architecture_batches: Iterator[Batch] = iter(())
-        if moves:
-            architecture_batches = self.streams.architecture_from(
-                position.stage, position.architecture_batches
-            )
-        for group in self._groups(loader.iterate(start=position.step)):
-            progress = (position.epoch + position.step / batches) / stage.epochs
-            lr = rate * cosine(self.config.weights, progress)
-            if moves:
-                others = [self._on_device(next(architecture_batches)) for _ in group]
-                loss = steps.architecture_step(others, dropout, group, lr)
-                position.architecture_batches += len(others)
-                position.sums["arch_loss"] += loss
-                position.sums["penalty"] += steps.last_penalty
-                position.sums["arch_steps"] += 1
-            loss = steps.weight_step(group, lr, dropout)
-            self._last_group = group
-            position.sums["loss"] += loss
-            position.sums["steps"] += 1
-            position.step += len(group)
-            position.seconds = time.monotonic() - began
-            bar.update(len(group) * self.progress.step(stage, position.epoch))
-            bar.set_postfix_str(f"loss {position.sums['loss'] / position.sums['steps']:.3f}")
-            overdue = time.monotonic() - self._saved > 60 * self.config.trainer.checkpoint_minutes
-            if any_process(self.fabric, overdue):
-                self._save(steps)
-
-    def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
-        """Yield, on the device, the batches whose gradients are added up for one step."""
-        while group := list(itertools.islice(batches, self.config.batch.accumulate)):
-            yield [self._on_device(batch) for batch in group]
-
-    def _on_device(self, batch: Batch) -> Batch:
-        return batch.to(self.fabric.device, non_blocking=True)
-
-    def _loader(self, stage: StageConfig) -> AsrLoader:
-        if stage.phase == "retrain" and self.streams.retrain is not None:
-            return self.streams.retrain
-        return self.streams.weights
-
-    def _finish_epoch(self, steps: Steps, stage: StageConfig) -> Any:
-        position = self.position
+    def _finish_epoch(self, steps: Steps, trainer: StageTrainer, position: SearchPosition) -> Any:
         began = time.monotonic()
-        sums = position.sums
-        self._require_finite(steps)
         architecture = self.strategy.derive(steps.parameters)
         # Every process has the same; but what they decide by it must be the same bit for bit.
         score = self.fabric.broadcast(steps.score(iter(self.streams.score)))
@@ -222,17 +180,15 @@ class GradientSearch:
         record = EpochRecord(
             stage=position.stage + 1,
             epoch=position.epoch + 1,
-            phase=stage.phase,
-            steps=int(sums["steps"]),
-            train_loss=sums["loss"] / max(1.0, sums["steps"]),
-            architecture_loss=(
-                sums["arch_loss"] / sums["arch_steps"] if sums["arch_steps"] else None
-            ),
-            penalty=sums["penalty"] / sums["arch_steps"] if sums["arch_steps"] else None,
-            valid_loss=score["loss"],
-            valid_utterance_loss=score["utterance_loss"],
-            valid_ter=score["ter"],
-            dropout=self.strategy.operation_dropout(stage, position.epoch),
+            phase=trainer.stage.phase,
+            steps=int(position.sums["steps"]),
+            train_loss=position.sums["loss"] / position.sums["steps"],
+            architecture_loss=position.mean("arch_loss", "arch_steps"),
+            penalty=position.mean("penalty", "arch_steps"),
+            valid_loss=score.loss,
+            valid_utterance_loss=score.utterance_loss,
+            valid_ter=score.ter,
+            dropout=trainer.dropout,
             entropy=steps.parameters.entropy(),
             uniform_entropy={kind: math.log(len(own[0])) for kind, own in self.alive.items()},
             seconds=round(position.seconds + time.monotonic() - began, 3),
@@ -243,100 +199,91 @@ class GradientSearch:
             genotype=self._genotype(architecture).hash,
         )
         self.on_epoch(record, architecture)
-        stopping = self._stopping()
-        if stage.stop is not None:
-            better = stopping.see(stage.stop, position.epoch + 1, score["utterance_loss"])
-            if better and stage.phase == "search":
-                state = steps.parameters.state_dict()
-                self.best = {name: value.clone() for name, value in state.items()}
-        self.position = Position(
-            position.stage,
-            position.epoch + 1,
-            architecture_batches=position.architecture_batches,
-            watch=dict(vars(stopping)),
-        )
-        self._save(steps)
+        if trainer.see(score.utterance_loss) and trainer.stage.phase == "search":
+            state = steps.parameters.state_dict()
+            self.best = {name: value.clone() for name, value in state.items()}
         return architecture
 
-    def _finish_stage(self, steps: Steps) -> None:
-        following = self.position.stage + 1
+    def _finish_stage(self, steps: Steps, index: int) -> None:
         stages = self.config.stages
-        if following < len(stages) and stages[following].phase == "search":
-            probabilities = steps.parameters.probabilities()
-            self.alive = self.strategy.next_alive(self.position.stage, probabilities)
-        if stages[self.position.stage].phase == "search":
-            self._strengths = steps.parameters.strengths.state_dict()
-        self.position = Position(following)
+        if index + 1 < len(stages) and stages[index + 1].phase == "search":
+            self.alive = self.strategy.next_alive(index, steps.parameters.probabilities())
         self.best = None
-        if following < len(stages) and self._goes_on(stages[following]):
-            self._previous = steps
 
     # -- building and restoring ---------------------------------------------------------------
 
-    def _build_stage(self, resume: dict[str, Any] | None) -> Steps:
-        stage = self.config.stages[self.position.stage]
+    def fresh_stage(self, index: int, previous: Steps | None) -> Steps:
+        """Build the steps of a stage that begins.
+
+        Args:
+            index: Of the stage, from 0.
+            previous: The steps of the stage before it.
+        """
+        parameters = self._parameters(index)
+        stages = self.config.stages
+        # The choice of the stage before is taken over, or else only its pruning.
+        goes_on = index > 0 and stages[index - 1].phase == "warmup"
+        if previous is not None:
+            if goes_on or stages[index].phase == "retrain":
+                parameters.load_state_dict(previous.parameters.state_dict())
+            else:
+                # Operations are pruned between stages, edges never: what is known of them stays.
+                strengths = previous.parameters.strengths.state_dict()
+                parameters.strengths.load_state_dict(strengths)
+        steps = self._steps(index, parameters)
+        if previous is not None and goes_on and stages[index].phase == "search":
+            steps.network.load_state_dict(previous.network.state_dict())
+            steps.optimizer.load_state_dict(previous.optimizer.state_dict())
+        return steps
+
+    def restored_stage(self, index: int, state: dict[str, Any]) -> Steps:
+        """Build the steps of a stage that goes on; the trainer restores the network's weights."""
+        parameters = self._parameters(index)
+        parameters.load_state_dict(state["architecture"])
+        steps = self._steps(index, parameters)
+        steps.architecture.load_state_dict(state["architecture_optimizer"])
+        steps.load_state(state["steps"])
+        return steps
+
+    def _parameters(self, index: int) -> ArchitectureParameters:
         # Each stage starts from a state that depends on the seed and its number alone.
-        seed = part_seed(self.seed, self.position.stage)
+        seed = part_seed(self.seed, index)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        parameters = ArchitectureParameters(self.alive, generator, self.config.learns_edges)
-        previous, self._previous = self._previous, None
-        if resume is not None:
-            parameters.load_state_dict(resume["architecture"])
-        elif previous is not None and self._goes_on(stage):
-            parameters.load_state_dict(previous.parameters.state_dict())
-        elif self._strengths and self.config.learns_edges:
-            # Operations are pruned between stages, edges never: what is known of them stays.
-            parameters.strengths.load_state_dict(self._strengths)
+        return ArchitectureParameters(self.alive, generator, self.config.learns_edges)
+
+    def _steps(self, index: int, parameters: ArchitectureParameters) -> Steps:
+        config, stage = self.config, self.config.stages[index]
         network = self._build_network(stage, parameters)
-        if self.fabric.world_size > 1 and self.config.trainer.sync_batchnorm:
+        if self.fabric.world_size > 1 and config.trainer.sync_batchnorm:
             synchronize_norms(network)
         network.to(self.fabric.device)
         parameters.to(self.fabric.device)
-        weights = weights_optimizer(self.config.weights, network)
-        architecture = architecture_optimizer(self.config.architecture, parameters)
-        steps = self.strategy.steps(
-            StepsContext(
-                self.fabric,
-                network,
-                parameters,
-                weights,
-                architecture,
-                self.config.weights.grad_clip,
-                stage,
-                seed,
-            )
+        context = StepsContext(
+            fabric=self.fabric,
+            network=network,
+            parameters=parameters,
+            weights=weights_optimizer(config.weights, network),
+            architecture=architecture_optimizer(config.architecture, parameters),
+            grad_clip=config.weights.grad_clip,
+            stage=stage,
+            seed=part_seed(self.seed, index),
+            penalty=self._penalty(parameters) if stage.phase == "search" else None,
         )
-        if stage.phase == "search":
-            steps.penalty = self._penalty(parameters)
+        steps = self.strategy.steps(context)
         rank = self.fabric.global_rank
         if rank:  # the same network in every process, but each its own dropout
-            torch.manual_seed(part_seed(self.seed, self.position.stage, rank))
-        if resume is not None:
-            network.load_state_dict(resume["network"])
-            weights.load_state_dict(resume["weights_optimizer"])
-            architecture.load_state_dict(resume["architecture_optimizer"])
-            steps.load_state(resume["steps"])
-            if rank < len(resume["random"]):
-                set_random_state(resume["random"][rank])
-        elif previous is not None and stage.phase == "search" and self._goes_on(stage):
-            network.load_state_dict(previous.network.state_dict())
-            weights.load_state_dict(previous.weights.state_dict())
+            torch.manual_seed(part_seed(self.seed, index, rank))
         logger.info(
             "stage %d of %d: %d cells, %d channels, %d operations on an edge, %d epochs",
-            self.position.stage + 1,
-            len(self.config.stages),
+            index + 1,
+            len(config.stages),
             stage.layers,
             stage.channels,
             stage.operations,
             stage.epochs,
         )
         return steps
-
-    def _goes_on(self, stage: StageConfig) -> bool:
-        """Whether a stage takes over the choice of the one before it, and not only its pruning."""
-        before = self.config.stages[self.position.stage - 1].phase if self.position.stage else None
-        return stage.phase == "retrain" or before == "warmup"
 
     def _build_network(self, stage: StageConfig, parameters: ArchitectureParameters) -> nn.Module:
         if stage.phase != "retrain":
@@ -348,39 +295,18 @@ class GradientSearch:
     def _genotype(self, architecture: Any) -> Genotype:
         return Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
 
-    def _restore_position(self, state: dict[str, Any]) -> None:
-        self.position = Position(**state["position"])
-        self.alive = {
-            kind: tuple(tuple(edge) for edge in edges) for kind, edges in state["alive"].items()
-        }
-        self.best = state["best"]
-
-    def _require_finite(self, steps: Steps) -> None:
-        """Stop before a checkpoint or an epoch's record holds what the last step has ruined."""
-        if self._last_group:
-            now = self.position
-            place = f"step {now.step} of epoch {now.epoch + 1} of stage {now.stage + 1}"
-            modules = (steps.network, steps.parameters)
-            require_finite(self.fabric, modules, self._last_group[-1], place)
-
-    def _save(self, steps: Steps) -> None:
-        self._require_finite(steps)
+    def _save(self, steps: Steps, state: dict[str, Any]) -> None:
+        alive = {kind: [list(edge) for edge in edges] for kind, edges in self.alive.items()}
         self.folder.save_checkpoint(
             {
-                "position": dict(vars(self.position)),
-                "alive": {
-                    kind: [list(edge) for edge in edges] for kind, edges in self.alive.items()
-                },
+                **state,
+                "alive": alive,
                 "best": self.best,
-                "network": steps.network.state_dict(),
                 "architecture": steps.parameters.state_dict(),
-                "weights_optimizer": steps.weights.state_dict(),
                 "architecture_optimizer": steps.architecture.state_dict(),
                 "steps": steps.state(),
-                "random": of_all_processes(self.fabric, random_state()),
             }
         )
-        self._saved = time.monotonic()
 
     def _penalty(self, parameters: ArchitectureParameters) -> Penalty | None:
         objective = self.objective
@@ -389,8 +315,3 @@ class GradientSearch:
         return lambda present: objective.penalty(
             present.weights(), self.alive, self.strategy.derive(parameters), present.edges()
         )
-
-    # -- data ---------------------------------------------------------------------------------
-
-    def _epoch_number(self, stage: int, epoch: int) -> int:
-        return sum(s.epochs for s in self.config.stages[:stage]) + epoch

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_encoder.data import AsrLoader, Batch
+from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.records import EpochRecord
 
 
@@ -29,6 +30,12 @@ class Streams:
     retrain: AsrLoader | None = None
     _counts: dict[int, int] = field(default_factory=dict, repr=False)
 
+    def of_stage(self, stage: StageConfig) -> AsrLoader:
+        """Return what the weights of a stage learn from."""
+        if stage.phase == "retrain" and self.retrain is not None:
+            return self.retrain
+        return self.weights
+
     def architecture_from(self, stage: int, done: int) -> Iterator[Batch]:
         """Yield the architecture's batches of a stage, epoch after epoch of its own.
 
@@ -49,23 +56,6 @@ class Streams:
         if epoch not in self._counts:
             self._counts[epoch] = self.architecture.num_batches(epoch)
         return self._counts[epoch]
-
-
-@dataclass
-class Position:
-    """Where the loop is: everything up to this step is done."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    architecture_batches: int = 0  # drawn so far in this stage
-    sums: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("loss", "steps", "arch_loss", "arch_steps", "penalty"), 0.0
-        )
-    )
-    seconds: float = 0.0  # spent in this epoch
-    watch: dict[str, Any] = field(default_factory=dict)  # see EarlyStopping
 
 
 # Called after each epoch with its record and the architecture derived.

@@ -38,8 +38,10 @@ from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.merge import conflicts
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
-from nas_encoder.search.tabular.training import Streams, Trainer, latency
+from nas_encoder.search.tabular.training import RecipeTraining, Streams, latency
 from nas_encoder.spaces import get_space
+from nas_encoder.training.config import TrainerConfig
+from nas_encoder.training.devices import open_fabric
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +277,7 @@ class TableBuilder:
             if any((model_hash(genotype), target, seed) not in finished for target in recipe.epochs)
         ]
         commit = environment()["commit"]
+        fabric = open_fabric(TrainerConfig(accelerator=self.device.type))
         streams: Streams | None = None
         of_seed = None
         began, done = time.monotonic(), 0
@@ -283,13 +286,13 @@ class TableBuilder:
                 if streams is None or of_seed != seed:
                     streams, of_seed = self._streams(cuts, tokens, features, seed), seed
                 key = model_hash(genotype)
-                trainer = Trainer(
+                training = RecipeTraining(
                     self.config,
                     partial(self._classifier, genotype, len(tokens)),
                     streams,
                     tokens,
                     seed,
-                    self.device,
+                    fabric,
                     self.output.with_name(f"{self.output.name}.ckpt"),
                     key,
                     self.checkpoint_seconds,
@@ -299,12 +302,12 @@ class TableBuilder:
                     bar.set_postfix_str(f"{key[:8]} {word}", refresh=False)
                     bar.refresh()
 
-                trainings = trainer.run(step)
-                for training in trainings.values():
-                    assert isinstance(training.more, dict)
-                    training.more.update(commit=commit, device=self._device_name())
+                trainings = training.run(step)
+                for found in trainings.values():
+                    assert isinstance(found.more, dict)
+                    found.more.update(commit=commit, device=self._device_name())
                 file.add_trainings(key, seed, trainings)
-                trainer.close()
+                training.close()
                 bar.update()
                 if bar.disable:  # no terminal: lines for a log
                     done += 1

@@ -1,4 +1,4 @@
-"""One training of one architecture by the recipe, stopped and gone on with at any epoch.
+"""One training of one architecture by the recipe, resumable between any two steps.
 
 B batch, T' output frames, V tokens.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.common.seeding import derive_seed
@@ -26,7 +27,11 @@ from nas_encoder.search.config.table import Measuring, TableConfig
 from nas_encoder.search.tabular.table import Training
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 from nas_encoder.training.decoding import greedy, prefix_beam
+from nas_encoder.training.diverged import DivergedError
+from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import exponential
+from nas_encoder.training.steps import WeightSteps, ctc_loss
+from nas_encoder.training.trainer import Position, State, Trainer
 
 
 @dataclass
@@ -40,10 +45,9 @@ class Streams:
 
 
 @dataclass
-class _State:
-    """What a training goes on from."""
+class _Results:
+    """What the epochs so far gave."""
 
-    epoch: int = 0
     vals: list[float] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     tests: dict[int, float] = field(default_factory=dict)
@@ -51,7 +55,7 @@ class _State:
     diverged: int | None = None
 
 
-class Trainer:
+class RecipeTraining:
     """Trains one architecture with one seed.
 
     Args:
@@ -60,10 +64,10 @@ class Trainer:
         streams: The data.
         tokens: The V tokens.
         seed: Of weights, order and dropout.
-        device: Where it is computed.
+        fabric: Where it is computed.
         checkpoint: File that a stopped training goes on from.
         key: Identifies the training in that file.
-        checkpoint_seconds: Time between two writes of it; 0 for every epoch.
+        checkpoint_seconds: Time between two writes of it; 0 for every step.
     """
 
     def __init__(
@@ -73,27 +77,37 @@ class Trainer:
         streams: Streams,
         tokens: TokenSet,
         seed: int,
-        device: torch.device,
+        fabric: Fabric,
         checkpoint: Path,
         key: str,
         checkpoint_seconds: float = 20.0,
     ) -> None:
-        self.config, self.recipe, self.streams, self.tokens = config, config.recipe, streams, tokens
-        self.seed, self.device = seed, device
+        self.recipe, self.streams, self.tokens = config.recipe, streams, tokens
         self.checkpoint, self.key = checkpoint, f"{key} seed {seed}"
-        self.checkpoint_seconds = checkpoint_seconds
-        self._written = time.monotonic()
+        self.decode = partial(prefix_beam, width=config.beam) if config.beam > 1 else greedy
+        self.folding = FOLDINGS[config.folding] if config.folding else {}
         torch.manual_seed(derive_seed(seed, 0))
-        self.model = build().to(device)
+        model = build().to(fabric.device)
         # As TensorFlow's default, with which the published data were made.
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.recipe.lr, eps=1e-7)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.recipe.lr, eps=1e-7)
         self.kernels = [
             part.weight
-            for part in self.model.modules()
+            for part in model.modules()
             if isinstance(part, (nn.Conv1d, nn.Conv2d)) and self.recipe.l2
         ]
-        self.folding = FOLDINGS[config.folding] if config.folding else {}
-        self.state = self._load()
+        self.steps = WeightSteps(fabric, model, optimizer, self.recipe.grad_clip, self._objective)
+        self.trainer = Trainer(
+            self.steps,
+            len(streams.warm_up) + self.recipe.epochs[-1],
+            self._batches,
+            self._rate,
+            seed=partial(derive_seed, seed, 1),
+            save=self._save,
+            save_seconds=checkpoint_seconds,
+            epoch_seconds=checkpoint_seconds,
+        )
+        self.results = _Results()
+        self._load()
 
     def run(self, step: Callable[[str], None] = lambda _: None) -> dict[int, Training]:
         """Train to the last target; return the training of each.
@@ -101,20 +115,25 @@ class Trainer:
         Args:
             step: Called after each epoch with a word on it.
         """
-        warm_up = len(self.streams.warm_up)
-        while self.state.epoch < warm_up + self.recipe.epochs[-1]:
-            began = time.perf_counter()
-            self._epoch(self.state.epoch - warm_up + 1)
-            self.state.seconds += time.perf_counter() - began
-            self.state.epoch += 1
-            self._save()
-            last = f"{self.state.vals[-1]:.3f}" if self.state.vals else "warm-up"
-            step(last)
-        more: dict[str, Any] = {"seconds": round(self.state.seconds, 3)}
-        if self.state.diverged is not None:
-            more["diverged_in_epoch"] = self.state.diverged
+        results = self.results
+        try:
+            for position in self.trainer.run():
+                began, number = time.perf_counter(), self._number(position.epoch)
+                if number >= 1:
+                    self._finish(number, self.error(self.streams.valid))
+                results.seconds += position.seconds + time.perf_counter() - began
+                step(f"{results.vals[-1]:.3f}" if results.vals else "warm-up")
+        except DivergedError:
+            # It recognizes nothing from here on: as many errors as phones.
+            results.diverged = max(1, self._number(self.trainer.position.epoch))
+            results.seconds += self.trainer.position.seconds
+            for number in range(results.diverged, self.recipe.epochs[-1] + 1):
+                self._finish(number, 1.0)
+        more: dict[str, Any] = {"seconds": round(results.seconds, 3)}
+        if results.diverged is not None:
+            more["diverged_in_epoch"] = results.diverged
         return {
-            target: Training(tuple(self.state.vals[:target]), self.state.tests[target], dict(more))
+            target: Training(tuple(results.vals[:target]), results.tests[target], dict(more))
             for target in self.recipe.epochs
         }
 
@@ -124,119 +143,72 @@ class Trainer:
 
     # -- an epoch -----------------------------------------------------------------------------
 
-    def _epoch(self, number: int) -> None:
-        """Run one epoch; those before 1 warm up and are not validated."""
-        # Every epoch has random numbers of its own, so a resumed one has the same.
-        torch.manual_seed(derive_seed(self.seed, 1, self.state.epoch))
-        for group in self.optimizer.param_groups:
-            group["lr"] = exponential(
-                self.recipe.lr, self.recipe.decay, self.recipe.decay_from, number
-            )
-        warm = number < 1
-        loader = self.streams.warm_up[self.state.epoch] if warm else self.streams.train
-        loader.set_epoch(self.state.epoch)
-        if self.state.diverged is None:
-            self.model.train()
-            for batch in loader:
-                if not self._step(batch.to(self.device)):
-                    self.state.diverged = max(number, 1)
-                    break
-        if warm:
-            return
-        # What has diverged recognizes nothing: as many errors as phones.
-        error = 1.0 if self.state.diverged is not None else self.error(self.streams.valid)
-        if not self.state.vals or error < min(self.state.vals):
-            self.state.best = copy.deepcopy(self.model.state_dict())
-        self.state.vals.append(error)
-        if number in self.recipe.epochs:
-            self.state.tests[number] = self._test()
+    def _number(self, epoch: int) -> int:
+        """Return the number of an epoch; those before 1 warm up and are not validated."""
+        return epoch - len(self.streams.warm_up) + 1
 
-    def _step(self, batch: Batch) -> bool:
-        """Move the weights; return whether the loss was finite."""
-        log_probs, lengths = self.model(batch.features, batch.feature_lengths)
-        losses = F.ctc_loss(
-            log_probs.transpose(0, 1),
-            batch.targets,
-            lengths,
-            batch.target_lengths,
-            reduction="none",
-        )
-        # Per output frame, as in the published code.
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        warm_up = self.streams.warm_up
+        loader = warm_up[epoch] if epoch < len(warm_up) else self.streams.train
+        return epoch_of(loader, epoch, start)
+
+    def _rate(self, position: Position) -> float:
+        recipe = self.recipe
+        return exponential(recipe.lr, recipe.decay, recipe.decay_from, self._number(position.epoch))
+
+    def _objective(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+        """Return the loss per output frame, as in the published code."""
+        losses = ctc_loss(log_probs, lengths, batch, "none")
         loss = (losses / lengths.to(losses.dtype)).mean()
         for kernel in self.kernels:
             loss = loss + self.recipe.l2 * kernel.square().sum()
-        if not bool(torch.isfinite(loss)):
-            return False
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.recipe.grad_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
-        self.optimizer.step()
-        return True
+        return loss
 
-    def _test(self) -> float:
-        """Return the test error of the best checkpoint so far."""
-        if self.state.diverged is not None and min(self.state.vals) >= 1.0:
-            return 1.0
-        present = copy.deepcopy(self.model.state_dict())
-        self.model.load_state_dict(self.state.best)
-        error = self.error(self.streams.test)
-        self.model.load_state_dict(present)
-        return error
+    def _finish(self, number: int, error: float) -> None:
+        """Take an epoch's validation error; at a target, test the best epoch so far."""
+        results, model = self.results, self.steps.network
+        if not results.vals or error < min(results.vals):
+            results.best = copy.deepcopy(model.state_dict())
+        results.vals.append(error)
+        if number in self.recipe.epochs:
+            if results.diverged is not None and min(results.vals) >= 1.0:
+                results.tests[number] = 1.0
+                return
+            present = copy.deepcopy(model.state_dict())
+            model.load_state_dict(results.best)
+            results.tests[number] = self.error(self.streams.test)
+            model.load_state_dict(present)
 
-    @torch.no_grad()
     def error(self, batches: Iterable[Batch]) -> float:
         """Return the token error rate: edits over tokens of all utterances, after folding."""
-        from kaldialign import edit_distance
-
-        self.model.eval()
-        errors = total = 0
-        for host_batch in batches:
-            batch = host_batch.to(self.device)
-            log_probs, lengths = self.model(batch.features, batch.feature_lengths)
-            log_probs = log_probs.cpu()
-            for row, frames in enumerate(lengths.tolist()):
-                count = int(host_batch.target_lengths[row])
-                reference = self._words(host_batch.targets[row, :count].tolist())
-                hypothesis = self._words(self._decode(log_probs[row, :frames]))
-                errors += int(edit_distance(reference, hypothesis)["total"])
-                total += count
-        if not total:
+        score = self.steps.score(batches, self.decode, self._spell)
+        if not score.tokens:
             raise DataError("scoring", ["there is no token in the transcripts"])
-        return errors / total
+        return score.edits / score.tokens
 
-    def _decode(self, log_probs: Tensor) -> list[int]:
-        if self.config.beam == 1:
-            return greedy(log_probs)
-        return prefix_beam(log_probs, self.config.beam)
-
-    def _words(self, ids: list[int]) -> list[str]:
+    def _spell(self, ids: list[int]) -> list[str]:
         return fold([self.tokens.tokens[i] for i in ids], self.folding)
 
     # -- the checkpoint -----------------------------------------------------------------------
 
-    def _save(self) -> None:
-        if time.monotonic() - self._written < self.checkpoint_seconds:
-            return
-        save_checkpoint(
-            self.checkpoint,
-            {
-                "key": self.key,
-                "state": dict(vars(self.state)),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-        )
-        self._written = time.monotonic()
+    def _save(self, state: State) -> None:
+        results = dict(vars(self.results))
+        save_checkpoint(self.checkpoint, {**state, "key": self.key, "results": results})
 
-    def _load(self) -> _State:
+    def _load(self) -> None:
         saved = load_checkpoint(self.checkpoint, of="a table", unsealed=True)
         # One of another key is of a training that another process took over and finished.
         if saved is None or saved["key"] != self.key:
-            return _State()
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        return _State(**saved["state"])
+            return
+        if "state" in saved:  # of the first version
+            results = saved["state"]
+            position = {"epoch": results.pop("epoch")}
+            if results["diverged"] is not None:  # which went on to count epochs
+                return
+            saved |= {"position": position, "results": results, "random": []}
+            saved |= {"network": saved["model"], "weights_optimizer": saved["optimizer"]}
+        self.trainer.restore(saved)
+        self.results = _Results(**saved["results"])
 
 
 def latency(model: nn.Module, features: Tensor, settings: Measuring) -> float:

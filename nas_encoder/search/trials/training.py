@@ -5,10 +5,10 @@ B batch, T frames, F frequency bins, S subsampling, V tokens.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,18 @@ from nas_encoder.deploy.latency import BenchSettings, measuring
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
-from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
-from nas_encoder.training.devices import open_fabric
+from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
 from nas_encoder.training.diverged import DivergedError
-from nas_encoder.training.loaders import build_tokens, sample
+from nas_encoder.training.loaders import build_tokens, epoch_of, sample
 from nas_encoder.training.optimizers import cosine, weights_optimizer
+from nas_encoder.training.steps import WeightSteps
+from nas_encoder.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-
-class TrialSteps(Steps):
-    """Weight steps and the score of a network without choices."""
-
-    def mixture(self) -> Any:
-        """Return nothing to choose by."""
-        return None
-
-    def score_mixtures(self) -> Iterator[Any]:
-        """Yield as often nothing."""
-        return itertools.repeat(None)
 
 
 class TrainingEvaluator:
@@ -76,11 +64,7 @@ class TrainingEvaluator:
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
         self.factor, self.min_length = int(probe.subsampling_factor), int(probe.min_length)
         self.fabric = open_fabric(config.trainer)
-        torch.use_deterministic_algorithms(
-            config.trainer.deterministic,
-            # On CUDA the CTC loss has no deterministic form: say so, do not stop.
-            warn_only=self.fabric.device.type == "cuda",
-        )
+        use_deterministic_algorithms(config.trainer, self.fabric)
         train_cuts, valid_cuts = open_cuts(train), open_cuts(valid)
         self.tokens: TokenSet = build_tokens(config, train_cuts)
         self.features = FeatureExtractor.fit(config.features, train_cuts, seed=seed, progress=True)
@@ -141,34 +125,30 @@ class TrainingEvaluator:
 
         Where the loss becomes NaN or infinite the network recognizes nothing: 100 %.
         """
-        config, weights = self.config, self.config.training
+        weights, train = self.config.training, self._train
         torch.manual_seed(derive_seed(self.seed, 0))
         network = CtcNetwork(self._encoder(genotype), len(self.tokens)).to(self.fabric.device)
-        optimizer = weights_optimizer(weights, network)
-        steps = TrialSteps(
-            self.fabric,
-            network,
-            ArchitectureParameters({}, torch.Generator()),  # no choices
-            optimizer,
-            optimizer,
-            weights.grad_clip,
+        steps = WeightSteps(
+            self.fabric, network, weights_optimizer(weights, network), weights.grad_clip
         )
-        total, step, best = self.epochs * len(self._train), 0, 100.0
-        for epoch in range(self.epochs):
-            torch.manual_seed(derive_seed(self.seed, 1, epoch))
-            self._train.set_epoch(epoch)
-            batches = (batch.to(self.fabric.device) for batch in self._train)
-            try:
-                while group := list(itertools.islice(batches, config.batch.accumulate)):
-                    steps.weight_step(group, cosine(weights, step / total), 0.0)
-                    step += len(group)
-                best = min(best, steps.score(self._valid)["ter"])
-            except DivergedError as error:
-                logger.warning("genotype %s: %s", genotype.hash, error)
-                for _ in range(epoch, self.epochs):
-                    yield best
-                return
-            yield best
+        total, before, best, reached = self.epochs * len(train), 0, 100.0, 0
+        trainer = Trainer(
+            steps,
+            self.epochs,
+            partial(epoch_of, train),
+            lambda position: cosine(weights, (before + position.step) / total),
+            accumulate=self.config.batch.accumulate,
+            seed=partial(derive_seed, self.seed, 1),
+        )
+        try:
+            for position in trainer.run():
+                before += position.step
+                best = min(best, steps.score(self._valid).ter)
+                reached += 1
+                yield best
+        except DivergedError as error:
+            logger.warning("genotype %s: %s", genotype.hash, error)
+            yield from [best] * (self.epochs - reached)
 
     def costs(self, genotype: Genotype) -> dict[str, float]:
         """Return parameters and multiply-adds of the encoder, and its latency if that counts."""

@@ -111,5 +111,5 @@ class Strategy:
     def steps(self, context: StepsContext) -> Steps:
         """Return first-order steps."""
         if self.config.edges == "drawn":
-            return DrawnEdgesSteps.of(context)
-        return Steps.of(context)
+            return DrawnEdgesSteps(context)
+        return Steps(context)

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.search.gradient.steps import Batches, Steps, StepsContext, parts
+from nas_encoder.search.gradient.steps import ArchitectureLoss, Steps, StepsContext
 from nas_encoder.search.gradient.strategies.base import Strategy
 from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.training.random_state import random_state, set_random_state
+from nas_encoder.training.steps import Batches, parts
 
 
 class Darts(Strategy):
@@ -29,7 +30,7 @@ class Darts(Strategy):
     def steps(self, context: StepsContext) -> Steps:
         """Return the steps of the configured order."""
         if self.config.order == "second":
-            return UnrolledSteps.of(context)
+            return UnrolledSteps(context)
         return super().steps(context)
 
 
@@ -38,8 +39,8 @@ class UnrolledSteps(Steps):
 
     def architecture_step(
         self, batches: Batches, dropout: float, ahead: Batches = (), lr: float = 0.0
-    ) -> float:
-        """Move the architecture on a batch; return the loss at the weights one step ahead.
+    ) -> tuple[float, float]:
+        """Move the architecture; return the loss at the weights one step ahead, and the penalty.
 
         Args:
             batches: Of the architecture's data: one.
@@ -55,27 +56,26 @@ class UnrolledSteps(Steps):
         def weights_loss() -> Tensor:
             set_random_state(state)
             with recomputing():
-                return self._loss(batch_ahead, self.parameters.mixture(), dropout)
+                return self.loss(batch_ahead, self.parameters.mixture(), dropout)[0]
 
-        losses: list[float] = []
+        losses: list[ArchitectureLoss] = []
 
         def architecture_loss() -> Tensor:
-            loss = self.architecture_loss(batch, dropout)
-            losses.append(self.last_loss)
-            return loss
+            losses.append(self.architecture_loss(batch, dropout))
+            return losses[0].tensor
 
         unrolled_gradient(
             weights_loss,
             architecture_loss,
             list(self.network.parameters()),
             list(self.parameters.parameters()),
-            self.weights,
+            self.optimizer,
             lr,
             self._backward,
         )
         self.architecture.step()
         self.architecture.zero_grad(set_to_none=True)
-        return losses[0]
+        return losses[0].value, losses[0].penalty
 
     def _backward(self, loss: Tensor) -> None:
         self.fabric.backward(loss)

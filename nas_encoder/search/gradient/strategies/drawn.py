@@ -15,9 +15,8 @@ from nas_encoder.search.gradient.steps import Steps, StepsContext
 class DrawingSteps(Steps):
     """Steps with a generator, whose state a checkpoint holds."""
 
-    def prepare(self, context: StepsContext, **options: Any) -> None:
-        """Begin to draw."""
-        self.seed = context.seed
+    def __init__(self, context: StepsContext) -> None:
+        super().__init__(context)
         self.generator = torch.Generator().manual_seed(context.seed)
 
     def state(self) -> dict[str, Any]:
@@ -52,7 +51,7 @@ class DrawnEdgesSteps(DrawingSteps):
 
     def score_mixtures(self) -> Iterator[dict[str, Tensor]]:
         """Draw edges for each batch of the validation data, the same in every epoch."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.context.seed)
         while True:
             yield self._mixture(generator)
 

@@ -53,23 +53,21 @@ class STNas(Strategy):
 
     def steps(self, context: StepsContext) -> Steps:
         """Return steps along sampled paths."""
-        candidates = 2 if self.config.paths == 2 else None
-        return SampledSteps.of(
-            context, candidates=candidates, uniform=context.stage.phase == "warmup"
-        )
+        return SampledSteps(context, candidates=2 if self.config.paths == 2 else None)
 
 
 class SampledSteps(DrawingSteps):
-    """Steps along paths that are drawn."""
+    """Steps along paths that are drawn.
 
-    candidates: int | None = None
-    uniform: bool = False
+    Args:
+        context: Of the stage.
+        candidates: Operations that an architecture step compares on an edge; None for all.
+    """
 
-    def prepare(self, context: StepsContext, **options: Any) -> None:
-        """Take the options and begin to draw."""
-        super().prepare(context)
-        self.candidates = options["candidates"]
-        self.uniform = options["uniform"]
+    def __init__(self, context: StepsContext, candidates: int | None) -> None:
+        super().__init__(context)
+        self.candidates = candidates
+        self.uniform = context.stage.phase == "warmup"
 
     def mixture(self) -> dict[str, Paths]:
         """Draw the paths of a step of the weights."""
@@ -89,7 +87,7 @@ class SampledSteps(DrawingSteps):
 
     def score_mixtures(self) -> Any:
         """Draw paths for each batch of the validation data, the same in every epoch."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.context.seed)
         while True:
             yield self._draw(generator)
 

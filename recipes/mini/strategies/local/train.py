@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from nas_encoder import build_encoder, load_genotype
@@ -30,10 +30,15 @@ from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.gradient.steps import ctc_loss
 from nas_encoder.spaces.cells.config import EncoderConfig
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
-from nas_encoder.training.decoding import collapse
+from nas_encoder.training.config import TrainerConfig
+from nas_encoder.training.devices import open_fabric
+from nas_encoder.training.loaders import epoch_of
+from nas_encoder.training.optimizers import one_cycle
+from nas_encoder.training.random_state import part_seed
+from nas_encoder.training.steps import WeightSteps
+from nas_encoder.training.trainer import State, Trainer
 from tools.experiments.match_size import Match, match_size
 
 FRAMES = 1000  # 10 s, for the multiply-adds
@@ -80,9 +85,6 @@ class Training:
         encoder = build_encoder(genotype, **asdict(self.encoder_config))
         self.model = CtcNetwork(encoder, len(self.tokens))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config["max_lr"])
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config["max_lr"], steps, pct_start=0.2, cycle_momentum=False
-        )
         self.train = AsrLoader(
             train,
             self.tokens,
@@ -93,25 +95,43 @@ class Training:
             subsampling_factor=self.encoder_config.subsampling_factor,
         )
         self.test = AsrLoader(test, self.tokens, extractor, max_cuts=config["batch"], shuffle=False)
-        self.step = 0
+        self.losses: list[float] = []
 
     def run(self, checkpoint: Path) -> dict[str, Any]:
         """Train what is left, and return what there is to know.
 
         Args:
-            checkpoint: Goes on from it, writes it after each pass over the data, and deletes it.
+            checkpoint: Goes on from it, and writes it after each pass over the data.
+
+        Raises:
+            DivergedError: The loss or a weight is NaN or infinite.
         """
-        spent, epoch, losses = self._load(checkpoint)
-        began = time.process_time() - spent
-        with tqdm(total=self.steps, initial=self.step, unit="step", disable=None) as bar:
-            while self.step < self.steps:
-                torch.manual_seed(self.seed * 1000 + epoch)
-                self.train.set_epoch(epoch)
-                losses.append(self._epoch(bar))
-                epoch += 1
-                self._save(checkpoint, time.process_time() - began, epoch, losses)
+        count, rates = len(self.train), one_cycle(self.config["max_lr"], self.steps, rising=0.2)
+        fabric = open_fabric(TrainerConfig(accelerator="cpu"))
+        steps = WeightSteps(fabric, self.model, self.optimizer, self.config["grad_clip"])
+        spent = 0.0
+        with tqdm(total=self.steps, unit="step", disable=None) as bar:
+            trainer = Trainer(
+                steps,
+                -(-self.steps // count),
+                lambda epoch, start: itertools.islice(
+                    epoch_of(self.train, epoch, start), self.steps - epoch * count - start
+                ),
+                lambda position: rates[position.epoch * count + position.step],
+                seed=partial(part_seed, self.seed),
+                save=lambda state: self._save(checkpoint, state, time.process_time() - began),
+                show=bar.update,
+            )
+            state = self._load(checkpoint)
+            if state is not None:
+                trainer.restore(state)
+                self.losses, spent = state["losses"], state["seconds"]
+                bar.update(trainer.position.epoch * count)
+            began = time.process_time() - spent
+            for position in trainer.run():
+                self.losses.append(round(position.sums["loss"] / position.sums["steps"], 4))
         seconds = time.process_time() - began
-        error = self.error(self.test)
+        score = steps.score(self.test)
         return {
             "genotype": self.genotype.name,
             "hash": self.genotype.hash,
@@ -121,81 +141,28 @@ class Training:
             "macs_10s": count_macs(self.model.encoder, FRAMES, self.encoder_config.input_size),
             "channels": self.encoder_config.channels,
             "output_size": self.encoder_config.output_size,
-            "losses": losses,
+            "losses": self.losses,
             "training_seconds": round(seconds, 2),
-            **error,
+            "edits": score.edits,
+            "tokens": score.tokens,
+            "cer": score.ter,
         }
-
-    def _epoch(self, bar: Any) -> float:
-        self.model.train()
-        total, count = 0.0, 0
-        for batch in self.train:
-            log_probs, lengths = self.model(batch.features, batch.feature_lengths)
-            loss = ctc_loss(log_probs, lengths, batch)
-            if not bool(torch.isfinite(loss)):
-                raise DataError(
-                    f"training of {self.genotype.name}",
-                    [f"the loss is {float(loss.detach())} in step {self.step + 1}"],
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config["grad_clip"])
-            self.optimizer.step()
-            self.schedule.step()
-            total, count = total + float(loss.detach()), count + 1
-            self.step += 1
-            bar.update()
-            if self.step == self.steps:
-                break
-        return round(total / max(1, count), 4)
-
-    @torch.no_grad()
-    def error(self, batches: Iterable[Any]) -> dict[str, Any]:
-        """Return edits, tokens and the greedy token error rate."""
-        from kaldialign import edit_distance
-
-        self.model.eval()
-        edits = tokens = 0
-        for batch in batches:
-            log_probs, lengths = self.model(batch.features, batch.feature_lengths)
-            for row, length, target, size in zip(
-                log_probs.argmax(-1).tolist(),
-                lengths.tolist(),
-                batch.targets.tolist(),
-                batch.target_lengths.tolist(),
-                strict=True,
-            ):
-                edits += edit_distance(target[:size], collapse(row[:length]))["total"]
-                tokens += size
-        return {"edits": edits, "tokens": tokens, "cer": 100.0 * edits / max(1, tokens)}
 
     def _key(self) -> str:
         return f"{self.genotype.hash} {self.seed} {self.steps} {self.encoder_config}"
 
-    def _save(self, path: Path, seconds: float, epoch: int, losses: list[float]) -> None:
-        save_checkpoint(
-            path,
-            {
-                "key": self._key(),
-                "step": self.step,
-                "seconds": seconds,
-                "epoch": epoch,
-                "losses": losses,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-            },
-        )
+    def _save(self, path: Path, state: State, seconds: float) -> None:
+        more = {"key": self._key(), "seconds": seconds, "losses": self.losses}
+        save_checkpoint(path, {**state, **more})
 
-    def _load(self, path: Path) -> tuple[float, int, list[float]]:
+    def _load(self, path: Path) -> State | None:
         state = load_checkpoint(path, of="a training", unsealed=True)
         if state is None or state["key"] != self._key():
-            return 0.0, 0, []
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step = int(state["step"])
-        return float(state["seconds"]), int(state["epoch"]), list(state["losses"])
+            return None
+        if "model" in state:  # of the first version
+            state |= {"position": {"epoch": state["epoch"]}, "random": []}
+            state |= {"network": state["model"], "weights_optimizer": state["optimizer"]}
+        return state
 
 
 def read_config(path: Path) -> dict[str, Any]:

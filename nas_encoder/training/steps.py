@@ -1,0 +1,212 @@
+"""Steps of a network's weights on CTC, and its score.
+
+B batch, T' output frames, V tokens with the blank, U target length.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from nas_encoder.data import Batch
+from nas_encoder.training.decoding import greedy
+from nas_encoder.training.devices import average_gradients, mean_over_processes
+from nas_encoder.training.diverged import DivergedError
+
+Batches = Batch | Sequence[Batch]
+# (log-probabilities (B, T', V), output frames (B,), the batch) -> loss
+Objective = Callable[[Tensor, Tensor, Batch], Tensor]
+
+
+def parts(batches: Batches) -> list[tuple[Batch, float]]:
+    """Return each batch with its share of the utterances of all."""
+    listed = [batches] if isinstance(batches, Batch) else list(batches)
+    total = sum(batch.size for batch in listed)
+    return [(batch, batch.size / total) for batch in listed]
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = "mean") -> Tensor:
+    """Return the mean over utterances of CTC loss per token.
+
+    Args:
+        log_probs: (B, T', V).
+        lengths: (B,) output frames.
+        batch: Its targets (B, U) and their lengths.
+        reduction: ``sum`` for the sum over utterances of the loss of all their tokens; ``none``
+            for that of each, (B,).
+    """
+    loss: Tensor = F.ctc_loss(
+        log_probs.transpose(0, 1),  # (T', B, V)
+        batch.targets,
+        lengths,
+        batch.target_lengths,
+        blank=0,
+        reduction=reduction,
+    )
+    return loss
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network recognizes.
+
+    Attributes:
+        loss: Mean over utterances of the loss per token.
+        utterance_loss: Mean loss of an utterance, in nats.
+        edits: Between transcripts and hypotheses.
+        tokens: Of the transcripts.
+    """
+
+    loss: float
+    utterance_loss: float
+    edits: int
+    tokens: int
+
+    @property
+    def ter(self) -> float:
+        """Token error rate in %."""
+        return 100.0 * self.edits / max(1, self.tokens)
+
+
+class WeightSteps:
+    """Moves the weights of one network.
+
+    Args:
+        fabric: Device, precision and backward.
+        network: With ``forward(x, lengths)``; see :class:`~nas_encoder.network.ctc.CtcNetwork`.
+        optimizer: Of its weights.
+        grad_clip: Largest norm of their gradient; 0 for no limit.
+        objective: The loss.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        grad_clip: float = 0.0,
+        objective: Objective = ctc_loss,
+    ) -> None:
+        self.fabric = fabric
+        self.network = network
+        self.optimizer = optimizer
+        self.grad_clip = grad_clip
+        self.objective = objective
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What the steps move."""
+        return (self.network,)
+
+    def mixture(self) -> Any:
+        """Return what the network chooses by in a step of its weights; None without choices."""
+        return None
+
+    def score_mixtures(self) -> Iterator[Any]:
+        """Yield what the network chooses by for each batch that is scored."""
+        return itertools.repeat(None)
+
+    def weight_step(self, batches: Batches, lr: float, dropout: float = 0.0) -> float:
+        """Move the weights; return the loss before.
+
+        Args:
+            batches: One, or several whose gradients are added up.
+            lr: Learning rate.
+            dropout: After regularized operations, of a supernet.
+
+        Raises:
+            DivergedError: The loss is NaN or infinite; nothing has moved.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch, part in parts(batches):
+            with torch.no_grad():
+                mixture = self.mixture()
+            loss, value = self.loss(batch, mixture, dropout)
+            self.fabric.backward(part * loss)
+            total += part * value
+        self.synchronize(self.network)
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+        self.optimizer.step()
+        return total
+
+    def loss(self, batch: Batch, mixture: Any, dropout: float) -> tuple[Tensor, float]:
+        """Return the loss on a batch, and as a number its mean over processes.
+
+        Each process has the mean over its own utterances, so it is weighed by their number.
+
+        Raises:
+            DivergedError: It is NaN or infinite.
+        """
+        self.network.train()
+        log_probs, lengths = self._forward(batch, mixture, dropout)
+        loss = self.objective(log_probs, lengths, batch)
+        if batch.total is not None:
+            loss = loss * (self.fabric.world_size * len(batch) / batch.total)
+        value = float(mean_over_processes(self.fabric, loss.detach()))
+        # In all processes or in none, or the others would wait for one that has stopped.
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the loss is {float(loss.detach())} on the batch of {', '.join(batch.ids[:4])}"
+                f"{' ...' if len(batch.ids) > 4 else ''}; lower weights.lr, or look at that data",
+                batch,
+            )
+        return loss, value
+
+    def synchronize(self, module: nn.Module) -> None:
+        """Average gradients over processes."""
+        average_gradients(self.fabric, module.parameters())
+
+    @torch.no_grad()
+    def score(
+        self,
+        batches: Iterable[Batch],
+        decode: Callable[[Tensor], list[int]] = greedy,
+        spell: Callable[[list[int]], list[Any]] = list,
+    ) -> Score:
+        """Score the network in evaluation mode.
+
+        Args:
+            batches: Of an epoch.
+            decode: Log-probabilities (T', V) -> tokens.
+            spell: Tokens -> what is compared.
+        """
+        from kaldialign import edit_distance
+
+        self.network.eval()
+        edits, tokens, total, summed, utterances = 0, 0, 0.0, 0.0, 0
+        for host_batch, mixture in zip(batches, self.score_mixtures(), strict=False):
+            batch = host_batch.to(self.fabric.device)
+            log_probs, lengths = self._forward(batch, mixture)
+            total += float(ctc_loss(log_probs, lengths, batch)) * len(batch)
+            summed += float(ctc_loss(log_probs, lengths, batch, "sum"))
+            utterances += len(batch)
+            for row, frames, target, size in zip(
+                log_probs.cpu(),
+                lengths.tolist(),
+                batch.targets.tolist(),
+                batch.target_lengths.tolist(),
+                strict=True,
+            ):
+                hypothesis = spell(decode(row[:frames]))
+                edits += int(edit_distance(spell(target[:size]), hypothesis)["total"])
+                tokens += size
+        count = max(1, utterances)
+        return Score(total / count, summed / count, edits, tokens)
+
+    def _forward(self, batch: Batch, mixture: Any, *dropout: float) -> tuple[Tensor, Tensor]:
+        choice = () if mixture is None else (mixture, *dropout)
+        with self.fabric.autocast():
+            log_probs, lengths = self.network(batch.features, batch.feature_lengths, *choice)
+        return log_probs, lengths
