@@ -1,6 +1,7 @@
 # Stages of every recipe that compares a searched encoder with others: trainings that take as long
-# as the searched one's, and the table. The including Snakefile sets TIME_STAGE, RESULTS_STAGE,
-# SCRIPTS (the package of its local/) and REFERENCE (Kaldi text of the test set).
+# as the searched one's, and the table. The including Snakefile sets TRAIN_STAGE, TIME_STAGE and
+# RESULTS_STAGE, SCRIPTS (the package of its local/), REFERENCE (Kaldi text of the test set) and
+# DECODED (what decoding a run leaves behind). Its rule `train` is for the CONDITIONS.
 SYSTEMS = config["systems"].split()
 SEARCHED, *OTHERS = SYSTEMS
 
@@ -27,6 +28,15 @@ def of_all_runs(pattern):
         at_equal_time(system, pattern) for system in OTHERS
     ]
 
+
+CONDITIONS = [
+    condition
+    for condition, number, targets in (
+        ("epochs", TRAIN_STAGE, expand("costs/train/epochs/{system}.json", system=SYSTEMS)),
+        ("time", TIME_STAGE, [at_equal_time(name, "costs/train/{}.json") for name in OTHERS]),
+    )
+    if stage(number, *targets)
+]
 
 if stage(TIME_STAGE):
 
