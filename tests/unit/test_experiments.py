@@ -215,11 +215,12 @@ def test_what_cannot_be_gone_on_with_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    script = "mkdir -p model; test ! -e model/bad || exit 1; "
-    script += "test -e ok || { touch model/bad ok; exit 1; }; touch model/two"
+    script = "mkdir -p model; test ! -e model/bad || { echo it is bad; exit 1; }; "
+    script += "test -e ok || { touch model/bad ok; exit 1; }; echo anew; touch model/two"
     failure(script)
     run(script)
     assert "begins anew" in capsys.readouterr().err
+    assert Path("log/train/a.log").read_text() == "it is bad\nanew\n"
     # Whoever went on and then failed has nothing wrong with its checkpoint.
     script = "mkdir -p model; touch model/kept; echo INFO: 2/3epoch started; exit 1"
     failure(script)

@@ -87,6 +87,8 @@ class Job:
         if self.state_path.is_file():
             self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
         goes_on = self.state.get("key") == self.key and self.folder.exists()
+        if not goes_on:
+            self.log.unlink(missing_ok=True)
         status, progress = self._session(goes_on)
         # Who was killed while it wrote its checkpoint cannot read it, and does not get to begin;
         # who has lost what it made takes itself for finished.
@@ -124,7 +126,7 @@ class Job:
         before, began = _children(), time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with (
-            self.log.open("ab" if goes_on else "wb", buffering=0) as log,
+            self.log.open("ab", buffering=0) as log,
             subprocess.Popen(
                 [BASH, "-c", 'exec "$0" "$@"', *self.command],
                 stdin=subprocess.DEVNULL,
