@@ -21,11 +21,11 @@ from nas_encoder.network.inputs import check_inputs
 from nas_encoder.ops.masking import apply_mask, strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.cell import State, build_preprocess
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.stem import Stem
 
-Alive = Mapping[str, Sequence[Sequence[str]]]
+Candidates = Mapping[str, Sequence[Sequence[str]]]
 Paths = Mapping[str, Tensor]  # kind of cell -> (E,) place of the sampled operation
 
 
@@ -221,8 +221,8 @@ class PlainSupernet(nn.Module):
 
     def __init__(
         self,
-        alive: Alive,
-        config: EncoderConfig,
+        alive: Candidates,
+        config: CellConfig,
         nodes: int,
         vocabulary: int,
         regularized: Sequence[str] = (),

@@ -18,47 +18,44 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.cli.main import main as nas_encoder
+from nas_encoder.common.problems import Problems
 from nas_encoder.common.resources import conf_root
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.choices.parameters import all_alive
 from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.tabular import list_tables
 from nas_encoder.search.tabular.build import TableBuilder
 from nas_encoder.search.tabular.store import TableFile
-from nas_encoder.spaces import get_space
-from nas_encoder.spaces.nasbench_asr.architecture import SPACE as NODES
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces import SearchSpace, get_space
 
 STRATEGIES = ("darts", "stnas")
 CHAINS = {"channels": 64, "output_size": 64, "dropout": 0.0}
 
 
+def _problems(space: SearchSpace, layers: int, section: Any) -> Problems:
+    found = Problems()
+    space.check_layers(layers, section, "layers", found)
+    return found
+
+
 def gradient_config(strategy: str, epochs: int, table: TableConfig) -> SearchConfig:
     """Return a search of the size of a table's networks; half of its epochs warm up."""
-    options = {"input_size": table.features.num_mel_bins, **table.network}
-    network: ChainConfig | NasBenchConfig
-    if table.space == NODES:
-        network = NasBenchConfig.from_dict(options)
-        if network.conv_groups or network.block_filters:
-            raise ConfigError(
-                f"table {table.name}",
-                ["network: a search knows no 'conv_groups' and no 'block_filters'"],
-            )
-        layers = sum(network.block_cells)
-        shared = {"block_cells": list(network.block_cells), "lstm_size": network.lstm_size}
-    else:
-        layers, shared = 6, {}
-        network = ChainConfig.from_dict(options, layers)
-    shared |= {"output_size": network.output_size, "deltas": network.deltas}
-    operations = len(next(iter(all_alive(get_space(table.space)).values()))[0])
+    space = get_space(table.space)
+    network: Any = space.options.from_dict(
+        {"input_size": table.features.num_mel_bins, **table.network}
+    )
+    names = [item.name for item in fields(space.section)]
+    if unknown := sorted(set(table.network) - {*names, "channels", "dropout", "layers"}):
+        raise ConfigError(f"table {table.name}", [f"network: a search knows no {unknown}"])
+    shared = {name: getattr(network, name) for name in names}
+    layers = next(n for n in range(3, 1025) if not _problems(space, n, network))
+    operations = len(next(iter(space.first_candidates().values()))[0])
     size = {
         "layers": layers,
         "channels": network.channels,

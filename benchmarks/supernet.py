@@ -37,8 +37,9 @@ from supernet_sides import Forward as Forward  # its test asks this module for i
 
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import quiet_clock, seconds_of
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
 from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
 
@@ -55,13 +56,17 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
     """Measure one stage on both sides."""
     alive = choices(args.space, keep)
     nodes = get_space(args.space).nodes
-    config = EncoderConfig(args.bins, args.channels, layers, 512)
+    config = CellConfig(args.bins, args.channels, layers, 512)
     torch.manual_seed(0)
-    arguments = (alive, config, nodes, VOCABULARY, REGULARIZED)
+    build = SampledSupernet if one_path else Supernet
     sides = {
-        "plain": Side(PlainSupernet(*arguments), alive, True, args),
+        "plain": Side(
+            PlainSupernet(alive, config, nodes, VOCABULARY, REGULARIZED), alive, True, args
+        ),
         # What the search itself runs: one path has a supernet of its own.
-        "ours": Side((SampledSupernet if one_path else Supernet)(*arguments), alive, False, args),
+        "ours": Side(
+            CtcNetwork(build(alive, config, nodes, REGULARIZED), VOCABULARY), alive, False, args
+        ),
     }
     batch = make_batch(args, alive, one_path)
     device = torch.device(args.device)

@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from step_cost import begin_peak, end_peak
 from torch import Tensor, nn
 
-from nas_encoder.network.choices.parameters import KINDS, Alive, ArchitectureParameters, edge_list
+from nas_encoder.common.choices import Candidates
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.choices.straight_through import Paths
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.ops.masking import reduced_lengths
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.space import KINDS, edge_list
 from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
 
 VOCABULARY = 1434  # 1394 syllables, 39 phones, blank
@@ -41,6 +44,8 @@ class Forward(nn.Module):
         self.network = network
         self.dropout = dropout
         self.padded = padded
+        if isinstance(network, CtcNetwork):
+            network.encoder.graphs_are_padded = padded
         self.half = half
 
     def forward(self, x: Tensor, lengths: Tensor, normal: Any, reduction: Any) -> Tensor:
@@ -48,7 +53,7 @@ class Forward(nn.Module):
         weights = {"normal": normal, "reduction": reduction}
         # Casts kept from one pass to the next would be captured once and never renewed.
         with torch.autocast(x.device.type, torch.bfloat16, self.half, cache_enabled=False):
-            log_probs, _ = self.network(x, lengths, weights, self.dropout, padded=self.padded)
+            log_probs, _ = self.network(x, lengths, weights, self.dropout)
         result: Tensor = log_probs
         return result
 
@@ -56,7 +61,7 @@ class Forward(nn.Module):
 class Side:
     """A supernet and its two steps."""
 
-    def __init__(self, network: nn.Module, alive: Alive, plain: bool, args: Any) -> None:
+    def __init__(self, network: nn.Module, alive: Candidates, plain: bool, args: Any) -> None:
         self.device = torch.device(args.device)
         self.network = network.to(self.device).train()
         self.parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
@@ -67,7 +72,7 @@ class Side:
         self.architecture = torch.optim.Adam(
             self.parameters.parameters(), 6e-4, (0.5, 0.999), weight_decay=1e-3
         )
-        self.factor = EncoderConfig().subsampling_factor
+        self.factor = CellConfig().subsampling_factor
         half = self.device.type == "cuda" and args.precision == "bf16"
         self.eager = Forward(network, args.dropout, args.padded, half)
         # Paths change from step to step, which no graph can follow.
@@ -173,7 +178,7 @@ class Batch:
     active: dict[str, tuple[int, ...]] | None
 
 
-def make_batch(args: Any, alive: Alive, one_path: bool) -> Batch:
+def make_batch(args: Any, alive: Candidates, one_path: bool) -> Batch:
     """Return a batch of ``--batch`` utterances, of equal length but for --padded."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.full((args.batch,), args.frames)
@@ -199,7 +204,7 @@ def make_batch(args: Any, alive: Alive, one_path: bool) -> Batch:
     )
 
 
-def choices(space: str, keep: int) -> Alive:
+def choices(space: str, keep: int) -> Candidates:
     """Return random choices of ``keep`` operations on each edge, as pruning leaves them."""
     operations = get_space(space).operations
     rng = random.Random(keep)

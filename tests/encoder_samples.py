@@ -6,11 +6,11 @@ import random
 from typing import Any
 
 import torch
+from choice_samples import CELL_SPACE_OPERATIONS
 from torch import Tensor, nn
 
 from nas_encoder import Genotype, build_encoder, list_genotypes, load_genotype
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 EVERY = list_genotypes()  # of the zoo
 ZOO = [name for name in EVERY if load_genotype(name).space in CELL_SPACE_OPERATIONS]

@@ -7,14 +7,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+from choice_samples import all_candidates
+
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.choices.parameters import KINDS, all_alive
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.derive import derive_cell
 from nas_encoder.search.gradient.strategies.pdarts import PDarts
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.space import KINDS, derive_cell
 
 CONFIG = SearchConfig.from_dict(
     {
@@ -42,12 +43,12 @@ def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) ->
     about |= {"commit": "abc123", "machine": "a machine", "config": "small", **run}
     folder.begin(CONFIG, about, resume=False)
     strategy, rng = PDarts(CONFIG), random.Random(0)
-    alive = all_alive(SPACE)
+    alive = all_candidates(SPACE)
     records: list[EpochRecord] = []
     for number in range(epochs):
         stage, epoch = divmod(number, 2)
         if number == 2:
-            alive = strategy.next_alive(0, records[-1].probabilities)
+            alive = strategy.next_candidates(0, records[-1].probabilities)
         table = {kind: [softmax(edge, sharpness, rng) for edge in alive[kind]] for kind in KINDS}
         genotype = derived(table)
         record = EpochRecord(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 EXAMPLES = """examples:
@@ -90,13 +91,16 @@ def run(args: argparse.Namespace) -> int:
     """Measure; print the table."""
     from nas_encoder.deploy.latency import BenchSettings
     from nas_encoder.errors import ConfigError
-    from nas_encoder.spaces.cells.config import EncoderConfig
+    from nas_encoder.genotype import load_genotype
+    from nas_encoder.spaces import get_space
 
     if args.operations == bool(args.genotypes):
         raise ConfigError("bench", ["give either --operations or genotypes"])
     sizes = _sizes(args)
-    space, frames = sizes.pop("space"), sizes.pop("frames")
-    config = EncoderConfig.from_dict(sizes, "bench")
+    space, frames = get_space(sizes.pop("space")), sizes.pop("frames")
+    genotypes = [load_genotype(name) for name in args.genotypes]
+    measured = [get_space(genotype.space) for genotype in genotypes] or [space]
+    options = [own.options.from_dict(sizes, "bench") for own in measured]
     settings = BenchSettings(
         args.device,
         args.threads,
@@ -107,58 +111,70 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
     )
     problems = settings.problems()
-    if not config.subsampling_factor <= frames <= 10**6:
-        problems.append(f"frames: must be in {config.subsampling_factor}..1000000, got {frames}")
+    shortest = max(own.subsampling_factor for own in options)
+    if not shortest <= frames <= 10**6:
+        problems.append(f"frames: must be in {shortest}..1000000, got {frames}")
     if problems:
         raise ConfigError("bench", problems)
     if args.operations:
-        return _measure_operations(args, space, config, frames, settings)
-    return _measure_genotypes(args, config, frames, settings)
+        return _measure_operations(args, space, options[0], frames, settings)
+    from nas_encoder.common.provenance import environment
+    from nas_encoder.deploy.latency import measure_network
+
+    rows = []
+    for name, genotype, own in zip(args.genotypes, genotypes, options, strict=True):
+        ms = measure_network(genotype, own, frames, settings)
+        rows.append({"genotype": name, "hash": genotype.hash, "ms": round(ms, 3)})
+    if args.json:
+        about = {"frames": frames, "device": args.device, "threads": args.threads}
+        print(json.dumps({"networks": rows, **about, "environment": environment()}))
+    else:
+        print("\n".join(f"{row['ms']:9.3f} ms  {row['genotype']}" for row in rows))
+    return 0
 
 
 def _sizes(args: argparse.Namespace) -> dict[str, Any]:
     sizes = dict(_SIZES)
     if args.config is not None:
         from nas_encoder.search import load_search_config
+        from nas_encoder.spaces import get_space
 
         search = load_search_config(args.config, args.settings)
-        objective, network = search.objective, search.network
+        objective, space = search.objective, get_space(search.space)
+        network = search.encoder_config(search.stages[-1])
         sizes = {
-            "space": search.space,
-            "layers": objective.cell_size[0],
-            "channels": objective.cell_size[1],
-            "input_size": search.features.num_mel_bins,
-            "output_size": network.output_size,
-            "stem_stride": network.stem_stride,
-            "hidden_sizes": network.hidden_sizes,
-            "deltas": network.deltas,
+            **asdict(space.target_options(network, objective.layers, objective.channels)),
+            "space": space.name,
             "frames": round(objective.seconds / search.features.frame_shift),
         }
     elif args.settings:
         from nas_encoder.errors import ConfigError
 
         raise ConfigError("--set", ["changes a search config: give --config too"])
-    given = {name: getattr(args, name) for name in sizes if getattr(args, name) is not None}
+    given = {name: value for name in _SIZES if (value := getattr(args, name)) is not None}
     return sizes | {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
 def _measure_operations(
-    args: argparse.Namespace, space: str, config: Any, frames: int, settings: Any
+    args: argparse.Namespace, space: Any, options: Any, frames: int, settings: Any
 ) -> int:
     from tqdm import tqdm
 
     from nas_encoder.deploy.latency import measure_table
     from nas_encoder.errors import ConfigError
-    from nas_encoder.spaces import get_space
-    from nas_encoder.spaces.cells.pieces import CellNetwork
-    from nas_encoder.spaces.cells.space import CellSpace
+    from nas_encoder.spaces.base import LATENCY
 
-    cells = get_space(space)
-    if not isinstance(cells, CellSpace):
-        raise ConfigError("--space", [f"'{space}' has no 2-D cells, whose pieces can be measured"])
-    network = CellNetwork(config, frames, cells.nodes)
+    if LATENCY not in space.features:
+        raise ConfigError(
+            "--space", [f"'{space.name}' has no 2-D cells, whose pieces can be measured"]
+        )
     table = measure_table(
-        network, cells, settings, args.output, lambda items, title: iter(tqdm(items, desc=title))
+        space,
+        options,
+        frames,
+        settings,
+        args.output,
+        lambda items, title: iter(tqdm(items, desc=title)),
     )
     if args.json:
         print(json.dumps({"output": args.output, **table.to_dict()}))
@@ -169,22 +185,4 @@ def _measure_operations(
     for check in table.checks:
         print(f"whole network {check['network_ms']:.2f} ms, its pieces {check['sum_ms']:.2f} ms")
     print(f"sums are multiplied by {table.scale:.3f}; {args.output}")
-    return 0
-
-
-def _measure_genotypes(args: argparse.Namespace, config: Any, frames: int, settings: Any) -> int:
-    from nas_encoder.common.provenance import environment
-    from nas_encoder.deploy.latency import measure_network
-    from nas_encoder.genotype import load_genotype
-
-    rows = []
-    for name in args.genotypes:
-        genotype = load_genotype(name)
-        ms = measure_network(genotype, config, frames, settings)
-        rows.append({"genotype": name, "hash": genotype.hash, "ms": round(ms, 3)})
-    if args.json:
-        about = {"frames": frames, "device": args.device, "threads": args.threads}
-        print(json.dumps({"networks": rows, **about, "environment": environment()}))
-    else:
-        print("\n".join(f"{row['ms']:9.3f} ms  {row['genotype']}" for row in rows))
     return 0

@@ -7,6 +7,7 @@ the sizes given here; the defaults are the smallest network of the paper (17 cel
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import textwrap
 from typing import Any
@@ -14,10 +15,8 @@ from typing import Any
 from nas_encoder.cli.zoo import kind_title, provenance_line
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.spaces.cells.architecture import CellArchitecture
-from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
-from nas_encoder.spaces.picture import architecture_lines, save_picture
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.picture import save_picture
 
 EXAMPLES = """examples:
   nas-encoder show asrnet_b
@@ -85,7 +84,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         ConfigError: A size is out of range.
     """
     from nas_encoder.network import build_encoder
-    from nas_encoder.network.complexity import count_macs, count_parameters
+    from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
 
     options = {
         "input_size": args.input_size,
@@ -109,73 +108,38 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
             "frame_ms": factor * args.frame_shift,
             "frames_per_second": 1000 / (factor * args.frame_shift),
         },
-        "parts": parts(encoder),
+        "parts": encoder.parts(),
     }
     if args.classes is not None:
         layer = encoder.output_size * args.classes
         costs["classes"] = args.classes
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
         costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
-    if isinstance(genotype.architecture, (CellArchitecture, ChainArchitecture, SkipArchitecture)):
-        costs["receptive_field"] = _receptive_field(genotype, encoder, args.frame_shift)
+    with contextlib.suppress(ConfigError):  # some have no bound
+        field, shift = receptive_field(genotype, encoder.config), args.frame_shift
+        costs["receptive_field"] = {
+            "frames": field.frames,
+            "left_frames": field.left,
+            "right_frames": field.right,
+            "ms": field.frames * shift,
+            "left_ms": field.left * shift,
+            "right_ms": field.right * shift,
+        }
     return costs
 
 
-def parts(encoder: Any) -> list[dict[str, Any]]:
-    """Return the parameters of each part; cells that are alike and in a row make one part."""
-    from nas_encoder.network.complexity import count_parameters
-    from nas_encoder.spaces.cells.config import EncoderConfig
-
-    rows: list[dict[str, Any]] = []
-    for name, child in encoder.named_children():
-        if name != "cells" or not isinstance(encoder.config, EncoderConfig):
-            rows.append({"part": name, "parameters": count_parameters(child)})
-            continue
-        first, last = encoder.config.reductions
-        run: dict[str, Any] = {}
-        for index, cell in child.named_children():
-            number = int(index)
-            reduction = number in (first, last)
-            group = (reduction, sum(number >= place for place in (first, last)))
-            if run.get("group") != group:
-                kind = "reduction" if reduction else "normal"
-                channels = encoder.config.channels * 2 ** group[1]
-                run = {
-                    "group": group,
-                    "part": kind,
-                    "first": number + 1,
-                    "channels": channels,
-                    "cells": 0,
-                    "parameters": 0,
-                }
-                rows.append(run)
-            run["last"] = number + 1
-            run["cells"] += 1
-            run["parameters"] += count_parameters(cell)
-    return [{key: row[key] for key in row if key != "group"} for row in rows]
-
-
-def _receptive_field(genotype: Genotype, encoder: Any, shift: float) -> dict[str, Any]:
-    from nas_encoder.network.complexity import receptive_field
-
-    reach = receptive_field(genotype, encoder.config)
-    return {
-        "frames": reach.frames,
-        "left_frames": reach.left,
-        "right_frames": reach.right,
-        "ms": reach.frames * shift,
-        "left_ms": reach.left * shift,
-        "right_ms": reach.right * shift,
-    }
-
-
 def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -> list[str]:
+    space = get_space(genotype.space)
+    options = space.options.from_dict(costs["network"], "show", genotype.architecture)
+    legend, size = space.legend(genotype.architecture, options)
     lines = [
         f"{genotype.name}   space {genotype.space}   hash {genotype.hash}",
         *textwrap.wrap(f"{kind_title(genotype)}: {provenance_line(genotype)}", 96),
         "",
-        *architecture_lines(genotype),
-        *_legend(genotype, args),
+        *space.lines(genotype.architecture),
+        legend,
+        "",
+        size,
     ]
     parameters, macs, output = costs["parameters"], costs["multiply_adds"], costs["output"]
     rows = [("parameters", f"{_mega(parameters['encoder'])} encoder")]
@@ -211,30 +175,6 @@ def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -
     if args.plot:
         lines += ["", f"drawn into {args.plot}"]
     return lines
-
-
-def _legend(genotype: Genotype, args: argparse.Namespace) -> list[str]:
-    if isinstance(genotype.architecture, ChainArchitecture):
-        blocks = len(genotype.architecture.blocks)
-        return [
-            "(c: frames of context to either side, d: their distance; the --layers of a chain are "
-            "those above)",
-            "",
-            f"network of {blocks} blocks, {args.channels} channels, {args.input_size} features",
-        ]
-    if isinstance(genotype.architecture, SkipArchitecture):
-        return [
-            "(0: the cell's input, the other numbers its nodes; the last one is the cell's output)",
-            "",
-            f"network of 18 cells in 4 blocks, {args.channels} channels in the first, "
-            f"{args.input_size} features; the published size is --channels 600 --input-size 80",
-        ]
-    return [
-        "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its nodes)",
-        "",
-        f"network of {args.layers} cells, {args.channels} channels, {args.input_size} features, "
-        f"stem stride {args.stem_stride[0]} x {args.stem_stride[1]}",
-    ]
 
 
 def _part_title(part: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from nas_encoder.errors import InputError, UtteranceTooShortError
 from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
 from nas_encoder.espnet.options import CONDITIONING, build_baseline_network, build_nas, signature
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 Taps: TypeAlias = list[tuple[int, Tensor]]
@@ -153,7 +153,7 @@ class NASEncoder(NetworkEncoder):
         interctc_layer_idx: Cells, counted from 1, for InterCTC; they must follow the second
             reduction cell.
         interctc_use_conditioning: Self-conditioned CTC at those cells.
-        **options: The fields of :class:`~nas_encoder.spaces.cells.config.EncoderConfig`,
+        **options: The fields of :class:`~nas_encoder.spaces.cells.config.CellConfig`,
             for example ``channels``, ``layers``, ``output_size``, ``stem_stride``, ``dropout``,
             ``drop_path``.
 
@@ -162,7 +162,7 @@ class NASEncoder(NetworkEncoder):
     """
 
     __signature__ = signature(
-        EncoderConfig, inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        CellConfig, inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     )
 
     def __init__(

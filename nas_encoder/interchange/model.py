@@ -16,7 +16,7 @@ from nas_encoder.errors import CheckpointError, MissingDependencyError, Problems
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 from nas_encoder.network import build_encoder
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.tables import BASELINES, NAS
 
@@ -226,7 +226,7 @@ def own_options(
     Raises:
         ProblemsError: The genotype is missing or invalid.
     """
-    configs = [EncoderConfig if kind == NAS else BASELINES[kind].Config]
+    configs = [CellConfig if kind == NAS else BASELINES[kind].Config]
     if kind == NAS:
         configs.append(NasBenchConfig)  # what only the networks of some spaces have
     fields = {f.name for c in configs for f in dataclasses.fields(c)} - {"taps", "conditioning"}

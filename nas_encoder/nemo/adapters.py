@@ -10,7 +10,6 @@ from nemo.core.classes.mixins import adapter_mixins
 from torch import Tensor, nn
 
 from nas_encoder.ops.masking import apply_mask
-from nas_encoder.spaces.cells.cell import State
 
 POINTS = "adapter_points"
 
@@ -44,10 +43,11 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
 
     def after(self, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """Run the enabled adapters on a cell's State or on a block's (B, T, C)."""
-        if isinstance(output, State):
-            value = output.value.permute(0, 2, 3, 1)  # (B, C, T, F) -> (B, T, F, C)
-            value = self.mixin.forward_enabled_adapters(value).permute(0, 3, 1, 2)
-            return State(apply_mask(value, output.mask), output.mask)
+        if isinstance(output, tuple):  # a feature map and its mask
+            image, mask = output
+            image = self.mixin.forward_enabled_adapters(image.permute(0, 2, 3, 1))  # (B, T, F, C)
+            state: Any = type(output)
+            return state(apply_mask(image.permute(0, 3, 1, 2), mask), mask)
         adapted: Tensor = self.mixin.forward_enabled_adapters(output)
         mask = inputs[1]
         # The layers of a chain rely on zeros in padding frames: (B, T, 1), 1 in valid ones. The

@@ -37,7 +37,7 @@ from nas_encoder.nemo.options import (
 )
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 
@@ -218,7 +218,7 @@ class NASEncoder(NetworkEncoder):
         genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
             model's config, and so every checkpoint, holds the mapping.
         d_model: D.
-        options: The other fields of :class:`~nas_encoder.spaces.cells.config.EncoderConfig`, for
+        options: The other fields of :class:`~nas_encoder.spaces.cells.config.CellConfig`, for
             example ``channels``, ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
         leftovers: Options of another encoder of NeMo's; each is ignored with a warning, but
             those that say which output width the decoder expects.
@@ -227,7 +227,7 @@ class NASEncoder(NetworkEncoder):
         ConfigError: It lists everything that is wrong with the genotype and the options.
     """
 
-    __signature__ = signature(EncoderConfig)
+    __signature__ = signature(CellConfig)
 
     def __init__(self, **options: Any) -> None:
         network, warnings = build_nas(plain(options))
@@ -243,7 +243,7 @@ class NASEncoder(NetworkEncoder):
         """
         genotype = options.get("genotype")
         document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
-        return {"genotype": document.to_dict(), **widths(options, EncoderConfig)}
+        return {"genotype": document.to_dict(), **widths(options, CellConfig)}
 
     def extra_repr(self) -> str:
         """Name the genotype in the model's summary, with where it comes from."""

@@ -21,7 +21,7 @@ from torch import nn
 from nas_encoder.baselines import BASELINES, build_baseline
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.network.factory import try_build_encoder
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.tables import encoder_targets
 
@@ -50,7 +50,7 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     Raises:
         ConfigError: It lists all problems of the genotype and of the options.
     """
-    own, warnings, found = split(options, EncoderConfig)
+    own, warnings, found = split(options, CellConfig)
     genotype = own.pop("genotype", None)
     network, of_genotype, of_options = try_build_encoder(
         DEFAULT_GENOTYPE if genotype is None else genotype, own
@@ -140,7 +140,7 @@ def widths(options: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
 def option_names(config: type[Any]) -> list[str]:
     """Return the names of our options in NeMo's words."""
     fields = [field.name for field in dataclasses.fields(config)]
-    if config is EncoderConfig:
+    if config is CellConfig:
         # What only the networks of some spaces have; those of the others refuse it.
         more = [field.name for field in dataclasses.fields(NasBenchConfig)]
         fields = ["genotype", *fields, *(name for name in more if name not in fields)]

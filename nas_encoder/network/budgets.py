@@ -61,11 +61,6 @@ class ObjectiveConfig(Declared):
     seconds: float = option(10.0, number(0.1, 3600))
 
     @property
-    def cell_size(self) -> tuple[int, int]:
-        """Cells and initial channels of the target, in a space of cells."""
-        return self.layers or 17, self.channels or 24
-
-    @property
     def budgets(self) -> dict[str, float]:
         """The budgets that are given, by quantity."""
         given = {name: getattr(self, name) for name in UNITS}

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.network.choices.parameters import Alive
 from nas_encoder.network.complexity import count_parameters
 
 Cost = dict[str, float]
@@ -55,14 +54,17 @@ class RowCosts:
         return self._fixed[name] + sum(rows)
 
     def expected(
-        self, weights: Mapping[str, Tensor], alive: Alive, edges: Mapping[str, Tensor] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        candidates: Candidates,
+        edges: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the expected costs; each row's operation is drawn from its probabilities.
 
         There are no edges to take here.
         """
         probabilities = weights[self._kind].double()
-        names = alive[self._kind]
+        names = candidates[self._kind]
         counted = [[float(op not in self._never) for op in own] for own in names]
         # In double precision no probability is quite zero, however sure the others are.
         kept = probabilities.clamp(min=_TINY) * probabilities.new_tensor(counted)
@@ -83,8 +85,7 @@ def total(costs: Sequence[Cost]) -> Cost:
 
 def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
     """Return what a module costs on inputs, which may be on the device ``meta``."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs)
     return {
         "parameters": float(count_parameters(module)),
@@ -92,14 +93,13 @@ def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
     }
 
 
-def refuse_latency(config: ObjectiveConfig, space: str) -> None:
+def refuse_latency(space: str) -> None:
     """Refuse a budget of latency, for which there is no measurement here.
 
     Raises:
-        ConfigError: One is asked for.
+        ConfigError: Always.
     """
-    if config.latency_ms is not None or config.table is not None:
-        raise ConfigError(
-            "objective.latency_ms",
-            [f"is for spaces of cells, the operations of '{space}' are not measured"],
-        )
+    raise ConfigError(
+        "objective.latency_ms",
+        [f"is for spaces of cells, the operations of '{space}' are not measured"],
+    )

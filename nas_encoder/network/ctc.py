@@ -22,7 +22,7 @@ class CtcNetwork(nn.Module):
     """An encoder and a fully connected layer over the tokens.
 
     Args:
-        encoder: With ``forward(x, lengths)`` and ``output_size``.
+        encoder: With ``forward(x, lengths)`` and ``output_size``; a supernet's takes more.
         vocabulary: V.
     """
 
@@ -31,17 +31,15 @@ class CtcNetwork(nn.Module):
         self.encoder = encoder
         self.classifier = nn.Linear(int(encoder.output_size), vocabulary)  # type: ignore[arg-type]
 
-    def forward(
-        self, x: Tensor, lengths: Tensor, weights: Any = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor, *choices: Any) -> tuple[Tensor, Tensor]:
         """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
 
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
-            weights: Plays no part, as there is no choice left; a supernet has it. Nor does
-                ``dropout``: the encoder has its own.
-            dropout: See there.
+            *choices: What a supernet chooses by, and the probability of dropout; an encoder
+                without choices is not given them.
         """
-        hidden, output_lengths = self.encoder(x, lengths)
+        chosen = choices if getattr(self.encoder, "takes_choices", False) else ()
+        hidden, output_lengths = self.encoder(x, lengths, *chosen)
         return log_probabilities(self.classifier(hidden)), output_lengths

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_encoder.ops.masking import hold_last
+from nas_encoder.ops.masking import apply_mask, frame_mask, hold_last
 
 WINDOW = 2  # frames on either side, as in Kaldi's add-deltas and HTK
 
@@ -36,3 +36,25 @@ def with_deltas(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Stack static, delta and delta-delta features as channels: (B, T, F) to (B, 3, T, F)."""
     first = delta(x, lengths)
     return torch.stack([x, first, delta(first, lengths)], dim=1)
+
+
+def input_image(x: Tensor, lengths: Tensor | None, deltas: bool) -> tuple[Tensor, Tensor | None]:
+    """Return a network's input (B, 1 or 3, T, F), zero in padding, and its mask (B, 1, T, 1).
+
+    Args:
+        x: (B, T, F); what stands in padding frames plays no part.
+        lengths: (B,), or None where no utterance is padded.
+        deltas: Whether delta and delta-delta follow the features.
+    """
+    mask = None
+    if lengths is not None:
+        mask = frame_mask(lengths, x.size(1), x.dtype)
+        x = x.masked_fill(mask[:, 0] == 0, 0.0)  # not a product: padding may be NaN
+    image = with_deltas(x, lengths) if deltas else x[:, None]
+    return apply_mask(image, mask), mask  # a delta is not zero just after the last frame
+
+
+def input_frames(x: Tensor, lengths: Tensor | None, deltas: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the same as frames, (B, T, F or 3F), with a mask (B, T, 1)."""
+    image, mask = input_image(x, lengths, deltas)
+    return image.transpose(1, 2).flatten(2), None if mask is None else mask[:, 0]

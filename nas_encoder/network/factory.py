@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from nas_encoder.errors import ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.registry import Registry
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.network import CellEncoder
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
-from nas_encoder.spaces.nasbench_asr.architecture import SPACE as NASBENCH_SPACE
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.network import NasBenchEncoder
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
-from nas_encoder.spaces.tdnn_chain.network import ChainEncoder
+from nas_encoder.spaces import SPACES, get_space
 
-Builder = Callable[[Genotype, Mapping[str, Any]], nn.Module]
-
-
-def _build_cell_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Module:
-    config = EncoderConfig.from_dict(options, f"encoder of genotype '{genotype.name}'")
-    return CellEncoder(genotype, config)
-
-
-def _build_chain_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Module:
-    blocks = len(genotype.architecture.blocks)
-    config = ChainConfig.from_dict(options, blocks, f"encoder of genotype '{genotype.name}'")
-    return ChainEncoder(genotype, config)
-
-
-def _build_nasbench_encoder(genotype: Genotype, options: Mapping[str, Any]) -> nn.Module:
-    config = NasBenchConfig.from_dict(options, f"encoder of genotype '{genotype.name}'")
-    return NasBenchEncoder(genotype, config)
-
-
-# space -> builder; each builder checks its own options.
-BUILDERS: Registry[Builder] = Registry("network for the search space")
-for _space in CELL_SPACE_OPERATIONS:
-    BUILDERS.add(_space, _build_cell_encoder)
-BUILDERS.add("tdnn_chain", _build_chain_encoder)
-BUILDERS.add(NASBENCH_SPACE, _build_nasbench_encoder)
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def build_encoder(
@@ -65,9 +32,8 @@ def build_encoder(
         layers: L, number of cells; plays no part for a chain, whose genotype has all blocks, and
             for NAS-Bench-ASR (``block_cells``).
         output_size: D, features of an output frame.
-        **options: The other fields of :class:`~nas_encoder.spaces.cells.config.EncoderConfig`, of
-            :class:`~nas_encoder.spaces.tdnn_chain.config.ChainConfig` or of
-            :class:`~nas_encoder.spaces.nasbench_asr.config.NasBenchConfig`.
+        **options: The other fields of the space's ``options``, for example
+            :class:`~nas_encoder.spaces.cells.config.CellConfig`.
 
     Returns:
         A module with ``forward(x (B, T, F), lengths (B,)) -> ((B, ceil(T/S), D), ceil(lengths/S))``
@@ -78,16 +44,17 @@ def build_encoder(
         ConfigError: An option is unknown or breaks its rule; all are listed.
     """
     loaded = load_genotype(genotype)
-    return BUILDERS[loaded.space](
-        loaded,
-        {
-            "input_size": input_size,
-            "channels": channels,
-            "layers": layers,
-            "output_size": output_size,
-            **options,
-        },
-    )
+    space = get_space(loaded.space)
+    given = {
+        "input_size": input_size,
+        "channels": channels,
+        "layers": layers,
+        "output_size": output_size,
+        **options,
+    }
+    subject = f"encoder of genotype '{loaded.name}'"
+    config = space.options.from_dict(given, subject, loaded.architecture)
+    return space.network.build(loaded, config)
 
 
 def try_build_encoder(
@@ -101,7 +68,7 @@ def try_build_encoder(
 
     Returns:
         The encoder or None, the problems of the genotype, and those of the options; without a
-        genotype these are checked all the same, as those of a cell network.
+        genotype these are checked all the same, as those of the first space's networks.
     """
     loaded, wrong = None, []
     if genotype is not None:
@@ -112,7 +79,7 @@ def try_build_encoder(
     try:
         if loaded is not None:
             return build_encoder(loaded, **options), [], []
-        EncoderConfig.from_dict(options)
+        next(iter(SPACES.values())).options.from_dict(options)
     except ProblemsError as error:
         return None, wrong, list(error.problems)
     return None, wrong, []

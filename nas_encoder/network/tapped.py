@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nas_encoder.network.complexity import count_parameters
 from nas_encoder.network.inputs import check_inputs, is_capturing
 from nas_encoder.ops.masking import reduced_lengths
 
@@ -50,10 +51,20 @@ class TappedEncoder(nn.Module):
         min_length: The fewest frames of an utterance that are accepted.
         possible_taps: Numbers, from 1, of the parts behind which an intermediate output can be
             taken.
+        graphs_are_padded: What is taken for granted in graphs that are recorded, which must not
+            depend on whether a batch happens to be padded.
+        takes_choices: Whether it is a supernet: its ``forward`` and ``encode`` take what it
+            chooses by, and the probability of dropout.
+        encode: Called with (B, T, F), checked; lengths (B,), or None where no utterance is padded;
+            the :class:`Taps`, to be asked after each part of the network; and the choices. It
+            returns (B, ceil(T / S), D).
     """
 
+    graphs_are_padded = True
+    takes_choices = False
     config: Any
     possible_taps: tuple[int, ...]
+    encode: Callable[..., Tensor]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -64,12 +75,13 @@ class TappedEncoder(nn.Module):
         self.subsampling_factor = int(config.subsampling_factor)
         self.min_length = self.subsampling_factor
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor, *choices: Any) -> tuple[Tensor, Tensor]:
         """Encode a padded batch of utterances.
 
         Args:
             x: (B, T, F) features; what stands in padding frames plays no part.
             lengths: (B,) integer, number of valid frames of each utterance.
+            *choices: Of a supernet, see there.
 
         Returns:
             (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
@@ -79,7 +91,7 @@ class TappedEncoder(nn.Module):
                 eager execution, not in compiled or exported graphs).
             UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
         """
-        output, output_lengths, _ = self.forward_taps(x, lengths, taps=())
+        output, output_lengths, _ = self.forward_taps(x, lengths, None, (), *choices)
         return output, output_lengths
 
     def forward_taps(
@@ -88,6 +100,7 @@ class TappedEncoder(nn.Module):
         lengths: Tensor,
         condition: Condition | None = None,
         taps: Sequence[int] | None = None,
+        *choices: Any,
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
         """Encode, and return intermediate outputs too.
 
@@ -98,6 +111,7 @@ class TappedEncoder(nn.Module):
                 fed back into the network there (self-conditioned CTC, Nozaki and Komatsu 2021);
                 not called where ``config.conditioning`` is off.
             taps: Some of ``possible_taps``; None for ``config.taps``.
+            *choices: As in :meth:`forward`.
 
         Returns:
             As :meth:`forward`, and a list of (number from 1, (B, T', D)); a tap goes through the
@@ -108,21 +122,25 @@ class TappedEncoder(nn.Module):
             UtteranceTooShortError: As :meth:`forward`.
         """
         lengths = lengths.to(x.device)
-        # A recorded graph must not depend on whether this batch happens to be padded.
-        padded = is_capturing() or check_inputs(x, lengths, self.input_size, self.min_length)
+        if is_capturing():
+            padded = self.graphs_are_padded
+        else:
+            padded = check_inputs(x, lengths, self.input_size, self.min_length)
         record = Taps(
             self.config.taps if taps is None else tuple(taps),
             condition if self.conditioning else None,
         )
-        output = self.encode(x, lengths if padded else None, record)
+        output = self.encode(x, lengths if padded else None, record, *choices)
         return output, reduced_lengths(lengths, self.subsampling_factor), record.found
 
-    def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
-        """Return (B, ceil(T / S), D).
+    def parts(self) -> list[dict[str, Any]]:
+        """Return the name (``part``) and the ``parameters`` of each part, in their order."""
+        return [
+            {"part": name, "parameters": count_parameters(child)}
+            for name, child in self.named_children()
+        ]
 
-        Args:
-            x: (B, T, F), checked.
-            lengths: (B,), or None where no utterance is padded.
-            taps: Is asked behind each part of the network.
-        """
-        raise NotImplementedError
+
+def output_layer(width: int, size: int) -> nn.Module:
+    """Return what brings frames to ``size`` features: nothing, or a linear layer with ReLU."""
+    return nn.Identity() if size == width else nn.Sequential(nn.Linear(width, size), nn.ReLU())

@@ -9,6 +9,8 @@ it):
   padding at all.
 - It returns (B, C, ceil(T / stride), ceil(F / stride)), again zero in padding frames, and what
   an utterance's frames hold does not depend on how many padding frames follow them.
+- ``context``: how many input frames an output frame sees before and after the first of its own,
+  which is all that the receptive field of a network is computed from.
 
 B batch, C channels, T frames, F frequency bins.
 """

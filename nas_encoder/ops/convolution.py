@@ -20,6 +20,7 @@ class _DepthwisePointwise(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
+        self.context = (dilation * (kernel // 2),) * 2
         self.depthwise = DepthwiseConv2d(channels, kernel, stride, dilation)
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = MaskedBatchNorm2d(channels, affine=affine)
@@ -37,6 +38,7 @@ class SeparableConv(nn.Module):
         self.stride = stride
         self.first = _DepthwisePointwise(kernel, channels, stride, affine)
         self.second = _DepthwisePointwise(kernel, channels, 1, affine)
+        self.context = (kernel // 2 * (1 + stride),) * 2
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
@@ -58,6 +60,8 @@ class ConvPair7(nn.Module):
     C channels (14 C^2 weights), each strided along its own axis. That the parameter counts of
     the paper's tables need full convolutions is derived in tests/unit/test_zoo.py.
     """
+
+    context = (3, 3)
 
     def __init__(self, channels: int, stride: int, affine: bool) -> None:
         super().__init__()

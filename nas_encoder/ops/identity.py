@@ -13,6 +13,8 @@ from nas_encoder.ops.norm import MaskedBatchNorm2d
 class Identity(nn.Module):
     """Return the input."""
 
+    context = (0, 0)
+
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return (B, C, T, F) unchanged."""
         return x
@@ -20,6 +22,8 @@ class Identity(nn.Module):
 
 class Zero(nn.Module):
     """The operation ``none`` of a search: zeros of the right shape."""
+
+    context = (0, 0)
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -46,6 +50,8 @@ class FactorizedReduce(nn.Module):
         output_channels: D, of the output.
         affine: Whether the batch norm has a scale and a shift.
     """
+
+    context = (0, 1)
 
     def __init__(self, channels: int, output_channels: int, affine: bool) -> None:
         super().__init__()

@@ -13,6 +13,8 @@ from nas_encoder.ops.masking import apply_mask, is_capturing, strided
 class AvgPool3(nn.Module):
     """3x3 average pooling that divides by the number of valid positions in the window."""
 
+    context = (1, 1)
+
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
@@ -49,6 +51,8 @@ def _is_on_cpu(x: Tensor) -> bool:
 
 class MaxPool3(nn.Module):
     """3x3 max pooling over valid positions."""
+
+    context = (1, 1)
 
     def __init__(self, stride: int) -> None:
         super().__init__()

@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
-from nas_encoder.deploy.latency import LatencyTable
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
@@ -22,6 +22,7 @@ from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.seeds import choose, one_seed
 from nas_encoder.search.report.build import write_report
 from nas_encoder.search.trials.run import run_trials
+from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import open_streams
 
@@ -115,7 +116,7 @@ def _search(
     objective = build_objective(config)
     folder.begin(config, run, resume)
     if config.objective.table is not None:
-        folder.keep_table(LatencyTable.load(config.objective.table).to_dict(), resume)
+        folder.keep_table(read_yaml(config.objective.table, ConfigError), resume)
     # Only now: what can fail early has not started other processes.
     fabric = fabric or open_fabric(config.trainer)
     fabric.barrier()
@@ -165,13 +166,13 @@ def build_objective(config: SearchConfig) -> Objective | None:
     Raises:
         ConfigError: A budget needs what is not there.
     """
-    objective = config.objective
+    objective, space = config.objective, get_space(config.space)
     network = config.encoder_config(config.stages[-1])
-    costs = build_costs(objective, config.space, network, config.features.frame_shift)
+    costs = build_costs(objective, space, network, config.features.frame_shift)
     if costs is not None:
         return Objective(objective, costs)
     if objective.budgets:
         raise ConfigError(
-            "objective", [f"the costs of networks of the space '{config.space}' are not known"]
+            "objective", [f"the costs of networks of the space '{space.name}' are not known"]
         )
     return None

@@ -1,7 +1,7 @@
 """Search spaces: what may be chosen, sampled and mutated, and the networks of each choice.
 
-One folder a family of spaces, one line a space in :mod:`nas_encoder.tables`. Importing this
-package, or a family's ``space``, loads no torch.
+One folder a family of spaces, one line a space in :mod:`nas_encoder.tables`; :mod:`.base` says what
+the folder holds. Importing this package, or a family's ``space``, loads no torch.
 """
 
 from __future__ import annotations
@@ -25,4 +25,16 @@ def list_spaces() -> list[str]:
     return list(SPACES)
 
 
-__all__ = ["SPACES", "EnumerableSpace", "SearchSpace", "get_space", "list_spaces"]
+def searchable_spaces() -> list[str]:
+    """Return the names of the spaces that have a supernet."""
+    return [name for name, space in SPACES.items() if space.has("supernet")]
+
+
+__all__ = [
+    "SPACES",
+    "EnumerableSpace",
+    "SearchSpace",
+    "get_space",
+    "list_spaces",
+    "searchable_spaces",
+]

@@ -1,55 +1,475 @@
-"""What a search space offers to a strategy. This folder imports no torch."""
+"""What a search space is: the contract between a space's folder and everything else.
+
+A space is one folder and one line in :mod:`nas_encoder.tables`. The folder holds a
+:class:`SearchSpace` in ``space.py``, which imports no torch, and beside it the modules
+``network``, ``supernet``, ``costs`` and ``picture``, which are imported when they are first asked
+for; the protocols below say what each of them offers. Nothing outside the folder asks which space
+it holds.
+
+B batch, T frames, F frequency bins, D output features, S subsampling factor.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
+from nas_encoder.common.choices import (
+    NO_EDGES,
+    Candidates,
+    EdgeProbabilities,
+    Probabilities,
+    prune,
+)
+from nas_encoder.common.problems import Problems
+from nas_encoder.errors import GenotypeError, NasEncoderError
 from nas_encoder.genotype import Genotype
+from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas_encoder.network.complexity import ReceptiveField
+    from nas_encoder.spaces.picture import Graph
+
+# What a search in a space can do beyond choosing operations; see SearchSpace.features.
+LEARNED_EDGES, LIMITS, LATENCY = "learned edges", "limits", "latency"
 
 
-class SearchSpace(Protocol):
-    """A set of architectures.
+@dataclass(frozen=True)
+class Kind:
+    """The choices of one kind: the edges of a kind of cell, the blocks of a chain.
 
     Attributes:
+        title: What the kind is called: ``normal cell``, ``blocks``.
+        names: What its choices are called, one by one: ``2 ← k-2``, ``block 1``.
+        operations: Candidates of each choice, in the supernet's order.
+        groups: For each choice the node that it belongs to; a report draws a line between nodes.
+        pruned: Whether candidates are taken away between the stages of a search.
+        limited: Whether the limits of a search (``regularization.at_most``) hold here.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    operations: tuple[str, ...]
+    groups: tuple[int, ...] = ()
+    pruned: bool = True
+    limited: bool = False
+
+
+class SearchSpace(ABC):
+    """A set of architectures, and what is known about them without building a network.
+
+    Attributes:
+        package: The folder, as a package: ``__package__`` in its ``space.py``.
+        options: The dataclass of what its networks are built from beside the genotype.
+        section: The dataclass of the section ``network`` of a search.
+        keys: The space's own keys of a genotype document, all required.
+        features: Of :data:`LEARNED_EDGES` (edges can have parameters of their own),
+            :data:`LIMITS` (dropout after, and limits on, chosen operations) and :data:`LATENCY`
+            (the parts of its networks can be measured apart: ``costs.pieces``).
+        zero: The candidate that stands for no connection and is never derived; or None.
+        weightless: Candidates with next to no weights, which a failing search prefers.
         name: As in a genotype's ``space``.
+        operations: Candidates of the pruned choices, in the supernet's order.
+        choices: Those of them that a genotype can hold.
         size: Number of genotypes that can be written down in it (isomorphic ones counted
             apart, unless the space says otherwise).
+        kinds: The choices of its supernets, by kind.
     """
+
+    package: ClassVar[str]
+    options: ClassVar[type[NetworkOptions]]
+    section: ClassVar[type[SearchedNetwork]] = SearchedNetwork
+    keys: ClassVar[tuple[str, ...]]
+    features: ClassVar[frozenset[str]] = frozenset()
+    zero: ClassVar[str | None] = None
+    weightless: ClassVar[tuple[str, ...]] = ()
+    name: str
+    operations: tuple[str, ...]
+    choices: tuple[str, ...]
+    size: int
+    kinds: Mapping[str, Kind]
+
+    @property
+    def unique_size(self) -> int:
+        """Number of genotypes that differ, as tables tell them apart."""
+        return self.size
+
+    # -- genotypes ----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def bounds(self) -> list[int]:
+        """Number of values of each choice of :meth:`encode`."""
+
+    @abstractmethod
+    def parse(self, document: Mapping[str, Any], problems: Problems) -> Any:
+        """Read the space's own keys of a genotype document; None where there were problems.
+
+        What it returns has ``to_dict()`` (those keys, as plain YAML types) and ``canonical()`` (a
+        JSON value that is equal for equal architectures only), and can be hashed.
+        """
+
+    @abstractmethod
+    def check(self, architecture: Any, problems: Problems) -> None:
+        """Report every rule of the space that an architecture breaks."""
+
+    @abstractmethod
+    def vector_of(self, architecture: Any) -> list[int]:
+        """Return the choices of a member as integers, see :attr:`bounds`."""
+
+    @abstractmethod
+    def architecture_of(self, vector: Sequence[int]) -> Any:
+        """Return the architecture of choices in :attr:`bounds`."""
+
+    @abstractmethod
+    def derive(
+        self,
+        probabilities: Probabilities,
+        limits: Mapping[str, int],
+        edges: EdgeProbabilities = NO_EDGES,
+    ) -> Any:
+        """Return the architecture that a search has come to; ties are broken by order.
+
+        Args:
+            probabilities: Of the candidates that are left.
+            limits: Operation -> how often a kind with ``limited`` may hold it.
+            edges: How probable edges are, where that is learned.
+
+        Raises:
+            NasEncoderError: There is no such architecture.
+        """
+
+    @abstractmethod
+    def chosen(self, architecture: Any) -> Mapping[str, Sequence[tuple[int, str]]]:
+        """Return for each kind (place of the choice, candidate) of what an architecture holds."""
+
+    @abstractmethod
+    def lines(self, architecture: Any) -> list[str]:
+        """Return an architecture as text."""
+
+    @abstractmethod
+    def legend(self, architecture: Any, options: Any) -> tuple[str, str]:
+        """Return what the text's signs mean, and a line about the network's size."""
+
+    def encode(self, genotype: Genotype) -> list[int]:
+        """Return the choices as integers; :meth:`decode` is its inverse.
+
+        Raises:
+            GenotypeError: It is no member.
+        """
+        self.validate(genotype)
+        return self.vector_of(genotype.architecture)
+
+    def decode(self, vector: Sequence[int]) -> Genotype:
+        """Return the genotype of a vector of choices.
+
+        Raises:
+            GenotypeError: The vector has a wrong length or a choice out of range.
+        """
+        bounds, problems = self.bounds, Problems()
+        if len(vector) != len(bounds):
+            problems.add("vector", f"must have {len(bounds)} choices, has {len(vector)}")
+        else:
+            for place, (value, bound) in enumerate(zip(vector, bounds, strict=True)):
+                problems.integer(value, f"vector[{place}]", 0, bound - 1)
+        if problems:
+            raise GenotypeError(f"space '{self.name}'", problems.lines)
+        genotype = Genotype("sampled", self.name, self.architecture_of(vector), {"kind": "sampled"})
+        return genotype.renamed(f"{self.name}-{self.key(genotype)[:8]}", kind="sampled")
+
+    def key(self, genotype: Genotype) -> str:
+        """Return what tables of trained architectures know a genotype by."""
+        return genotype.hash
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """Draw a genotype uniformly from those that can be written down."""
+        return self.decode([rng.randrange(bound) for bound in self.bounds])
+
+    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        """Return a member that differs from ``genotype`` in one choice of :meth:`encode`.
+
+        Real et al. 2019, section 3.2; every choice, and every other value of it, is equally
+        likely. What is written down differs; isomorphic architectures can still be the same.
+        """
+        vector, bounds = self.encode(genotype), self.bounds
+        place = rng.choice([i for i, bound in enumerate(bounds) if bound > 1])
+        vector[place] = (vector[place] + rng.randrange(1, bounds[place])) % bounds[place]
+        return self.decode(vector)
+
+    def validate(self, genotype: Genotype) -> None:
+        """Check membership.
+
+        Raises:
+            GenotypeError: It is no member; every broken rule is listed.
+        """
+        problems = Problems()
+        if genotype.space != self.name:
+            problems.add("space", f"must be '{self.name}', got '{genotype.space}'")
+        else:
+            self.check(genotype.architecture, problems)
+        if problems:
+            raise GenotypeError(f"genotype '{genotype.name}'", problems.lines)
+
+    # -- searching with gradients -------------------------------------------------------------
+
+    def first_candidates(self, learned_edges: bool = False) -> Candidates:
+        """Return the choices with which a search begins: every operation everywhere.
+
+        Args:
+            learned_edges: Whether edges have parameters of their own. :attr:`zero`, which says of
+                an edge what they say, is then no candidate, and what is drawn is a member.
+        """
+        left_out = {self.zero} if learned_edges else set()
+        return {
+            name: (tuple(op for op in kind.operations if op not in left_out),) * len(kind.names)
+            for name, kind in self.kinds.items()
+        }
+
+    def prune(
+        self, probabilities: Probabilities, keep: int, limits: Mapping[str, int]
+    ) -> Candidates:
+        """Keep the most probable candidates of each choice; see :func:`.common.choices.prune`."""
+        return {
+            name: prune(probabilities[name], keep, (self.zero, *(limits if kind.limited else ())))
+            if kind.pruned
+            else tuple(tuple(choice) for choice in probabilities[name])
+            for name, kind in self.kinds.items()
+        }
+
+    def search_options(
+        self, section: Any, *, input_size: int, layers: int, channels: int, dropout: float
+    ) -> NetworkOptions:
+        """Return the options of the networks of a search's stage.
+
+        Args:
+            section: The section ``network``, of the type :attr:`section`.
+            input_size: F.
+            layers: Of the stage.
+            channels: Of the stage.
+            dropout: Of the derived network; a supernet's is given with each batch.
+        """
+        return self.options(  # type: ignore[call-arg]
+            input_size=input_size,
+            channels=channels,
+            output_size=section.output_size,
+            deltas=section.deltas,
+            dropout=dropout,
+        )
+
+    def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
+        """Report what is wrong with a stage's number of layers; see :meth:`search_options`."""
+        problems.integer(layers, path, 1, 1024)
+
+    def target_sizes(self, layers: int | None, channels: int | None) -> dict[str, int]:
+        """Return the options that say how large the network of a found genotype is to be.
+
+        Nothing where the genotype or the search says it.
+
+        Args:
+            layers: What a user wants; None for the default.
+            channels: Likewise.
+        """
+        return {}
+
+    def target_options(
+        self, options: Any, layers: int | None, channels: int | None
+    ) -> NetworkOptions:
+        """Return the options of a found genotype's network, which is what budgets are about.
+
+        Args:
+            options: Of the last stage's network.
+            layers: What a user wants; None for the default.
+            channels: Likewise.
+        """
+        return cast(NetworkOptions, options)
+
+    # -- the modules beside, which import torch -----------------------------------------------
+
+    def has(self, module: str) -> bool:
+        """Return whether a module is there; a space with a ``supernet`` has gradient searches."""
+        return find_spec(f"{self.package}.{module}") is not None
+
+    @property
+    def network(self) -> NetworkModule:
+        """From a genotype to a network."""
+        return cast(NetworkModule, self._module("network"))
+
+    @property
+    def supernet(self) -> SupernetModule:
+        """All networks at once."""
+        return cast(SupernetModule, self._module("supernet"))
+
+    @property
+    def costs(self) -> CostsModule:
+        """What the networks cost."""
+        return cast(CostsModule, self._module("costs"))
+
+    @property
+    def picture(self) -> PictureModule:
+        """How an architecture is drawn."""
+        return cast(PictureModule, self._module("picture"))
+
+    def _module(self, name: str) -> Any:
+        if not self.has(name):
+            raise NasEncoderError(f"the space '{self.name}' has no {name} ({self.package}.{name})")
+        return import_module(f"{self.package}.{name}")
+
+
+class NetworkModule(Protocol):
+    """``network.py`` of a space."""
+
+    def build(self, genotype: Genotype, options: Any) -> nn.Module:
+        """Build the encoder of a genotype.
+
+        Args:
+            genotype: Of the space.
+            options: Of the type :attr:`SearchSpace.options`, checked.
+
+        Returns:
+            A :class:`~nas_encoder.network.tapped.TappedEncoder`.
+        """
+
+    def receptive_field(self, architecture: Any, options: Any) -> ReceptiveField:
+        """Return the receptive field of an output frame in time.
+
+        Raises:
+            ConfigError: It has no bound.
+        """
+
+
+class SupernetModule(Protocol):
+    """``supernet.py`` of a space."""
+
+    def build(
+        self,
+        space: Any,
+        candidates: Candidates,
+        options: Any,
+        regularized: Container[str],
+        sampled: bool,
+    ) -> nn.Module:
+        """Build a supernet.
+
+        Args:
+            space: Of the folder.
+            candidates: Of each choice.
+            options: As for an encoder.
+            regularized: Operations that dropout follows; of all layers where the space is without
+                :data:`LIMITS`.
+            sampled: Whether its choices are paths that are drawn
+                (:class:`~nas_encoder.network.choices.straight_through.Paths`) or the weights of
+                mixtures.
+
+        Returns:
+            An encoder, ``forward(x (B, T, F), lengths (B,), choices by kind, dropout) -> (y (B,
+            ceil(T / S), D), ceil(lengths / S))``, with ``output_size``.
+        """
+
+
+class Costs(Protocol):
+    """What networks of one size in one space cost, by quantity (``parameters``, ``macs``, ...)."""
+
+    quantities: list[str]
+
+    def of(self, architecture: Any) -> dict[str, float]:
+        """Return what the network of an architecture costs."""
+
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network of the space costs which a search can find."""
+
+    def expected(
+        self,
+        weights: Mapping[str, Tensor],
+        candidates: Candidates,
+        edges: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the expected costs as differentiable functions of the probabilities.
+
+        Where every choice is certain, they are those of that network.
+
+        Args:
+            weights: For each kind (E, n) probabilities, each choice's sum is 1.
+            candidates: What they belong to.
+            edges: For each kind (E,), how probable it is that a node takes an edge, where that is
+                learned.
+        """
+
+
+class CostsModule(Protocol):
+    """``costs.py`` of a space.
+
+    Attributes:
+        LatencyTable: The file of measured pieces; only of spaces with :data:`LATENCY`, see
+            :class:`~nas_encoder.spaces.cells.latency_table.LatencyTable`.
+    """
+
+    LatencyTable: Any
+
+    def build(
+        self, space: Any, options: Any, frames: int, latency: bool = False, table: str | None = None
+    ) -> Costs:
+        """Return the costs of networks of one size.
+
+        Args:
+            space: Of the folder.
+            options: Of the networks.
+            frames: T, of the utterance that multiply-adds and latency are counted for.
+            latency: Whether there is a budget of latency.
+            table: The file of measured latencies.
+
+        Raises:
+            ConfigError: Latencies are not known for exactly this network.
+        """
+
+    def pieces(self, space: Any, options: Any, frames: int) -> Any:
+        """Return the parts of all networks of one size, to be measured.
+
+        Only of spaces with :data:`LATENCY`; see
+        :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
+        """
+
+
+class PictureModule(Protocol):
+    """``picture.py`` of a space."""
+
+    def graphs(self, architecture: Any) -> list[tuple[str, Graph]]:
+        """Return the graphs of an architecture, each with its title, in the order drawn."""
+
+
+class TrialSpace(Protocol):
+    """What a search by trials needs of a space, or of the part of one that a table knows."""
 
     name: str
     size: int
 
     @property
-    def operations(self) -> tuple[str, ...]:
-        """Names of the candidates of one choice, in the supernet's order."""
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Those of them that a genotype can hold."""
-
-    @property
     def bounds(self) -> list[int]:
-        """Number of values of each choice of :meth:`encode`."""
+        """Number of values of each choice."""
 
     def sample(self, rng: random.Random) -> Genotype:
         """Draw a genotype uniformly."""
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Return a member of the space that differs from ``genotype`` in one choice."""
+        """Return another member, which is near."""
 
     def validate(self, genotype: Genotype) -> None:
         """Raise GenotypeError, listing all problems, if ``genotype`` is no member."""
 
     def encode(self, genotype: Genotype) -> list[int]:
-        """Return the choices as integers; :meth:`decode` is its inverse."""
+        """Return the choices as integers."""
 
-    def decode(self, vector: list[int]) -> Genotype:
+    def decode(self, vector: Sequence[int]) -> Genotype:
         """Return the genotype of a vector of choices."""
 
 
-class EnumerableSpace(SearchSpace, Protocol):
+class EnumerableSpace(TrialSpace, Protocol):
     """A space that is small enough to be listed."""
 
     def enumerate(self) -> Iterator[Genotype]:

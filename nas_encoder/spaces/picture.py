@@ -1,18 +1,17 @@
-"""Cells and chains as text and as a picture."""
+"""Drawing architectures: each space says which graphs there are, see its ``picture.py``."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import GenotypeError, MissingDependencyError
-from nas_encoder.genotype.genotype import Genotype
-from nas_encoder.spaces.cells.architecture import INPUT_STATES, Cell, CellArchitecture
+from nas_encoder.genotype import Genotype
+from nas_encoder.spaces import get_space
 from nas_encoder.spaces.layered import Layout, Vertex, layered_layout
-from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,70 +34,25 @@ _COLOURS = {
 _OTHER = ("#fbd9dc", "#b8404c")
 
 # Inches; one unit of y is _UNIT.
-_UNIT, _STATE_WIDTH, _OP_WIDTH, _GAP = 0.46, 0.72, 1.34, 0.42
-_OP_HEIGHT, _STATE_HEIGHT = 0.66, 0.74  # of a unit
-
-
-def state_name(state: int) -> str:
-    """Return how a state is called: the two inputs by the cell that they come from."""
-    return ("k-2", "k-1")[state] if state < INPUT_STATES else str(state)
-
-
-def cell_lines(cell: Cell) -> list[str]:
-    """Return a cell as aligned text, a node a line: ``2 = sep_conv_3x3(k-2) + ...``."""
-    calls = [[f"{edge.op}({state_name(edge.source)})" for edge in node] for node in cell.nodes]
-    width = max(len(call) for node in calls for call in node)
-    lines = [
-        f"{INPUT_STATES + number} = " + " + ".join(call.ljust(width) for call in node).rstrip()
-        for number, node in enumerate(calls)
-    ]
-    return [*lines, "k = concat(" + ", ".join(state_name(state) for state in cell.concat) + ")"]
-
-
-def skip_lines(architecture: SkipArchitecture) -> list[str]:
-    """Return the nodes of a cell with skips as text, one a line."""
-    return [
-        " + ".join([f"{number} = {node.op}({number - 1})", *map(str, node.skips)])
-        for number, node in enumerate(architecture.nodes, 1)
-    ]
-
-
-def architecture_lines(genotype: Genotype) -> list[str]:
-    """Return a genotype's architecture as text.
-
-    Raises:
-        GenotypeError: The architecture of this space has no text form.
-    """
-    if isinstance(genotype.architecture, ChainArchitecture):
-        blocks = genotype.architecture.blocks
-        return ["chain", *(f"  {number} = {block}" for number, block in enumerate(blocks, 1))]
-    if isinstance(genotype.architecture, SkipArchitecture):
-        return ["cell", *(f"  {line}" for line in skip_lines(genotype.architecture))]
-    lines = []
-    for kind, cell in _cells(genotype):
-        lines += [f"{kind} cell", *(f"  {line}" for line in cell_lines(cell))]
-    return lines
+_UNIT, STATE_WIDTH, OP_WIDTH, _GAP = 0.46, 0.72, 1.34, 0.42
+OP_HEIGHT, STATE_HEIGHT = 0.66, 0.74  # of a unit
+DARK = "#3d4652"
 
 
 def draw(genotype: Genotype) -> Figure:
-    """Draw a genotype: its cells, one below the other, or its chain.
+    """Draw a genotype: its graphs, one below the other.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        GenotypeError: The architecture of this space cannot be drawn.
+        NasEncoderError: The space has no picture.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "plot", "drawing a genotype") from error
-    if isinstance(genotype.architecture, ChainArchitecture):
-        titles, graphs = ["chain"], [_chain_graph(genotype.architecture)]
-    elif isinstance(genotype.architecture, SkipArchitecture):
-        titles, graphs = ["cell"], [_skip_graph(genotype.architecture)]
-    else:
-        cells = _cells(genotype)
-        titles = [_title(kind) for kind, _ in cells]
-        graphs = [_graph(kind, cell) for kind, cell in cells]
+    titles, graphs = zip(
+        *get_space(genotype.space).picture.graphs(genotype.architecture), strict=True
+    )
     x_of = [_column_places(layout, draws) for layout, draws in graphs]
     width = max(places[-1] for places in x_of) + 1.3
     heights = [layout.height * _UNIT + 1.1 for layout, _ in graphs]
@@ -131,8 +85,7 @@ def save_picture(genotype: Genotype, path: str | Path) -> None:
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        GenotypeError: The suffix is none of :data:`FORMATS`, the file cannot be written, or the
-            architecture of this space cannot be drawn.
+        GenotypeError: The suffix is none of :data:`FORMATS`, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
@@ -150,17 +103,42 @@ def save_picture(genotype: Genotype, path: str | Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _cells(genotype: Genotype) -> list[tuple[str, Cell]]:
-    architecture = genotype.architecture
-    if not isinstance(architecture, CellArchitecture):
-        raise GenotypeError(
-            f"genotype '{genotype.name}'", [f"space: '{genotype.space}' has no cells to draw"]
-        )
-    return [("normal", architecture.normal), ("reduction", architecture.reduction)]
+# What to draw at a vertex: (text, fill, edge, width in inches, height in units).
+Shape = tuple[str, str, str, float, float]
+Graph = tuple[Layout, dict[Vertex, Shape]]
 
 
-def _title(kind: str) -> str:
-    return f"{kind} cell" + (" (/2: stride 2 in time and frequency)" if kind == "reduction" else "")
+def state_shape(text: str, outer: bool = True) -> Shape:
+    """Return what is drawn for a state; ``outer`` ones come from or lead out of the picture."""
+    return (text, DARK if outer else "#ffffff", DARK, STATE_WIDTH, STATE_HEIGHT)
+
+
+def operation_shape(text: str, operation: str) -> Shape:
+    """Return what is drawn for an operation, whose name chooses the colours."""
+    return (text, *_colours(operation), OP_WIDTH, OP_HEIGHT)
+
+
+def row_graph(
+    operations: Sequence[Shape], ends: tuple[str, str], skips: Iterable[tuple[int, int]] = ()
+) -> Graph:
+    """Lay operations out in a row between two ends.
+
+    Args:
+        operations: First to last.
+        ends: What is written at the beginning and at the end.
+        skips: (from, to): further lines, 0 is the beginning, k the k-th operation.
+    """
+    vertices: list[Vertex] = [
+        ("state", 0),
+        *(("op", number, 0) for number in range(1, len(operations) + 1)),
+        ("out",),
+    ]
+    drawn = [state_shape(ends[0]), *operations, state_shape(ends[1])]
+    shapes = dict(zip(vertices, drawn, strict=True))
+    edges = list(zip(vertices, vertices[1:], strict=False))
+    edges += [(vertices[start], vertices[end]) for start, end in skips]
+    column = {vertex: place for place, vertex in enumerate(vertices)}
+    return layered_layout(column, edges, {v: shapes[v][4] + 0.9 for v in vertices}), shapes
 
 
 def _subtitle(genotype: Genotype) -> str:
@@ -168,83 +146,6 @@ def _subtitle(genotype: Genotype) -> str:
     if kind == "reconstruction":
         kind = "reconstruction, not the published cells"
     return f"space {genotype.space}   {kind}   {genotype.hash}"
-
-
-# What to draw at a vertex: (text, fill, edge, width in inches, height in units).
-Shape = tuple[str, str, str, float, float]
-
-
-def _graph(kind: str, cell: Cell) -> tuple[Layout, dict[Vertex, Shape]]:
-    """Lay a cell out: its states and, between them, one box for each operation."""
-    depth: dict[int, int] = {}
-    for source in sorted(cell.used_inputs()):
-        depth[source] = 0
-    for number, node in enumerate(cell.nodes):
-        depth[INPUT_STATES + number] = 1 + max(depth[edge.source] for edge in node)
-    column: dict[Vertex, int] = {}
-    shapes: dict[Vertex, Shape] = {}
-    edges: list[tuple[Vertex, Vertex]] = []
-    for state, level in depth.items():
-        column[("state", state)] = 2 * level
-        colours = ("#3d4652", "#3d4652") if state < INPUT_STATES else ("#ffffff", "#3d4652")
-        shapes[("state", state)] = (state_name(state), *colours, _STATE_WIDTH, _STATE_HEIGHT)
-    for number, node in enumerate(cell.nodes):
-        head = ("state", INPUT_STATES + number)
-        for place, edge in enumerate(node):
-            op = ("op", number, place)
-            column[op] = column[head] - 1
-            fill, line = _colours(edge.op)
-            halved = kind == "reduction" and edge.source < INPUT_STATES
-            text = edge.op + (" /2" if halved else "")
-            shapes[op] = (text, fill, line, _OP_WIDTH, _OP_HEIGHT)
-            edges += [(("state", edge.source), op), (op, head)]
-    out = ("out",)
-    column[out] = 2 * max(depth.values()) + 1
-    shapes[out] = ("k", "#3d4652", "#3d4652", _STATE_WIDTH, _STATE_HEIGHT)
-    edges += [(("state", state), out) for state in cell.concat]
-    # The two inputs have the most lines, so they get more room between them.
-    size = {v: shape[4] + (0.32 if column[v] else 0.9) for v, shape in shapes.items()}
-    return layered_layout(column, edges, size), shapes
-
-
-def _chain_graph(architecture: ChainArchitecture) -> tuple[Layout, dict[Vertex, Shape]]:
-    """Lay a chain out: its blocks in a row, between the features and the output."""
-    ends = ("#3d4652", "#3d4652", _STATE_WIDTH, _STATE_HEIGHT)
-    vertices: list[Vertex] = [("state", 0)]
-    shapes: dict[Vertex, Shape] = {("state", 0): ("in", *ends)}
-    for number, block in enumerate(architecture.blocks, 1):
-        vertices.append(("op", number, 0))
-        shapes[vertices[-1]] = (f"{number}: {block}", *_colours(block), _OP_WIDTH, _OP_HEIGHT)
-    vertices.append(("out",))
-    shapes[("out",)] = ("out", *ends)
-    column = {vertex: place for place, vertex in enumerate(vertices)}
-    edges = list(zip(vertices, vertices[1:], strict=False))
-    return layered_layout(column, edges, {v: shapes[v][4] + 0.9 for v in vertices}), shapes
-
-
-def _skip_graph(architecture: SkipArchitecture) -> tuple[Layout, dict[Vertex, Shape]]:
-    """Lay a cell with skips out: a skip of a node leads to where the node's result goes."""
-    ends = ("#3d4652", "#3d4652", _STATE_WIDTH, _STATE_HEIGHT)
-    vertices: list[Vertex] = [("state", 0)]
-    shapes: dict[Vertex, Shape] = {("state", 0): ("in", *ends)}
-    for number, node in enumerate(architecture.nodes, 1):
-        vertices.append(("op", number, 0))
-        shapes[vertices[-1]] = (
-            f"{number}: {node.op}",
-            *_colours("tdnn" if node.op.startswith("conv") else node.op),
-            _OP_WIDTH,
-            _OP_HEIGHT,
-        )
-    vertices.append(("out",))
-    shapes[("out",)] = ("out", *ends)
-    edges = list(zip(vertices, vertices[1:], strict=False))
-    edges += [
-        (vertices[source], vertices[number + 1])
-        for number, node in enumerate(architecture.nodes, 1)
-        for source in node.skips
-    ]
-    column = {vertex: place for place, vertex in enumerate(vertices)}
-    return layered_layout(column, edges, {v: shapes[v][4] + 0.9 for v in vertices}), shapes
 
 
 def _colours(op: str) -> tuple[str, str]:
@@ -279,7 +180,7 @@ def _draw_graph(
     for vertex, (text, fill, line, width, height) in shapes.items():
         column, y = layout.position[vertex]
         x, centre, tall = places[column], y * _UNIT, height * _UNIT
-        is_op = width == _OP_WIDTH
+        is_op = width == OP_WIDTH
         axes.add_patch(
             FancyBboxPatch(
                 (x - width / 2, centre - tall / 2),
@@ -340,3 +241,8 @@ def _draw_edge(
             zorder=2,
         )
     )
+
+
+def architecture_lines(genotype: Genotype) -> list[str]:
+    """Return a genotype's architecture as text."""
+    return get_space(genotype.space).lines(genotype.architecture)

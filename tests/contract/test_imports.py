@@ -212,7 +212,7 @@ def test_the_checker_finds_violations(module: str, source: str, reason: str) -> 
         ("nas_encoder.ops.table", "def f():\n    import lhotse"),
         ("nas_encoder.ops.table", "if TYPE_CHECKING:\n    import lhotse"),
         ("nas_encoder.spaces.cells.cell", "from nas_encoder import __version__"),
-        ("nas_encoder.spaces.cells.cell", "from .config import EncoderConfig"),
+        ("nas_encoder.spaces.cells.cell", "from .config import CellConfig"),
         ("nas_encoder.espnet.encoder", "import espnet2"),
         ("nas_encoder.search.run", "import lightning\nfrom nas_encoder.spaces import x"),
         ("nas_encoder.cli.search", "from nas_encoder.search import x"),

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from choice_samples import CELL_SPACE_OPERATIONS
 from encoder_samples import randomize_norms
 from torch import Tensor, nn
 
 from nas_encoder.errors import RegistryError
 from nas_encoder.ops import OPERATIONS, build_operation
 from nas_encoder.ops.masking import frame_mask, strided
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 CHANNELS = 4
 every_operation = pytest.mark.parametrize("name", list(OPERATIONS))

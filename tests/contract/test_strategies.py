@@ -10,34 +10,18 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from nas_encoder.common.choices import Candidates, Probabilities
+from nas_encoder.common.problems import Problems
 from nas_encoder.data import Batch, FeatureConfig
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.choices.parameters import (
-    BLOCKS,
-    KINDS,
-    NO_SKIP,
-    NODES,
-    SKIP,
-    SKIPS,
-    Alive,
-    ArchitectureParameters,
-    Probabilities,
-    all_alive,
-    edge_list,
-)
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.config.gradient import EDGES, StageConfig, searchable_spaces
-from nas_encoder.search.config.sections import NetworkConfig
+from nas_encoder.search.config.gradient import EDGES, StageConfig
 from nas_encoder.search.gradient.steps import StepsContext
 from nas_encoder.search.gradient.strategies.base import GradientStrategy
 from nas_encoder.search.strategies import GRADIENT, strategies
-from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.architecture import CellArchitecture
-from nas_encoder.spaces.cells.space import CellSpace
-from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
-from nas_encoder.spaces.nasbench_asr.space import NasBenchSpace
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
-from nas_encoder.spaces.tdnn_chain.space import ChainSpace
+from nas_encoder.spaces import get_space, searchable_spaces
+from nas_encoder.spaces.base import LEARNED_EDGES, LIMITS
 from nas_encoder.tables import STRATEGIES
 
 STAGES = (
@@ -45,22 +29,12 @@ STAGES = (
     StageConfig(layers=11, operations=5, epochs=3, warmup_epochs=0),
     StageConfig(layers=17, operations=3, epochs=5, warmup_epochs=4),
 )
-CHAIN_STAGES = tuple(
-    replace(stage, layers=6, operations=count)
-    for stage, count in zip(STAGES, (4, 3, 2), strict=True)
-)
-NODE_STAGES = tuple(
-    replace(stage, layers=layers, operations=count)
-    for stage, layers, count in zip(STAGES, (4, 7, 18), (6, 4, 2), strict=True)
-)
-
-
 CASES = [(name, "operations") for name in searchable_spaces()]
 CASES += [
     (name, edges)
     for edges in EDGES[1:]
     for name in searchable_spaces()
-    if isinstance(get_space(name), CellSpace)
+    if LEARNED_EDGES in get_space(name).features
 ]
 
 
@@ -93,30 +67,31 @@ def strategy(
     return STRATEGIES[request.param].load()(SearchConfig.from_dict(document))
 
 
+def allowed_layers(space: Any, at_least: int) -> int:
+    """Return the fewest layers that a stage can have in a space."""
+    for layers in (*range(at_least, 65), *range(1, at_least)):
+        problems = Problems()
+        space.check_layers(layers, space.section(), "layers", problems)
+        if not problems:
+            return layers
+    raise AssertionError(f"no number of layers suits '{space.name}'")
+
+
 def stages_of(space: Any, learned_edges: bool = False) -> tuple[StageConfig, ...]:
-    if isinstance(space, NasBenchSpace):
-        return NODE_STAGES
-    if isinstance(space, ChainSpace):
-        return CHAIN_STAGES
-    if learned_edges:  # no 'none'
-        return (replace(STAGES[0], operations=7), *STAGES[1:])
-    return STAGES
-
-
-def edges_of(space: Any) -> dict[str, int]:
-    """Return how many choices each kind has."""
-    if isinstance(space, NasBenchSpace):
-        return {NODES: 3, SKIPS: 6}
-    if isinstance(space, ChainSpace):
-        return {BLOCKS: space.blocks}
-    return dict.fromkeys(KINDS, len(edge_list(4)))
+    """Return stages that begin with all candidates and end with two."""
+    first = max(len(own[0]) for own in space.first_candidates(learned_edges).values())
+    counts = (first, max(3, first - 2), 2)
+    return tuple(
+        replace(stage, layers=allowed_layers(space, stage.layers), operations=count)
+        for stage, count in zip(STAGES, counts, strict=True)
+    )
 
 
 def test_the_strategies_are_there() -> None:
     assert set(strategies(GRADIENT)) >= {"pdarts", "darts", "stnas"}
 
 
-def probabilities(alive: Alive, seed: int) -> Probabilities:
+def probabilities(alive: Candidates, seed: int) -> Probabilities:
     rng = random.Random(seed)
     return {
         kind: tuple({op: rng.choice([0.1, 0.2, rng.random()]) for op in edge} for edge in edges)
@@ -124,7 +99,7 @@ def probabilities(alive: Alive, seed: int) -> Probabilities:
     }
 
 
-def parameters(alive: Alive, seed: int, learned_edges: bool = False) -> ArchitectureParameters:
+def parameters(alive: Candidates, seed: int, learned_edges: bool = False) -> ArchitectureParameters:
     generator = torch.Generator().manual_seed(seed)
     made = ArchitectureParameters(alive, generator, learned_edges)
     for parameter in made.parameters():
@@ -132,30 +107,29 @@ def parameters(alive: Alive, seed: int, learned_edges: bool = False) -> Architec
     return made
 
 
-def require_choices(alive: Alive, space: Any, count: int) -> None:
+def require_choices(alive: Candidates, space: Any, count: int) -> None:
     """Equally many operations on every edge, each once, in the space's order."""
-    assert {kind: len(edges) for kind, edges in alive.items()} == edges_of(space)
-    for kind, edges in alive.items():
+    assert list(alive) == list(space.kinds)
+    for name, edges in alive.items():
+        kind = space.kinds[name]
+        assert len(edges) == len(kind.names)
         for edge in edges:
-            if kind == SKIPS:  # never pruned
-                assert edge == (NO_SKIP, SKIP)
-                continue
-            assert len(edge) == count
-            assert list(edge) == [op for op in space.operations if op in edge]
-            assert set(edge) - {"none", ZERO}
+            assert len(edge) == (count if kind.pruned else len(kind.operations))
+            assert list(edge) == [op for op in kind.operations if op in edge]
+            assert set(edge) - {space.zero}
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_choices_shrink_as_the_stages_say(
     strategy: GradientStrategy, space: Any, learned: bool, seed: int
 ) -> None:
-    alive = strategy.first_alive()
+    alive = strategy.first_candidates()
     stages = stages_of(space, learned)
     require_choices(alive, space, stages[0].operations)
     for stage in range(len(stages) - 1):
         table = probabilities(alive, seed)
-        following = strategy.next_alive(stage, table)
-        assert following == strategy.next_alive(stage, table)
+        following = strategy.next_candidates(stage, table)
+        assert following == strategy.next_candidates(stage, table)
         require_choices(following, space, stages[stage + 1].operations)
         for kind in alive:
             for before, after in zip(alive[kind], following[kind], strict=True):
@@ -167,11 +141,10 @@ def test_choices_shrink_as_the_stages_say(
 def test_a_member_of_the_space_is_derived_at_any_time(
     strategy: GradientStrategy, space: Any, learned: bool, seed: int
 ) -> None:
-    alive = strategy.first_alive()
+    alive = strategy.first_candidates()
     for stage in range(len(STAGES)):
         made = parameters(alive, seed, learned)
         architecture = strategy.derive(made)
-        assert isinstance(architecture, (CellArchitecture, ChainArchitecture, SkipArchitecture))
         genotype = Genotype("derived", space.name, architecture, {"kind": "search"})
         space.validate(genotype)
         assert Genotype.from_dict(genotype.to_dict()) == genotype
@@ -179,17 +152,19 @@ def test_a_member_of_the_space_is_derived_at_any_time(
         edges = made.edge_probabilities()
         assert set(edges) == (set(alive) if learned else set())
         assert strategy.derive_from(made.probabilities(), edges) == architecture
-        if isinstance(architecture, CellArchitecture):
-            pools = [edge.op for edge in architecture.normal.edges].count("avg_pool_3x3")
-            assert pools <= SearchConfig().regularization.at_most["avg_pool_3x3"]
-        if isinstance(architecture, SkipArchitecture):
-            assert all(node.op != ZERO for node in architecture.nodes)
+        limits = strategy.limits  # type: ignore[attr-defined]
+        for name, chosen in space.chosen(architecture).items():
+            held = [operation for _, operation in chosen]
+            assert space.zero not in held
+            if space.kinds[name].limited:
+                assert all(held.count(op) <= limit for op, limit in limits.items())
+        assert (LIMITS in space.features) == bool(limits)
         if stage + 1 < len(STAGES):
-            alive = strategy.next_alive(stage, made.probabilities())
+            alive = strategy.next_candidates(stage, made.probabilities())
 
 
 def test_deriving_changes_no_parameter_and_draws_nothing(strategy: GradientStrategy) -> None:
-    made = parameters(strategy.first_alive(), 0)
+    made = parameters(strategy.first_candidates(), 0)
     before = {kind: alphas.detach().clone() for kind, alphas in made.alphas.items()}
     state = torch.get_rng_state()
     strategy.derive(made)
@@ -242,17 +217,16 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     strategy: GradientStrategy, space: Any, learned: bool
 ) -> None:
     """On its own network: every strategy, in every space."""
-    layers, channels = {ChainSpace: (6, 2), NasBenchSpace: (4, 6)}.get(type(space), (3, 2))
     count = stages_of(space, learned)[0].operations
-    stage = StageConfig(layers=layers, channels=channels, operations=count)
+    stage = StageConfig(layers=allowed_layers(space, 3), channels=6, operations=count)
     strategy.config = replace(  # type: ignore[attr-defined]
         strategy.config,  # type: ignore[attr-defined]
         features=FeatureConfig(num_mel_bins=8),
-        network=NetworkConfig(output_size=6),
+        network=space.section(output_size=6),
     )
     torch.manual_seed(0)
-    alive = strategy.first_alive()
-    assert alive == all_alive(space, learned)
+    alive = strategy.first_candidates()
+    assert alive == space.first_candidates(learned)
     network = strategy.supernet(alive, stage, 4)
     made = ArchitectureParameters(alive, torch.Generator().manual_seed(0), learned)
     steps = strategy.steps(
@@ -289,7 +263,7 @@ def test_a_penalty_pulls_the_architecture(
 ) -> None:
     """With the loss of the data switched off, Adam moves every alpha against the penalty."""
     made = ArchitectureParameters(
-        strategy.first_alive(), torch.Generator().manual_seed(0), learned_edges=learned
+        strategy.first_candidates(), torch.Generator().manual_seed(0), learned_edges=learned
     )
     network = torch.nn.Linear(1, 1)
     kind = next(iter(made.alive))

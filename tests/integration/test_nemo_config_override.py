@@ -151,11 +151,11 @@ def check_trained(outcome: Outcome) -> dict[str, Any]:
 def check_target(outcome: Outcome, block: Mapping[str, Any]) -> None:
     """Check a job that changed nothing but ``_target_``."""
     from nas_encoder.nemo.options import option_names
-    from nas_encoder.spaces.cells.config import EncoderConfig
+    from nas_encoder.spaces.cells.config import CellConfig
 
     saved = check_trained(outcome)
     assert saved["genotype"]["name"] == "asrnet_b"
-    foreign = set(block) - {"_target_"} - set(option_names(EncoderConfig))
+    foreign = set(block) - {"_target_"} - set(option_names(CellConfig))
     assert foreign, "a test of leftovers needs some"
     assert sorted(outcome.leftovers()) == sorted(foreign)
     if "d_model" in block:

@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from choice_samples import all_candidates, ctc_supernet
 from lightning.fabric import Fabric
 from search_samples import quick_config, tone_corpus
 from torch import Tensor
 
 from nas_encoder.data import Batch
-from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search import run_search
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.training.devices import any_process, of_all_processes, synchronize_norms
 from nas_encoder.training.diverged import DivergedError
 
@@ -56,8 +56,8 @@ def whole_batch(seed: int, rows: tuple[int, ...] = (0, 1, 2, 3, 4)) -> Batch:
 def make_steps(fabric: Fabric) -> Steps:
     torch.manual_seed(0)
     space = get_space("asr_revised")
-    alive = all_alive(space)
-    network = Supernet(alive, EncoderConfig(8, 1, 3, 6), space.nodes, 4).double()
+    alive = all_candidates(space)
+    network = ctc_supernet(alive, CellConfig(8, 1, 3, 6), space.nodes, 4).double()
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0)).double()
     if fabric.world_size > 1:
         synchronize_norms(network)

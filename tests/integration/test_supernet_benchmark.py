@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from choice_samples import ctc_supernet
 from torch import Tensor, nn
 
-from nas_encoder.network.choices.parameters import KINDS
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.space import KINDS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -33,12 +34,13 @@ def kernels(module: nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize("one_path", [False, True])
 def test_both_sides_compute_the_same(benchmark: ModuleType, one_path: bool) -> None:
     alive = benchmark.choices("asr_revised", 4)
-    arguments = (alive, EncoderConfig(8, 8, 3, 5), 4, 7, ())
+    arguments = (alive, CellConfig(8, 8, 3, 5), 4, 7, ())
     torch.manual_seed(0)
-    ours, plain = Supernet(*arguments).double(), benchmark.PlainSupernet(*arguments).double()
-    for name in ("stem", "head", "classifier"):
-        getattr(plain, name).load_state_dict(getattr(ours, name).state_dict())
-    for kind, cell, other in zip(ours.kinds, ours.cells, plain.cells, strict=True):
+    ours, plain = ctc_supernet(*arguments).double(), benchmark.PlainSupernet(*arguments).double()
+    encoder: Any = ours.encoder
+    for name, module in (("stem", encoder), ("head", encoder), ("classifier", ours)):
+        getattr(plain, name).load_state_dict(getattr(module, name).state_dict())
+    for kind, cell, other in zip(encoder.kinds, encoder.cells, plain.cells, strict=True):
         for name in ("preprocess0", "preprocess1"):
             getattr(other, name).load_state_dict(getattr(cell, name).state_dict())
         for row, edge in enumerate(other.edges):
@@ -66,7 +68,7 @@ def test_both_sides_compute_the_same(benchmark: ModuleType, one_path: bool) -> N
 def test_our_forward_pass_is_captured_as_one_graph(benchmark: ModuleType) -> None:
     """As on a GPU, where CUDA graphs and compilers meet it; dynamo alone shows breaks."""
     alive = benchmark.choices("darts", 8)
-    network = Supernet(alive, EncoderConfig(8, 2, 3, 5), 4, 7, benchmark.REGULARIZED).train()
+    network = ctc_supernet(alive, CellConfig(8, 2, 3, 5), 4, 7, benchmark.REGULARIZED).train()
     forward = benchmark.Forward(network, 0.0, False, False)
     weights = [torch.full((14, 8), 0.125, requires_grad=True) for _ in KINDS]
     arguments = (torch.randn(2, 12, 8), torch.tensor([12, 12]), *weights)

@@ -12,18 +12,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from choice_samples import all_candidates, ctc_chain, ctc_sampled
 from parity.plain_supernet import PlainSupernet
 from torch import Tensor, nn
 
 from nas_encoder.network.choices.edges import draw_taken
-from nas_encoder.network.choices.parameters import BLOCKS, KINDS, all_alive, edge_list
 from nas_encoder.network.choices.straight_through import Paths
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.space import KINDS, edge_list
 from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet, _Edges
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 from nas_encoder.spaces.tdnn_chain.network import ChainEncoder
-from nas_encoder.spaces.tdnn_chain.supernet import ChainSupernet
+from nas_encoder.spaces.tdnn_chain.space import BLOCKS
 
 NODES, VOCABULARY, FRAMES, BINS = 4, 6, 17, 9
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
@@ -42,10 +43,10 @@ def kernels(module: nn.Module) -> list[Tensor]:
 
 def pairs(ours: SampledSupernet, plain: PlainSupernet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every parameter with its plain partner."""
-    yield ours.stem.conv.weight, plain.stem[0].weight
-    yield ours.stem.norm.weight, plain.stem[1].weight
-    yield ours.stem.norm.bias, plain.stem[1].bias
-    for cell, other in zip(ours.cells, plain.cells, strict=True):
+    yield ours.encoder.stem.conv.weight, plain.stem[0].weight
+    yield ours.encoder.stem.norm.weight, plain.stem[1].weight
+    yield ours.encoder.stem.norm.bias, plain.stem[1].bias
+    for cell, other in zip(ours.encoder.cells, plain.cells, strict=True):
         for mine, theirs in ((cell.preprocess0, other.pre0), (cell.preprocess1, other.pre1)):
             yield from zip(kernels(mine), kernels(theirs), strict=True)
         for edges in cell.sources:
@@ -54,7 +55,10 @@ def pairs(ours: SampledSupernet, plain: PlainSupernet) -> Iterator[tuple[Tensor,
                     mine = edges.own[f"{row}_{name}"] if f"{row}_{name}" in edges.own else None
                     own = [] if mine is None else kernels(mine)
                     yield from zip(own, kernels(operation), strict=True)
-    for mine, theirs in ((ours.head.layers[0], plain.head), (ours.classifier, plain.classifier)):
+    for mine, theirs in (
+        (ours.encoder.head.layers[0], plain.head),
+        (ours.classifier, plain.classifier),
+    ):
         yield from zip(mine.parameters(), theirs.parameters(), strict=True)
 
 
@@ -77,11 +81,11 @@ def one_hot(active: tuple[int, ...], count: int) -> Tensor:
 @pytest.mark.parametrize(("space", "layers", "seed"), [("darts", 3, 0), ("asr_revised", 5, 1)])
 def test_cells(space: str, layers: int, seed: int, learned: bool) -> None:
     """With learned edges, those that are not taken have a row of zeros in the mixture."""
-    alive = all_alive(get_space(space), learned)
+    alive = all_candidates(get_space(space), learned)
     operations = len(alive["normal"][0])
-    config = EncoderConfig(BINS, 2, layers, 5)
+    config = CellConfig(BINS, 2, layers, 5)
     torch.manual_seed(seed)
-    ours = SampledSupernet(alive, config, NODES, VOCABULARY)
+    ours = ctc_sampled(alive, config, NODES, VOCABULARY)
     plain = PlainSupernet(alive, NODES, BINS, 2, layers, 5, VOCABULARY)
     count = 0
     for mine, theirs in pairs(ours, plain):
@@ -162,9 +166,9 @@ def test_an_operation_that_edges_share_leads_back_where_one_is_taken(
 
 def test_cells_of_which_some_operations_take_part() -> None:
     """Two paths: the shares of the two that were drawn get the mixture's gradient for them."""
-    alive = all_alive(get_space("asr_revised"))
+    alive = all_candidates(get_space("asr_revised"))
     torch.manual_seed(0)
-    ours = SampledSupernet(alive, EncoderConfig(BINS, 2, 3, 5), NODES, VOCABULARY)
+    ours = ctc_sampled(alive, CellConfig(BINS, 2, 3, 5), NODES, VOCABULARY)
     edges = len(edge_list(NODES))
     active = {kind: drawn(7 + place, edges, 8) for place, kind in enumerate(KINDS)}
     x, length = torch.randn(1, FRAMES, BINS), torch.tensor([FRAMES])
@@ -190,11 +194,11 @@ def test_cells_of_which_some_operations_take_part() -> None:
 
 def test_padding_and_batch_mates_do_not_matter_in_evaluation() -> None:
     torch.manual_seed(0)
-    cells = SampledSupernet(
-        all_alive(get_space("darts")), EncoderConfig(BINS, 2, 3, 5), NODES, VOCABULARY
+    cells = ctc_sampled(
+        all_candidates(get_space("darts")), CellConfig(BINS, 2, 3, 5), NODES, VOCABULARY
     ).eval()
-    chain = ChainSupernet(
-        all_alive(get_space("tdnn_chain")), ChainConfig(BINS, 4, 5), VOCABULARY
+    chain = ctc_chain(
+        all_candidates(get_space("tdnn_chain")), ChainConfig(BINS, 4, 5), VOCABULARY
     ).eval()
     x = torch.randn(2, 23, BINS)
     lengths = torch.tensor([23, 14])
@@ -216,7 +220,7 @@ def test_a_chain(output_size: int) -> None:
     space = get_space("tdnn_chain")
     config = ChainConfig(BINS, 4, output_size)
     torch.manual_seed(0)
-    network = ChainSupernet(all_alive(space), config, VOCABULARY)
+    network = ctc_chain(all_candidates(space), config, VOCABULARY)
     active = drawn(2, 6, 4)
     weights = one_hot(active, 4)
     x = torch.randn(2, FRAMES, BINS)
@@ -237,11 +241,11 @@ def test_a_chain(output_size: int) -> None:
 
     encoder = ChainEncoder(space.decode(list(active)), config)
     state = {
-        **{f"subsample.{k}": v for k, v in network.subsample.state_dict().items()},
-        **{f"head.{k}": v for k, v in network.head.state_dict().items()},
+        **{f"subsample.{k}": v for k, v in network.encoder.subsample.state_dict().items()},
+        **{f"head.{k}": v for k, v in network.encoder.head.state_dict().items()},
     }
     for block, place in enumerate(active):
-        own = network.blocks[block][place].state_dict()
+        own = network.encoder.blocks[block][place].state_dict()
         state |= {f"blocks.{block}.{name}": value for name, value in own.items()}
     encoder.load_state_dict(state)
     hidden, out_lengths = encoder(x, lengths)

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from choice_samples import all_candidates
 from torch import Tensor
 
-from nas_encoder.network.choices.parameters import NODES, SKIPS, all_alive, skip_list
 from nas_encoder.network.choices.straight_through import Paths
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.spaces.nasbench_asr.network import NasBenchEncoder
-from nas_encoder.spaces.nasbench_asr.supernet import SkipSupernet
+from nas_encoder.spaces.nasbench_asr.space import NODE as NODES
+from nas_encoder.spaces.nasbench_asr.space import SKIPS, skip_list
+from nas_encoder.spaces.nasbench_asr.supernet import NasBenchAsrSupernet
 
 VOCABULARY, FRAMES, BINS = 6, 23, 9
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
@@ -32,9 +35,9 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def supernet(seed: int = 0) -> SkipSupernet:
+def supernet(seed: int = 0) -> CtcNetwork:
     torch.manual_seed(seed)
-    return SkipSupernet(all_alive(SPACE), CONFIG, VOCABULARY)
+    return CtcNetwork(NasBenchAsrSupernet(all_candidates(SPACE), CONFIG), VOCABULARY)
 
 
 def choices(architecture: SkipArchitecture) -> dict[str, tuple[int, ...]]:
@@ -119,7 +122,7 @@ def test_a_path_is_the_derived_network(vector: list[int]) -> None:
     genotype = SPACE.decode(vector)
     active = choices(genotype.architecture)
     encoder = NasBenchEncoder(genotype, CONFIG)
-    found = network.state_dict()
+    found = network.encoder.state_dict()
     state = {name: value for name, value in found.items() if name in encoder.state_dict()}
     for node, place in enumerate(active[NODES]):
         for cell in range(sum(CONFIG.block_cells)):
@@ -140,7 +143,7 @@ def test_a_path_is_the_derived_network(vector: list[int]) -> None:
 
 def test_a_mixture_is_the_plain_sum() -> None:
     """One cell, by hand: node k = sum_o w_o o(node k - 1) + sum_j v_kj node j."""
-    cell = supernet().cells["0"]
+    cell = supernet().encoder.cells["0"]
     x = torch.randn(2, 7, 12)
     generator = torch.Generator().manual_seed(5)
     weights = {

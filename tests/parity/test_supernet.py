@@ -8,17 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from choice_samples import CELL_SPACE_OPERATIONS, all_candidates, ctc_supernet
 from parity.plain_darts import PlainNetwork
 from parity.plain_supernet import PlainSupernet
 from torch import Tensor, nn
 
-from nas_encoder.network.choices.parameters import KINDS, Alive, all_alive, edge_list
+from nas_encoder.common.choices import Candidates
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import Cell
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.space import KINDS, edge_list
 from nas_encoder.spaces.cells.supernet.folded import source
-from nas_encoder.spaces.cells.supernet.mixed import Supernet
 
 NODES = 4
 EDGES = edge_list(NODES)
@@ -42,7 +43,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-def pruned(space: str, keep: int, seed: int = 0) -> Alive:
+def pruned(space: str, keep: int, seed: int = 0) -> Candidates:
     """Return random choices of ``keep`` operations on each edge, as after pruning."""
     operations = get_space(space).operations
     rng = random.Random(seed)
@@ -54,7 +55,7 @@ def pruned(space: str, keep: int, seed: int = 0) -> Alive:
     }
 
 
-def random_weights(alive: Alive, seed: int = 0) -> Weights:
+def random_weights(alive: Candidates, seed: int = 0) -> Weights:
     """Return softmax weights (E, n) far from uniform, of leaves that take a gradient."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -65,11 +66,11 @@ def random_weights(alive: Alive, seed: int = 0) -> Weights:
     }
 
 
-def build(alive: Alive, config: EncoderConfig, seed: int = 0) -> Supernet:
+def build(alive: Candidates, config: CellConfig, seed: int = 0) -> CtcNetwork:
     torch.manual_seed(seed)
-    network = Supernet(alive, config, NODES, VOCABULARY)
+    network = ctc_supernet(alive, config, NODES, VOCABULARY)
     # Affine parameters of the stem away from 1 and 0, so that forgetting them would show.
-    for module in network.stem.modules():
+    for module in network.encoder.stem.modules():
         if getattr(module, "weight", None) is not None and module.weight.dim() == 1:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
@@ -82,13 +83,15 @@ def kernels(module: nn.Module) -> list[Tensor]:
 
 
 def pairs(
-    network: Supernet, plain: PlainSupernet, alive: Alive
+    network: CtcNetwork, plain: PlainSupernet, alive: Candidates
 ) -> Iterator[tuple[Tensor, nn.Parameter]]:
     """Yield every parameter of the real supernet, or the view of one, with its plain partner."""
-    yield network.stem.conv.weight, plain.stem[0].weight
-    yield network.stem.norm.weight, plain.stem[1].weight
-    yield network.stem.norm.bias, plain.stem[1].bias
-    for kind, cell, other in zip(network.kinds, network.cells, plain.cells, strict=True):
+    yield network.encoder.stem.conv.weight, plain.stem[0].weight
+    yield network.encoder.stem.norm.weight, plain.stem[1].weight
+    yield network.encoder.stem.norm.bias, plain.stem[1].bias
+    for kind, cell, other in zip(
+        network.encoder.kinds, network.encoder.cells, plain.cells, strict=True
+    ):
         for mine, theirs in ((cell.preprocess0, other.pre0), (cell.preprocess1, other.pre1)):
             yield from zip(kernels(mine), kernels(theirs), strict=True)
         for row, operations in enumerate(other.edges):
@@ -97,13 +100,13 @@ def pairs(
                 yield from zip(own.pop(name, []), kernels(operation), strict=True)
             assert not own
     for mine, theirs in (
-        (network.head.layers[0], plain.head),
+        (network.encoder.head.layers[0], plain.head),
         (network.classifier, plain.classifier),
     ):
         yield from zip(mine.parameters(), theirs.parameters(), strict=True)
 
 
-def plain_of(network: Supernet, alive: Alive, config: EncoderConfig) -> PlainSupernet:
+def plain_of(network: CtcNetwork, alive: Candidates, config: CellConfig) -> PlainSupernet:
     plain = PlainSupernet(
         alive,
         NODES,
@@ -122,7 +125,7 @@ def plain_of(network: Supernet, alive: Alive, config: EncoderConfig) -> PlainSup
     return plain
 
 
-def gradients_of(network: Supernet) -> Supernet:
+def gradients_of(network: CtcNetwork) -> CtcNetwork:
     """Return a copy of a network that holds gradients in place of parameters."""
     shadow = copy.deepcopy(network)
     for mine, theirs in zip(network.parameters(), shadow.parameters(), strict=True):
@@ -130,8 +133,8 @@ def gradients_of(network: Supernet) -> Supernet:
     return shadow
 
 
-def choices(space: str, keep: int | None) -> Alive:
-    return all_alive(get_space(space)) if keep is None else pruned(space, keep, seed=1)
+def choices(space: str, keep: int | None) -> Candidates:
+    return all_candidates(get_space(space)) if keep is None else pruned(space, keep, seed=1)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -160,7 +163,7 @@ def test_the_sum_over_operations_and_its_gradients(
     training: bool,
 ) -> None:
     alive = choices(space, keep)
-    config = EncoderConfig(9, 2, layers, 5, stem_stride=stride)
+    config = CellConfig(9, 2, layers, 5, stem_stride=stride)
     network = build(alive, config)
     plain = plain_of(network, alive, config)
     network.train(training)
@@ -185,7 +188,7 @@ def test_the_sum_over_operations_and_its_gradients(
         torch.testing.assert_close(mine.data, other_parameter.grad, **TOLERANCE)
 
 
-def one_hot(alive: Alive, cells: dict[str, Cell]) -> Weights:
+def one_hot(alive: Candidates, cells: dict[str, Cell]) -> Weights:
     """Return weights that are 1 on a genotype's operations and on 'none' of all other edges."""
     weights = {}
     for kind in KINDS:
@@ -215,16 +218,16 @@ def without_pooling(space: str) -> dict[str, Cell]:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("space", CELL_SPACE_OPERATIONS)
 def test_one_hot_weights_give_the_genotypes_network(path: str, space: str, training: bool) -> None:
-    alive, cells = all_alive(get_space(space)), without_pooling(space)
-    config = EncoderConfig(8, 2, 4, 5)
+    alive, cells = all_candidates(get_space(space)), without_pooling(space)
+    config = CellConfig(8, 2, 4, 5)
     network = build(alive, config)
     genotype = {kind: cell.to_dict() for kind, cell in cells.items()}
     plain = PlainNetwork(genotype, 8, 2, 4, 5)
-    plain.stem[0].weight.data.copy_(network.stem.conv.weight.data)
-    plain.stem[1].load_state_dict(network.stem.norm.state_dict())
-    plain.head.load_state_dict(network.head.layers[0].state_dict())
+    plain.stem[0].weight.data.copy_(network.encoder.stem.conv.weight.data)
+    plain.stem[1].load_state_dict(network.encoder.stem.norm.state_dict())
+    plain.head.load_state_dict(network.encoder.head.layers[0].state_dict())
     for number, (kind, cell, other) in enumerate(
-        zip(network.kinds, network.cells, plain.cells, strict=True)
+        zip(network.encoder.kinds, network.encoder.cells, plain.cells, strict=True)
     ):
         if number not in plain.needed:
             continue
@@ -248,7 +251,9 @@ def test_one_hot_weights_give_the_genotypes_network(path: str, space: str, train
     torch.testing.assert_close(ours[0], theirs, **TOLERANCE)
 
 
-def run(network: Supernet, x: Tensor, lengths: Tensor, alive: Alive) -> tuple[Tensor, Weights]:
+def run(
+    network: CtcNetwork, x: Tensor, lengths: Tensor, alive: Candidates
+) -> tuple[Tensor, Weights]:
     weights = random_weights(alive)
     network.zero_grad()
     y, out = network(x, lengths, weights)
@@ -263,8 +268,8 @@ def run(network: Supernet, x: Tensor, lengths: Tensor, alive: Alive) -> tuple[Te
 @pytest.mark.parametrize("space", CELL_SPACE_OPERATIONS)
 def test_padding_changes_nothing(path: str, space: str, training: bool) -> None:
     """More padding, and whatever stands in it, changes no output and no gradient."""
-    alive = all_alive(get_space(space))
-    network = build(alive, EncoderConfig(7, 2, 3, 4)).train(training)
+    alive = all_candidates(get_space(space))
+    network = build(alive, CellConfig(7, 2, 3, 4)).train(training)
     lengths = torch.tensor([21, 13, 6])
     x = torch.randn(3, 21, 7)
     y, gradients = run(network, x, lengths, alive)
@@ -283,7 +288,7 @@ def test_padding_changes_nothing(path: str, space: str, training: bool) -> None:
 def test_an_utterance_alone_is_the_same_as_in_a_batch(path: str, space: str) -> None:
     """In evaluation, where no statistics are shared."""
     alive = pruned(space, 5)
-    network = build(alive, EncoderConfig(7, 2, 3, 4)).eval()
+    network = build(alive, CellConfig(7, 2, 3, 4)).eval()
     weights = random_weights(alive)
     lengths = torch.tensor([18, 11, 9])
     x = torch.randn(3, 18, 7)
@@ -295,23 +300,25 @@ def test_an_utterance_alone_is_the_same_as_in_a_batch(path: str, space: str) -> 
 
 def test_edges_of_none_alone_give_zero_and_a_network_that_still_runs() -> None:
     alive = {kind: (("none",),) * len(EDGES) for kind in KINDS}
-    network = build(alive, EncoderConfig(7, 2, 3, 4)).train()
+    network = build(alive, CellConfig(7, 2, 3, 4)).train()
     weights = {kind: torch.ones(len(EDGES), 1) for kind in KINDS}
     y, _ = network(torch.randn(2, 12, 7), torch.tensor([12, 8]), weights)
     assert bool(torch.isfinite(y).all())
-    expected = torch.log_softmax(network.classifier(torch.relu(network.head.layers[0].bias)), -1)
+    expected = torch.log_softmax(
+        network.classifier(torch.relu(network.encoder.head.layers[0].bias)), -1
+    )
     torch.testing.assert_close(y[0, 0], expected, **TOLERANCE)
 
 
 def test_dropout_follows_the_regularized_operations_alone_and_in_training_alone(
     path: str,
 ) -> None:
-    alive = all_alive(get_space("asr_revised"))
-    config = EncoderConfig(7, 2, 3, 4)
+    alive = all_candidates(get_space("asr_revised"))
+    config = CellConfig(7, 2, 3, 4)
     x, lengths = torch.randn(2, 12, 7), torch.tensor([12, 12])
     weights = {kind: random_weights(alive)[kind].detach() for kind in KINDS}
 
-    def differs(network: Supernet, weights: Weights) -> bool:
+    def differs(network: CtcNetwork, weights: Weights) -> bool:
         torch.manual_seed(1)
         first, _ = network(x, lengths, weights, 0.5)
         torch.manual_seed(2)
@@ -320,7 +327,7 @@ def test_dropout_follows_the_regularized_operations_alone_and_in_training_alone(
 
     torch.manual_seed(0)
     regularized = ("dil_conv_3x3", "avg_pool_3x3")
-    network = Supernet(alive, config, NODES, VOCABULARY, regularized).train()
+    network = ctc_supernet(alive, config, NODES, VOCABULARY, regularized).train()
     assert differs(network, weights)
     assert not differs(network.eval(), weights)
     network.train()

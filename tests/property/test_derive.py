@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pytest
+from choice_samples import CELL_SPACE_OPERATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_encoder.common.choices import prune
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.network.choices.parameters import edge_list
-from nas_encoder.search.gradient.derive import derive_cell, derive_chain, prune
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import Cell
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
+from nas_encoder.spaces.cells.space import derive_cell, edge_list
 from nas_encoder.spaces.tdnn_chain.architecture import TDNN_OPERATIONS
 
 OPERATIONS = get_space("asr_revised").operations
@@ -177,6 +177,11 @@ def test_a_table_of_another_size_is_an_error() -> None:
         derive_cell([{"sep_conv_3x3": 1.0}] * 13, NODES)
 
 
+def derive_chain(table: Table) -> tuple[str, ...]:
+    blocks: tuple[str, ...] = get_space("tdnn_chain").derive({"blocks": table}, {}).blocks
+    return blocks
+
+
 def make_blocks(seed: int) -> Table:
     rng = random.Random(seed)
     size = rng.randint(1, len(TDNN_OPERATIONS))
@@ -189,7 +194,7 @@ def make_blocks(seed: int) -> Table:
 @given(st.builds(make_blocks, seeds))
 def test_a_chain_takes_each_blocks_most_probable_operation(table: Table) -> None:
     before = [dict(block) for block in table]
-    blocks = derive_chain(table).blocks
+    blocks = derive_chain(table)
     assert table == before
     assert len(blocks) == len(table)
     for op, block in zip(blocks, table, strict=True):

@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 import torch
+from choice_samples import all_candidates
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric import Fabric
@@ -21,13 +22,13 @@ from nas_encoder.network.choices.edges import (
     relative_entropy,
     rows_of_nodes,
 )
-from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive, edge_list
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.choices.straight_through import straight_through
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.search.gradient.derive import derive_cell
 from nas_encoder.search.gradient.steps import StepsContext
 from nas_encoder.search.gradient.strategies.drawn import DrawnEdgesSteps
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.space import derive_cell, edge_list
 
 NODES = 4
 seeds = st.integers(0, 2**32)
@@ -140,7 +141,7 @@ def test_the_estimator_is_that_of_the_choice_of_a_pair() -> None:
 
 @given(seeds)
 def test_mixtures_weigh_by_both_probabilities(seed: int) -> None:
-    alive = all_alive(get_space("asr_revised"), learned_edges=True)
+    alive = all_candidates(get_space("asr_revised"), learned_edges=True)
     assert all("none" not in edge for edges in alive.values() for edge in edges)
     plain = ArchitectureParameters(alive, torch.Generator().manual_seed(seed))
     made = ArchitectureParameters(alive, torch.Generator().manual_seed(seed), learned_edges=True)
@@ -156,7 +157,7 @@ def test_mixtures_weigh_by_both_probabilities(seed: int) -> None:
 @given(seeds)
 def test_drawn_edges_are_there_or_not(seed: int) -> None:
     """Rows of a drawn mixture are the operations' or zero; every strength has its gradient."""
-    alive = all_alive(get_space("asr_revised"), learned_edges=True)
+    alive = all_candidates(get_space("asr_revised"), learned_edges=True)
     made = ArchitectureParameters(alive, torch.Generator().manual_seed(seed), learned_edges=True)
     for kind, strengths in made.strengths.items():
         strengths.data.copy_(strengths_of(seed, scale=1.0) if kind == "normal" else 0 * strengths)
@@ -183,7 +184,7 @@ def test_drawn_edges_are_there_or_not(seed: int) -> None:
 
 
 def test_scores_are_over_the_same_draws_every_time() -> None:
-    alive = all_alive(get_space("darts"), learned_edges=True)
+    alive = all_candidates(get_space("darts"), learned_edges=True)
     made = ArchitectureParameters(alive, torch.Generator().manual_seed(0), learned_edges=True)
     steps = drawing(made, 5)
     state = steps.state()

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from choice_samples import CELL_SPACE_OPERATIONS
 from encoder_samples import ZOO, handwritten, one_edge, padded, sampled, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-9}
 GARBAGE = (0.0, 1e30, float("nan"), float("inf"), float("-inf"))

@@ -12,19 +12,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from choice_samples import all_candidates
 
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.deploy import latency, timing
-from nas_encoder.deploy.latency import BenchSettings, LatencyTable, measure_table
+from nas_encoder.deploy.latency import BenchSettings, measure_table
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.network.choices.parameters import KINDS, ArchitectureParameters, all_alive
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.costs import CellCosts
+from nas_encoder.spaces.cells.latency_table import LatencyTable
 from nas_encoder.spaces.cells.pieces import CellNetwork
+from nas_encoder.spaces.cells.space import KINDS
 
 SPACE = get_space("asr_revised")
 SIZE = {"layers": 5, "channels": 2, "input_size": 8, "output_size": 6}
@@ -42,7 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_piece_of_every_network_is_measured(table: Path) -> None:
     loaded = LatencyTable.load(table)
-    network = CellNetwork(EncoderConfig(**SIZE), 40, SPACE.nodes)
+    network = CellNetwork(CellConfig(**SIZE), 40, SPACE)
     for seed in range(10):
         pieces = network.pieces_of(SPACE.sample(random.Random(seed)).architecture)
         assert all(loaded.milliseconds[piece] > 0 for piece in pieces)
@@ -74,8 +77,8 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
     config = ObjectiveConfig(
         latency_ms=1e3, table=str(table), layers=5, channels=2, seconds=0.4, weight=2.0, margin=0.0
     )
-    network = EncoderConfig(input_size=8, output_size=6)
-    costs = build_costs(config, SPACE.name, network, 0.01)
+    network = CellConfig(input_size=8, output_size=6)
+    costs = build_costs(config, SPACE, network, 0.01)
     assert isinstance(costs, CellCosts)
     loaded = LatencyTable.load(table)
     # The slowest of some, so that a budget below it is still above the fastest network there is.
@@ -86,7 +89,7 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
     assert costs.of(architecture)["latency_ms"] == pytest.approx(wanted)
     budget = 0.9 * wanted
     objective = Objective(dataclasses.replace(config, latency_ms=budget), costs)
-    alive = all_alive(SPACE)
+    alive = all_candidates(SPACE)
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
     penalty = objective.penalty(parameters.weights(), alive, architecture)
     assert float(penalty.detach()) == pytest.approx(2.0 * torch.log(torch.tensor(wanted / budget)))
@@ -97,7 +100,7 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
 def test_another_network_is_refused(table: Path) -> None:
     config = ObjectiveConfig(latency_ms=80, table=str(table), layers=6, channels=2, seconds=0.5)
     with pytest.raises(ConfigError) as caught:
-        build_costs(config, "darts", EncoderConfig(input_size=8, output_size=6), 0.01)
+        build_costs(config, get_space("darts"), CellConfig(input_size=8, output_size=6), 0.01)
     text = str(caught.value)
     for part in (
         "space: is 'asr_revised' in the table, the search has 'darts'",
@@ -114,7 +117,7 @@ class Stop(BaseException):
 
 def test_it_goes_on_where_it_was_stopped(table: Path, tmp_path: Path) -> None:
     path = tmp_path / "latency.yaml"
-    network = CellNetwork(EncoderConfig(**SIZE), 40, SPACE.nodes)
+    network = CellNetwork(CellConfig(**SIZE), 40, SPACE)
     settings = BenchSettings(seconds=0.0, repeats=3, checks=2)
     done: list[Any] = []
 
@@ -129,21 +132,23 @@ def test_it_goes_on_where_it_was_stopped(table: Path, tmp_path: Path) -> None:
         return progress
 
     with pytest.raises(Stop):
-        measure_table(network, SPACE, settings, path, stop_after(7))
+        measure_table(SPACE, CellConfig(**SIZE), 40, settings, path, stop_after(7))
     half = LatencyTable.load(path)
     assert len(half.milliseconds) == 7 and not half.complete
     with pytest.raises(ConfigError, match="38 pieces are not measured"):
-        half.require(network, SPACE, "table", "command")
-    whole = measure_table(network, SPACE, settings, path, stop_after(10**6))
+        half.require(network, "table", "command")
+    whole = measure_table(SPACE, CellConfig(**SIZE), 40, settings, path, stop_after(10**6))
     assert len(done) == len(set(map(str, done))) == len(whole.milliseconds) + 2
     assert {p: whole.milliseconds[p] for p in half.milliseconds} == half.milliseconds
     assert whole == LatencyTable.load(path)
     assert whole.milliseconds.keys() == LatencyTable.load(table).milliseconds.keys()
     # Nothing is left to do.
-    assert measure_table(network, SPACE, settings, path, stop_after(0)) == whole
+    assert measure_table(SPACE, CellConfig(**SIZE), 40, settings, path, stop_after(0)) == whole
     # Other settings would mix two measurements.
     with pytest.raises(ConfigError, match="settings.repeats: is 3 in the file, now 4"):
-        measure_table(network, SPACE, BenchSettings(seconds=0.0, repeats=4, checks=2), path)
+        measure_table(
+            SPACE, CellConfig(**SIZE), 40, BenchSettings(seconds=0.0, repeats=4, checks=2), path
+        )
 
 
 def test_latencies_are_medians(monkeypatch: pytest.MonkeyPatch) -> None:

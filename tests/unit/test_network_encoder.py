@@ -336,8 +336,8 @@ def test_a_condition_changes_what_follows_and_not_the_tap_itself() -> None:
 def test_a_genotype_without_2d_cells_is_refused() -> None:
     from nas_encoder import Genotype
     from nas_encoder.errors import ConfigError
-    from nas_encoder.spaces.cells.config import EncoderConfig
+    from nas_encoder.spaces.cells.config import CellConfig
     from nas_encoder.spaces.cells.network import CellEncoder
 
     with pytest.raises(ConfigError, match="has no 2-D cells"):
-        CellEncoder(Genotype("x", "tdnn_chain", object()), EncoderConfig())
+        CellEncoder(Genotype("x", "tdnn_chain", object()), CellConfig())

@@ -16,7 +16,7 @@ from nas_encoder.errors import (
     NasEncoderError,
     UtteranceTooShortError,
 )
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +131,12 @@ def test_all_wrong_options_are_reported_together() -> None:
     fields = {problem.split(":")[0] for problem in got.value.problems}
     assert fields == {"input_size", "channels", "dropout", "chanels"}
     with pytest.raises(ConfigError, match="must be a mapping, got list"):
-        EncoderConfig.from_dict([])  # type: ignore[arg-type]
+        CellConfig.from_dict([])  # type: ignore[arg-type]
 
 
 def test_options_from_yaml_have_lists() -> None:
-    config = EncoderConfig.from_dict({"stem_stride": [1, 2], "hidden_sizes": [8], "taps": [14]})
-    assert config == EncoderConfig(stem_stride=(1, 2), hidden_sizes=(8,), taps=(14,))
+    config = CellConfig.from_dict({"stem_stride": [1, 2], "hidden_sizes": [8], "taps": [14]})
+    assert config == CellConfig(stem_stride=(1, 2), hidden_sizes=(8,), taps=(14,))
     assert config.problems() == []
 
 

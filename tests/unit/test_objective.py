@@ -8,25 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from choice_samples import all_candidates
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.network import build_encoder
 from nas_encoder.network.budgets import ObjectiveConfig
 from nas_encoder.network.choices.edges import inclusion_probabilities
-from nas_encoder.network.choices.parameters import (
-    KINDS,
-    ArchitectureParameters,
-    all_alive,
-    edge_list,
-)
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.derive import derive_cell
 from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import CellArchitecture
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.space import KINDS, derive_cell, edge_list
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 
@@ -40,8 +36,8 @@ SIZES: tuple[dict[str, Any], ...] = (
 def make(space: str = "asr_revised", size: dict[str, Any] = SIZES[0], **config: Any) -> Objective:
     settings = ObjectiveConfig(**{"layers": 6, "channels": 3, "seconds": 0.37, **config})
     kinds = {"tdnn_chain": ChainConfig, "nasbench_asr": NasBenchConfig}
-    network: Any = kinds.get(space, EncoderConfig)(**size)
-    costs = build_costs(settings, space, network, 0.01)
+    network: Any = kinds.get(space, CellConfig)(**size)
+    costs = build_costs(settings, get_space(space), network, 0.01)
     assert costs is not None
     return Objective(settings, costs)
 
@@ -81,7 +77,7 @@ def test_certain_choices_cost_what_their_network_costs(space: str) -> None:
     for seed in range(60):
         architecture = cells.sample(random.Random(seed)).architecture
         weights = certain(architecture, cells.operations)
-        expected = objective.costs.expected(weights, all_alive(cells))
+        expected = objective.costs.expected(weights, all_candidates(cells))
         assert {k: float(v) for k, v in expected.items()} == objective.costs.of(architecture)
 
 
@@ -93,7 +89,7 @@ def test_costs_of_chains(width: int | None, output: int) -> None:
         make("tdnn_chain", size, layers=None, channels=width),
         get_space("tdnn_chain"),
     )
-    alive = all_alive(space)
+    alive = all_candidates(space)
     for seed in range(4):
         genotype = space.sample(random.Random(seed))
         network = build_encoder(genotype, **{**size, "channels": width or 5})
@@ -125,7 +121,7 @@ def test_costs_of_nodes(width: int | None, lstm: int) -> None:
     size["lstm_size"] = lstm
     space = get_space("nasbench_asr")
     costs = make(space.name, size, layers=None, channels=width).costs
-    alive = all_alive(space)
+    alive = all_candidates(space)
     members = [space.sample(random.Random(seed)) for seed in range(8)]
     for genotype in [*members, space.decode([5] + [0] * 8), space.decode([0, 1] * 2 + [0] * 5)]:
         network = build_encoder(genotype, **{**size, "channels": width or 12})
@@ -181,15 +177,15 @@ def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
     others = certain(architecture, cells.operations)
     others["normal"][rows] = 0.0
     others["normal"][rows, 0] = 1.0
-    base = float(objective.costs.expected(others, all_alive(cells))["parameters"])
-    got = float(objective.costs.expected(weights, all_alive(cells))["parameters"])
+    base = float(objective.costs.expected(others, all_candidates(cells))["parameters"])
+    got = float(objective.costs.expected(weights, all_candidates(cells))["parameters"])
     assert got == pytest.approx(base + mean, rel=1e-9)
 
 
 def test_learned_edges_are_taken_as_they_say() -> None:
     """The cost of the genotype where they are certain, else of all networks by their share."""
     objective, cells = make(parameters=1.0e4), get_space("asr_revised")
-    alive = all_alive(cells, learned_edges=True)
+    alive = all_candidates(cells, learned_edges=True)
     architecture = cells.sample(random.Random(4)).architecture
     weights, edges = {}, {}
     for kind in KINDS:
@@ -234,7 +230,7 @@ def test_learned_edges_are_taken_as_they_say() -> None:
 
 def test_the_gradient_is_that_of_the_expectation() -> None:
     objective, cells = make(parameters=1.0e4, macs=1.0e6), get_space("asr_revised")
-    alive = all_alive(cells)
+    alive = all_candidates(cells)
     generator = torch.Generator().manual_seed(3)
     alphas = {
         kind: torch.randn(14, 8, dtype=torch.float64, generator=generator).requires_grad_()
@@ -258,7 +254,7 @@ def test_the_gradient_is_that_of_the_expectation() -> None:
 def search_on_a_toy(objective: Objective | None, seed: int = 0) -> CellArchitecture:
     """Move alphas against a made-up loss that likes expensive operations, and the penalty."""
     cells = get_space("asr_revised")
-    alive = all_alive(cells)
+    alive = all_candidates(cells)
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.Adam(parameters.parameters(), lr=0.05, betas=(0.5, 0.999))
     liked = torch.tensor(
@@ -325,11 +321,11 @@ def test_no_network_is_cheaper_than_the_cheapest(space: str, quantity: str) -> N
 
 def test_within_the_budget_nothing_is_added() -> None:
     objective, cells = make(parameters=1e9, macs=1e12), get_space("asr_revised")
-    parameters = ArchitectureParameters(all_alive(cells), torch.Generator().manual_seed(0))
+    parameters = ArchitectureParameters(all_candidates(cells), torch.Generator().manual_seed(0))
     architecture = cells.sample(random.Random(0)).architecture
-    penalty = objective.penalty(parameters.weights(), all_alive(cells), architecture)
+    penalty = objective.penalty(parameters.weights(), all_candidates(cells), architecture)
     assert float(penalty) == 0 and not penalty.requires_grad
-    report = objective.report(parameters.weights(), all_alive(cells), architecture)
+    report = objective.report(parameters.weights(), all_candidates(cells), architecture)
     assert report["macs"]["budget"] == 1e12
     assert report["parameters"]["derived"] == objective.costs.of(architecture)["parameters"]
 
@@ -351,7 +347,7 @@ def test_pruned_choices_cost_too() -> None:
         kind: torch.tensor([[float(op in e) / 3 for op in cells.operations] for e in alive[kind]])
         for kind in KINDS
     }
-    for name, value in objective.costs.expected(wide, all_alive(cells)).items():
+    for name, value in objective.costs.expected(wide, all_candidates(cells)).items():
         assert float(value) == pytest.approx(float(expected[name]), rel=1e-6)
 
 

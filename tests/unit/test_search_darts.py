@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from choice_samples import all_candidates, ctc_supernet
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
@@ -20,8 +21,7 @@ from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.search.gradient.strategies.darts import Darts, UnrolledSteps
 from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.training.steps import ctc_loss
 
 LR = 0.3
@@ -152,10 +152,10 @@ def make_batch(seed: int) -> Batch:
 )
 def steps(request: pytest.FixtureRequest) -> UnrolledSteps:
     space = get_space("darts")
-    alive = all_alive(space)
+    alive = all_candidates(space)
     torch.manual_seed(0)
-    network = Supernet(
-        alive, EncoderConfig(8, request.param, 3, 6), space.nodes, 4, ("avg_pool_3x3",)
+    network = ctc_supernet(
+        alive, CellConfig(8, request.param, 3, 6), space.nodes, 4, ("avg_pool_3x3",)
     )
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
     for alphas in parameters.alphas.values():
@@ -264,7 +264,7 @@ def test_the_running_statistics_are_those_of_the_architectures_loss(steps: Unrol
 def test_the_order_of_the_configuration_decides() -> None:
     for order, kind in (("first", Steps), ("second", UnrolledSteps)):
         strategy = Darts(SearchConfig.from_dict({"strategy": "darts", "order": order}))
-        made = ArchitectureParameters(strategy.first_alive(), torch.Generator())
+        made = ArchitectureParameters(strategy.first_candidates(), torch.Generator())
         network = nn.Linear(1, 1)
         sgd = torch.optim.SGD(network.parameters(), lr=0.1)
         fabric = Fabric(accelerator="cpu", devices=1)

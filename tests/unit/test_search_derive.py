@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nas_encoder.network.choices.parameters import edge_list
-from nas_encoder.search.gradient.derive import derive_cell, prune
+from nas_encoder.common.choices import prune
 from nas_encoder.spaces.cells.architecture import Cell, Edge
+from nas_encoder.spaces.cells.space import derive_cell, edge_list
 
 # Two nodes: edges (0, k-2), (0, k-1), (1, k-2), (1, k-1), (1, node 0).
 TABLE = [

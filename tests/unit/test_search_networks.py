@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from choice_samples import all_candidates
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.choices.parameters import all_alive
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.report.gradient import choices_of
 from nas_encoder.search.run import build_objective
@@ -97,8 +97,8 @@ def test_costs_where_zero_is_all_but_certain() -> None:
     alphas = torch.zeros(3, 6)
     alphas[0, space.operations.index("zero")] = 200.0
     weights = {"nodes": alphas.softmax(-1).requires_grad_(), "skips": torch.full((6, 2), 0.5)}
-    expected = objective.costs.expected(weights, all_alive(space))
-    even = objective.costs.expected({"nodes": torch.full((3, 6), 1 / 6)}, all_alive(space))
+    expected = objective.costs.expected(weights, all_candidates(space))
+    even = objective.costs.expected({"nodes": torch.full((3, 6), 1 / 6)}, all_candidates(space))
     for name in expected:
         torch.testing.assert_close(expected[name].detach(), even[name])
     expected["macs"].backward()

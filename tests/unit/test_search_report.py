@@ -17,12 +17,13 @@ from search_folders import SPACE, derived, make_run
 from nas_encoder.cli.main import main
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import load_genotype
-from nas_encoder.network.choices.parameters import KINDS, edge_list
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import Cost
 from nas_encoder.search.report.build import build_report, write_report
 from nas_encoder.search.report.gradient import GradientReport
 from nas_encoder.search.report.pictures import entropies
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.space import KINDS, edge_list
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,9 @@ def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     page = page_of(folder.path)
     assert page.words.count("how probable it is that its node takes it") == 2  # both stages
     assert page.words.count("how probable it is that the edge is taken") == 2  # both kinds
-    assert {"normal cell, its edges", "reduction cell, its edges"} < set(entropies(records))
+    assert {"normal cell, its edges", "reduction cell, its edges"} < set(
+        entropies(records, get_space("asr_revised"))
+    )
 
 
 def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_costs_stand_against_their_budgets(tmp_path: Path) -> None:
     add_costs(folder, budget=8e6)
     page = page_of(folder.path)
     assert "Cost against budget" in page.words and "87.5 %" in page.words
-    assert "17 cells, 24 channels, 10 s of speech" in page.words
+    assert "17 layers, 24 channels, 10 s of speech" in page.words
     assert GradientReport(folder).warnings() == []
     add_costs(folder, budget=6.5e6)
     (text,) = GradientReport(folder).warnings()

@@ -8,22 +8,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from choice_samples import all_candidates, ctc_supernet
 from lightning.fabric import Fabric
 from torch import Tensor
 
 from nas_encoder.data import Batch
-from nas_encoder.network.choices.parameters import (
-    KINDS,
-    ArchitectureParameters,
-    all_alive,
-    edge_list,
-)
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search.config.gradient import ArchitectureConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import Steps, StepsContext, architecture_optimizer
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.supernet.mixed import Supernet
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.space import KINDS, edge_list
 from nas_encoder.training.config import WeightsConfig
 from nas_encoder.training.decoding import collapse
 from nas_encoder.training.diverged import DivergedError
@@ -50,8 +46,8 @@ def make_batch(seed: int = 0) -> Batch:
 
 def make_steps(optimizer: str = "sgd", weight_decay: float = 3e-4) -> Steps:
     torch.manual_seed(0)
-    alive = all_alive(SPACE)
-    network = Supernet(alive, EncoderConfig(8, 1, 3, 6), SPACE.nodes, 4, ("dil_conv_3x3",))
+    alive = all_candidates(SPACE)
+    network = ctc_supernet(alive, CellConfig(8, 1, 3, 6), SPACE.nodes, 4, ("dil_conv_3x3",))
     parameters = ArchitectureParameters(alive, torch.Generator().manual_seed(0))
     weights = WeightsConfig(optimizer=optimizer, lr=0.1, weight_decay=weight_decay)
     return Steps(
@@ -207,7 +203,7 @@ def test_cosine() -> None:
 
 
 def test_parameters_begin_near_a_uniform_choice() -> None:
-    parameters = ArchitectureParameters(all_alive(SPACE), torch.Generator().manual_seed(3))
+    parameters = ArchitectureParameters(all_candidates(SPACE), torch.Generator().manual_seed(3))
     for kind in KINDS:
         alphas = parameters.alphas[kind]
         assert alphas.shape == (len(edge_list(SPACE.nodes)), len(SPACE.operations))
@@ -216,5 +212,5 @@ def test_parameters_begin_near_a_uniform_choice() -> None:
         for edge in parameters.probabilities()[kind]:
             assert tuple(edge) == SPACE.operations
             assert sum(edge.values()) == pytest.approx(1.0)
-    again = ArchitectureParameters(all_alive(SPACE), torch.Generator().manual_seed(3))
+    again = ArchitectureParameters(all_candidates(SPACE), torch.Generator().manual_seed(3))
     assert all(torch.equal(parameters.alphas[kind], again.alphas[kind]) for kind in KINDS)

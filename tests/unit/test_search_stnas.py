@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from choice_samples import all_candidates, ctc_chain, ctc_sampled
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
-from nas_encoder.network.choices.parameters import ArchitectureParameters, all_alive
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.choices.straight_through import (
     Paths,
     draw_active,
     draw_paths,
     straight_through,
 )
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import StepsContext
 from nas_encoder.search.gradient.strategies.stnas import SampledSteps, STNas
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
-from nas_encoder.spaces.tdnn_chain.supernet import ChainSupernet
 
 # Two edges with three operations each, whose outputs are fixed points of the plane.
 ALPHAS = torch.tensor([[0.4, -0.3, 0.1], [0.0, 0.8, -0.5]], dtype=torch.float64)
@@ -192,7 +192,9 @@ def make_batch() -> Batch:
 
 
 def make_steps(space: str, network: nn.Module, **config: object) -> SampledSteps:
-    made = ArchitectureParameters(all_alive(get_space(space)), torch.Generator().manual_seed(0))
+    made = ArchitectureParameters(
+        all_candidates(get_space(space)), torch.Generator().manual_seed(0)
+    )
     strategy = STNas(SearchConfig.from_dict({"strategy": "stnas", "space": space, **config}))
     steps = strategy.steps(
         StepsContext(
@@ -213,16 +215,18 @@ def make_steps(space: str, network: nn.Module, **config: object) -> SampledSteps
 CHAIN_STAGES = [{"layers": 6, "channels": 4, "operations": 4}]
 
 
-def chain_network() -> ChainSupernet:
+def chain_network() -> CtcNetwork:
     torch.manual_seed(0)
-    return ChainSupernet(all_alive(get_space("tdnn_chain")), ChainConfig(8, 4, 4), 4)
+    return ctc_chain(all_candidates(get_space("tdnn_chain")), ChainConfig(8, 4, 4), 4)
 
 
 @pytest.mark.parametrize("paths", [1, 2])
 def test_a_step_evaluates_no_more_of_a_chain_than_it_needs(paths: int) -> None:
     network = chain_network()
     steps = make_steps("tdnn_chain", network, paths=paths, stages=CHAIN_STAGES)
-    layers = {f"{b}_{o}": m for b, block in enumerate(network.blocks) for o, m in enumerate(block)}
+    layers = {
+        f"{b}_{o}": m for b, block in enumerate(network.encoder.blocks) for o, m in enumerate(block)
+    }
     calls = Calls(layers)
     before = {name: [p.clone() for p in m.parameters()] for name, m in layers.items()}
     steps.weight_step(make_batch(), 0.01, 0.0)
@@ -241,17 +245,17 @@ def test_a_step_evaluates_no_more_of_a_chain_than_it_needs(paths: int) -> None:
 def test_a_step_evaluates_no_more_of_cells_than_it_needs(paths: int) -> None:
     space = get_space("darts")
     torch.manual_seed(0)
-    network = SampledSupernet(all_alive(space), EncoderConfig(8, 2, 3, 6), 4, 4)
+    network = ctc_sampled(all_candidates(space), CellConfig(8, 2, 3, 6), 4, 4)
     steps = make_steps("darts", network, paths=paths)
     own = {
         f"{c}_{name}": module
-        for c, cell in enumerate(network.cells)
+        for c, cell in enumerate(network.encoder.cells)
         for edges in cell.sources  # type: ignore[union-attr]
         for name, module in edges.own.items()
     }
     shared = {
         f"{c}_{s}_{name}": module
-        for c, cell in enumerate(network.cells)
+        for c, cell in enumerate(network.encoder.cells)
         for s, edges in enumerate(cell.sources)  # type: ignore[arg-type]
         for name, module in edges.shared.items()
     }

@@ -7,13 +7,13 @@ import random
 from typing import Any
 
 import pytest
+from choice_samples import CELL_SPACE_OPERATIONS
 
 from nas_encoder import Genotype, load_genotype
 from nas_encoder.errors import GenotypeError
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells import space as cells
 from nas_encoder.spaces.cells.architecture import Cell, CellArchitecture, Edge
-from nas_encoder.spaces.cells.operations import CELL_SPACE_OPERATIONS
 
 SIZE_OF_A_DARTS_CELL = 7**8 * 1 * 3 * 6 * 10  # Liu et al. 2019, appendix A.1 counts 10^9 per cell
 

@@ -8,7 +8,7 @@ the probability exp(b_i + b_j) over the sum of that of all pairs, so that the tw
 are the most probable pair. The probability that an edge is one of the two (its *inclusion
 probability*, of sum 2 for each node) weighs it in a mixture.
 
-E edges of a cell, in the order of :func:`~nas_encoder.network.choices.parameters.edge_list`.
+E edges of a cell, node by node: node i reads the cell's two inputs and the nodes before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from nas_encoder.spaces.cells.architecture import INPUT_STATES
+_INPUTS = 2  # of a cell: what its first node can read
 
 
 def rows_of_nodes(edges: int) -> list[range]:
@@ -27,7 +27,7 @@ def rows_of_nodes(edges: int) -> list[range]:
     rows: list[range] = []
     start = 0
     while start < edges:
-        end = start + INPUT_STATES + len(rows)
+        end = start + _INPUTS + len(rows)
         rows.append(range(start, end))
         start = end
     if start != edges:

@@ -11,27 +11,25 @@ import yaml
 from nas_encoder.common.fields import choice, integer, option, section, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.search.config.networks import check_network, network_of, searchable_spaces
+from nas_encoder.search.config.networks import check_network, network_of, read_network
 from nas_encoder.search.config.sections import (
     ArchitectureConfig,
     Named,
-    NetworkConfig,
     RegularizationConfig,
     SelectionConfig,
     StageConfig,
 )
 from nas_encoder.search.strategies import GRADIENT, strategies
-from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.space import CellSpace
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces import get_space, searchable_spaces
+from nas_encoder.spaces.base import LEARNED_EDGES, LIMITS
+from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
 from nas_encoder.tables import STRATEGIES
 from nas_encoder.training.config import DataConfig, TrainerConfig, WeightsConfig
 
 DATA_USES = ("half", "valid")
 ORDERS = ("first", "second")
 EDGES = ("operations", "learned", "drawn")
+DEFAULT_SPACE = "asr_revised"
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,14 @@ class SearchConfig(DataConfig, Named):
             active with all others; with 2, with one other that is drawn (edges with all others).
     """
 
-    space: str = option("asr_revised", choice("search space", searchable_spaces))
+    space: str = option(DEFAULT_SPACE, choice("search space", searchable_spaces))
     train_utterances: int | None = option(None, integer(2, 10**9))
     architecture_data: str = option("half", choice("data for the architecture", DATA_USES))
     seeds: tuple[int, ...] = option((), tuple_of(integer(0, 10**9), 0, 1000, once="a seed"))
     order: str = option("first", choice("order", ORDERS))
     paths: int = option(1, integer(1, 2))
     edges: str = option("operations", choice("way to choose edges", EDGES))
-    network: NetworkConfig = option(NetworkConfig, section(NetworkConfig))
+    network: SearchedNetwork = option(lambda: get_space(DEFAULT_SPACE).section(), read_network)
     stages: tuple[StageConfig, ...] = option(
         (StageConfig(),), tuple_of(section(StageConfig), 1, 16)
     )
@@ -87,13 +85,15 @@ class SearchConfig(DataConfig, Named):
 
     @classmethod
     def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Leave out of the default regularization what the space does not have."""
+        """Say whose ``network`` it is; leave out of the regularization what the space lacks."""
+        name = document.get("space")
+        known = isinstance(name, str) and name in searchable_spaces()
+        space = get_space(name if isinstance(name, str) and known else DEFAULT_SPACE)
+        document = {**document, "network": (space, document.get("network"))}
         given = document.get("regularization")
-        if document.get("space") not in searchable_spaces() or not isinstance(
-            given, Mapping | None
-        ):
+        if not known or not isinstance(given, Mapping | None):
             return document
-        own = RegularizationConfig().within(get_space(document["space"]).operations)
+        own = RegularizationConfig().within(space.operations)
         defaults = {"operations": own.operations, "at_most": own.at_most}
         return {**document, "regularization": {**defaults, **(given or {})}}
 
@@ -106,12 +106,13 @@ class SearchConfig(DataConfig, Named):
             found.conflict("selection", rule, f"stages[{len(self.stages) - 1}].phase")
         candidates: Sequence[str] = ()
         if found.sound("space"):
-            candidates = get_space(self.space).operations
-            if self.learns_edges and not isinstance(get_space(self.space), CellSpace):
+            space = get_space(self.space)
+            candidates = space.operations
+            if self.learns_edges and LEARNED_EDGES not in space.features:
                 rule = f"'{self.edges}' is for spaces of cells with edges, not '{self.space}'"
                 found.conflict("edges", rule)
             if self.learns_edges:  # edges that are left out say it
-                candidates = [name for name in candidates if name != "none"]
+                candidates = [name for name in candidates if name != space.zero]
         self._check_stages(candidates, found)
         self._check_phases(found)
         if candidates:
@@ -184,8 +185,8 @@ class SearchConfig(DataConfig, Named):
                 )
 
     def _check_regularization(self, candidates: Sequence[str], found: Problems) -> None:
-        given = self.regularization
-        if not isinstance(get_space(self.space), CellSpace):
+        given, space = self.regularization, get_space(self.space)
+        if LIMITS not in space.features:
             for name in ("operations", "at_most"):
                 if getattr(given, name):
                     rule = (
@@ -197,7 +198,7 @@ class SearchConfig(DataConfig, Named):
         for place, operation in enumerate(given.operations):
             found.choice(operation, f"operations[{place}]", "operation", candidates)
         found.mapping(given.at_most, "at_most", (), candidates)
-        if not set(candidates) - {"none", *given.at_most}:
+        if not set(candidates) - {space.zero, *given.at_most}:
             rule = "must leave an operation without limit, so that a genotype can always be derived"
             found.conflict("at_most", rule)
 
@@ -206,7 +207,7 @@ class SearchConfig(DataConfig, Named):
         """Whether edges have parameters of their own."""
         return self.edges in ("learned", "drawn")
 
-    def encoder_config(self, stage: StageConfig) -> EncoderConfig | ChainConfig | NasBenchConfig:
+    def encoder_config(self, stage: StageConfig) -> NetworkOptions:
         """Return the options that a stage's supernet shares with an evaluation network."""
         return network_of(self, stage)
 

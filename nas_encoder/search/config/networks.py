@@ -1,55 +1,64 @@
-"""The network of a search's stage, by its space: its options, and their rules."""
+"""The networks of a search's stages: the section ``network``, and the rules of the space."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.spaces import get_space, list_spaces
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.space import CellSpace
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig, spread_cells
-from nas_encoder.spaces.nasbench_asr.space import NasBenchSpace
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
-from nas_encoder.spaces.tdnn_chain.space import ChainSpace
+from nas_encoder.spaces import SPACES, SearchSpace, get_space
+from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork, tupled
 
 if TYPE_CHECKING:
     from nas_encoder.search.config.gradient import SearchConfig
 
-Network = EncoderConfig | ChainConfig | NasBenchConfig
 
+def read_network(value: Any, path: str, problems: Problems) -> SearchedNetwork:
+    """Read the section ``network``: the options of the networks of the space.
 
-def searchable_spaces() -> list[str]:
-    """Return the names of the spaces that have a supernet."""
-    kinds = (CellSpace, ChainSpace, NasBenchSpace)
-    return [name for name in list_spaces() if isinstance(get_space(name), kinds)]
+    Those that only networks of other spaces have may be given with the value that switches them
+    off.
 
-
-def network_of(config: SearchConfig, stage: StageConfig) -> Network:
-    """Return the options that a stage's supernet shares with an evaluation network."""
-    space = get_space(config.space) if config.space in searchable_spaces() else None
-    network = config.network
-    common: dict[str, Any] = {
-        "input_size": config.features.num_mel_bins,
-        "channels": stage.channels,
-        "output_size": network.output_size,
-        "deltas": network.deltas,
+    Args:
+        value: The space and the section; or the section, read already.
+        path: Of the section.
+        problems: Takes what is wrong.
+    """
+    here = problems.under(path)
+    if isinstance(value, SearchedNetwork):
+        return type(value).read(value, here)
+    space: SearchSpace = value[0]
+    document: Any = value[1]
+    if document is None or not isinstance(document, dict):
+        return space.section.read({} if document is None else document, here)
+    own = {item.name for item in fields(space.section)}
+    others = {
+        item.name: item.default
+        for other in SPACES.values()
+        for item in fields(other.section)
+        if item.name not in own
     }
-    if isinstance(space, ChainSpace):
-        return ChainConfig(**common, dropout=stage.dropout)
-    if isinstance(space, NasBenchSpace):
-        return NasBenchConfig(
-            **common,
-            dropout=stage.dropout,
-            lstm_size=network.lstm_size,
-            block_cells=network.block_cells or spread_cells(stage.layers),
-        )
-    return EncoderConfig(
-        **common,
+    for name, off in others.items():
+        given = tupled(document.get(name, off))
+        if given != off:
+            shown, wanted = (show(list(v) if isinstance(v, tuple) else v) for v in (given, off))
+            here.add(
+                name,
+                f"must be {wanted}: networks of the space '{space.name}' have no such part, got "
+                f"{shown}",
+            )
+    kept = {name: item for name, item in document.items() if name not in others}
+    return space.section.read(kept, here)
+
+
+def network_of(config: SearchConfig, stage: StageConfig) -> NetworkOptions:
+    """Return the options that a stage's supernet shares with an evaluation network."""
+    return get_space(config.space).search_options(
+        config.network,
+        input_size=config.features.num_mel_bins,
         layers=stage.layers,
-        stem_stride=network.stem_stride,
-        hidden_sizes=network.hidden_sizes,
+        channels=stage.channels,
         dropout=stage.dropout if stage.phase == "retrain" else 0.0,
     )
 
@@ -58,51 +67,12 @@ def check_network(config: SearchConfig, index: int, problems: Problems) -> None:
     """Check the network of the stage at ``index``; what all stages share, with the first."""
     stage = config.stages[index]
     where = f"stages[{index}]"
-    network = config.encoder_config(stage)
-    if isinstance(network, ChainConfig):
-        space = get_space(config.space)
-        assert isinstance(space, ChainSpace)
-        lines = network.problems(space.blocks)
-        problems.integer(stage.layers, f"{where}.layers", space.blocks, space.blocks)
-        without = {"stem_stride": (1, 1), "hidden_sizes": (), "lstm_size": 0, "block_cells": ()}
-    elif isinstance(network, NasBenchConfig):
-        lines = network.problems()
-        _check_cells(config, stage, where, problems)
-        without = {"stem_stride": (1, 1), "hidden_sizes": ()}
-    else:
-        lines = network.problems()
-        if stage.layers == 2:
-            problems.add(f"{where}.layers", "must be at least 3: of 2, both are reductions")
-        without = {"lstm_size": 0, "block_cells": ()}
-    if not index:
-        for name, off in without.items():
-            value = getattr(config.network, name)
-            if value != off:
-                shown, wanted = (show(list(v) if isinstance(v, tuple) else v) for v in (value, off))
-                problems.add(
-                    f"network.{name}",
-                    f"must be {wanted}: networks of the space '{config.space}' have no such part, "
-                    f"got {shown}",
-                )
-    for line in lines:
+    space = get_space(config.space)
+    space.check_layers(stage.layers, config.network, f"{where}.layers", problems)
+    for line in network_of(config, stage).problems():
         if line.startswith(("layers:", "channels:")):
             problems.lines.append(f"{where}.{line}")
         elif line.startswith("dropout:"):
             continue  # the stage's own check has it
         elif not index and not line.startswith("input_size:"):  # features has that one
             problems.lines.append(f"network.{line}")
-
-
-def _check_cells(config: SearchConfig, stage: StageConfig, where: str, problems: Problems) -> None:
-    given = config.network.block_cells
-    if not given:
-        problems.integer(stage.layers, f"{where}.layers", 1, 1024)
-    elif isinstance(given, tuple) and all(isinstance(count, int) for count in given):
-        cells = max(1, sum(given))
-        problems.integer(
-            stage.layers,
-            f"{where}.layers",
-            cells,
-            cells,
-            " (the sum of network.block_cells, which must have a cell)",
-        )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from nas_encoder.common.fields import (
     Declared,
     choice,
-    flag,
     integer,
     mapping_of,
     number,
@@ -119,30 +118,6 @@ class RegularizationConfig(Declared):
             self.decay,
             {op: count for op, count in self.at_most.items() if op in known},
         )
-
-
-@dataclass(frozen=True)
-class NetworkConfig(Declared):
-    """What the supernet shares with an evaluation network.
-
-    Attributes:
-        output_size: D, features of an output frame.
-        stem_stride: In time and frequency; of cells with edges alone, as ``hidden_sizes``.
-        hidden_sizes: See :class:`~nas_encoder.spaces.cells.config.EncoderConfig`.
-        deltas: Whether delta and delta-delta stand beside the features.
-        lstm_size: Of NAS-Bench-ASR alone, as ``block_cells``: width of the LSTM, 0 for none.
-        block_cells: Cells of each of its four blocks; empty to spread a stage's layers over them
-            as in the paper, 3 to 4 to 5 to 6.
-    """
-
-    output_size: int = option(512, integer(1, 65536))
-    stem_stride: tuple[int, int] = option(
-        (1, 1), tuple_of(integer(1, 2), 2, 2, names=("time", "frequency"))
-    )
-    hidden_sizes: tuple[int, ...] = option((), tuple_of(integer(1, 65536), 0, 16))
-    deltas: bool = option(True, flag)
-    lstm_size: int = option(0, integer(0, 16384))
-    block_cells: tuple[int, ...] = option((), tuple_of(integer(0, 256), 0, 4))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from nas_encoder.common.choices import Candidates
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
-from nas_encoder.network.choices.parameters import Alive, ArchitectureParameters
+from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
@@ -80,7 +81,7 @@ class GradientSearch:
         self.progress = Progress(
             config.stages, self.strategy, lambda stage: streams.of_stage(stage).num_batches(0)
         )
-        self.alive: Alive = self.strategy.first_alive()
+        self.candidates: Candidates = self.strategy.first_candidates()
         # Of the stage's best epoch where it stops early, from which the search derives.
         self.best: dict[str, Tensor] | None = None
 
@@ -102,7 +103,7 @@ class GradientSearch:
         if resume is not None:
             position = SearchPosition.from_dict(resume["position"])
             alive = resume["alive"].items()
-            self.alive = {kind: tuple(tuple(edge) for edge in edges) for kind, edges in alive}
+            self.candidates = {kind: tuple(tuple(edge) for edge in edges) for kind, edges in alive}
             self.best = resume["best"]
         bar = self.progress.bar(
             position.stage, position.epoch, position.step, not self.fabric.is_global_zero
@@ -117,7 +118,7 @@ class GradientSearch:
                 else:
                     steps = self.restored_stage(index, resume)
                     trainer = self._trainer(steps, position, bar)
-                    trainer.restore(resume)
+                    trainer.restore({**resume, "network": _prefixed(resume["network"])})
                     resume = None
                 try:
                     architecture = self._run_stage(steps, trainer, bar)
@@ -174,7 +175,7 @@ class GradientSearch:
             edges = steps.parameters.edge_probabilities()
         if self.objective is not None:
             with torch.no_grad():
-                present = steps.parameters.weights(), self.alive, architecture
+                present = steps.parameters.weights(), self.candidates, architecture
                 report = self.objective.report(*present, steps.parameters.edges())
             costs = {name: Cost(**cost) for name, cost in report.items()}
         record = EpochRecord(
@@ -190,7 +191,7 @@ class GradientSearch:
             valid_ter=score.ter,
             dropout=trainer.dropout,
             entropy=steps.parameters.entropy(),
-            uniform_entropy={kind: math.log(len(own[0])) for kind, own in self.alive.items()},
+            uniform_entropy={kind: math.log(len(own[0])) for kind, own in self.candidates.items()},
             seconds=round(position.seconds + time.monotonic() - began, 3),
             probabilities=steps.parameters.probabilities(),
             edges=edges,
@@ -207,7 +208,7 @@ class GradientSearch:
     def _finish_stage(self, steps: Steps, index: int) -> None:
         stages = self.config.stages
         if index + 1 < len(stages) and stages[index + 1].phase == "search":
-            self.alive = self.strategy.next_alive(index, steps.parameters.probabilities())
+            self.candidates = self.strategy.next_candidates(index, steps.parameters.probabilities())
         self.best = None
 
     # -- building and restoring ---------------------------------------------------------------
@@ -250,7 +251,7 @@ class GradientSearch:
         seed = part_seed(self.seed, index)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        return ArchitectureParameters(self.alive, generator, self.config.learns_edges)
+        return ArchitectureParameters(self.candidates, generator, self.config.learns_edges)
 
     def _steps(self, index: int, parameters: ArchitectureParameters) -> Steps:
         config, stage = self.config, self.config.stages[index]
@@ -287,7 +288,7 @@ class GradientSearch:
 
     def _build_network(self, stage: StageConfig, parameters: ArchitectureParameters) -> nn.Module:
         if stage.phase != "retrain":
-            return self.strategy.supernet(self.alive, stage, self.streams.vocabulary)
+            return self.strategy.supernet(self.candidates, stage, self.streams.vocabulary)
         genotype = self._genotype(self.strategy.derive(parameters))
         encoder = build_encoder(genotype, **asdict(self.config.encoder_config(stage)))
         return CtcNetwork(encoder, self.streams.vocabulary)
@@ -296,7 +297,7 @@ class GradientSearch:
         return Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
 
     def _save(self, steps: Steps, state: dict[str, Any]) -> None:
-        alive = {kind: [list(edge) for edge in edges] for kind, edges in self.alive.items()}
+        alive = {kind: [list(edge) for edge in edges] for kind, edges in self.candidates.items()}
         self.folder.save_checkpoint(
             {
                 **state,
@@ -313,5 +314,11 @@ class GradientSearch:
         if objective is None or not objective.config.budgets:
             return None
         return lambda present: objective.penalty(
-            present.weights(), self.alive, self.strategy.derive(parameters), present.edges()
+            present.weights(), self.candidates, self.strategy.derive(parameters), present.edges()
         )
+
+
+def _prefixed(network: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of a network, also of one saved when supernets had their own CTC layer."""
+    known = ("encoder.", "classifier.")
+    return {k if k.startswith(known) else f"encoder.{k}": value for k, value in network.items()}

@@ -1,82 +1,49 @@
 """Cost in the loss: what the network that a search is about to derive costs, against budgets.
 
-E edges of a cell, blocks of a chain or nodes of NAS-Bench-ASR, n operations alive on each.
+E edges of a cell, blocks of a chain or nodes of NAS-Bench-ASR, n candidates of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig, readable
-from nas_encoder.network.choices.parameters import Alive
-from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.config import EncoderConfig
-from nas_encoder.spaces.cells.costs import CellCosts
-from nas_encoder.spaces.cells.space import CellSpace
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.costs import SkipCosts
-from nas_encoder.spaces.nasbench_asr.space import NasBenchSpace
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
-from nas_encoder.spaces.tdnn_chain.costs import ChainCosts
-from nas_encoder.spaces.tdnn_chain.space import ChainSpace
+from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.base import Costs
 
 NONE_LEARNED: Mapping[str, Tensor] = MappingProxyType({})
 
 
-class Costs(Protocol):
-    """What networks of one size in one space cost."""
-
-    quantities: list[str]
-
-    def of(self, architecture: Any) -> dict[str, float]:
-        """Return what the network of an architecture costs, by quantity."""
-
-    def cheapest(self, name: str) -> float:
-        """Return the least that a network of the space costs."""
-
-    def expected(
-        self,
-        weights: Mapping[str, Tensor],
-        alive: Alive,
-        edges: Mapping[str, Tensor] = NONE_LEARNED,
-    ) -> dict[str, Tensor]:
-        """Return the expected costs as differentiable functions of the probabilities.
-
-        Where every choice is certain, they are those of that network.
-        """
-
-
 def build_costs(
-    config: ObjectiveConfig,
-    space: str,
-    network: EncoderConfig | ChainConfig | NasBenchConfig,
-    frame_shift: float,
+    config: ObjectiveConfig, space: SearchSpace, network: Any, frame_shift: float
 ) -> Costs | None:
-    """Return the costs of a space's networks; None where they are not known.
+    """Return the costs of what a search can find; None where the space does not know them.
 
     Args:
         config: The size, and the table of latencies.
-        space: Its name.
-        network: Everything else about the target network.
+        space: That is searched.
+        network: Options of the last stage's network.
         frame_shift: Of the features, in seconds.
 
     Raises:
         ConfigError: There is no table of latencies for exactly this network.
     """
-    known = get_space(space)
-    if isinstance(known, CellSpace) and isinstance(network, EncoderConfig):
-        return CellCosts(config, known, network, frame_shift)
-    if isinstance(known, ChainSpace) and isinstance(network, ChainConfig):
-        return ChainCosts(config, known, network, frame_shift)
-    if isinstance(known, NasBenchSpace) and isinstance(network, NasBenchConfig):
-        return SkipCosts(config, known, network, frame_shift)
-    return None
+    if not space.has("costs"):
+        return None
+    return space.costs.build(
+        space,
+        space.target_options(network, config.layers, config.channels),
+        round(config.seconds / frame_shift),
+        config.latency_ms is not None,
+        config.table,
+    )
 
 
 class Objective:
@@ -108,7 +75,7 @@ class Objective:
     def penalty(
         self,
         weights: Mapping[str, Tensor],
-        alive: Alive,
+        candidates: Candidates,
         derived: Any,
         edges: Mapping[str, Tensor] = NONE_LEARNED,
     ) -> Tensor:
@@ -123,7 +90,7 @@ class Objective:
 
         Args:
             weights: For each kind of cell (E, n) probabilities.
-            alive: Names of the operations that they belong to.
+            candidates: What they belong to.
             derived: What these probabilities give.
             edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
                 that is learned.
@@ -138,7 +105,7 @@ class Objective:
         }
         if not exceeded or not self.config.weight:
             return total
-        expected = self.costs.expected(weights, alive, edges)
+        expected = self.costs.expected(weights, candidates, edges)
         for name, limit in exceeded.items():
             soft = expected[name].log()
             total = total + soft - soft.detach() + torch.log(total.new_tensor(costs[name] / limit))
@@ -147,13 +114,13 @@ class Objective:
     def report(
         self,
         weights: Mapping[str, Tensor],
-        alive: Alive,
+        candidates: Candidates,
         derived: Any,
         edges: Mapping[str, Tensor] = NONE_LEARNED,
     ) -> dict[str, dict[str, float]]:
         """Return plain numbers for each quantity: ``derived``, ``expected`` and the ``budget``."""
         with torch.no_grad():
-            expected = self.costs.expected(weights, alive, edges)
+            expected = self.costs.expected(weights, candidates, edges)
         costs = self.costs.of(derived)
         return {
             name: {

@@ -11,6 +11,7 @@ from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import findings
 from nas_encoder.search.records import EpochRecord
+from nas_encoder.spaces import get_space
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Recorder:
         stage = self.config.stages[epoch.stage - 1]
         if stage.phase != "search" or 2 * epoch.epoch < stage.epochs + stage.warmup_epochs:
             return
-        for finding in findings(epoch, genotype):
+        for finding in findings(epoch, genotype, get_space(self.config.space)):
             key = (epoch.stage, finding.kind, finding.where)
             if key not in self._warned:
                 self._warned.add(key)

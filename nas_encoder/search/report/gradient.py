@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, readable
-from nas_encoder.network.choices.parameters import skip_list
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import Finding, findings
@@ -27,9 +25,6 @@ from nas_encoder.search.report.pictures import (
     to_png,
 )
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.architecture import CellArchitecture
-from nas_encoder.spaces.cells.space import CellSpace
-from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
 from nas_encoder.spaces.picture import draw
 
 
@@ -47,7 +42,7 @@ class GradientReport:
         self.epochs = folder.epochs()
         # Warm-up and retraining choose nothing.
         self.searching = [epoch for epoch in self.epochs if epoch.searching]
-        self.operations = list(get_space(self.config.space).operations)
+        self.space = get_space(self.config.space)
         result = folder.result()
         self.finished = result is not None
         self.genotype = result or (self._derived(self.epochs[-1]) if self.epochs else None)
@@ -86,11 +81,12 @@ class GradientReport:
         if not self.epochs:
             return []
         last = self.searching[-1] if self.searching else self.epochs[-1]
-        found = findings(last, self.genotype)
+        found = findings(last, self.genotype, self.space)
         if self.epochs[-1] is not last:
             # The network that is trained last says whether anything was learned.
             found = [finding for finding in found if finding.kind != "unlearned"]
-            found += [f for f in findings(self.epochs[-1], None) if f.kind == "unlearned"]
+            after = findings(self.epochs[-1], None, self.space)
+            found += [finding for finding in after if finding.kind == "unlearned"]
         return found
 
     def exceeded(self) -> list[str]:
@@ -124,11 +120,11 @@ class GradientReport:
             )
         if self.epochs:
             yield from self._costs()
-            yield curves(self.epochs)
+            yield curves(self.epochs, self.space)
         if self.searching:
-            yield operation_shares(self.searching, self.operations)
+            yield operation_shares(self.searching, self.space)
             for kind in self.searching[0].probabilities:
-                yield edge_courses(self.searching, kind, self.operations, self.genotype)
+                yield edge_courses(self.searching, kind, self.space, self.genotype)
             yield from self._stages()
         if self.epochs:
             yield self._table()
@@ -154,9 +150,8 @@ class GradientReport:
             return
         objective = self.config.objective
         size = f"{objective.seconds:g} s of speech"
-        if isinstance(get_space(self.config.space), CellSpace):
-            layers, channels = objective.cell_size
-            size = f"{layers} cells, {channels} channels, {size}"
+        sizes = self.space.target_sizes(objective.layers, objective.channels)
+        size = ", ".join([*(f"{value} {name}" for name, value in sizes.items()), size])
         yield replace(
             picture,
             note=f"{picture.note} {size}.",
@@ -181,7 +176,7 @@ class GradientReport:
             if genotype is not None and genotype != self.genotype:
                 picture = to_png(draw(genotype))
                 yield Section(f"Derived {after}", png=picture, alt=f"what is derived {after}")
-            yield edge_map(epoch, self.operations, genotype, f"Edges {after}")
+            yield edge_map(epoch, self.space, genotype, f"Edges {after}")
 
     def _table(self) -> Section:
         kinds = list(self.epochs[0].probabilities)
@@ -222,37 +217,19 @@ class GradientReport:
         )
 
 
-def choices_of(genotype: Genotype) -> set[tuple[Any, ...]]:
-    """Return what a genotype chose: its edges, its blocks, or its operations and skips."""
-    architecture = genotype.architecture
-    if isinstance(architecture, CellArchitecture):
-        cells = (("normal", architecture.normal), ("reduction", architecture.reduction))
-        return {
-            (kind, node, edge)
-            for kind, cell in cells
-            for node, edges in enumerate(cell.nodes)
-            for edge in edges
-        }
-    if isinstance(architecture, SkipArchitecture):
-        operations = {(number, node.op) for number, node in enumerate(architecture.nodes)}
-        return operations | {
-            (number, source, source in architecture.nodes[number].skips)
-            for number, source in skip_list(len(architecture.nodes))
-        }
-    return set(enumerate(getattr(architecture, "blocks", ())))
+def choices_of(genotype: Genotype) -> set[tuple[str, int, str]]:
+    """Return what a genotype chose: (kind, place of the choice, candidate)."""
+    chosen = get_space(genotype.space).chosen(genotype.architecture)
+    return {(kind, *choice) for kind, own in chosen.items() for choice in own}
 
 
 def _used(genotype: Genotype) -> dict[str, Counter[str]]:
-    """Return how often a genotype holds each operation, by kind."""
-    architecture = genotype.architecture
-    if isinstance(architecture, CellArchitecture):
-        return {
-            "normal cell": Counter(edge.op for edge in architecture.normal.edges),
-            "reduction cell": Counter(edge.op for edge in architecture.reduction.edges),
-        }
-    if isinstance(architecture, SkipArchitecture):
-        return {"nodes": Counter(node.op for node in architecture.nodes)}
-    return {"blocks": Counter(getattr(architecture, "blocks", ()))}
+    """Return how often a genotype holds each candidate, by kind."""
+    space = get_space(genotype.space)
+    return {
+        space.kinds[kind].title: Counter(candidate for _, candidate in own)
+        for kind, own in space.chosen(genotype.architecture).items()
+    }
 
 
 def shared_choices(first: Genotype, second: Genotype) -> tuple[str, str]:

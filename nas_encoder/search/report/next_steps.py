@@ -9,10 +9,8 @@ from typing import Any
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.gradient.findings import is_cheap
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.cells.architecture import CellArchitecture
 
 Step = tuple[str, str]  # what it is for, what to type
 
@@ -40,17 +38,11 @@ def show_step(path: Path) -> Step:
     )
 
 
-def train_step(path: Path, genotype: Genotype, sizes: tuple[int, int]) -> Step:
-    """Return how to train the result of a search.
-
-    Args:
-        path: The run folder.
-        genotype: In it.
-        sizes: Layers and channels of a network of cells.
-    """
-    options = ""
-    if isinstance(genotype.architecture, CellArchitecture):
-        options = f"\n    layers: {sizes[0]}\n    channels: {sizes[1]}"
+def train_step(path: Path, config: SearchConfig) -> Step:
+    """Return how to train the result of a search in a run folder."""
+    wanted = config.objective
+    sizes = get_space(config.space).target_sizes(wanted.layers, wanted.channels)
+    options = "".join(f"\n    {name}: {value}" for name, value in sizes.items())
     return (
         "Train it: in the training config of an ESPnet2 recipe,",
         f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml{options}",
@@ -93,7 +85,8 @@ def steps_of_search(
             again("longer", seed, f"architecture.lr={4 * config.architecture.lr:g}", *longer),
         )
     if "cheap" in doubts:
-        cheap = [op for op in get_space(config.space).operations if is_cheap(op)]
+        space = get_space(config.space)
+        cheap = [op for op in space.operations if op in space.weightless]
         yield (
             "Many edges are pooling or skip connections: derive within stricter limits,",
             derive("limited.yaml", *(w for op in cheap for w in ("--at-most", f"{op}=1"))),
@@ -112,7 +105,7 @@ def steps_of_search(
             again("budget", seed, f"objective.weight={weight:g}"),
         )
     yield show_step(path)
-    yield train_step(path, genotype, config.objective.cell_size)
+    yield train_step(path, config)
     yield (
         "See how much of the result is chance: search with other seeds and compare, and train a "
         "random genotype of the same space beside the one found:",

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, UNITS
-from nas_encoder.network.choices.parameters import KINDS, NO_SKIP, SKIP, SKIPS
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.search.report.page import Section
+from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.base import Kind
 from nas_encoder.spaces.picture import architecture_lines, draw
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def genotype_section(title: str, genotype: Genotype, note: str = "", **more: Any
     return Section(title, note, to_png(draw(genotype)), "the genotype", lines, **more)
 
 
-def curves(epochs: Epochs) -> Section:
+def curves(epochs: Epochs, space: SearchSpace) -> Section:
     """Draw losses, the token error rate and the certainty of the choice over all epochs."""
     panels: dict[str, dict[str, Sequence[float | None]]] = {
         "loss per token": {
@@ -80,7 +81,7 @@ def curves(epochs: Epochs) -> Section:
             "validation": [epoch.valid_loss for epoch in epochs],
         },
         "token error rate, %": {"validation": [epoch.valid_ter for epoch in epochs]},
-        "entropy / that of a uniform choice": entropies(epochs),
+        "entropy / that of a uniform choice": entropies(epochs, space),
     }
     figure = new_figure(2.3 * len(panels))
     axes_list = figure.subplots(len(panels), 1, sharex=True)
@@ -108,15 +109,15 @@ def curves(epochs: Epochs) -> Section:
     )
 
 
-def entropies(epochs: Epochs) -> dict[str, Sequence[float | None]]:
+def entropies(epochs: Epochs, space: SearchSpace) -> dict[str, Sequence[float | None]]:
     """Return how open each kind's choice of operations is, and of edges where they are learned."""
     lines: dict[str, Sequence[float | None]] = {
-        kind_title(kind): [epoch.relative_entropy(kind) for epoch in epochs]
+        space.kinds[kind].title: [epoch.relative_entropy(kind) for epoch in epochs]
         for kind in epochs[0].probabilities
     }
     for kind in epochs[0].edge_entropy or ():
         values = [(epoch.edge_entropy or {}).get(kind) for epoch in epochs]
-        lines[f"{kind_title(kind)}, its edges"] = values
+        lines[f"{space.kinds[kind].title}, its edges"] = values
     return lines
 
 
@@ -139,14 +140,14 @@ def compared_curves(runs: Mapping[str, Epochs]) -> Section:
     )
 
 
-def operation_shares(epochs: Epochs, operations: Sequence[str]) -> Section:
+def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
     """Draw the mean probability of each operation over the edges, epoch by epoch."""
     kinds = list(epochs[0].probabilities)
     figure = new_figure(2.5 * len(kinds) + 0.6)
     axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
     named: dict[str, Any] = {}
     for axes, kind in zip(axes_list, kinds, strict=True):
-        own = colours_of(kind, operations)
+        own = colours_of(space.kinds[kind], space.operations)
         shares = [epoch.shares(kind, own) for epoch in epochs]
         bottom = [0.0] * len(epochs)
         for operation, colour in own.items():
@@ -156,7 +157,7 @@ def operation_shares(epochs: Epochs, operations: Sequence[str]) -> Section:
             )
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylim(0, 1)
-        axes.set_ylabel(kind_title(kind), fontsize=9)
+        axes.set_ylabel(space.kinds[kind].title, fontsize=9)
     _finish(axes_list, epochs, legends=False)
     figure.legend(
         handles=list(named.values())[::-1],
@@ -202,21 +203,16 @@ def costs(epochs: Epochs) -> Section | None:
     )
 
 
-def colours_of(kind: str, operations: Sequence[str]) -> dict[str, str]:
-    """Return the operations that a kind chooses from, with their colours.
+def colours_of(kind: Kind, operations: Sequence[str]) -> dict[str, str]:
+    """Return the candidates of a kind with their colours.
 
     Args:
-        kind: Of cells, blocks, nodes or skips.
-        operations: Of the space.
+        kind: Of choices.
+        operations: Of the space; they have the same colours in all kinds.
     """
-    if kind == SKIPS:
-        return dict(zip((NO_SKIP, SKIP), ("#e4e4e4", "#000000"), strict=True))
-    return {op: COLOURS[place % len(COLOURS)] for place, op in enumerate(operations)}
-
-
-def kind_title(kind: str) -> str:
-    """Return what a kind is called."""
-    return f"{kind} cell" if kind in KINDS else kind
+    if len(kind.operations) == 2 and kind.operations != operations:  # whether or not
+        return dict(zip(kind.operations, ("#e4e4e4", "#000000"), strict=True))
+    return {op: COLOURS[place % len(COLOURS)] for place, op in enumerate(kind.operations)}
 
 
 def stage_starts(epochs: Epochs) -> list[int]:

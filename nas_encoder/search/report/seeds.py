@@ -130,6 +130,5 @@ class SeedsReport:
     def _next(self) -> list[tuple[str, str]]:
         if self.genotype is None:
             return [("Resume the searches:", resume_command(self.folder.path, self.run))]
-        sizes = next(iter(self.reports.values())).config.objective.cell_size
-        path = self.folder.path
-        return [show_step(path), train_step(path, self.genotype, sizes)]
+        path, config = self.folder.path, next(iter(self.reports.values())).config
+        return [show_step(path), train_step(path, config)]

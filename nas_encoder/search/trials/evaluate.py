@@ -12,7 +12,8 @@ from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.tabular import Table, load_table, model_hash
 from nas_encoder.search.trials.members import Members
-from nas_encoder.spaces import SearchSpace, get_space
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.base import TrialSpace
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Evaluator(Protocol):
     """
 
     epochs: int
-    space: SearchSpace
+    space: TrialSpace
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same in all workers of a study, in plain types."""
@@ -62,7 +63,7 @@ class TableEvaluator:
         assert lookup is not None
         self.table = load_table(lookup.source) if table is None else table
         whole = get_space(config.space)
-        self.space: SearchSpace = whole
+        self.space: TrialSpace = whole
         self.target, self.device = lookup.target, lookup.device
         problems = self._problems(config)
         if problems:
@@ -73,7 +74,7 @@ class TableEvaluator:
         recorded = min(len(training.val) for training in rows.values())
         self.epochs = min(recorded, config.training.epochs or recorded)
         self.keys = set(rows)
-        if len(self.keys) < getattr(whole, "unique_size", whole.size):
+        if len(self.keys) < whole.unique_size:
             self.space = Members(whole, self._members(whole))
             logger.info("%d of the architectures of '%s'", len(self.keys), whole.name)
 
@@ -112,7 +113,7 @@ class TableEvaluator:
         """Return the table's size, epochs and seed."""
         return {"table": {"keys": len(self.keys), "epochs": self.epochs, "seed": self.seed}}
 
-    def _members(self, space: SearchSpace) -> list[Genotype]:
+    def _members(self, space: TrialSpace) -> list[Genotype]:
         known = {key: self.table.genotypes.get(key) for key in sorted(self.keys)}
         if all(document is not None for document in known.values()):
             return [Genotype.from_dict(document, key) for key, document in known.items()]

@@ -21,8 +21,6 @@ class Members:
     def __init__(self, whole: SearchSpace, genotypes: Sequence[Genotype]) -> None:
         self.whole = whole
         self.name = whole.name
-        self.operations = whole.operations
-        self.choices = whole.choices
         self.genotypes = list(genotypes)
         self.size = len(self.genotypes)
         self.vectors = [whole.encode(genotype) for genotype in genotypes]
@@ -65,7 +63,7 @@ class Members:
         """Return the choices, as the whole space does."""
         return self.whole.encode(genotype)
 
-    def decode(self, vector: list[int]) -> Genotype:
+    def decode(self, vector: Sequence[int]) -> Genotype:
         """Return the genotype of a vector, which need be no member."""
         return self.whole.decode(vector)
 

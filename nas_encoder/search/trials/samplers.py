@@ -1,6 +1,6 @@
 """How the next trial is chosen: the samplers and pruners of Optuna, and regularized evolution.
 
-Every choice of a space (see :meth:`~nas_encoder.spaces.base.SearchSpace.encode`) is a categorical
+Every choice of a space (see :meth:`~nas_encoder.spaces.base.TrialSpace.encode`) is a categorical
 parameter of the study, so that a trial's parameters are the vector of a genotype.
 """
 
@@ -20,13 +20,13 @@ from nas_encoder.common.seeding import derive_seed
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trial_sections import PruningConfig
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.base import TrialSpace
 from nas_encoder.tables import STRATEGIES
 
 Distributions = dict[str, BaseDistribution]
 
 
-def distributions(space: SearchSpace) -> Distributions:
+def distributions(space: TrialSpace) -> Distributions:
     """Return the study's parameters: one for each choice of the space, in its order."""
     width = len(str(len(space.bounds) - 1))
     return {
@@ -35,7 +35,7 @@ def distributions(space: SearchSpace) -> Distributions:
     }
 
 
-def suggest(trial: Trial, space: SearchSpace) -> list[int]:
+def suggest(trial: Trial, space: TrialSpace) -> list[int]:
     """Return the vector of a trial."""
     vector: list[int] = []
     for name, bound in zip(distributions(space), space.bounds, strict=True):
@@ -64,7 +64,7 @@ class SpaceSampler(BaseSampler):
         seed: Of what is drawn.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, space: TrialSpace, seed: int) -> None:
         self.space = space
         self._rng = random.Random(seed)
         self._distributions = distributions(space)
@@ -105,7 +105,7 @@ class EvolutionSampler(SpaceSampler):
         seed: Of what is drawn.
     """
 
-    def __init__(self, space: SearchSpace, population: int, sample: int, seed: int) -> None:
+    def __init__(self, space: TrialSpace, population: int, sample: int, seed: int) -> None:
         super().__init__(space, seed)
         self.population = population
         self.sample = sample
@@ -187,27 +187,27 @@ class RepeatableSampler(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
 
-def random_search(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+def random_search(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
     """Return the sampler of random search."""
     return SpaceSampler(space, seed)
 
 
-def evolution(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+def evolution(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
     """Return the sampler of regularized evolution."""
     return EvolutionSampler(space, config.evolution.population, config.evolution.sample, seed)
 
 
-def nsga2(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+def nsga2(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
     """Return Optuna's NSGA-II."""
     return NSGAIISampler(population_size=config.evolution.population, seed=seed)
 
 
-def tpe(config: TrialsConfig, space: SearchSpace, seed: int) -> BaseSampler:
+def tpe(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
     """Return Optuna's TPE; trials of other workers that still run count as bad ones."""
     return TPESampler(seed=seed, constant_liar=True)
 
 
-def build_sampler(config: TrialsConfig, space: SearchSpace, seed: int) -> RepeatableSampler:
+def build_sampler(config: TrialsConfig, space: TrialSpace, seed: int) -> RepeatableSampler:
     """Return the sampler of the configuration's strategy."""
     make = STRATEGIES[config.strategy].load()
     return RepeatableSampler(lambda own: make(config, space, own), seed)

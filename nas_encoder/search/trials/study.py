@@ -19,7 +19,7 @@ from nas_encoder.search.trials.evaluate import Evaluator, values_of
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
 from nas_encoder.search.trials.storage import WORKER, Storage, quiet
-from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.base import TrialSpace
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _POLL = 0.5  # seconds between two looks at the trials of other workers
 
 
 def evaluate(
-    study: Study, trial: Trial, config: TrialsConfig, space: SearchSpace, evaluator: Evaluator
+    study: Study, trial: Trial, config: TrialsConfig, space: TrialSpace, evaluator: Evaluator
 ) -> None:
     """Run one trial to its end and tell the study; nothing is trained twice."""
     began = time.monotonic()
@@ -95,7 +95,7 @@ class Worker:
         study: Study,
         storage: Storage,
         config: TrialsConfig,
-        space: SearchSpace,
+        space: TrialSpace,
         evaluator: Evaluator,
         on_finish: Callable[[], Any],
     ) -> None:

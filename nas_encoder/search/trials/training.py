@@ -26,6 +26,7 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.base import TrialSpace
 from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import build_tokens, epoch_of, sample
@@ -60,7 +61,7 @@ class TrainingEvaluator:
         self.seed = seed
         assert config.training.epochs is not None
         self.epochs = config.training.epochs
-        self.space = get_space(config.space)
+        self.space: TrialSpace = get_space(config.space)
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
         self.factor, self.min_length = int(probe.subsampling_factor), int(probe.min_length)
         self.fabric = open_fabric(config.trainer)

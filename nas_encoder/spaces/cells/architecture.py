@@ -113,6 +113,10 @@ class CellArchitecture:
     normal: Cell
     reduction: Cell
 
+    def of_kind(self, reduction: bool) -> Cell:
+        """Return the cell of a kind."""
+        return self.reduction if reduction else self.normal
+
     def to_dict(self) -> dict[str, Any]:
         """Return the YAML form."""
         return {"normal": self.normal.to_dict(), "reduction": self.reduction.to_dict()}

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from nas_encoder.common.fields import integer, option, tuple_of
 from nas_encoder.common.problems import Problems
-from nas_encoder.errors import ConfigError
-from nas_encoder.network.option_rules import (
+from nas_encoder.spaces.cells.stack import live_cells, read_by_any, reductions
+from nas_encoder.spaces.options import (
+    ANYTHING,
+    NetworkOptions,
+    SearchedNetwork,
     check_conditioning,
     check_flags,
     check_integers,
     check_shares,
     check_taps,
-    read_options,
+    shared,
 )
 
 CELL_REDUCTION = 4  # two reduction cells
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class CellSection(SearchedNetwork):
+    """The section ``network`` of a search.
+
+    Attributes:
+        stem_stride: See :class:`CellConfig`.
+        hidden_sizes: Likewise.
+    """
+
+    stem_stride: tuple[int, int] = option(
+        (1, 1), tuple_of(integer(1, 2), 2, 2, names=("time", "frequency"))
+    )
+    hidden_sizes: tuple[int, ...] = option((), tuple_of(integer(1, 65536), 0, 16))
+
+
+@dataclass(frozen=True)
+class CellConfig(NetworkOptions):
     """Everything but the genotype that a cell network is built from.
 
     Attributes:
@@ -47,44 +65,32 @@ class EncoderConfig:
             (self-conditioned CTC, Nozaki and Komatsu 2021).
     """
 
+    network: ClassVar[str] = "a cell network"
+
     input_size: int = 40
     channels: int = 24
-    layers: int = 17
+    layers: int = shared(17, off=ANYTHING)
     output_size: int = 512
-    stem_stride: tuple[int, int] = (1, 1)
-    hidden_sizes: tuple[int, ...] = ()
+    stem_stride: tuple[int, int] = shared((1, 1))
+    hidden_sizes: tuple[int, ...] = shared(())
     dropout: float = 0.0
-    drop_path: float = 0.0
+    drop_path: float = shared(0.0)
     deltas: bool = True
-    checkpointing: bool = False
+    checkpointing: bool = shared(False)
     taps: tuple[int, ...] = ()
     conditioning: bool = False
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any], subject: str = "encoder") -> EncoderConfig:
-        """Build it from plain YAML types.
-
-        Raises:
-            ConfigError: A key is unknown or a value breaks its rule; all are listed.
-        """
-        known, problems = read_options(cls, options, subject)
-        config = cls(**known)
-        problems.lines.extend(config.problems())
-        if problems:
-            raise ConfigError(subject, problems.lines)
-        return config
 
     @property
     def reductions(self) -> tuple[int, int]:
         """Indices, from 0, of the two reduction cells (He et al. 2020, section 3.1)."""
-        return self.layers // 3, 2 * self.layers // 3
+        return reductions(self.layers)
 
     @property
     def subsampling_factor(self) -> int:
         """Input frames for each output frame."""
         return CELL_REDUCTION * self.stem_stride[0]
 
-    def problems(self) -> list[str]:
+    def problems(self, architecture: Any = None) -> list[str]:
         """Return one line for each rule that is broken, led by the field's name."""
         found = Problems()
         bounds = {
@@ -106,4 +112,13 @@ class EncoderConfig:
         if taps and not found:
             check_taps(taps, self.reductions[1] + 1, self.layers - 1, "cell", found)
         check_conditioning(self, "cell", found)
+        if not found and self.conditioning and architecture is not None:
+            read = read_by_any(architecture, live_cells(architecture, self), self.layers)
+            for place, tap in enumerate(self.taps):
+                if tap - 1 not in read:
+                    found.add(
+                        f"taps[{place}]",
+                        f"no later cell of this genotype reads cell {tap}, so conditioning has no "
+                        "effect there; choose another cell",
+                    )
         return found.lines

@@ -1,28 +1,26 @@
 """What cell networks of one size cost: each exactly, and expected of probabilities.
 
-E edges of a cell, n operations alive on each edge.
+E edges of a cell, n operations candidates on each edge.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nas_encoder.deploy.latency import LatencyTable
+from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.network.choices.parameters import KINDS, Alive, edge_list
 from nas_encoder.spaces.cells.architecture import CellArchitecture
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.latency_table import LatencyTable
+from nas_encoder.spaces.cells.operations import NONE
 from nas_encoder.spaces.cells.pieces import CellNetwork
-from nas_encoder.spaces.cells.space import EDGES_PER_NODE, CellSpace
+from nas_encoder.spaces.cells.space import EDGES_PER_NODE, KINDS, CellSpace, edge_list
 
-NONE = "none"
 _TINY = 1e-12
 
 
@@ -30,34 +28,33 @@ class CellCosts:
     """The costs of cell networks of one size.
 
     Args:
-        config: The size, and the table of latencies.
         space: Of the cells.
-        network: Everything else about the target network; its layers and channels are not used.
-        frame_shift: Of the features, in seconds.
+        network: The size.
+        latency: Whether there is a budget of latency.
+        table: The file of measured latencies.
 
     Raises:
         ConfigError: There is no table of latencies for exactly this network.
     """
 
     def __init__(
-        self, config: ObjectiveConfig, space: CellSpace, network: EncoderConfig, frame_shift: float
+        self, space: CellSpace, network: CellNetwork, latency: bool, table: str | None
     ) -> None:
-        self.config = config
         self.operations = space.choices
-        self.network = target_network(config, space, network, frame_shift)
-        self._costs = {p: self.network.count(p) for p in self.network.all_pieces(space.choices)}
+        self.network = network
+        self._costs = {p: network.count(p) for p in network.all_pieces()}
         self.quantities = ["parameters", "macs"]
         self.scale = {"parameters": 1.0, "macs": 1.0}
-        if config.latency_ms is not None or config.table is not None:
-            self._add_latency(space)
+        if latency or table is not None:
+            self._add_latency(space, table)
         self._of: dict[CellArchitecture, dict[str, float]] = {}
         self._tables: dict[Any, Tensor] = {}
         self._fixed = list(self.network.fixed)
         self._fixed += [piece for cell in self.network.cells for piece in cell.preprocess]
 
-    def _add_latency(self, space: CellSpace) -> None:
-        command = bench_command(self.config, space.name, self.network)
-        if self.config.table is None:
+    def _add_latency(self, space: CellSpace, path: str | None) -> None:
+        command = bench_command(path, space.name, self.network)
+        if path is None:
             raise ConfigError(
                 "objective.latency_ms",
                 [
@@ -65,8 +62,8 @@ class CellCosts:
                     f"{command}; then add --set objective.table=latency.yaml"
                 ],
             )
-        table = LatencyTable.load(self.config.table)
-        table.require(self.network, space, f"objective.table {self.config.table}", command)
+        table = LatencyTable.load(path)
+        table.require(self.network, f"objective.table {path}", command)
         for piece, costs in self._costs.items():
             costs["latency_ms"] = table.milliseconds[piece]
         self.quantities.append("latency_ms")
@@ -88,10 +85,10 @@ class CellCosts:
 
     def cheapest(self, name: str) -> float:
         """Return the least that a network of the space costs."""
-        alive = (self.operations,) * len(edge_list(self.network.nodes))
+        candidates = (self.operations,) * len(edge_list(self.network.nodes))
         total = sum(self._costs[piece][name] for piece in self._fixed)
         for kind in KINDS:
-            edges = self._table(kind, alive, name, torch.device("cpu")).amin(1).tolist()
+            edges = self._table(kind, candidates, name, torch.device("cpu")).amin(1).tolist()
             for node in range(self.network.nodes):
                 heads = [head for head, _ in edge_list(self.network.nodes)]
                 own = [cost for cost, head in zip(edges, heads, strict=True) if head == node]
@@ -99,7 +96,10 @@ class CellCosts:
         return self.scale[name] * total
 
     def expected(
-        self, weights: Mapping[str, Tensor], alive: Alive, edges: Mapping[str, Tensor] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        candidates: Candidates,
+        edges: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.
 
@@ -118,7 +118,7 @@ class CellCosts:
 
         Args:
             weights: For each kind of cell (E, n) probabilities, each edge's sum is 1.
-            alive: Names of the operations that they belong to.
+            candidates: What they belong to.
             edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
                 that is learned and not to be made of the operations' probabilities.
 
@@ -126,7 +126,7 @@ class CellCosts:
             For each quantity a scalar in float64.
         """
         drawn = {
-            kind: self._drawn(weights[kind].double(), alive[kind], (edges or {}).get(kind))
+            kind: self._drawn(weights[kind].double(), candidates[kind], (edges or {}).get(kind))
             for kind in KINDS
         }
         device = weights[KINDS[0]].device
@@ -135,15 +135,17 @@ class CellCosts:
             fixed = sum(self._costs[piece][name] for piece in self._fixed)
             total = torch.tensor(fixed, dtype=torch.float64, device=device)
             for kind in KINDS:
-                total = total + (self._table(kind, alive[kind], name, device) * drawn[kind]).sum()
+                total = (
+                    total + (self._table(kind, candidates[kind], name, device) * drawn[kind]).sum()
+                )
             totals[name] = self.scale[name] * total
         return totals
 
     def _drawn(
-        self, weights: Tensor, alive: tuple[tuple[str, ...], ...], edges: Tensor | None
+        self, weights: Tensor, candidates: tuple[tuple[str, ...], ...], edges: Tensor | None
     ) -> Tensor:
         """Return (E, n): the probability that an edge is taken and has this operation."""
-        counted = [[float(op != NONE) for op in edge] for edge in alive]
+        counted = [[float(op != NONE) for op in edge] for edge in candidates]
         kept = weights * weights.new_tensor(counted)
         shares = kept / kept.sum(1, keepdim=True).clamp(min=_TINY)
         if edges is not None:
@@ -160,10 +162,10 @@ class CellCosts:
         return torch.cat(taken)[:, None] * shares
 
     def _table(
-        self, kind: str, alive: tuple[tuple[str, ...], ...], name: str, device: torch.device
+        self, kind: str, candidates: tuple[tuple[str, ...], ...], name: str, device: torch.device
     ) -> Tensor:
         """Return (E, n): what an operation on an edge costs in all cells of a kind together."""
-        key = (kind, alive, name, device)
+        key = (kind, candidates, name, device)
         if key not in self._tables:
             places = [cell for cell in self.network.cells if cell.kind == kind]
             edges = edge_list(self.network.nodes)
@@ -172,23 +174,33 @@ class CellCosts:
                     sum(self._costs[p.operation(op, source)][name] for p in places if op != NONE)
                     for op in edge
                 ]
-                for edge, (_, source) in zip(alive, edges, strict=True)
+                for edge, (_, source) in zip(candidates, edges, strict=True)
             ]
             self._tables[key] = torch.tensor(rows, dtype=torch.float64, device=device)
         return self._tables[key]
 
 
-def target_network(
-    config: ObjectiveConfig, space: CellSpace, network: EncoderConfig, frame_shift: float
-) -> CellNetwork:
-    """Return the pieces of the network that the costs are those of."""
-    document = {f.name: getattr(network, f.name) for f in fields(network)}
-    document["layers"], document["channels"] = config.cell_size
-    frames = round(config.seconds / frame_shift)
-    return CellNetwork(EncoderConfig(**document), frames, space.nodes)
+def pieces(space: CellSpace, config: CellConfig, frames: int) -> CellNetwork:
+    """Return the pieces of all networks of one size."""
+    return CellNetwork(config, frames, space)
 
 
-def bench_command(config: ObjectiveConfig, space: str, network: CellNetwork) -> str:
+def build(
+    space: CellSpace,
+    config: CellConfig,
+    frames: int,
+    latency: bool = False,
+    table: str | None = None,
+) -> CellCosts:
+    """Return the costs of networks of one size.
+
+    Raises:
+        ConfigError: There is no table of latencies for exactly this network.
+    """
+    return CellCosts(space, pieces(space, config, frames), latency, table)
+
+
+def bench_command(table: str | None, space: str, network: CellNetwork) -> str:
     """Return the command that measures the latencies of this network's pieces."""
     size = network.config
     words: list[Any] = ["nas-encoder", "bench", "--operations", "--space", space]
@@ -199,5 +211,5 @@ def bench_command(config: ObjectiveConfig, space: str, network: CellNetwork) -> 
         words += ["--hidden-sizes", *size.hidden_sizes]
     if not size.deltas:
         words.append("--no-deltas")
-    words += ["--output", config.table or "latency.yaml"]
+    words += ["--output", table or "latency.yaml"]
     return shlex.join(str(word) for word in words)

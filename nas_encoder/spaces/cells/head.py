@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.spaces.cells.cell import State
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 
 
 class Head(nn.Module):
@@ -17,7 +17,7 @@ class Head(nn.Module):
         config: ``hidden_sizes``, ``output_size`` and ``dropout``.
     """
 
-    def __init__(self, channels: int, config: EncoderConfig) -> None:
+    def __init__(self, channels: int, config: CellConfig) -> None:
         super().__init__()
         size = channels * output_bins(config)
         # No modules: the names of the weights must not depend on it, so that a model can be
@@ -39,7 +39,7 @@ class Head(nn.Module):
         return x if state.mask is None else x * state.mask[:, 0].to(x.dtype)
 
 
-def output_bins(config: EncoderConfig) -> int:
+def output_bins(config: CellConfig) -> int:
     """Return the frequency bins that are left behind the stem and two reductions."""
     bins = config.input_size
     for stride in (config.stem_stride[1], 2, 2):

@@ -9,7 +9,8 @@ the only head that fits all parameter counts of the paper.
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import nullcontext
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import torch
@@ -18,12 +19,17 @@ from torch.utils.checkpoint import checkpoint
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.tapped import Condition, TappedEncoder, Taps
+from nas_encoder.network.complexity import ReceptiveField, count_parameters
+from nas_encoder.network.deltas import WINDOW
+from nas_encoder.network.tapped import TappedEncoder, Taps
+from nas_encoder.ops import build_operation
 from nas_encoder.ops.masking import apply_mask, recomputing
-from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.architecture import INPUT_STATES, CellArchitecture
 from nas_encoder.spaces.cells.cell import CellModule, State
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
+from nas_encoder.spaces.cells.space import KINDS
+from nas_encoder.spaces.cells.stack import NORMAL, REDUCTION, live_cells, stack
 from nas_encoder.spaces.cells.stem import Stem
 
 
@@ -45,12 +51,11 @@ class CellEncoder(TappedEncoder):
         ConfigError: An option breaks its rule; all problems are listed.
     """
 
-    def __init__(self, genotype: Genotype, config: EncoderConfig) -> None:
-        problems = config.problems()
+    def __init__(self, genotype: Genotype, config: CellConfig) -> None:
         if not isinstance(genotype.architecture, CellArchitecture):
-            problems.append(f"genotype: space '{genotype.space}' has no 2-D cells")
-        elif not problems:
-            problems = _unread_taps(genotype.architecture, config)
+            problems = [f"genotype: space '{genotype.space}' has no 2-D cells"]
+        else:
+            problems = config.problems(genotype.architecture)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
         super().__init__(config)
@@ -71,20 +76,43 @@ class CellEncoder(TappedEncoder):
     def _build_cells(self, architecture: CellArchitecture) -> None:
         config = self.config
         live = live_cells(architecture, config)
-        widths = [self.stem.output_channels] * 2
-        channels, after_reduction = config.channels, False
-        for index in range(config.layers):
-            reduction = index in config.reductions
-            cell = architecture.reduction if reduction else architecture.normal
-            if reduction:
-                channels *= 2
+        joined = {kind: len(getattr(architecture, kind).concat) for kind in KINDS}
+        places, self._output_channels = stack(config.layers, config.channels, joined)
+        for index, place in enumerate(places):
             if index in live:
+                cell = architecture.of_kind(place.reduces)
                 self.cells[str(index)] = CellModule(
-                    cell, channels, (widths[-2], widths[-1]), reduction, after_reduction
+                    cell, place.channels, place.inputs, place.reduces, place.halves_first
                 )
-            widths.append(channels * len(cell.concat))
-            after_reduction = reduction
-        self._output_channels = widths[-1]
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Return the parameters of each part; cells that are alike and in a row make one part."""
+        first, last = self.config.reductions
+        rows: list[dict[str, Any]] = []
+        for row in super().parts():
+            if row["part"] != "cells":
+                rows.append(row)
+                continue
+            run: dict[str, Any] = {}
+            group = None
+            for index, cell in self.cells.items():
+                number = int(index)
+                reduction = number in (first, last)
+                channels = self.config.channels * 2 ** ((number >= first) + (number >= last))
+                if group != (reduction, channels):
+                    group = (reduction, channels)
+                    run = {
+                        "part": REDUCTION if reduction else NORMAL,
+                        "first": number + 1,
+                        "channels": channels,
+                        "cells": 0,
+                        "parameters": 0,
+                    }
+                    rows.append(run)
+                run["last"] = number + 1
+                run["cells"] += 1
+                run["parameters"] += count_parameters(cell)
+        return rows
 
     def set_drop_path(self, probability: float) -> None:
         """Set the probability of drop-path from here on, for example by a schedule."""
@@ -122,7 +150,7 @@ class CellEncoder(TappedEncoder):
             self.drop_path,
             use_reentrant=False,
             # The second pass must not move the batch norms' running statistics again.
-            context_fn=lambda: (_Nothing(), recomputing()),
+            context_fn=lambda: (nullcontext(), recomputing()),
         )
         return State(*state)
 
@@ -131,47 +159,45 @@ class CellEncoder(TappedEncoder):
         return State(state.value + apply_mask(added, state.mask), state.mask)
 
 
-class _Nothing:
-    """A context manager that does nothing and can be entered again and again."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
+build = CellEncoder
 
 
-def live_cells(architecture: CellArchitecture, config: EncoderConfig) -> frozenset[int]:
-    """Return the indices of the cells that any output depends on.
-
-    Where a genotype reads only one of its two inputs, every second cell can be dead.
-    """
-    todo = [config.layers - 1, *(tap - 1 for tap in config.taps)]
-    live: set[int] = set()
-    while todo:
-        index = todo.pop()
-        if index < 0 or index in live:
-            continue
-        live.add(index)
-        cell = architecture.reduction if index in config.reductions else architecture.normal
-        todo.extend(index - 2 + state for state in cell.used_inputs())
-    return frozenset(live)
-
-
-def _unread_taps(architecture: CellArchitecture, config: EncoderConfig) -> list[str]:
-    """Return a problem for each tap whose condition would change nothing."""
-    if not config.conditioning:
-        return []
-    read: set[int] = set()
-    for index in live_cells(architecture, config):
-        cell = architecture.reduction if index in config.reductions else architecture.normal
-        read.update(index - 2 + state for state in cell.used_inputs())
-    return [
-        f"taps[{place}]: no later cell of this genotype reads cell {tap}, so conditioning has no "
-        "effect there; choose another cell"
-        for place, tap in enumerate(config.taps)
-        if tap - 1 not in read
-    ]
+def receptive_field(architecture: CellArchitecture, config: CellConfig) -> ReceptiveField:
+    """Return the receptive field of an output frame in time."""
+    jump = 1  # input frames from one position to the next
+    field = ReceptiveField().plus(2 * WINDOW if config.deltas else 0).plus(jump)  # 3x3 stem
+    jump *= config.stem_stride[0]
+    outputs = [field, field]  # of the two cells before
+    after_reduction = False
+    for index in range(config.layers):
+        reduction = index in config.reductions
+        cell = architecture.of_kind(reduction)
+        states = list(outputs)
+        if after_reduction:
+            states[0] = _seen(states[0], "skip_connect", 2, jump // 2)
+        stride = 2 if reduction else 1
+        for node in cell.nodes:
+            fields = [
+                _seen(states[edge.source], edge.op, stride, jump)
+                if edge.source < INPUT_STATES
+                else _seen(states[edge.source], edge.op, 1, jump * stride)
+                for edge in node
+            ]
+            states.append(reduce(ReceptiveField.union, fields))
+        output = reduce(ReceptiveField.union, [states[state] for state in cell.concat])
+        outputs = [outputs[1], output]
+        after_reduction, jump = reduction, jump * stride
+    return outputs[1]
 
 
-__all__ = ["CellEncoder", "Condition", "live_cells"]
+def _seen(state: ReceptiveField, operation: str, stride: int, jump: int) -> ReceptiveField:
+    """Return what an operation on a state sees, whose positions are ``jump`` frames apart."""
+    before, after = _context(operation, stride)
+    return state.plus(before * jump, after * jump)
+
+
+@lru_cache(maxsize=64)
+def _context(operation: str, stride: int) -> tuple[int, int]:
+    with torch.device("meta"):
+        context: Any = build_operation(operation, 2, stride).context
+    return int(context[0]), int(context[1])

@@ -6,9 +6,11 @@ the names are in :mod:`nas_encoder.ops`.
 
 from __future__ import annotations
 
+NONE = "none"  # no connection: a candidate of a search, never part of a genotype
+
 # Liu et al. 2019 (DARTS), section 3.1; the candidate set that He et al. 2020 call "original".
 DARTS_OPERATIONS = (
-    "none",
+    NONE,
     "max_pool_3x3",
     "avg_pool_3x3",
     "skip_connect",
@@ -20,7 +22,7 @@ DARTS_OPERATIONS = (
 
 # He et al. 2020, section 3.2: skip_connect gives way to a 1x7 then 7x1 convolution.
 ASR_REVISED_OPERATIONS = (
-    "none",
+    NONE,
     "max_pool_3x3",
     "avg_pool_3x3",
     "sep_conv_3x3",
@@ -29,8 +31,3 @@ ASR_REVISED_OPERATIONS = (
     "dil_conv_5x5",
     "conv_7x1_1x7",
 )
-
-CELL_SPACE_OPERATIONS: dict[str, tuple[str, ...]] = {
-    "darts": DARTS_OPERATIONS,
-    "asr_revised": ASR_REVISED_OPERATIONS,
-}

@@ -21,12 +21,12 @@ from nas_encoder.network.complexity import count_parameters
 from nas_encoder.ops import build_operation
 from nas_encoder.spaces.cells.architecture import INPUT_STATES, CellArchitecture
 from nas_encoder.spaces.cells.cell import State, build_preprocess
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
-from nas_encoder.spaces.cells.network import live_cells
+from nas_encoder.spaces.cells.space import KINDS, CellSpace
+from nas_encoder.spaces.cells.stack import REDUCTION, STEM_WIDTH, live_cells, stack
 from nas_encoder.spaces.cells.stem import Stem
 
-NORMAL, REDUCTION = "normal", "reduction"
 STEM, HEAD, POINTWISE, HALVING = "stem", "head", "pointwise", "halving"
 
 
@@ -59,8 +59,8 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class CellPlace:
-    """Where a cell stands in the network.
+class CellPieces:
+    """The pieces that a cell can be made of, at its place in the network.
 
     Attributes:
         kind: ``normal`` or ``reduction``.
@@ -89,36 +89,31 @@ class CellNetwork:
     """The pieces of all cell networks of one size.
 
     Args:
-        config: The network's size; its cells concatenate ``nodes`` states.
+        config: The network's size; its cells concatenate all of their nodes.
         frames: T, of the utterance.
-        nodes: Intermediate nodes of a cell.
+        space: Of the cells.
     """
 
-    def __init__(self, config: EncoderConfig, frames: int, nodes: int) -> None:
+    def __init__(self, config: CellConfig, frames: int, space: CellSpace) -> None:
         self.config = config
         self.frames = frames
-        self.nodes = nodes
+        self.space = space
+        self.nodes = space.nodes
         stride, over_bins = config.stem_stride
-        stem = Piece(STEM, 1, 3 * config.channels, stride, frames, config.input_size)
+        stem = Piece(STEM, 1, STEM_WIDTH * config.channels, stride, frames, config.input_size)
         time, bins = -(-frames // stride), -(-config.input_size // over_bins)
         sizes = [(time, bins)] * 2  # of the outputs of the two cells before
-        widths = [stem.channels] * 2
-        channels, after_reduction = config.channels, False
-        self.cells: list[CellPlace] = []
-        for index in range(config.layers):
-            reduction = index in config.reductions
-            channels *= 2 if reduction else 1
-            first = Piece(POINTWISE, widths[-2], channels, 1, *sizes[-2])
-            if after_reduction:
+        places, width = stack(config.layers, config.channels, dict.fromkeys(KINDS, space.nodes))
+        self.cells: list[CellPieces] = []
+        for place in places:
+            first = Piece(POINTWISE, place.inputs[0], place.channels, 1, *sizes[-2])
+            if place.halves_first:
                 first = replace(first, name=HALVING, stride=2)
-            second = Piece(POINTWISE, widths[-1], channels, 1, *sizes[-1])
-            kind = REDUCTION if reduction else NORMAL
-            self.cells.append(CellPlace(kind, (first, second), channels, *sizes[-1]))
+            second = Piece(POINTWISE, place.inputs[1], place.channels, 1, *sizes[-1])
+            self.cells.append(CellPieces(place.kind, (first, second), place.channels, *sizes[-1]))
             time, bins = sizes[-1]
-            sizes.append((-(-time // 2), -(-bins // 2)) if reduction else (time, bins))
-            widths.append(channels * nodes)
-            after_reduction = reduction
-        head = Piece(HEAD, widths[-1], config.output_size, 1, *sizes[-1])
+            sizes.append((-(-time // 2), -(-bins // 2)) if place.reduces else (time, bins))
+        head = Piece(HEAD, width, config.output_size, 1, *sizes[-1])
         self.fixed = (stem, head)
 
     def pieces_of(self, architecture: CellArchitecture) -> list[Piece]:
@@ -126,18 +121,18 @@ class CellNetwork:
         found = list(self.fixed)
         for index in sorted(live_cells(architecture, self.config)):
             place = self.cells[index]
-            cell = architecture.reduction if place.kind == REDUCTION else architecture.normal
+            cell = architecture.of_kind(place.kind == REDUCTION)
             found += [place.preprocess[state] for state in sorted(cell.used_inputs())]
             found += [place.operation(edge.op, edge.source) for edge in cell.edges]
         return found
 
-    def all_pieces(self, operations: tuple[str, ...]) -> list[Piece]:
-        """Return every piece that some network of these operations holds, each once."""
+    def all_pieces(self) -> list[Piece]:
+        """Return every piece that some network of the space holds, each once."""
         found = dict.fromkeys(self.fixed)
         for place in self.cells:
             found |= dict.fromkeys(place.preprocess)
             for source in (0, INPUT_STATES):
-                found |= dict.fromkeys(place.operation(name, source) for name in operations)
+                found |= dict.fromkeys(place.operation(name, source) for name in self.space.choices)
         return list(found)
 
     def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any]]:
@@ -175,8 +170,7 @@ class CellNetwork:
         :func:`~nas_encoder.network.complexity.count_macs`.
         """
         module, call = self.build(piece, "meta")
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
             call()
         return {
             "parameters": float(count_parameters(module)),

@@ -7,15 +7,17 @@ genotype.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import comb, prod
-from typing import Any
+from typing import Any, cast
 
+from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
 from nas_encoder.common.problems import Problems
-from nas_encoder.errors import GenotypeError
-from nas_encoder.genotype import Genotype
+from nas_encoder.errors import NasEncoderError
+from nas_encoder.spaces.base import LATENCY, LEARNED_EDGES, LIMITS, Kind, SearchSpace
 from nas_encoder.spaces.cells.architecture import (
     INPUT_STATES,
     KEYS,
@@ -24,14 +26,36 @@ from nas_encoder.spaces.cells.architecture import (
     Edge,
     parse_cells,
 )
-from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OPERATIONS
+from nas_encoder.spaces.cells.config import CellConfig, CellSection
+from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OPERATIONS, NONE
 
 NODES = 4
 EDGES_PER_NODE = 2
 KINDS = ("normal", "reduction")
 
 
-class CellSpace:
+def edge_list(nodes: int) -> list[tuple[int, int]]:
+    """Return (node, source state) of every edge, node by node."""
+    return [(node, source) for node in range(nodes) for source in range(INPUT_STATES + node)]
+
+
+def state_name(state: int) -> str:
+    """Return how a state is called: the two inputs by the cell that they come from."""
+    return ("k-2", "k-1")[state] if state < INPUT_STATES else str(state)
+
+
+def cell_lines(cell: Cell) -> list[str]:
+    """Return a cell as aligned text, a node a line: ``2 = sep_conv_3x3(k-2) + ...``."""
+    calls = [[f"{edge.op}({state_name(edge.source)})" for edge in node] for node in cell.nodes]
+    width = max(len(call) for node in calls for call in node)
+    lines = [
+        f"{INPUT_STATES + number} = " + " + ".join(call.ljust(width) for call in node).rstrip()
+        for number, node in enumerate(calls)
+    ]
+    return [*lines, "k = concat(" + ", ".join(state_name(state) for state in cell.concat) + ")"]
+
+
+class CellSpace(SearchSpace):
     """A 2-D cell space over a tuple of operations.
 
     Args:
@@ -39,13 +63,20 @@ class CellSpace:
         operations: Candidates of an edge, ``none`` included, in the supernet's order.
     """
 
+    package = __package__
+    options = CellConfig
+    section = CellSection
+    keys = KEYS
+    features = frozenset({LEARNED_EDGES, LIMITS, LATENCY})
+    zero = NONE
+    weightless = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
+
     def __init__(self, name: str, operations: tuple[str, ...]) -> None:
         self.name = name
         self.operations = operations
-        self.choices = tuple(op for op in operations if op != "none")
-        self.keys = KEYS
+        self.choices = tuple(op for op in operations if op != NONE)
         self.nodes = NODES
-        self.edges_per_node = EDGES_PER_NODE
+        self.edges = edge_list(NODES)
         self.pairs = tuple(
             tuple(combinations(range(INPUT_STATES + node), EDGES_PER_NODE)) for node in range(NODES)
         )
@@ -54,15 +85,16 @@ class CellSpace:
             for node in range(NODES)
         )
         self.size = per_cell ** len(KINDS)
+        names = tuple(f"{node + INPUT_STATES} ← {state_name(state)}" for node, state in self.edges)
+        groups = tuple(node for node, _ in self.edges)
+        self.kinds = {
+            kind: Kind(f"{kind} cell", names, operations, groups, limited=kind == "normal")
+            for kind in KINDS
+        }
 
     def parse(self, document: Mapping[str, Any], problems: Problems) -> CellArchitecture | None:
-        """Read the space's own keys of a genotype document; None where there were problems."""
+        """Read both cells."""
         return parse_cells(document, self.operations, problems)
-
-    def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype uniformly."""
-        vector = [rng.randrange(bound) for bound in self.bounds]
-        return self.decode(vector)
 
     @property
     def bounds(self) -> list[int]:
@@ -74,33 +106,18 @@ class CellSpace:
         ]
         return per_cell * len(KINDS)
 
-    def encode(self, genotype: Genotype) -> list[int]:
+    def vector_of(self, architecture: CellArchitecture) -> list[int]:
         """Return 24 integers: for each node of each cell its pair of sources and two ops."""
-        self.validate(genotype)
         vector: list[int] = []
-        for kind in KINDS:
-            cell: Cell = getattr(genotype.architecture, kind)
+        for cell in (architecture.normal, architecture.reduction):
             for node, edges in enumerate(cell.nodes):
                 first, second = sorted(edges, key=lambda edge: edge.source)
                 vector.append(self.pairs[node].index((first.source, second.source)))
                 vector += [self.choices.index(first.op), self.choices.index(second.op)]
         return vector
 
-    def decode(self, vector: list[int]) -> Genotype:
-        """Return the genotype of 24 choices.
-
-        Raises:
-            GenotypeError: The vector has a wrong length or a choice out of range.
-        """
-        bounds = self.bounds
-        problems = Problems()
-        if len(vector) != len(bounds):
-            problems.add("vector", f"must have {len(bounds)} choices, has {len(vector)}")
-        else:
-            for place, (value, bound) in enumerate(zip(vector, bounds, strict=True)):
-                problems.integer(value, f"vector[{place}]", 0, bound - 1)
-        if problems:
-            raise GenotypeError(f"space '{self.name}'", problems.lines)
+    def architecture_of(self, vector: Sequence[int]) -> CellArchitecture:
+        """Return the cells of 24 choices."""
         cells = []
         values = iter(vector)
         for _ in KINDS:
@@ -108,42 +125,18 @@ class CellSpace:
             for node in range(NODES):
                 sources = self.pairs[node][next(values)]
                 nodes.append(tuple(Edge(self.choices[next(values)], source) for source in sources))
-            concat = tuple(range(INPUT_STATES, INPUT_STATES + NODES))
-            cells.append(Cell(tuple(nodes), concat))
-        genotype = Genotype("sampled", self.name, CellArchitecture(*cells), {"kind": "sampled"})
-        return genotype.renamed(f"{self.name}-{genotype.hash[:8]}", kind="sampled")
+            cells.append(_cell(nodes))
+        return CellArchitecture(*cells)
 
-    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Change one choice: the operation of an edge, or the pair of states that a node reads.
-
-        Real et al. 2019, section 3.2 (hidden state and op mutation); every other value of the
-        choice is equally likely.
-        """
-        vector = self.encode(genotype)
-        bounds = self.bounds
-        place = rng.choice([i for i, bound in enumerate(bounds) if bound > 1])
-        step = rng.randrange(1, bounds[place])
-        vector[place] = (vector[place] + step) % bounds[place]
-        return self.decode(vector)
-
-    def validate(self, genotype: Genotype) -> None:
-        """Check membership.
-
-        Raises:
-            GenotypeError: It is no member; every broken rule is listed.
-        """
-        problems = Problems()
-        if genotype.space != self.name:
-            problems.add("space", f"must be '{self.name}', got '{genotype.space}'")
-        elif isinstance(genotype.architecture, CellArchitecture):
-            for kind in KINDS:
-                self._validate_cell(getattr(genotype.architecture, kind), kind, problems)
-        else:
+    def check(self, architecture: Any, problems: Problems) -> None:
+        """Report every rule of the space that the cells break."""
+        if not isinstance(architecture, CellArchitecture):
             problems.add("architecture", "must be two 2-D cells")
-        if problems:
-            raise GenotypeError(f"genotype '{genotype.name}'", problems.lines)
+            return
+        for kind in KINDS:
+            self._check_cell(getattr(architecture, kind), kind, problems)
 
-    def _validate_cell(self, cell: Cell, kind: str, problems: Problems) -> None:
+    def _check_cell(self, cell: Cell, kind: str, problems: Problems) -> None:
         if len(cell.nodes) != NODES:
             problems.add(f"{kind}.nodes", f"must be {NODES} in this space, are {len(cell.nodes)}")
         wanted = list(range(INPUT_STATES, INPUT_STATES + len(cell.nodes)))
@@ -162,6 +155,174 @@ class CellSpace:
                 path = f"{kind}.nodes[{index}][{place}]"
                 problems.choice(edge.op, f"{path}.op", "operation", self.choices)
                 problems.integer(edge.source, f"{path}.from", 0, INPUT_STATES + index - 1)
+
+    def derive(
+        self,
+        probabilities: Probabilities,
+        limits: Mapping[str, int],
+        edges: EdgeProbabilities = NO_EDGES,
+    ) -> CellArchitecture:
+        """Derive both cells; the limits hold for the normal cell."""
+        return CellArchitecture(
+            derive_cell(probabilities["normal"], self.nodes, limits, edges.get("normal")),
+            derive_cell(probabilities["reduction"], self.nodes, edges=edges.get("reduction")),
+        )
+
+    def chosen(self, architecture: CellArchitecture) -> dict[str, list[tuple[int, str]]]:
+        """Return for each kind of cell (edge, operation) of what its nodes take."""
+        return {
+            kind: [
+                (self.edges.index((node, edge.source)), edge.op)
+                for node, edges in enumerate(getattr(architecture, kind).nodes)
+                for edge in edges
+            ]
+            for kind in KINDS
+        }
+
+    def lines(self, architecture: CellArchitecture) -> list[str]:
+        """Return both cells as text."""
+        return [
+            line
+            for kind in KINDS
+            for line in (
+                f"{kind} cell",
+                *(f"  {text}" for text in cell_lines(getattr(architecture, kind))),
+            )
+        ]
+
+    def legend(self, architecture: CellArchitecture, options: CellConfig) -> tuple[str, str]:
+        """Return what the states are, and the network's size."""
+        return (
+            "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its "
+            "nodes)",
+            f"network of {options.layers} cells, {options.channels} channels, "
+            f"{options.input_size} features, stem stride {options.stem_stride[0]} x "
+            f"{options.stem_stride[1]}",
+        )
+
+    def search_options(
+        self, section: CellSection, *, input_size: int, layers: int, channels: int, dropout: float
+    ) -> CellConfig:
+        """Return the options of the networks of a search's stage."""
+        return CellConfig(
+            input_size=input_size,
+            channels=channels,
+            layers=layers,
+            output_size=section.output_size,
+            stem_stride=section.stem_stride,
+            hidden_sizes=section.hidden_sizes,
+            dropout=dropout,
+            deltas=section.deltas,
+        )
+
+    def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
+        """Report a stage without a normal cell."""
+        if layers == 2:
+            problems.add(path, "must be at least 3: of 2, both are reductions")
+
+    def target_sizes(self, layers: int | None, channels: int | None) -> dict[str, int]:
+        """Return cells and initial channels; by default those of He et al. 2020's smallest."""
+        return {"layers": layers or 17, "channels": channels or 24}
+
+    def target_options(
+        self, options: CellConfig, layers: int | None, channels: int | None
+    ) -> CellConfig:
+        """Return the options of a found genotype's network."""
+        return replace(options, **cast(Any, self.target_sizes(layers, channels)))
+
+
+def _cell(nodes: Sequence[tuple[Edge, ...]]) -> Cell:
+    return Cell(tuple(nodes), tuple(range(INPUT_STATES, INPUT_STATES + len(nodes))))
+
+
+def derive_cell(
+    probabilities: Sequence[Mapping[str, float]],
+    nodes: int,
+    at_most: Mapping[str, int] | None = None,
+    edges: Sequence[float] | None = None,
+) -> Cell:
+    """Derive a cell: for each node two edges, for each edge its most probable operation.
+
+    The edges are those whose best operation is most probable, or those of ``edges``.
+
+    Liu et al. 2019, section 2.4; ``none`` is never chosen. Where the cell would hold more of an
+    operation than ``at_most`` allows, its least probable one is forbidden on its edge and the
+    cell derived again (Chen et al. 2019, section 3.3, there for skip_connect; He et al. 2020,
+    section 4.3, for average pooling).
+
+    Args:
+        probabilities: For each edge of :func:`edge_list`, operation -> probability.
+        nodes: Intermediate nodes.
+        at_most: Operation -> how many edges of the cell may have it.
+        edges: For each edge how probable it is that its node takes it, where that is learned: the
+            two most probable ones are taken instead, whatever their operations.
+
+    Raises:
+        NasEncoderError: A node has fewer than two edges with an operation, or the limits
+            cannot be kept.
+    """
+    candidates = [{op: p for op, p in edge.items() if op != NONE} for edge in probabilities]
+    places = edge_list(nodes)
+    if len(places) != len(candidates):
+        raise NasEncoderError(f"{nodes} nodes have {len(places)} edges, got {len(candidates)}")
+    if edges is not None and len(edges) != len(places):
+        raise NasEncoderError(f"{nodes} nodes have {len(places)} edges, got {len(edges)} strengths")
+    while True:
+        chosen = _strongest(candidates, places, nodes, edges)
+        excess = _excess(chosen, candidates, at_most or {})
+        if excess is None:
+            break
+        edge, operation = excess
+        del candidates[edge][operation]
+    return _cell(
+        [
+            tuple(Edge(most_probable(candidates[index]), places[index][1]) for index in node)
+            for node in chosen
+        ]
+    )
+
+
+def _strongest(
+    candidates: Sequence[Mapping[str, float]],
+    places: Sequence[tuple[int, int]],
+    nodes: int,
+    strengths: Sequence[float] | None,
+) -> list[list[int]]:
+    """Return for each node the indices of its two strongest edges, by source."""
+    chosen = []
+    for node in range(nodes):
+        own = [i for i, (head, _) in enumerate(places) if head == node and candidates[i]]
+        if len(own) < EDGES_PER_NODE:
+            raise NasEncoderError(f"node {node} has fewer than two edges with an operation")
+        if strengths is None:
+            own.sort(key=lambda i: (-candidates[i][most_probable(candidates[i])], i))
+        else:
+            own.sort(key=lambda i: (-strengths[i], i))
+        chosen.append(sorted(own[:EDGES_PER_NODE]))
+    return chosen
+
+
+def _excess(
+    chosen: Sequence[Sequence[int]],
+    candidates: Sequence[Mapping[str, float]],
+    at_most: Mapping[str, int],
+) -> tuple[int, str] | None:
+    """Return the (edge, operation) to forbid next, or None where the limits are kept."""
+    selected = [(index, most_probable(candidates[index])) for node in chosen for index in node]
+    counts = Counter(operation for _, operation in selected)
+    for operation, limit in at_most.items():
+        if counts[operation] <= limit:
+            continue
+        removable = [
+            index for index, op in selected if op == operation and len(candidates[index]) > 1
+        ]
+        if not removable:
+            raise NasEncoderError(
+                f"cannot keep {operation} to {limit}: its edges have no other operation left"
+            )
+        weakest = min(removable, key=lambda index: (candidates[index][operation], -index))
+        return weakest, operation
+    return None
 
 
 DARTS = CellSpace("darts", DARTS_OPERATIONS)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.deltas import with_deltas
+from nas_encoder.network.deltas import input_image
 from nas_encoder.network.inputs import is_capturing
-from nas_encoder.ops.masking import apply_mask, frame_mask, strided
+from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.cell import State
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.stack import STEM_WIDTH
 
 
 class Stem(nn.Module):
     """Deltas, 3x3 convolution to 3C channels (as in DARTS), batch norm."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.deltas = config.deltas
         self.stride = config.stem_stride
-        self.output_channels = 3 * config.channels
+        self.output_channels = STEM_WIDTH * config.channels
         self.conv = nn.Conv2d(
             3 if config.deltas else 1,
             self.output_channels,
@@ -38,13 +39,7 @@ class Stem(nn.Module):
             x: What stands in padding frames plays no part.
             lengths: (B,), or None where no utterance is padded.
         """
-        mask = None
-        if lengths is not None:
-            mask = frame_mask(lengths, x.size(1), x.dtype)
-            # Not a product: what stands in padding frames may be NaN.
-            x = x.masked_fill(mask[:, 0] == 0, 0.0)
-        image = with_deltas(x, lengths) if self.deltas else x[:, None]  # (B, 3 or 1, T, F)
-        image = apply_mask(image, mask)  # a delta is not zero just behind the last frame
+        image, mask = input_image(x, lengths, self.deltas)
         if image.device.type == "cpu" and not is_capturing():
             # Every later feature map keeps this layout, in which oneDNN's depthwise convolutions
             # are several times faster, above all in the backward pass.

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nas_encoder.common.fields import integer, option, tuple_of
 from nas_encoder.common.problems import Problems
-from nas_encoder.errors import ConfigError
-from nas_encoder.network.option_rules import (
+from nas_encoder.spaces.options import (
+    NetworkOptions,
+    SearchedNetwork,
     check_conditioning,
     check_flags,
     check_integers,
     check_shares,
     check_taps,
-    read_options,
 )
-from nas_encoder.spaces.cells.config import EncoderConfig
 
 STRIDES = (1, 1, 2, 2)  # in time, of the convolution that begins each block
 SUBSAMPLING = 4
@@ -39,8 +38,24 @@ _WIDTHS = (3, 4, 5, 6)  # of the blocks, in thirds of the first: 600, 800, 1000,
 
 
 @dataclass(frozen=True)
-class NasBenchConfig:
+class NasBenchSection(SearchedNetwork):
+    """The section ``network`` of a search.
+
+    Attributes:
+        lstm_size: Width of the LSTM, 0 for none.
+        block_cells: Cells of each of the four blocks; empty to spread a stage's layers over them
+            as in the paper, 3 to 4 to 5 to 6.
+    """
+
+    lstm_size: int = option(0, integer(0, 16384))
+    block_cells: tuple[int, ...] = option((), tuple_of(integer(0, 256), 0, 4))
+
+
+@dataclass(frozen=True)
+class NasBenchConfig(NetworkOptions):
     """Everything but the genotype that a NAS-Bench-ASR network is built from.
+
+    ``block_cells`` says how many cells there are: ``layers`` plays no part.
 
     Attributes:
         input_size: F, number of frequency bins of the features; 80 in the paper.
@@ -74,23 +89,6 @@ class NasBenchConfig:
     taps: tuple[int, ...] = ()
     conditioning: bool = False
 
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any], subject: str = "encoder") -> NasBenchConfig:
-        """Build it from plain YAML types.
-
-        Options that only a 2-D cell network has may be given with the value that switches them
-        off; ``layers`` plays no part, ``block_cells`` says how many cells there are.
-
-        Raises:
-            ConfigError: A key is unknown or a value breaks its rule; all are listed.
-        """
-        known, problems = read_options(cls, options, subject, EncoderConfig, "this network")
-        config = cls(**known)
-        problems.lines.extend(config.problems())
-        if problems:
-            raise ConfigError(subject, problems.lines)
-        return config
-
     @property
     def groups(self) -> int:
         """Groups of a cell's convolutions."""
@@ -112,7 +110,7 @@ class NasBenchConfig:
         """Input frames for each output frame."""
         return SUBSAMPLING
 
-    def problems(self) -> list[str]:
+    def problems(self, architecture: Any = None) -> list[str]:
         """Return one line for each rule that is broken, led by the field's name."""
         found = Problems()
         bounds = {

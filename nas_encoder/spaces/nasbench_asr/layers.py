@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_encoder.network.deltas import with_deltas
-from nas_encoder.network.inputs import is_capturing
-from nas_encoder.ops.masking import frame_mask
+from nas_encoder.network.deltas import input_frames
+from nas_encoder.network.tapped import TappedEncoder, output_layer
+from nas_encoder.ops.masking import is_capturing
 from nas_encoder.spaces.nasbench_asr.config import CLIP, EPSILON, KERNEL, STRIDES, NasBenchConfig
 
 # Frames ahead that a convolution may see; strided ones half as many (40 ms in both cases).
@@ -133,18 +133,20 @@ class BlockStart(nn.Module):
         return y
 
 
-class SkipTrunk(nn.Module):
-    """What networks of NAS-Bench-ASR share, whatever their cells hold; to be mixed in.
+class NasBenchTrunk(TappedEncoder):
+    """What networks of NAS-Bench-ASR share, whatever their cells hold.
+
+    Args:
+        config: Sizes.
+        build_cell: Builds a cell of so many filters.
 
     Attributes:
-        config: Sizes.
+        subsampling_factor: Input frames for each output frame: 4.
+        possible_taps: The cells, counted from 1, of the last block but the last.
     """
 
-    config: NasBenchConfig
-
-    def build(self, build_cell: Callable[[int], nn.Module]) -> None:
-        """Build everything; ``build_cell`` builds a cell of so many filters."""
-        config = self.config
+    def __init__(self, config: NasBenchConfig, build_cell: Callable[[int], nn.Module]) -> None:
+        super().__init__(config)
         width = config.input_size * (3 if config.deltas else 1)
         self.starts = nn.ModuleList()
         self.cells = nn.ModuleDict()
@@ -153,14 +155,12 @@ class SkipTrunk(nn.Module):
             for _ in range(count):
                 self.cells[str(len(self.cells))] = build_cell(filters)
             width = filters
+        self.possible_taps = tuple(
+            range(len(self.cells) - config.block_cells[-1] + 1, len(self.cells))
+        )
         # It reads from left to right, so padding, which comes last, never reaches a valid frame.
         self.lstm = nn.LSTM(width, config.lstm_size, batch_first=True) if config.lstm_size else None
-        behind = config.lstm_size or width
-        self.head = (
-            nn.Sequential(nn.Linear(behind, config.output_size), nn.ReLU())
-            if config.output_size != behind
-            else nn.Identity()
-        )
+        self.head = output_layer(config.lstm_size or width, config.output_size)
 
     def through_cells(
         self,
@@ -176,12 +176,7 @@ class SkipTrunk(nn.Module):
             run: Called with each cell's number from 1, the cell, its input and the mask; returns
                 its output.
         """
-        mask = None
-        if lengths is not None:
-            mask = frame_mask(lengths, x.size(1), x.dtype)[:, 0]  # (B, T, 1)
-            x = x.masked_fill(mask == 0, 0.0)  # not a product: padding may be NaN
-        if self.config.deltas:
-            x = with_deltas(x, lengths).transpose(1, 2).flatten(2)  # (B, T, 3F)
+        x, mask = input_frames(x, lengths, self.config.deltas)
         cells = enumerate(self.cells.values(), 1)
         for start, stride, count in zip(self.starts, STRIDES, self.config.block_cells, strict=True):
             x = start(x, mask)

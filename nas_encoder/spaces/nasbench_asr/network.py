@@ -21,7 +21,7 @@ B batch, T frames, F frequency bins, C filters, D output features.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch.nn.functional as F
@@ -29,10 +29,17 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.tapped import TappedEncoder, Taps
+from nas_encoder.network.complexity import ReceptiveField
+from nas_encoder.network.deltas import WINDOW
+from nas_encoder.network.tapped import Taps
 from nas_encoder.spaces.nasbench_asr.architecture import NODES, ZERO, SkipArchitecture
-from nas_encoder.spaces.nasbench_asr.config import EPSILON, NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.layers import SkipTrunk, build_node_operation
+from nas_encoder.spaces.nasbench_asr.config import EPSILON, KERNEL, STRIDES, NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.layers import (
+    CONVOLUTIONS,
+    NasBenchTrunk,
+    build_node_operation,
+    padding,
+)
 
 __all__ = ["NasBenchEncoder", "SkipCell", "tensorflow_parameters"]
 
@@ -91,7 +98,7 @@ class SkipCell(nn.Module):
         return normed
 
 
-class NasBenchEncoder(SkipTrunk, TappedEncoder):
+class NasBenchEncoder(NasBenchTrunk):
     """A network of NAS-Bench-ASR.
 
     What a condition of ``forward_taps`` gives is projected and added to the cell's output, with
@@ -100,11 +107,6 @@ class NasBenchEncoder(SkipTrunk, TappedEncoder):
     Args:
         genotype: The nodes of its cells.
         config: Everything else.
-
-    Attributes:
-        subsampling_factor: Input frames for each output frame: 4.
-        possible_taps: The cells, counted from 1, whose outputs ``forward_taps`` can return: those
-            of the last block but the last.
 
     Raises:
         ConfigError: An option breaks its rule; all problems are listed.
@@ -115,19 +117,16 @@ class NasBenchEncoder(SkipTrunk, TappedEncoder):
         if not isinstance(architecture, SkipArchitecture) or len(architecture.nodes) != NODES:
             problems = [f"genotype: space '{genotype.space}' has no nodes with skips"]
         else:
-            problems = config.problems()
+            problems = config.problems(architecture)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
-        super().__init__(config)
-        self.genotype = genotype
         reduced = architecture.reduced()
-        self.build(lambda filters: SkipCell(reduced, filters, config.groups, config.dropout))
-        self.possible_taps = tuple(
-            range(len(self.cells) - config.block_cells[-1] + 1, len(self.cells))
+        super().__init__(
+            config, lambda filters: SkipCell(reduced, filters, config.groups, config.dropout)
         )
+        self.genotype = genotype
         if config.conditioning:
-            width = config.filters[-1]
-            self.condition_projection = nn.Linear(config.output_size, width)
+            self.condition_projection = nn.Linear(config.output_size, config.filters[-1])
 
     def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
         """Return (B, ceil(T / 4), D); taps go through the same LSTM and last layer."""
@@ -139,6 +138,42 @@ class NasBenchEncoder(SkipTrunk, TappedEncoder):
             return y if condition is None else y + self.condition_projection(condition)
 
         return self.output(*self.through_cells(x, lengths, run), dropout)
+
+
+build = NasBenchEncoder
+
+
+def receptive_field(architecture: SkipArchitecture, config: NasBenchConfig) -> ReceptiveField:
+    """Return the receptive field of an output frame in time.
+
+    Raises:
+        ConfigError: The network has an LSTM.
+    """
+    if config.lstm_size:
+        raise ConfigError(
+            "receptive field",
+            ["lstm_size: an LSTM reaches back to the beginning of the utterance"],
+        )
+    field, jump = ReceptiveField().plus(2 * WINDOW if config.deltas else 0), 1
+    nodes = architecture.reduced().nodes
+    for stride, count in zip(STRIDES, config.block_cells, strict=True):
+        behind, ahead = padding(KERNEL, stride=stride)
+        field = field.plus(behind * jump, ahead * jump)
+        jump *= stride
+        for _ in range(count):
+            states: list[ReceptiveField | None] = [field]
+            for node in nodes:
+                terms = [states[source] for source in node.skips]
+                before = states[-1]
+                if node.op in CONVOLUTIONS and before is not None:
+                    behind, ahead = padding(*CONVOLUTIONS[node.op])
+                    before = before.plus(behind * jump, ahead * jump)
+                if node.op != ZERO:
+                    terms.append(before)
+                known = [term for term in terms if term is not None]
+                states.append(reduce(ReceptiveField.union, known) if known else None)
+            field = states[-1] or ReceptiveField()
+    return field
 
 
 def tensorflow_parameters(encoder: Any, classes: int) -> int:

@@ -1,26 +1,25 @@
 """The supernet of NAS-Bench-ASR's space: nodes hold all their operations and all their skips.
 
-B batch, T frames, F frequency bins, C filters, V tokens (blank included).
+B batch, T frames, F frequency bins, C filters, D output features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.common.choices import Candidates
 from nas_encoder.network.choices.mixing import choose
-from nas_encoder.network.choices.parameters import NODES, SKIP, SKIPS, Alive, skip_list
 from nas_encoder.network.choices.straight_through import Paths
-from nas_encoder.network.ctc import log_probabilities
-from nas_encoder.network.inputs import check_inputs
-from nas_encoder.ops.masking import reduced_lengths
+from nas_encoder.network.tapped import Taps
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO
 from nas_encoder.spaces.nasbench_asr.config import EPSILON, NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.layers import SkipTrunk, build_node_operation
+from nas_encoder.spaces.nasbench_asr.layers import NasBenchTrunk, build_node_operation
+from nas_encoder.spaces.nasbench_asr.space import NODE, SKIP, SKIPS, NasBenchSpace, skip_list
 
 Weights = Mapping[str, Tensor] | Mapping[str, Paths]
 
@@ -29,15 +28,15 @@ class SkipSupernetCell(nn.Module):
     """A cell of which every operation of a node, and every skip, is there.
 
     Args:
-        alive: Operations of each node, and whether each skip can be there.
+        candidates: Operations of each node, and whether each skip can be there.
         filters: C.
         groups: Of its convolutions.
     """
 
-    def __init__(self, alive: Alive, filters: int, groups: int) -> None:
+    def __init__(self, candidates: Candidates, filters: int, groups: int) -> None:
         super().__init__()
-        self.names = alive[NODES]
-        self.skips = alive[SKIPS]
+        self.names = candidates[NODE]
+        self.skips = candidates[SKIPS]
         self.nodes = nn.ModuleList(
             nn.ModuleDict(
                 {op: build_node_operation(op, filters, groups) for op in names if op != ZERO}
@@ -66,7 +65,7 @@ class SkipSupernetCell(nn.Module):
             # mixtures; the network that is derived would not have it.
             before = zeros() if outputs[-1] is None else outputs[-1]
             run = partial(self._operation, node, before, mask, dropout)
-            total = choose(weights[NODES], node, run, zeros)
+            total = choose(weights[NODE], node, run, zeros)
             for row, source in self.sources[node]:
                 skip = partial(_skip, self.skips[row], outputs[source])
                 added = choose(weights[SKIPS], row, skip, zeros)
@@ -94,43 +93,53 @@ def _skip(names: Sequence[str], source: Tensor | None, place: int) -> Tensor | N
     return source if names[place] == SKIP else None
 
 
-class SkipSupernet(SkipTrunk):
-    """The network that a gradient search trains in NAS-Bench-ASR's space, with a CTC output.
+class NasBenchAsrSupernet(NasBenchTrunk):
+    """The encoder that a gradient search trains in NAS-Bench-ASR's space.
 
     Args:
-        alive: Operations of each node, and whether each skip can be there.
+        candidates: Operations of each node, and whether each skip can be there.
         config: As for an evaluation network.
-        vocabulary: V.
     """
 
-    def __init__(self, alive: Alive, config: NasBenchConfig, vocabulary: int) -> None:
-        super().__init__()
-        self.config = config
-        self.subsampling_factor = config.subsampling_factor
-        self.build(lambda filters: SkipSupernetCell(alive, filters, config.groups))
-        self.classifier = nn.Linear(config.output_size, vocabulary)
+    def __init__(self, candidates: Candidates, config: NasBenchConfig) -> None:
+        super().__init__(
+            config, lambda filters: SkipSupernetCell(candidates, filters, config.groups)
+        )
 
-    def forward(
-        self, x: Tensor, lengths: Tensor, weights: Weights, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (B, ceil(T / 4), V) and lengths (B,).
+    takes_choices = True
+
+    def encode(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        taps: Taps,
+        weights: Weights,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Return (B, ceil(T / 4), D).
 
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
+            taps: Plays no part.
             weights: For the kinds ``nodes`` and ``skips`` the weights of mixtures (3, n) and
                 (6, 2), or the paths that are drawn. All cells choose alike.
-            dropout: Probability behind every operation and before the LSTM, in training.
-
-        Raises:
-            InputError: See :func:`~nas_encoder.network.inputs.check_inputs`.
+            dropout: Probability after every operation and before the LSTM, in training.
         """
-        padded = check_inputs(x, lengths, self.config.input_size, self.subsampling_factor)
 
         def run(number: int, cell: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
             y: Tensor = cell(x, mask, weights, dropout)
             return y
 
-        x, mask = self.through_cells(x, lengths if padded else None, run)
-        logits: Tensor = self.classifier(self.output(x, mask, dropout))  # (B, T', V)
-        return log_probabilities(logits), reduced_lengths(lengths, self.subsampling_factor)
+        return self.output(*self.through_cells(x, lengths, run), dropout)
+
+
+def build(
+    space: NasBenchSpace,
+    candidates: Candidates,
+    config: NasBenchConfig,
+    regularized: Container[str],
+    sampled: bool,
+) -> NasBenchAsrSupernet:
+    """Build the supernet, which mixtures and paths share; dropout is after every operation."""
+    return NasBenchAsrSupernet(candidates, config)

@@ -10,19 +10,22 @@ B batch, T frames, F frequency bins, C channels, D output features.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.deltas import with_deltas
-from nas_encoder.network.tapped import TappedEncoder, Taps
-from nas_encoder.ops.masking import frame_mask
+from nas_encoder.network.complexity import ReceptiveField
+from nas_encoder.network.deltas import WINDOW, input_frames
+from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
 from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 from nas_encoder.spaces.tdnn_chain.config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
 
+T = TypeVar("T")
 _TDNN = re.compile(r"tdnn_c([1-9])_d([1-9])\Z")
 
 
@@ -82,25 +85,63 @@ def build_tdnn(operation: str, inputs: int, channels: int) -> TDNNLayer:
     return TDNNLayer(inputs, channels, *tdnn_shape(operation))
 
 
-def chain_features(x: Tensor, lengths: Tensor | None, deltas: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the chain's input (B, T, F or 3F), zero in padding frames, and its mask (B, T, 1).
+class Chain(TappedEncoder):
+    """Blocks in a row, the layer of stride 3 among them, and the last layer.
 
     Args:
-        x: (B, T, F); what stands in padding frames plays no part.
-        lengths: (B,), or None where no utterance is padded.
-        deltas: Whether delta and delta-delta follow the features.
+        config: Sizes.
+        blocks: What each block is built of.
+        build: Builds a block of that on so many features of a frame.
+
+    Attributes:
+        subsampling_factor: Input frames for each output frame: 3.
     """
-    mask = None
-    if lengths is not None:
-        mask = frame_mask(lengths, x.size(1), x.dtype)[:, 0]  # (B, T, 1)
-        x = x.masked_fill(mask == 0, 0.0)  # not a product: padding may be NaN
-    if deltas:
-        x = with_deltas(x, lengths).transpose(1, 2).flatten(2)  # (B, T, 3F)
-        x = x if mask is None else x * mask  # a delta is not zero just behind the last frame
-    return x, mask
+
+    def __init__(
+        self, config: ChainConfig, blocks: Sequence[T], build: Callable[[T, int], nn.Module]
+    ) -> None:
+        super().__init__(config)
+        width = config.input_size * (3 if config.deltas else 1)
+        self.blocks = nn.ModuleList()
+        for block in blocks:
+            self.blocks.append(build(block, width))
+            width = config.channels
+        self.subsample_after = min(SUBSAMPLE_AFTER, len(self.blocks))
+        self.possible_taps = tuple(range(SUBSAMPLE_AFTER + 1, len(self.blocks)))
+        self.subsample = TDNNLayer(width, width, 1, 1, SUBSAMPLING)
+        self.head = output_layer(width, config.output_size)
+
+    def through_blocks(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        dropout: float,
+        run: Callable[[int, nn.Module, Tensor, Tensor | None], Tensor],
+    ) -> Tensor:
+        """Return (B, ceil(T / 3), D).
+
+        Args:
+            x: (B, T, F).
+            lengths: (B,), or None where no utterance is padded.
+            dropout: After the layer of stride 3, in training.
+            run: Called with each block's number from 1, the block, its input and the mask; returns
+                its output.
+        """
+        x, mask = input_frames(x, lengths, self.config.deltas)
+        for number, block in enumerate(self.blocks, 1):
+            x = run(number, block, x, mask)
+            if number == self.subsample_after:
+                x = self.subsample(x, mask, dropout)
+                mask = None if mask is None else mask[:, ::SUBSAMPLING]
+        return self.output(x, mask)
+
+    def output(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map what leaves a block to (B, T', D), zero in padding frames."""
+        y: Tensor = self.head(x)
+        return y if mask is None else y * mask.to(y.dtype)
 
 
-class ChainEncoder(TappedEncoder):
+class ChainEncoder(Chain):
     """A searched chain of TDNN layers.
 
     What a condition of ``forward_taps`` gives is projected and added to the block's output, with
@@ -111,7 +152,6 @@ class ChainEncoder(TappedEncoder):
         config: Everything else.
 
     Attributes:
-        subsampling_factor: Input frames for each output frame: 3.
         possible_taps: The blocks, counted from 1, whose outputs ``forward_taps`` can return: at
             the output's frame rate, and not the last.
 
@@ -124,42 +164,40 @@ class ChainEncoder(TappedEncoder):
         if not isinstance(architecture, ChainArchitecture):
             problems = [f"genotype: space '{genotype.space}' has no chain of blocks"]
         else:
-            problems = config.problems(len(architecture.blocks))
+            problems = config.problems(architecture)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
-        super().__init__(config)
-        self.genotype = genotype
-        width = config.input_size * (3 if config.deltas else 1)
-        self.blocks = nn.ModuleList()
-        for operation in architecture.blocks:
-            self.blocks.append(build_tdnn(operation, width, config.channels))
-            width = config.channels
-        self.subsample_after = min(SUBSAMPLE_AFTER, len(self.blocks))
-        self.possible_taps = tuple(range(SUBSAMPLE_AFTER + 1, len(self.blocks)))
-        self.subsample = TDNNLayer(width, width, 1, 1, SUBSAMPLING)
-        self.head = (
-            nn.Sequential(nn.Linear(width, config.output_size), nn.ReLU())
-            if config.output_size != width
-            else nn.Identity()
+        super().__init__(
+            config, architecture.blocks, lambda op, width: build_tdnn(op, width, config.channels)
         )
+        self.genotype = genotype
         if config.conditioning:
-            self.condition_projection = nn.Linear(config.output_size, width)
+            self.condition_projection = nn.Linear(config.output_size, config.channels)
 
     def encode(self, x: Tensor, lengths: Tensor | None, taps: Taps) -> Tensor:
         """Return (B, ceil(T / 3), D); taps go through the same last layer."""
-        x, mask = chain_features(x, lengths, self.config.deltas)
         dropout = self.config.dropout
-        for number, block in enumerate(self.blocks, 1):
-            x = block(x, mask, dropout)
-            if number == self.subsample_after:
-                x = self.subsample(x, mask, dropout)
-                mask = None if mask is None else mask[:, ::SUBSAMPLING]
-            condition = taps.take(number, partial(self._output, x, mask))
-            if condition is not None:
-                added = self.condition_projection(condition)
-                x = x + (added if mask is None else added * mask.to(added.dtype))
-        return self._output(x, mask)
 
-    def _output(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y: Tensor = self.head(x)
-        return y if mask is None else y * mask.to(y.dtype)
+        def run(number: int, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+            y: Tensor = block(x, mask, dropout)
+            condition = taps.take(number, partial(self.output, y, mask))
+            if condition is None:
+                return y
+            added: Tensor = self.condition_projection(condition)
+            return y + (added if mask is None else added * mask.to(added.dtype))
+
+        return self.through_blocks(x, lengths, dropout, run)
+
+
+build = ChainEncoder
+
+
+def receptive_field(architecture: ChainArchitecture, config: ChainConfig) -> ReceptiveField:
+    """Return the receptive field of an output frame in time."""
+    field, jump = ReceptiveField().plus(2 * WINDOW if config.deltas else 0), 1
+    for number, block in enumerate(architecture.blocks, 1):
+        half_context, dilation = tdnn_shape(block)
+        field = field.plus(half_context * dilation * jump)
+        if number == min(SUBSAMPLE_AFTER, len(architecture.blocks)):
+            field, jump = field.plus(jump), jump * SUBSAMPLING
+    return field

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
 from nas_encoder.common.problems import Problems
-from nas_encoder.errors import GenotypeError
+from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype import Genotype
+from nas_encoder.spaces.base import Kind, SearchSpace
 from nas_encoder.spaces.tdnn_chain.architecture import (
     KEYS,
     TDNN_OPERATIONS,
     ChainArchitecture,
     parse_chain,
 )
+from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+
+BLOCKS = "blocks"  # the one kind of choices
 
 
-class ChainSpace:
+class ChainSpace(SearchSpace):
     """A chain space over a tuple of operations.
 
     Args:
@@ -27,16 +32,21 @@ class ChainSpace:
         blocks: Their number.
     """
 
+    package = __package__
+    options = ChainConfig
+    keys = KEYS
+
     def __init__(self, name: str, operations: tuple[str, ...], blocks: int) -> None:
         self.name = name
         self.operations = operations
         self.choices = operations
-        self.keys = KEYS
         self.blocks = blocks
         self.size = len(operations) ** blocks
+        names = tuple(f"block {number}" for number in range(1, blocks + 1))
+        self.kinds = {BLOCKS: Kind(BLOCKS, names, operations)}
 
     def parse(self, document: Mapping[str, Any], problems: Problems) -> ChainArchitecture | None:
-        """Read the space's own keys of a genotype document; None where there were problems."""
+        """Read the blocks."""
         return parse_chain(document, self.operations, problems)
 
     @property
@@ -44,64 +54,72 @@ class ChainSpace:
         """Number of values of each choice of :meth:`encode`: one choice a block."""
         return [len(self.operations)] * self.blocks
 
-    def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype uniformly."""
-        return self.decode([rng.randrange(bound) for bound in self.bounds])
-
-    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Give one block another operation; every block and operation is equally likely."""
-        vector = self.encode(genotype)
-        place = rng.randrange(self.blocks)
-        step = rng.randrange(1, len(self.operations))
-        vector[place] = (vector[place] + step) % len(self.operations)
-        return self.decode(vector)
-
-    def encode(self, genotype: Genotype) -> list[int]:
+    def vector_of(self, architecture: ChainArchitecture) -> list[int]:
         """Return the index of each block's operation."""
-        self.validate(genotype)
-        return [self.operations.index(block) for block in genotype.architecture.blocks]
+        return [self.operations.index(block) for block in architecture.blocks]
 
-    def decode(self, vector: list[int]) -> Genotype:
-        """Return the genotype of a vector of choices.
-
-        Raises:
-            GenotypeError: The vector has a wrong length or a choice out of range.
-        """
-        problems = Problems()
-        if len(vector) != self.blocks:
-            problems.add("vector", f"must have {self.blocks} choices, has {len(vector)}")
-        for place, value in enumerate(vector):
-            problems.integer(value, f"vector[{place}]", 0, len(self.operations) - 1)
-        if problems:
-            raise GenotypeError(f"space '{self.name}'", problems.lines)
-        architecture = ChainArchitecture(tuple(self.operations[value] for value in vector))
-        genotype = Genotype("sampled", self.name, architecture, {"kind": "sampled"})
-        return genotype.renamed(f"{self.name}-{genotype.hash[:8]}", kind="sampled")
+    def architecture_of(self, vector: Sequence[int]) -> ChainArchitecture:
+        """Return the chain of each block's index."""
+        return ChainArchitecture(tuple(self.operations[value] for value in vector))
 
     def enumerate(self) -> Iterator[Genotype]:
         """Yield every genotype once, the last block's operation changing fastest."""
         for vector in itertools.product(range(len(self.operations)), repeat=self.blocks):
-            yield self.decode(list(vector))
+            yield self.decode(vector)
 
-    def validate(self, genotype: Genotype) -> None:
-        """Check membership.
+    def check(self, architecture: Any, problems: Problems) -> None:
+        """Report every rule of the space that the chain breaks."""
+        if not isinstance(architecture, ChainArchitecture):
+            problems.add("architecture", "must be a chain of blocks")
+            return
+        blocks = architecture.blocks
+        if len(blocks) != self.blocks:
+            problems.add("blocks", f"must be {self.blocks} in this space, are {len(blocks)}")
+        for place, block in enumerate(blocks):
+            problems.choice(block, f"blocks[{place}]", "operation", self.operations)
+
+    def derive(
+        self,
+        probabilities: Probabilities,
+        limits: Mapping[str, int],
+        edges: EdgeProbabilities = NO_EDGES,
+    ) -> ChainArchitecture:
+        """Derive a chain: each block's most probable operation (Zheng, An, Ou 2021, section 3).
 
         Raises:
-            GenotypeError: It is no member; every broken rule is listed.
+            NasEncoderError: A block has no operation.
         """
-        problems = Problems()
-        if genotype.space != self.name:
-            problems.add("space", f"must be '{self.name}', got '{genotype.space}'")
-        elif not isinstance(genotype.architecture, ChainArchitecture):
-            problems.add("architecture", "must be a chain of blocks")
-        else:
-            blocks = genotype.architecture.blocks
-            if len(blocks) != self.blocks:
-                problems.add("blocks", f"must be {self.blocks} in this space, are {len(blocks)}")
-            for place, block in enumerate(blocks):
-                problems.choice(block, f"blocks[{place}]", "operation", self.operations)
-        if problems:
-            raise GenotypeError(f"genotype '{genotype.name}'", problems.lines)
+        for place, block in enumerate(probabilities[BLOCKS]):
+            if not block:
+                raise NasEncoderError(f"block {place} has no operation")
+        return ChainArchitecture(tuple(map(most_probable, probabilities[BLOCKS])))
+
+    def chosen(self, architecture: ChainArchitecture) -> dict[str, list[tuple[int, str]]]:
+        """Return (block, operation)."""
+        return {BLOCKS: list(enumerate(architecture.blocks))}
+
+    def lines(self, architecture: ChainArchitecture) -> list[str]:
+        """Return the blocks, one a line."""
+        return ["chain", *(f"  {place} = {op}" for place, op in enumerate(architecture.blocks, 1))]
+
+    def legend(self, architecture: ChainArchitecture, options: ChainConfig) -> tuple[str, str]:
+        """Return what the operations' names mean, and the network's size."""
+        return (
+            "(c: frames of context to either side, d: their distance; the --layers of a chain are "
+            "those above)",
+            f"network of {len(architecture.blocks)} blocks, {options.channels} channels, "
+            f"{options.input_size} features",
+        )
+
+    def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
+        """Report a stage of another number of blocks."""
+        problems.integer(layers, path, self.blocks, self.blocks)
+
+    def target_options(
+        self, options: ChainConfig, layers: int | None, channels: int | None
+    ) -> ChainConfig:
+        """Return the options of a found genotype's network: of the width that is wanted."""
+        return replace(options, channels=channels or options.channels)
 
 
 # Zheng, An, Ou 2021: 6 layers, 4,096 networks. Each layer has its own half of the context (1 or 2

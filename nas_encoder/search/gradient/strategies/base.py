@@ -6,17 +6,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from nas_encoder.network.choices.parameters import (
-    NO_EDGES,
-    Alive,
-    ArchitectureParameters,
-    EdgeProbabilities,
-    Probabilities,
-    all_alive,
-)
+from nas_encoder.common.choices import NO_EDGES, Candidates, EdgeProbabilities, Probabilities
+from nas_encoder.network.choices.parameters import ArchitectureParameters
+from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.search.gradient.layouts import layout_of
 from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.search.gradient.strategies.drawn import DrawnEdgesSteps
 from nas_encoder.spaces import get_space
@@ -28,10 +22,10 @@ class GradientStrategy(Protocol):
     def __init__(self, config: SearchConfig) -> None:
         """Take the checked configuration."""
 
-    def first_alive(self) -> Alive:
+    def first_candidates(self) -> Candidates:
         """Return the choices of the first stage."""
 
-    def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
+    def next_candidates(self, stage: int, probabilities: Probabilities) -> Candidates:
         """Return the choices of stage ``stage + 1`` from the result of stage ``stage``."""
 
     def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
@@ -54,7 +48,7 @@ class GradientStrategy(Protocol):
     def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
         """Return the same from recorded probabilities; draws nothing at random."""
 
-    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
+    def supernet(self, candidates: Candidates, stage: StageConfig, vocabulary: int) -> nn.Module:
         """Build the network of a stage, ``forward(x, lengths, weights, dropout)``."""
 
     def steps(self, context: StepsContext) -> Steps:
@@ -64,20 +58,21 @@ class GradientStrategy(Protocol):
 class Strategy:
     """What strategies have in common: mixtures, one or more stages, first-order gradients."""
 
+    sampled = False  # whether the supernet's choices are paths
+
     def __init__(self, config: SearchConfig) -> None:
         self.config = config
         self.space = get_space(config.space)
-        self.layout = layout_of(self.space)
         self.limits = dict(config.regularization.at_most)
 
-    def first_alive(self) -> Alive:
+    def first_candidates(self) -> Candidates:
         """Return every operation of the space on every edge."""
-        return all_alive(self.space, self.config.learns_edges)
+        return self.space.first_candidates(self.config.learns_edges)
 
-    def next_alive(self, stage: int, probabilities: Probabilities) -> Alive:
+    def next_candidates(self, stage: int, probabilities: Probabilities) -> Candidates:
         """Keep each edge's most probable operations, as many as the next stage has."""
         keep = self.config.stages[stage + 1].operations
-        return self.layout.prune(probabilities, keep, self.limits)
+        return self.space.prune(probabilities, keep, self.limits)
 
     def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
         """Move the architecture in a search stage, once the weights have warmed up."""
@@ -97,16 +92,15 @@ class Strategy:
 
     def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
         """Derive an architecture from recorded probabilities."""
-        return self.layout.derive(probabilities, self.limits, edges)
+        return self.space.derive(probabilities, self.limits, edges)
 
-    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
-        """Build a supernet of mixtures."""
-        return self.layout.mixed(
-            alive,
-            self.config.encoder_config(stage),
-            vocabulary,
-            self.config.regularization.operations,
-        )
+    def supernet(self, candidates: Candidates, stage: StageConfig, vocabulary: int) -> nn.Module:
+        """Build the space's supernet with a CTC output."""
+        options = self.config.encoder_config(stage)
+        regularized = self.config.regularization.operations
+        supernet = self.space.supernet
+        encoder = supernet.build(self.space, candidates, options, regularized, self.sampled)
+        return CtcNetwork(encoder, vocabulary)
 
     def steps(self, context: StepsContext) -> Steps:
         """Return first-order steps."""

@@ -6,10 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from nas_encoder.network.choices.edges import draw_taken
-from nas_encoder.network.choices.parameters import Alive
 from nas_encoder.network.choices.straight_through import Paths, draw_active, draw_paths
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import Steps, StepsContext
@@ -37,14 +35,7 @@ class STNas(Strategy):
     1e-3 x standard normal (there at 0); validation draws the same paths in every epoch.
     """
 
-    def supernet(self, alive: Alive, stage: StageConfig, vocabulary: int) -> nn.Module:
-        """Build a supernet of paths."""
-        return self.layout.sampled(
-            alive,
-            self.config.encoder_config(stage),
-            vocabulary,
-            self.config.regularization.operations,
-        )
+    sampled = True
 
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
         """Count the path, and for the architecture the others' forward passes (a third each)."""

@@ -1,6 +1,6 @@
 """What the supernets of the 2-D cell spaces share: everything around the edges of a cell.
 
-B batch, T frames, F frequency bins, C channels, V tokens (blank included), S subsampling factor.
+B batch, T frames, F frequency bins, C channels, D output features, S subsampling factor.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.choices.parameters import Alive, edge_list
-from nas_encoder.network.ctc import log_probabilities
-from nas_encoder.network.inputs import check_inputs, is_capturing
-from nas_encoder.ops.masking import reduced_lengths, strided
+from nas_encoder.common.choices import Candidates
+from nas_encoder.network.tapped import TappedEncoder, Taps
+from nas_encoder.ops.masking import strided
 from nas_encoder.spaces.cells.architecture import INPUT_STATES
 from nas_encoder.spaces.cells.cell import State, build_preprocess
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
+from nas_encoder.spaces.cells.space import KINDS, edge_list
+from nas_encoder.spaces.cells.stack import stack
 from nas_encoder.spaces.cells.stem import Stem
-
-NONE = "none"
 
 
 class CellOfEdges(nn.Module):
@@ -31,13 +30,13 @@ class CellOfEdges(nn.Module):
     operation could raise its share by its scale. ``none`` adds nothing and is not computed.
 
     Args:
-        alive: Names of the operations of each edge.
+        candidates: Operations of each edge.
         nodes: Intermediate nodes.
         channels: C.
         input_channels: Of the two inputs.
         reduction: Whether it halves time and frequency.
         halve_first: Whether the cell before did, so that the first input has to be halved.
-        regularized: Operations behind which dropout stands.
+        regularized: Operations that dropout follows.
     """
 
     # Builds the edges that leave one state, of (operations of each edge, their rows, channels,
@@ -47,7 +46,7 @@ class CellOfEdges(nn.Module):
 
     def __init__(
         self,
-        alive: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
         nodes: int,
         channels: int,
         input_channels: tuple[int, int],
@@ -68,7 +67,7 @@ class CellOfEdges(nn.Module):
         self.heads = [[edges[row][0] for row in rows] for rows in self.rows]
         self.sources = nn.ModuleList(
             type(self).edges(
-                [alive[row] for row in rows],
+                [candidates[row] for row in rows],
                 rows,
                 channels,
                 self.stride if state < INPUT_STATES else 1,
@@ -104,86 +103,65 @@ class CellOfEdges(nn.Module):
         return total
 
 
-class CellSupernet(nn.Module):
-    """A network that a gradient search trains, with a CTC output.
+class CellSupernet(TappedEncoder):
+    """The encoder that a gradient search trains.
 
     Args:
-        alive: Operations alive on each edge of each kind of cell.
+        candidates: Operations of each edge of each kind of cell.
         config: As for an evaluation network.
         nodes: Intermediate nodes of a cell.
-        vocabulary: V.
-        regularized: Operations behind which dropout stands.
+        regularized: Operations that dropout follows.
     """
 
     cell: ClassVar[type[CellOfEdges]]
 
     def __init__(
         self,
-        alive: Alive,
-        config: EncoderConfig,
+        candidates: Candidates,
+        config: CellConfig,
         nodes: int,
-        vocabulary: int,
         regularized: Container[str] = (),
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.subsampling_factor = config.subsampling_factor
-        self.min_length = config.subsampling_factor
+        super().__init__(config)
         self.stem = Stem(config)
-        self.cells = nn.ModuleList()
-        self.kinds: list[str] = []
-        widths = [self.stem.output_channels] * 2
-        channels, after_reduction = config.channels, False
-        build = type(self).cell
-        for index in range(config.layers):
-            reduction = index in config.reductions
-            channels *= 2 if reduction else 1
-            self.kinds.append("reduction" if reduction else "normal")
-            self.cells.append(
-                build(
-                    alive[self.kinds[-1]],
-                    nodes,
-                    channels,
-                    (widths[-2], widths[-1]),
-                    reduction,
-                    after_reduction,
-                    regularized,
-                )
+        places, width = stack(config.layers, config.channels, dict.fromkeys(KINDS, nodes))
+        self.kinds = [place.kind for place in places]
+        self.cells = nn.ModuleList(
+            type(self).cell(
+                candidates[place.kind],
+                nodes,
+                place.channels,
+                place.inputs,
+                place.reduces,
+                place.halves_first,
+                regularized,
             )
-            widths.append(channels * nodes)
-            after_reduction = reduction
-        self.head = Head(widths[-1], config)
-        self.classifier = nn.Linear(config.output_size, vocabulary)
+            for place in places
+        )
+        self.head = Head(width, config)
 
-    def forward(
+    takes_choices = True
+
+    def encode(
         self,
         x: Tensor,
-        lengths: Tensor,
+        lengths: Tensor | None,
+        taps: Taps,
         weights: Mapping[str, Any],
         dropout: float = 0.0,
-        padded: bool | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (B, ceil(T / S), V) and lengths (B,).
+    ) -> Tensor:
+        """Return (B, ceil(T / S), D).
 
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
+            taps: Plays no part.
             weights: For each kind of cell what its edges choose, see the class.
-            dropout: Probability behind the regularized operations, in training.
-            padded: Whether an utterance is shorter than T, where that is known: a graph that is
-                being captured (compilation, CUDA graphs) cannot look and takes it for granted.
-
-        Raises:
-            InputError: See :func:`~nas_encoder.network.inputs.check_inputs`.
+            dropout: Probability after the regularized operations, in training.
         """
-        if not is_capturing():
-            found = check_inputs(x, lengths, self.config.input_size, self.min_length)
-            padded = found if padded is None else padded or found
-        elif padded is None:
-            padded = True
-        state = self.stem(x, lengths if padded else None)
+        state = self.stem(x, lengths)
         before, previous = state, state
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             before, previous = previous, cell(before, previous, weights[kind], dropout)
-        logits: Tensor = self.classifier(self.head(previous))  # (B, T', V)
-        return log_probabilities(logits), reduced_lengths(lengths, self.subsampling_factor)
+        y: Tensor = self.head(previous)
+        return y

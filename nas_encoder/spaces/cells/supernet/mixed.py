@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.ops import OPERATIONS
-from nas_encoder.spaces.cells.supernet.base import NONE, CellOfEdges, CellSupernet
+from nas_encoder.spaces.cells.operations import NONE
+from nas_encoder.spaces.cells.supernet.base import CellOfEdges, CellSupernet
 from nas_encoder.spaces.cells.supernet.folded.source import can_fold, source_sums
 from nas_encoder.spaces.cells.supernet.merged import Source, build_merged
 

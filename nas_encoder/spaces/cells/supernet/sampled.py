@@ -18,7 +18,8 @@ from nas_encoder.network.choices.straight_through import Paths, straight_through
 from nas_encoder.ops import AvgPool3, MaxPool3, build_operation
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
-from nas_encoder.spaces.cells.supernet.base import NONE, CellOfEdges, CellSupernet
+from nas_encoder.spaces.cells.operations import NONE
+from nas_encoder.spaces.cells.supernet.base import CellOfEdges, CellSupernet
 
 
 class _NormedPool(nn.Module):

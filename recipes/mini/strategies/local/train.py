@@ -30,7 +30,7 @@ from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.spaces.cells.config import EncoderConfig
+from nas_encoder.spaces import get_space
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 from nas_encoder.training.config import TrainerConfig
 from nas_encoder.training.devices import open_fabric
@@ -76,7 +76,7 @@ class Training:
             Match.from_dict(config["match"]),
             parameters,
         )
-        self.encoder_config = EncoderConfig.from_dict(
+        self.encoder_config: Any = get_space(genotype.space).options.from_dict(
             {"input_size": features.num_mel_bins, **options}
         )
         train, test = open_cuts(data["train"]), open_cuts(data["test"])

@@ -1,0 +1,123 @@
+"""Measured latencies of the pieces of cell networks: the file, and reading it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.common.documents import differences, read_yaml
+from nas_encoder.common.problems import Problems
+from nas_encoder.errors import ConfigError
+from nas_encoder.spaces.cells.pieces import CellNetwork, Piece
+
+SCHEMA = 1
+_SIZE = ("input_size", "channels", "layers", "output_size", "stem_stride", "hidden_sizes", "deltas")
+_PIECE = tuple(field.name for field in fields(Piece))
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What a file of latencies holds.
+
+    Attributes:
+        milliseconds: Of each piece that was measured.
+        about: The space, the network's size, the settings and the machine.
+        checks: For each whole network its hash, the sum over its pieces and its own latency.
+        complete: Whether everything was measured.
+    """
+
+    milliseconds: Mapping[Piece, float]
+    about: Mapping[str, Any]
+    checks: tuple[Mapping[str, Any], ...] = ()
+    complete: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What a sum over pieces is multiplied by: whole networks / their sums, on average.
+
+        Pieces lack the additions between operations, and they find a colder or warmer cache and a
+        shorter or longer queue than in a network; the mean is geometric.
+        """
+        ratios = [check["network_ms"] / check["sum_ms"] for check in self.checks]
+        return statistics.geometric_mean(ratios) if ratios else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        return {
+            "schema": SCHEMA,
+            **self.about,
+            "complete": self.complete,
+            "scale": round(self.scale, 4),
+            "checks": [dict(check) for check in self.checks],
+            "pieces": [{**asdict(piece), "ms": ms} for piece, ms in self.milliseconds.items()],
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read a file.
+
+        Raises:
+            ConfigError: It cannot be read or is no such table; all problems are listed.
+        """
+        document = read_yaml(path, ConfigError)
+        problems = Problems()
+        required = ("schema", "space", "network", "frames", "settings", "machine", "pieces")
+        rest = ("environment", "complete", "scale", "checks")
+        if problems.mapping(document, "", required, rest) is None or problems:
+            raise ConfigError(f"table {path}", problems.lines)
+        problems.integer(document["schema"], "schema", SCHEMA, SCHEMA)
+        pieces: dict[Piece, float] = {}
+        rows = problems.sequence(document["pieces"], "pieces", 0, 10**6) or []
+        for place, row in enumerate(rows):
+            where = f"pieces[{place}]"
+            known = problems.mapping(row, where, (*_PIECE, "ms"))
+            if known is None or not {*_PIECE, "ms"} <= set(row):
+                continue
+            if problems.number(row["ms"], f"{where}.ms", 0, above=True):
+                pieces[Piece(**{name: row[name] for name in _PIECE})] = float(row["ms"])
+        checks = problems.sequence(document.get("checks", []), "checks", 0, 10**6) or []
+        for place, check in enumerate(checks):
+            where = f"checks[{place}]"
+            if problems.mapping(check, where, ("sum_ms", "network_ms"), ("hash",)):
+                for name in ("sum_ms", "network_ms"):
+                    problems.number(check.get(name), f"{where}.{name}", 0, above=True)
+        if problems:
+            raise ConfigError(f"table {path}", problems.lines)
+        about = {name: document[name] for name in ("space", "network", "frames", "settings")}
+        about |= {name: document.get(name) for name in ("machine", "environment")}
+        return cls(pieces, about, tuple(checks), document.get("complete") is True)
+
+    @staticmethod
+    def describe(network: CellNetwork) -> dict[str, Any]:
+        """Return what a table is about: the space, the network's size and the utterance."""
+        values = {name: getattr(network.config, name) for name in _SIZE}
+        size = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {"space": network.space.name, "network": size, "frames": network.frames}
+
+    def differences(self, about: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Return (key, value in the table, value now) of what is otherwise now.
+
+        A table also says with which versions it was made; only what ``about`` holds is compared.
+        """
+        return differences({key: self.about.get(key) for key in about}, about)
+
+    def require(self, network: CellNetwork, subject: str, command: str) -> None:
+        """Make sure that the table is of this network and whole.
+
+        Raises:
+            ConfigError: It is not; the message names the command that makes the right one.
+        """
+        problems = [
+            f"{key}: is {was!r} in the table, the search has {now!r}"
+            for key, was, now in self.differences(self.describe(network))
+        ]
+        missing = [p for p in network.all_pieces() if p not in self.milliseconds]
+        if missing and not problems:
+            problems.append(f"{len(missing)} pieces are not measured, for example {missing[0]}")
+        elif not self.complete and not problems:
+            problems.append("its last measurements, of whole networks, are missing")
+        if problems:
+            raise ConfigError(subject, [*problems, f"make the table with: {command}"])

@@ -1,0 +1,93 @@
+"""How cells are stacked to a network: where reductions are, which widths cells have and read.
+
+This is arithmetic only, shared by the encoder, its supernets, their costs and the receptive field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_encoder.spaces.cells.architecture import CellArchitecture
+
+NORMAL, REDUCTION = "normal", "reduction"
+STEM_WIDTH = 3  # times C, as in DARTS
+
+
+@dataclass(frozen=True)
+class StackedCell:
+    """A cell's place in the network.
+
+    Attributes:
+        kind: ``normal`` or ``reduction``.
+        channels: C, of its operations; each reduction doubles them.
+        inputs: Channels of the outputs of the cell before the previous one, and of the previous.
+        halves_first: Whether its first input still has twice its resolution, as the cell before
+            is a reduction.
+    """
+
+    kind: str
+    channels: int
+    inputs: tuple[int, int]
+    halves_first: bool
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it is a reduction."""
+        return self.kind == REDUCTION
+
+
+def reductions(layers: int) -> tuple[int, int]:
+    """Return the indices, from 0, of the two reduction cells (He et al. 2020, section 3.1)."""
+    return layers // 3, 2 * layers // 3
+
+
+def stack(layers: int, channels: int, joined: Mapping[str, int]) -> tuple[list[StackedCell], int]:
+    """Return the places of all cells, and the channels of the last one's output.
+
+    Args:
+        layers: L.
+        channels: C, before the first reduction.
+        joined: For each kind, how many states a cell concatenates.
+    """
+    widths = [STEM_WIDTH * channels] * 2
+    places: list[StackedCell] = []
+    for index in range(layers):
+        kind = REDUCTION if index in reductions(layers) else NORMAL
+        if kind == REDUCTION:
+            channels *= 2
+        after_reduction = bool(places) and places[-1].reduces
+        places.append(StackedCell(kind, channels, (widths[-2], widths[-1]), after_reduction))
+        widths.append(channels * joined[kind])
+    return places, widths[-1]
+
+
+def live_cells(architecture: CellArchitecture, config: Any) -> frozenset[int]:
+    """Return the indices of the cells that any output depends on.
+
+    Where a genotype reads only one of its two inputs, every second cell can be dead.
+
+    Args:
+        architecture: The cells.
+        config: A :class:`~nas_encoder.spaces.cells.config.CellConfig`.
+    """
+    todo = [config.layers - 1, *(tap - 1 for tap in config.taps)]
+    live: set[int] = set()
+    while todo:
+        index = todo.pop()
+        if index >= 0 and index not in live:
+            live.add(index)
+            todo += read_by_any(architecture, [index], config.layers)
+    return frozenset(live)
+
+
+def read_by_any(
+    architecture: CellArchitecture, cells: Iterable[int], layers: int
+) -> frozenset[int]:
+    """Return the indices of the cells that any of these reads; below 0 is the stem."""
+    return frozenset(
+        index - 2 + state
+        for index in cells
+        for state in architecture.of_kind(index in reductions(layers)).used_inputs()
+    )
