@@ -159,6 +159,13 @@ def test_a_finished_search_by_trials(
     assert page.read_text("utf-8") == text
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the report out, which takes longer than these searches; the finished ones have it."""
+    monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+
+
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("name", every_gradient)
 def test_a_gradient_search_that_was_killed_goes_on(
     name: str, expected: Expected, capsys: pytest.CaptureFixture[str]
@@ -190,6 +197,7 @@ def require_near(old: dict[str, Any], new: dict[str, Any]) -> None:
         require_kept(old.get(name), new.get(name), name, 0.1)
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_search_by_trials_that_was_killed_goes_on(
     name: str, expected: Expected, capsys: pytest.CaptureFixture[str]
