@@ -2,9 +2,8 @@
 
 One file each and a line in :mod:`nas_encoder.tables`; both toolkits' classes are made from that
 line. A baseline is a :class:`~nas_encoder.network.tapped.TappedEncoder` that is built from its
-``Config``, a dataclass with a default for every option, among them ``input_size``,
-``output_size`` and ``taps``. ``Config.from_mapping(options)`` checks plain values and raises a
-ConfigError that names all problems.
+``Config``, a :class:`~nas_encoder.common.fields.Declared` dataclass, among whose options are
+``input_size``, ``output_size`` and ``taps``.
 """
 
 from __future__ import annotations
@@ -21,15 +20,22 @@ from nas_encoder.tables import BASELINES as _TABLE
 BASELINES: Registry[type[TappedEncoder]] = _TABLE
 
 
-def build_baseline(name: str, options: Mapping[str, Any]) -> TappedEncoder:
+def build_baseline(
+    name: str, options: Mapping[str, Any], words: Mapping[str, str] | None = None
+) -> TappedEncoder:
     """Build a baseline from plain options.
+
+    Args:
+        name: Of the table.
+        options: Those of its ``Config``.
+        words: What the user calls options, where that is another word.
 
     Raises:
         RegistryError: There is none of that name.
         ConfigError: An option is unknown or has a bad value; all of them are named.
     """
     encoder: Any = BASELINES[name]
-    network: TappedEncoder = encoder(encoder.Config.from_mapping(options))
+    network: TappedEncoder = encoder(encoder.Config.from_dict(options, name, words))
     return network
 
 

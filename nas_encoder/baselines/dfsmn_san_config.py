@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nas_encoder.errors import ConfigError
+from nas_encoder.common.fields import Declared, Rule, flag, integer, option, share, tuple_of
+from nas_encoder.common.problems import Problems
 
 
-@dataclasses.dataclass(frozen=True)
-class DFSMNSANConfig:
+def _each_block(least: int) -> Rule:
+    """Allow a number, or a list of one for each block."""
+    one, several = integer(least), tuple_of(integer(least), 0, 10**4)
+
+    def check(value: Any, path: str, problems: Problems) -> Any:
+        return (several if isinstance(value, (list, tuple)) else one)(value, path, problems)
+
+    return check
+
+
+@dataclass(frozen=True)
+class DFSMNSANConfig(Declared):
     """Options of :class:`~nas_encoder.baselines.dfsmn_san.DFSMNSAN`.
 
     The four memory options take one number, or one for each block. [1] is Zhang et al. 2018
@@ -40,112 +50,47 @@ class DFSMNSANConfig:
         taps: Numbers (from 1) of the blocks whose output ``forward_taps`` returns.
     """
 
-    input_size: int = 40
-    output_size: int = 512
-    hidden_size: int = 1152
-    blocks: int = 10
-    attention_layers: int = 2
-    attention_heads: int = 8
-    look_back: int | Sequence[int] = 10
-    look_ahead: int | Sequence[int] = 10
-    look_back_stride: int | Sequence[int] = 1
-    look_ahead_stride: int | Sequence[int] = 1
-    subsampling_factor: int = 4
-    context: int = 4
-    persistent_memory: int = 0
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    checkpointing: bool = False
-    taps: Sequence[int] = ()
+    input_size: int = option(40, integer(1))
+    output_size: int = option(512, integer(1))
+    hidden_size: int = option(1152, integer(1))
+    blocks: int = option(10, integer(1))
+    attention_layers: int = option(2, integer(0))
+    attention_heads: int = option(8, integer(1))
+    look_back: int | Sequence[int] = option(10, _each_block(0))
+    look_ahead: int | Sequence[int] = option(10, _each_block(0))
+    look_back_stride: int | Sequence[int] = option(1, _each_block(1))
+    look_ahead_stride: int | Sequence[int] = option(1, _each_block(1))
+    subsampling_factor: int = option(4, integer(1))
+    context: int = option(4, integer(0))
+    persistent_memory: int = option(0, integer(0))
+    dropout: float = option(0.1, share)
+    attention_dropout: float = option(0.1, share)
+    checkpointing: bool = option(False, flag)
+    taps: Sequence[int] = option((), tuple_of(integer(1), 0, 1000))
 
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, Any]) -> DFSMNSANConfig:
-        """Build a checked config from plain values.
-
-        Raises:
-            ConfigError: An option is unknown or has a bad value; all of them are named.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = []
-        for name in options:
-            if name not in known:
-                guess = difflib.get_close_matches(str(name), known, n=1)
-                hint = f" (did you mean '{guess[0]}'?)" if guess else ""
-                unknown.append(f"{name}: unknown option{hint}; known: {', '.join(known)}")
-        config = cls(**{name: value for name, value in options.items() if name in known})
-        problems = unknown + config.problems()
-        if problems:
-            raise ConfigError("dfsmn_san", problems)
-        return config
-
-    def problems(self) -> list[str]:
-        """Return every rule that an option breaks, empty for a valid config."""
-        found: list[str] = []
-        minima = {
-            "input_size": 1,
-            "output_size": 1,
-            "hidden_size": 1,
-            "blocks": 1,
-            "attention_layers": 0,
-            "attention_heads": 1,
-            "subsampling_factor": 1,
-            "context": 0,
-            "persistent_memory": 0,
-        }
-        for name, least in minima.items():
-            _check_int(found, name, getattr(self, name), least)
-        for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < 1:
-                found.append(f"{name}: must be a number in [0, 1), got {value!r}")
-        checkpointing: object = self.checkpointing
-        if checkpointing is not True and checkpointing is not False:
-            found.append(f"checkpointing: must be true or false, got {checkpointing!r}")
-        blocks = self.blocks if _is_int(self.blocks) and self.blocks > 0 else None
+    def conflicts(self, found: Problems) -> None:
+        """Check the options against each other."""
+        size, layers, blocks = self.output_size, self.attention_layers, self.blocks
         for name in ("look_back", "look_ahead", "look_back_stride", "look_ahead_stride"):
-            self._check_per_block(found, name, 1 if name.endswith("stride") else 0, blocks)
-        if found:
-            return found
-        if self.output_size % self.attention_heads:
-            found.append(
-                f"attention_heads: must divide output_size {self.output_size}, "
-                f"got {self.attention_heads}"
-            )
-        if self.attention_layers > self.blocks:
-            found.append(
-                f"attention_layers: at most one for each of the {self.blocks} blocks, "
-                f"got {self.attention_layers}"
-            )
-        if self.persistent_memory and not self.attention_layers:
-            found.append("persistent_memory: needs attention_layers of at least 1")
-        found += self._tap_problems()
-        return found
-
-    def _check_per_block(self, found: list[str], name: str, least: int, blocks: int | None) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, (list, tuple)):
-            _check_int(found, name, value, least)
-            return
-        if blocks is not None and len(value) != blocks:
-            found.append(
-                f"{name}: must have one number for each of the {blocks} blocks, got {len(value)}"
-            )
-        for index, item in enumerate(value):
-            _check_int(found, f"{name}[{index}]", item, least)
-
-    def _tap_problems(self) -> list[str]:
-        taps = self.taps
-        if not isinstance(taps, (list, tuple)) or not all(_is_int(tap) for tap in taps):
-            return [f"taps: must be a list of block numbers, got {taps!r}"]
-        found = [
-            f"taps[{index}]: must be a block before the last, 1 to {self.blocks - 1}, got {tap}"
-            for index, tap in enumerate(taps)
-            if not 1 <= tap < self.blocks
-        ]
-        if list(taps) != sorted(set(taps)):
-            found.append(f"taps: must rise without repeats, got {list(taps)}")
-        return found
+            value = getattr(self, name)
+            if not isinstance(value, int) and len(value) != blocks:
+                rule = f"must have one number for each of the {blocks} blocks, got {len(value)}"
+                found.conflict(name, rule, "blocks")
+        if size % self.attention_heads:
+            rule = f"must divide {found.word('output_size')} {size}, got {self.attention_heads}"
+            found.conflict("attention_heads", rule, "output_size")
+        if layers > blocks:
+            rule = f"at most one for each of the {blocks} blocks, got {layers}"
+            found.conflict("attention_layers", rule, "blocks")
+        if self.persistent_memory and not layers:
+            rule = "needs attention_layers of at least 1"
+            found.conflict("persistent_memory", rule, "attention_layers")
+        for place, tap in enumerate(self.taps):
+            if tap >= blocks:
+                rule = f"must be a block before the last, 1 to {blocks - 1}, got {tap}"
+                found.conflict(f"taps[{place}]", rule, "blocks")
+        if list(self.taps) != sorted(set(self.taps)):
+            found.conflict("taps", f"must rise without repeats, got {list(self.taps)}")
 
     def per_block(self, name: str) -> list[int]:
         """Return a memory option as one number for each block."""
@@ -156,15 +101,6 @@ class DFSMNSANConfig:
         """Return the numbers (from 1) of the blocks that an attention layer follows."""
         layers = self.attention_layers
         return {round(self.blocks * (index + 1) / layers) for index in range(layers)}
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_int(found: list[str], name: str, value: Any, least: int) -> None:
-    if not _is_int(value) or value < least:
-        found.append(f"{name}: must be a whole number of at least {least}, got {value!r}")
 
 
 # The two sizes in He, Su and Yu (2020, arXiv 2008.11589), 14.4 M and 36.1 M, met to 1 % in

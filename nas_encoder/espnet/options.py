@@ -63,9 +63,9 @@ def build_baseline_network(
     elif conditioning and not own["taps"]:
         found.append(f"{CONDITIONING}: needs at least one block in '{TAPS}'")
     try:
-        network = build_baseline(name, own)
+        network = build_baseline(name, own, _WORDS)
     except ProblemsError as error:
-        found += [_espnet_words(line) for line in error.problems]
+        found += error.problems
     if found:
         raise ConfigError(f"encoder_conf of '{name}'", found)
     return network

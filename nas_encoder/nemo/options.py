@@ -66,9 +66,9 @@ def build_baseline_network(name: str, options: Mapping[str, Any]) -> tuple[nn.Mo
     encoder: Any = BASELINES[name]
     own, warnings, found = split(options, encoder.Config)
     try:
-        network = build_baseline(name, own)
+        network = build_baseline(name, own, NEMO_WORDS)
     except ProblemsError as error:
-        found += [_nemo_words(line) for line in error.problems]
+        found += error.problems
     if found:
         raise ConfigError(f"encoder config of {encoder_targets()[name]}", found)
     return network, warnings

@@ -69,7 +69,7 @@ def test_every_problem_of_encoder_conf_is_reported_together(asr: ModuleType) -> 
             asr, "dfsmn_san", block=3, output_size=9, attention_heads=4, interctc_layer_idx=[7]
         )
     lines = "\n".join(caught.value.problems)
-    assert "block: unknown option (did you mean 'blocks'?)" in lines
+    assert "block: unknown key (did you mean 'blocks'?)" in lines
     assert "attention_heads: must divide output_size 9" in lines
     assert "interctc_layer_idx[0]: must be a block before the last" in lines
 

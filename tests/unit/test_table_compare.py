@@ -140,7 +140,7 @@ def test_the_command_writes_numbers_a_picture_and_a_page(
     assert "nas-encoder table compare" in page and "not available here" in page
     assert document["environment"]["machine"] in page
     assert main([*command, "--algorithms", "random", "random"]) == 2
-    assert "must be different ones" in capsys.readouterr().err
+    assert "lists an algorithm twice" in capsys.readouterr().err
 
 
 # -- a part of a space ----------------------------------------------------------------------------

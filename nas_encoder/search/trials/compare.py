@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
-from nas_encoder.common.problems import Problems
+from nas_encoder.common.fields import Declared, choice, integer, option, tuple_of
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search.config.trials import TrialsConfig
@@ -41,7 +41,7 @@ MOST_POINTS = 200  # of a curve
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(Declared):
     """How algorithms are compared.
 
     Attributes:
@@ -54,25 +54,14 @@ class CompareSettings:
         target: Target epochs of the trainings; null for the most there are.
     """
 
-    algorithms: tuple[str, ...] = ALGORITHMS
-    runs: int = 20
-    trials: int | None = None
-    population: int | None = None
-    sample: int | None = None
-    target: int | None = None
-
-    def problems(self) -> list[str]:
-        """Return one line for each rule that is broken, led by the option's name."""
-        found = Problems()
-        for place, name in enumerate(self.algorithms):
-            found.choice(name, f"algorithms[{place}]", "algorithm", ALGORITHMS)
-        if not self.algorithms or len(set(self.algorithms)) < len(self.algorithms):
-            found.add("algorithms", f"must be different ones, got {list(self.algorithms)}")
-        found.integer(self.runs, "runs", 2, 10**5)
-        for name, low in (("trials", 2), ("population", 2), ("sample", 1), ("target", 1)):
-            if getattr(self, name) is not None:
-                found.integer(getattr(self, name), name, low, 10**6)
-        return found.lines
+    algorithms: tuple[str, ...] = option(
+        ALGORITHMS, tuple_of(choice("algorithm", ALGORITHMS), 1, 100, once="an algorithm")
+    )
+    runs: int = option(20, integer(2, 10**5))
+    trials: int | None = option(None, integer(2, 10**6))
+    population: int | None = option(None, integer(2, 10**6))
+    sample: int | None = option(None, integer(1, 10**6))
+    target: int | None = option(None, integer(1, 10**6))
 
 
 class Comparison:
