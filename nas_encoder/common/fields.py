@@ -136,6 +136,11 @@ class Declared:
 # -- rules ------------------------------------------------------------------------------------
 
 
+def anything(value: Any, path: str, problems: Problems) -> Any:
+    """Allow every value."""
+    return value
+
+
 def integer(low: int, high: int | None = None, why: str = "") -> Rule:
     """Allow integers in ``low..high``; ``why`` ends the message."""
     return lambda value, path, problems: problems.integer(value, path, low, high, why)

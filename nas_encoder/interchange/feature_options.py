@@ -1,65 +1,132 @@
-"""The rules of the options of ESPnet's features."""
+"""The options of both toolkits' features, with their rules."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from nas_encoder.common.problems import Problems, show
+from nas_encoder.common.fields import (
+    Declared,
+    anything,
+    choice,
+    flag,
+    integer,
+    number,
+    option,
+)
+from nas_encoder.common.problems import LARGEST, Problems, is_number, show
 
 NORMALIZATIONS = ("global", "utterance")
 WINDOWS = ("hann", "hamming", "blackman", "bartlett")
 
 
-def size_problems(sizes: Mapping[str, Any], window: Any) -> list[str]:
-    """Return one line for each rule that the sizes and the window break, led by the name.
+@dataclass(frozen=True)
+class ESPnetOptions(Declared):
+    """The options of ESPnet's default frontend and of its normalisation.
 
-    Args:
-        sizes: Whole numbers by their names, among them ``n_fft`` and ``win_length``.
-        window: Its name.
+    Attributes:
+        sample_rate: In Hz.
+        n_fft: Points of the Fourier transform.
+        win_length: Samples of the window; None for ``n_fft``.
+        hop_length: Samples between frames.
+        window: Name of a periodic window of torch.
+        center: Whether frame t is centred at sample t * hop_length.
+        normalized: Whether the transform is scaled by the root of the window's length.
+        n_mels: D.
+        fmin: Lowest frequency in Hz; None for 0.
+        fmax: Highest frequency in Hz; None for half the sample rate.
+        htk: HTK's mel scale instead of Slaney's.
+        normalize: None, ``global`` (by the buffers ``mean`` and ``std``) or ``utterance``.
+        norm_means: Whether the mean is subtracted.
+        norm_vars: Whether the deviation is divided by.
+        eps: Least deviation, for ``utterance``.
     """
-    found = [
-        f"{name}: must be a whole number above 0, got {show(value)}"
-        for name, value in sizes.items()
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1
-    ]
-    if not found and sizes["win_length"] > sizes["n_fft"]:
-        found.append(
-            f"win_length: must be at most n_fft {sizes['n_fft']}, got {sizes['win_length']}"
-        )
-    problems = Problems()
-    problems.choice(window, "window", "window", WINDOWS)
-    return found + problems.lines
 
+    sample_rate: int = option(16000, integer(1))
+    n_fft: int = option(512, integer(1))
+    win_length: int | None = option(None, integer(1))
+    hop_length: int = option(128, integer(1))
+    window: str = option("hann", choice("window", WINDOWS))
+    center: bool = option(True, flag)
+    normalized: bool = option(False, flag)
+    n_mels: int = option(80, integer(1))
+    fmin: float | None = option(None, number(0, why=" (Hz)"))
+    fmax: float | None = option(None, number(0, why=" (Hz)"))
+    htk: bool = option(False, flag)
+    normalize: str | None = option(None, choice("normalization", NORMALIZATIONS))
+    norm_means: bool = option(True, flag)
+    norm_vars: bool = option(True, flag)
+    eps: float = option(1e-20, number(0, above=True))
 
-def espnet_problems(options: Mapping[str, Any]) -> list[str]:
-    """Return one line for each rule that other options of ESPnet's features break."""
-    problems = Problems()
-    if options["normalize"] is not None:
-        problems.choice(options["normalize"], "normalize", "normalization", NORMALIZATIONS)
-    for name in ("center", "normalized", "htk", "norm_means", "norm_vars"):
-        if not isinstance(options[name], bool):
-            problems.add(name, f"must be true or false, got {show(options[name])}")
-    low, high = options["fmin"], options["fmax"]
-    if low is not None and not (is_number(low) and low >= 0):
-        problems.add("fmin", f"must be a frequency in Hz or null, got {show(low)}")
-    elif high is not None and not is_number(high):
-        problems.add("fmax", f"must be a frequency in Hz or null, got {show(high)}")
-    elif is_number(options["sample_rate"]):
-        half = options["sample_rate"] / 2
-        if not (low or 0) < (half if high is None else high) <= half:
-            problems.add(
-                "fmax",
+    def conflicts(self, found: Problems) -> None:
+        """Check that the window fits in a transform, and that there are frequencies."""
+        if self.win_length is not None and self.win_length > self.n_fft:
+            rule = f"must be at most n_fft {self.n_fft}, got {self.win_length}"
+            found.conflict("win_length", rule, "n_fft")
+        half = self.sample_rate / 2
+        if not (self.fmin or 0) < (half if self.fmax is None else self.fmax) <= half:
+            rule = (
                 f"must be above fmin and at most half the sample rate, {half:g} Hz, got "
-                f"{show(high)} with fmin {show(low)}",
+                f"{show(self.fmax)} with fmin {show(self.fmin)}"
             )
-    if not (is_number(options["eps"]) and options["eps"] > 0):
-        problems.add("eps", f"must be a number above 0, got {show(options['eps'])}")
-    return problems.lines
+            found.conflict("fmax", rule, "fmin", "sample_rate")
 
 
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number, and no truth value."""
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return whole and math.isfinite(value)  # type: ignore[arg-type]
+def _guard(value: Any, path: str, problems: Problems) -> float | str | None:
+    """Allow numbers and the names of two of torch's."""
+    if is_number(value) or value in ("tiny", "eps"):
+        return value  # type: ignore[no-any-return]
+    problems.add(path, f"must be a number, tiny or eps, got {show(value)}")
+    return None
+
+
+@dataclass(frozen=True)
+class NeMoOptions(Declared):
+    """The options of NeMo's ``AudioToMelSpectrogramPreprocessor``, with lengths in samples.
+
+    Attributes:
+        sample_rate: In Hz.
+        n_window_size: Samples of the window.
+        n_window_stride: Samples between frames.
+        window: Name of a symmetric window of torch.
+        normalize: ``per_feature``, ``all_features``; anything else: none.
+        n_fft: Points of the Fourier transform; None for the next power of 2.
+        preemph: Factor of the pre-emphasis; None for none.
+        features: D.
+        lowfreq: Lowest frequency in Hz.
+        highfreq: Highest frequency in Hz; None for half the sample rate.
+        log: Whether the logarithm is taken.
+        log_zero_guard_type: ``add`` or ``clamp``.
+        log_zero_guard_value: A number, ``tiny`` or ``eps``.
+        dither: Deviation of the noise that is added in training.
+        mag_power: Power of the magnitudes.
+        mel_norm: As librosa's ``norm``.
+    """
+
+    sample_rate: int = option(16000, integer(1))
+    n_window_size: int = option(320, integer(1))
+    n_window_stride: int = option(160, integer(1))
+    window: str = option("hann", choice("window", WINDOWS))
+    normalize: str | None = option("per_feature", anything, null=True)
+    n_fft: int | None = option(None, integer(0))
+    preemph: float | None = option(0.97, number(-LARGEST), null=True)
+    features: int = option(64, integer(1))
+    lowfreq: float = option(0, number(0))
+    highfreq: float | None = option(None, number(0))
+    log: bool = option(True, flag)
+    log_zero_guard_type: str = option("add", choice("guard", ("add", "clamp")))
+    log_zero_guard_value: float | str = option(2**-24, _guard)
+    dither: float = option(1e-5, number(0))
+    mag_power: float = option(2.0, number(0, above=True))
+    mel_norm: Any = option("slaney", anything, null=True)
+
+    @property
+    def points(self) -> int:
+        """Of the Fourier transform."""
+        return self.n_fft or 1 << (self.n_window_size - 1).bit_length()
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that the window fits in a transform."""
+        if self.n_window_size > self.points:
+            rule = f"must be at most n_fft {self.n_fft}, got {self.n_window_size}"
+            found.conflict("n_window_size", rule, "n_fft")

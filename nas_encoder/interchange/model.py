@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,8 +130,7 @@ class Features:
 
     Attributes:
         style: ``espnet`` or ``nemo``: whose feature extraction it is.
-        options: Arguments of :class:`~nas_encoder.interchange.features.ESPnetFeatures` or
-            :class:`~nas_encoder.interchange.features.NeMoFeatures`.
+        options: Those of :mod:`nas_encoder.interchange.feature_options`.
         tensors: Their buffers.
     """
 
@@ -143,15 +141,9 @@ class Features:
     def problems(self) -> list[str]:
         """Return what keeps the other toolkit from computing them.
 
-        Where librosa is missing or broken, only the names of the options are checked.
+        Where librosa is missing or broken, only the options are checked.
         """
         cls: Any = ESPnetFeatures if self.style == "espnet" else NeMoFeatures
-        known = inspect.signature(cls).parameters
-        unknown = [
-            f"features: {name}: unknown option" for name in self.options if name not in known
-        ]
-        if unknown:
-            return unknown
         try:
             expected = cls(**self.options).state_dict()
         except (MissingDependencyError, ImportError):

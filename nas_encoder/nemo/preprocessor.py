@@ -5,8 +5,8 @@ Letters in shapes: B batch, N samples, D mel bands, T frames.
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, MelSpectrogramType, NeuralType
 from torch import Tensor
 
-from nas_encoder.common.problems import Problems, show
+from nas_encoder.common.problems import Problems, is_number, show
 from nas_encoder.errors import ConfigError
-from nas_encoder.interchange.feature_options import is_number
+from nas_encoder.interchange.feature_options import ESPnetOptions
 from nas_encoder.interchange.features import ESPnetFeatures
 
 # Arguments of the features that have other names here.
@@ -38,8 +38,7 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
         window_size: In seconds.
         window_stride: In seconds.
         features: D.
-        options: The other arguments of
-            :class:`~nas_encoder.interchange.features.ESPnetFeatures`.
+        options: The others of :class:`~nas_encoder.interchange.feature_options.ESPnetOptions`.
 
     Raises:
         ConfigError: An option breaks its rule; all are listed.
@@ -57,7 +56,8 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
         # Names that NeMo's models read.
         self._sample_rate = sample_rate
         self.featurizer = _build(sample_rate, window_size, window_stride, features, options)
-        self.win_length, self.hop_length = self.featurizer.win_length, self.featurizer.hop_length
+        self.win_length = self.featurizer.win_length
+        self.hop_length = self.featurizer.options.hop_length
         # Its type is the one that the model computes in, which the features are given in.
         self.register_buffer("dtype_sentinel_tensor", torch.tensor(()), persistent=False)
 
@@ -114,22 +114,18 @@ def _build(
     options: dict[str, Any],
 ) -> ESPnetFeatures:
     problems = Problems()
-    known = [name for name in inspect.signature(ESPnetFeatures).parameters if name not in _OWN]
+    known = [item.name for item in fields(ESPnetOptions) if item.name not in _OWN]
     problems.mapping(options, "", (), known)
-    for name, seconds in (("window_size", window_size), ("window_stride", window_stride)):
-        if not is_number(seconds):
-            problems.add(name, f"must be a number of seconds, got {show(seconds)}")
-    times = [1, 1]
+    times = {"win_length": 1, "hop_length": 1}
+    seconds = {"window_size": window_size, "window_stride": window_stride}
+    for name, value in seconds.items():
+        if not is_number(value):
+            problems.add(name, f"must be a number of seconds, got {show(value)}")
     if not problems and is_number(sample_rate):
-        times = [int(seconds * sample_rate) for seconds in (window_size, window_stride)]
+        times = dict(zip(times, (int(s * sample_rate) for s in seconds.values()), strict=True))
+    own = {name: value for name, value in options.items() if name in known}
     try:
-        built = ESPnetFeatures(
-            sample_rate,
-            win_length=times[0],
-            hop_length=times[1],
-            n_mels=features,
-            **{name: value for name, value in options.items() if name in known},
-        )
+        built = ESPnetFeatures(sample_rate=sample_rate, n_mels=features, **times, **own)
     except ConfigError as error:
         problems.lines.extend(error.problems)
     if problems:
