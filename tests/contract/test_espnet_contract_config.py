@@ -62,7 +62,7 @@ def test_every_problem_of_encoder_conf_is_reported_together(asr: ModuleType) -> 
     assert len(caught.value.problems) == 6
     with pytest.raises(ConfigError, match="genotype: is missing.*darts_v2"):
         encoder_of(asr, "nas", genotype=None)
-    with pytest.raises(ConfigError, match=r"interctc_layer_idx\[0\]: must be in 4"):
+    with pytest.raises(ConfigError, match=r"interctc_layer_idx\[0\]: must be 4"):
         encoder_of(asr, "nas", interctc_layer_idx=[2])
     with pytest.raises(ConfigError) as caught:
         encoder_of(
