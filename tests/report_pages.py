@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -13,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nas_encoder.genotype import load_genotype
-from nas_encoder.network.budgets import UNITS, readable
+from nas_encoder.network.budgets import TITLES, UNITS, readable
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.report.build import build_report
 from nas_encoder.spaces import get_space
@@ -123,11 +126,39 @@ def saved_figures() -> Iterator[list[Figure]]:
 def page_of(folder: Path) -> Page:
     """Make the report of a run folder and read it."""
     with saved_figures() as figures:
-        path = build_report(RunFolder(folder))
-    assert path == folder / "report.html"
-    page = Page(path.read_text(encoding="utf-8"))
+        assert build_report(RunFolder(folder)) == folder / "report.html"
+    return read_page(folder, figures)
+
+
+def read_page(folder: Path, figures: list[Figure]) -> Page:
+    """Read the report of a run folder.
+
+    Args:
+        folder: The folder.
+        figures: What was drawn while it was made.
+    """
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
     page.figures = dict(zip(page.pictures, figures, strict=True))
     return page
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl as they are."""
+    return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_page(folder: Path, page: Page) -> None:
+    """Check what the page of a finished search shows, against the files beside it as they are."""
+    kind = RunFolder(folder).kind()
+    {"gradient": check_search, "seeds": check_seeds, "trials": check_trials}[kind](folder, page)
+    require_drawn(page)
+    genotype = load_genotype(folder / "genotype.yaml")
+    assert page.texts[f"Genotype {genotype.name}"] == ["\n".join(architecture_lines(genotype))]
+    assert f"Hash {genotype.hash}" in page.words
+    assert f"nas-encoder show {folder}/genotype.yaml" in page.words
+    run = yaml.safe_load((folder / "run.yaml").read_text())
+    shown = {name: "" if value is None else str(value) for name, value in run.items()}
+    assert dict(page.tables["Provenance"]) == shown
 
 
 def line(axes: Axes, label: str) -> np.ndarray:
@@ -141,21 +172,22 @@ def line(axes: Axes, label: str) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def check_search_page(folder: Path, page: Page) -> None:
-    """Check what the page of a finished gradient search shows against metrics.jsonl as it is."""
-    rows = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+def check_search(folder: Path, page: Page) -> None:
+    """Check the page of a search with gradients."""
+    rows = rows_of(folder)
     searching = [row for row in rows if row["phase"] == "search"]
     genotype = load_genotype(folder / "genotype.yaml")
     space = get_space(genotype.space)
     kinds = list(rows[0]["probabilities"])
-    require_drawn(page)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     assert f": finished, {len(rows)} of " in page.words
+    assert yaml.safe_load(page.texts["Configuration"][0])["stages"] == config["stages"]
 
-    # The result, with its hash and its text.
-    heading = f"Genotype {genotype.name}"
-    assert page.texts[heading] == ["\n".join(architecture_lines(genotype))]
-    assert f"Hash {genotype.hash}." in page.words
-    assert "the genotype" in page.figures
+    # The result is that of the last epoch, or of the best one of a stage that stops early.
+    last = [row for row in searching if row["stage"] == searching[-1]["stage"]]
+    stops = config["stages"][last[0]["stage"] - 1].get("stop") is not None
+    best = min(last, key=lambda row: row["valid_utterance_loss"]) if stops else last[-1]
+    assert best["genotype"] == genotype.hash
 
     # Every epoch, as numbers and in the curves.
     table = page.rows("Epochs")
@@ -239,21 +271,53 @@ def check_search_page(folder: Path, page: Page) -> None:
         values = [UNITS[name][1] * row["costs"][name]["derived"] for row in rows]
         np.testing.assert_allclose(line(axes, "of the genotype derived")[:, 1], values)
 
-    assert f"nas-encoder show {folder}/genotype.yaml" in page.words
-    assert page.texts["Configuration"] == [(folder / "config.yaml").read_text()]
+
+def check_seeds(folder: Path, page: Page) -> None:
+    """Check the page of a search with several seeds."""
+    seeds = yaml.safe_load((folder / "run.yaml").read_text())["seeds"]
+    result = load_genotype(folder / "genotype.yaml")
+    found = {seed: load_genotype(folder / f"seed{seed}" / "genotype.yaml") for seed in seeds}
+    assert f"finished: {len(seeds)} of {len(seeds)} searches" in page.words
+    assert f"Of seed {result.provenance['seed']}, the lowest token error rate" in page.words
+    best = min(float(row["token error rate, %"]) for row in page.rows("Candidates"))
+    for seed, shown in zip(seeds, page.rows("Candidates"), strict=True):
+        rows = rows_of(folder / f"seed{seed}")
+        assert (shown["seed"], shown["genotype"]) == (str(seed), found[seed].hash)
+        assert shown["epochs"] == str(len(rows))
+        assert shown["token error rate, %"] == f"{rows[-1]['valid_ter']:.1f}"
+        assert shown["validation loss"] == f"{rows[-1]['valid_loss']:.3f}"
+        for name, cost in rows[-1]["costs"].items():
+            assert shown[TITLES[name]] == readable(name, cost["derived"])
+        if seed == result.provenance["seed"]:
+            assert float(shown["token error rate, %"]) == best
+        for axes, key in zip(
+            page.figures["Validation"].axes, ("valid_loss", "valid_ter"), strict=True
+        ):
+            values = [row[key] for row in rows]
+            np.testing.assert_array_equal(line(axes, f"seed {seed}")[:, 1], values)
+    space = get_space(result.space)
+    chance = re.search(r"drawn at random have (\d+\.\d) in common", page.words)
+    assert chance is not None
+    if result.space == "tdnn_chain":  # uniform and independent choices
+        expected = sum(len(kind.names) / len(kind.operations) for kind in space.kinds.values())
+        assert float(chance[1]) == pytest.approx(expected, abs=0.3)
+    for (first, second), shown in zip(
+        itertools.combinations(seeds, 2), page.rows("Do the seeds agree?"), strict=True
+    ):
+        one, other = (space.chosen(found[seed].architecture) for seed in (first, second))
+        same = sum(len(set(one[kind]) & set(other[kind])) for kind in one)
+        assert shown["seeds"] == f"{first} and {second}"
+        assert shown["same choices"] == f"{same} of {sum(map(len, one.values()))}"
 
 
-def check_trials_page(folder: Path, page: Page) -> None:
-    """Check what the page of a finished search by trials shows against metrics.jsonl as it is."""
-    rows = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+def check_trials(folder: Path, page: Page) -> None:
+    """Check the page of a search by trials."""
+    rows = rows_of(folder)
     complete = [row for row in rows if row["state"] == "complete"]
-    genotype = load_genotype(folder / "genotype.yaml")
-    require_drawn(page)
     count = len(rows)
     assert f": finished, {count} of {count} trials ({count - len(complete)} pruned)" in page.words
     best = min(row["error"] for row in complete)
-    assert page.texts[f"Genotype {genotype.name}"] == ["\n".join(architecture_lines(genotype))]
-    assert f"Hash {genotype.hash}, error {best:.2f} %." in page.words
+    assert f", error {best:.2f} %." in page.words
 
     table = page.rows("Trials")
     assert sorted(int(row["trial"]) for row in table) == [row["trial"] for row in rows]
@@ -262,7 +326,9 @@ def check_trials_page(folder: Path, page: Page) -> None:
     for shown, row in zip(table, ranked, strict=True):
         assert (shown["state"], shown["genotype"]) == (row["state"], row["genotype"])
         assert (shown["error, %"], shown["epochs"]) == (f"{row['error']:.2f}", str(row["epochs"]))
-        assert shown["multiply-adds, G"] == f"{row['macs'] / 1e9:.4g}"
+        for name in UNITS.keys() & row.keys():
+            unit, factor = UNITS[name]
+            assert shown[f"{TITLES[name]}, {unit}"] == f"{factor * row[name]:.4g}"
 
     (axes,) = page.figures["Search history"].axes
     points = {found.get_label(): np.asarray(found.get_xydata()) for found in axes.get_lines()}
@@ -274,20 +340,27 @@ def check_trials_page(folder: Path, page: Page) -> None:
     np.testing.assert_array_equal(
         points["best so far"][:, 1], np.where(course < np.inf, course, np.nan)
     )
-    (axes,) = page.figures["Epochs of the trials"].axes
-    for found, row in zip(axes.get_lines(), rows, strict=True):
-        np.testing.assert_array_equal(found.get_ydata(), row["errors"])
+    if any(len(row["errors"]) > 1 for row in rows):
+        (axes,) = page.figures["Epochs of the trials"].axes
+        for found, row in zip(axes.get_lines(), rows, strict=True):
+            np.testing.assert_array_equal(found.get_ydata(), row["errors"])
 
     front = folder / "front.json"
     if not front.exists():
         assert not [name for name in page.pictures if name.startswith("Front")]
         return
-    members = json.loads(front.read_text())["front"]
-    table = page.rows("Front: error and multiply-adds")
+    document = json.loads(front.read_text())
+    members = document["front"]
+    costs = [name for name in document["objectives"] if name != "error"]
+    table = page.rows(f"Front: error and {TITLES[costs[-1]]}")
     assert [(row["trial"], row["genotype"]) for row in table] == [
         (str(member["trial"]), member["hash"]) for member in members
     ]
-    (axes,) = page.figures["Front: error and multiply-adds"].axes
-    drawn = next(found for found in axes.get_lines() if found.get_label() == "Pareto front")
-    expected = sorted((member["macs"] / 1e9, member["error"]) for member in members)
-    np.testing.assert_allclose(np.asarray(drawn.get_xydata()), expected)
+    for name in costs:
+        (axes,) = page.figures[f"Front: error and {TITLES[name]}"].axes
+        drawn = next(found for found in axes.get_lines() if found.get_label() == "Pareto front")
+        expected = [(UNITS[name][1] * member[name], member["error"]) for member in members]
+        points = np.asarray(drawn.get_xydata())
+        np.testing.assert_allclose(
+            points[np.lexsort(points.T)], sorted(expected, key=lambda p: p[::-1])
+        )

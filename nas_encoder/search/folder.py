@@ -89,7 +89,7 @@ class RunFolder:
             raise CheckpointError(
                 f"run folder {self.path}", [f"cannot be made: {error.strerror}"]
             ) from None
-        # A run that failed before its first checkpoint (bad data) left nothing to keep.
+        # A run that failed before its first checkpoint (bad data) leaves nothing to keep.
         kept = any(
             (self.path / name).exists()
             for name in (CHECKPOINT, STUDY, "metrics.jsonl", "genotype.yaml")
@@ -264,7 +264,7 @@ class RunFolder:
         if resume and path.exists() and differences(read_yaml(path, CheckpointError), table):
             raise CheckpointError(
                 f"cannot resume {self.path}",
-                ["objective.table: its latencies are others than when the run began"],
+                ["objective.table: its latencies differ from those the run started with"],
             )
         self._write_yaml("operations.yaml", table)
 
@@ -274,7 +274,7 @@ class RunFolder:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that writes, also before it has joined the others."""
+    """Return whether this process is the one that writes, even before it has joined the others."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_pages import check_trials_page, page_of
+from report_pages import check_page, page_of
 from trials_samples import lookup_config, write_table
 
 from nas_encoder.genotype import Genotype, load_genotype
@@ -64,7 +64,7 @@ def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
     assert (strategy == "nsga2") == (front is not None)
     if strategy != "hyperband":
         assert len(complete) == 12
-    check_trials_page(tmp_path / "whole", page_of(tmp_path / "whole"))
+    check_page(tmp_path / "whole", page_of(tmp_path / "whole"))
 
     with pytest.MonkeyPatch.context() as patch:
         stop_in(patch, trial=7)

@@ -27,6 +27,7 @@ from golden.artefact_cases import (
 from golden.artefact_interface import KEYS, SAME, json_of, keys, options
 from golden.artefact_networks import speech, wave
 from nemo_tones import WARNINGS, toolkit
+from report_pages import check_page, read_page, saved_figures
 
 from nas_encoder import Genotype, build_encoder, list_genotypes, load_genotype
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
@@ -127,10 +128,13 @@ def require_finished(
     """Resumed, it has nothing to do but its report, which is not among the artefacts."""
     case, folder = expected(group)[name], Path(group, "finished", name)
     assert not (folder / "report.html").exists()
-    assert searched(group, "finished", name, case, capsys)["hash"] == case["finished"]["hash"]
+    with saved_figures() as figures:
+        printed = searched(group, "finished", name, case, capsys)
+    assert printed["hash"] == case["finished"]["hash"]
     assert rows_of(str(folder)) == case["finished"]["rows"]
-    page = (folder / "report.html").read_text("utf-8")
-    assert case["finished"]["hash"] in page and "data:image/png" in page
+    page = read_page(folder, figures)
+    check_page(folder, page)
+    assert case["finished"]["hash"] in page.words
 
 
 @pytest.mark.parametrize("name", every_gradient)

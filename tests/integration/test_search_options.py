@@ -90,7 +90,7 @@ def test_a_budget_in_latency(corpus: tuple[str, str], tmp_path: Path) -> None:
     document = read_yaml(table)
     document["pieces"][0]["ms"] += 1.0
     write_yaml(table, document)
-    with pytest.raises(CheckpointError, match="its latencies are others than when the run began"):
+    with pytest.raises(CheckpointError, match="latencies differ from those the run started"):
         run_search(
             config(objective=budget, stages=one), corpus[0], tmp_path / "run", corpus[1], 0, True
         )

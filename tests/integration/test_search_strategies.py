@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from report_pages import check_page, page_of
 from search_samples import QUICK, Stop, outcome, require_same, stop_at, tone_corpus
 
+from nas_encoder.cli.main import main
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.rederive import rederive
 from nas_encoder.search.gradient.steps import Steps
+from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space
 
 SEED = 3
@@ -86,6 +90,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "pdarts_chain": {
         "space": "tdnn_chain",
+        # One budget that is likely exceeded without a pull towards it, and one that is kept.
+        "objective": {"parameters": 2500, "macs": 1e12, "weight": 0.0, "seconds": 1.0},
         "stages": [
             {**CHAIN, "epochs": 1, "warmup_epochs": 0},
             {**CHAIN, "operations": 2, "epochs": 1, "warmup_epochs": 0},
@@ -159,6 +165,40 @@ def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) ->
     assert entropies[-1] < entropies[0] or len(entropies) == 1
     # The recorded probabilities derive the recorded genotype.
     assert rederive(folder).hash == rows[-1]["genotype"] == genotype.hash
+
+
+REPORTED = ("darts_chain", "pdarts_chain", "stnas_chain")
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_the_report_shows_what_was_found(finished: dict[str, Path], name: str) -> None:
+    """Searches of other spaces: test_earlier_artefacts.py."""
+    assert {config(name).strategy for name in REPORTED} == set(strategies(GRADIENT))
+    page = page_of(finished[name])
+    check_page(finished[name], page)
+    if name == "pdarts_chain":
+        parameters, macs = page.rows("Cost against budget")
+        assert any("more than the budget of 2.5 k" in text for text in page.warnings)
+        assert float(parameters["share of the budget"].split()[0]) > 100
+        assert float(macs["share of the budget"].split()[0]) < 100
+
+
+def test_a_renamed_field_is_an_error_and_no_empty_picture(
+    finished: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(
+        finished["darts_chain"], tmp_path / "run", ignore=lambda *_: ["report.html", "last.ckpt"]
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    first, second = metrics.read_text().splitlines()
+    metrics.write_text(first + "\n" + second.replace('"entropy"', '"entropies"') + "\n")
+    for command in ("report", "derive"):
+        assert main([command, str(tmp_path / "run")]) == 2
+        said = capsys.readouterr().err
+        assert f"{metrics}: 2 problems" in said
+        assert "line 2: entropy: is missing" in said
+        assert "line 2: entropies: unknown key (did you mean 'entropy'?)" in said
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.slow

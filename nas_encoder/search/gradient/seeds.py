@@ -1,8 +1,8 @@
-"""A search with several seeds: the best derived network by validation is the result.
+"""Several seeds: the derived network that validates best is the result.
 
 He et al. 2020 repeat their search 3 times with different seeds because the outcome depends on
-chance (sections 3.2 and 4.3); so do Liu et al. 2019 and Chen et al. 2019, who train each derived
-network for a short time and keep the best on validation data.
+chance (sections 3.2 and 4.3). So do Liu et al. 2019 and Chen et al. 2019, who train each derived
+network briefly and keep the best one on validation data.
 """
 
 from __future__ import annotations

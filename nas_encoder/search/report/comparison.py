@@ -1,4 +1,4 @@
-"""The files of a comparison: numbers, the picture, a page of results."""
+"""The files of a comparison of algorithms: numbers, a picture, a page of results."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def results(document: Mapping[str, Any]) -> str:
     if gradient["available"]:
         lines += [
             "",
-            "A gradient search trains a supernet, which the table knows nothing of: its row says "
-            "what it found, not what it spent, and in the picture it is a line. What the searches "
-            "found is among the architectures of the table, also for the other algorithms.",
+            "A gradient search trains a supernet, which is not in the table: its row says what it "
+            "found, not what it spent, and in the picture it is a line. Its results are among the "
+            "architectures of the table, for the other algorithms too.",
         ]
     else:
         lines += ["", f"Gradient search: not available here, {gradient['why']}."]

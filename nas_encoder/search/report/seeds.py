@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from itertools import combinations
+from statistics import fmean
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.report.gradient import GradientReport, shared_choices
+from nas_encoder.search.report.gradient import GradientReport, choices_of, shared_choices
 from nas_encoder.search.report.next_steps import resume_command, show_step, train_step
 from nas_encoder.search.report.page import Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import compared_curves, genotype_section, to_png
+from nas_encoder.spaces import get_space
 from nas_encoder.spaces.picture import draw
 
 
@@ -117,9 +120,11 @@ class SeedsReport:
     def _agreement(self) -> Iterator[Section]:
         found = {seed: r.genotype for seed, r in self.reports.items() if r.genotype is not None}
         if len(found) > 1:
+            chance = _common_by_chance(next(iter(found.values())).space)
             yield Section(
                 "Do the seeds agree?",
-                "Choices that two seeds have in common.",
+                "Choices that two seeds have in common. Two genotypes drawn at random have "
+                f"{chance:.1f} in common on average.",
                 head=("seeds", "same choices"),
                 rows=[
                     (f"{first} and {second}", shared_choices(found[first], found[second])[0])
@@ -132,3 +137,10 @@ class SeedsReport:
             return [("Resume the searches:", resume_command(self.folder.path, self.run))]
         path, config = self.folder.path, next(iter(self.reports.values())).config
         return [show_step(path), train_step(path, config)]
+
+
+def _common_by_chance(name: str) -> float:
+    """Return how many choices two random genotypes of a space have in common, about."""
+    space, rng = get_space(name), random.Random(0)
+    pairs = [(choices_of(space.sample(rng)), choices_of(space.sample(rng))) for _ in range(200)]
+    return fmean(len(first & second) for first, second in pairs)

@@ -1,6 +1,6 @@
-"""Algorithms compared on a table: what each would have found, had it trained what it looks up.
+"""Compare algorithms on a table: what each would have found had it trained what it looks up.
 
-The budget is counted in epochs of training, so that a search which ends trials early is compared
+The budget is counted in epochs of training, so that a search that prunes trials compares
 with one that does not. Each seed of a search looks at one training of each architecture (the
 table's seeds in turn). It believes the validation error; what it believes in is judged by the test
 error, mean over the table's seeds, above that of the best architecture of the table (the regret;
@@ -135,11 +135,11 @@ class Comparison:
         }
 
     def gradient(self, genotypes: Sequence[str]) -> dict[str, Any]:
-        """Look the results of gradient searches up.
+        """Look up the results of gradient searches.
 
         Args:
-            genotypes: Files or names of the zoo; none for those that the table knows to come
-                from such searches.
+            genotypes: Files or names of the zoo; if empty, those that the table lists as results
+                of such searches.
 
         Raises:
             DataError: One is not in the table; all are listed.
@@ -155,8 +155,8 @@ class Comparison:
         if not searches:
             if space not in searchable_spaces():
                 why = (
-                    f"the space '{space}' has no supernet in this package, so no search with "
-                    "gradients can be made in it"
+                    f"the space '{space}' has no supernet in this package, so gradient search "
+                    "is impossible in it"
                 )
             else:
                 why = (

@@ -1,4 +1,4 @@
-"""How the next trial is chosen: the samplers and pruners of Optuna, and regularized evolution.
+"""Choosing the next trial: samplers and pruners of Optuna, and regularized evolution.
 
 Every choice of a space (see :meth:`~nas_encoder.spaces.base.TrialSpace.encode`) is a categorical
 parameter of the study, so that a trial's parameters are the vector of a genotype.
@@ -83,7 +83,7 @@ class SpaceSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        """Draw a parameter that is none of the space's."""
+        """Draw a parameter that does not belong to the space."""
         return self._rng.choice(param_distribution.choices)
 
     def _genotype(self, study: Study) -> Genotype:
@@ -93,7 +93,7 @@ class SpaceSampler(BaseSampler):
 class EvolutionSampler(SpaceSampler):
     """Regularized evolution (Real, Aggarwal, Huang, Le 2019, algorithm 1).
 
-    The population are the trials that were completed last; so the oldest one dies, not the
+    The population consists of the trials completed last, so the oldest one dies, not the
     worst. Of a random sample of them the best one is the parent, and the trial is a mutation of
     it. Until there are as many as the population holds, trials are random. With several workers,
     all of them breed from the trials in the storage.
@@ -136,7 +136,7 @@ class RepeatableSampler(BaseSampler):
     """A fresh sampler for every trial, seeded by its place among the trials that count.
 
     What the next trial is then depends on the trials in the storage alone: a search that was
-    killed goes on as if it had not been, and two workers never draw the same numbers.
+    killed resumes as if it had not been, and two workers never draw the same numbers.
 
     Args:
         make: Makes a sampler from a seed.

@@ -1,4 +1,4 @@
-"""Where the trials of a study are kept, shared by all of its workers."""
+"""Storage for the trials of a study, shared by all of its workers."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def sqlite_url(folder: Path) -> str:
 
 
 def is_sqlite(url: str) -> bool:
-    """Return whether an URL is of an SQLite file."""
+    """Return whether a URL names an SQLite file."""
     return url.startswith("sqlite")
 
 
 class Storage:
-    """An Optuna storage, with what its users do not have: safe claims and lost trials found.
+    """An Optuna storage that adds safe claims and the recovery of lost trials.
 
     Args:
-        url: An SQLAlchemy URL, of any database that Optuna works with.
+        url: SQLAlchemy URL of any database that Optuna supports.
         config: Heartbeats and retries.
 
     Attributes:
@@ -79,7 +79,7 @@ class Storage:
                         heartbeat_stale_trial_callback=self._retry,
                     )
             except (sqlalchemy.exc.DatabaseError, RuntimeError):
-                # Workers that begin in the same moment all make the tables; one succeeds.
+                # Workers that start at the same moment all create the tables; one succeeds.
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.5 * attempt)
@@ -96,10 +96,10 @@ class Storage:
         sampler: optuna.samplers.BaseSampler,
         pruner: optuna.pruners.BasePruner,
     ) -> Study:
-        """Return the study of a name, made where it is missing.
+        """Return the study of this name; create it if it does not exist.
 
         Raises:
-            CheckpointError: The storage has one of that name with other objectives.
+            CheckpointError: The study exists with other objectives.
         """
         study = optuna.create_study(
             storage=self.rdb,
@@ -122,7 +122,7 @@ class Storage:
     # -- trials of workers that died ----------------------------------------------------------
 
     def recover(self, study: Study) -> list[int]:
-        """Put trials back whose worker is dead; return their numbers.
+        """Requeue trials whose worker is dead; return their numbers.
 
         A worker is dead when it gave no sign of life for long (Optuna's heartbeat), or at once
         when it ran on this machine and its process is gone. Its trial has failed and comes
@@ -154,7 +154,7 @@ class Storage:
         return changed
 
     def _retry(self, study: Study, trial: FrozenTrial) -> None:
-        """Queue the parameters of a failed trial, without what it had come to."""
+        """Queue the parameters of a failed trial again, without its results."""
         fresh = copy.deepcopy(trial)
         fresh.user_attrs = {}  # the dead worker's name among them
         fresh.system_attrs = {
@@ -177,7 +177,7 @@ class Storage:
 
     @contextmanager
     def heartbeat(self, study: Study, number: int) -> Iterator[None]:
-        """Give signs of life for a trial."""
+        """Send heartbeats for a trial."""
         key, stop = self.id_of(study, number), threading.Event()
 
         def beat() -> None:
@@ -197,9 +197,9 @@ class Storage:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna from warning that heartbeats and the liar of TPE are experimental.
+    """Silence Optuna's warnings that heartbeats and the constant liar of TPE are experimental.
 
-    And that trials which are asked for one by one have no heartbeat: the workers here give it.
+    Likewise that trials from ask() have no heartbeat: the workers here send it.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -210,14 +210,14 @@ def quiet() -> Iterator[None]:
 def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:
     """Make every transaction on an SQLite file begin with the write lock.
 
-    By default Python begins one only before the first statement that writes. Between a read and
-    the write that depends on it another process could then claim the same trial.
+    By default Python starts one only before the first statement that writes, so another process
+    could claim the same trial between a read and the write that depends on it.
     """
 
     def connected(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver begins no transaction of its own
-        # With a write-ahead log a transaction waits for no disk: a killed process loses nothing,
-        # a power cut at most the last ones.
+        connection.isolation_level = None  # the driver starts no transaction of its own
+        # With a write-ahead log transactions do not wait for the disk: a killed process loses
+        # nothing, a power cut at most the last ones.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -226,7 +226,7 @@ def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:
 
     sqlalchemy.event.listen(engine, "connect", connected)
     sqlalchemy.event.listen(engine, "begin", begun)
-    engine.dispose()  # connections that were opened before know nothing of this
+    engine.dispose()  # connections opened before lack these listeners
 
 
 def _without_password(url: str) -> str:

@@ -1,4 +1,4 @@
-"""A worker: takes trials of a study, one after the other, until the study has all of them."""
+"""A worker: runs trials of a study, one after the other, until the study is complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _POLL = 0.5  # seconds between two looks at the trials of other workers
 def evaluate(
     study: Study, trial: Trial, config: TrialsConfig, space: TrialSpace, evaluator: Evaluator
 ) -> None:
-    """Run one trial to its end and tell the study; nothing is trained twice."""
+    """Run one trial and tell the study its result; nothing is trained twice."""
     began = time.monotonic()
     genotype = evaluator.nearest(space.decode(suggest(trial, space)))
     known = _known(study, genotype.hash, evaluator.epochs)
@@ -62,7 +62,7 @@ def evaluate(
 
 
 def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
-    """Return the result of a whole trial of the same genotype: it would come out the same."""
+    """Return the result of a complete trial of the same genotype, which would be the same."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         found: dict[str, Any] = trial.user_attrs[RESULT]
         if found["genotype"] == genotype and len(found[ERRORS]) == epochs:
@@ -73,12 +73,12 @@ def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
 class Worker:
     """One of the processes that work on a study.
 
-    The number of trials that are finished in the end is exactly ``config.trials.count``, with
-    any number of workers of which any may die at any moment:
+    Exactly ``config.trials.count`` trials are finished in the end, with any number of workers,
+    any of which may die at any moment:
 
     * a trial counts unless it has failed, and it runs only if fewer than that many trials with
       a lower number count, so there are never more;
-    * the trial of a worker that died fails and another one takes its place, so there are never
+    * the trial of a worker that died fails and another one replaces it, so there are never
       fewer.
 
     Args:
@@ -119,7 +119,7 @@ class Worker:
         with bar, logging_redirect_tqdm():
             while True:
                 for number in self.storage.recover(self.study):
-                    logger.warning("the worker of trial %d is gone; it is run again", number)
+                    logger.warning("the worker of trial %d is gone; the trial is run again", number)
                 done = len(self.finished())
                 bar.update(done - bar.n)
                 if done >= wanted:
@@ -150,7 +150,7 @@ class Worker:
         return len(trials) < wanted or any(t.state == TrialState.WAITING for t in trials)
 
     def _one_trial(self, wanted: int) -> bool:
-        """Take a trial and run it; return whether it was one that counts."""
+        """Take a trial and run it; return whether it counts."""
         with quiet():
             trial = self.study.ask()
         number = trial.number
@@ -163,7 +163,7 @@ class Worker:
                     return False
                 evaluate(self.study, trial, self.config, self.space, self.evaluator)
         except UpdateFinishedTrialError:
-            # This process was silent for so long that its trial was given to another one.
+            # This process sent no heartbeat for so long that another one got its trial.
             logger.warning("trial %d was given to another worker", number)
             return False
         except BaseException:
@@ -181,5 +181,5 @@ class Worker:
 
 
 def silence_optuna() -> None:
-    """Let Optuna log what is wrong, and not every trial."""
+    """Make Optuna log warnings, and not every trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
