@@ -110,7 +110,7 @@ def test_resume_may_change_machine_and_commit(folder: RunFolder) -> None:
 def test_settings_that_are_newer_than_the_run_have_their_defaults(folder: RunFolder) -> None:
     """As in the folder of a search that an earlier version began."""
     older = read_yaml(folder.path / "config.yaml")
-    del older["network"]["lstm_size"], older["network"]["block_cells"], older["order"]
+    del older["network"]["stem_stride"], older["network"]["hidden_sizes"], older["order"]
     write_yaml(folder.path / "config.yaml", older)
     folder.begin(CONFIG, RUN, resume=True)
     changed = replace(CONFIG, order="second")
