@@ -180,7 +180,7 @@ def _query(args: argparse.Namespace) -> int:
     table = load_table(args.source)
     architecture = _architecture(args.architecture)
     seed: Any = int(args.seed) if args.seed.isdecimal() else args.seed
-    key = model_hash(architecture)
+    key = model_hash(architecture, table.space)
     error = table.val_acc(key, epoch=args.epoch, seed=seed, target=args.target)
     if error is None:
         raise DataError(f"table {args.source}", [f"it has no architecture {key}"])
@@ -209,14 +209,12 @@ def _architecture(text: str) -> Any:
 
     from nas_encoder.errors import ConfigError
     from nas_encoder.genotype import load_genotype
-    from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
     if text.lstrip().startswith("["):
         try:
-            vector = json.loads(text)
+            return json.loads(text)
         except json.JSONDecodeError as error:
             raise ConfigError("architecture", [f"is no vector: {error}"]) from None
-        return SPACE.from_vector(vector)
     if len(text) in (16, 32) and set(text) <= set(string.hexdigits.lower()):
         return text
     return load_genotype(text)

@@ -19,7 +19,7 @@ from nas_encoder.errors import InputError, UtteranceTooShortError
 from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
 from nas_encoder.espnet.options import CONDITIONING, build_baseline_network, build_nas, signature
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.options import defaults_of, first_options
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 Taps: TypeAlias = list[tuple[int, Tensor]]
@@ -153,7 +153,7 @@ class NASEncoder(NetworkEncoder):
         interctc_layer_idx: Cells, counted from 1, for InterCTC; they must follow the second
             reduction cell.
         interctc_use_conditioning: Self-conditioned CTC at those cells.
-        **options: The fields of :class:`~nas_encoder.spaces.cells.config.CellConfig`,
+        **options: Those of the networks of the genotype's space,
             for example ``channels``, ``layers``, ``output_size``, ``stem_stride``, ``dropout``,
             ``drop_path``.
 
@@ -162,7 +162,7 @@ class NASEncoder(NetworkEncoder):
     """
 
     __signature__ = signature(
-        CellConfig, inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        first_options(), inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     )
 
     def __init__(
@@ -251,7 +251,7 @@ def encoder_class(name: str, variant: type[NetworkEncoder] = NetworkEncoder) -> 
         encoder: Any = BASELINES[name]
         summary = (inspect.getdoc(encoder) or "a baseline.").partition("\n")[0]
         contents["__doc__"] = f"``encoder: {name}``: {summary}"
-        contents |= {"__signature__": signature(encoder.Config), "baseline": name}
+        contents |= {"__signature__": signature(defaults_of(encoder.Config)), "baseline": name}
         bases = (BaselineEncoder,)
     return type(f"{encoder_stems()[name]}{variant.infix}Encoder", bases, contents)
 

@@ -6,7 +6,6 @@ ESPnet calls a cell or block whose output InterCTC uses ``interctc_layer_idx``, 
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
@@ -71,26 +70,25 @@ def build_baseline_network(
     return network
 
 
-def signature(config: type[Any], *first: inspect.Parameter) -> inspect.Signature:
-    """Return a constructor's signature in which a config's fields are named.
+def signature(options: Mapping[str, Any], *first: inspect.Parameter) -> inspect.Signature:
+    """Return a constructor's signature in which options are named.
 
     ESPnet reads the options and their defaults from it (``--print_config``), as do ``help()``
     and editors; the fields stay written down once.
 
     Args:
-        config: A dataclass of ours with ``input_size`` and ``taps``.
+        options: Ours with their defaults, among them ``input_size`` and ``taps``.
         *first: Parameters that stand between ``input_size`` and the options.
     """
     parameters = [
         inspect.Parameter("input_size", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=int),
         *first,
     ]
-    for field in dataclasses.fields(config):
-        if field.name == "input_size" or field.name in _WORDS:
-            continue
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
-        )
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in options.items()
+        if name != "input_size" and name not in _WORDS
+    ]
     for name, default in ((TAPS, ()), (CONDITIONING, False)):
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
     return inspect.Signature(parameters)

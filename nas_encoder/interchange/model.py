@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +14,7 @@ from nas_encoder.errors import CheckpointError, MissingDependencyError, Problems
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 from nas_encoder.network import build_encoder
-from nas_encoder.spaces.cells.config import CellConfig
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.options import defaults_of, known_options
 from nas_encoder.tables import BASELINES, NAS
 
 PREFIX = "encoder."
@@ -218,10 +216,8 @@ def own_options(
     Raises:
         ProblemsError: The genotype is missing or invalid.
     """
-    configs = [CellConfig if kind == NAS else BASELINES[kind].Config]
-    if kind == NAS:
-        configs.append(NasBenchConfig)  # what only the networks of some spaces have
-    fields = {f.name for c in configs for f in dataclasses.fields(c)} - {"taps", "conditioning"}
+    known = known_options() if kind == NAS else defaults_of(BASELINES[kind].Config)
+    fields = set(known) - {"taps", "conditioning"}
     if kind == NAS:
         fields.add("genotype")
     options: dict[str, Any] = {}
@@ -232,8 +228,7 @@ def own_options(
             options[own] = list(value) if isinstance(value, tuple) else value
         else:
             unknown.append(name)
-    default = next(f.default for f in dataclasses.fields(configs[0]) if f.name == "output_size")
-    options.setdefault("output_size", default)  # the CTC layer must know it
+    options.setdefault("output_size", known["output_size"])  # the CTC layer must know it
     if kind == NAS:
         if options.get("genotype") is None:
             raise CheckpointError("encoder options", ["genotype: is missing"])

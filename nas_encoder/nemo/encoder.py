@@ -32,12 +32,13 @@ from nas_encoder.nemo.options import (
     DEFAULT_GENOTYPE,
     build_baseline_network,
     build_nas,
+    nas_options,
     signature,
     widths,
 )
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
-from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.options import defaults_of
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 
@@ -218,7 +219,7 @@ class NASEncoder(NetworkEncoder):
         genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
             model's config, and so every checkpoint, holds the mapping.
         d_model: D.
-        options: The other fields of :class:`~nas_encoder.spaces.cells.config.CellConfig`, for
+        options: The others of the networks of the genotype's space, for
             example ``channels``, ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
         leftovers: Options of another encoder of NeMo's; each is ignored with a warning, but
             those that say which output width the decoder expects.
@@ -227,7 +228,7 @@ class NASEncoder(NetworkEncoder):
         ConfigError: It lists everything that is wrong with the genotype and the options.
     """
 
-    __signature__ = signature(CellConfig)
+    __signature__ = signature(nas_options())
 
     def __init__(self, **options: Any) -> None:
         network, warnings = build_nas(plain(options))
@@ -243,7 +244,7 @@ class NASEncoder(NetworkEncoder):
         """
         genotype = options.get("genotype")
         document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
-        return {"genotype": document.to_dict(), **widths(options, CellConfig)}
+        return {"genotype": document.to_dict(), **widths(options, nas_options())}
 
     def extra_repr(self) -> str:
         """Name the genotype in the model's summary, with where it comes from."""
@@ -275,7 +276,7 @@ class BaselineEncoder(NetworkEncoder):
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the widths."""
-        return widths(options, BASELINES[cls.baseline].Config)
+        return widths(options, defaults_of(BASELINES[cls.baseline].Config))
 
 
 @cache
@@ -293,7 +294,7 @@ def encoder_class(name: str) -> type[NetworkEncoder]:
     contents = {
         "__module__": __name__,
         "__doc__": f"``_target_: nas_encoder.nemo.{cls}``: {summary}",
-        "__signature__": signature(encoder.Config),
+        "__signature__": signature(defaults_of(encoder.Config)),
         "baseline": name,
     }
     return type(cls, (BaselineEncoder,), contents)

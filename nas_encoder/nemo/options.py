@@ -8,11 +8,10 @@ What looks like a misspelling of an option of ours is an error.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +20,7 @@ from torch import nn
 from nas_encoder.baselines import BASELINES, build_baseline
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.network.factory import try_build_encoder
-from nas_encoder.spaces.cells.config import CellConfig
-from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
+from nas_encoder.spaces.options import defaults_of, known_options
 from nas_encoder.tables import encoder_targets
 
 DEFAULT_GENOTYPE = "asrnet_b"
@@ -50,7 +48,7 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     Raises:
         ConfigError: It lists all problems of the genotype and of the options.
     """
-    own, warnings, found = split(options, CellConfig)
+    own, warnings, found = split(options, nas_options())
     genotype = own.pop("genotype", None)
     network, of_genotype, of_options = try_build_encoder(
         DEFAULT_GENOTYPE if genotype is None else genotype, own
@@ -64,7 +62,7 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
 def build_baseline_network(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     """Build the network of a baseline's class; other arguments and errors as :func:`build_nas`."""
     encoder: Any = BASELINES[name]
-    own, warnings, found = split(options, encoder.Config)
+    own, warnings, found = split(options, defaults_of(encoder.Config))
     try:
         network = build_baseline(name, own, NEMO_WORDS)
     except ProblemsError as error:
@@ -75,18 +73,18 @@ def build_baseline_network(name: str, options: Mapping[str, Any]) -> tuple[nn.Mo
 
 
 def split(
-    options: Mapping[str, Any], config: type[Any]
+    options: Mapping[str, Any], known: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Divide an ``encoder`` block into our options, leftovers and mistakes.
 
     Args:
         options: The block, as plain types.
-        config: The dataclass of our options.
+        known: Our options with their defaults.
 
     Returns:
         Our options in our own words, a warning for each leftover, and a problem for each mistake.
     """
-    names = option_names(config)
+    names = option_names(known)
     own: dict[str, Any] = {}
     warnings, problems = [], []
     for name, value in options.items():
@@ -103,7 +101,7 @@ def split(
         else:
             warnings.append(_leftover(name))
     # Leftovers of another encoder may say what the rest of the model expects of this one.
-    own["output_size"] = width(options, config)
+    own["output_size"] = width(options, known)
     own.pop("d_model", None)
     own["input_size"] = own.pop("feat_in", DEFAULT_FEATURES)
     splicing = options.get("frame_splicing")
@@ -112,7 +110,7 @@ def split(
     return own, warnings, problems
 
 
-def width(options: Mapping[str, Any], config: type[Any]) -> Any:
+def width(options: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     """Return D, the width of the output.
 
     It is ``d_model``; where a leftover of the replaced encoder says that the decoder expects
@@ -128,23 +126,23 @@ def width(options: Mapping[str, Any], config: type[Any]) -> Any:
         filters = blocks[-1].get("filters")
         if _is_count(filters):
             return filters
-    return next(f.default for f in dataclasses.fields(config) if f.name == "output_size")
+    return known["output_size"]
 
 
-def widths(options: Mapping[str, Any], config: type[Any]) -> dict[str, Any]:
+def widths(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``d_model``, and ``feat_in`` where it is not given."""
     missing = {} if "feat_in" in options else {"feat_in": DEFAULT_FEATURES}
-    return {"d_model": width(options, config), **missing}
+    return {"d_model": width(options, known), **missing}
 
 
-def option_names(config: type[Any]) -> list[str]:
+def nas_options() -> dict[str, Any]:
+    """Return the options of a NASEncoder, with those that the networks of some spaces refuse."""
+    return {"genotype": DEFAULT_GENOTYPE, **known_options()}
+
+
+def option_names(known: Iterable[str]) -> list[str]:
     """Return the names of our options in NeMo's words."""
-    fields = [field.name for field in dataclasses.fields(config)]
-    if config is CellConfig:
-        # What only the networks of some spaces have; those of the others refuse it.
-        more = [field.name for field in dataclasses.fields(NasBenchConfig)]
-        fields = ["genotype", *fields, *(name for name in more if name not in fields)]
-    return [NEMO_WORDS.get(name, name) for name in fields if name not in _NOT_OPTIONS]
+    return [NEMO_WORDS.get(name, name) for name in known if name not in _NOT_OPTIONS]
 
 
 @lru_cache(maxsize=1)
@@ -160,17 +158,13 @@ def nemo_options() -> frozenset[str]:
     return frozenset(found - names)
 
 
-def signature(config: type[Any]) -> inspect.Signature:
+def signature(known: Mapping[str, Any]) -> inspect.Signature:
     """Return a constructor's signature in which our options are named; ``help()`` shows it."""
-    defaults: dict[str, Any] = {
-        NEMO_WORDS.get(f.name, f.name): f.default
-        for base in (NasBenchConfig, config)
-        for f in dataclasses.fields(base)
-    }
-    defaults |= {"feat_in": DEFAULT_FEATURES, "genotype": DEFAULT_GENOTYPE}
+    defaults = {NEMO_WORDS.get(name, name): default for name, default in known.items()}
+    defaults["feat_in"] = DEFAULT_FEATURES
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name])
-        for name in option_names(config)
+        for name in option_names(known)
     ]
     parameters.append(inspect.Parameter("leftovers", inspect.Parameter.VAR_KEYWORD))
     return inspect.Signature(parameters)

@@ -158,6 +158,10 @@ class SearchSpace(ABC):
     def legend(self, architecture: Any, options: Any) -> tuple[str, str]:
         """Return what the text's signs mean, and a line about the network's size."""
 
+    def shape(self, architecture: Any) -> dict[str, int]:
+        """Return numbers about an architecture's shape, to compare with errors; often nothing."""
+        return {}
+
     def encode(self, genotype: Genotype) -> list[int]:
         """Return the choices as integers; :meth:`decode` is its inverse.
 
@@ -183,6 +187,14 @@ class SearchSpace(ABC):
             raise GenotypeError(f"space '{self.name}'", problems.lines)
         genotype = Genotype("sampled", self.name, self.architecture_of(vector), {"kind": "sampled"})
         return genotype.renamed(f"{self.name}-{self.key(genotype)[:8]}", kind="sampled")
+
+    def from_vector(self, vector: Sequence[Any]) -> Genotype:
+        """Return the genotype of a vector as the space's publication writes it.
+
+        Raises:
+            GenotypeError: As :meth:`decode`.
+        """
+        return self.decode(vector)
 
     def key(self, genotype: Genotype) -> str:
         """Return what tables of trained architectures know a genotype by."""

@@ -118,9 +118,18 @@ def known_options() -> dict[str, Any]:
     """Return the options of all networks with their defaults, those of the first space first."""
     found: dict[str, Any] = {}
     for space in SPACES.values():
-        for item in fields(space.options):
-            found.setdefault(item.name, item.default)
-    return found
+        found = {**defaults_of(space.options), **found}
+    return {name: found[name] for name in {**first_options(), **found}}
+
+
+def first_options() -> dict[str, Any]:
+    """Return the options of the first space's networks, which stand for those of all."""
+    return defaults_of(next(iter(SPACES.values())).options)
+
+
+def defaults_of(options: type[Any]) -> dict[str, Any]:
+    """Return the names and defaults of a dataclass of options."""
+    return {item.name: item.default for item in fields(options)}
 
 
 def tupled(value: Any) -> Any:

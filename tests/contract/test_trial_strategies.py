@@ -97,7 +97,7 @@ def stop_in(patch: pytest.MonkeyPatch, trial: int) -> None:
     patch.setattr(TableEvaluator, "errors", interrupted)
 
 
-@pytest.mark.parametrize("name", [n for n in list_spaces() if n != "tdnn_chain"])
+@pytest.mark.parametrize("name", list_spaces())
 def test_any_space(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
     genotype = search("evolution", sources[name], tmp_path, space=name, trials={"count": 6})
     get_space(name).validate(genotype)

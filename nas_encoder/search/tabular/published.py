@@ -10,8 +10,9 @@ from typing import Any
 from nas_encoder.errors import DataError
 from nas_encoder.search.tabular.pickles import PublishedFile, read_published
 from nas_encoder.search.tabular.table import Table, Training
-from nas_encoder.spaces.nasbench_asr.architecture import OPERATIONS, SPACE
+from nas_encoder.spaces import get_space
 
+SPACE = "nasbench_asr"
 NAMES = re.compile(r"nb-asr-(e\d+-\d+|bench-[A-Za-z0-9-]+|info)\.pickle\Z")
 
 
@@ -48,8 +49,9 @@ def _table(files: list[PublishedFile]) -> Table:
     if any(space != spaces[0] for space in spaces):
         problems.append("the files are of different search spaces")
     operations = spaces[0].get("ops") if spaces and isinstance(spaces[0], dict) else None
-    if operations is not None and tuple(operations) != OPERATIONS:
-        problems.append(f"search_space.ops: must be {list(OPERATIONS)}, got {operations}")
+    known = get_space(SPACE).operations
+    if operations is not None and tuple(operations) != known:
+        problems.append(f"search_space.ops: must be {list(known)}, got {operations}")
     for file in files:
         rows = {str(row[0]): row[1:] for row in file.rows}
         if len(rows) < len(file.rows):

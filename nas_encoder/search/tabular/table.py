@@ -16,7 +16,7 @@ from typing import Any
 
 from nas_encoder.errors import DataError
 from nas_encoder.genotype import Genotype
-from nas_encoder.spaces.nasbench_asr.architecture import Vector, graph_hash
+from nas_encoder.spaces import get_space
 
 MEAN, MEDIAN, BEST, WORST = "mean", "median", "min", "max"
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
@@ -27,21 +27,22 @@ AGGREGATES: dict[str, Callable[[list[float]], float]] = {
 }
 
 
-def model_hash(architecture: Genotype | Sequence[Sequence[int]] | str) -> str:
+def model_hash(
+    architecture: Genotype | Sequence[Sequence[int]] | str, space: str = "nasbench_asr"
+) -> str:
     """Return the key of an architecture in a table.
 
     Args:
-        architecture: A genotype; a vector of ``nasbench_asr`` (``[[1, 0], [1, 0, 0],
+        architecture: A genotype; a vector of ``space``, as published (``[[1, 0], [1, 0, 0],
             [1, 0, 0, 0]]``); or the key itself. Genotypes of ``nasbench_asr`` have the published
             hash, those of other spaces their own.
+        space: The name of a vector's space.
     """
     if isinstance(architecture, str):
         return architecture
-    if isinstance(architecture, Genotype):
-        published = getattr(architecture.architecture, "graph_hash", None)
-        return architecture.hash if published is None else str(published)
-    vector: Vector = tuple(map(tuple, architecture))
-    return graph_hash(vector)
+    if not isinstance(architecture, Genotype):
+        architecture = get_space(space).from_vector(architecture)
+    return get_space(architecture.space).key(architecture)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,14 @@ from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OP
 NODES = 4
 EDGES_PER_NODE = 2
 KINDS = ("normal", "reduction")
+# Convolutions of an operation, one after the other; the others have none.
+_CONVOLUTIONS = {
+    "sep_conv_3x3": 2,
+    "sep_conv_5x5": 2,
+    "conv_7x1_1x7": 2,
+    "dil_conv_3x3": 1,
+    "dil_conv_5x5": 1,
+}
 
 
 def edge_list(nodes: int) -> list[tuple[int, int]]:
@@ -190,6 +198,16 @@ class CellSpace(SearchSpace):
             )
         ]
 
+    def shape(self, architecture: CellArchitecture) -> dict[str, int]:
+        """Return numbers of both cells by ``normal depth``, ``reduction pools``, ..."""
+        found = {}
+        for kind in KINDS:
+            cell: Cell = getattr(architecture, kind)
+            found[f"{kind} depth"] = depth(cell)
+            found[f"{kind} inputs"] = sum(edge.source < INPUT_STATES for edge in cell.edges)
+            found[f"{kind} pools"] = sum("pool" in edge.op for edge in cell.edges)
+        return found
+
     def legend(self, architecture: CellArchitecture, options: CellConfig) -> tuple[str, str]:
         """Return what the states are, and the network's size."""
         return (
@@ -323,6 +341,14 @@ def _excess(
         weakest = min(removable, key=lambda index: (candidates[index][operation], -index))
         return weakest, operation
     return None
+
+
+def depth(cell: Cell) -> int:
+    """Return the most convolutions on a way from a cell's inputs to one of its nodes."""
+    depths = [0] * INPUT_STATES
+    for node in cell.nodes:
+        depths.append(max(depths[edge.source] + _CONVOLUTIONS.get(edge.op, 0) for edge in node))
+    return max(depths)
 
 
 DARTS = CellSpace("darts", DARTS_OPERATIONS)
