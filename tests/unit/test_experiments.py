@@ -21,12 +21,12 @@ from recipes.mini.espnet.local import training_config as espnet_config
 from recipes.mini.espnet.local.training_config import steps_in_epoch
 from tools.experiments import equal_time
 from tools.experiments.collect import run_of
-from tools.experiments.config import merge
-from tools.experiments.costs import costs_path, read_costs, training_seconds
 from tools.experiments.equal_time import plan
-from tools.experiments.progress import Progress
+from tools.experiments.job_costs import costs_path, read_costs, training_seconds
+from tools.experiments.job_progress import Progress
+from tools.experiments.recipe import read_options
 from tools.experiments.resumable import Job, JobError
-from tools.experiments.run import read_options
+from tools.experiments.schedules import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "tests" / "workflow"
@@ -44,7 +44,7 @@ class Workflow:
     def start(self, *options: str) -> subprocess.Popen[str]:
         paths = ["--expdir", str(self.exp), "--source", str(self.source)]
         return subprocess.Popen(
-            [sys.executable, "-m", "tools.experiments.run", *paths, *options],
+            [sys.executable, "-m", "tools.experiments.recipe", *paths, *options],
             cwd=WORKFLOW,
             env={
                 **os.environ,
@@ -299,11 +299,12 @@ def test_equal_time_is_planned_from_what_the_trainings_have_cost(tmp_path: Path)
 
     def planned_run(seconds: float) -> str:
         write_costs(tmp_path, "other", seconds)
-        arguments = ["--expdir", tmp_path, "--reference", "train/epochs/searched"]
+        arguments = ["--schedule", espnet_config.__name__, "--expdir", tmp_path]
+        arguments += ["--reference", "train/epochs/searched"]
         arguments += ["--reference-config", config, "--job", "train/epochs/other"]
         arguments += ["--config", config, "--output", planned]
         arguments += ["--same", planned.with_suffix(".same")]
-        assert equal_time.main(espnet_config, list(map(str, arguments))) == 0
+        assert equal_time.main(list(map(str, arguments))) == 0
         return run_of(tmp_path, "time", "other")
 
     assert planned_run(50.0) == "time/other"

@@ -18,11 +18,11 @@ from recipes.mini.nemo.local.epoch_lines import EpochLines
 from recipes.mini.nemo.local.evaluate import model_path, read_test_set
 from recipes.mini.nemo.local.make_config import Writer, infeasible
 from tools.experiments.collect import run_of
-from tools.experiments.config import merge
 from tools.experiments.equal_time import plan
+from tools.experiments.job_progress import Progress
 from tools.experiments.match_size import Match
 from tools.experiments.measure import named_paths
-from tools.experiments.progress import Progress
+from tools.experiments.schedules import merge
 
 CONF = Path(__file__).resolve().parents[2] / "recipes" / "mini" / "nemo" / "conf"
 TEMPLATES = sorted(set(CONF.glob("*.yaml")) - {CONF / "common.yaml"})

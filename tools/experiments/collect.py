@@ -14,8 +14,8 @@ from typing import Any
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError, NasEncoderError
-from tools.experiments.config import Schedule
-from tools.experiments.costs import read_costs, training_seconds
+from tools.experiments.job_costs import read_costs, training_seconds
+from tools.experiments.schedules import Schedule
 from tools.results import Comparison, System, read_transcripts, score
 from tools.results.document import write_results
 

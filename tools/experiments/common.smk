@@ -2,7 +2,7 @@
 # the options of run.sh. At its end a Snakefile has `rule all: input: *TARGETS`.
 from pathlib import Path
 
-from tools.experiments.run import ROOT
+from tools.experiments.recipe import ROOT
 from tools.experiments.collect import run_of
 
 RECIPE = workflow.basedir

@@ -49,10 +49,10 @@ if stage(TIME_STAGE):
         output: "conf/time/{system}.yaml"
         log: "log/plan/{system}.log"
         shell:
-            "python -m {SCRIPTS}.equal_time --expdir . --reference train/epochs/searched"
-            " --reference-config {input.reference:q} --job train/epochs/{wildcards.system}"
-            " --config {input.config:q} --output {output:q}"
-            " --same conf/time/{wildcards.system}.same > {log:q} 2>&1"
+            "python -m tools.experiments.equal_time --schedule {SCRIPTS}.training_config --expdir ."
+            " --reference train/epochs/searched --reference-config {input.reference}"
+            " --job train/epochs/{wildcards.system} --config {input.config} --output {output}"
+            " --same conf/time/{wildcards.system}.same > {log} 2>&1"
 
 
 if stage(RESULTS_STAGE, "results/RESULTS.md", "results/results.json"):

@@ -10,13 +10,14 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
 from nas_encoder.errors import ConfigError, NasEncoderError
-from tools.experiments.config import FEWEST_STEPS, Schedule
-from tools.experiments.costs import read_costs, training_seconds
+from tools.experiments.job_costs import read_costs, training_seconds
+from tools.experiments.schedules import FEWEST_STEPS, Schedule
 
 # Times that differ by less are called equal: on two cores that share caches and hyper-threads the
 # same training's CPU seconds vary by as much, depending on what runs beside it.
@@ -43,10 +44,11 @@ def plan(
     return schedule.with_steps(config, new_epochs, max(FEWEST_STEPS, round(wanted / new_epochs)))
 
 
-def main(schedule: Schedule, arguments: list[str] | None = None) -> int:
-    """Run the command with a toolkit's configs; return its exit status."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
+    add("--schedule", type=import_module, required=True, help="module that reads such configs")
     add("--expdir", type=Path, required=True, help="experiments with the costs of their trainings")
     add("--reference", required=True, help="job whose training time is the budget")
     add("--reference-config", type=Path, required=True, help="its config")
@@ -55,6 +57,7 @@ def main(schedule: Schedule, arguments: list[str] | None = None) -> int:
     add("--output", type=Path, required=True, help="config to write")
     add("--same", type=Path, required=True, help="file to write where the times are equal already")
     args = parser.parse_args(arguments)
+    schedule: Schedule = args.schedule
     try:
         reference = read_yaml(args.reference_config, ConfigError)
         config = read_yaml(args.config, ConfigError)
@@ -83,3 +86,7 @@ def main(schedule: Schedule, arguments: list[str] | None = None) -> int:
             f"{before[1]}: {budget:.0f} s instead of {seconds:.0f} s"
         )
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,8 +30,8 @@ import psutil
 
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import ConfigError, NasEncoderError
-from tools.experiments.costs import costs_path
-from tools.experiments.progress import Progress
+from tools.experiments.job_costs import costs_path
+from tools.experiments.job_progress import Progress
 
 BASH = Path(__file__).with_name("bash")
 SAY_SECONDS = 30.0  # between two lines about one job

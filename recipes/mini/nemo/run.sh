@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ../../../tools/experiments/path.sh
-exec python -m tools.experiments.run "$@"
+exec python -m tools.experiments.recipe "$@"

@@ -9,7 +9,7 @@ from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import DataError
 from recipes.mini.espnet.local import training_config
 from tools.experiments.collect import Collector, Recipe, main
-from tools.experiments.costs import read_costs
+from tools.experiments.job_costs import read_costs
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:

@@ -16,8 +16,8 @@ from nas_encoder.baselines import BASELINES, build_baseline
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import ConfigError, NasEncoderError
 from recipes.mini.espnet.local.training_config import steps_in_epoch, with_steps
-from tools.experiments.config import merge
 from tools.experiments.match_size import Match, match_size
+from tools.experiments.schedules import merge
 
 
 def _nas(options: Mapping[str, Any]) -> nn.Module:

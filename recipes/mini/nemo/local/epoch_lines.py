@@ -1,4 +1,4 @@
-"""Prints where a Lightning training is, as :mod:`tools.experiments.progress` reads it."""
+"""Prints where a Lightning training is, as :mod:`tools.experiments.job_progress` reads it."""
 
 from __future__ import annotations
 

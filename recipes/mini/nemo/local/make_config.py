@@ -21,9 +21,9 @@ from nas_encoder.data import TokenSet, ctc_frames_needed, open_cuts
 from nas_encoder.data.tokens import BLANK, SPACE, UNK
 from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from recipes.mini.nemo.local.training_config import with_steps
-from tools.experiments.config import merge
 from tools.experiments.match_size import Match, match_size
 from tools.experiments.measure import named_paths
+from tools.experiments.schedules import merge
 
 NAS = "nas_encoder.nemo.NASEncoder"
 COUNTED = (4, 8)  # subsampling factors for which infeasible utterances are counted

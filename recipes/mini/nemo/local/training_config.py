@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tools.experiments.config import merge, require_steps
+from tools.experiments.schedules import merge, require_steps
 
 
 def epochs_and_steps(config: Mapping[str, Any]) -> tuple[int, int]:

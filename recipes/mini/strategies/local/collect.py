@@ -17,7 +17,7 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.errors import DataError, NasEncoderError
 from nas_encoder.genotype import load_genotype
 from recipes.mini.strategies.local.shape import relations, shape
-from tools.experiments.costs import read_costs
+from tools.experiments.job_costs import read_costs
 
 RANDOM = "random"
 TITLES = {
