@@ -16,10 +16,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Asserts in the modules of helpers show their values too.
 pytest.register_assert_rewrite(
@@ -31,6 +32,24 @@ pytest.register_assert_rewrite(
 def repository() -> Path:
     """Root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that makes a folder once for all workers; nobody changes it afterwards."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+
+    def make(name: str, build: Callable[[Path], object]) -> Path:
+        folder, done = root / f"shared-{name}", root / f"shared-{name}.done"
+        with FileLock(root / f"shared-{name}.lock"):
+            if not done.exists():
+                build(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,20 @@ def quick_config(**sections: dict[str, Any]) -> SearchConfig:
     return SearchConfig.from_dict(document)
 
 
+SEED = 3  # of the finished search
+
+
+def finished_search(shared_folder: Callable[..., Path]) -> tuple[Path, tuple[str, str]]:
+    """Return the folder of the quick search, which nothing interrupted, and its data."""
+
+    def search(folder: Path) -> None:
+        train, valid = two_corpora(folder)
+        run_search(quick_config(), train, folder / "run", valid=valid, seed=SEED)
+
+    folder = shared_folder("quick-search", search)
+    return folder / "run", (str(folder / "train"), str(folder / "valid"))
+
+
 def search_in_a_process(train: str, valid: str, output: str, epochs: int) -> None:
     """Run or resume the quick search, of so many epochs a stage; for processes that are killed."""
     torch.set_num_threads(1)
@@ -97,7 +111,7 @@ def search_in_a_process(train: str, valid: str, output: str, epochs: int) -> Non
     for stage in document["stages"]:
         stage["epochs"] = epochs
     config = SearchConfig.from_dict(document)
-    run_search(config, train, output, valid=valid, seed=3, resume=True)
+    run_search(config, train, output, valid=valid, seed=SEED, resume=True)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import random
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from search_samples import Stop, outcome, quick_config, require_same, stop_at, tone_corpus
+from search_samples import (
+    SEED,
+    Stop,
+    finished_search,
+    outcome,
+    quick_config,
+    require_same,
+    stop_at,
+)
 
 from nas_encoder.common import documents as io
 from nas_encoder.data import AsrLoader
@@ -21,7 +29,6 @@ from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.steps import Steps
 
-SEED = 5
 KILLS = 20
 # Where a search can end; io.os.replace is between a file's content and its name.
 PLACES: tuple[tuple[Any, str, int], ...] = (
@@ -39,10 +46,9 @@ PLACES: tuple[tuple[Any, str, int], ...] = (
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("corpus")
-    train = tone_corpus(folder / "train", 12, seed=1, seconds=0.5)
-    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.5))
+def corpus(shared_folder: Callable[..., Path]) -> tuple[str, str]:
+    """Training and validation data: 12 and 4 utterances of about 0.6 s."""
+    return finished_search(shared_folder)[1]
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +58,9 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("finished") / "run"
-    search(corpus, output)
-    return output
+def finished(shared_folder: Callable[..., Path]) -> Path:
+    """Return the folder of a quick search that nothing interrupted; not to be changed."""
+    return finished_search(shared_folder)[0]
 
 
 def search(corpus: tuple[str, str], output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import soundfile
 import torch
 from search_samples import (
     RATE,
+    SEED,
     Stop,
+    finished_search,
     outcome,
     quick_config,
     require_same,
     stop_at,
     tone_corpus,
-    two_corpora,
 )
 
 from nas_encoder.errors import CheckpointError, DataError
@@ -28,9 +30,9 @@ from nas_encoder.training.diverged import DivergedError
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def corpus(shared_folder: Callable[..., Path]) -> tuple[str, str]:
     """Training and validation data: 12 and 4 utterances of about 0.6 s."""
-    return two_corpora(tmp_path_factory.mktemp("corpus"))
+    return finished_search(shared_folder)[1]
 
 
 @pytest.fixture
@@ -117,7 +119,11 @@ def test_a_search_that_diverges_names_the_batch(
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("count", [4, 3])
 def test_weights_that_a_step_has_ruined_reach_no_checkpoint(
-    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    corpus: tuple[str, str],
+    shared_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
 ) -> None:
     """After the last step of the second epoch, where no further loss would tell, and between."""
     step = Steps.weight_step
@@ -133,7 +139,7 @@ def test_weights_that_a_step_has_ruined_reach_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "weight_step", ruining)
         with pytest.raises(DivergedError, match="a weight is NaN or infinite after step") as caught:
-            run_search(quick_config(), corpus[0], tmp_path / "run", valid=corpus[1])
+            run_search(quick_config(), corpus[0], tmp_path / "run", valid=corpus[1], seed=SEED)
     assert "stage 1, whose last batch is of spk1" in str(caught.value)
     folder = RunFolder(tmp_path / "run")
     saved = torch.load(folder.path / "diverged_batch.pt", weights_only=True)
@@ -143,9 +149,9 @@ def test_weights_that_a_step_has_ruined_reach_no_checkpoint(
     assert all(bool(torch.isfinite(v.float()).all()) for v in state["network"].values())
     assert len(folder.rows()) == 1  # of the first epoch
     # It goes on from before that step.
-    run_search(quick_config(), corpus[0], tmp_path / "run", valid=corpus[1], resume=True)
-    run_search(quick_config(), corpus[0], tmp_path / "whole", valid=corpus[1])
-    require_same(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
+    output = tmp_path / "run"
+    run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
+    require_same(outcome(output), outcome(finished_search(shared_folder)[0]))
 
 
 @pytest.mark.usefixtures("no_report")

@@ -9,19 +9,21 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from search_samples import (
+    SEED,
     Stop,
+    finished_search,
     outcome,
     quick_config,
     require_same,
     search_in_a_process,
     stop_at,
-    two_corpora,
 )
 
 from nas_encoder.cli.main import main
@@ -34,22 +36,19 @@ from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
 
-SEED = 3
 LONGER_EPOCHS = 5
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def corpus(shared_folder: Callable[..., Path]) -> tuple[str, str]:
     """Training and validation data: 12 and 4 utterances of about 0.6 s."""
-    return two_corpora(tmp_path_factory.mktemp("corpus"))
+    return finished_search(shared_folder)[1]
 
 
 @pytest.fixture(scope="module")
-def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a quick search that nothing interrupted."""
-    output = tmp_path_factory.mktemp("finished") / "run"
-    run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED)
-    return output
+def finished(shared_folder: Callable[..., Path]) -> Path:
+    """Return the folder of a quick search that nothing interrupted; not to be changed."""
+    return finished_search(shared_folder)[0]
 
 
 @pytest.fixture
@@ -162,14 +161,12 @@ def test_a_search_that_ended_anywhere_goes_on(
 
 
 def test_a_finished_search_can_be_resumed_and_stays_as_it_is(
-    finished: Path, corpus: tuple[str, str]
+    finished: Path, corpus: tuple[str, str], tmp_path: Path
 ) -> None:
-    before = outcome(finished)
-    genotype = run_search(
-        quick_config(), corpus[0], finished, valid=corpus[1], seed=SEED, resume=True
-    )
-    assert genotype.to_dict() == read_yaml(finished / "genotype.yaml")
-    require_same(outcome(finished), before)
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    genotype = run_search(quick_config(), corpus[0], copy, valid=corpus[1], seed=SEED, resume=True)
+    assert genotype.to_dict() == read_yaml(copy / "genotype.yaml")
+    require_same(outcome(copy), outcome(finished))
 
 
 KILLS = 20
