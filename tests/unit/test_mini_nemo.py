@@ -11,6 +11,7 @@ import pytest
 import torch
 from data_samples import nemo_manifest, write_tone
 
+from nas_encoder import build_encoder
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError, DataError, InputError
 from recipes.mini.nemo.local import training_config
@@ -21,7 +22,7 @@ from tools.experiments.collect import run_of
 from tools.experiments.equal_time import plan
 from tools.experiments.job_progress import Progress
 from tools.experiments.match_size import Match
-from tools.experiments.measure import named_paths
+from tools.experiments.measure import Measurable, measure, named_paths
 from tools.experiments.schedules import merge
 
 CONF = Path(__file__).resolve().parents[2] / "recipes" / "mini" / "nemo" / "conf"
@@ -163,3 +164,15 @@ def test_the_epochs_of_a_training_that_goes_on_are_read(
     ends = [text for text in said if text and not text.endswith("began")]
     assert ends == ["epoch 1/2", "epoch 2/2", "epoch 3/4", "epoch 4/4"]
     assert list(costs) == ["1", "2", "3", "4"]
+
+
+def test_encoders_are_measured_in_turns_and_only_at_equal_size() -> None:
+    size = {"input_size": 8, "layers": 3, "output_size": 4, "stem_stride": (2, 2)}
+    small, large = (build_encoder("darts_v2", channels=c, **size).eval() for c in (1, 2))
+    found = measure({"a": Measurable(small, small, 8), "b": Measurable(small, small, 8)}, 3, seed=0)
+    for system in found.values():
+        assert len(system["rtf_each"]) == 3
+        assert system["rtf"] == sorted(system["rtf_each"])[1] > 0
+        assert system["encoder_parameters"] == system["parameters"] > 0 < system["macs_10s"]
+    with pytest.raises(DataError, match="must be equal within 5 %, differ by"):
+        measure({"a": Measurable(small, small, 8), "b": Measurable(large, large, 8)}, 1, seed=0)

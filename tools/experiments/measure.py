@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from nas_encoder.common.documents import write_atomically
+from nas_encoder.deploy import timing
 from nas_encoder.errors import DataError, InputError, NasEncoderError
 from nas_encoder.network.complexity import count_macs, count_parameters
 
@@ -62,24 +62,22 @@ def measure(
     if spread > SPREAD:
         rule = f"must be equal within {100 * SPREAD:.0f} %, differ by {100 * spread:.1f} %"
         raise DataError("sizes of the encoders", [f"{rule}: {counts}"])
-    generator = torch.Generator().manual_seed(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
-    for repeat in range(repeats + 1):
-        for name, system in systems.items():
-            features = torch.randn(1, FRAMES, system.input_size, generator=generator)
-            lengths = torch.tensor([FRAMES])
-            with torch.inference_mode():
-                began = time.perf_counter()
-                system.encoder(features, lengths)
-                if repeat:
-                    seconds[name].append(time.perf_counter() - began)
+    generator, lengths = torch.Generator().manual_seed(seed), torch.tensor([FRAMES])
+    calls = {
+        name: partial(
+            system.encoder, torch.randn(1, FRAMES, system.input_size, generator=generator), lengths
+        )
+        for name, system in systems.items()
+    }
+    with torch.inference_mode():
+        taken = timing.measure(calls, repeats)
     return {
         name: {
             "encoder_parameters": counts[name],
             "parameters": count_parameters(system.model),
             "macs_10s": count_macs(system.encoder, FRAMES, system.input_size),
-            "rtf": statistics.median(seconds[name]) / SECONDS,
-            "rtf_each": [value / SECONDS for value in seconds[name]],
+            "rtf": taken[name].median / SECONDS,
+            "rtf_each": [value / SECONDS for value in taken[name].times],
         }
         for name, system in systems.items()
     }
