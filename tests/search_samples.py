@@ -104,14 +104,10 @@ def finished_search(shared_folder: Callable[..., Path]) -> tuple[Path, tuple[str
     return folder / "run", (str(folder / "train"), str(folder / "valid"))
 
 
-def search_in_a_process(train: str, valid: str, output: str, epochs: int) -> None:
-    """Run or resume the quick search, of so many epochs a stage; for processes that are killed."""
+def search_in_a_process(train: str, valid: str, output: str) -> None:
+    """Run or resume the quick search; for processes that are killed."""
     torch.set_num_threads(1)
-    document = quick_config().to_dict()
-    for stage in document["stages"]:
-        stage["epochs"] = epochs
-    config = SearchConfig.from_dict(document)
-    run_search(config, train, output, valid=valid, seed=SEED, resume=True)
+    run_search(quick_config(), train, output, valid=valid, seed=SEED, resume=True)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

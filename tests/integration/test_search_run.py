@@ -36,8 +36,6 @@ from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
 
-LONGER_EPOCHS = 5
-
 
 @pytest.fixture(scope="module")
 def corpus(shared_folder: Callable[..., Path]) -> tuple[str, str]:
@@ -173,50 +171,41 @@ KILLS = 20
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment(corpus: tuple[str, str], tmp_path: Path) -> None:
+def test_kill_9_at_any_moment(corpus: tuple[str, str], finished: Path, tmp_path: Path) -> None:
     """Processes are killed at 20 random moments and begun again, until one reaches the end."""
     context = multiprocessing.get_context("forkserver")
     # Imported once, in the server, not in each process.
     context.set_forkserver_preload(
         ["search_samples", "torch.utils.tensorboard", "matplotlib.figure", "kaldialign"]
     )
-    rng = random.Random(11)
-
-    def begin(output: Path) -> Any:
-        process = context.Process(
-            target=search_in_a_process, args=(*corpus, str(output), LONGER_EPOCHS)
-        )
-        process.start()
-        return process
-
-    began = time.monotonic()
-    whole = begin(tmp_path / "whole")
-    whole.join(timeout=300)
-    assert whole.exitcode == 0
-    longest = time.monotonic() - began
-
-    output = tmp_path / "run"
+    rng, output = random.Random(11), tmp_path / "run"
     checkpoint = output / "last.ckpt"
     found: list[int | None] = []  # the checkpoint at each kill
+    until_a_step = 0.0
     for attempt in range(400):
-        process = begin(output)
+        process = context.Process(target=search_in_a_process, args=(*corpus, str(output)))
+        began = time.monotonic()
+        process.start()
         if len(found) < KILLS:
-            if attempt % 2:  # at any moment, often before the first step; or while steps are done
+            if attempt % 2 == 0:  # while steps are done
                 _wait_for_checkpoint(checkpoint, process)
-            time.sleep(rng.uniform(0.0, longest / 12))
+                until_a_step = time.monotonic() - began
+                time.sleep(rng.uniform(0.0, until_a_step / 4))
+            else:  # at any moment, often before the first step
+                time.sleep(rng.uniform(0.0, until_a_step))
             if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         process.join(timeout=300)
         if process.exitcode == 0:
+            require_same(outcome(output), outcome(finished))
             if len(found) >= KILLS:
                 break
-            shutil.rmtree(output)  # too quick: the rest of the kills are of another search
+            shutil.rmtree(output)  # the rest of the kills are of another search
             continue
         assert process.exitcode == -signal.SIGKILL
         found.append(checkpoint.stat().st_mtime_ns if checkpoint.exists() else None)
     assert process.exitcode == 0 and len(found) == KILLS
     assert len(set(found)) >= 8  # not the same moment again and again
-    require_same(outcome(output), outcome(tmp_path / "whole"))
 
 
 def _wait_for_checkpoint(path: Path, process: Any) -> None:
