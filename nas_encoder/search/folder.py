@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
-from nas_encoder.common.fields import Declared
+from nas_encoder.common.fields import Declared, T
 from nas_encoder.data import FeatureExtractor, TokenSet
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
@@ -132,6 +132,16 @@ class RunFolder:
         if not isinstance(document, dict):
             raise CheckpointError(str(path), ["must be a mapping"])
         return document
+
+    def config(self, cls: type[T]) -> T:
+        """Return the configuration in config.yaml.
+
+        Raises:
+            CheckpointError: There is no such file.
+            ConfigError: It is damaged, or of another kind of search.
+        """
+        path = self.path / "config.yaml"
+        return cls.from_dict(read_yaml(path, CheckpointError), str(path))
 
     def kind(self) -> str:
         """Return what the folder is of: ``gradient``, ``seeds`` (several of them) or ``trials``."""

@@ -119,7 +119,7 @@ def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
     folder.save_result(derived({"normal": table, "reduction": table}))
     warnings = GradientReport(folder).warnings()
     assert len(warnings) == 2
-    assert "8 of 8 edges of the normal cell are pooling or skip connections" in warnings[0]
+    assert "8 of 8 operations of the normal cell have no weights (max_pool_3x3, " in warnings[0]
 
 
 def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
@@ -128,7 +128,8 @@ def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
     edge = dict.fromkeys(SPACE.operations, 0.05) | {"max_pool_3x3": 0.35, "skip_connect": 0.35}
     change_last(folder, probabilities={"reduction": [edge] * 14})
     (text,) = GradientReport(folder).warnings()
-    assert "Pooling and skip connections have 75 % of the probability in the reduction cell" in text
+    assert "Operations without weights (max_pool_3x3, " in text
+    assert "skip_connect) have 75 % of the probability in the reduction cell." in text
     edge = dict.fromkeys(SPACE.operations, 0.05) | {"none": 0.65}
     change_last(folder, probabilities={"reduction": [edge] * 14})
     (text,) = GradientReport(folder).warnings()

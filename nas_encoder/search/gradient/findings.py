@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import SearchSpace
-from nas_encoder.spaces.base import Kind
 
 UNIFORM = 0.97  # of the entropy of a uniform choice: as good as not moved
 HARDLY_LEARNED = 90.0  # token error rate in %
@@ -43,39 +41,19 @@ def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) 
     Args:
         epoch: Its record.
         genotype: What was derived from it.
-        space: That is searched.
+        space: The space that is searched.
     """
-    found = []
     chosen = {} if genotype is None else space.chosen(genotype.architecture)
-    for kind, table in epoch.probabilities.items():
-        share = epoch.relative_entropy(kind)
-        title = space.kinds[kind].title
-        if share is not None and share > UNIFORM:
-            text = (
-                f"The parameters of the {title} have hardly left the uniform choice (entropy "
-                f"{100 * share:.1f} % of uniform): its operations are little better than chance. "
-                "More epochs, more data or a larger architecture.lr may help."
-            )
-            found.append(Finding("uniform", kind, text))
-        edges = (epoch.edge_entropy or {}).get(kind)
-        if edges is not None and edges > UNIFORM:
-            text = (
-                f"The choice of edges in the {title} has hardly left the uniform one (entropy "
-                f"{100 * edges:.1f} % of uniform): where its nodes take their inputs from is "
-                "little better than chance."
-            )
-            found.append(Finding("edges", kind, text))
-        taken = epoch.taken(kind)
-        text = _dominance(space.kinds[kind], space.weightless, table, chosen.get(kind, ()), taken)
-        if text:
-            found.append(Finding("cheap", kind, text))
-        none, uniform = _share(table, {space.zero}, taken)
-        if none > DOMINATES and none > _EXCESS * uniform:
-            text = (
-                f"'{space.zero}' has {100 * none:.0f} % of the probability in the {title}: "
-                "the search has little to say about the operations that a genotype can hold."
-            )
-            found.append(Finding("none", kind, text))
+    found = []
+    for kind in epoch.probabilities:
+        taken = [operation for _, operation in chosen.get(kind, ())]
+        texts = {
+            "uniform": _operations(epoch, kind, space),
+            "edges": _edges(epoch, kind, space),
+            "cheap": _weightless(epoch, kind, space, taken),
+            "none": _zero(epoch, kind, space),
+        }
+        found += [Finding(name, kind, text) for name, text in texts.items() if text]
     if epoch.valid_ter > HARDLY_LEARNED:
         text = (
             f"The network's token error rate on the validation data is {epoch.valid_ter:.1f} %: "
@@ -85,44 +63,63 @@ def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) 
     return found
 
 
-def _dominance(
-    kind: Kind,
-    weightless: Collection[str],
-    table: Any,
-    chosen: Sequence[tuple[int, str]],
-    taken: Sequence[float],
-) -> str:
-    why = (
-        "They have no weights and so look good early in a search, a known failure of DARTS; "
-        "regularization.at_most limits them in the normal cell."
+def _operations(epoch: EpochRecord, kind: str, space: SearchSpace) -> str:
+    share = epoch.relative_entropy(kind)
+    if share is None or share <= UNIFORM:
+        return ""
+    return (
+        f"The parameters of the {space.kinds[kind].title} have hardly left the uniform choice "
+        f"(entropy {100 * share:.1f} % of uniform): its operations are little better than chance. "
+        "More epochs, more data or a larger architecture.lr may help."
     )
-    cheap = sum(operation in weightless for _, operation in chosen)
-    if chosen and 2 * cheap >= len(chosen):
-        return (
-            f"{cheap} of {len(chosen)} edges of the {kind.title} are pooling or skip "
-            f"connections. {why}"
+
+
+def _edges(epoch: EpochRecord, kind: str, space: SearchSpace) -> str:
+    share = (epoch.edge_entropy or {}).get(kind, 0.0)
+    if share <= UNIFORM:
+        return ""
+    return (
+        f"The choice of edges in the {space.kinds[kind].title} has hardly left the uniform one "
+        f"(entropy {100 * share:.1f} % of uniform): where its nodes take their inputs from is "
+        "little better than chance."
+    )
+
+
+def _weightless(epoch: EpochRecord, kind: str, space: SearchSpace, taken: Sequence[str]) -> str:
+    title, names = space.kinds[kind].title, ", ".join(space.weightless)
+    cheap = sum(operation in space.weightless for operation in taken)
+    share = _excess(epoch, kind, space.weightless)
+    if taken and 2 * cheap >= len(taken):
+        text = f"{cheap} of {len(taken)} operations of the {title} have no weights ({names})."
+    elif share:
+        text = (
+            f"Operations without weights ({names}) have {100 * share:.0f} % of the probability in "
+            f"the {title}."
         )
-    share, uniform = _share(table, weightless, taken)
-    if share > DOMINATES and share > _EXCESS * uniform:
-        return (
-            f"Pooling and skip connections have {100 * share:.0f} % of the probability in the "
-            f"{kind.title}. {why}"
-        )
-    return ""
+    else:
+        return ""
+    limited = [kind.title for kind in space.kinds.values() if kind.limited]
+    hint = f"; regularization.at_most limits them in the {', '.join(limited)}" if limited else ""
+    return f"{text} They look good early in a search, a known failure of DARTS{hint}."
 
 
-def _share(
-    table: Any, operations: Collection[str | None], taken: Sequence[float]
-) -> tuple[float, float]:
-    """Return the mean probability of some operations, and what a uniform choice would give.
+def _zero(epoch: EpochRecord, kind: str, space: SearchSpace) -> str:
+    share = _excess(epoch, kind, (space.zero,))
+    if not share:
+        return ""
+    return (
+        f"'{space.zero}' has {100 * share:.0f} % of the probability in the "
+        f"{space.kinds[kind].title}: the search has little to say about the operations that a "
+        "genotype can hold."
+    )
 
-    Args:
-        table: Edge -> operation -> probability.
-        operations: Which ones.
-        taken: How much each edge counts.
-    """
-    total, uniform = 0.0, 0.0
-    for edge, share in zip(table, taken, strict=True):
-        total += share * sum(p for op, p in edge.items() if op in operations)
-        uniform += share * sum(op in operations for op in edge) / len(edge)
-    return total / sum(taken), uniform / sum(taken)
+
+def _excess(epoch: EpochRecord, kind: str, operations: Collection[str | None]) -> float:
+    """Return the mean probability of some operations where they dominate; else 0."""
+    share, uniform = 0.0, 0.0
+    taken = epoch.taken(kind)
+    for edge, counts in zip(epoch.probabilities[kind], taken, strict=True):
+        share += counts * sum(p for op, p in edge.items() if op in operations)
+        uniform += counts * sum(op in operations for op in edge) / len(edge)
+    share, uniform = share / sum(taken), uniform / sum(taken)
+    return share if share > max(DOMINATES, _EXCESS * uniform) else 0.0

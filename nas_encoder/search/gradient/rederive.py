@@ -40,7 +40,7 @@ def rederive(
             f"run folder {folder.path}",
             [f"holds several searches; give one of them: {folder.seed_path(seeds[0])}, ..."],
         )
-    config = read_config(folder)
+    config = folder.config(SearchConfig)
     document = config.to_dict()
     if at_most is not None:
         document["regularization"]["at_most"] = dict(at_most)
@@ -61,17 +61,6 @@ def rederive(
         },
     }
     return Genotype(config.name, config.space, architecture, provenance)
-
-
-def read_config(folder: RunFolder) -> SearchConfig:
-    """Return the configuration of the search in a run folder.
-
-    Raises:
-        CheckpointError: The folder holds no search.
-        ConfigError: The configuration is damaged.
-    """
-    path = folder.path / "config.yaml"
-    return SearchConfig.from_dict(read_yaml(path, CheckpointError), str(path))
 
 
 def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> EpochRecord:

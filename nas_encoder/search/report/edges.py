@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.search.report.page import Section
-from nas_encoder.search.report.pictures import (
-    colours_of,
-    new_figure,
-    stage_starts,
-    to_png,
-)
+from nas_encoder.search.report.pictures import colours_of, new_figure, stage_starts, to_png
 from nas_encoder.spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -46,10 +41,11 @@ def edge_map(
     tables = [row.probabilities[kind] for kind in kinds]
     figure = new_figure(0.29 * max(map(len, tables)) + 1.9)
     axes_list = figure.subplots(1, len(kinds), squeeze=False)[0]
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
     highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
     for axes, kind, table in zip(axes_list, kinds, tables, strict=True):
         about = space.kinds[kind]
-        columns = list(colours_of(about, space.operations))
+        columns = about.operations
         values = np.array([[edge.get(op, np.nan) for op in columns] for edge in table])
         axes.set_facecolor("#e4e4e4")
         axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=highest)
@@ -59,10 +55,8 @@ def edge_map(
                 place,
                 line,
                 f"{value:.3f}".lstrip("0"),
-                ha="center",
-                va="center",
-                fontsize=6,
                 color="black" if value > 0.6 * highest else "white",
+                **centred,
             )
         for line, operation in chosen.get(kind, ()):
             _frame(axes, columns.index(operation), line)
@@ -111,13 +105,13 @@ def edge_courses(
     axes.set_axis_off()
     axes.set_xlim(0, columns * _PITCH[0])
     axes.set_ylim(lines * _PITCH[1], -0.2)
-    width = 1 / len(shown)
+    width, colours = 1 / len(shown), colours_of(space)
     for number in range(edges):
         left = number % columns * _PITCH[0]
         base = number // columns * _PITCH[1] + 1
         borders = [left + place * width for place in range(len(shown) + 1)]
         bottom = [0.0] * len(shown)
-        for operation, colour in colours_of(about, space.operations).items():
+        for operation in about.operations:
             heights = [
                 row.taken(kind)[number] * row.probabilities[kind][number].get(operation, 0.0)
                 for row in shown
@@ -128,7 +122,7 @@ def edge_courses(
                 [base - value for value in (*bottom, bottom[-1])],
                 [base - value for value in (*top, top[-1])],
                 step="post",
-                color=colour,
+                color=colours[operation],
                 linewidth=0,
                 label="" if number else operation,
             )
@@ -163,15 +157,11 @@ def edge_courses(
 def _frame(axes: Axes, column: int, line: int) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle(
-            (column - 0.5, line - 0.5),
-            1,
-            1,
-            fill=False,
-            edgecolor="#ff3b30",
-            lw=2,
-            clip_on=False,
-            zorder=3,
-        )
-    )
+    style: dict[str, Any] = {
+        "fill": False,
+        "edgecolor": "#ff3b30",
+        "lw": 2,
+        "clip_on": False,
+        "zorder": 3,
+    }
+    axes.add_patch(Rectangle((column - 0.5, line - 0.5), 1, 1, **style))

@@ -9,10 +9,9 @@ from dataclasses import replace
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, readable
-from nas_encoder.search.config.gradient import dump
+from nas_encoder.search.config.gradient import SearchConfig, dump
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import Finding, findings
-from nas_encoder.search.gradient.rederive import read_config
 from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.search.report.edges import edge_courses, edge_map
 from nas_encoder.search.report.next_steps import Step, resume_command, steps_of_search
@@ -38,7 +37,7 @@ class GradientReport:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.run = folder.run()
-        self.config = read_config(folder)
+        self.config = folder.config(SearchConfig)
         self.epochs = folder.epochs()
         # Warm-up and retraining choose nothing.
         self.searching = [epoch for epoch in self.epochs if epoch.searching]

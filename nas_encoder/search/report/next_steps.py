@@ -11,6 +11,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.base import LIMITS
 
 Step = tuple[str, str]  # what it is for, what to type
 
@@ -84,11 +85,11 @@ def steps_of_search(
             "rate of the architecture, before training anything:",
             again("longer", seed, f"architecture.lr={4 * config.architecture.lr:g}", *longer),
         )
-    if "cheap" in doubts:
-        space = get_space(config.space)
+    space = get_space(config.space)
+    if "cheap" in doubts and LIMITS in space.features:
         cheap = [op for op in space.operations if op in space.weightless]
         yield (
-            "Many edges are pooling or skip connections: derive within stricter limits,",
+            "Many operations have no weights: derive within stricter limits,",
             derive("limited.yaml", *(w for op in cheap for w in ("--at-most", f"{op}=1"))),
         )
     if "budget" in doubts:

@@ -15,7 +15,6 @@ from nas_encoder.network.budgets import TITLES, UNITS
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.search.report.page import Section
 from nas_encoder.spaces import SearchSpace
-from nas_encoder.spaces.base import Kind
 from nas_encoder.spaces.picture import architecture_lines, draw
 
 if TYPE_CHECKING:
@@ -146,15 +145,15 @@ def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
     figure = new_figure(2.5 * len(kinds) + 0.6)
     axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
     named: dict[str, Any] = {}
+    colours = colours_of(space)
     for axes, kind in zip(axes_list, kinds, strict=True):
-        own = colours_of(space.kinds[kind], space.operations)
+        own = space.kinds[kind].operations
         shares = [epoch.shares(kind, own) for epoch in epochs]
         bottom = [0.0] * len(epochs)
-        for operation, colour in own.items():
+        for operation in own:
             heights = [share[operation] for share in shares]
-            named[operation] = axes.bar(
-                range(1, len(epochs) + 1), heights, bottom=bottom, width=0.9, color=colour
-            )
+            style = {"width": 0.9, "color": colours[operation]}
+            named[operation] = axes.bar(range(1, len(epochs) + 1), heights, bottom=bottom, **style)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylim(0, 1)
         axes.set_ylabel(space.kinds[kind].title, fontsize=9)
@@ -203,16 +202,10 @@ def costs(epochs: Epochs) -> Section | None:
     )
 
 
-def colours_of(kind: Kind, operations: Sequence[str]) -> dict[str, str]:
-    """Return the candidates of a kind with their colours.
-
-    Args:
-        kind: Of choices.
-        operations: Of the space; they have the same colours in all kinds.
-    """
-    if len(kind.operations) == 2 and kind.operations != operations:  # whether or not
-        return dict(zip(kind.operations, ("#e4e4e4", "#000000"), strict=True))
-    return {op: COLOURS[place % len(COLOURS)] for place, op in enumerate(kind.operations)}
+def colours_of(space: SearchSpace) -> dict[str, str]:
+    """Return the candidates of all kinds of choices with their colours."""
+    names = dict.fromkeys(op for kind in space.kinds.values() for op in kind.operations)
+    return {op: COLOURS[place % len(COLOURS)] for place, op in enumerate(names)}
 
 
 def stage_starts(epochs: Epochs) -> list[int]:

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import yaml
 
-from nas_encoder.common.documents import read_yaml
-from nas_encoder.errors import CheckpointError
 from nas_encoder.network.budgets import TITLES, UNITS
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
@@ -32,8 +30,7 @@ class TrialsReport:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.run = folder.run()
-        path = folder.path / "config.yaml"
-        self.config = TrialsConfig.from_dict(read_yaml(path, CheckpointError), str(path))
+        self.config = folder.config(TrialsConfig)
         self.trials = folder.trials()
         self.genotype = folder.result()
         self.complete = [trial for trial in self.trials if trial.complete]

@@ -47,31 +47,16 @@ def run_trials(
 ) -> Genotype:
     """Search a genotype by trials, alone or as one worker of many.
 
-    :func:`nas_encoder.search.run_search` does this too and writes a report.
-
     Every process that is given the same configuration, seed and storage works on the same study;
     each ends when the study has all of its trials, and writes the same result. Workers that
     share a run folder are started with ``resume``.
 
-    Args:
-        config: The checked configuration.
-        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts; not needed with a table.
-        output: The run folder.
-        valid: Data of the same kinds that errors are measured on; not needed with a table.
-        seed: Of everything random; 0 by default.
-        resume: Go on with what is in ``output``; begin where there is nothing.
-        config_name: Recorded in the genotype.
-        storage: Optuna storage URL, in place of ``trials.storage``; it is not recorded.
+    Arguments and errors are those of :func:`nas_encoder.search.run_search`, which also writes a
+    report.
 
     Returns:
         The genotype with the lowest error; it is ``genotype.yaml`` in the run folder too. With
         several objectives, ``front/`` and ``front.json`` are the Pareto front.
-
-    Raises:
-        ConfigError: A setting does not fit to the data or the table.
-        DataError: The data or the table cannot be used.
-        CheckpointError: The run folder or the study is of another search, or cannot be used.
-        MissingDependencyError: Optuna is not installed.
     """
     require_optuna()
     from optuna.study import StudyDirection
