@@ -130,7 +130,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
 
 def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -> list[str]:
     space = get_space(genotype.space)
-    options = space.options.from_dict(costs["network"], "show", genotype.architecture)
+    options = space.options.from_dict(costs["network"], "show", None, genotype.architecture)
     legend, size = space.legend(genotype.architecture, options)
     lines = [
         f"{genotype.name}   space {genotype.space}   hash {genotype.hash}",

@@ -7,7 +7,6 @@ ESPnet calls a cell or block whose output InterCTC uses ``interctc_layer_idx``, 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,8 +43,8 @@ def build_nas(
             "genotype: is missing; give a name of the zoo "
             f"({', '.join(list_genotypes())}), the path of a YAML file, or the document itself"
         )
-    network, of_genotype, of_options = try_build_encoder(genotype, own)
-    found += [*of_genotype, *map(_espnet_words, of_options)]
+    network, of_genotype, of_options = try_build_encoder(genotype, own, _WORDS)
+    found += [*of_genotype, *of_options]
     if network is not None and not found:
         return network
     raise ConfigError("encoder_conf of 'nas'", found)
@@ -98,10 +97,6 @@ def _own_words(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Split off what a user cannot set under our own words."""
     found = [f"{name}: is called {_WORDS[name]} in ESPnet" for name in options if name in _WORDS]
     return {name: value for name, value in options.items() if name not in _WORDS}, found
-
-
-def _espnet_words(line: str) -> str:
-    return re.sub(r"\b(taps|conditioning)\b", lambda found: _WORDS[found[0]], line)
 
 
 def _as_list(taps: Any) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from nas_encoder.baselines import BASELINES, build_baseline
+from nas_encoder.common.problems import is_integer
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.network.factory import try_build_encoder
 from nas_encoder.spaces.options import defaults_of, known_options
@@ -51,9 +51,9 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     own, warnings, found = split(options, nas_options())
     genotype = own.pop("genotype", None)
     network, of_genotype, of_options = try_build_encoder(
-        DEFAULT_GENOTYPE if genotype is None else genotype, own
+        DEFAULT_GENOTYPE if genotype is None else genotype, own, NEMO_WORDS
     )
-    found += [*of_genotype, *map(_nemo_words, of_options)]
+    found += [*of_genotype, *of_options]
     if found or network is None:
         raise ConfigError("encoder config of nas_encoder.nemo.NASEncoder", found)
     return network, warnings
@@ -105,7 +105,11 @@ def split(
     own.pop("d_model", None)
     own["input_size"] = own.pop("feat_in", DEFAULT_FEATURES)
     splicing = options.get("frame_splicing")
-    if "frame_splicing" not in names and _is_count(splicing) and _is_count(own["input_size"]):
+    if (
+        "frame_splicing" not in names
+        and is_integer(splicing, 1)
+        and is_integer(own["input_size"], 1)
+    ):
         own["input_size"] *= splicing
     return own, warnings, problems
 
@@ -117,14 +121,14 @@ def width(options: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     another width (``feat_out`` of NeMo's Conformer, the ``filters`` of the last block of its
     convolutional encoders), that.
     """
-    if _is_count(options.get("feat_out")):
+    if is_integer(options.get("feat_out"), 1):
         return options["feat_out"]
     if options.get("d_model") is not None:
         return options["d_model"]
     blocks = options.get("jasper")
     if isinstance(blocks, (list, tuple)) and blocks and isinstance(blocks[-1], Mapping):
         filters = blocks[-1].get("filters")
-        if _is_count(filters):
+        if is_integer(filters, 1):
             return filters
     return known["output_size"]
 
@@ -177,11 +181,3 @@ def _leftover(name: str) -> str:
     elif name in _OURS:
         text += f" (here it is '{_OURS[name]}')"
     return f"{text}; delete it from the config (~model.encoder.{name}) if it is a leftover"
-
-
-def _nemo_words(line: str) -> str:
-    return re.sub(r"\b(input_size|output_size)\b", lambda found: NEMO_WORDS[found[0]], line)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,28 +44,42 @@ def build_encoder(
         GenotypeError: The genotype cannot be loaded.
         ConfigError: An option is unknown or breaks its rule; all are listed.
     """
-    loaded = load_genotype(genotype)
-    space = get_space(loaded.space)
-    given = {
+    sizes = {
         "input_size": input_size,
         "channels": channels,
         "layers": layers,
         "output_size": output_size,
-        **options,
     }
-    subject = f"encoder of genotype '{loaded.name}'"
-    config = space.options.from_dict(given, subject, loaded.architecture)
-    return space.network.build(loaded, config)
+    return _build(load_genotype(genotype), {**sizes, **options})
+
+
+_SIZES = {
+    name: parameter.default
+    for name, parameter in inspect.signature(build_encoder).parameters.items()
+    if isinstance(parameter.default, int)
+}
+
+
+def _build(
+    genotype: Genotype, options: Mapping[str, Any], words: Mapping[str, str] | None = None
+) -> nn.Module:
+    space = get_space(genotype.space)
+    subject = f"encoder of genotype '{genotype.name}'"
+    config = space.options.from_dict(options, subject, words, genotype.architecture)
+    return space.network.build(genotype, config)
 
 
 def try_build_encoder(
-    genotype: str | Path | Mapping[str, Any] | Genotype | None, options: Mapping[str, Any]
+    genotype: str | Path | Mapping[str, Any] | Genotype | None,
+    options: Mapping[str, Any],
+    words: Mapping[str, str] | None = None,
 ) -> tuple[nn.Module | None, list[str], list[str]]:
     """Build an encoder, or say all that is wrong with its genotype and its options.
 
     Args:
         genotype: As for :func:`build_encoder`; None where it is missing.
         options: Likewise.
+        words: What the user calls options, where that is another word.
 
     Returns:
         The encoder or None, the problems of the genotype, and those of the options; without a
@@ -78,8 +93,8 @@ def try_build_encoder(
             wrong = [f"genotype ({error.subject}): {line}" for line in error.problems]
     try:
         if loaded is not None:
-            return build_encoder(loaded, **options), [], []
-        next(iter(SPACES.values())).options.from_dict(options)
+            return _build(loaded, {**_SIZES, **options}, words), [], []
+        next(iter(SPACES.values())).options.from_dict(options, words=words)
     except ProblemsError as error:
         return None, wrong, list(error.problems)
     return None, wrong, []

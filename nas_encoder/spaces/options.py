@@ -5,11 +5,11 @@ Each family of spaces has a frozen dataclass of its own; importing it loads no t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-from nas_encoder.common.fields import Declared, flag, integer, option
+from nas_encoder.common.fields import Declared, Rule, flag, integer, option
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
 from nas_encoder.tables import SPACES
@@ -18,15 +18,16 @@ T = TypeVar("T", bound="NetworkOptions")
 ANYTHING = object()
 
 
-def shared(default: Any, off: Any = None) -> Any:
+def shared(default: Any, rule: Rule, off: Any = None) -> Any:
     """Declare an option that every network takes, also those that have no such part.
 
     Args:
         default: Its default.
+        rule: What its values must be.
         off: What networks without such a part take; the default if it is None, ``ANYTHING`` where
             the value plays no part there.
     """
-    return field(default=default, metadata={"off": default if off is None else off})
+    return option(default, rule, off=default if off is None else off)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,24 @@ class SearchedNetwork(Declared):
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkOptions(Declared):
     """Everything but the genotype that a network is built from.
 
     A family's dataclass has at least the fields ``input_size``, ``channels`` and ``output_size``
     and, for intermediate outputs, ``taps`` and ``conditioning``.
     """
 
-    # What the network is called in an error.
+    # What the network, and what it is a row of, is called in an error.
     network: ClassVar[str] = "this network"
+    part: ClassVar[str] = "cell"
 
     @classmethod
     def from_dict(
-        cls: type[T], options: Mapping[str, Any], subject: str = "encoder", architecture: Any = None
+        cls: type[T],
+        document: object,
+        subject: str = "encoder",
+        words: Mapping[str, str] | None = None,
+        architecture: Any = None,
     ) -> T:
         """Build it from plain YAML types.
 
@@ -65,43 +71,72 @@ class NetworkOptions:
         :func:`shared`, with the value that switches them off.
 
         Args:
-            options: The mapping.
-            subject: What to call it in an error.
+            document: The options.
+            subject: What to call them in an error.
+            words: What the user calls options, where that is another word.
             architecture: What the network is built of, where that is known.
 
         Raises:
             ConfigError: A key is unknown or a value breaks its rule; all are listed.
         """
-        problems = Problems()
-        own = [item.name for item in fields(cls)]
-        others = {name: off for name, off in shared_options().items() if name not in own}
-        if problems.mapping(options, "", (), [*own, *others]) is None:
-            raise ConfigError(subject, problems.lines)
-        for name, off in others.items():
-            value = tupled(options.get(name, off))
-            if off is not ANYTHING and value != off:
-                shown = show(list(off) if isinstance(off, tuple) else off)
-                problems.add(
-                    name, f"{cls.network} has no such part; leave it at {shown}, got {show(value)}"
-                )
-        config = cls(**{key: tupled(value) for key, value in options.items() if key in own})
-        problems.lines.extend(config.problems(architecture))
-        if problems:
-            raise ConfigError(subject, problems.lines)
+        found = Problems(words)
+        config = cls.read(document, found)
+        if architecture is not None:
+            config.fits(architecture, found)
+        if found:
+            raise ConfigError(subject, found.lines)
         return config
+
+    @classmethod
+    def read(cls: type[T], document: object, problems: Problems) -> T:
+        """Read it from plain types, or check an object of the class, and collect the problems."""
+        if isinstance(document, Mapping):
+            own = {item.name for item in fields(cls)}
+            others = {name: off for name, off in shared_options().items() if name not in own}
+            for name, off in others.items():
+                value = tupled(document.get(name, off))
+                if off is not ANYTHING and value != off:
+                    shown = show(list(off) if isinstance(off, tuple) else off)
+                    rule = f"{cls.network} has no such part; leave it at {shown}"
+                    problems.add(name, f"{rule}, got {show(value)}")
+            document = {name: value for name, value in document.items() if name not in others}
+        return super().read(document, problems)
 
     @property
     def subsampling_factor(self) -> int:
         """Input frames for each output frame."""
         raise NotImplementedError
 
-    def problems(self, architecture: Any = None) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name.
+    def problems(self, path: str = "", architecture: Any = None) -> list[str]:
+        """Return one line for each rule that is broken, led by the field's name below ``path``.
 
         Args:
+            path: Of the options.
             architecture: What the network is built of; None where that is not known yet.
         """
-        raise NotImplementedError
+        found = Problems()
+        self.read(self, found.under(path))
+        if architecture is not None:
+            self.fits(architecture, found.under(path))
+        return found.lines
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that what is fed back is taken somewhere."""
+        given: Any = self
+        if given.conditioning and not given.taps:
+            rule = f"needs at least one {self.part} in '{found.word('taps')}'"
+            found.conflict("conditioning", rule, "taps")
+
+    def fits(self, architecture: Any, found: Problems) -> None:
+        """Check the options against what the network is built of."""
+
+    def check_taps(self, first: int, last: int, found: Problems) -> None:
+        """Check that intermediate outputs are taken at parts ``first`` to ``last``, from 1."""
+        given: Any = self
+        why = f" ({self.part}s {first} to {last} have the output's frame rate)"
+        for place, tap in enumerate(given.taps):
+            if found.sound(f"taps[{place}]"):
+                found.integer(tap, f"taps[{place}]", first, last, why)
 
 
 def shared_options() -> dict[str, Any]:
@@ -135,47 +170,3 @@ def defaults_of(options: type[Any]) -> dict[str, Any]:
 def tupled(value: Any) -> Any:
     """Return lists as tuples, which frozen dataclasses hold."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def check_integers(config: object, bounds: Mapping[str, tuple[int, int]], found: Problems) -> None:
-    """Check that fields are integers in their ranges."""
-    for name, (low, high) in bounds.items():
-        found.integer(getattr(config, name), name, low, high)
-
-
-def check_shares(config: object, names: Iterable[str], found: Problems) -> None:
-    """Check that fields are probabilities below 1."""
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            found.add(name, f"must be a number from 0 to below 1, got {show(value)}")
-
-
-def check_flags(config: object, names: Iterable[str], found: Problems) -> None:
-    """Check that fields are true or false."""
-    for name in names:
-        if not isinstance(getattr(config, name), bool):
-            found.add(name, f"must be true or false, got {show(getattr(config, name))}")
-
-
-def check_taps(taps: Sequence[Any], first: int, last: int, part: str, found: Problems) -> None:
-    """Check the places of intermediate outputs.
-
-    Args:
-        taps: As given.
-        first: The first place, from 1, that can be tapped.
-        last: The last one.
-        part: What is counted: ``cell`` or ``block``.
-        found: Takes the problems.
-    """
-    why = f" ({part}s {first} to {last} have the output's frame rate)"
-    for place, tap in enumerate(taps):
-        found.integer(tap, f"taps[{place}]", first, last, why)
-    if len({show(tap) for tap in taps}) < len(taps):
-        found.add("taps", f"lists a {part} twice: {show(taps)}")
-
-
-def check_conditioning(config: Any, part: str, found: Problems) -> None:
-    """Check that what is fed back is taken somewhere."""
-    if config.conditioning is True and not config.taps:
-        found.add("conditioning", f"needs at least one {part} in 'taps'")

@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nas_encoder.common.fields import integer, option, tuple_of
+from nas_encoder.common.fields import flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.spaces.cells.stack import live_cells, read_by_any, reductions
 from nas_encoder.spaces.options import (
     ANYTHING,
     NetworkOptions,
     SearchedNetwork,
-    check_conditioning,
-    check_flags,
-    check_integers,
-    check_shares,
-    check_taps,
     shared,
 )
 
 CELL_REDUCTION = 4  # two reduction cells
+STEM_STRIDE = tuple_of(integer(1, 2), 2, 2, names=("time", "frequency"))
+HIDDEN_SIZES = tuple_of(integer(1, 65536), 0, 16)
 
 
 @dataclass(frozen=True)
@@ -32,10 +29,8 @@ class CellSection(SearchedNetwork):
         hidden_sizes: Likewise.
     """
 
-    stem_stride: tuple[int, int] = option(
-        (1, 1), tuple_of(integer(1, 2), 2, 2, names=("time", "frequency"))
-    )
-    hidden_sizes: tuple[int, ...] = option((), tuple_of(integer(1, 65536), 0, 16))
+    stem_stride: tuple[int, int] = option((1, 1), STEM_STRIDE)
+    hidden_sizes: tuple[int, ...] = option((), HIDDEN_SIZES)
 
 
 @dataclass(frozen=True)
@@ -67,18 +62,18 @@ class CellConfig(NetworkOptions):
 
     network: ClassVar[str] = "a cell network"
 
-    input_size: int = 40
-    channels: int = 24
-    layers: int = shared(17, off=ANYTHING)
-    output_size: int = 512
-    stem_stride: tuple[int, int] = shared((1, 1))
-    hidden_sizes: tuple[int, ...] = shared(())
-    dropout: float = 0.0
-    drop_path: float = shared(0.0)
-    deltas: bool = True
-    checkpointing: bool = shared(False)
-    taps: tuple[int, ...] = ()
-    conditioning: bool = False
+    input_size: int = option(40, integer(4, 4096))
+    channels: int = option(24, integer(1, 4096))
+    layers: int = shared(17, integer(2, 1024), off=ANYTHING)
+    output_size: int = option(512, integer(1, 65536))
+    stem_stride: tuple[int, int] = shared((1, 1), STEM_STRIDE)
+    hidden_sizes: tuple[int, ...] = shared((), HIDDEN_SIZES)
+    dropout: float = option(0.0, share)
+    drop_path: float = shared(0.0, share)
+    deltas: bool = option(True, flag)
+    checkpointing: bool = shared(False, flag)
+    taps: tuple[int, ...] = option((), tuple_of(integer(1), 0, 64, once="a cell"))
+    conditioning: bool = option(False, flag)
 
     @property
     def reductions(self) -> tuple[int, int]:
@@ -90,35 +85,21 @@ class CellConfig(NetworkOptions):
         """Input frames for each output frame."""
         return CELL_REDUCTION * self.stem_stride[0]
 
-    def problems(self, architecture: Any = None) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name."""
-        found = Problems()
-        bounds = {
-            "input_size": (4, 4096),
-            "channels": (1, 4096),
-            "layers": (2, 1024),
-            "output_size": (1, 65536),
-        }
-        check_integers(self, bounds, found)
-        strides = found.sequence(self.stem_stride, "stem_stride", 2, 2)
-        for axis, stride in zip(("time", "frequency"), strides or (), strict=False):
-            found.integer(stride, f"stem_stride ({axis})", 1, 2)
-        widths = found.sequence(self.hidden_sizes, "hidden_sizes", 0, 16)
-        for place, size in enumerate(widths or ()):
-            found.integer(size, f"hidden_sizes[{place}]", 1, 65536)
-        check_shares(self, ("dropout", "drop_path"), found)
-        check_flags(self, ("deltas", "checkpointing", "conditioning"), found)
-        taps = found.sequence(self.taps, "taps", 0, 64) or []
-        if taps and not found:
-            check_taps(taps, self.reductions[1] + 1, self.layers - 1, "cell", found)
-        check_conditioning(self, "cell", found)
-        if not found and self.conditioning and architecture is not None:
-            read = read_by_any(architecture, live_cells(architecture, self), self.layers)
-            for place, tap in enumerate(self.taps):
-                if tap - 1 not in read:
-                    found.add(
-                        f"taps[{place}]",
-                        f"no later cell of this genotype reads cell {tap}, so conditioning has no "
-                        "effect there; choose another cell",
-                    )
-        return found.lines
+    def conflicts(self, found: Problems) -> None:
+        """Check where intermediate outputs are taken."""
+        super().conflicts(found)
+        if found.sound("layers"):
+            self.check_taps(self.reductions[1] + 1, self.layers - 1, found)
+
+    def fits(self, architecture: Any, found: Problems) -> None:
+        """Check that what is fed back is read."""
+        if not self.conditioning or not found.sound("layers"):
+            return
+        read = read_by_any(architecture, live_cells(architecture, self), self.layers)
+        for place, tap in enumerate(self.taps):
+            if tap - 1 not in read:
+                found.conflict(
+                    f"taps[{place}]",
+                    f"no later cell of this genotype reads cell {tap}, so conditioning has no "
+                    "effect there; choose another cell",
+                )

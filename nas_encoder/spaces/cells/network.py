@@ -55,7 +55,7 @@ class CellEncoder(TappedEncoder):
         if not isinstance(genotype.architecture, CellArchitecture):
             problems = [f"genotype: space '{genotype.space}' has no 2-D cells"]
         else:
-            problems = config.problems(genotype.architecture)
+            problems = config.problems(architecture=genotype.architecture)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
         super().__init__(config)

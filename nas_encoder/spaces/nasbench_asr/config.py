@@ -5,17 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nas_encoder.common.fields import integer, option, tuple_of
+from nas_encoder.common.fields import flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
-from nas_encoder.spaces.options import (
-    NetworkOptions,
-    SearchedNetwork,
-    check_conditioning,
-    check_flags,
-    check_integers,
-    check_shares,
-    check_taps,
-)
+from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
 
 STRIDES = (1, 1, 2, 2)  # in time, of the convolution that begins each block
 SUBSAMPLING = 4
@@ -77,17 +69,17 @@ class NasBenchConfig(NetworkOptions):
         conditioning: Whether a function of each tap is fed back into the network.
     """
 
-    input_size: int = 80
-    channels: int = 600
-    output_size: int = 500
-    dropout: float = 0.0
-    lstm_size: int = 0
-    block_cells: tuple[int, ...] = BLOCK_CELLS
-    block_filters: tuple[int, ...] = ()
-    conv_groups: int = 0
-    deltas: bool = False
-    taps: tuple[int, ...] = ()
-    conditioning: bool = False
+    input_size: int = option(80, integer(1, 4096))
+    channels: int = option(600, integer(1, 16384))
+    output_size: int = option(500, integer(1, 65536))
+    dropout: float = option(0.0, share)
+    lstm_size: int = option(0, integer(0, 16384))
+    block_cells: tuple[int, ...] = option(BLOCK_CELLS, tuple_of(integer(0, 256), 4, 4))
+    block_filters: tuple[int, ...] = option((), tuple_of(integer(1, 65536), 0, 4))
+    conv_groups: int = option(0, integer(0, 16384))
+    deltas: bool = option(False, flag)
+    taps: tuple[int, ...] = option((), tuple_of(integer(1), 0, 64, once="a cell"))
+    conditioning: bool = option(False, flag)
 
     @property
     def groups(self) -> int:
@@ -110,55 +102,26 @@ class NasBenchConfig(NetworkOptions):
         """Input frames for each output frame."""
         return SUBSAMPLING
 
-    def problems(self, architecture: Any = None) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name."""
-        found = Problems()
-        bounds = {
-            "input_size": (1, 4096),
-            "channels": (1, 16384),
-            "output_size": (1, 65536),
-            "lstm_size": (0, 16384),
-            "conv_groups": (0, 16384),
-        }
-        check_integers(self, bounds, found)
-        check_shares(self, ("dropout",), found)
-        check_flags(self, ("deltas", "conditioning"), found)
-        blocks = len(STRIDES)
-        for place, count in enumerate(
-            found.sequence(self.block_cells, "block_cells", blocks, blocks) or ()
-        ):
-            found.integer(count, f"block_cells[{place}]", 0, 256)
-        widths = found.sequence(self.block_filters, "block_filters", 0, blocks) or []
-        if widths and len(widths) != blocks:
-            found.add("block_filters", f"must have {blocks} entries or none, has {len(widths)}")
-        for place, width in enumerate(widths):
-            found.integer(width, f"block_filters[{place}]", 1, 65536)
-        if not found:
-            self._divisions(found)
-            self._taps(found)
-        return found.lines
-
-    def _divisions(self, found: Problems) -> None:
-        if self.conv_groups and not self.block_filters and self.channels % self.conv_groups:
-            found.add(
-                "conv_groups",
-                f"must divide channels, got {self.conv_groups} for {self.channels}",
-            )
-        for place, width in enumerate(self.block_filters):
+    def conflicts(self, found: Problems) -> None:
+        """Check that groups divide the filters, and where intermediate outputs are taken."""
+        super().conflicts(found)
+        blocks, groups, filters = len(STRIDES), self.conv_groups, self.block_filters
+        if filters and len(filters) != blocks:
+            rule = f"must have {blocks} entries or none, has {len(filters)}"
+            found.conflict("block_filters", rule)
+        if groups and not filters and self.channels % groups:
+            rule = f"must divide channels, got {groups} for {self.channels}"
+            found.conflict("conv_groups", rule, "channels", "block_filters")
+        for place, width in enumerate(filters):
             if width % self.groups:
-                found.add(
-                    f"block_filters[{place}]",
-                    f"must be a multiple of the {self.groups} groups (conv_groups), got {width}",
-                )
-
-    def _taps(self, found: Problems) -> None:
-        taps = found.sequence(self.taps, "taps", 0, 64) or []
+                rule = f"must be a multiple of the {self.groups} groups (conv_groups), got {width}"
+                found.conflict(f"block_filters[{place}]", rule, "conv_groups")
         first, last = sum(self.block_cells[:-1]) + 1, sum(self.block_cells) - 1
-        if taps and first > last:
-            found.add("taps", "the last block has no cell before its last one")
-        elif taps:
-            check_taps(taps, first, last, "cell", found)
-        check_conditioning(self, "cell", found)
+        if self.taps and first > last:
+            rule = "the last block has no cell before its last one"
+            found.conflict("taps", rule, "block_cells")
+        elif found.sound("block_cells"):
+            self.check_taps(first, last, found)
 
 
 def spread_cells(layers: int) -> tuple[int, ...]:

@@ -117,7 +117,7 @@ class NasBenchEncoder(NasBenchTrunk):
         if not isinstance(architecture, SkipArchitecture) or len(architecture.nodes) != NODES:
             problems = [f"genotype: space '{genotype.space}' has no nodes with skips"]
         else:
-            problems = config.problems(architecture)
+            problems = config.problems(architecture=architecture)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
         reduced = architecture.reduced()

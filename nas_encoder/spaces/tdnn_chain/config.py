@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from nas_encoder.common.fields import flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
-from nas_encoder.spaces.options import (
-    NetworkOptions,
-    check_conditioning,
-    check_flags,
-    check_integers,
-    check_shares,
-    check_taps,
-)
+from nas_encoder.spaces.options import NetworkOptions
 
 SUBSAMPLING = 3  # stride of the one layer that reduces the frame rate
 SUBSAMPLE_AFTER = 3  # blocks before it (Zheng, An, Ou 2021: its position in the chain)
@@ -39,33 +33,26 @@ class ChainConfig(NetworkOptions):
     """
 
     network: ClassVar[str] = "a chain network"
+    part: ClassVar[str] = "block"
 
-    input_size: int = 40
-    channels: int = 640
-    output_size: int = 640
-    dropout: float = 0.0
-    deltas: bool = True
-    taps: tuple[int, ...] = ()
-    conditioning: bool = False
+    input_size: int = option(40, integer(1, 4096))
+    channels: int = option(640, integer(1, 65536))
+    output_size: int = option(640, integer(1, 65536))
+    dropout: float = option(0.0, share)
+    deltas: bool = option(True, flag)
+    taps: tuple[int, ...] = option((), tuple_of(integer(1), 0, 64, once="a block"))
+    conditioning: bool = option(False, flag)
 
     @property
     def subsampling_factor(self) -> int:
         """Input frames for each output frame."""
         return SUBSAMPLING
 
-    def problems(self, architecture: Any = None) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name."""
-        found = Problems()
-        bounds = {"input_size": (1, 4096), "channels": (1, 65536), "output_size": (1, 65536)}
-        check_integers(self, bounds, found)
-        check_shares(self, ("dropout",), found)
-        check_flags(self, ("deltas", "conditioning"), found)
-        taps = found.sequence(self.taps, "taps", 0, 64) or []
-        if taps and architecture is not None:
-            first, last = SUBSAMPLE_AFTER + 1, len(architecture.blocks) - 1
-            if first > last:
-                found.add("taps", f"a chain of {last + 1} blocks has none where a tap can be taken")
-            else:
-                check_taps(taps, first, last, "block", found)
-        check_conditioning(self, "block", found)
-        return found.lines
+    def fits(self, architecture: Any, found: Problems) -> None:
+        """Check where intermediate outputs are taken."""
+        first, last = SUBSAMPLE_AFTER + 1, len(architecture.blocks) - 1
+        if self.taps and first > last:
+            rule = f"a chain of {last + 1} blocks has none where a tap can be taken"
+            found.conflict("taps", rule)
+        else:
+            self.check_taps(first, last, found)

@@ -164,7 +164,7 @@ class ChainEncoder(Chain):
         if not isinstance(architecture, ChainArchitecture):
             problems = [f"genotype: space '{genotype.space}' has no chain of blocks"]
         else:
-            problems = config.problems(architecture)
+            problems = config.problems(architecture=architecture)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
         super().__init__(
