@@ -109,7 +109,9 @@ def searched(
     group: str, part: str, name: str, case: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> dict[str, Any]:
     """Resume a search; return what the command prints."""
-    config, folder = f"{group}/configs/{name}.yaml", f"{group}/{part}/{name}"
+    folder = f"{group}/{part}/{name}"
+    # Given once more as it was given, and as the run folder has it.
+    config = f"{group}/configs/{name}.yaml" if part == "half" else f"{folder}/config.yaml"
     command = ["search", "--config", config, *case["arguments"], "--output", folder, "--resume"]
     status = main([*command, "--json"])
     said = capsys.readouterr()
