@@ -248,12 +248,20 @@ class RunFolder:
         """Write the result."""
         self._write_yaml("genotype.yaml", genotype.to_dict())
 
-    def save_data(self, tokens: TokenSet, features: FeatureExtractor) -> None:
-        """Write the tokens and what the features are.
+    def keep_data(self, tokens: TokenSet, features: FeatureExtractor, resumed: bool) -> None:
+        """Keep the tokens and what the features are.
 
         Raises:
-            CheckpointError: They cannot be written.
+            CheckpointError: The run that is resumed was begun with other data, or they cannot be
+                written.
         """
+        problems = []
+        if resumed and TokenSet.load(self.path / "tokens.txt", kind=tokens.kind) != tokens:
+            problems.append("the tokens of the training data are others than when the run began")
+        if resumed and FeatureExtractor.load(self.path / "features.json").cmvn != features.cmvn:
+            problems.append("the training audio is other than when the run began")
+        if problems:
+            raise CheckpointError(f"cannot resume {self.path}", problems)
         if not self.writes:
             return
         try:

@@ -16,6 +16,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder, open_folder
+from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.search.gradient.recorder import Recorder
@@ -24,7 +25,7 @@ from nas_encoder.search.report.build import write_report
 from nas_encoder.search.trials.run import run_trials
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric
-from nas_encoder.training.loaders import open_streams
+from nas_encoder.training.loaders import open_data
 
 logger = logging.getLogger(__name__)
 
@@ -121,19 +122,21 @@ def _search(
     fabric = fabric or open_fabric(config.trainer)
     fabric.barrier()
     state = folder.load_checkpoint() if resume else None
-    streams = open_streams(
+    factor = config.encoder_config(config.stages[0]).subsampling_factor
+    data = open_data(
         config,
-        run["train"],
-        run["valid"],
-        run["seed"],
-        folder,
-        resumed=state is not None,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        pinned=fabric.device.type == "cuda",
+        {"train": run["train"], "valid": run["valid"]},
+        factor=factor,
+        min_length=factor,
+        seed=run["seed"],
+        halves=True,
+        progress=fabric.is_global_zero,
     )
+    folder.keep_data(data.tokens, data.features, resumed=state is not None)
+    scored, own_valid = config.trainer.score_utterances, run["valid"] is not None
+    loaders = SearchLoaders.of(data, fabric, config.architecture_data, own_valid, scored)
     recorder = Recorder(folder, config, {**run, **folder.run()}, state)
-    search = GradientSearch(config, streams, run["seed"], folder, recorder, fabric, objective)
+    search = GradientSearch(config, loaders, run["seed"], folder, recorder, fabric, objective)
     genotype = recorder.genotype(search.run(state))
     folder.save_result(genotype)
     recorder.close()

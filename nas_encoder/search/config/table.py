@@ -28,6 +28,7 @@ from nas_encoder.data.tokens import SPLIT_KINDS
 from nas_encoder.errors import ConfigError
 from nas_encoder.search.config.load import apply_settings
 from nas_encoder.tables import SPACES
+from nas_encoder.training.config import BatchConfig, DataConfig
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ class TableConfig(Declared):
     latency: Measuring = option(Measuring, section(Measuring))
     device: str = option("auto", choice("device", ACCELERATORS))
     note: str = option("", text(pattern=".*"))
+
+    @property
+    def data(self) -> DataConfig:
+        """What the training data become; no utterance is too short or too long."""
+        batch = BatchConfig(self.recipe.batch, longest_utterance=10**7, shortest_utterance=1)
+        return DataConfig(tokens=self.tokens, features=self.features, batch=batch)
 
 
 def load_table_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> TableConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -21,8 +22,8 @@ from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.objective import Objective
-from nas_encoder.search.gradient.position import EpochEnd, Streams
 from nas_encoder.search.gradient.progress import Progress
 from nas_encoder.search.gradient.stage import SearchPosition, StageTrainer
 from nas_encoder.search.gradient.steps import (
@@ -51,10 +52,10 @@ class GradientSearch:
 
     Args:
         config: The checked configuration.
-        streams: The data.
-        seed: Of everything random but the data's order, which the streams own.
+        loaders: The data.
+        seed: Of everything random but the data's order, which the loaders own.
         folder: For checkpoints.
-        on_epoch: Called after each epoch.
+        on_epoch: Called after each epoch with its record and the architecture derived.
         fabric: The devices; by default those of the configuration.
         objective: What can be found costs so much; None where that is not known.
     """
@@ -62,15 +63,15 @@ class GradientSearch:
     def __init__(
         self,
         config: SearchConfig,
-        streams: Streams,
+        loaders: SearchLoaders,
         seed: int,
         folder: RunFolder,
-        on_epoch: EpochEnd,
+        on_epoch: Callable[[EpochRecord, Any], None],
         fabric: Fabric | None = None,
         objective: Objective | None = None,
     ) -> None:
         self.config = config
-        self.streams = streams
+        self.loaders = loaders
         self.seed = seed
         self.folder = folder
         self.on_epoch = on_epoch
@@ -79,7 +80,7 @@ class GradientSearch:
         self.objective = objective
         # Epochs differ by a batch or two; planning all of them for a bar would take too long.
         self.progress = Progress(
-            config.stages, self.strategy, lambda stage: streams.of_stage(stage).num_batches(0)
+            config.stages, self.strategy, lambda stage: loaders.of_stage(stage).num_batches(0)
         )
         self.candidates: Candidates = self.strategy.first_candidates()
         # Of the stage's best epoch where it stops early, from which the search derives.
@@ -141,7 +142,7 @@ class GradientSearch:
             steps,
             stage,
             self.strategy,
-            self.streams,
+            self.loaders,
             config.weights,
             sum(earlier.epochs for earlier in config.stages[: position.stage]),
             position,
@@ -169,7 +170,7 @@ class GradientSearch:
         began = time.monotonic()
         architecture = self.strategy.derive(steps.parameters)
         # Every process has the same; but what they decide by it must be the same bit for bit.
-        score = self.fabric.broadcast(steps.score(iter(self.streams.score)))
+        score = self.fabric.broadcast(steps.score(iter(self.loaders.score)))
         edges = costs = None
         if self.config.learns_edges:
             edges = steps.parameters.edge_probabilities()
@@ -288,10 +289,10 @@ class GradientSearch:
 
     def _build_network(self, stage: StageConfig, parameters: ArchitectureParameters) -> nn.Module:
         if stage.phase != "retrain":
-            return self.strategy.supernet(self.candidates, stage, self.streams.vocabulary)
+            return self.strategy.supernet(self.candidates, stage, self.loaders.vocabulary)
         genotype = self._genotype(self.strategy.derive(parameters))
         encoder = build_encoder(genotype, **asdict(self.config.encoder_config(stage)))
-        return CtcNetwork(encoder, self.streams.vocabulary)
+        return CtcNetwork(encoder, self.loaders.vocabulary)
 
     def _genotype(self, architecture: Any) -> Genotype:
         return Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas_encoder.data import Batch
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.search.gradient.position import Streams
+from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.search.gradient.strategies.base import GradientStrategy
 from nas_encoder.training.config import WeightsConfig
@@ -45,7 +45,7 @@ class StageTrainer(Trainer):
         steps: Of the strategy.
         stage: The stage.
         strategy: Says when the architecture moves, and how much dropout there is.
-        streams: The data.
+        loaders: The data.
         rates: Learning rates of the weights.
         before: Epochs of the stages before it.
         position: Where to begin.
@@ -59,7 +59,7 @@ class StageTrainer(Trainer):
         steps: Steps,
         stage: StageConfig,
         strategy: GradientStrategy,
-        streams: Streams,
+        loaders: SearchLoaders,
         rates: WeightsConfig,
         before: int,
         position: SearchPosition,
@@ -74,7 +74,7 @@ class StageTrainer(Trainer):
             where=f" of stage {position.stage + 1}",
             **options,
         )
-        self.bilevel, self.stage, self.strategy, self.streams = steps, stage, strategy, streams
+        self.bilevel, self.stage, self.strategy, self.loaders = steps, stage, strategy, loaders
         self.rates, self.before = rates, before
         self.moves, self.dropout, self.length = False, 0.0, 1
         self.others: Iterator[Batch] = iter(())
@@ -105,7 +105,7 @@ class StageTrainer(Trainer):
         self.dropout = self.strategy.operation_dropout(self.stage, position.epoch)
         if self.moves:
             done = position.architecture_batches
-            self.others = self.streams.architecture_from(position.stage, done)
+            self.others = self.loaders.architecture_from(position.stage, done)
 
     def step(self, group: list[Batch], lr: float) -> dict[str, float]:
         """Move the architecture, where it does in this epoch, then the weights."""
@@ -118,7 +118,7 @@ class StageTrainer(Trainer):
         return {**sums, "loss": self.steps.weight_step(group, lr, self.dropout), "steps": 1}
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        loader = self.streams.of_stage(self.stage)
+        loader = self.loaders.of_stage(self.stage)
         batches = epoch_of(loader, self.before + epoch, start)
         self.length = len(loader)
         return batches

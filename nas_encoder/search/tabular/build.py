@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nas_encoder.common.provenance import environment, machine
-from nas_encoder.data import (
-    AsrLoader,
-    FeatureExtractor,
-    TokenSet,
-    check_data,
-    open_cuts,
-    texts,
-)
+from nas_encoder.data import AsrLoader
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
@@ -38,10 +31,11 @@ from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.merge import conflicts
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
-from nas_encoder.search.tabular.training import RecipeTraining, Streams, latency
+from nas_encoder.search.tabular.training import RecipeTraining, TableLoaders, latency
 from nas_encoder.spaces import get_space
 from nas_encoder.training.config import TrainerConfig
 from nas_encoder.training.devices import open_fabric
+from nas_encoder.training.loaders import SpeechData, open_data
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +143,7 @@ class TableBuilder:
         self.architectures = chosen[part - 1 :: parts]
         # All options are checked before any training: a week into it is too late.
         first = self.architectures[0] if self.architectures else None
-        self.factor = 1
+        self.factor = self.min_length = 1
         if first is not None:
             encoder: Any = self._encoder(first)
             self.factor = int(encoder.subsampling_factor)
@@ -163,39 +157,23 @@ class TableBuilder:
                 ["is there already; add --resume to go on with it, or choose another --output"],
             )
         with _locked(self.output):
-            cuts = {name: open_cuts(path) for name, path in self.data.items()}
-            tokens = TokenSet.build(texts(cuts["train"]), kind=self.config.tokens)
-            features = FeatureExtractor.fit(self.config.features, cuts["train"], progress=True)
-            for name in ("valid", "test"):
-                report = check_data(
-                    cuts["train"],
-                    cuts[name],
-                    tokens,
-                    features,
-                    subsampling_factor=self.factor,
-                    min_frames=self.min_length,
-                )
-                logger.info("%s", report)
+            data = open_data(
+                self.config.data, self.data, factor=self.factor, min_length=self.min_length
+            )
             with TableFile(self.output) as file:
-                self._begin(file, tokens, features, {name: len(c) for name, c in cuts.items()})
-                self._measure(file, len(tokens))
-                self._train(file, cuts, tokens, features)
+                self._begin(file, data)
+                self._measure(file, len(data.tokens))
+                self._train(file, data)
                 self._finish(file)
 
     # -- steps --------------------------------------------------------------------------------
 
-    def _begin(
-        self,
-        file: TableFile,
-        tokens: TokenSet,
-        features: FeatureExtractor,
-        utterances: Mapping[str, int],
-    ) -> None:
-        cmvn = features.cmvn
+    def _begin(self, file: TableFile, data: SpeechData) -> None:
+        cmvn = data.features.cmvn
         identity = {
             "config": self.config.to_dict(),
-            "utterances": dict(utterances),
-            "tokens": list(tokens.tokens),
+            "utterances": {name: len(cuts) for name, cuts in data.cuts.items()},
+            "tokens": list(data.tokens.tokens),
             "feature_mean": None if cmvn is None else [round(value, 3) for value in cmvn.mean],
         }
         before = file.about()
@@ -261,13 +239,7 @@ class TableBuilder:
         finally:
             torch.set_num_threads(threads)
 
-    def _train(
-        self,
-        file: TableFile,
-        cuts: Mapping[str, Any],
-        tokens: TokenSet,
-        features: FeatureExtractor,
-    ) -> None:
+    def _train(self, file: TableFile, data: SpeechData) -> None:
         recipe = self.config.recipe
         finished = file.finished()
         missing = [
@@ -278,19 +250,19 @@ class TableBuilder:
         ]
         commit = environment()["commit"]
         fabric = open_fabric(TrainerConfig(accelerator=self.device.type))
-        streams: Streams | None = None
+        loaders: TableLoaders | None = None
         of_seed = None
         began, done = time.monotonic(), 0
         with tqdm(total=len(missing), desc="training", unit="run", disable=None) as bar:
             for genotype, seed in missing:
-                if streams is None or of_seed != seed:
-                    streams, of_seed = self._streams(cuts, tokens, features, seed), seed
+                if loaders is None or of_seed != seed:
+                    loaders, of_seed = self._loaders(data, seed), seed
                 key = model_hash(genotype)
                 training = RecipeTraining(
                     self.config,
-                    partial(self._classifier, genotype, len(tokens)),
-                    streams,
-                    tokens,
+                    partial(self._classifier, genotype, len(data.tokens)),
+                    loaders,
+                    data.tokens,
                     seed,
                     fabric,
                     self.output.with_name(f"{self.output.name}.ckpt"),
@@ -330,38 +302,28 @@ class TableBuilder:
             return f"{torch.cuda.get_device_name()}, fp32"
         return f"{machine()}, {self.config.latency.threads} thread, fp32"
 
-    def _streams(
-        self,
-        cuts: Mapping[str, Any],
-        tokens: TokenSet,
-        features: FeatureExtractor,
-        seed: int,
-    ) -> Streams:
-        def loader(name: str, most_seconds: float | None = None) -> AsrLoader:
-            train = name == "train"
-            shift = self.config.features.frame_shift
-            return AsrLoader(
-                cuts[name],
-                tokens,
-                features,
-                # Nothing depends on the batches of scoring but the time that it takes.
-                max_cuts=self.config.recipe.batch if train else max(32, self.config.recipe.batch),
-                shuffle=train,
-                seed=seed if train else 0,
-                min_length=self.min_length,
-                max_length=None if most_seconds is None else round(most_seconds / shift),
-                # Of what is scored nothing is left out, however hard it is.
-                subsampling_factor=self.factor if train else None,
+    def _loaders(self, data: SpeechData, seed: int) -> TableLoaders:
+        size = self.config.recipe.batch
+
+        def training(**options: Any) -> AsrLoader:
+            return data.loader(data.cuts["train"], train=True, seed=seed, **options)
+
+        def scoring(name: str) -> AsrLoader:
+            # Nothing depends on these batches but the time that they take, and of what is scored
+            # nothing is left out, however hard it is.
+            return data.loader(
+                data.cuts[name], train=False, max_cuts=max(32, size), subsampling_factor=None
             )
 
-        train = loader("train")
+        train = training()
         warm_up = []
         for seconds in self.config.recipe.warm_up:
             try:
-                warm_up.append(loader("train", seconds))
+                longest = round(seconds / self.config.features.frame_shift)
+                warm_up.append(training(max_length=longest))
             except DataError as error:
                 logger.warning("no warm-up epoch of %g s: %s", seconds, error)
-        return Streams(warm_up, train, loader("valid"), loader("test"))
+        return TableLoaders(warm_up, train, scoring("valid"), scoring("test"))
 
 
 @contextmanager

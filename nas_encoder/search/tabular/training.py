@@ -35,7 +35,7 @@ from nas_encoder.training.trainer import Position, State, Trainer
 
 
 @dataclass
-class Streams:
+class TableLoaders:
     """The data of a training: one loader for each warm-up epoch, then the three sets."""
 
     warm_up: list[AsrLoader]
@@ -61,7 +61,7 @@ class RecipeTraining:
     Args:
         config: The recipe and how errors are counted.
         build: Makes the classifier; called with the weights' seed set.
-        streams: The data.
+        loaders: The data.
         tokens: The V tokens.
         seed: Of weights, order and dropout.
         fabric: Where it is computed.
@@ -74,7 +74,7 @@ class RecipeTraining:
         self,
         config: TableConfig,
         build: Callable[[], CtcNetwork],
-        streams: Streams,
+        loaders: TableLoaders,
         tokens: TokenSet,
         seed: int,
         fabric: Fabric,
@@ -82,7 +82,7 @@ class RecipeTraining:
         key: str,
         checkpoint_seconds: float = 20.0,
     ) -> None:
-        self.recipe, self.streams, self.tokens = config.recipe, streams, tokens
+        self.recipe, self.loaders, self.tokens = config.recipe, loaders, tokens
         self.checkpoint, self.key = checkpoint, f"{key} seed {seed}"
         self.decode = partial(prefix_beam, width=config.beam) if config.beam > 1 else greedy
         self.folding = FOLDINGS[config.folding] if config.folding else {}
@@ -98,7 +98,7 @@ class RecipeTraining:
         self.steps = WeightSteps(fabric, model, optimizer, self.recipe.grad_clip, self._objective)
         self.trainer = Trainer(
             self.steps,
-            len(streams.warm_up) + self.recipe.epochs[-1],
+            len(loaders.warm_up) + self.recipe.epochs[-1],
             self._batches,
             self._rate,
             seed=partial(derive_seed, seed, 1),
@@ -120,7 +120,7 @@ class RecipeTraining:
             for position in self.trainer.run():
                 began, number = time.perf_counter(), self._number(position.epoch)
                 if number >= 1:
-                    self._finish(number, self.error(self.streams.valid))
+                    self._finish(number, self.error(self.loaders.valid))
                 results.seconds += position.seconds + time.perf_counter() - began
                 step(f"{results.vals[-1]:.3f}" if results.vals else "warm-up")
         except DivergedError:
@@ -145,11 +145,11 @@ class RecipeTraining:
 
     def _number(self, epoch: int) -> int:
         """Return the number of an epoch; those before 1 warm up and are not validated."""
-        return epoch - len(self.streams.warm_up) + 1
+        return epoch - len(self.loaders.warm_up) + 1
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        warm_up = self.streams.warm_up
-        loader = warm_up[epoch] if epoch < len(warm_up) else self.streams.train
+        warm_up = self.loaders.warm_up
+        loader = warm_up[epoch] if epoch < len(warm_up) else self.loaders.train
         return epoch_of(loader, epoch, start)
 
     def _rate(self, position: Position) -> float:
@@ -176,7 +176,7 @@ class RecipeTraining:
                 return
             present = copy.deepcopy(model.state_dict())
             model.load_state_dict(results.best)
-            results.tests[number] = self.error(self.streams.test)
+            results.tests[number] = self.error(self.loaders.test)
             model.load_state_dict(present)
 
     def error(self, batches: Iterable[Batch]) -> float:

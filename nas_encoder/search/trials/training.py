@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lhotse import CutSet
 from torch import nn
 
 from nas_encoder.common.seeding import derive_seed, one_thread
-from nas_encoder.data import AsrLoader, FeatureExtractor, TokenSet, check_data, open_cuts
 from nas_encoder.deploy.latency import BenchSettings, measuring
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
@@ -29,7 +27,7 @@ from nas_encoder.spaces import get_space
 from nas_encoder.spaces.base import TrialSpace
 from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
 from nas_encoder.training.diverged import DivergedError
-from nas_encoder.training.loaders import build_tokens, epoch_of, sample
+from nas_encoder.training.loaders import epoch_of, open_data
 from nas_encoder.training.optimizers import cosine, weights_optimizer
 from nas_encoder.training.steps import WeightSteps
 from nas_encoder.training.trainer import Trainer
@@ -63,47 +61,22 @@ class TrainingEvaluator:
         self.epochs = config.training.epochs
         self.space: TrialSpace = get_space(config.space)
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
-        self.factor, self.min_length = int(probe.subsampling_factor), int(probe.min_length)
+        self.min_length = int(probe.min_length)
         self.fabric = open_fabric(config.trainer)
         use_deterministic_algorithms(config.trainer, self.fabric)
-        train_cuts, valid_cuts = open_cuts(train), open_cuts(valid)
-        self.tokens: TokenSet = build_tokens(config, train_cuts)
-        self.features = FeatureExtractor.fit(config.features, train_cuts, seed=seed, progress=True)
-        if config.train_utterances is not None:
-            train_cuts = sample(train_cuts, config.train_utterances, seed)
-        batch = config.batch
-        report = check_data(
-            train_cuts,
-            valid_cuts,
-            self.tokens,
-            self.features,
-            subsampling_factor=self.factor,
-            max_frames=batch.longest_utterance,
-            min_frames=max(batch.shortest_utterance, self.min_length),
+        factor = int(probe.subsampling_factor)
+        data = open_data(
+            config,
+            {"train": train, "valid": valid},
+            factor=factor,
+            min_length=max(self.min_length, factor),
             seed=seed,
         )
-        logger.info("%s", report)
-        scored = sample(valid_cuts, config.trainer.score_utterances, seed)
-        self._utterances = {"train": len(train_cuts), "valid": len(scored)}
-        self._train = self._loader(train_cuts, shuffle=True)
-        self._valid = self._loader(scored, shuffle=False)
-
-    def _loader(self, cuts: CutSet, shuffle: bool) -> AsrLoader:
-        batch = self.config.batch
-        return AsrLoader(
-            cuts,
-            self.tokens,
-            self.features,
-            max_cuts=batch.max_utterances,
-            max_frames=batch.max_frames,
-            shuffle=shuffle,
-            seed=self.seed,
-            num_workers=batch.workers,
-            spec_augment=self.config.augment if shuffle else None,
-            min_length=max(batch.shortest_utterance, self.min_length, self.factor),
-            max_length=batch.longest_utterance,
-            subsampling_factor=self.factor,
-        )
+        scored = data.sample("valid", config.trainer.score_utterances)
+        self.tokens = data.tokens
+        self._utterances = {"train": len(data.cuts["train"]), "valid": len(scored)}
+        self._train = data.loader(data.cuts["train"], train=True)
+        self._valid = data.loader(scored, train=False)
 
     def _encoder(self, genotype: Genotype) -> nn.Module:
         size = self.config.features.num_mel_bins

@@ -17,24 +17,16 @@ from tqdm import tqdm
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.common.documents import read_yaml, write_atomically
-from nas_encoder.data import (
-    AsrLoader,
-    FeatureConfig,
-    FeatureExtractor,
-    SpecAugmentConfig,
-    TokenSet,
-    open_cuts,
-    texts,
-)
+from nas_encoder.data import FeatureConfig, SpecAugmentConfig
 from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.spaces import get_space
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
-from nas_encoder.training.config import TrainerConfig
+from nas_encoder.training.config import BatchConfig, DataConfig, TrainerConfig
 from nas_encoder.training.devices import open_fabric
-from nas_encoder.training.loaders import epoch_of
+from nas_encoder.training.loaders import epoch_of, open_data
 from nas_encoder.training.optimizers import one_cycle
 from nas_encoder.training.random_state import part_seed
 from nas_encoder.training.steps import WeightSteps
@@ -79,22 +71,25 @@ class Training:
         self.encoder_config: Any = get_space(genotype.space).options.from_dict(
             {"input_size": features.num_mel_bins, **options}
         )
-        train, test = open_cuts(data["train"]), open_cuts(data["test"])
-        self.tokens = TokenSet.build(texts(train), kind=config["tokens"])
-        extractor = FeatureExtractor.fit(features, train, progress=False)
+        factor = self.encoder_config.subsampling_factor
+        speech = open_data(
+            DataConfig(
+                tokens=config["tokens"],
+                features=features,
+                augment=SpecAugmentConfig(**config["augment"]),
+                batch=BatchConfig(config["batch"], longest_utterance=10**7, shortest_utterance=1),
+            ),
+            data,
+            factor=factor,
+            min_length=1,
+            progress=False,
+        )
+        self.tokens = speech.tokens
         encoder = build_encoder(genotype, **asdict(self.encoder_config))
         self.model = CtcNetwork(encoder, len(self.tokens))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config["max_lr"])
-        self.train = AsrLoader(
-            train,
-            self.tokens,
-            extractor,
-            max_cuts=config["batch"],
-            seed=seed,
-            spec_augment=SpecAugmentConfig(**config["augment"]),
-            subsampling_factor=self.encoder_config.subsampling_factor,
-        )
-        self.test = AsrLoader(test, self.tokens, extractor, max_cuts=config["batch"], shuffle=False)
+        self.train = speech.loader(speech.cuts["train"], train=True, shuffle=False, seed=seed)
+        self.test = speech.loader(speech.cuts["test"], train=False, subsampling_factor=None)
         self.losses: list[float] = []
 
     def run(self, checkpoint: Path) -> dict[str, Any]:

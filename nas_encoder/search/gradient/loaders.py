@@ -1,0 +1,91 @@
+"""The data of a gradient search: what its weights, its architecture and its score see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lightning.fabric import Fabric
+
+from nas_encoder.data import AsrLoader, Batch
+from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.training.loaders import SpeechData, epoch_of
+
+
+@dataclass
+class SearchLoaders:
+    """The data of a search.
+
+    Attributes:
+        weights: Batches that the weights learn from.
+        architecture: Batches that the architecture learns from.
+        score: Batches that the score is measured on.
+        vocabulary: V, tokens with the blank.
+        retrain: Batches of all training data, for a stage of phase ``retrain``.
+    """
+
+    weights: AsrLoader
+    architecture: AsrLoader
+    score: AsrLoader
+    vocabulary: int
+    retrain: AsrLoader
+    _counts: dict[int, int] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, data: SpeechData, fabric: Fabric, architecture_data: str, own_valid: bool, scored: int
+    ) -> SearchLoaders:
+        """Load data that are cut in halves.
+
+        Args:
+            data: With ``valid``.
+            fabric: Whose processes share every batch.
+            architecture_data: See :class:`~nas_encoder.search.config.gradient.SearchConfig`.
+            own_valid: Whether the validation data are none of the training data.
+            scored: Utterances that the score is measured on.
+        """
+        cuts = data.cuts
+        shared = {"rank": fabric.global_rank, "world_size": fabric.world_size, "split": True}
+        pinned = fabric.device.type == "cuda"
+
+        def loader(name: str, offset: int) -> AsrLoader:
+            seed = data.seed + offset
+            return data.loader(cuts[name], True, seed=seed, pin_memory=pinned, **shared)
+
+        of_valid = architecture_data == "valid"
+        # Every process measures the score on all of it, so that nothing has to be exchanged.
+        score = data.loader(
+            data.sample("valid", scored), False, seed=data.seed + 2, pin_memory=pinned
+        )
+        return cls(
+            weights=loader("train" if of_valid else "half", 0),
+            architecture=loader("valid" if of_valid else "other_half", 1),
+            score=score,
+            vocabulary=len(data.tokens),
+            # Without validation data, the score is measured on what no network was trained on.
+            retrain=loader("train" if own_valid else "half", 3),
+        )
+
+    def of_stage(self, stage: StageConfig) -> AsrLoader:
+        """Return what the weights of a stage learn from."""
+        return self.retrain if stage.phase == "retrain" else self.weights
+
+    def architecture_from(self, stage: int, done: int) -> Iterator[Batch]:
+        """Yield the architecture's batches of a stage, epoch after epoch of its own.
+
+        Args:
+            stage: From 0.
+            done: Batches of the stage that are not to come again.
+        """
+        base, epoch = 10_000 * (stage + 1), 0
+        while done >= (count := self._count(base + epoch)):
+            epoch, done = epoch + 1, done - count
+        while True:
+            yield from epoch_of(self.architecture, base + epoch, done)
+            epoch, done = epoch + 1, 0
+
+    def _count(self, epoch: int) -> int:
+        """Return the batches of an epoch; planning one takes time, so each is planned once."""
+        if epoch not in self._counts:
+            self._counts[epoch] = self.architecture.num_batches(epoch)
+        return self._counts[epoch]
