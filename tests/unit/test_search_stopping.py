@@ -86,10 +86,11 @@ RETRAIN = {"phase": "retrain", "layers": 5, "channels": 6}
 @pytest.mark.parametrize(
     ("stages", "paths"),
     [
-        ([WARMUP], ["stages: none of them", "stages[0].phase: 'warmup' must be followed"]),
+        ([WARMUP], ["stages[0].phase: 'warmup' must be followed"]),
         ([WARMUP, {**SEARCH, "channels": 8}], ["stages[0].phase: 'warmup' must be followed"]),
         ([WARMUP, RETRAIN, SEARCH], ["stages[0].phase", "stages[1].phase: 'retrain' must be"]),
-        ([{**SEARCH, "phase": "play"}], ["stages: none of them", "stages[0].phase: unknown"]),
+        ([RETRAIN], ["stages: none of them"]),
+        ([{**SEARCH, "phase": "play"}], ["stages[0].phase: unknown"]),
         ([{**SEARCH, "stop": {"patience": 0}}], ["stages[0].stop.patience: must be in"]),
         ([{**SEARCH, "stop": {"decay": 1}}], ["stages[0].stop.decay: unknown key"]),
         ([{**SEARCH, "stop": 5}], ["stages[0].stop: must be a mapping"]),

@@ -163,8 +163,6 @@ class SearchConfig(DataConfig, Named):
     def _check_phases(self, found: Problems) -> None:
         phases = [stage.phase for stage in self.stages]
         places = [f"stages[{index}].phase" for index in range(len(phases))]
-        if "search" not in phases and found.sound(*places):
-            found.add("stages", "none of them has the phase 'search'")
         for index, stage in enumerate(self.stages):
             following = self.stages[index + 1] if index + 1 < len(self.stages) else None
             if stage.phase == "retrain" and following is not None:
@@ -180,9 +178,11 @@ class SearchConfig(DataConfig, Named):
                 found.conflict(
                     places[index],
                     "'warmup' must be followed by a stage of phase 'search' with the same layers, "
-                    "channels and operations, which goes on with its weights",
+                    "channels and operations, which continues with its weights",
                     f"stages[{index + 1}]",
                 )
+        if "search" not in phases and found.sound(*places):
+            found.add("stages", "none of them has the phase 'search'")
 
     def _check_regularization(self, candidates: Sequence[str], found: Problems) -> None:
         given, space = self.regularization, get_space(self.space)
