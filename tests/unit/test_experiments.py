@@ -54,6 +54,7 @@ class Workflow:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),  # as by `run.sh &`
         )
 
     def run(self, *options: str, status: int = 0) -> str:
@@ -61,6 +62,15 @@ class Workflow:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == status, errors
         return errors
+
+    def begun(self, session: int) -> bool:
+        """Return whether the training of a session holds in its third epoch."""
+        log = self.exp / "log" / "train" / "it.log"
+        return log.exists() and log.read_text().count("INFO: 3/") == session
+
+    def idle(self) -> bool:
+        """Return whether no process works in the folder of the experiments."""
+        return not any(works_in(link, self.exp) for link in Path("/proc").glob("[0-9]*/cwd"))
 
     def epochs(self) -> str:
         return (self.exp / "model" / "epochs").read_text()
@@ -111,20 +121,15 @@ def test_a_run_that_is_stopped_or_killed_goes_on(workflow: Workflow) -> None:
     """Its jobs end with it, also by SIGKILL; the same command finishes what is left."""
     hold = workflow.exp / "hold"
     hold.touch()
-    log = workflow.exp / "log" / "train" / "it.log"
-
-    def begun(session: int) -> bool:
-        return log.exists() and log.read_text().count("3/4epoch started") == session
-
     for number, status, session in ((signal.SIGTERM, 130, 1), (signal.SIGKILL, -9, 2)):
         running = workflow.start("--stop_stage", "2", "--epochs", "4")
-        wait(partial(begun, session))
+        wait(lambda session=session: workflow.begun(session))
         assert "another run works in" in workflow.run(status=1)
         running.send_signal(number)
         _, said = running.communicate(timeout=30)
         assert running.returncode == status, said
         assert ("the same command goes on from here" in said) == (number == signal.SIGTERM)
-        wait(lambda: not any(works_in(link, workflow.exp) for link in PROCESSES.glob("*/cwd")))
+        wait(workflow.idle)
     hold.unlink()
     said = workflow.run("--epochs", "4")
     assert "train/it: goes on" in said and "rule copy" not in said
@@ -135,10 +140,8 @@ def test_a_run_that_is_stopped_or_killed_goes_on(workflow: Workflow) -> None:
     seconds = [session["cpu"] for session in state["sessions"]]
     assert costs["cpu_seconds"] == sum(seconds) and seconds[0] > 0.2 and seconds[2] > 0.2
     assert training_seconds(costs, 4) == pytest.approx(0.4, abs=0.2)
-    assert log.read_text().count("1/4epoch started") == 1
-
-
-PROCESSES = Path("/proc")
+    log = (workflow.exp / "log" / "train" / "it.log").read_text()
+    assert log.count("1/4epoch started") == 1
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -171,11 +174,19 @@ def test_a_failed_job_and_a_missing_stage(workflow: Workflow) -> None:
 @pytest.mark.slow
 def test_the_workflow_runs_on_a_cluster(workflow: Workflow) -> None:
     """Every job is a script that is submitted; a shell stands in for the batch system."""
+    hold = workflow.exp / "hold"
+    hold.touch()
+    running = workflow.start("--stop_stage", "2", "--profile", "shell")
+    wait(lambda: workflow.begun(1))
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and said.count("with external jobid") == 2
+    wait(workflow.idle)  # what was submitted is cancelled
+    hold.unlink()
     said = workflow.run("--profile", "shell")
-    assert said.count("with external jobid") == 2
-    assert "3 of 3 steps (100%) done" in said
+    assert said.count("with external jobid") == 1 and "2 of 2 steps (100%) done" in said
     assert workflow.order() == ["+copy", "-copy"] and workflow.epochs() == "1 2 3 "
-    assert read_costs(workflow.exp, "train/it")["sessions"] == 1
+    assert read_costs(workflow.exp, "train/it")["sessions"] == 2
     assert "Nothing to be done" in workflow.run()  # on this machine it is done too
 
 

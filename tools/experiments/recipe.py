@@ -121,6 +121,8 @@ def run(folder: Path, options: dict[str, Any]) -> int:
     forget_lost(expdir)
     config = expdir / "options.yaml"
     write_yaml(config, options, ConfigError)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell lets its background jobs ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(
         [
             *(BASH, "-c", 'exec "$0" "$@"', sys.executable, "-m", "snakemake"),
@@ -135,7 +137,6 @@ def run(folder: Path, options: dict[str, Any]) -> int:
         errors="replace",
         start_new_session=True,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     assert process.stderr is not None
     try:
         show(process.stderr, expdir, options["stage"])
