@@ -6,7 +6,7 @@ the folder holds. Importing this package, or a family's ``space``, loads no torc
 
 from __future__ import annotations
 
-from nas_encoder.spaces.base import EnumerableSpace, SearchSpace
+from nas_encoder.spaces.base import SearchSpace
 from nas_encoder.tables import SPACES
 
 
@@ -32,7 +32,6 @@ def searchable_spaces() -> list[str]:
 
 __all__ = [
     "SPACES",
-    "EnumerableSpace",
     "SearchSpace",
     "get_space",
     "list_spaces",

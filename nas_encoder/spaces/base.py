@@ -2,22 +2,20 @@
 
 A space is one folder and one line in :mod:`nas_encoder.tables`. The folder holds a
 :class:`SearchSpace` in ``space.py``, which imports no torch, and beside it the modules
-``network``, ``supernet``, ``costs`` and ``picture``, which are imported when they are first asked
-for; the protocols below say what each of them offers. Nothing outside the folder asks which space
-it holds.
-
-B batch, T frames, F frequency bins, D output features, S subsampling factor.
+``network``, ``supernet``, ``costs`` and ``picture`` (see :mod:`.modules` for what they offer),
+which are imported when they are first asked for. Nothing outside the folder asks which space it
+holds.
 """
 
 from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from nas_encoder.common.choices import (
     NO_EDGES,
@@ -29,13 +27,13 @@ from nas_encoder.common.choices import (
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import GenotypeError, NasEncoderError
 from nas_encoder.genotype import Genotype
+from nas_encoder.spaces.modules import (
+    CostsModule,
+    NetworkModule,
+    PictureModule,
+    SupernetModule,
+)
 from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from nas_encoder.network.complexity import ReceptiveField
-    from nas_encoder.spaces.picture import Graph
 
 # What a search in a space can do beyond choosing operations; see SearchSpace.features.
 LEARNED_EDGES, LIMITS, LATENCY = "learned edges", "limits", "latency"
@@ -334,127 +332,6 @@ class SearchSpace(ABC):
         return import_module(f"{self.package}.{name}")
 
 
-class NetworkModule(Protocol):
-    """``network.py`` of a space."""
-
-    def build(self, genotype: Genotype, options: Any) -> nn.Module:
-        """Build the encoder of a genotype.
-
-        Args:
-            genotype: Of the space.
-            options: Of the type :attr:`SearchSpace.options`, checked.
-
-        Returns:
-            A :class:`~nas_encoder.network.tapped.TappedEncoder`.
-        """
-
-    def receptive_field(self, architecture: Any, options: Any) -> ReceptiveField:
-        """Return the receptive field of an output frame in time.
-
-        Raises:
-            ConfigError: It has no bound.
-        """
-
-
-class SupernetModule(Protocol):
-    """``supernet.py`` of a space."""
-
-    def build(
-        self,
-        space: Any,
-        candidates: Candidates,
-        options: Any,
-        regularized: Container[str],
-        sampled: bool,
-    ) -> nn.Module:
-        """Build a supernet.
-
-        Args:
-            space: Of the folder.
-            candidates: Of each choice.
-            options: As for an encoder.
-            regularized: Operations that dropout follows; of all layers where the space is without
-                :data:`LIMITS`.
-            sampled: Whether its choices are paths that are drawn
-                (:class:`~nas_encoder.network.choices.straight_through.Paths`) or the weights of
-                mixtures.
-
-        Returns:
-            An encoder, ``forward(x (B, T, F), lengths (B,), choices by kind, dropout) -> (y (B,
-            ceil(T / S), D), ceil(lengths / S))``, with ``output_size``.
-        """
-
-
-class Costs(Protocol):
-    """What networks of one size in one space cost, by quantity (``parameters``, ``macs``, ...)."""
-
-    quantities: list[str]
-
-    def of(self, architecture: Any) -> dict[str, float]:
-        """Return what the network of an architecture costs."""
-
-    def cheapest(self, name: str) -> float:
-        """Return the least that a network of the space costs which a search can find."""
-
-    def expected(
-        self,
-        weights: Mapping[str, Tensor],
-        candidates: Candidates,
-        edges: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the expected costs as differentiable functions of the probabilities.
-
-        Where every choice is certain, they are those of that network.
-
-        Args:
-            weights: For each kind (E, n) probabilities, each choice's sum is 1.
-            candidates: What they belong to.
-            edges: For each kind (E,), how probable it is that a node takes an edge, where that is
-                learned.
-        """
-
-
-class CostsModule(Protocol):
-    """``costs.py`` of a space.
-
-    Attributes:
-        LatencyTable: The file of measured pieces; only of spaces with :data:`LATENCY`, see
-            :class:`~nas_encoder.spaces.cells.latency_table.LatencyTable`.
-    """
-
-    LatencyTable: Any
-
-    def build(
-        self, space: Any, options: Any, frames: int, latency: bool = False, table: str | None = None
-    ) -> Costs:
-        """Return the costs of networks of one size.
-
-        Args:
-            space: Of the folder.
-            options: Of the networks.
-            frames: T, of the utterance that multiply-adds and latency are counted for.
-            latency: Whether there is a budget of latency.
-            table: The file of measured latencies.
-
-        Raises:
-            ConfigError: Latencies are not known for exactly this network.
-        """
-
-    def pieces(self, space: Any, options: Any, frames: int) -> Any:
-        """Return the parts of all networks of one size, to be measured.
-
-        Only of spaces with :data:`LATENCY`; see
-        :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
-        """
-
-
-class PictureModule(Protocol):
-    """``picture.py`` of a space."""
-
-    def graphs(self, architecture: Any) -> list[tuple[str, Graph]]:
-        """Return the graphs of an architecture, each with its title, in the order drawn."""
-
-
 class TrialSpace(Protocol):
     """What a search by trials needs of a space, or of the part of one that a table knows."""
 
@@ -479,10 +356,3 @@ class TrialSpace(Protocol):
 
     def decode(self, vector: Sequence[int]) -> Genotype:
         """Return the genotype of a vector of choices."""
-
-
-class EnumerableSpace(TrialSpace, Protocol):
-    """A space that is small enough to be listed."""
-
-    def enumerate(self) -> Iterator[Genotype]:
-        """Yield every genotype once, in a fixed order."""

@@ -16,7 +16,7 @@ from nas_encoder import Genotype, build_encoder
 from nas_encoder.cli.main import main
 from nas_encoder.errors import ConfigError, GenotypeError, InputError, UtteranceTooShortError
 from nas_encoder.network.complexity import count_parameters, receptive_field
-from nas_encoder.spaces import EnumerableSpace, get_space
+from nas_encoder.spaces import get_space
 from nas_encoder.spaces.picture import architecture_lines, save_picture
 from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
@@ -37,7 +37,7 @@ def genotype() -> Genotype:
 
 
 def test_the_space_has_4096_members_and_lists_each_once() -> None:
-    space: EnumerableSpace = get_space("tdnn_chain")  # type: ignore[assignment]
+    space: Any = get_space("tdnn_chain")
     assert space.size == 4**6 == 4096
     members = list(space.enumerate())
     assert len({member.hash for member in members}) == space.size

@@ -16,7 +16,7 @@ from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig, readable
 from nas_encoder.spaces import SearchSpace
-from nas_encoder.spaces.base import Costs
+from nas_encoder.spaces.modules import Costs
 
 NONE_LEARNED: Mapping[str, Tensor] = MappingProxyType({})
 

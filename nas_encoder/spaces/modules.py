@@ -1,0 +1,139 @@
+"""What the modules of a space's folder offer that import torch; see :mod:`.base`.
+
+B batch, T frames, F frequency bins, D output features, S subsampling factor, E choices of a kind, n
+candidates of a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nas_encoder.common.choices import Candidates
+from nas_encoder.genotype import Genotype
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas_encoder.network.complexity import ReceptiveField
+    from nas_encoder.spaces.picture import Graph
+
+
+class NetworkModule(Protocol):
+    """``network.py`` of a space."""
+
+    def build(self, genotype: Genotype, options: Any) -> nn.Module:
+        """Build the encoder of a genotype.
+
+        Args:
+            genotype: Of the space.
+            options: Of the type ``options`` of the space, checked.
+
+        Returns:
+            A :class:`~nas_encoder.network.tapped.TappedEncoder`.
+        """
+
+    def receptive_field(self, architecture: Any, options: Any) -> ReceptiveField:
+        """Return the receptive field of an output frame in time.
+
+        Raises:
+            ConfigError: It has no bound.
+        """
+
+
+class SupernetModule(Protocol):
+    """``supernet.py`` of a space."""
+
+    def build(
+        self,
+        space: Any,
+        candidates: Candidates,
+        options: Any,
+        regularized: Container[str],
+        sampled: bool,
+    ) -> nn.Module:
+        """Build a supernet.
+
+        Args:
+            space: Of the folder.
+            candidates: Of each choice.
+            options: As for an encoder.
+            regularized: Operations that dropout follows; all, where the space has no ``LIMITS``.
+            sampled: Whether it is given paths that are drawn
+                (:class:`~nas_encoder.network.choices.straight_through.Paths`), or the weights of
+                mixtures.
+
+        Returns:
+            An encoder, ``forward(x (B, T, F), lengths (B,), choices by kind, dropout) -> (y (B,
+            ceil(T / S), D), ceil(lengths / S))``, with ``output_size``.
+        """
+
+
+class Costs(Protocol):
+    """What networks of one size in one space cost, by quantity (``parameters``, ``macs``, ...)."""
+
+    quantities: list[str]
+
+    def of(self, architecture: Any) -> dict[str, float]:
+        """Return what the network of an architecture costs."""
+
+    def cheapest(self, name: str) -> float:
+        """Return the least that a network of the space costs which a search can find."""
+
+    def expected(
+        self,
+        weights: Mapping[str, Tensor],
+        candidates: Candidates,
+        edges: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the expected costs as differentiable functions of the probabilities.
+
+        Where every choice is certain, they are those of that network.
+
+        Args:
+            weights: For each kind (E, n) probabilities, each choice's sum is 1.
+            candidates: What they belong to.
+            edges: For each kind (E,), how probable it is that a node takes an edge, where that is
+                learned.
+        """
+
+
+class CostsModule(Protocol):
+    """``costs.py`` of a space.
+
+    Attributes:
+        LatencyTable: The file of measured pieces; only of spaces with ``LATENCY``, see
+            :class:`~nas_encoder.spaces.cells.latency_table.LatencyTable`.
+    """
+
+    LatencyTable: Any
+
+    def build(
+        self, space: Any, options: Any, frames: int, latency: bool = False, table: str | None = None
+    ) -> Costs:
+        """Return the costs of networks of one size.
+
+        Args:
+            space: Of the folder.
+            options: Of the networks.
+            frames: T, of the utterance that multiply-adds and latency are counted for.
+            latency: Whether there is a budget of latency.
+            table: The file of measured latencies.
+
+        Raises:
+            ConfigError: Latencies are not known for exactly this network.
+        """
+
+    def pieces(self, space: Any, options: Any, frames: int) -> Any:
+        """Return the parts of all networks of one size, to be measured.
+
+        Only of spaces with ``LATENCY``; see
+        :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
+        """
+
+
+class PictureModule(Protocol):
+    """``picture.py`` of a space."""
+
+    def graphs(self, architecture: Any) -> list[tuple[str, Graph]]:
+        """Return the graphs of an architecture, each with its title, in the order drawn."""
