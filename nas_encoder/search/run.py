@@ -85,7 +85,7 @@ def run_search(
             **environment(),
         }
         if seed is None and config.seeds:
-            run = {"seeds": list(config.seeds), **about}
+            run: dict[str, Any] = {"seeds": list(config.seeds), **about}
             genotype = _search_seeds(config, folder, run, resume)
         else:
             run = {"seed": seed or 0, **about, "devices": config.trainer.devices}

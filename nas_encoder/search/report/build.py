@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from nas_encoder.common.documents import write_atomically
@@ -17,7 +18,7 @@ from nas_encoder.search.report.trials import TrialsReport
 logger = logging.getLogger(__name__)
 
 NAME = "report.html"
-REPORTS: dict[str, type[Report]] = {
+REPORTS: dict[str, Callable[[RunFolder], Report]] = {
     "gradient": GradientReport,
     "seeds": SeedsReport,
     "trials": TrialsReport,

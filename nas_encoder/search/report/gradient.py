@@ -179,7 +179,8 @@ class GradientReport:
 
     def _table(self) -> Section:
         kinds = list(self.epochs[0].probabilities)
-        rows, before = [], None
+        rows: list[tuple[object, ...]] = []
+        before: Genotype | None = None
         for epoch in self.epochs:
             genotype = self._derived(epoch)
             entropy = map(epoch.relative_entropy, kinds)

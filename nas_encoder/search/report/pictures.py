@@ -157,7 +157,7 @@ def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylim(0, 1)
         axes.set_ylabel(space.kinds[kind].title, fontsize=9)
-    _finish(axes_list, epochs, legends=False)
+    _finish(list(axes_list), epochs, legends=False)
     figure.legend(
         handles=list(named.values())[::-1],
         labels=list(named)[::-1],
@@ -185,8 +185,8 @@ def costs(epochs: Epochs) -> Section | None:
     for axes, name in zip(axes_list, names, strict=True):
         unit, factor = UNITS[name]
         found = [costs.get(name) for costs in known]
-        derived = [cost and factor * cost.derived for cost in found]
-        expected = [cost and factor * cost.expected for cost in found]
+        derived = [None if cost is None else factor * cost.derived for cost in found]
+        expected = [None if cost is None else factor * cost.expected for cost in found]
         _plot(axes, epochs, derived, "of the genotype derived", color="#0072b2")
         _plot(axes, epochs, expected, "expected, by the probabilities", color="#56b4e9", ls="--")
         budgets = [cost.budget for cost in found if cost and cost.budget is not None]
@@ -194,7 +194,7 @@ def costs(epochs: Epochs) -> Section | None:
             axes.axhline(factor * budgets[-1], color="#d55e00", lw=1.6, label="budget")
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         axes.set_ylabel(f"{TITLES[name]}, {unit}", fontsize=9)
-    _finish(axes_list, epochs)
+    _finish(list(axes_list), epochs)
     return Section(
         "Cost against budget",
         "What the encoder would cost at the size given by 'objective', without an output layer.",

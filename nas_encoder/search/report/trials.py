@@ -194,13 +194,13 @@ def front_picture(
     figure = new_figure(3.6)
     axes = figure.subplots()
     front = sorted(front, key=lambda trial: trial.value(cost))
-    stairs = {"drawstyle": "steps-post", "ms": 5, "color": _BEST, "label": "Pareto front"}
-    for shown, form, style in (
-        (trials, "o", {"ms": 4, "color": _PRUNED, "label": "trials"}),
-        (front, "-o", stairs),
+    for shown, form, size, colour, label, drawn in (
+        (trials, "o", 4, _PRUNED, "trials", "default"),
+        (front, "-o", 5, _BEST, "Pareto front", "steps-post"),
     ):
         spent = [UNITS[cost][1] * trial.value(cost) for trial in shown]
-        axes.plot(spent, [trial.error for trial in shown], form, **style)
+        errors = [trial.error for trial in shown]
+        axes.plot(spent, errors, form, ms=size, color=colour, label=label, drawstyle=drawn)
     axes.set_xlabel(_title(cost), fontsize=9)
     axes.set_ylabel(_title(ERROR), fontsize=9)
     axes.grid(alpha=0.25)
@@ -220,4 +220,4 @@ def _title(name: str) -> str:
 def _figure(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return number(value, 2) if name == ERROR else f"{UNITS[name][1] * value:.4g}"
+    return f"{value:.2f}" if name == ERROR else f"{UNITS[name][1] * value:.4g}"
