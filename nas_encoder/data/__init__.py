@@ -7,8 +7,8 @@ Everything is read through lhotse. The usual way from files to batches::
     tokens = TokenSet.build(texts(train), kind="char")
     features = FeatureExtractor.fit(FeatureConfig(num_mel_bins=40), train)
     check_data(train, valid, tokens, features)       # every problem at once, before hours
-    loader = AsrLoader(train, tokens, features, max_cuts=16, shuffle=True, seed=1,
-                       subsampling_factor=4)
+    config = LoaderConfig(max_cuts=16, shuffle=True, seed=1, subsampling_factor=4)
+    loader = AsrLoader(train, tokens, features, config)
     loader.set_epoch(0)
     for batch in loader:              # or loader.iterate(start=k), to resume in mid-epoch
         ...                           # batch.features (B, T, F), batch.targets (B, U)
@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
     raise MissingDependencyError("lhotse", "search", "reading speech data") from error
 
 from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
-from nas_encoder.data.batches import AsrLoader, Batch
+from nas_encoder.data.batches import AsrLoader, Batch, LoaderConfig
 from nas_encoder.data.check import DataReport, SplitReport, check_data
 from nas_encoder.data.corpora import (
     CORPORA,
@@ -54,6 +54,7 @@ __all__ = [
     "DataReport",
     "FeatureConfig",
     "FeatureExtractor",
+    "LoaderConfig",
     "PrepareOptions",
     "PreparedCorpus",
     "Selection",

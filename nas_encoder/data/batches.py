@@ -8,7 +8,7 @@ number of batches exact and a resume in mid-epoch free.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from nas_encoder.common.fields import Declared, flag, integer, option, section
+from nas_encoder.common.problems import Problems
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
 from nas_encoder.data.cache import FeatureCache
@@ -81,17 +83,11 @@ class Batch:
         )
 
 
-class AsrLoader:
-    """Iterates the batches of an epoch.
+@dataclass(frozen=True)
+class LoaderConfig(Declared):
+    """How utterances become batches; at least one of the two limits of a batch must be given.
 
-    What an epoch holds depends only on the arguments and on ``(seed, epoch)``: not on the
-    number of workers, on earlier epochs, on the cache or on the state of any random
-    generator. Iterating leaves the global random generators as they were.
-
-    Args:
-        cuts: From :func:`nas_encoder.data.open_cuts`.
-        tokens: Encodes the transcripts; all of them are encoded here, at once.
-        features: Extracts and normalises.
+    Attributes:
         max_cuts: Most utterances in a batch.
         max_frames: Most frames in a batch, padding counted (utterances x longest one).
         shuffle: Whether to draw a new order in each epoch, from buckets of similar length;
@@ -113,49 +109,64 @@ class AsrLoader:
             tokens than CTC can place. None: no such rule.
         num_buckets: Most length buckets to shuffle in; fewer for little data.
         pin_memory: Whether batches come in page-locked memory.
+    """
+
+    max_cuts: int | None = option(None, integer(1))
+    max_frames: int | None = option(None, integer(1))
+    shuffle: bool = option(False, flag)
+    seed: int = option(0, integer(0))
+    num_workers: int = option(0, integer(0))
+    cache: bool = option(True, flag)
+    cache_bytes: int = option(1 << 30, integer(0))
+    spec_augment: SpecAugmentConfig | None = option(None, section(SpecAugmentConfig))
+    rank: int = option(0, integer(0))
+    world_size: int = option(1, integer(1))
+    split: bool = option(False, flag)
+    min_length: int | None = option(None, integer(1))
+    max_length: int | None = option(None, integer(1))
+    subsampling_factor: int | None = option(None, integer(1))
+    num_buckets: int = option(10, integer(1))
+    pin_memory: bool = option(False, flag)
+
+    def conflicts(self, found: Problems) -> None:
+        """Check the fields against each other."""
+        if self.max_cuts is None and self.max_frames is None:
+            found.conflict("max_cuts", "must be given where max_frames is not", "max_frames")
+        if self.rank >= self.world_size:
+            found.conflict("rank", f"must be below world_size, got {self.rank}", "world_size")
+
+
+class AsrLoader:
+    """Iterates the batches of an epoch.
+
+    What an epoch holds depends on the arguments and on ``(seed, epoch)`` alone: not on the
+    number of workers, on earlier epochs, on the cache or on the state of any random
+    generator. Iterating leaves the global random generators as they were.
+
+    Args:
+        cuts: From :func:`nas_encoder.data.open_cuts`.
+        tokens: Encodes the transcripts; all of them are encoded here, at once.
+        features: Extracts and normalises.
+        config: All else.
 
     Attributes:
         selection: Which utterances are used, and how many were left out and why.
 
     Raises:
-        ConfigError: All arguments that are out of range.
+        ConfigError: All options that are out of range.
         DataError: Unknown tokens; no usable utterance, or most of them CTC-infeasible; one
             utterance longer than ``max_frames``.
     """
 
     def __init__(
-        self,
-        cuts: CutSet,
-        tokens: TokenSet,
-        features: FeatureExtractor,
-        *,
-        max_cuts: int | None = None,
-        max_frames: int | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        num_workers: int = 0,
-        cache: bool = True,
-        cache_bytes: int = 1 << 30,
-        spec_augment: SpecAugmentConfig | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        split: bool = False,
-        min_length: int | None = None,
-        max_length: int | None = None,
-        subsampling_factor: int | None = None,
-        num_buckets: int = 10,
-        pin_memory: bool = False,
+        self, cuts: CutSet, tokens: TokenSet, features: FeatureExtractor, config: LoaderConfig
     ) -> None:
-        _check_arguments(locals())
+        if problems := config.problems():
+            raise ConfigError("loader", problems)
         self.tokens = tokens
         self.features = features
-        self.shuffle = shuffle
-        self.seed = seed
+        self.config = config
         self.epoch = 0
-        self.rank, self.world_size, self.split = rank, world_size, split
-        self._max_cuts, self._max_frames = max_cuts, max_frames
-        self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._max_buckets = num_buckets
         listed = list(cuts)
         tokens.require_known(((cut.id, text_of(cut)) for cut in listed), "transcripts")
         targets: list[Ids] = [np.array(tokens.encode(text_of(c)), dtype=np.int32) for c in listed]
@@ -163,9 +174,9 @@ class AsrLoader:
         self.selection = select_utterances(
             frames,
             targets,
-            min_length=min_length,
-            max_length=max_length,
-            subsampling_factor=subsampling_factor,
+            min_length=config.min_length,
+            max_length=config.max_length,
+            subsampling_factor=config.subsampling_factor,
         )
         self.selection.require_usable("loader")
         left_out = self.selection.counts()
@@ -178,9 +189,12 @@ class AsrLoader:
         self._frames = [frames[index] for index in kept]
         self._require_room()
         self._cache = (
-            FeatureCache(self._frames, features.dim, cache_bytes) if cache and cache_bytes else None
+            FeatureCache(self._frames, features.dim, config.cache_bytes)
+            if config.cache and config.cache_bytes
+            else None
         )
-        self._augment = SpecAugment(spec_augment, features.dim) if spec_augment else None
+        augment = config.spec_augment
+        self._augment = SpecAugment(augment, features.dim) if augment else None
         self._plans: dict[int, list[list[int]]] = {}
 
     @property
@@ -220,7 +234,7 @@ class AsrLoader:
         return self._run(_EpochDataset(self, plan, self.epoch), start)
 
     def _run(self, dataset: _EpochDataset, start: int) -> Iterator[Batch]:
-        workers = min(self._num_workers, len(dataset) - start)
+        workers = min(self.config.num_workers, len(dataset) - start)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=None,
@@ -228,7 +242,7 @@ class AsrLoader:
             num_workers=workers,
             # Forked workers share the cache's memory.
             multiprocessing_context="fork" if workers else None,
-            pin_memory=self._pin_memory,
+            pin_memory=self.config.pin_memory,
             # Without a generator of its own, DataLoader draws a seed from the global one.
             generator=torch.Generator().manual_seed(0),
         )
@@ -241,10 +255,10 @@ class AsrLoader:
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Return the epoch's batches on this rank, as positions of utterances."""
-        key = epoch if self.shuffle else 0
+        key = epoch if self.config.shuffle else 0
         if key not in self._plans:
             self._plans = {k: v for k, v in self._plans.items() if k == self.epoch}
-            self._plans[key] = self._make_plan(derive_seed(self.seed, key))
+            self._plans[key] = self._make_plan(derive_seed(self.config.seed, key))
         return self._plans[key]
 
     def _make_plan(self, seed: int) -> list[list[int]]:
@@ -256,14 +270,14 @@ class AsrLoader:
             for index in order
         )
         limits: dict[str, Any] = {
-            "max_cuts": self._max_cuts,
-            "max_duration": None if self._max_frames is None else float(self._max_frames),
+            "max_cuts": self.config.max_cuts,
+            "max_duration": self.config.max_frames,
             # Of all ranks: lhotse's own split of an uneven end can break the limits.
             "world_size": 1,
             "rank": 0,
         }
         sampler: Any
-        if self.shuffle:
+        if self.config.shuffle:
             sampler = BucketingSampler(
                 stand_ins,
                 # The bucketing sampler keeps its seed from the samplers inside.
@@ -276,29 +290,29 @@ class AsrLoader:
         else:
             sampler = SimpleCutSampler(stand_ins, shuffle=False, **limits)
         batches = [[int(cut.id) for cut in batch] for batch in sampler]
-        if self.split:
+        if self.config.split:
             return batches
-        missing = -len(batches) % self.world_size
+        missing = -len(batches) % self.config.world_size
         batches += [batches[index % len(batches)] for index in range(missing)]
-        return batches[self.rank :: self.world_size]
+        return batches[self.config.rank :: self.config.world_size]
 
     def _num_buckets(self) -> int:
         """At least four batches in a bucket, or odd ends would make too many small batches."""
         count = len(self._frames)
-        size = float(self._max_cuts or count)
-        if self._max_frames is not None:
-            size = min(size, self._max_frames * count / sum(self._frames))
-        size = max(size, 1.0) * (1 if self.split else self.world_size)
-        return max(1, min(self._max_buckets, int(count / (4 * size))))
+        size = float(self.config.max_cuts or count)
+        if self.config.max_frames is not None:
+            size = min(size, self.config.max_frames * count / sum(self._frames))
+        size = max(size, 1.0) * (1 if self.config.split else self.config.world_size)
+        return max(1, min(self.config.num_buckets, int(count / (4 * size))))
 
     def _require_room(self) -> None:
         longest = max(range(len(self._frames)), key=self._frames.__getitem__)
-        if self._max_frames is not None and self._frames[longest] > self._max_frames:
+        if self.config.max_frames is not None and self._frames[longest] > self.config.max_frames:
             raise DataError(
                 "loader",
                 [
                     f"utterance '{self._cuts[longest].id}' by itself has {self._frames[longest]} "
-                    f"frames, a batch may have max_frames={self._max_frames}; raise it, or "
+                    f"frames, a batch may have max_frames={self.config.max_frames}; raise it, or "
                     "leave long utterances out by max_length"
                 ],
             )
@@ -317,8 +331,8 @@ class AsrLoader:
     def make_batch(self, indices: Sequence[int], seed: int) -> Batch:
         """Return this rank's part of a batch; ``seed`` is that of the augmentation."""
         places, total = range(len(indices)), None
-        if self.split and self.world_size <= len(indices):
-            places, total = places[self.rank :: self.world_size], len(indices)
+        if self.config.split and self.config.world_size <= len(indices):
+            places, total = places[self.config.rank :: self.config.world_size], len(indices)
         indices = [indices[place] for place in places]
         rows = [self._features_of(index) for index in indices]
         lengths = torch.tensor([len(row) for row in rows])
@@ -347,28 +361,9 @@ class _EpochDataset(Dataset[Any]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Batch | DataError:
-        rank = 0 if self.loader.split else self.loader.rank
-        seed = derive_seed(self.loader.seed, self.epoch, number, rank)
+        rank = 0 if self.loader.config.split else self.loader.config.rank
+        seed = derive_seed(self.loader.config.seed, self.epoch, number, rank)
         try:
             return self.loader.make_batch(self.batches[number], seed)
         except DataError as error:
             return error  # raised by the iterating process: torch would change its type
-
-
-def _check_arguments(values: Mapping[str, Any]) -> None:
-    rules = [
-        (name, "an integer of at least 1 or None", values[name] is None or values[name] >= 1)
-        for name in ("max_cuts", "max_frames", "min_length", "max_length", "subsampling_factor")
-    ]
-    rules += [
-        (name, "0 or more", values[name] >= 0) for name in ("seed", "num_workers", "cache_bytes")
-    ]
-    rules += [(name, "at least 1", values[name] >= 1) for name in ("world_size", "num_buckets")]
-    rules.append(("rank", "0 to world_size - 1", 0 <= values["rank"] < values["world_size"]))
-    problems = [
-        f"{name}: must be {rule}, got {values[name]!r}" for name, rule, holds in rules if not holds
-    ]
-    if values["max_cuts"] is None and values["max_frames"] is None:
-        problems.append("max_cuts, max_frames: at least one must be given")
-    if problems:
-        raise ConfigError("loader", problems)

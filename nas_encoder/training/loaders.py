@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nas_encoder.data import (
     AsrLoader,
     Batch,
     FeatureExtractor,
+    LoaderConfig,
     TokenSet,
     check_data,
     open_cuts,
@@ -55,21 +56,21 @@ class SpeechData:
         Args:
             cuts: Which.
             train: Whether to shuffle and to augment.
-            options: Of :class:`~nas_encoder.data.AsrLoader`, in place of the configuration's.
+            options: Of :class:`~nas_encoder.data.LoaderConfig`, in place of the configuration's.
         """
         batch = self.config.batch
-        settings: dict[str, Any] = {
-            "max_cuts": batch.max_utterances,
-            "max_frames": batch.max_frames,
-            "shuffle": train,
-            "seed": self.seed,
-            "num_workers": batch.workers,
-            "spec_augment": self.config.augment if train else None,
-            "min_length": self.min_length,
-            "max_length": batch.longest_utterance,
-            "subsampling_factor": self.factor,
-        }
-        return AsrLoader(cuts, self.tokens, self.features, **settings | options)
+        settings = LoaderConfig(
+            max_cuts=batch.max_utterances,
+            max_frames=batch.max_frames,
+            shuffle=train,
+            seed=self.seed,
+            num_workers=batch.workers,
+            spec_augment=self.config.augment if train else None,
+            min_length=self.min_length,
+            max_length=batch.longest_utterance,
+            subsampling_factor=self.factor,
+        )
+        return AsrLoader(cuts, self.tokens, self.features, replace(settings, **options))
 
     def sample(self, name: str, count: int) -> CutSet:
         """Return so many utterances, drawn at random; all where there are no more."""

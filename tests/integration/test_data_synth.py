@@ -15,6 +15,7 @@ from nas_encoder.data import (
     AsrLoader,
     FeatureConfig,
     FeatureExtractor,
+    LoaderConfig,
     TokenSet,
     check_data,
     open_cuts,
@@ -51,9 +52,8 @@ def test_from_synthesis_to_batches(repository, tmp_path_factory, layout, inside,
     assert report.ok and not report.warnings
     assert report.train.used == report.train.utterances >= 12
     assert (report.train.speakers, report.valid.speakers) == (3, 2)
-    loader = AsrLoader(
-        train, tokens, features, max_cuts=4, shuffle=True, seed=1, subsampling_factor=4
-    )
+    options = LoaderConfig(max_cuts=4, shuffle=True, seed=1, subsampling_factor=4)
+    loader = AsrLoader(train, tokens, features, options)
     seen = []
     for batch in loader:
         seen += batch.ids

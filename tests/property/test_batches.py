@@ -17,6 +17,7 @@ from nas_encoder.data import (
     AsrLoader,
     FeatureConfig,
     FeatureExtractor,
+    LoaderConfig,
     SpecAugment,
     SpecAugmentConfig,
     TokenSet,
@@ -50,7 +51,7 @@ def data(tmp_path_factory):
 def make(data):
     def make_loader(**options):
         options = {"max_cuts": 4, "shuffle": True, "seed": 1, **options}
-        return AsrLoader(data.cuts, data.tokens, data.features, **options)
+        return AsrLoader(data.cuts, data.tokens, data.features, LoaderConfig(**options))
 
     return make_loader
 
@@ -341,7 +342,7 @@ def test_broken_audio_is_our_error_with_the_utterance(data, tmp_path, workers):
     cuts = open_cuts(folder)
     (folder / "wav" / "spk00-u001.wav").unlink()
     features = FeatureExtractor(FeatureConfig(normalization="none"))
-    loader = AsrLoader(cuts, data.tokens, features, max_cuts=2, num_workers=workers)
+    loader = AsrLoader(cuts, data.tokens, features, LoaderConfig(max_cuts=2, num_workers=workers))
     with pytest.raises(DataError, match="'spk00-u001': its audio .* cannot be read"):
         list(loader)
 
@@ -349,16 +350,16 @@ def test_broken_audio_is_our_error_with_the_utterance(data, tmp_path, workers):
 def test_unknown_tokens_and_long_utterances_stop_at_once(data):
     tokens = TokenSet.build(["ab c"], kind="char")
     with pytest.raises(DataError, match="token 'x' .* utterance 'spk18-u036'"):
-        AsrLoader(data.cuts, tokens, data.features, max_cuts=2)
+        AsrLoader(data.cuts, tokens, data.features, LoaderConfig(max_cuts=2))
     with pytest.raises(DataError, match="by itself has .* frames, a batch may have max_frames=50"):
-        AsrLoader(data.cuts, data.tokens, data.features, max_frames=50)
+        AsrLoader(data.cuts, data.tokens, data.features, LoaderConfig(max_frames=50))
 
 
 def test_all_wrong_arguments_come_at_once(make):
     with pytest.raises(ConfigError) as caught:
         make(max_cuts=0, seed=-1, rank=2, world_size=2, num_workers=-1, cache_bytes=-1)
     assert len(caught.value.problems) == 5
-    with pytest.raises(ConfigError, match="at least one must be given"):
+    with pytest.raises(ConfigError, match="max_cuts: must be given where max_frames is not"):
         make(max_cuts=None)
     with pytest.raises(ConfigError, match="epoch: must be 0 or more"):
         make().set_epoch(-1)

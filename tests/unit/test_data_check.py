@@ -16,6 +16,7 @@ from nas_encoder.data import (
     AsrLoader,
     FeatureConfig,
     FeatureExtractor,
+    LoaderConfig,
     TokenSet,
     check_data,
     open_cuts,
@@ -70,7 +71,8 @@ def test_what_is_left_out_is_what_the_loader_leaves_out(folders, caplog):
     limits = {"subsampling_factor": 24}
     with caplog.at_level(logging.INFO):
         report = check_data(train, valid, tokens, features, max_frames=120, min_frames=60, **limits)
-    loader = AsrLoader(train, tokens, features, max_cuts=2, max_length=120, min_length=60, **limits)
+    options = LoaderConfig(max_cuts=2, max_length=120, min_length=60, **limits)
+    loader = AsrLoader(train, tokens, features, options)
     selection = loader.selection
     assert (report.train.too_long, report.train.too_short) == (1, 1)
     assert report.train.too_long == len(selection.too_long)
