@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -12,6 +12,14 @@ from nas_encoder.errors import MissingDependencyError, RegistryError
 from nas_encoder.extensions import Extensions
 
 T = TypeVar("T")
+
+
+class Names(list[str]):
+    """Some names of a table, which say what :meth:`Registry.note` does."""
+
+    def __init__(self, names: Iterable[str], note: Callable[[], str]) -> None:
+        super().__init__(names)
+        self.note = note
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -134,6 +142,10 @@ class Registry(Mapping[str, T], Generic[T]):
     def values(self) -> list[T]:  # type: ignore[override]
         """Return the entries; one of an extension that cannot be imported is left out."""
         return [entry for _, entry in self.items()]
+
+    def names(self, keep: Callable[[T], bool]) -> Names:
+        """Return the names of some entries."""
+        return Names((name for name, entry in self.items() if keep(entry)), self.note)
 
     def _is_usable(self, name: str) -> bool:
         extension = self._added_by.get(name)

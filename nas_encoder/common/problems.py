@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from nas_encoder.registry import Registry
+from nas_encoder.registry import Names, Registry
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3 as text
 LARGEST = sys.float_info.max
@@ -191,7 +191,7 @@ class Problems:
         """Check that ``value`` is one of the known names; None where it is not."""
         if isinstance(value, str) and value in known:
             return value
-        note = known.note() if isinstance(known, Registry) else ""
+        note = known.note() if isinstance(known, (Names, Registry)) else ""
         what = "is missing" if value is None else f"unknown {kind} {show(value)}"
         self.add(path, f"{what}{_guess(value, known)}; known: {', '.join(known)}{note}")
         return None

@@ -6,6 +6,7 @@ the folder holds. Importing this package, or a family's ``space``, loads no torc
 
 from __future__ import annotations
 
+from nas_encoder.registry import Names
 from nas_encoder.spaces.base import SearchSpace
 from nas_encoder.tables import SPACES
 
@@ -25,9 +26,9 @@ def list_spaces() -> list[str]:
     return list(SPACES)
 
 
-def searchable_spaces() -> list[str]:
+def searchable_spaces() -> Names:
     """Return the names of the spaces that have a supernet."""
-    return [name for name, space in SPACES.items() if space.has("supernet")]
+    return SPACES.names(lambda space: space.has("supernet"))
 
 
 __all__ = [

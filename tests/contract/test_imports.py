@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "espnet": BASE | SPACES | {"ops", "network", "baselines", "interchange"},
     "nemo": BASE | SPACES | {"ops", "network", "baselines", "autoload", "interchange"},
 }
+MAY_IMPORT["testing"] = BASE | SPACES | {"ops", "network", "baselines"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"cli"}
 MAY_IMPORT["__main__"] = {"cli"}
 
@@ -67,6 +68,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "network": INSTALLED,
     "baselines": INSTALLED,
     "interchange": INSTALLED,
+    "testing": INSTALLED | {"pytest"},
     "cli": {"yaml"},
     "__main__": set(),
 }

@@ -110,7 +110,16 @@ import nas_encoder
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.tables import BASELINES, SPACES
 print(SPACES["toy"], SPACES["darts"].name, sorted(BASELINES))
-for ask in (lambda: SPACES["toyy"], lambda: nas_encoder.load_genotype({"space": "toyy"})):
+from nas_encoder.common.problems import Problems
+def choose(names):
+    problems = Problems()
+    problems.choice("toyy", "space", "search space", names)
+    raise NasEncoderError(problems.lines[0])
+for ask in (
+    lambda: SPACES["toyy"],
+    lambda: nas_encoder.load_genotype({"space": "toyy"}),
+    lambda: choose(SPACES.names(lambda space: True)),
+):
     try:
         ask()
     except NasEncoderError as error:
@@ -126,9 +135,9 @@ for line in doctor.as_text(report):
 """
     said, logged = run(tmp_path, code)
     assert said[0] == "the space darts ['dfsmn_san', 'gru']"
-    assert said[3].startswith("extension    FAILS          clash: ") and message in said[3]
-    assert said[4:] == ["extension    ok             toy_ext"]
-    for line in said[1:3]:
+    assert said[4].startswith("extension    FAILS          clash: ") and message in said[4]
+    assert said[5:] == ["extension    ok             toy_ext"]
+    for line in said[1:4]:
         assert "(did you mean 'toy'?)" in line
         assert "extensions that failed to load: 'clash' (" in line and message in line
     assert "extension 'clash' failed" in logged

@@ -10,6 +10,7 @@ from typing import Any
 from nas_encoder.common.fields import choice, network_options, option, section, text, tuple_of
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
+from nas_encoder.registry import Names
 from nas_encoder.search.config.sections import Named
 from nas_encoder.search.config.trial_sections import (
     EvolutionConfig,
@@ -22,6 +23,10 @@ from nas_encoder.search.config.trial_sections import (
 from nas_encoder.search.strategies import COSTS, ERROR, TRIALS, strategies
 from nas_encoder.tables import STRATEGIES
 from nas_encoder.training.config import DataConfig, TrainerConfig
+
+
+def _strategies() -> Names:
+    return STRATEGIES.names(lambda strategy: strategy.kind == TRIALS)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class TrialsConfig(DataConfig, Named):
         table: Look errors up instead of training; then no data are needed.
     """
 
-    strategy: str = option("random", choice("strategy of trials", lambda: strategies(TRIALS)))
+    strategy: str = option("random", choice("strategy of trials", _strategies))
     objectives: tuple[str, ...] = option((ERROR,), tuple_of(text(), 1, 1 + len(COSTS), once="one"))
     network: Mapping[str, Any] = option(dict, network_options)
     training: TrainingConfig = option(TrainingConfig, section(TrainingConfig))

@@ -1,0 +1,54 @@
+"""What every baseline must hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from nas_encoder.baselines import BASELINES
+from nas_encoder.errors import ConfigError
+from nas_encoder.tables import encoder_targets
+
+
+class BaselineContract:
+    """An encoder and its options; give it fixtures ``encoder`` (the class) and ``options``.
+
+    The options make a small network without dropout, with at least one tap.
+    """
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_padding_and_batch_mates_change_nothing(
+        self, encoder: Any, options: dict[str, Any], training: bool
+    ) -> None:
+        module = encoder(encoder.Config.from_dict(options)).double().train(training)
+        lengths = torch.tensor([module.min_length + extra for extra in (21, 8, 0)])
+        x = torch.randn(3, int(lengths.max()) + 5, module.input_size, dtype=torch.float64)
+        y, out_lengths, taps = module.forward_taps(x, lengths, torch.tanh)
+        assert [number for number, _ in taps] == list(module.config.taps) != []
+        for row, length in enumerate(lengths.tolist()):
+            alone = (x[row : row + 1, :length], lengths[row : row + 1], torch.tanh)
+            own, _, own_taps = module.forward_taps(*alone)
+            assert own.size(1) == out_lengths[row] == -(-length // module.subsampling_factor)
+            whole = zip([y, *(h for _, h in taps)], [own, *(h for _, h in own_taps)], strict=True)
+            for output, single in whole:
+                frames = single.size(1)
+                torch.testing.assert_close(output[row, :frames], single[0], rtol=0, atol=1e-9)
+                assert (output[row, frames:] == 0).all()
+
+    def test_every_parameter_takes_part(self, encoder: Any, options: dict[str, Any]) -> None:
+        module = encoder(encoder.Config.from_dict(options))
+        y, _ = module(torch.randn(2, 30, module.input_size), torch.tensor([30, 22]))
+        (y * torch.randn_like(y)).sum().backward()
+        assert [name for name, p in module.named_parameters() if p.grad is None] == []
+
+    def test_every_wrong_option_is_named(self, encoder: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            encoder.Config.from_dict({"output_size": 0, "input_size": "x", "no_option": 1})
+        for name in ("output_size", "input_size", "no_option"):
+            assert any(line.startswith(f"{name}:") for line in caught.value.problems), name
+
+    def test_the_toolkits_know_it(self, encoder: Any) -> None:
+        (name,) = [name for name, found in BASELINES.items() if found is encoder]
+        assert encoder_targets()[name] == f"nas_encoder.nemo.{encoder.__name__}Encoder"
