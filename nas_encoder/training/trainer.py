@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 import torch
 
 from nas_encoder.data import Batch
+from nas_encoder.training.config import StopConfig
 from nas_encoder.training.devices import any_process, of_all_processes
 from nas_encoder.training.diverged import require_finite
+from nas_encoder.training.early_stopping import EarlyStopping
 from nas_encoder.training.random_state import random_state, set_random_state
 from nas_encoder.training.steps import WeightSteps
 
@@ -34,84 +36,66 @@ class Position:
         step: Batches of the epoch.
         sums: What the epoch's steps add up, such as ``loss`` and ``steps``.
         seconds: Spent in the epoch.
+        stopping: What early stopping has seen.
     """
 
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
     @classmethod
     def from_dict(cls: type[P], values: Mapping[str, Any]) -> P:
-        """Read what a checkpoint holds."""
+        """Read what a checkpoint holds; the first ones called ``stopping`` a watch."""
         names = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+        known = {name: value for name, value in values.items() if name in names}
+        stopping = EarlyStopping(**values.get("stopping", values.get("watch", {})))
+        return cls(**{**known, "stopping": stopping})
 
-    def mean(self, name: str, count: str) -> float | None:
-        """Return a sum over a count; None where nothing was counted."""
-        count_ = self.sums.get(count, 0.0)
-        return self.sums[name] / count_ if count_ else None
+    def mean(self, name: str, count: str = "steps") -> float:
+        """Return a sum over a count."""
+        return self.sums[name] / self.sums[count]
 
 
+@dataclass
 class Trainer:
     """Epochs of steps on one network.
 
-    Args:
+    Attributes:
         steps: The network and how it moves.
         epochs: To run.
         batches: Batches of an epoch from the n-th on.
         rate: Learning rate at a position.
+        step: Takes a step on a group of batches with a learning rate; returns what is added to
+            the epoch's sums. None for one of the weights.
+        stop: When to stop earlier; None for never.
         accumulate: Batches whose gradients are added up for one step.
         seed: Of the random numbers of an epoch; None: they go on from epoch to epoch.
-        save: Writes a checkpoint; None for none.
-        save_seconds: Time between two of them within an epoch.
+        write: Writes a checkpoint; None for none.
+        step_seconds: Time between two of them within an epoch.
         epoch_seconds: Likewise at the end of epochs; 0 for one after each.
         show: Called after each step with its batches.
         position: Where to begin.
         where: What the epochs are part of, for errors, such as ``" of stage 1"``.
-
     """
 
-    def __init__(
-        self,
-        steps: WeightSteps,
-        epochs: int,
-        batches: Callable[[int, int], Iterator[Batch]],
-        rate: Callable[[Any], float],
-        *,
-        accumulate: int = 1,
-        seed: Callable[[int], int] | None = None,
-        save: Callable[[State], None] | None = None,
-        save_seconds: float = float("inf"),
-        epoch_seconds: float = 0.0,
-        show: Callable[[int], None] = lambda batches: None,
-        position: Position | None = None,
-        where: str = "",
-    ) -> None:
-        self.steps, self.fabric = steps, steps.fabric
-        self.epochs, self.batches, self.rate = epochs, batches, rate
-        self.accumulate, self.seed, self.where = accumulate, seed, where
-        self._write, self.save_seconds, self.epoch_seconds = save, save_seconds, epoch_seconds
-        self._show = show
-        self.position = position or Position()
-        self._last_group: list[Batch] = []
-        self._saved = time.monotonic()
-
-    # -- what more a training may do ----------------------------------------------------------
-
-    @property
-    def stopped(self) -> bool:
-        """Whether no further epoch is to come."""
-        return False
-
-    def begin_epoch(self) -> None:
-        """Prepare the epoch at the present position."""
-
-    def step(self, group: list[Batch], lr: float) -> dict[str, float]:
-        """Take a step on a group of batches; return what is added to the epoch's sums."""
-        return {"loss": self.steps.weight_step(group, lr), "steps": 1}
-
-    # -- the loop -----------------------------------------------------------------------------
+    steps: WeightSteps
+    epochs: int
+    batches: Callable[[int, int], Iterator[Batch]]
+    rate: Callable[[Any], float]
+    step: Callable[[list[Batch], float], dict[str, float]] | None = None
+    stop: StopConfig | None = None
+    accumulate: int = 1
+    seed: Callable[[int], int] | None = None
+    write: Callable[[State], None] | None = None
+    step_seconds: float = float("inf")
+    epoch_seconds: float = 0.0
+    show: Callable[[int], None] = lambda batches: None
+    position: Any = field(default_factory=Position)
+    where: str = ""
+    _group: list[Batch] = field(default_factory=list, init=False)
+    _written: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> Iterator[Any]:
         """Yield the position after the last step of each epoch.
@@ -122,59 +106,59 @@ class Trainer:
         Raises:
             DivergedError: The loss or a weight is NaN or infinite.
         """
-        while self.position.epoch < self.epochs and not self.stopped:
+        while self.position.epoch < self.epochs and not self.position.stopping.stopped:
             self._epoch()
-            self.require_finite()
+            self._require_finite()
             yield self.position
             self.position = replace(
                 self.position, epoch=self.position.epoch + 1, step=0, sums={}, seconds=0.0
             )
-            due = time.monotonic() - self._saved >= self.epoch_seconds
-            if any_process(self.fabric, due):
-                self.save()
+            self._save_after(self.epoch_seconds)
+
+    def see(self, loss: float) -> bool:
+        """Take the epoch's validation loss; return whether it is the best, where that can stop."""
+        position = self.position
+        return self.stop is not None and position.stopping.see(self.stop, position.epoch + 1, loss)
 
     def _epoch(self) -> None:
         position = self.position
         began = time.monotonic() - position.seconds
         if self.seed is not None and not position.step:
             torch.manual_seed(self.seed(position.epoch))
-        self.begin_epoch()
-        for group in self._groups(self.batches(position.epoch, position.step)):
-            for name, value in self.step(group, self.rate(position)).items():
+        batches = self.batches(position.epoch, position.step)
+        while group := [self.on_device(b) for b in itertools.islice(batches, self.accumulate)]:
+            lr = position.stopping.rate(self.stop) * self.rate(position)
+            if self.step is None:
+                sums = {"loss": self.steps.weight_step(group, lr), "steps": 1}
+            else:
+                sums = self.step(group, lr)
+            for name, value in sums.items():
                 position.sums[name] = position.sums.get(name, 0.0) + value
-            self._last_group = group
+            self._group = group
             position.step += len(group)
             position.seconds = time.monotonic() - began
-            self._show(len(group))
-            overdue = time.monotonic() - self._saved > self.save_seconds
-            if any_process(self.fabric, overdue):
-                self.save()
-
-    def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
-        """Yield, on the device, the batches of one step."""
-        while group := list(itertools.islice(batches, self.accumulate)):
-            yield [self.on_device(batch) for batch in group]
+            self.show(len(group))
+            self._save_after(self.step_seconds)
 
     def on_device(self, batch: Batch) -> Batch:
         """Return a batch on the device."""
-        return batch.to(self.fabric.device, non_blocking=True)
+        return batch.to(self.steps.fabric.device, non_blocking=True)
+
+    def _require_finite(self) -> None:
+        """Stop before a checkpoint or an epoch's record holds what the last step has ruined."""
+        if self._group:
+            now = self.position
+            place = f"step {now.step} of epoch {now.epoch + 1}{self.where}"
+            require_finite(self.steps.fabric, self.steps.modules, self._group[-1], place)
 
     # -- checkpoints --------------------------------------------------------------------------
 
-    def require_finite(self) -> None:
-        """Stop before a checkpoint or an epoch's record holds what the last step has ruined."""
-        if self._last_group:
-            now = self.position
-            place = f"step {now.step} of epoch {now.epoch + 1}{self.where}"
-            require_finite(self.fabric, self.steps.modules, self._last_group[-1], place)
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        if self._write is None:
-            return
-        self.require_finite()
-        self._write(self.state())
-        self._saved = time.monotonic()
+    def _save_after(self, seconds: float) -> None:
+        due = time.monotonic() - self._written >= seconds
+        if self.write is not None and any_process(self.steps.fabric, due):
+            self._require_finite()
+            self.write(self.state())
+            self._written = time.monotonic()
 
     def state(self) -> State:
         """Return what a training goes on from."""
@@ -182,7 +166,7 @@ class Trainer:
             "position": asdict(self.position),
             "network": self.steps.network.state_dict(),
             "weights_optimizer": self.steps.optimizer.state_dict(),
-            "random": of_all_processes(self.fabric, random_state()),
+            "random": of_all_processes(self.steps.fabric, random_state()),
         }
 
     def restore(self, state: State) -> None:
@@ -190,6 +174,6 @@ class Trainer:
         self.position = type(self.position).from_dict(state["position"])
         self.steps.network.load_state_dict(state["network"])
         self.steps.optimizer.load_state_dict(state["weights_optimizer"])
-        rank = self.fabric.global_rank
+        rank = self.steps.fabric.global_rank
         if rank < len(state["random"]):
             set_random_state(state["random"][rank])

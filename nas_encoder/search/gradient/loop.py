@@ -25,7 +25,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.progress import Progress
-from nas_encoder.search.gradient.stage import SearchPosition, StageTrainer
+from nas_encoder.search.gradient.stage import SearchPosition, Stage
 from nas_encoder.search.gradient.steps import (
     Penalty,
     Steps,
@@ -106,41 +106,39 @@ class GradientSearch:
             alive = resume["alive"].items()
             self.candidates = {kind: tuple(tuple(edge) for edge in edges) for kind, edges in alive}
             self.best = resume["best"]
-        bar = self.progress.bar(
-            position.stage, position.epoch, position.step, not self.fabric.is_global_zero
-        )
+        place = position.stage, position.epoch, position.step
+        bar = self.progress.bar(*place, hidden=not self.fabric.is_global_zero)
         steps: Steps | None = None
         architecture: Any = None
         with bar, logging_redirect_tqdm():
             for index in range(position.stage, len(self.config.stages)):
                 if resume is None:
                     steps = self.fresh_stage(index, steps)
-                    trainer = self._trainer(steps, SearchPosition(stage=index), bar)
+                    stage = self._stage(steps, SearchPosition(stage=index), bar)
                 else:
                     steps = self.restored_stage(index, resume)
-                    trainer = self._trainer(steps, position, bar)
-                    trainer.restore({**resume, "network": _prefixed(resume["network"])})
+                    stage = self._stage(steps, position, bar)
+                    stage.trainer.restore({**resume, "network": _prefixed(resume["network"])})
                     resume = None
                 try:
-                    architecture = self._run_stage(steps, trainer, bar)
+                    architecture = self._run_stage(stage, bar)
                 except DivergedError as error:
                     save_batch(error, self.folder.path, self.fabric)
                     raise
                 self._finish_stage(steps, index)
         return architecture
 
-    def _trainer(self, steps: Steps, position: SearchPosition, bar: Any) -> StageTrainer:
+    def _stage(self, steps: Steps, position: SearchPosition, bar: Any) -> Stage:
         config = self.config
-        stage = config.stages[position.stage]
 
         def show(batches: int) -> None:
-            now = trainer.position
-            bar.update(batches * self.progress.step(stage, now.epoch))
-            bar.set_postfix_str(f"loss {now.sums['loss'] / now.sums['steps']:.3f}")
+            now = stage.position
+            bar.update(batches * self.progress.step(stage.config, now.epoch))
+            bar.set_postfix_str(f"loss {now.mean('loss'):.3f}")
 
-        trainer = StageTrainer(
+        stage = Stage(
             steps,
-            stage,
+            config.stages[position.stage],
             self.strategy,
             self.loaders,
             config.weights,
@@ -148,29 +146,32 @@ class GradientSearch:
             position,
             show=show,
             accumulate=config.batch.accumulate,
-            save=lambda state: self._save(steps, state),
-            save_seconds=60 * config.trainer.checkpoint_minutes,
+            write=lambda state: self._save(steps, state),
+            step_seconds=60 * config.trainer.checkpoint_minutes,
         )
-        return trainer
+        return stage
 
-    def _run_stage(self, steps: Steps, trainer: StageTrainer, bar: Any) -> Any:
+    def _run_stage(self, stage: Stage, bar: Any) -> Any:
         architecture: Any = None
-        for position in trainer.run():
-            architecture = self._finish_epoch(steps, trainer, position)
-        stage, done = trainer.stage, trainer.position.epoch
-        if trainer.stopped:
-            logger.info("stage %d stops early", trainer.position.stage + 1)
-            bar.update((stage.epochs - done) * self.progress.epoch(stage, done))
+        parameters = stage.steps.parameters
+        for _ in stage.trainer.run():
+            architecture = self._finish_epoch(stage)
+        if stage.position.stopping.stopped:
+            logger.info("stage %d stops early", stage.position.stage + 1)
+            done = stage.position.epoch
+            bar.update((stage.config.epochs - done) * self.progress.epoch(stage.config, done))
         if self.best is not None:
-            steps.parameters.load_state_dict(self.best)
+            parameters.load_state_dict(self.best)
             architecture = None
-        return architecture or self.strategy.derive(steps.parameters)
+        return architecture or self.strategy.derive(parameters)
 
-    def _finish_epoch(self, steps: Steps, trainer: StageTrainer, position: SearchPosition) -> Any:
+    def _finish_epoch(self, stage: Stage) -> Any:
         began = time.monotonic()
+        steps, position = stage.steps, stage.position
         architecture = self.strategy.derive(steps.parameters)
         # Every process has the same; but what they decide by it must be the same bit for bit.
         score = self.fabric.broadcast(steps.score(iter(self.loaders.score)))
+        moved = position.sums.get("arch_steps")
         edges = costs = None
         if self.config.learns_edges:
             edges = steps.parameters.edge_probabilities()
@@ -182,15 +183,15 @@ class GradientSearch:
         record = EpochRecord(
             stage=position.stage + 1,
             epoch=position.epoch + 1,
-            phase=trainer.stage.phase,
+            phase=stage.config.phase,
             steps=int(position.sums["steps"]),
-            train_loss=position.sums["loss"] / position.sums["steps"],
-            architecture_loss=position.mean("arch_loss", "arch_steps"),
-            penalty=position.mean("penalty", "arch_steps"),
+            train_loss=position.mean("loss"),
+            architecture_loss=position.mean("arch_loss", "arch_steps") if moved else None,
+            penalty=position.mean("penalty", "arch_steps") if moved else None,
             valid_loss=score.loss,
             valid_utterance_loss=score.utterance_loss,
             valid_ter=score.ter,
-            dropout=trainer.dropout,
+            dropout=stage.dropout,
             entropy=steps.parameters.entropy(),
             uniform_entropy={kind: math.log(len(own[0])) for kind, own in self.candidates.items()},
             seconds=round(position.seconds + time.monotonic() - began, 3),
@@ -201,7 +202,7 @@ class GradientSearch:
             genotype=self._genotype(architecture).hash,
         )
         self.on_epoch(record, architecture)
-        if trainer.see(score.utterance_loss) and trainer.stage.phase == "search":
+        if stage.trainer.see(score.utterance_loss) and stage.config.phase == "search":
             state = steps.parameters.state_dict()
             self.best = {name: value.clone() for name, value in state.items()}
         return architecture
@@ -276,14 +277,10 @@ class GradientSearch:
         rank = self.fabric.global_rank
         if rank:  # the same network in every process, but each its own dropout
             torch.manual_seed(part_seed(self.seed, index, rank))
+        sizes = stage.layers, stage.channels, stage.operations, stage.epochs
         logger.info(
             "stage %d of %d: %d cells, %d channels, %d operations on an edge, %d epochs",
-            index + 1,
-            len(config.stages),
-            stage.layers,
-            stage.channels,
-            stage.operations,
-            stage.epochs,
+            *(index + 1, len(config.stages), *sizes),
         )
         return steps
 

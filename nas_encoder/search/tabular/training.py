@@ -102,8 +102,8 @@ class RecipeTraining:
             self._batches,
             self._rate,
             seed=partial(derive_seed, seed, 1),
-            save=self._save,
-            save_seconds=checkpoint_seconds,
+            write=self._save,
+            step_seconds=checkpoint_seconds,
             epoch_seconds=checkpoint_seconds,
         )
         self.results = _Results()

@@ -114,7 +114,7 @@ class Training:
                 ),
                 lambda position: rates[position.epoch * count + position.step],
                 seed=partial(part_seed, self.seed),
-                save=lambda state: self._save(checkpoint, state, time.process_time() - began),
+                write=lambda state: self._save(checkpoint, state, time.process_time() - began),
                 show=bar.update,
             )
             state = self._load(checkpoint)
@@ -124,7 +124,7 @@ class Training:
                 bar.update(trainer.position.epoch * count)
             began = time.process_time() - spent
             for position in trainer.run():
-                self.losses.append(round(position.sums["loss"] / position.sums["steps"], 4))
+                self.losses.append(round(position.mean("loss"), 4))
         seconds = time.process_time() - began
         score = steps.score(self.test)
         return {
