@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.genotype import Genotype
 from nas_encoder.ops import AvgPool3
 from nas_encoder.spaces import get_space
@@ -64,30 +64,6 @@ def _lstm_macs(lstm: nn.Module, x: torch.Tensor) -> int:
     """Return the multiply-adds of an LSTM on (B, T, C)."""
     weights = [p.numel() for name, p in lstm.named_parameters() if name.startswith("weight")]
     return x.size(0) * x.size(1) * sum(weights)
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """Input frames that an output frame depends on: this many before and after its own.
-
-    ``right`` counts from the first of the S input frames that an output frame stands for.
-    """
-
-    left: int = 0
-    right: int = 0
-
-    @property
-    def frames(self) -> int:
-        """Its width in input frames."""
-        return self.left + 1 + self.right
-
-    def plus(self, left: int, right: int | None = None) -> ReceptiveField:
-        """Return it widened on both sides."""
-        return ReceptiveField(self.left + left, self.right + (left if right is None else right))
-
-    def union(self, other: ReceptiveField) -> ReceptiveField:
-        """Return what either sees."""
-        return ReceptiveField(max(self.left, other.left), max(self.right, other.right))
 
 
 def receptive_field(genotype: Genotype, options: Any) -> ReceptiveField:

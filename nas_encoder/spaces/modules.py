@@ -15,7 +15,7 @@ from nas_encoder.genotype import Genotype
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nas_encoder.network.complexity import ReceptiveField
+    from nas_encoder.common.receptive_field import ReceptiveField
     from nas_encoder.spaces.picture import Graph
 
 

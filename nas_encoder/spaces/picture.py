@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import GenotypeError, MissingDependencyError
 from nas_encoder.genotype import Genotype
-from nas_encoder.spaces import get_space
 from nas_encoder.spaces.layered import Layout, Vertex, layered_layout
+from nas_encoder.tables import SPACES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +50,7 @@ def draw(genotype: Genotype) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "plot", "drawing a genotype") from error
-    titles, graphs = zip(
-        *get_space(genotype.space).picture.graphs(genotype.architecture), strict=True
-    )
+    titles, graphs = zip(*SPACES[genotype.space].picture.graphs(genotype.architecture), strict=True)
     x_of = [_column_places(layout, draws) for layout, draws in graphs]
     width = max(places[-1] for places in x_of) + 1.3
     heights = [layout.height * _UNIT + 1.1 for layout, _ in graphs]
@@ -245,4 +243,5 @@ def _draw_edge(
 
 def architecture_lines(genotype: Genotype) -> list[str]:
     """Return a genotype's architecture as text."""
-    return get_space(genotype.space).lines(genotype.architecture)
+    lines: list[str] = SPACES[genotype.space].lines(genotype.architecture)
+    return lines

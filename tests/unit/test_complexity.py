@@ -11,8 +11,8 @@ from encoder_samples import ZOO, handwritten, one_edge, padded, sampled, small
 from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.network.complexity import (
-    ReceptiveField,
     count_macs,
     count_parameters,
     receptive_field,

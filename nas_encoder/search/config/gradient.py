@@ -11,7 +11,7 @@ import yaml
 from nas_encoder.common.fields import choice, integer, option, section, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.search.config.networks import check_network, network_of, read_network
+from nas_encoder.search.config.networks import check_network, read_network
 from nas_encoder.search.config.sections import (
     ArchitectureConfig,
     Named,
@@ -146,7 +146,8 @@ class SearchConfig(DataConfig, Named):
         most = len(candidates)
         for index, stage in enumerate(self.stages):
             here = found.under(f"stages[{index}]")
-            check_network(self, index, found)
+            options = self.encoder_config(stage)
+            check_network(get_space(self.space), self.network, stage.layers, options, index, found)
             if stage.phase == "retrain" or not here.sound("operations"):
                 continue
             if index == 0 and most and stage.operations != most:
@@ -209,7 +210,13 @@ class SearchConfig(DataConfig, Named):
 
     def encoder_config(self, stage: StageConfig) -> NetworkOptions:
         """Return the options that a stage's supernet shares with an evaluation network."""
-        return network_of(self, stage)
+        return get_space(self.space).search_options(
+            self.network,
+            input_size=self.features.num_mel_bins,
+            layers=stage.layers,
+            channels=stage.channels,
+            dropout=stage.dropout if stage.phase == "retrain" else 0.0,
+        )
 
 
 def dump(config: SearchConfig) -> str:

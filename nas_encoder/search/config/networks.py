@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_encoder.common.problems import Problems, show
-from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.spaces import SPACES, SearchSpace, get_space
+from nas_encoder.spaces import SPACES, SearchSpace
 from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork, tupled
-
-if TYPE_CHECKING:
-    from nas_encoder.search.config.gradient import SearchConfig
 
 
 def read_network(value: Any, path: str, problems: Problems) -> SearchedNetwork:
@@ -52,24 +48,27 @@ def read_network(value: Any, path: str, problems: Problems) -> SearchedNetwork:
     return space.section.read(kept, here)
 
 
-def network_of(config: SearchConfig, stage: StageConfig) -> NetworkOptions:
-    """Return the options that a stage's supernet shares with an evaluation network."""
-    return get_space(config.space).search_options(
-        config.network,
-        input_size=config.features.num_mel_bins,
-        layers=stage.layers,
-        channels=stage.channels,
-        dropout=stage.dropout if stage.phase == "retrain" else 0.0,
-    )
+def check_network(
+    space: SearchSpace,
+    section: SearchedNetwork,
+    layers: int,
+    options: NetworkOptions,
+    index: int,
+    problems: Problems,
+) -> None:
+    """Check the network of the stage at ``index``; what all stages share, with the first.
 
-
-def check_network(config: SearchConfig, index: int, problems: Problems) -> None:
-    """Check the network of the stage at ``index``; what all stages share, with the first."""
-    stage = config.stages[index]
+    Args:
+        space: Of the search.
+        section: The section ``network``.
+        layers: Of the stage.
+        options: Those of the stage's network.
+        index: Of the stage.
+        problems: Takes what is wrong.
+    """
     where = f"stages[{index}]"
-    space = get_space(config.space)
-    space.check_layers(stage.layers, config.network, f"{where}.layers", problems)
-    for line in network_of(config, stage).problems():
+    space.check_layers(layers, section, f"{where}.layers", problems)
+    for line in options.problems():
         if line.startswith(("layers:", "channels:")):
             problems.lines.append(f"{where}.{line}")
         elif line.startswith("dropout:"):

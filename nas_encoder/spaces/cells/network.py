@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.complexity import ReceptiveField, count_parameters
+from nas_encoder.network.complexity import count_parameters
 from nas_encoder.network.deltas import WINDOW
 from nas_encoder.network.tapped import TappedEncoder, Taps
 from nas_encoder.ops import build_operation

@@ -27,9 +27,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.complexity import ReceptiveField
 from nas_encoder.network.deltas import WINDOW
 from nas_encoder.network.tapped import Taps
 from nas_encoder.spaces.nasbench_asr.architecture import NODES, ZERO, SkipArchitecture

@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.complexity import ReceptiveField
 from nas_encoder.network.deltas import WINDOW, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
 from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
