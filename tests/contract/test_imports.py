@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interchange": NETWORK | {"baselines"},
     "espnet": BUILT,
     "nemo": BUILT | {"autoload"},
-    "testing": SPACES | {"ops", "network", "baselines", "training"} | SEARCHED,
+    "testing": NETWORK | {"baselines"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"spaces.networks"}
 MAY_IMPORT["__main__"] = {"cli"}
@@ -110,6 +110,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "spaces.networks": INSTALLED,
     "baselines": INSTALLED,
     "interchange": INSTALLED,
+    "testing": INSTALLED | {"pytest"},
     "cli": {"yaml"},
     "__main__": set(),
 }
