@@ -36,7 +36,7 @@ from nas_encoder.common.fields import Declared, T
 from nas_encoder.data import FeatureExtractor, TokenSet
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.records import EpochRecord, R, Record, TrialRecord
+from nas_encoder.search.records import R, Record
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "last.ckpt"
@@ -186,23 +186,12 @@ class RunFolder:
                     raise CheckpointError(str(self.metrics), [f"line {number}: {error}"]) from None
         return rows
 
-    def epochs(self) -> list[EpochRecord]:
-        """Return the epochs that a gradient search has recorded.
+    def records(self, kind: type[R]) -> list[R]:
+        """Return the epochs of a gradient search, or the trials, that are recorded.
 
         Raises:
-            CheckpointError: A line is damaged or no epoch; all are named.
+            CheckpointError: A line is damaged or of another kind; all are named.
         """
-        return self._records(EpochRecord)
-
-    def trials(self) -> list[TrialRecord]:
-        """Return the trials that are recorded.
-
-        Raises:
-            CheckpointError: A line is damaged or no trial; all are named.
-        """
-        return self._records(TrialRecord)
-
-    def _records(self, kind: type[R]) -> list[R]:
         found, problems = [], []
         for number, row in enumerate(self.rows(), 1):
             try:

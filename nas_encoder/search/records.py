@@ -66,16 +66,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs, in one quantity.
+    """What a network costs, in one quantity."""
 
-    Attributes:
-        derived: The network of the genotype.
-        expected: The mean over networks drawn by the probabilities.
-        budget: At most so much; None where there is no budget.
-    """
-
-    derived: float
-    expected: float
+    derived: float  # the network of the genotype
+    expected: float  # mean over networks drawn by the probabilities
     budget: float | None = None
 
     @property
@@ -86,49 +80,30 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord(Record):
-    """An epoch of a gradient search.
+    """An epoch of a gradient search; a kind is one of choices: a kind of cell, blocks, nodes."""
 
-    Attributes:
-        stage: Counted from 1.
-        epoch: Of the stage, counted from 1.
-        phase: ``warmup``, ``search`` or ``retrain``.
-        steps: Steps of the weights.
-        train_loss: Mean over the steps, per token.
-        architecture_loss: The same on the architecture's data; None where it did not move.
-        penalty: Mean of what the budgets added to that loss.
-        valid_loss: Per token, on the validation data.
-        valid_utterance_loss: Mean per utterance.
-        valid_ter: Token error rate in %.
-        dropout: After regularized operations.
-        entropy: Kind of choice -> mean over its edges, in nats.
-        uniform_entropy: The same of a uniform choice.
-        seconds: Spent.
-        probabilities: Kind of choice -> edge -> operation -> probability.
-        edges: Kind -> edge -> probability that its node takes it; None where not learned.
-        edge_entropy: Kind -> entropy of the choice of edges, over that of a uniform one.
-        costs: Quantity -> cost; None where the costs of a space are not known.
-        genotype: Hash of what is derived from the probabilities.
-    """
-
-    stage: int
-    epoch: int
-    phase: str = "search"
-    steps: int
-    train_loss: float
-    architecture_loss: float | None
-    penalty: float | None = None
-    valid_loss: float
-    valid_utterance_loss: float | None = None
-    valid_ter: float
-    dropout: float
-    entropy: Mapping[str, float]
-    uniform_entropy: Mapping[str, float]
+    stage: int  # counted from 1, like epochs
+    epoch: int  # of the stage
+    phase: str = "search"  # or warmup or retrain
+    steps: int  # of the weights
+    train_loss: float  # mean over the steps, per token
+    architecture_loss: float | None  # on the architecture's data; None where it did not move
+    penalty: float | None = None  # mean of what the budgets added to that loss
+    valid_loss: float  # per token
+    valid_utterance_loss: float | None = None  # mean per utterance
+    valid_ter: float  # token error rate in %
+    dropout: float  # after regularized operations
+    entropy: Mapping[str, float]  # kind -> mean over its edges, in nats
+    uniform_entropy: Mapping[str, float]  # that of a uniform choice
     seconds: float
+    # Kind -> edge -> operation -> probability.
     probabilities: Mapping[str, Sequence[Mapping[str, float]]]
+    # Kind -> edge -> probability that its node takes it; None where not learned.
     edges: Mapping[str, Sequence[float]] | None = None
+    # Kind -> entropy of the choice of edges, over that of a uniform one.
     edge_entropy: Mapping[str, float] | None = None
-    costs: Mapping[str, Cost] | None = None
-    genotype: str
+    costs: Mapping[str, Cost] | None = None  # by quantity; None where costs are not known
+    genotype: str  # hash of what is derived from the probabilities
 
     left_out: ClassVar[tuple[str, ...]] = ("edges", "edge_entropy", "costs")
 
@@ -186,39 +161,22 @@ class EpochRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord(Record):
-    """A finished trial.
+    """A finished trial."""
 
-    Attributes:
-        trial: Place in the order in which trials were finished, from 1.
-        number: Optuna's number of it.
-        state: ``complete`` or ``pruned``.
-        error: The lowest of ``errors``, in %.
-        latency_ms: Of its encoder, like the other costs; None where not measured.
-        macs: Multiply-adds.
-        parameters: Their number.
-        epochs: Trained.
-        seconds: Spent.
-        genotype: Its hash.
-        vector: Its choices, as its space encodes them.
-        objectives: Names of what the search minimizes, ``error`` or a cost.
-        errors: The lowest error so far after each epoch.
-        finished: Time, ISO 8601.
-    """
-
-    trial: int
-    number: int
-    state: str
-    error: float
-    latency_ms: float | None = None
+    trial: int  # place in the order in which trials were finished, from 1
+    number: int  # Optuna's
+    state: str  # complete or pruned
+    error: float  # the lowest of ``errors``, in %
+    latency_ms: float | None = None  # of its encoder, like the other costs; None: not measured
     macs: float | None = None
     parameters: float | None = None
     epochs: int
     seconds: float
-    genotype: str
-    vector: Sequence[int]
-    objectives: Sequence[str]
-    errors: Sequence[float]
-    finished: str | None
+    genotype: str  # hash
+    vector: Sequence[int]  # choices, as its space encodes them
+    objectives: Sequence[str]  # what the search minimizes: ``error`` or a cost
+    errors: Sequence[float]  # the lowest error so far after each epoch
+    finished: str | None  # ISO 8601
 
     left_out: ClassVar[tuple[str, ...]] = COSTS
 

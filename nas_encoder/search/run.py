@@ -77,7 +77,7 @@ def run_search(
     else:
         _check_arguments(config, train, storage)
         folder = open_folder(output)
-        about = {
+        about: dict[str, Any] = {
             "train": str(train),
             "valid": None if valid is None else str(valid),
             "config": config_name,

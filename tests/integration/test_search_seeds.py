@@ -66,7 +66,7 @@ def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
         assert (output / "seed4" / "genotype.yaml").is_file()
         assert not (output / "genotype.yaml").exists()
         before = (output / "seed4" / "metrics.jsonl").stat().st_mtime_ns
-        page = render(SeedsReport(RunFolder(output)))
+        page = render(SeedsReport(RunFolder(output)).page())
         assert "not finished: 1 of 2 searches" in page and "--resume" in page
         patch.setattr(RunFolder, "save_checkpoint", original)
         command = ["search", "--config", str(path), "--train", corpus[0], "--valid", corpus[1]]

@@ -18,7 +18,7 @@ from nas_encoder.cli.main import main
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.records import Cost
+from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.search.report.build import build_report, write_report
 from nas_encoder.search.report.gradient import GradientReport
 from nas_encoder.search.report.pictures import entropies
@@ -95,10 +95,10 @@ def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     edges = {kind: [1.0] * 2 + [0.5] * 12 for kind in KINDS}
     records = [
         replace(record, edges=edges, edge_entropy={"normal": 0.99, "reduction": 0.9 - 0.1 * number})
-        for number, record in enumerate(folder.epochs())
+        for number, record in enumerate(folder.records(EpochRecord))
     ]
     assert records[0].taken("normal")[2] == 0.5
-    assert folder.epochs()[0].taken("normal")[2] == 1.0  # where it is not learned
+    assert folder.records(EpochRecord)[0].taken("normal")[2] == 1.0  # where it is not learned
     folder.write_records(records)
     report = GradientReport(folder)
     (text,) = report.warnings()
@@ -137,7 +137,7 @@ def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
 
 
 def change_last(folder: RunFolder, **changes: Any) -> None:
-    *others, last = folder.epochs()
+    *others, last = folder.records(EpochRecord)
     if "probabilities" in changes:
         changes["probabilities"] = {**last.probabilities, **changes["probabilities"]}
     folder.write_records([*others, replace(last, **changes)])
@@ -152,7 +152,7 @@ def add_costs(folder: RunFolder, budget: float) -> None:
         replace(
             record, costs={"parameters": Cost(derived, 7.5e6, budget), "macs": Cost(2.5e10, 2.4e10)}
         )
-        for record, derived in zip(folder.epochs(), (9e6, 8e6, 6e6, 7e6), strict=True)
+        for record, derived in zip(folder.records(EpochRecord), (9e6, 8e6, 6e6, 7e6), strict=True)
     ]
     folder.write_records(records)
 

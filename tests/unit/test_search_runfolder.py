@@ -21,7 +21,7 @@ from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.trial_sections import MeasureConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
-from nas_encoder.search.records import Cost, EpochRecord
+from nas_encoder.search.records import Cost, EpochRecord, TrialRecord
 
 CONFIG = SearchConfig()
 RUN: dict[str, Any] = {"seed": 1, "train": "a", "valid": None, "machine": "m", "commit": "c"}
@@ -296,8 +296,8 @@ def test_a_record_is_the_row_that_it_is_written_as(folder: RunFolder) -> None:
         "parameters": {"derived": 5.0, "expected": 6.0, "budget": 4.0},
         "macs": {"derived": 2.0, "expected": 3.0},
     }
-    assert folder.epochs() == [EPOCH, whole]
-    assert folder.epochs()[1].costs == whole.costs
+    assert folder.records(EpochRecord) == [EPOCH, whole]
+    assert folder.records(EpochRecord)[1].costs == whole.costs
 
 
 def test_a_row_of_an_earlier_version_is_read() -> None:
@@ -312,7 +312,7 @@ def test_a_renamed_field_is_an_error(folder: RunFolder, name: str) -> None:
     row[f"{name}_new"] = row.pop(name)
     folder.metrics.write_text(json.dumps(EPOCH.to_row()) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(CheckpointError) as caught:
-        folder.epochs()
+        folder.records(EpochRecord)
     assert caught.value.subject == str(folder.metrics)
     assert f"line 2: {name}: is missing" in caught.value.problems
     assert any(f"line 2: {name}_new: unknown key" in line for line in caught.value.problems)
@@ -333,10 +333,10 @@ def test_a_value_of_a_wrong_type_is_told(
 ) -> None:
     folder.metrics.write_text(json.dumps(EPOCH.to_row() | {key: value}) + "\n")
     with pytest.raises(CheckpointError, match=re.escape(f"line 1: {problem}")):
-        folder.epochs()
+        folder.records(EpochRecord)
 
 
 def test_a_line_that_is_no_trial_is_told(folder: RunFolder) -> None:
     folder.write_records([EPOCH])
     with pytest.raises(CheckpointError, match="line 1: trial: is missing"):
-        folder.trials()
+        folder.records(TrialRecord)

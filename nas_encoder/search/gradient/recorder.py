@@ -41,7 +41,7 @@ class Recorder:
         position = state["position"] if state else {"stage": 0, "epoch": 0}
         reached = (position["stage"] + 1, position["epoch"])
         # An epoch that was recorded but not checkpointed will be run, and recorded, again.
-        self.epochs = [epoch for epoch in folder.epochs() if epoch.place <= reached]
+        self.epochs = [epoch for epoch in folder.records(EpochRecord) if epoch.place <= reached]
         folder.write_records(self.epochs)
         self.board: Any = self._open_board() if folder.writes else None
         self._warned: set[tuple[Any, ...]] = set()
@@ -105,20 +105,17 @@ class Recorder:
         self.board.flush()
 
     def genotype(self, architecture: Any) -> Genotype:
-        """Return the architecture with its provenance."""
-        last = self.epochs[-1] if self.epochs else None
+        """Return an architecture derived after the last epoch, with its provenance."""
+        last = self.epochs[-1]
         provenance = {
             "kind": "search",
             "strategy": self.config.strategy,
             **{name: self.run[name] for name in ("config", "seed")},
             "data": self.run["train"],
             **{name: self.run[name] for name in ("version", "commit", "machine")},
-            "stage": last and last.stage,
-            "epoch": last and last.epoch,
-            "validation": {
-                "loss": last and last.valid_loss,
-                "token_error_rate": last and last.valid_ter,
-            },
+            "stage": last.stage,
+            "epoch": last.epoch,
+            "validation": {"loss": last.valid_loss, "token_error_rate": last.valid_ter},
         }
         return Genotype(self.config.name, self.config.space, architecture, provenance)
 

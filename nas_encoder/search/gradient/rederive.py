@@ -64,7 +64,7 @@ def rederive(
 
 
 def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> EpochRecord:
-    records = folder.epochs()
+    records = folder.records(EpochRecord)
     done = ", ".join(
         f"stage {number}: 1..{max(record.epoch for record in records if record.stage == number)}"
         for number in sorted({record.stage for record in records})

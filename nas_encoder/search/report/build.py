@@ -10,7 +10,7 @@ from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.report.gradient import GradientReport
-from nas_encoder.search.report.page import Report, render
+from nas_encoder.search.report.page import render
 from nas_encoder.search.report.pictures import require_matplotlib
 from nas_encoder.search.report.seeds import SeedsReport
 from nas_encoder.search.report.trials import TrialsReport
@@ -18,7 +18,7 @@ from nas_encoder.search.report.trials import TrialsReport
 logger = logging.getLogger(__name__)
 
 NAME = "report.html"
-REPORTS: dict[str, Callable[[RunFolder], Report]] = {
+REPORTS: dict[str, Callable[[RunFolder], GradientReport | SeedsReport | TrialsReport]] = {
     "gradient": GradientReport,
     "seeds": SeedsReport,
     "trials": TrialsReport,
@@ -51,7 +51,7 @@ def build_report(folder: RunFolder) -> Path:
         MissingDependencyError: matplotlib is not installed.
     """
     require_matplotlib()
-    page = render(REPORTS[folder.kind()](folder))
+    html = render(REPORTS[folder.kind()](folder).page())
     path = folder.path / NAME
-    write_atomically(path, page.encode(), CheckpointError)
+    write_atomically(path, html.encode(), CheckpointError)
     return path

@@ -15,7 +15,7 @@ from nas_encoder.search.gradient.findings import Finding, findings
 from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.search.report.edges import edge_courses, edge_map
 from nas_encoder.search.report.next_steps import Step, resume_command, steps_of_search
-from nas_encoder.search.report.page import Section, duration, number, provenance_section
+from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import (
     costs,
     curves,
@@ -38,7 +38,7 @@ class GradientReport:
         self.folder = folder
         self.run = folder.run()
         self.config = folder.config(SearchConfig)
-        self.epochs = folder.epochs()
+        self.epochs = folder.records(EpochRecord)
         # Warm-up and retraining choose nothing.
         self.searching = [epoch for epoch in self.epochs if epoch.searching]
         self.space = get_space(self.config.space)
@@ -50,20 +50,18 @@ class GradientReport:
         path = self.folder.genotype_path(*epoch.place)
         return Genotype.from_dict(read_yaml(path), str(path)) if path.is_file() else None
 
-    def title(self) -> str:
-        """Return the heading of the page."""
-        return f"Search of {self.config.name}"
-
-    def state(self) -> str:
-        """Return how far the search is."""
+    def page(self) -> Page:
+        """Return the page."""
         total = sum(stage.epochs for stage in self.config.stages)
-        seconds = sum(epoch.seconds for epoch in self.epochs)
+        seconds = duration(sum(epoch.seconds for epoch in self.epochs))
         state = "finished" if self.finished else "not finished"
         # A stage may end before its last epoch, so a finished search needs not have them all.
-        return (
+        return Page(
+            f"Search of {self.config.name}",
             f"{self.config.strategy} in the space {self.config.space}, seed "
-            f"{self.run.get('seed')}: {state}, {len(self.epochs)} of {total} epochs in "
-            f"{duration(seconds)}"
+            f"{self.run.get('seed')}: {state}, {len(self.epochs)} of {total} epochs in {seconds}",
+            self.warnings(),
+            self._sections(),
         )
 
     def warnings(self) -> list[str]:
@@ -102,8 +100,7 @@ class GradientReport:
         """Return what the last genotype costs, by quantity; nothing where that is not known."""
         return (self.epochs[-1].costs or {}) if self.epochs else {}
 
-    def sections(self) -> Iterator[Section]:
-        """Yield the parts of the page."""
+    def _sections(self) -> Iterator[Section]:
         if self.genotype is not None:
             yield genotype_section(
                 f"Genotype {self.genotype.name}"

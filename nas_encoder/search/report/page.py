@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -36,24 +36,25 @@ class Section:
     steps: Iterable[tuple[str, str]] = ()
 
 
-class Report(Protocol):
-    """What a run folder holds, to be shown."""
+@dataclass(frozen=True)
+class Page:
+    """A report.
 
-    def title(self) -> str:
-        """Return the heading of the page."""
+    Attributes:
+        title: Its heading.
+        state: How far the search is.
+        warnings: What a reader should know before trusting the result.
+        sections: Its parts.
+    """
 
-    def state(self) -> str:
-        """Return how far the search is."""
-
-    def warnings(self) -> Iterable[str]:
-        """Return what a reader should know before trusting the result."""
-
-    def sections(self) -> Iterable[Section]:
-        """Yield the parts of the page."""
+    title: str
+    state: str
+    warnings: Iterable[str]
+    sections: Iterable[Section]
 
 
-def render(report: Report) -> str:
-    """Return the page of a report."""
+def render(page: Page) -> str:
+    """Return a page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,12 +65,7 @@ def render(report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    return environment.get_template("page.html").render(
-        title=report.title(),
-        state=report.state(),
-        warnings=report.warnings(),
-        sections=report.sections(),
-    )
+    return environment.get_template("page.html").render(page=page)
 
 
 def provenance_section(run: Mapping[str, Any]) -> Section:

@@ -12,7 +12,7 @@ from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.report.gradient import GradientReport, choices_of, shared_choices
 from nas_encoder.search.report.next_steps import resume_command, show_step, train_step
-from nas_encoder.search.report.page import Section, duration, number, provenance_section
+from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import compared_curves, genotype_section, to_png
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.picture import draw
@@ -40,30 +40,28 @@ class SeedsReport:
         }
         self.genotype = folder.result()
 
-    def title(self) -> str:
-        """Return the heading of the page."""
-        name = next(iter(self.reports.values())).config.name if self.reports else "nothing yet"
-        return f"Search of {name} with {len(self.seeds)} seeds"
-
-    def state(self) -> str:
-        """Return how far the searches are."""
-        done = sum(report.finished for report in self.reports.values())
-        seconds = sum(epoch.seconds for r in self.reports.values() for epoch in r.epochs)
+    def page(self) -> Page:
+        """Return the page."""
+        reports = self.reports.values()
+        name = next((report.config.name for report in reports), "nothing yet")
+        done = sum(report.finished for report in reports)
+        seconds = duration(sum(epoch.seconds for report in reports for epoch in report.epochs))
         state = "finished" if self.genotype is not None else "not finished"
-        return f"{state}: {done} of {len(self.seeds)} searches in {duration(seconds)}"
+        return Page(
+            f"Search of {name} with {len(self.seeds)} seeds",
+            f"{state}: {done} of {len(self.seeds)} searches in {seconds}",
+            self._warnings(),
+            self._sections(),
+        )
 
-    def warnings(self) -> list[str]:
-        """Return what a reader should know before trusting the result."""
-        found = []
+    def _warnings(self) -> Iterator[str]:
         if self.genotype is None:
-            found.append("Not all seeds are finished; this is the state so far.")
+            yield "Not all seeds are finished; this is the state so far."
         for seed, report in self.reports.items():
-            texts = [*(finding.text for finding in report.findings()), *report.exceeded()]
-            found += [f"Seed {seed}: {text}" for text in texts]
-        return found
+            for text in (*(finding.text for finding in report.findings()), *report.exceeded()):
+                yield f"Seed {seed}: {text}"
 
-    def sections(self) -> Iterator[Section]:
-        """Yield the parts of the page."""
+    def _sections(self) -> Iterator[Section]:
         if self.genotype is not None:
             yield genotype_section(
                 f"Genotype {self.genotype.name}",

@@ -12,7 +12,7 @@ from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
 from nas_encoder.search.records import TrialRecord, front_of
 from nas_encoder.search.report.next_steps import Step, resume_command, show_step
-from nas_encoder.search.report.page import Section, duration, number, provenance_section
+from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import genotype_section, new_figure, to_png
 from nas_encoder.search.strategies import COSTS, ERROR
 
@@ -31,28 +31,26 @@ class TrialsReport:
         self.folder = folder
         self.run = folder.run()
         self.config = folder.config(TrialsConfig)
-        self.trials = folder.trials()
+        self.trials = folder.records(TrialRecord)
         self.genotype = folder.result()
         self.complete = [trial for trial in self.trials if trial.complete]
 
-    def title(self) -> str:
-        """Return the heading of the page."""
-        return f"Search of {self.config.name}"
-
-    def state(self) -> str:
-        """Return how far the search is."""
-        seconds = sum(trial.seconds for trial in self.trials)
+    def page(self) -> Page:
+        """Return the page."""
+        seconds = duration(sum(trial.seconds for trial in self.trials))
         epochs = sum(trial.epochs for trial in self.trials)
         state = "finished" if self.genotype is not None else "not finished"
         pruned = len(self.trials) - len(self.complete)
-        return (
+        return Page(
+            f"Search of {self.config.name}",
             f"{self.config.strategy} in the space {self.config.space}, seed {self.run['seed']}: "
             f"{state}, {len(self.trials)} of {self.config.trials.count} trials ({pruned} pruned), "
-            f"{epochs} epochs in {duration(seconds)} of all workers"
+            f"{epochs} epochs in {seconds} of all workers",
+            self._warnings(),
+            self._sections(),
         )
 
-    def warnings(self) -> Iterator[str]:
-        """Yield what a reader should know before trusting the result."""
+    def _warnings(self) -> Iterator[str]:
         if self.genotype is None:
             yield "The search is not finished; this is its state so far."
         if not self.complete:
@@ -67,8 +65,7 @@ class TrialsReport:
                 "epochs, another learning rate or more data would be needed."
             )
 
-    def sections(self) -> Iterator[Section]:
-        """Yield the parts of the page."""
+    def _sections(self) -> Iterator[Section]:
         if self.genotype is not None:
             error = self.genotype.provenance["validation"]["token_error_rate"]
             yield genotype_section(
