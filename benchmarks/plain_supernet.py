@@ -17,12 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.network.ctc import log_probabilities
 from nas_encoder.network.inputs import check_inputs
-from nas_encoder.ops.masking import apply_mask, strided
+from nas_encoder.ops import Identity, Zero
+from nas_encoder.ops.masking import apply_mask, reduced_lengths, strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.cell import State, build_preprocess
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
+from nas_encoder.spaces.cells.space import KINDS
+from nas_encoder.spaces.cells.stack import stack
 from nas_encoder.spaces.cells.stem import Stem
 
 Candidates = Mapping[str, Sequence[Sequence[str]]]
@@ -80,24 +84,12 @@ class PlainReduce(nn.Module):
         return result
 
 
-class PlainNone(nn.Module):
+class PlainNone(Zero):
     """The operation ``none``."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s))."""
         return x[:, :, :: self.stride, :: self.stride].mul(0.0)
-
-
-class PlainIdentity(nn.Module):
-    """skip_connect at stride 1."""
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s))."""
-        return x
 
 
 def plain_operation(name: str, channels: int, stride: int) -> nn.Module:
@@ -105,7 +97,7 @@ def plain_operation(name: str, channels: int, stride: int) -> nn.Module:
     if name == "none":
         return PlainNone(stride)
     if name == "skip_connect":
-        return PlainIdentity() if stride == 1 else PlainReduce(channels)
+        return Identity() if stride == 1 else PlainReduce(channels)
     if name == "max_pool_3x3":
         return PlainPool(nn.MaxPool2d(3, stride, padding=1), channels, stride)
     if name == "avg_pool_3x3":
@@ -230,22 +222,21 @@ class PlainSupernet(nn.Module):
         super().__init__()
         self.config = config
         self.stem = Stem(config)
-        self.kinds = ["normal"] * config.layers
-        for index in config.reductions:
-            self.kinds[index] = "reduction"
-        self.cells = nn.ModuleList()
-        widths, channels = [self.stem.output_channels] * 2, config.channels
-        for index, kind in enumerate(self.kinds):
-            channels *= 2 if kind == "reduction" else 1
-            inputs = (widths[-2], widths[-1])
-            halve = index > 0 and self.kinds[index - 1] == "reduction"
-            self.cells.append(
-                PlainCell(
-                    alive[kind], nodes, channels, inputs, kind == "reduction", halve, regularized
-                )
+        places, width = stack(config.layers, config.channels, dict.fromkeys(KINDS, nodes))
+        self.kinds = [place.kind for place in places]
+        self.cells = nn.ModuleList(
+            PlainCell(
+                alive[place.kind],
+                nodes,
+                place.channels,
+                place.inputs,
+                place.reduces,
+                place.halves_first,
+                regularized,
             )
-            widths.append(channels * nodes)
-        self.head = Head(widths[-1], config)
+            for place in places
+        )
+        self.head = Head(width, config)
         self.classifier = nn.Linear(config.output_size, vocabulary)
 
     def forward(
@@ -268,5 +259,4 @@ class PlainSupernet(nn.Module):
             path = chosen.get(kind, [])
             before, previous = previous, cell(before, previous, weights[kind], dropout, path)
         logits = self.classifier(self.head(previous))
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return F.log_softmax(logits, dim=-1, dtype=wide), (lengths + factor - 1) // factor
+        return log_probabilities(logits), reduced_lengths(lengths, factor)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_encoder.common.choices import Candidates
-from nas_encoder.errors import ConfigError
 from nas_encoder.network.complexity import count_parameters
 
 Cost = dict[str, float]
@@ -91,15 +90,3 @@ def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
         "parameters": float(count_parameters(module)),
         "macs": float(counter.get_total_flops() // 2),
     }
-
-
-def refuse_latency(space: str) -> None:
-    """Refuse a budget of latency, for which there is no measurement here.
-
-    Raises:
-        ConfigError: Always.
-    """
-    raise ConfigError(
-        "objective.latency_ms",
-        [f"is for spaces of cells, the operations of '{space}' are not measured"],
-    )

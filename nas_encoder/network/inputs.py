@@ -6,9 +6,6 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import InputError, UtteranceTooShortError
-from nas_encoder.ops.masking import is_capturing
-
-__all__ = ["check_inputs", "is_capturing"]
 
 
 def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas_encoder.network.complexity import count_parameters
-from nas_encoder.network.inputs import check_inputs, is_capturing
-from nas_encoder.ops.masking import reduced_lengths
+from nas_encoder.network.inputs import check_inputs
+from nas_encoder.ops.masking import is_capturing, reduced_lengths
 
 Condition = Callable[[Tensor], Tensor]
 

@@ -108,27 +108,26 @@ class CostsModule(Protocol):
 
     LatencyTable: Any
 
-    def build(
-        self, space: Any, options: Any, frames: int, latency: bool = False, table: str | None = None
-    ) -> Costs:
+    def build(self, space: Any, options: Any, frames: int) -> Costs:
         """Return the costs of networks of one size.
 
         Args:
             space: Of the folder.
             options: Of the networks.
-            frames: T, of the utterance that multiply-adds and latency are counted for.
-            latency: Whether there is a budget of latency.
-            table: The file of measured latencies.
+            frames: T, of the utterance that multiply-adds are counted for.
+        """
+
+    def build_with_latency(self, space: Any, options: Any, frames: int, table: str | None) -> Costs:
+        """Return the same with latencies; only of spaces with ``LATENCY``.
 
         Raises:
-            ConfigError: Latencies are not known for exactly this network.
+            ConfigError: ``table`` does not hold those of exactly this network.
         """
 
     def pieces(self, space: Any, options: Any, frames: int) -> Any:
         """Return the parts of all networks of one size, to be measured.
 
-        Only of spaces with ``LATENCY``; see
-        :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
+        Only of spaces with ``LATENCY``; see :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
         """
 
 

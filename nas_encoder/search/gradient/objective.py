@@ -16,6 +16,7 @@ from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig, readable
 from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.base import LATENCY
 from nas_encoder.spaces.modules import Costs
 
 NONE_LEARNED: Mapping[str, Tensor] = MappingProxyType({})
@@ -37,13 +38,16 @@ def build_costs(
     """
     if not space.has("costs"):
         return None
-    return space.costs.build(
-        space,
-        space.target_options(network, config.layers, config.channels),
-        round(config.seconds / frame_shift),
-        config.latency_ms is not None,
-        config.table,
-    )
+    options = space.target_options(network, config.layers, config.channels)
+    frames = round(config.seconds / frame_shift)
+    if config.latency_ms is None and config.table is None:
+        return space.costs.build(space, options, frames)
+    if LATENCY not in space.features:
+        raise ConfigError(
+            "objective.latency_ms",
+            [f"is for spaces of cells, the operations of '{space.name}' are not measured"],
+        )
+    return space.costs.build_with_latency(space, options, frames, config.table)
 
 
 class Objective:

@@ -30,29 +30,21 @@ class CellCosts:
     Args:
         space: Of the cells.
         network: The size.
-        latency: Whether there is a budget of latency.
-        table: The file of measured latencies.
-
-    Raises:
-        ConfigError: There is no table of latencies for exactly this network.
     """
 
-    def __init__(
-        self, space: CellSpace, network: CellNetwork, latency: bool, table: str | None
-    ) -> None:
+    def __init__(self, space: CellSpace, network: CellNetwork) -> None:
         self.operations = space.choices
         self.network = network
         self._costs = {p: network.count(p) for p in network.all_pieces()}
         self.quantities = ["parameters", "macs"]
         self.scale = {"parameters": 1.0, "macs": 1.0}
-        if latency or table is not None:
-            self._add_latency(space, table)
         self._of: dict[CellArchitecture, dict[str, float]] = {}
         self._tables: dict[Any, Tensor] = {}
         self._fixed = list(self.network.fixed)
         self._fixed += [piece for cell in self.network.cells for piece in cell.preprocess]
 
-    def _add_latency(self, space: CellSpace, path: str | None) -> None:
+    def add_latency(self, space: CellSpace, path: str | None) -> None:
+        """Add the latencies of a file; see :func:`build_with_latency`."""
         command = bench_command(path, space.name, self.network)
         if path is None:
             raise ConfigError(
@@ -185,19 +177,22 @@ def pieces(space: CellSpace, config: CellConfig, frames: int) -> CellNetwork:
     return CellNetwork(config, frames, space)
 
 
-def build(
-    space: CellSpace,
-    config: CellConfig,
-    frames: int,
-    latency: bool = False,
-    table: str | None = None,
+def build(space: CellSpace, config: CellConfig, frames: int) -> CellCosts:
+    """Return the costs of networks of one size."""
+    return CellCosts(space, pieces(space, config, frames))
+
+
+def build_with_latency(
+    space: CellSpace, config: CellConfig, frames: int, table: str | None
 ) -> CellCosts:
-    """Return the costs of networks of one size.
+    """Return the same with latencies.
 
     Raises:
         ConfigError: There is no table of latencies for exactly this network.
     """
-    return CellCosts(space, pieces(space, config, frames), latency, table)
+    costs = build(space, config, frames)
+    costs.add_latency(space, table)
+    return costs
 
 
 def bench_command(table: str | None, space: str, network: CellNetwork) -> str:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.network.deltas import input_image
-from nas_encoder.network.inputs import is_capturing
-from nas_encoder.ops.masking import strided
+from nas_encoder.ops.masking import is_capturing, strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.cell import State
 from nas_encoder.spaces.cells.config import CellConfig

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.network.complexity import count_macs, count_parameters
-from nas_encoder.network.costs import RowCosts, cost_of, refuse_latency, total
+from nas_encoder.network.costs import RowCosts, cost_of, total
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.spaces.nasbench_asr.layers import NasBenchTrunk, build_node_operation
@@ -62,18 +62,4 @@ class _Skeleton(NasBenchTrunk):
         return self.output(*self.through_cells(x, None, run), 0.0)
 
 
-def build(
-    space: NasBenchSpace,
-    config: NasBenchConfig,
-    frames: int,
-    latency: bool = False,
-    table: str | None = None,
-) -> SkipCosts:
-    """Return the costs of networks of one size.
-
-    Raises:
-        ConfigError: Latencies are asked for, which are measured for cells of edges alone.
-    """
-    if latency or table is not None:
-        refuse_latency(space.name)
-    return SkipCosts(space, config, frames)
+build = SkipCosts

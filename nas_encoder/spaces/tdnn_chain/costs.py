@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.costs import RowCosts, cost_of, refuse_latency
+from nas_encoder.network.costs import RowCosts, cost_of
 from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 from nas_encoder.spaces.tdnn_chain.network import Chain, build_tdnn
@@ -55,18 +55,4 @@ class _Skeleton(Chain):
         return self.through_blocks(x, None, 0.0, run)
 
 
-def build(
-    space: ChainSpace,
-    config: ChainConfig,
-    frames: int,
-    latency: bool = False,
-    table: str | None = None,
-) -> ChainCosts:
-    """Return the costs of chains of one width.
-
-    Raises:
-        ConfigError: Latencies are asked for, which are measured for cells alone.
-    """
-    if latency or table is not None:
-        refuse_latency(space.name)
-    return ChainCosts(space, config, frames)
+build = ChainCosts

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from nas_encoder.common.choices import Candidates
-from nas_encoder.network.costs import refuse_latency
 from slim_chain.network import KERNELS
 from slim_chain.space import BLOCKS, CHANNELS, WIDTHS, SlimChain, SlimChainSpace, SlimOptions
 
@@ -77,14 +76,6 @@ class SlimCosts:
         return result
 
 
-def build(
-    space: SlimChainSpace,
-    options: SlimOptions,
-    frames: int,
-    latency: bool = False,
-    table: str | None = None,
-) -> SlimCosts:
+def build(space: SlimChainSpace, options: SlimOptions, frames: int) -> SlimCosts:
     """Return the costs of networks of one size."""
-    if latency or table is not None:
-        refuse_latency(space.name)
     return SlimCosts(options, frames)
