@@ -40,7 +40,7 @@ class SearchLoaders:
         Args:
             data: With ``valid``.
             fabric: Whose processes share every batch.
-            architecture_data: See :class:`~nas_encoder.search.config.gradient.SearchConfig`.
+            architecture_data: ``half`` or ``valid``: what the architecture learns from.
             own_valid: Whether the validation data are none of the training data.
             scored: Utterances that the score is measured on.
         """

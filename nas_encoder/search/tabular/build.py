@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from nas_encoder.common.provenance import environment, machine
 from nas_encoder.data import AsrLoader
+from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
@@ -34,6 +35,7 @@ from nas_encoder.search.tabular.table import model_hash
 from nas_encoder.search.tabular.training import RecipeTraining, TableLoaders, latency
 from nas_encoder.spaces import get_space
 from nas_encoder.training.config import TrainerConfig
+from nas_encoder.training.decoding import greedy, prefix_beam
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import SpeechData, open_data
 
@@ -248,7 +250,9 @@ class TableBuilder:
             for genotype in self.architectures
             if any((model_hash(genotype), target, seed) not in finished for target in recipe.epochs)
         ]
-        commit = environment()["commit"]
+        commit, beam = environment()["commit"], self.config.beam
+        decode = greedy if beam == 1 else partial(prefix_beam, width=beam)
+        folding = FOLDINGS[self.config.folding] if self.config.folding else {}
         fabric = open_fabric(TrainerConfig(accelerator=self.device.type))
         loaders: TableLoaders | None = None
         of_seed = None
@@ -259,10 +263,11 @@ class TableBuilder:
                     loaders, of_seed = self._loaders(data, seed), seed
                 key = model_hash(genotype)
                 training = RecipeTraining(
-                    self.config,
+                    recipe,
                     partial(self._classifier, genotype, len(data.tokens)),
                     loaders,
-                    data.tokens,
+                    decode,
+                    lambda ids: fold([data.tokens.tokens[i] for i in ids], folding),
                     seed,
                     fabric,
                     self.output.with_name(f"{self.output.name}.ckpt"),

@@ -18,15 +18,13 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.common.seeding import derive_seed
-from nas_encoder.data import AsrLoader, Batch, TokenSet
-from nas_encoder.data.phones import FOLDINGS, fold
+from nas_encoder.data import AsrLoader, Batch
 from nas_encoder.deploy.timing import measure
 from nas_encoder.errors import DataError
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.table import Measuring, TableConfig
+from nas_encoder.search.config.table import Measuring, Recipe
 from nas_encoder.search.tabular.table import Training
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
-from nas_encoder.training.decoding import greedy, prefix_beam
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import exponential
@@ -59,10 +57,11 @@ class RecipeTraining:
     """Trains one architecture with one seed.
 
     Args:
-        config: The recipe and how errors are counted.
+        recipe: How.
         build: Makes the classifier; called with the weights' seed set.
         loaders: The data.
-        tokens: The V tokens.
+        decode: Log-probabilities (T', V) -> tokens.
+        spell: Tokens -> what is compared in scoring.
         seed: Of weights, order and dropout.
         fabric: Where it is computed.
         checkpoint: File that a stopped training goes on from.
@@ -72,33 +71,32 @@ class RecipeTraining:
 
     def __init__(
         self,
-        config: TableConfig,
+        recipe: Recipe,
         build: Callable[[], CtcNetwork],
         loaders: TableLoaders,
-        tokens: TokenSet,
+        decode: Callable[[Tensor], list[int]],
+        spell: Callable[[list[int]], list[str]],
         seed: int,
         fabric: Fabric,
         checkpoint: Path,
         key: str,
         checkpoint_seconds: float = 20.0,
     ) -> None:
-        self.recipe, self.loaders, self.tokens = config.recipe, loaders, tokens
+        self.recipe, self.loaders, self.decode, self.spell = recipe, loaders, decode, spell
         self.checkpoint, self.key = checkpoint, f"{key} seed {seed}"
-        self.decode = partial(prefix_beam, width=config.beam) if config.beam > 1 else greedy
-        self.folding = FOLDINGS[config.folding] if config.folding else {}
         torch.manual_seed(derive_seed(seed, 0))
         model = build().to(fabric.device)
         # As TensorFlow's default, with which the published data were made.
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.recipe.lr, eps=1e-7)
+        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, eps=1e-7)
         self.kernels = [
             part.weight
             for part in model.modules()
-            if isinstance(part, (nn.Conv1d, nn.Conv2d)) and self.recipe.l2
+            if isinstance(part, (nn.Conv1d, nn.Conv2d)) and recipe.l2
         ]
-        self.steps = WeightSteps(fabric, model, optimizer, self.recipe.grad_clip, self._objective)
+        self.steps = WeightSteps(fabric, model, optimizer, recipe.grad_clip, self._objective)
         self.trainer = Trainer(
             self.steps,
-            len(loaders.warm_up) + self.recipe.epochs[-1],
+            len(loaders.warm_up) + recipe.epochs[-1],
             self._batches,
             self._rate,
             seed=partial(derive_seed, seed, 1),
@@ -181,13 +179,10 @@ class RecipeTraining:
 
     def error(self, batches: Iterable[Batch]) -> float:
         """Return the token error rate: edits over tokens of all utterances, after folding."""
-        score = self.steps.score(batches, self.decode, self._spell)
+        score = self.steps.score(batches, self.decode, self.spell)
         if not score.tokens:
             raise DataError("scoring", ["there is no token in the transcripts"])
         return score.edits / score.tokens
-
-    def _spell(self, ids: list[int]) -> list[str]:
-        return fold([self.tokens.tokens[i] for i in ids], self.folding)
 
     # -- the checkpoint -----------------------------------------------------------------------
 
