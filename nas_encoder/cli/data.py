@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from nas_encoder.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nas_encoder.data import TokenSet
+    pass
 
 EXAMPLES = """\
 examples:
@@ -106,11 +106,11 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from nas_encoder.data import FeatureConfig, check_data, open_cuts, texts
+    from nas_encoder.data import FeatureConfig, TokenSet, check_data, open_cuts, texts
 
     train = open_cuts(args.train, jobs=args.jobs)
     valid = open_cuts(args.valid, jobs=args.jobs)
-    tokens = _tokens(args.tokens, texts(train), args.bpe_size)
+    tokens = TokenSet.of(args.tokens, texts(train), size=args.bpe_size)
     report = check_data(
         train,
         valid,
@@ -122,11 +122,3 @@ def _check(args: argparse.Namespace) -> int:
     )
     print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if args.json else report)
     return 0 if report.ok else 1
-
-
-def _tokens(spec: str, training_texts: list[str], bpe_size: int | None) -> TokenSet:
-    from nas_encoder.data.tokens import TOKEN_KINDS, TokenSet
-
-    if spec in TOKEN_KINDS:
-        return TokenSet.build(training_texts, kind=spec, size=bpe_size)
-    return TokenSet.load(spec)

@@ -152,6 +152,22 @@ class TokenSet:
         return cls._from_model(model.getvalue(), "token set")
 
     @classmethod
+    def of(
+        cls, spec: str, texts: Iterable[str], *, kind: str | None = None, size: int | None = None
+    ) -> TokenSet:
+        """Build the tokens of a kind, for which see :meth:`build`, or :meth:`load` a list.
+
+        Args:
+            spec: The kind, or the list's path.
+            texts: For :meth:`build`.
+            kind: For :meth:`load`.
+            size: For :meth:`build`.
+        """
+        if spec in TOKEN_KINDS:
+            return cls.build(texts, kind=spec, size=size)
+        return cls.load(spec, kind=kind)
+
+    @classmethod
     def load(cls, path: str | Path, kind: str | None = None) -> TokenSet:
         """Read a token list (one a line) or a sentencepiece ``.model``.
 

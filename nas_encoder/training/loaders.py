@@ -22,7 +22,6 @@ from nas_encoder.data import (
     split_half,
     texts,
 )
-from nas_encoder.data.tokens import TOKEN_KINDS
 from nas_encoder.training.config import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -104,10 +103,8 @@ def open_data(
         DataError: The data cannot be used; all problems found are listed.
     """
     train = open_cuts(str(paths["train"]))
-    if config.tokens in TOKEN_KINDS:
-        tokens = TokenSet.build(texts(train), kind=config.tokens, size=config.bpe_size)
-    else:
-        tokens = TokenSet.load(config.tokens, kind=config.token_kind)
+    kind, size = config.token_kind, config.bpe_size
+    tokens = TokenSet.of(config.tokens, texts(train), kind=kind, size=size)
     features = FeatureExtractor.fit(config.features, train, seed=seed, progress=progress)
     if config.train_utterances is not None:
         # The tokens and the statistics are still those of all the training data.
