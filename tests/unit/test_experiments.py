@@ -248,6 +248,11 @@ def test_only_folders_of_the_experiment_are_removed(
     assert "not inside" in failure("true", "../mine")
     assert "not inside" in failure("true", ".")
     assert (tmp_path / "mine").is_dir()
+    # What somebody else has put there is not removed either.
+    Path("model").mkdir()
+    Path("model", "best.pth").write_text("a week's training")
+    assert "was not made by this workflow" in failure("true")
+    assert Path("model", "best.pth").exists()
 
 
 LOG = """\

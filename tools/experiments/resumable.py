@@ -82,10 +82,14 @@ class Job:
         """Run it to its end, from where it is.
 
         Raises:
+            ConfigError: The folder holds what this job did not make.
             JobError: The command failed, or left no outputs.
         """
         if self.state_path.is_file():
             self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            rule = "was not made by this workflow and would be removed; move it away, or delete it"
+            raise ConfigError(f"job '{self.name}'", [f"{self.folder}: {rule}"])
         goes_on = self.state.get("key") == self.key and self.folder.exists()
         if not goes_on:
             self.log.unlink(missing_ok=True)
