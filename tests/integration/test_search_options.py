@@ -49,6 +49,7 @@ def parameters_of(folder: Path) -> int:
     return count_parameters(build_encoder(folder / "genotype.yaml", **SIZE))
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept(corpus: tuple[str, str], tmp_path: Path) -> None:
     """Without it the same search finds a larger network; the costs recorded are the true ones."""
     target = {"layers": 5, "channels": 4, "seconds": 1.0}
