@@ -219,7 +219,7 @@ def test_every_installation_works_and_goes_without_a_trace(
     # No copies beside an editable installation: they would grow stale.
     assert (venv.site_packages / "nas_encoder").exists() == (kind != "editable")
     assert "darts_v2" in checked([venv.folder / "bin" / "nas-encoder", "zoo"], venv.folder)
-    configs = "from nas_encoder.resources import list_configs; print(list_configs('search'))"
+    configs = "from nas_encoder.common.resources import list_configs; print(list_configs('search'))"
     assert "'tiny'" in venv.code(configs).stdout
 
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
