@@ -10,12 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas_encoder.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = """\
 examples:

@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch.utils.benchmark import set_torch_threads
 from tqdm import tqdm
 
 from nas_encoder.common.provenance import environment, machine
 from nas_encoder.data import AsrLoader
 from nas_encoder.data.phones import FOLDINGS, fold
+from nas_encoder.deploy.timing import measure
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
@@ -32,7 +34,7 @@ from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.tabular.merge import conflicts
 from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.search.tabular.table import model_hash
-from nas_encoder.search.tabular.training import RecipeTraining, TableLoaders, latency
+from nas_encoder.search.tabular.training import RecipeTraining, TableLoaders
 from nas_encoder.spaces import get_space
 from nas_encoder.training.config import TrainerConfig
 from nas_encoder.training.decoding import greedy, prefix_beam
@@ -213,33 +215,28 @@ class TableBuilder:
 
     def _measure(self, file: TableFile, tokens: int) -> None:
         """Record sizes and latencies, one architecture after the other on a machine at rest."""
-        device = self._device_name()
+        device, settings = self._device_name(), self.config.latency
         known, timed = file.architectures(), file.latency_of(device)
-        settings = self.config.latency
         size = self.config.features.num_mel_bins
-        threads = torch.get_num_threads()
-        torch.set_num_threads(settings.threads)
-        try:
-            for genotype in tqdm(self.architectures, "measuring", unit="net", disable=None):
-                key = model_hash(genotype)
-                if key in known and key in timed:
-                    continue
-                torch.manual_seed(0)
-                model = self._classifier(genotype, tokens)
-                file.add_architecture(
-                    key,
-                    genotype.to_dict(),
-                    {
-                        "params": count_parameters(model),
-                        "macs": count_macs(model, settings.frames, size),
-                        "macs_frames": settings.frames,
-                    },
-                )
-                x = torch.randn(1, settings.frames, size).to(self.device)
-                seconds = latency(model.to(self.device), x, settings)
-                file.add_latency(key, device, seconds)
-        finally:
-            torch.set_num_threads(threads)
+        lengths = torch.tensor([settings.frames], device=self.device)
+        for genotype in tqdm(self.architectures, "measuring", unit="net", disable=None):
+            key = model_hash(genotype)
+            if key in known and key in timed:
+                continue
+            torch.manual_seed(0)
+            model = self._classifier(genotype, tokens)
+            static = {
+                "params": count_parameters(model),
+                "macs": count_macs(model, settings.frames, size),
+                "macs_frames": settings.frames,
+            }
+            file.add_architecture(key, genotype.to_dict(), static)
+            x = torch.randn(1, settings.frames, size).to(self.device)
+            calls = {"forward": partial(model.to(self.device).eval(), x, lengths)}
+            with set_torch_threads(settings.threads), torch.inference_mode():
+                found = measure(calls, settings.repeats, warm_up=3)["forward"]
+            seconds = min(found.times) if settings.statistic == "min" else found.median
+            file.add_latency(key, device, seconds)
 
     def _train(self, file: TableFile, data: SpeechData) -> None:
         recipe = self.config.recipe

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import AsrLoader, Batch
-from nas_encoder.deploy.timing import measure
 from nas_encoder.errors import DataError
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.table import Measuring, Recipe
+from nas_encoder.search.config.table import Recipe
 from nas_encoder.search.tabular.table import Training
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 from nas_encoder.training.diverged import DivergedError
@@ -204,19 +203,3 @@ class RecipeTraining:
             saved |= {"network": saved["model"], "weights_optimizer": saved["optimizer"]}
         self.trainer.restore(saved)
         self.results = _Results(**saved["results"])
-
-
-def latency(model: nn.Module, features: Tensor, settings: Measuring) -> float:
-    """Return the wall time of the forward pass of one utterance, in seconds.
-
-    Args:
-        model: In whatever mode; it is put into evaluation mode.
-        features: (1, T, F), where the model is.
-        settings: How many calls count, and which of them is the result.
-    """
-    lengths = torch.tensor([features.size(1)], device=features.device)
-    model.eval()
-    with torch.inference_mode():
-        calls = {"forward": lambda: model(features, lengths)}
-        found = measure(calls, settings.repeats, warm_up=3)["forward"]
-    return min(found.times) if settings.statistic == "min" else found.median
