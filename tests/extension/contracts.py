@@ -25,6 +25,12 @@ class TestSlimChain(SpaceContract, NetworkContract):
         return get_space("slim_chain")
 
 
+class TestGatedCells(NetworkContract):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return get_space("gated_cells")
+
+
 class TestGatedConv(OperationContract):
     @pytest.fixture
     def operation(self) -> Any:
