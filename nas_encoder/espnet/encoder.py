@@ -228,19 +228,19 @@ class BaselineEncoder(NetworkEncoder):
 
 
 @cache
-def encoder_class(name: str, variant: type[NetworkEncoder] = NetworkEncoder) -> type:
+def encoder_class(name: str, variant: type[NetworkEncoder]) -> type:
     """Return our class for the name that a config uses.
 
     Args:
         name: ``nas`` or a baseline.
-        variant: The mixin of tasks that call their encoders in another way.
+        variant: The mixin of tasks that call their encoders in another way, or NetworkEncoder.
 
     Raises:
         RegistryError: There is no such encoder.
     """
     contents: dict[str, Any] = {"__module__": variant.__module__}
     if variant is not NetworkEncoder:
-        base: Any = encoder_class(name)
+        base: Any = encoder_class(name, NetworkEncoder)
         contents["__doc__"] = f"``encoder: {name}`` {variant.of_tasks}."
         parameters = [*base.__signature__.parameters.values(), *variant.more_options]
         contents["__signature__"] = base.__signature__.replace(parameters=parameters)

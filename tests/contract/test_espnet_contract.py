@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import pickle
 import warnings
 from types import ModuleType
 from typing import Any
@@ -195,6 +197,20 @@ def test_frame_level_encoders_give_one_vector_for_each_input_frame(
     assert frames.shape == (2, 8, 30)
     usual, _, _ = super(type(encoder).__mro__[1], encoder).forward(x, torch.tensor([30, 30]))
     torch.testing.assert_close(frames[:, :, 13], usual[:, 13 // 4])
+
+
+@both
+def test_each_encoder_is_one_class_under_its_name(asr: ModuleType, option: str) -> None:
+    from nas_encoder.espnet.registration import INTERFACES, encoder_class
+
+    usual = encoder_class("espnet2.tasks.asr", option)
+    assert usual is asr.encoder_choices.classes[option]
+    assert usual is getattr(importlib.import_module("nas_encoder.espnet"), usual.__name__)
+    for task in INTERFACES:
+        cls = encoder_class(task, option)
+        assert issubclass(cls, usual)
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert set(inspect.signature(usual).parameters) <= set(inspect.signature(cls).parameters)
 
 
 @both
