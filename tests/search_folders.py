@@ -12,7 +12,6 @@ from choice_samples import all_candidates
 from nas_encoder.genotype import Genotype
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.strategies.pdarts import PDarts
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.space import KINDS, derive_cell
@@ -42,7 +41,7 @@ def make_run(path: Path, epochs: int = 4, sharpness: float = 3.0, **run: Any) ->
     about: dict[str, Any] = {"seed": 7, "train": "data/train", "valid": "data/dev"}
     about |= {"commit": "abc123", "machine": "a machine", "config": "small", **run}
     folder.begin(CONFIG, about, resume=False)
-    strategy, rng = PDarts(CONFIG), random.Random(0)
+    strategy, rng = CONFIG.new_strategy(), random.Random(0)
     alive = all_candidates(SPACE)
     records: list[EpochRecord] = []
     for number in range(epochs):

@@ -20,7 +20,7 @@ from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.objective import Objective, build_costs
 from nas_encoder.search.gradient.recorder import Recorder
-from nas_encoder.search.gradient.seeds import choose, one_seed
+from nas_encoder.search.gradient.seeds import choose
 from nas_encoder.search.report.build import write_report
 from nas_encoder.search.trials.run import run_trials
 from nas_encoder.spaces import get_space
@@ -136,7 +136,17 @@ def _search(
     scored, own_valid = config.trainer.score_utterances, run["valid"] is not None
     loaders = SearchLoaders.of(data, fabric, config.architecture_data, own_valid, scored)
     recorder = Recorder(folder, config, {**run, **folder.run()}, state)
-    search = GradientSearch(config, loaders, run["seed"], folder, recorder, fabric, objective)
+    search = GradientSearch(
+        config.new_strategy(),
+        config,
+        config.batch.accumulate,
+        loaders,
+        run["seed"],
+        folder,
+        recorder,
+        fabric,
+        objective,
+    )
     genotype = recorder.genotype(search.run(state))
     folder.save_result(genotype)
     recorder.close()
@@ -148,7 +158,7 @@ def _search_seeds(
 ) -> Genotype:
     """Search with each of ``config.seeds``, in run folders of their own below this one."""
     folder.begin(config, run, resume)
-    own = one_seed(config)
+    own = config.of_one_seed()
     fabric = open_fabric(config.trainer)
     found: dict[int, Genotype] = {}
     for place, seed in enumerate(config.seeds, 1):

@@ -16,13 +16,12 @@ from nas_encoder.data import Batch, FeatureConfig
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.config.gradient import EDGES, StageConfig
+from nas_encoder.search.config.sections import EDGES, StageConfig
 from nas_encoder.search.gradient.steps import StepsContext
 from nas_encoder.search.gradient.strategies.base import GradientStrategy
 from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space, searchable_spaces
 from nas_encoder.spaces.base import LEARNED_EDGES, LIMITS
-from nas_encoder.tables import STRATEGIES
 
 STAGES = (
     StageConfig(layers=5, operations=8, epochs=4, warmup_epochs=2),
@@ -64,7 +63,7 @@ def strategy(
         "edges": case[1],
         "stages": [asdict(stage) for stage in stages_of(space, learned)],
     }
-    return STRATEGIES[request.param].load()(SearchConfig.from_dict(document))
+    return SearchConfig.from_dict(document).new_strategy()
 
 
 def allowed_layers(space: Any, at_least: int) -> int:
@@ -220,11 +219,12 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     """On its own network: every strategy, in every space."""
     count = stages_of(space, learned)[0].operations
     stage = StageConfig(layers=allowed_layers(space, 3), channels=6, operations=count)
-    strategy.config = replace(  # type: ignore[attr-defined]
-        strategy.config,  # type: ignore[attr-defined]
+    config: Any = replace(
+        strategy.config,
         features=FeatureConfig(num_mel_bins=8),
         network=space.section(output_size=6),
     )
+    strategy.config, strategy.network = config, config.encoder_config
     torch.manual_seed(0)
     alive = strategy.first_candidates()
     assert alive == space.first_candidates(learned)
@@ -297,7 +297,7 @@ def test_a_penalty_pulls_the_architecture(
 
 def test_the_decay_of_p_darts() -> None:
     """Its public code: rate * exp(-0.2 * epochs since the warm-up)."""
-    strategy = STRATEGIES["pdarts"].load()(SearchConfig())
+    strategy = SearchConfig(strategy="pdarts").new_strategy()
     stage = StageConfig(epochs=15, warmup_epochs=6, dropout=0.1)
     assert strategy.operation_dropout(stage, 7) == pytest.approx(0.1 * 0.818730753)
     assert strategy.operation_dropout(stage, 11) == pytest.approx(0.1 * 0.367879441)

@@ -15,7 +15,7 @@ from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.seeds import choose, one_seed, score_of
+from nas_encoder.search.gradient.seeds import choose, score_of
 from nas_encoder.search.report.build import write_report
 from nas_encoder.search.report.page import render
 from nas_encoder.search.report.seeds import SeedsReport
@@ -98,7 +98,7 @@ def test_each_seed_is_the_search_that_it_is_alone(
     finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
-    run_search(one_seed(config()), corpus[0], tmp_path / "alone", valid=corpus[1], seed=9)
+    run_search(config().of_one_seed(), corpus[0], tmp_path / "alone", valid=corpus[1], seed=9)
     ours, theirs = RunFolder(tmp_path / "alone").rows(), RunFolder(finished / "seed9").rows()
     for row in (*ours, *theirs):
         row.pop("seconds")

@@ -20,8 +20,9 @@ from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyEr
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search.config.trial_sections import EvolutionConfig, MeasureConfig
+from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.trials import TrialsConfig, run_trials
+from nas_encoder.search.trials import run_trials
 from nas_encoder.search.trials.training import TrainingEvaluator
 from nas_encoder.spaces import get_space
 from nas_encoder.training.diverged import DivergedError

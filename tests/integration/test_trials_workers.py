@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from trials_samples import lookup_config, work_in_a_process, write_table
 
 from nas_encoder.genotype import load_genotype
+from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
-from nas_encoder.search.trials import TrialsConfig
 from nas_encoder.search.trials.storage import WORKER
 
 CONTEXT = multiprocessing.get_context("forkserver")

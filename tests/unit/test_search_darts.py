@@ -18,7 +18,7 @@ from nas_encoder.ops.masking import recomputing
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import Steps, StepsContext
-from nas_encoder.search.gradient.strategies.darts import Darts, UnrolledSteps
+from nas_encoder.search.gradient.strategies.darts import UnrolledSteps
 from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
@@ -263,7 +263,7 @@ def test_the_running_statistics_are_those_of_the_architectures_loss(steps: Unrol
 
 def test_the_order_of_the_configuration_decides() -> None:
     for order, kind in (("first", Steps), ("second", UnrolledSteps)):
-        strategy = Darts(SearchConfig.from_dict({"strategy": "darts", "order": order}))
+        strategy = SearchConfig.from_dict({"strategy": "darts", "order": order}).new_strategy()
         made = ArchitectureParameters(strategy.first_candidates(), torch.Generator())
         network = nn.Linear(1, 1)
         sgd = torch.optim.SGD(network.parameters(), lr=0.1)

@@ -20,7 +20,7 @@ from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import StepsContext
-from nas_encoder.search.gradient.strategies.stnas import SampledSteps, STNas
+from nas_encoder.search.gradient.strategies.stnas import SampledSteps
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.tdnn_chain.config import ChainConfig
@@ -195,7 +195,8 @@ def make_steps(space: str, network: nn.Module, **config: object) -> SampledSteps
     made = ArchitectureParameters(
         all_candidates(get_space(space)), torch.Generator().manual_seed(0)
     )
-    strategy = STNas(SearchConfig.from_dict({"strategy": "stnas", "space": space, **config}))
+    document = {"strategy": "stnas", "space": space, **config}
+    strategy = SearchConfig.from_dict(document).new_strategy()
     steps = strategy.steps(
         StepsContext(
             Fabric(accelerator="cpu", devices=1),

@@ -17,10 +17,10 @@ from nas_encoder.errors import ConfigError, NasEncoderError
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.load import load_any_search_config
+from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import TRIALS, strategies
 from nas_encoder.search.tabular import Table, model_hash
-from nas_encoder.search.trials import TrialsConfig
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.processes import is_dead, this_process
 from nas_encoder.search.trials.samplers import EvolutionSampler, distributions
@@ -194,9 +194,14 @@ def test_evolution_beats_random_search() -> None:
 # -- lookups ------------------------------------------------------------------------------------
 
 
+def evaluator_of(config: TrialsConfig, own: int, table: Table) -> TableEvaluator:
+    assert config.table is not None
+    epochs = config.training.epochs
+    return TableEvaluator(config.table, config.space, config.objectives, epochs, own, table)
+
+
 def evaluator(table: Table, own: int = 0, **lookup: Any) -> TableEvaluator:
-    config = lookup_config("random", Path("made-up"), table=lookup)
-    return TableEvaluator(config, own, table)
+    return evaluator_of(lookup_config("random", Path("made-up"), table=lookup), own, table)
 
 
 def test_errors_are_the_lowest_so_far_in_per_cent() -> None:
@@ -232,7 +237,7 @@ def test_a_table_of_a_part_of_its_space_is_asked_for_the_nearest() -> None:
 def test_costs_come_from_the_table() -> None:
     table = made_up_table("tdnn_chain", 20)
     config = lookup_config("nsga2", Path("x"), objectives=["error", "latency_ms", "macs"])
-    found = TableEvaluator(config, 0, table)
+    found = evaluator_of(config, 0, table)
     key = table.hashes()[0]
     costs = found.costs(table.genotype(key))
     assert costs["latency_ms"] == 1000 * table.latencies["a device"][key]
@@ -250,7 +255,7 @@ def test_what_a_table_does_not_have_is_said_at_once() -> None:
         table={"seed": 5, "device": "abacus"},
     )
     with pytest.raises(ConfigError) as caught:
-        TableEvaluator(config, 0, bare)
+        evaluator_of(config, 0, bare)
     said = "\n".join(caught.value.problems)
     assert all(part in said for part in ("table.seed", "table.device", "'macs'"))
     with pytest.raises(ConfigError, match="table.target: must be one of"):

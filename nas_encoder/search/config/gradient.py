@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -13,73 +13,44 @@ from nas_encoder.common.problems import Problems
 from nas_encoder.network.budgets import ObjectiveConfig
 from nas_encoder.search.config.networks import check_network, read_network
 from nas_encoder.search.config.sections import (
-    ArchitectureConfig,
-    Named,
+    OptimizationConfig,
     RegularizationConfig,
     SelectionConfig,
     StageConfig,
+    StrategyConfig,
 )
 from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space, searchable_spaces
 from nas_encoder.spaces.base import LEARNED_EDGES, LIMITS
 from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
 from nas_encoder.tables import STRATEGIES
-from nas_encoder.training.config import DataConfig, TrainerConfig, WeightsConfig
+from nas_encoder.training.config import DataConfig
 
 DATA_USES = ("half", "valid")
-ORDERS = ("first", "second")
-EDGES = ("operations", "learned", "drawn")
 DEFAULT_SPACE = "asr_revised"
 
 
 @dataclass(frozen=True)
-class SearchConfig(DataConfig, Named):
+class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
     """Everything that defines a search but its data and its seed.
 
     Attributes:
-        name: Of the genotype that is found.
-        tokens: A kind that is collected from the training texts, or a token list's path.
         architecture_data: ``half``: a random half of the training data is kept from the
             weights and moves the architecture (He et al. 2020, section 4.3). ``valid``: the
             weights get all training data, the validation data move the architecture.
-        train_utterances: Search on a random part of the training data, of so many utterances
-            (a proxy data set); null for all of it.
-        order: Of the architecture's gradient (Liu et al. 2019, section 2.3): ``first``, or for
-            the strategy ``darts`` with SGD ``second``, through one step of the weights.
         seeds: Search with each of them in turn; the best derived network by validation is the
             result. Empty for the one seed of the command line.
-        selection: How that is measured: on the derived networks, trained from scratch; null: by
-            what the last stage of each search ends with.
-        bpe_size: With ``tokens: bpe``, the number of pieces that are learned.
-        token_kind: How texts are cut where ``tokens`` is a path (``syllable`` turns hanzi to
-            pinyin); null to guess it from the list.
-        edges: How a node of a cell comes by its two inputs. ``operations``: by the edges' best
-            operations when a genotype is derived, as published; until then it has all of them.
-            ``learned``: edges have parameters of their own, by which they are weighed; see
-            :mod:`nas_encoder.network.choices.edges`. ``drawn``: the same, and each step draws
-            two for a node (the strategy ``stnas`` always does); see
-            :mod:`nas_encoder.search.gradient.strategies.drawn`.
-        paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
-            active with all others; with 2, with one other that is drawn (edges with all others).
+        network: What the supernets share with the derived network; the space says which options.
+        objective: Budgets.
+        selection: How the best of several seeds is found: on the derived networks, trained from
+            scratch; null: by what the last stage of each search ends with.
     """
 
     space: str = option(DEFAULT_SPACE, choice("search space", searchable_spaces))
     train_utterances: int | None = option(None, integer(2, 10**9))
     architecture_data: str = option("half", choice("data for the architecture", DATA_USES))
     seeds: tuple[int, ...] = option((), tuple_of(integer(0, 10**9), 0, 1000, once="a seed"))
-    order: str = option("first", choice("order", ORDERS))
-    paths: int = option(1, integer(1, 2))
-    edges: str = option("operations", choice("way to choose edges", EDGES))
     network: SearchedNetwork = option(lambda: get_space(DEFAULT_SPACE).section(), read_network)
-    stages: tuple[StageConfig, ...] = option(
-        (StageConfig(),), tuple_of(section(StageConfig), 1, 16)
-    )
-    weights: WeightsConfig = option(WeightsConfig, section(WeightsConfig))
-    architecture: ArchitectureConfig = option(ArchitectureConfig, section(ArchitectureConfig))
-    regularization: RegularizationConfig = option(
-        RegularizationConfig, section(RegularizationConfig)
-    )
-    trainer: TrainerConfig = option(TrainerConfig, section(TrainerConfig))
     objective: ObjectiveConfig = option(ObjectiveConfig, section(ObjectiveConfig))
     selection: SelectionConfig | None = option(None, section(SelectionConfig))
 
@@ -203,11 +174,6 @@ class SearchConfig(DataConfig, Named):
             rule = "must leave an operation without limit, so that a genotype can always be derived"
             found.conflict("at_most", rule)
 
-    @property
-    def learns_edges(self) -> bool:
-        """Whether edges have parameters of their own."""
-        return self.edges in ("learned", "drawn")
-
     def encoder_config(self, stage: StageConfig) -> NetworkOptions:
         """Return the options that a stage's supernet shares with an evaluation network."""
         return get_space(self.space).search_options(
@@ -217,6 +183,31 @@ class SearchConfig(DataConfig, Named):
             channels=stage.channels,
             dropout=stage.dropout if stage.phase == "retrain" else 0.0,
         )
+
+    def new_strategy(self) -> Any:
+        """Return the strategy, a :class:`~.search.gradient.strategies.base.GradientStrategy`."""
+        return STRATEGIES[self.strategy].load()(self, self.encoder_config)
+
+    def of_one_seed(self) -> SearchConfig:
+        """Return the configuration of each seed's own search.
+
+        With a ``selection``, a last stage trains the derived network from scratch, so that the
+        last validation figures are those of the network that is compared.
+        """
+        stages, last, selection = self.stages, self.stages[-1], self.selection
+        if selection is not None and last.phase != "retrain":
+            stages += (
+                StageConfig(
+                    phase="retrain",
+                    layers=selection.layers or last.layers,
+                    channels=selection.channels or last.channels,
+                    operations=last.operations,
+                    epochs=selection.epochs,
+                    warmup_epochs=0,
+                    dropout=selection.dropout,
+                ),
+            )
+        return replace(self, seeds=(), selection=None, stages=stages)
 
 
 def dump(config: SearchConfig) -> str:

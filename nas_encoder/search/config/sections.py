@@ -19,9 +19,10 @@ from nas_encoder.common.fields import (
 from nas_encoder.common.problems import Problems
 from nas_encoder.genotype.genotype import NAME
 from nas_encoder.tables import SPACES, STRATEGIES
-from nas_encoder.training.config import StopConfig
+from nas_encoder.training.config import StopConfig, TrainerConfig, WeightsConfig
 
 PHASES = ("warmup", "search", "retrain")
+EDGES = ("operations", "learned", "drawn")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,56 @@ class RegularizationConfig(Declared):
             self.decay,
             {op: count for op, count in self.at_most.items() if op in known},
         )
+
+
+@dataclass(frozen=True)
+class StrategyConfig(Named):
+    """What a gradient strategy decides by.
+
+    Attributes:
+        order: Of the architecture's gradient (Liu et al. 2019, section 2.3): ``first``, or for
+            the strategy ``darts`` with SGD ``second``, through one step of the weights.
+        paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
+            active with all others; with 2, with one other that is drawn (edges with all others).
+        edges: How a node of a cell comes by its two inputs. ``operations``: by the edges' best
+            operations when a genotype is derived, as published; until then it has all of them.
+            ``learned``: edges have parameters of their own, by which they are weighed; see
+            :mod:`nas_encoder.network.choices.edges`. ``drawn``: the same, and each step draws
+            two for a node (the strategy ``stnas`` always does); see
+            :mod:`nas_encoder.search.gradient.strategies.drawn`.
+        stages: One after the other.
+        regularization: Of the space.
+    """
+
+    order: str = option("first", choice("order", ("first", "second")))
+    paths: int = option(1, integer(1, 2))
+    edges: str = option("operations", choice("way to choose edges", EDGES))
+    stages: tuple[StageConfig, ...] = option(
+        (StageConfig(),), tuple_of(section(StageConfig), 1, 16)
+    )
+    regularization: RegularizationConfig = option(
+        RegularizationConfig, section(RegularizationConfig)
+    )
+
+    @property
+    def learns_edges(self) -> bool:
+        """Whether edges have parameters of their own."""
+        return self.edges in ("learned", "drawn")
+
+
+@dataclass(frozen=True)
+class OptimizationConfig(Declared):
+    """How a gradient search is trained.
+
+    Attributes:
+        weights: Optimizer of the network.
+        architecture: Optimizer of the architecture parameters.
+        trainer: Devices, precision, checkpoints.
+    """
+
+    weights: WeightsConfig = option(WeightsConfig, section(WeightsConfig))
+    architecture: ArchitectureConfig = option(ArchitectureConfig, section(ArchitectureConfig))
+    trainer: TrainerConfig = option(TrainerConfig, section(TrainerConfig))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.config.sections import OptimizationConfig, StageConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.objective import Objective
@@ -34,7 +33,6 @@ from nas_encoder.search.gradient.steps import (
 )
 from nas_encoder.search.gradient.strategies.base import GradientStrategy
 from nas_encoder.search.records import Cost, EpochRecord
-from nas_encoder.tables import STRATEGIES
 from nas_encoder.training.devices import (
     open_fabric,
     synchronize_norms,
@@ -51,7 +49,9 @@ class GradientSearch:
     """Runs all stages of a gradient strategy.
 
     Args:
-        config: The checked configuration.
+        strategy: Chooses.
+        config: How it is trained.
+        accumulate: Batches of a step.
         loaders: The data.
         seed: Of everything random but the data's order, which the loaders own.
         folder: For checkpoints.
@@ -62,7 +62,9 @@ class GradientSearch:
 
     def __init__(
         self,
-        config: SearchConfig,
+        strategy: GradientStrategy,
+        config: OptimizationConfig,
+        accumulate: int,
         loaders: SearchLoaders,
         seed: int,
         folder: RunFolder,
@@ -70,17 +72,19 @@ class GradientSearch:
         fabric: Fabric | None = None,
         objective: Objective | None = None,
     ) -> None:
+        self.strategy = strategy
+        self.stages = strategy.config.stages
         self.config = config
+        self.accumulate = accumulate
         self.loaders = loaders
         self.seed = seed
         self.folder = folder
         self.on_epoch = on_epoch
-        self.strategy: GradientStrategy = STRATEGIES[config.strategy].load()(config)
         self.fabric = fabric or open_fabric(config.trainer)
         self.objective = objective
         # Epochs differ by a batch or two; planning all of them for a bar would take too long.
         self.progress = Progress(
-            config.stages, self.strategy, lambda stage: loaders.of_stage(stage).num_batches(0)
+            self.stages, self.strategy, lambda stage: loaders.of_stage(stage).num_batches(0)
         )
         self.candidates: Candidates = self.strategy.first_candidates()
         # Of the stage's best epoch where it stops early, from which the search derives.
@@ -111,7 +115,7 @@ class GradientSearch:
         steps: Steps | None = None
         architecture: Any = None
         with bar, logging_redirect_tqdm():
-            for index in range(position.stage, len(self.config.stages)):
+            for index in range(position.stage, len(self.stages)):
                 if resume is None:
                     steps = self.fresh_stage(index, steps)
                     stage = self._stage(steps, SearchPosition(stage=index), bar)
@@ -138,14 +142,14 @@ class GradientSearch:
 
         stage = Stage(
             steps,
-            config.stages[position.stage],
+            self.stages[position.stage],
             self.strategy,
             self.loaders,
             config.weights,
-            sum(earlier.epochs for earlier in config.stages[: position.stage]),
+            sum(earlier.epochs for earlier in self.stages[: position.stage]),
             position,
             show=show,
-            accumulate=config.batch.accumulate,
+            accumulate=self.accumulate,
             write=lambda state: self._save(steps, state),
             step_seconds=60 * config.trainer.checkpoint_minutes,
         )
@@ -173,7 +177,7 @@ class GradientSearch:
         score = self.fabric.broadcast(steps.score(iter(self.loaders.score)))
         moved = position.sums.get("arch_steps")
         edges = costs = None
-        if self.config.learns_edges:
+        if self.strategy.config.learns_edges:
             edges = steps.parameters.edge_probabilities()
         if self.objective is not None:
             with torch.no_grad():
@@ -208,7 +212,7 @@ class GradientSearch:
         return architecture
 
     def _finish_stage(self, steps: Steps, index: int) -> None:
-        stages = self.config.stages
+        stages = self.stages
         if index + 1 < len(stages) and stages[index + 1].phase == "search":
             self.candidates = self.strategy.next_candidates(index, steps.parameters.probabilities())
         self.best = None
@@ -223,7 +227,7 @@ class GradientSearch:
             previous: The steps of the stage before it.
         """
         parameters = self._parameters(index)
-        stages = self.config.stages
+        stages = self.stages
         # The choice of the stage before is taken over, or else only its pruning.
         goes_on = index > 0 and stages[index - 1].phase == "warmup"
         if previous is not None:
@@ -253,10 +257,10 @@ class GradientSearch:
         seed = part_seed(self.seed, index)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        return ArchitectureParameters(self.candidates, generator, self.config.learns_edges)
+        return ArchitectureParameters(self.candidates, generator, self.strategy.config.learns_edges)
 
     def _steps(self, index: int, parameters: ArchitectureParameters) -> Steps:
-        config, stage = self.config, self.config.stages[index]
+        config, stage = self.config, self.stages[index]
         network = self._build_network(stage, parameters)
         if self.fabric.world_size > 1 and config.trainer.sync_batchnorm:
             synchronize_norms(network)
@@ -280,7 +284,7 @@ class GradientSearch:
         sizes = stage.layers, stage.channels, stage.operations, stage.epochs
         logger.info(
             "stage %d of %d: %d cells, %d channels, %d operations on an edge, %d epochs",
-            *(index + 1, len(config.stages), *sizes),
+            *(index + 1, len(self.stages), *sizes),
         )
         return steps
 
@@ -288,11 +292,12 @@ class GradientSearch:
         if stage.phase != "retrain":
             return self.strategy.supernet(self.candidates, stage, self.loaders.vocabulary)
         genotype = self._genotype(self.strategy.derive(parameters))
-        encoder = build_encoder(genotype, **asdict(self.config.encoder_config(stage)))
+        encoder = build_encoder(genotype, **asdict(self.strategy.network(stage)))
         return CtcNetwork(encoder, self.loaders.vocabulary)
 
     def _genotype(self, architecture: Any) -> Genotype:
-        return Genotype(self.config.name, self.config.space, architecture, {"kind": "search"})
+        config = self.strategy.config
+        return Genotype(config.name, config.space, architecture, {"kind": "search"})
 
     def _save(self, steps: Steps, state: dict[str, Any]) -> None:
         alive = {kind: [list(edge) for edge in edges] for kind, edges in self.candidates.items()}

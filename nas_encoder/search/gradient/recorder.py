@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.search.config.sections import StrategyConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import findings
 from nas_encoder.search.records import EpochRecord
@@ -23,7 +23,7 @@ class Recorder:
 
     Args:
         folder: Of the run.
-        config: Of the search.
+        config: What is searched, and by which strategy.
         run: What run.yaml holds.
         state: The checkpoint that the search goes on from, or None.
     """
@@ -31,7 +31,7 @@ class Recorder:
     def __init__(
         self,
         folder: RunFolder,
-        config: SearchConfig,
+        config: StrategyConfig,
         run: dict[str, Any],
         state: dict[str, Any] | None,
     ) -> None:

@@ -10,7 +10,6 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import EpochRecord
-from nas_encoder.tables import STRATEGIES
 
 
 def rederive(
@@ -48,7 +47,7 @@ def rederive(
         document["name"] = name
     config = SearchConfig.from_dict(document, "derivation")
     record = _find(folder, stage, epoch)
-    strategy = STRATEGIES[config.strategy].load()(config)
+    strategy = config.new_strategy()
     architecture = strategy.derive_from(record.probabilities, record.edges or {})
     path = folder.genotype_path(*record.place)
     recorded = Genotype.from_dict(read_yaml(path, CheckpointError), str(path))

@@ -7,34 +7,7 @@ network briefly and keep the best one on validation data.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.config.sections import StageConfig
-
-
-def one_seed(config: SearchConfig) -> SearchConfig:
-    """Return the configuration of each seed's own search.
-
-    With a ``selection``, a last stage trains the derived network from scratch, so that the last
-    validation figures are those of the network that is compared.
-    """
-    stages = config.stages
-    selection = config.selection
-    if selection is not None and stages[-1].phase != "retrain":
-        stages += (
-            StageConfig(
-                phase="retrain",
-                layers=selection.layers or stages[-1].layers,
-                channels=selection.channels or stages[-1].channels,
-                operations=stages[-1].operations,
-                epochs=selection.epochs,
-                warmup_epochs=0,
-                dropout=selection.dropout,
-            ),
-        )
-    return replace(config, seeds=(), selection=None, stages=stages)
 
 
 def choose(found: dict[int, Genotype]) -> Genotype:

@@ -137,7 +137,14 @@ class GradientReport:
         doubts = {finding.kind for finding in self.findings()}
         doubts |= {"budget"} if self.exceeded() else set()
         yield from steps_of_search(
-            path, self.run, self.config, self.searching, doubts, self.genotype
+            path,
+            self.run,
+            self.config,
+            self.config.architecture,
+            self.config.objective,
+            self.searching,
+            doubts,
+            self.genotype,
         )
 
     def _costs(self) -> Iterator[Section]:

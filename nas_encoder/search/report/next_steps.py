@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.gradient import SearchConfig
+from nas_encoder.network.budgets import ObjectiveConfig
+from nas_encoder.search.config.sections import ArchitectureConfig, StrategyConfig
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.base import LIMITS
@@ -39,10 +40,9 @@ def show_step(path: Path) -> Step:
     )
 
 
-def train_step(path: Path, config: SearchConfig) -> Step:
-    """Return how to train the result of a search in a run folder."""
-    wanted = config.objective
-    sizes = get_space(config.space).target_sizes(wanted.layers, wanted.channels)
+def train_step(path: Path, space: str, wanted: ObjectiveConfig) -> Step:
+    """Return how to train the result of a search in a run folder, in the size that is wanted."""
+    sizes = get_space(space).target_sizes(wanted.layers, wanted.channels)
     options = "".join(f"\n    {name}: {value}" for name, value in sizes.items())
     return (
         "Train it: in the training config of an ESPnet2 recipe,",
@@ -53,7 +53,9 @@ def train_step(path: Path, config: SearchConfig) -> Step:
 def steps_of_search(
     path: Path,
     run: Mapping[str, Any],
-    config: SearchConfig,
+    config: StrategyConfig,
+    architecture: ArchitectureConfig,
+    wanted: ObjectiveConfig,
     searching: Sequence[EpochRecord],
     doubts: Collection[str],
     genotype: Genotype,
@@ -63,7 +65,9 @@ def steps_of_search(
     Args:
         path: The run folder.
         run: What run.yaml holds.
-        config: Of the search.
+        config: What was searched.
+        architecture: How its parameters were moved.
+        wanted: The budgets, and the size of the network.
         searching: The epochs that chose operations.
         doubts: Kinds of findings about the last of them; ``budget`` if one is exceeded.
         genotype: The result.
@@ -83,7 +87,7 @@ def steps_of_search(
         yield (
             "The choice is close to chance (see above): search longer, with a larger learning "
             "rate of the architecture, before training anything:",
-            again("longer", seed, f"architecture.lr={4 * config.architecture.lr:g}", *longer),
+            again("longer", seed, f"architecture.lr={4 * architecture.lr:g}", *longer),
         )
     space = get_space(config.space)
     if "cheap" in doubts and LIMITS in space.features:
@@ -100,13 +104,13 @@ def steps_of_search(
                 "The budget is exceeded: an earlier epoch of the last stage keeps it,",
                 derive("within_budget.yaml", "--stage", stage, "--epoch", epoch),
             )
-        weight = 4 * max(config.objective.weight, 0.25)
+        weight = 4 * max(wanted.weight, 0.25)
         yield (
             "Or search with a stronger pull towards the budget:",
             again("budget", seed, f"objective.weight={weight:g}"),
         )
     yield show_step(path)
-    yield train_step(path, config)
+    yield train_step(path, config.space, wanted)
     yield (
         "See how much of the result is chance: search with other seeds and compare, and train a "
         "random genotype of the same space beside the one found:",

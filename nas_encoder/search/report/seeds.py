@@ -134,7 +134,7 @@ class SeedsReport:
         if self.genotype is None:
             return [("Resume the searches:", resume_command(self.folder.path, self.run))]
         path, config = self.folder.path, next(iter(self.reports.values())).config
-        return [show_step(path), train_step(path, config)]
+        return [show_step(path), train_step(path, config.space, config.objective)]
 
 
 def _common_by_chance(name: str) -> float:

@@ -4,7 +4,6 @@ Each trial is an architecture that is trained for a few epochs, or looked up in 
 configuration is imported here; Optuna is needed where a study is opened.
 """
 
-from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.run import run_trials
 
-__all__ = ["TrialsConfig", "run_trials"]
+__all__ = ["run_trials"]

@@ -206,7 +206,11 @@ class Comparison:
         )
 
     def _evaluator(self, algorithm: str, seed: int) -> TableEvaluator:
-        return TableEvaluator(self._config(algorithm), seed, self.table)
+        config = self._config(algorithm)
+        assert config.table is not None
+        return TableEvaluator(
+            config.table, config.space, config.objectives, config.training.epochs, seed, self.table
+        )
 
     def _search(self, algorithm: str, seed: int) -> tuple[list[tuple[int, float]], int]:
         """Return (epochs spent, regret) after each trial, and the number of trials."""
@@ -226,7 +230,7 @@ class Comparison:
         while spent < self.budget:
             with quiet():
                 trial = study.ask()
-            evaluate(study, trial, config, evaluator.space, evaluator)
+            evaluate(study, trial, config.objectives, evaluator.space, evaluator)
             result = _result(study.get_trials(deepcopy=False)[trial.number])
             spent += len(result[ERRORS])
             count += 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.config.trial_sections import LookupConfig
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.tabular import Table, load_table, model_hash
 from nas_encoder.search.trials.members import Members
@@ -49,7 +49,10 @@ class TableEvaluator:
     drawn and mutated, and whatever else is proposed stands for its nearest member.
 
     Args:
-        config: Its space and its table.
+        lookup: Which table.
+        space: That is searched.
+        objectives: What it has to know.
+        epochs: Of an evaluation, where not all that were trained count.
         seed: Of the search; chooses the trainings that are looked up.
         table: Instead of reading the one that is named.
 
@@ -58,21 +61,27 @@ class TableEvaluator:
         DataError: It cannot be read.
     """
 
-    def __init__(self, config: TrialsConfig, seed: int, table: Table | None = None) -> None:
-        lookup = config.table
-        assert lookup is not None
+    def __init__(
+        self,
+        lookup: LookupConfig,
+        space: str,
+        objectives: Sequence[str],
+        epochs: int | None,
+        seed: int,
+        table: Table | None = None,
+    ) -> None:
         self.table = load_table(lookup.source) if table is None else table
-        whole = get_space(config.space)
+        whole = get_space(space)
         self.space: TrialSpace = whole
         self.target, self.device = lookup.target, lookup.device
-        problems = self._problems(config)
+        problems = self._problems(lookup, space, objectives)
         if problems:
             raise ConfigError(f"table {lookup.source}", problems)
         seeds = self.table.seeds(self.target)
         self.seed = lookup.seed if lookup.seed is not None else seeds[seed % len(seeds)]
         rows = self.table.trainings[self._target, self.seed]
         recorded = min(len(training.val) for training in rows.values())
-        self.epochs = min(recorded, config.training.epochs or recorded)
+        self.epochs = min(recorded, epochs or recorded)
         self.keys = set(rows)
         if len(self.keys) < whole.unique_size:
             self.space = Members(whole, self._members(whole))
@@ -82,20 +91,19 @@ class TableEvaluator:
     def _target(self) -> int:
         return max(self.table.targets) if self.target is None else self.target
 
-    def _problems(self, config: TrialsConfig) -> list[str]:
+    def _problems(self, lookup: LookupConfig, space: str, objectives: Sequence[str]) -> list[str]:
         table, problems = self.table, []
-        if table.space != config.space:
-            return [f"is of the space '{table.space}', the search of '{config.space}'"]
+        if table.space != space:
+            return [f"is of the space '{table.space}', the search of '{space}'"]
         if self.target is not None and self.target not in table.targets:
             problems.append(f"table.target: must be one of {table.targets}, got {self.target}")
         elif not table.targets:
             problems.append("holds no trainings")
         else:
-            assert config.table is not None
-            seed, seeds = config.table.seed, table.seeds(self.target)
+            seed, seeds = lookup.seed, table.seeds(self.target)
             if seed is not None and seed not in seeds:
                 problems.append(f"table.seed: must be one of {seeds}, got {seed}")
-        if "latency_ms" in config.objectives:
+        if "latency_ms" in objectives:
             if self.device is None and len(table.devices) == 1:
                 self.device = table.devices[0]
             elif self.device not in table.devices:
@@ -103,9 +111,9 @@ class TableEvaluator:
                     f"table.device: must be one of {table.devices}, got {self.device!r}"
                 )
         for name, column in _STATIC.items():
-            if name in config.objectives and not all(column in r for r in table.static.values()):
+            if name in objectives and not all(column in r for r in table.static.values()):
                 problems.append(f"objectives: it does not know '{name}' of every architecture")
-            elif name in config.objectives and not table.static:
+            elif name in objectives and not table.static:
                 problems.append(f"objectives: it does not know '{name}'")
         return problems
 
@@ -150,6 +158,6 @@ class TableEvaluator:
 _STATIC = {"parameters": "params", "macs": "macs"}
 
 
-def values_of(config: TrialsConfig, error: float, costs: Mapping[str, float]) -> list[float]:
+def values_of(objectives: Sequence[str], error: float, costs: Mapping[str, float]) -> list[float]:
     """Return the objectives' values in their order."""
-    return [error if name == ERROR else costs[name] for name in config.objectives]
+    return [error if name == ERROR else costs[name] for name in objectives]

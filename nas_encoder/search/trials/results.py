@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_encoder.common.documents import write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.config.sections import Named
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import COSTS
@@ -49,9 +49,9 @@ def _record(trial: FrozenTrial, place: int, objectives: Sequence[str]) -> TrialR
 
 
 def genotype_of(
-    trial: TrialRecord, config: TrialsConfig, run: Mapping[str, Any], name: str
+    trial: TrialRecord, config: Named, count: int, run: Mapping[str, Any], name: str
 ) -> Genotype:
-    """Return the genotype of a trial with where it comes from."""
+    """Return the genotype of one of ``count`` trials with where it comes from."""
     found = get_space(config.space).decode(list(trial.vector))
     provenance = {
         "kind": "search",
@@ -63,7 +63,7 @@ def genotype_of(
         "commit": run["commit"],
         "machine": run["machine"],
         "trial": trial.trial,
-        "trials": config.trials.count,
+        "trials": count,
         "epochs": trial.epochs,
         "validation": {"token_error_rate": trial.error, **trial.costs},
     }
@@ -71,7 +71,12 @@ def genotype_of(
 
 
 def save_results(
-    folder: RunFolder, trials: Sequence[TrialRecord], config: TrialsConfig, run: Mapping[str, Any]
+    folder: RunFolder,
+    trials: Sequence[TrialRecord],
+    config: Named,
+    objectives: Sequence[str],
+    count: int,
+    run: Mapping[str, Any],
 ) -> Genotype:
     """Write genotype.yaml and, with several objectives, the front; return the best genotype.
 
@@ -79,31 +84,36 @@ def save_results(
         NasEncoderError: No trial is complete.
         CheckpointError: A file cannot be written.
     """
-    best = genotype_of(best_of(trials), config, run, config.name)
-    if len(config.objectives) > 1:
-        _save_front(folder, trials, config, run)
+    best = genotype_of(best_of(trials), config, count, run, config.name)
+    if len(objectives) > 1:
+        _save_front(folder, trials, config, objectives, count, run)
     folder.save_result(best)
     return best
 
 
 def _save_front(
-    folder: RunFolder, trials: Sequence[TrialRecord], config: TrialsConfig, run: Mapping[str, Any]
+    folder: RunFolder,
+    trials: Sequence[TrialRecord],
+    config: Named,
+    objectives: Sequence[str],
+    count: int,
+    run: Mapping[str, Any],
 ) -> None:
     members = []
     target = folder.path / FRONT
     target.mkdir(exist_ok=True)
     for place, trial in enumerate(front_of(trials), 1):
         name = f"{config.name}-{place:02d}"
-        genotype = genotype_of(trial, config, run, name)
+        genotype = genotype_of(trial, config, count, run, name)
         write_yaml(target / f"{name}.yaml", genotype.to_dict(), CheckpointError)
         members.append(
             {
                 "file": f"{FRONT}/{name}.yaml",
                 "hash": genotype.hash,
                 "trial": trial.trial,
-                **{objective: trial.value(objective) for objective in config.objectives},
+                **{objective: trial.value(objective) for objective in objectives},
             }
         )
-    document = {"objectives": list(config.objectives), "front": members}
+    document = {"objectives": list(objectives), "front": members}
     text = json.dumps(document, indent=2) + "\n"
     write_atomically(folder.path / "front.json", text.encode(), CheckpointError)

@@ -110,12 +110,16 @@ def run_trials(
                 folder.write_records(records_of(study, config.objectives))
                 written = time.monotonic()
 
-        own = Worker(study, store, config, space, evaluator, record).run()
+        own = Worker(
+            study, store, config.objectives, config.trials.count, space, evaluator, record
+        ).run()
         records = records_of(study, config.objectives)
     finally:
         store.close()
     folder.write_records(records)
-    genotype = save_results(folder, records, config, {**run, **folder.run()})
+    genotype = save_results(
+        folder, records, config, config.objectives, config.trials.count, {**run, **folder.run()}
+    )
     logger.info(
         "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
     )
@@ -126,7 +130,9 @@ def _evaluator(
     config: TrialsConfig, train: str | Path | None, valid: str | Path | None, seed: int
 ) -> Evaluator:
     if config.table is not None:
-        return TableEvaluator(config, seed)
+        return TableEvaluator(
+            config.table, config.space, config.objectives, config.training.epochs, seed
+        )
     from nas_encoder.search.trials.training import TrainingEvaluator
 
     assert train is not None and valid is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.evaluate import Evaluator, values_of
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
@@ -30,7 +29,11 @@ _POLL = 0.5  # seconds between two looks at the trials of other workers
 
 
 def evaluate(
-    study: Study, trial: Trial, config: TrialsConfig, space: TrialSpace, evaluator: Evaluator
+    study: Study,
+    trial: Trial,
+    objectives: Sequence[str],
+    space: TrialSpace,
+    evaluator: Evaluator,
 ) -> None:
     """Run one trial and tell the study its result; nothing is trained twice."""
     began = time.monotonic()
@@ -42,7 +45,7 @@ def evaluate(
     pruned = False
     for error in source:
         errors.append(error)
-        if len(config.objectives) == 1:
+        if len(objectives) == 1:
             trial.report(error, len(errors))
             if len(errors) < evaluator.epochs and trial.should_prune():
                 pruned = True
@@ -58,7 +61,7 @@ def evaluate(
     if pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, values_of(config, errors[-1], costs))
+        study.tell(trial, values_of(objectives, errors[-1], costs))
 
 
 def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
@@ -73,7 +76,7 @@ def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
 class Worker:
     """One of the processes that work on a study.
 
-    Exactly ``config.trials.count`` trials are finished in the end, with any number of workers,
+    Exactly ``count`` trials are finished in the end, with any number of workers,
     any of which may die at any moment:
 
     * a trial counts unless it has failed, and it runs only if fewer than that many trials with
@@ -84,7 +87,8 @@ class Worker:
     Args:
         study: Opened with the sampler and the pruner.
         storage: Of the study.
-        config: The configuration.
+        objectives: Of a trial.
+        count: Of the trials of all workers.
         space: Its space.
         evaluator: Finds errors and costs.
         on_finish: Called after each trial of this worker.
@@ -94,14 +98,16 @@ class Worker:
         self,
         study: Study,
         storage: Storage,
-        config: TrialsConfig,
+        objectives: Sequence[str],
+        count: int,
         space: TrialSpace,
         evaluator: Evaluator,
         on_finish: Callable[[], Any],
     ) -> None:
         self.study = study
         self.storage = storage
-        self.config = config
+        self.objectives = objectives
+        self.count = count
         self.space = space
         self.evaluator = evaluator
         self.on_finish = on_finish
@@ -109,7 +115,7 @@ class Worker:
 
     def run(self) -> int:
         """Work until the study is finished; return how many trials this worker did."""
-        wanted, own = self.config.trials.count, 0
+        wanted, own = self.count, 0
         first = done = len(self.finished())
         began = told = time.monotonic()
         # A terminal gets a bar, a log file a line now and then.
@@ -161,7 +167,7 @@ class Worker:
                     # Another worker was faster.
                     self.study.tell(trial, state=TrialState.FAIL)
                     return False
-                evaluate(self.study, trial, self.config, self.space, self.evaluator)
+                evaluate(self.study, trial, self.objectives, self.space, self.evaluator)
         except UpdateFinishedTrialError:
             # This process sent no heartbeat for so long that another one got its trial.
             logger.warning("trial %d was given to another worker", number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import nn
@@ -9,18 +10,28 @@ from torch import nn
 from nas_encoder.common.choices import NO_EDGES, Candidates, EdgeProbabilities, Probabilities
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.config.sections import StageConfig, StrategyConfig
 from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.search.gradient.strategies.drawn import DrawnEdgesSteps
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.options import NetworkOptions
+
+NetworkOf = Callable[[StageConfig], NetworkOptions]
 
 
 class GradientStrategy(Protocol):
-    """A way to search with gradients on a supernet."""
+    """A way to search with gradients on a supernet.
 
-    def __init__(self, config: SearchConfig) -> None:
-        """Take the checked configuration."""
+    Attributes:
+        config: What it decides by.
+        network: Returns the options of a stage's network.
+    """
+
+    config: StrategyConfig
+    network: NetworkOf
+
+    def __init__(self, config: StrategyConfig, network: NetworkOf) -> None:
+        """Take the checked sections."""
 
     def first_candidates(self) -> Candidates:
         """Return the choices of the first stage."""
@@ -60,8 +71,9 @@ class Strategy:
 
     sampled = False  # whether the supernet's choices are paths
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: StrategyConfig, network: NetworkOf) -> None:
         self.config = config
+        self.network = network
         self.space = get_space(config.space)
         self.limits = dict(config.regularization.at_most)
 
@@ -96,7 +108,7 @@ class Strategy:
 
     def supernet(self, candidates: Candidates, stage: StageConfig, vocabulary: int) -> nn.Module:
         """Build the space's supernet with a CTC output."""
-        options = self.config.encoder_config(stage)
+        options = self.network(stage)
         regularized = self.config.regularization.operations
         supernet = self.space.supernet
         encoder = supernet.build(self.space, candidates, options, regularized, self.sampled)
