@@ -193,7 +193,7 @@ class WeightSteps:
             summed += float(ctc_loss(log_probs, lengths, batch, "sum"))
             utterances += len(batch)
             for row, frames, target, size in zip(
-                log_probs.cpu(),
+                log_probs,  # stays on the device: only the best path leaves it
                 lengths.tolist(),
                 batch.targets.tolist(),
                 batch.target_lengths.tolist(),

@@ -43,17 +43,15 @@ class Progress:
 
     def bar(self, stage: int, epoch: int, step: int, hidden: bool = False) -> Any:
         """Return a bar that stands where the search is; a hidden one shows nothing."""
-        total, done = 0.0, 0.0
-        for index, config in enumerate(self.stages):
-            for number in range(config.epochs):
-                cost = self.epoch(config, number)
-                total += cost
-                if (index, number) < (stage, epoch):
-                    done += cost
-                elif (index, number) == (stage, epoch):
-                    done += step * self.step(config, number)
+        costs = {
+            (index, number): self.epoch(config, number)
+            for index, config in enumerate(self.stages)
+            for number in range(config.epochs)
+        }
+        done = sum(cost for place, cost in costs.items() if place < (stage, epoch))
+        done += step * self.step(self.stages[stage], epoch)
         return tqdm(
-            total=total,
+            total=sum(costs.values()),
             initial=done,
             disable=hidden,
             desc="search",
