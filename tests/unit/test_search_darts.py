@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from nas_encoder.data import Batch
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.choices.parameters import ArchitectureParameters
+from nas_encoder.network.choices.unrolled import unrolled_gradient
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import Steps, StepsContext
 from nas_encoder.search.gradient.strategies.darts import UnrolledSteps
-from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.training.steps import ctc_loss
@@ -184,7 +184,7 @@ def test_a_supernets_architecture_moves_against_that_gradient(
     ReLU and max pooling have kinks, so both differences are taken over much smaller steps than
     the paper's, within which there is none.
     """
-    monkeypatch.setattr("nas_encoder.search.gradient.strategies.unrolled.STEP", 1e-6)
+    monkeypatch.setattr("nas_encoder.network.choices.unrolled.STEP", 1e-6)
     network, parameters = steps.network, steps.parameters
     train, valid = make_batch(0), make_batch(1)
     lr = 0.05

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nas_encoder.network.choices.unrolled import unrolled_gradient
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.steps import ArchitectureLoss, Steps, StepsContext
 from nas_encoder.search.gradient.strategies.base import Strategy
-from nas_encoder.search.gradient.strategies.unrolled import unrolled_gradient
 from nas_encoder.training.random_state import random_state, set_random_state
 from nas_encoder.training.steps import Batches, parts
 
