@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils.benchmark import set_torch_threads
 
 from nas_encoder.common.documents import write_yaml
-from nas_encoder.common.problems import Problems, show
+from nas_encoder.common.fields import Declared, choice, integer, number, option, precision
+from nas_encoder.common.problems import Problems
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import Call, measure
 from nas_encoder.errors import ConfigError
@@ -25,44 +26,33 @@ from nas_encoder.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("32-true", "bf16-mixed")
-
 
 @dataclass(frozen=True)
-class BenchSettings:
+class BenchSettings(Declared):
     """How latencies are measured.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
         threads: Of a CPU.
-        precision: One of :data:`PRECISIONS`.
+        precision: One of :data:`~nas_encoder.common.fields.PRECISIONS`.
         seconds: At least so long on each piece, after warming up.
         repeats: At least so many calls of each piece; the median counts.
         checks: Random whole networks that are measured beside the sums of their pieces.
         seed: Of weights, inputs and these networks.
     """
 
-    device: str = "cpu"
-    threads: int = 1
-    precision: str = "32-true"
-    seconds: float = 0.2
-    repeats: int = 10
-    checks: int = 4
-    seed: int = 0
+    device: str = option("cpu", choice("device", ("cpu", "cuda")))
+    threads: int = option(1, integer(1, 1024))
+    precision: str = option("32-true", precision)
+    seconds: float = option(0.2, number(0, 3600))
+    repeats: int = option(10, integer(3, 10**6))
+    checks: int = option(4, integer(0, 1000))
+    seed: int = option(0, integer(0, 2**63 - 1))
 
-    def problems(self) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name."""
-        found = Problems()
-        found.choice(self.device, "device", "device", ("cpu", "cuda"))
+    def conflicts(self, found: Problems) -> None:
+        """Check that the device is there."""
         if self.device == "cuda" and not torch.cuda.is_available():
             found.add("device", "this machine has no CUDA device")
-        found.choice(self.precision, "precision", "precision", PRECISIONS)
-        for name, low, high in (("threads", 1, 1024), ("repeats", 3, 10**6), ("checks", 0, 1000)):
-            found.integer(getattr(self, name), name, low, high)
-        found.integer(self.seed, "seed", 0, 2**63 - 1)
-        if not 0 <= self.seconds <= 3600:
-            found.add("seconds", f"must be in 0..3600, got {show(self.seconds)}")
-        return found.lines
 
 
 def measure_table(

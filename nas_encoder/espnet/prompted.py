@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.common.problems import is_integer
 from nas_encoder.errors import ConfigError, InputError
 from nas_encoder.espnet.encoder import NetworkEncoder, named_class
 
@@ -33,7 +34,7 @@ class Prompted(NetworkEncoder):
     def __init__(self, *args: Any, prompt_heads: int = 4, **options: Any) -> None:
         super().__init__(*args, **options)
         heads, size = prompt_heads, self.output_size()
-        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or size % heads:
+        if not is_integer(heads, 1) or size % heads:
             raise ConfigError(
                 "encoder_conf",
                 [f"prompt_heads: must divide output_size, which is {size}, got {heads!r}"],

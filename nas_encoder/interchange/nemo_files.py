@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from nas_encoder.common.documents import parse_yaml, plain
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import is_number, show
 from nas_encoder.errors import CheckpointError
 from nas_encoder.interchange import tokens
 from nas_encoder.interchange.features import samples
@@ -192,7 +192,7 @@ def _features(
     odd = [
         f"preprocessor.{name}: must be a number, got {show(block[name])}"
         for name in numbers
-        if isinstance(value := block.get(name) or 0, bool) or not isinstance(value, (int, float))
+        if not is_number(block.get(name) or 0)
     ]
     if odd:
         model.obstacles += odd

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.common.problems import is_number
 from nas_encoder.errors import ConfigError, InputError, MissingDependencyError
 
 NAME = "warp_rnnt"
@@ -55,8 +56,7 @@ class WarpRNNTLoss(nn.Module):
         super().__init__()
         if not available():
             raise MissingDependencyError("warp-rnnt", "rnnt", "the transducer loss 'warp_rnnt'")
-        number = isinstance(fastemit_lambda, (int, float)) and not isinstance(fastemit_lambda, bool)
-        if not number or not 0 <= fastemit_lambda < float("inf"):
+        if not is_number(fastemit_lambda, 0):
             problem = f"fastemit_lambda: must be a number of at least 0, got {fastemit_lambda!r}"
             raise ConfigError(f"model.loss.{NAME}_kwargs", [problem])
         self.blank = blank
