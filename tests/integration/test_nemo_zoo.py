@@ -131,7 +131,7 @@ def test_what_is_no_model_is_left_out(models: Any, folder: Path, tones: Tones) -
         assert names_of(NASModel.list_available_models()) == [SHIPPED]
     (folder / "broken.nemo").unlink()
     shutil.copy(FILE, folder / f"{SHIPPED}.nemo")
-    with pytest.warns(UserWarning, match="there twice"):
+    with pytest.warns(UserWarning, match="exists twice"):
         (entry,) = NASModel.list_available_models()
     assert entry.location == FILE.resolve().as_uri()
 
