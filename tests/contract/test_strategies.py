@@ -267,7 +267,7 @@ def test_a_penalty_pulls_the_architecture(
         strategy.first_candidates(), torch.Generator().manual_seed(0), learned_edges=learned
     )
     network = torch.nn.Linear(1, 1)
-    kind = next(iter(made.alive))
+    kind = next(iter(made.candidates))
 
     def penalty(present: ArchitectureParameters) -> torch.Tensor:
         edge = present.edges()[kind][2] if learned else 0.0  # the first that can be left out

@@ -135,7 +135,7 @@ def test_ties_go_to_the_first_operation_and_source(value: float) -> None:
 
 @given(tables, st.integers(1, 8))
 def test_prune_keeps_the_most_probable(table: Table, keep: int) -> None:
-    kept = prune(table, keep)
+    kept = prune(table, keep, ("none",))
     for edge, names in zip(table, kept, strict=True):
         assert len(names) == min(keep, len(edge))
         assert list(names) == [op for op in edge if op in names]
@@ -155,7 +155,7 @@ def test_a_genotype_within_the_limits_is_left_after_all_stages(space: str, seed:
     for keep in (5, 3, 2, 1):
         table = [{op: draw_value(rng) for op in edge} for edge in alive]
         assert Counter(e.op for e in derive_cell(table, NODES, {LIMITED: 0}).edges)[LIMITED] == 0
-        alive = prune(table, keep, (LIMITED,))
+        alive = prune(table, keep, ("none", LIMITED))
     table = [{op: draw_value(rng) for op in edge} for edge in alive]
     assert Counter(e.op for e in derive_cell(table, NODES, {LIMITED: 0}).edges)[LIMITED] == 0
 
