@@ -11,8 +11,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.complexity import ReceptiveField
 from nas_encoder.network.deltas import WINDOW, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps
 from slim_chain.space import WIDTHS, SlimChain, SlimOptions
