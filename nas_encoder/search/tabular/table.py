@@ -12,6 +12,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from nas_encoder.errors import DataError
@@ -40,9 +41,15 @@ def model_hash(
     """
     if isinstance(architecture, str):
         return architecture
-    if not isinstance(architecture, Genotype):
-        architecture = get_space(space).from_vector(architecture)
-    return get_space(architecture.space).key(architecture)
+    if isinstance(architecture, Genotype):
+        return get_space(architecture.space).key(architecture)
+    return _key_of_vector(space, tuple(map(tuple, architecture)))
+
+
+@lru_cache(maxsize=16384)  # a search by trials asks for the same ones again and again
+def _key_of_vector(name: str, vector: tuple[tuple[int, ...], ...]) -> str:
+    space = get_space(name)
+    return space.key(space.from_vector(vector))
 
 
 @dataclass(frozen=True)
