@@ -1,8 +1,8 @@
 """The search stage: speech data in, a genotype out.
 
 ``gradient/`` holds the strategies that train one supernet (DARTS, P-DARTS, ST-NAS), ``trials/``
-those that are Optuna studies. :func:`run_search` is the entry of both; the run folder and the
-report are shared.
+those that are Optuna studies. :func:`run_search` is the entry point of both; they share the run
+folder and the report.
 """
 
 from nas_encoder.search.config.gradient import SearchConfig

@@ -1,26 +1,26 @@
-"""The folder of a search run: everything in it survives a kill at any moment.
+"""The folder of a search run; its files survive a kill at any moment.
 
 ::
 
-    config.yaml      the configuration as resolved; can be given to --config again
+    config.yaml      the resolved configuration; can be given to --config again
     run.yaml         seed, data, versions, commit and machine
     tokens.txt       the tokens, features.json the feature settings and statistics
     genotype.yaml    the result, once there is one
-    genotypes/       what was derived after each epoch
-    last.ckpt        where --resume goes on
-    metrics.jsonl    one object for each epoch
+    genotypes/       the genotype derived after each epoch
+    last.ckpt        the state that --resume starts from
+    metrics.jsonl    one object per epoch
     tensorboard/     the same for TensorBoard
     report.html      the same for people
-    operations.yaml  where there is a budget in latency: the table that it is measured by
-    seed*/           where there are several seeds: the folder of each one's search; beside them
-                     lie config.yaml, run.yaml, genotype.yaml (the best) and report.html
+    operations.yaml  with a latency budget: the table of latencies
+    seed*/           with several seeds: the folder of each seed's search, next to config.yaml,
+                     run.yaml, genotype.yaml (the best) and report.html
 
 A search by trials has no last.ckpt, no tensorboard/ and nothing in genotypes/; metrics.jsonl has
-one object for each trial, and there are::
+one object per trial, and the folder also has::
 
-    study.db         the Optuna study, where no other storage is given
+    study.db         the Optuna study, unless another storage is given
     front/           with several objectives: the genotypes of the Pareto front
-    front.json       what each of them has
+    front.json       the objectives of each of them
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ STUDY = "study.db"
 
 
 class RunFolder:
-    """Paths, atomic writes and checks of one run's folder.
+    """Paths, atomic writes and checks of a run folder.
 
     Args:
-        path: The folder; :meth:`begin` makes it.
+        path: The folder; :meth:`begin` creates it.
 
     Attributes:
-        writes: Whether this process writes; of several, one does.
+        writes: Whether this process writes; only one of several does.
     """
 
     def __init__(self, path: str | Path, writes: bool = True) -> None:
@@ -59,27 +59,26 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state of an unfinished run is."""
+        """The file with the state of an unfinished run."""
         return self.path / CHECKPOINT
 
     @property
     def metrics(self) -> Path:
-        """Where epochs or trials are recorded."""
+        """The file that records epochs or trials."""
         return self.path / "metrics.jsonl"
 
     def begin(self, config: Declared, run: Mapping[str, Any], resume: bool) -> None:
-        """Record what is run; refuse to mix two runs.
+        """Record the run; refuse to mix two runs.
 
         Args:
-            config: Its configuration; options that it has and a run of an older version had not
-                count as their defaults there.
-            run: What else defines the run, and where and when it began.
-            resume: Whether to go on with a run that is in the folder.
+            config: The configuration; options that a run of an older version lacks count as their
+                defaults there.
+            run: What else defines the run, and where and when it started.
+            resume: Whether to resume a run in the folder.
 
         Raises:
-            CheckpointError: The folder cannot be made or written to, it holds a run and
-                ``resume`` is off, or what is resumed was begun with another configuration, seed
-                or data.
+            CheckpointError: The folder cannot be created or written to, it holds a run and
+                ``resume`` is off, or the resumed run has another configuration, seed or data.
         """
         if not self.writes:
             return
@@ -107,7 +106,7 @@ class RunFolder:
 
     def _require_same(self, config: Declared, run: Mapping[str, Any]) -> None:
         before = config.completed(read_yaml(self.path / "config.yaml", CheckpointError))
-        # The machine and the commit may change under a run; what is computed must not.
+        # The machine and the commit of a run may change; what it computes must not.
         old, new = (
             {"run": {key: document.get(key) for key in _IDENTITY & run.keys()}}
             for document in (self.run(), run)
@@ -120,7 +119,7 @@ class RunFolder:
             raise CheckpointError(f"cannot resume {self.path}", problems)
 
     def run(self) -> dict[str, Any]:
-        """Return what run.yaml holds.
+        """Return the content of run.yaml.
 
         Raises:
             CheckpointError: The folder holds no search, or the file is damaged.
@@ -144,12 +143,12 @@ class RunFolder:
         return cls.from_dict(read_yaml(path, CheckpointError), str(path))
 
     def kind(self) -> str:
-        """Return what the folder is of: ``gradient``, ``seeds`` (several of them) or ``trials``."""
+        """Return the kind of search: ``gradient``, ``seeds`` (several of them) or ``trials``."""
         run = self.run()
         return "seeds" if "seeds" in run else "trials" if "table" in run else "gradient"
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write the state of the run; the last good one stays until the new one is whole.
+        """Write the state of the run; the previous one stays until the new one is complete.
 
         Raises:
             CheckpointError: It cannot be written, for example because the disk is full.
@@ -158,7 +157,7 @@ class RunFolder:
             save_checkpoint(self.checkpoint, state)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Read the state of the run; None where it has none yet.
+        """Read the state of the run; None if it has none yet.
 
         Raises:
             CheckpointError: It is damaged.
@@ -169,7 +168,7 @@ class RunFolder:
         return state
 
     def rows(self) -> list[Any]:
-        """Return the lines of metrics.jsonl as they are; one cut off by a kill is dropped.
+        """Return the parsed lines of metrics.jsonl; one cut off by a kill is dropped.
 
         Raises:
             CheckpointError: Another line is damaged.
@@ -187,7 +186,7 @@ class RunFolder:
         return rows
 
     def records(self, kind: type[R]) -> list[R]:
-        """Return the epochs of a gradient search, or the trials, that are recorded.
+        """Return the recorded epochs of a gradient search, or trials.
 
         Raises:
             CheckpointError: A line is damaged or of another kind; all are named.
@@ -203,27 +202,27 @@ class RunFolder:
         return found
 
     def write_records(self, records: Iterable[Record]) -> None:
-        """Write metrics.jsonl anew."""
+        """Rewrite metrics.jsonl."""
         text = "".join(json.dumps(record.to_row()) + "\n" for record in records)
         if self.writes:
             write_atomically(self.metrics, text.encode(), CheckpointError)
 
     def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
-        """Write what was derived after an epoch (stage and epoch counted from 1)."""
+        """Write the genotype derived after an epoch (stage and epoch counted from 1)."""
         self._write_yaml(
             str(self.genotype_path(stage, epoch).relative_to(self.path)), genotype.to_dict()
         )
 
     def genotype_path(self, stage: int, epoch: int) -> Path:
-        """Return where the genotype derived after an epoch is (both counted from 1)."""
+        """Return the path of the genotype derived after an epoch (both counted from 1)."""
         return self.path / "genotypes" / f"stage{stage}_epoch{epoch:03d}.yaml"
 
     def seed_path(self, seed: int) -> Path:
-        """Return the folder of one seed's search, where there are several."""
+        """Return the folder of one seed's search, for runs with several."""
         return self.path / f"seed{seed}"
 
     def result(self) -> Genotype | None:
-        """Return the result, None where the search is not finished.
+        """Return the result; None if the search is not finished.
 
         Raises:
             CheckpointError: Its file is damaged.
@@ -238,11 +237,10 @@ class RunFolder:
         self._write_yaml("genotype.yaml", genotype.to_dict())
 
     def keep_data(self, tokens: TokenSet, features: FeatureExtractor, resumed: bool) -> None:
-        """Keep the tokens and what the features are.
+        """Save the tokens and the features' settings and statistics.
 
         Raises:
-            CheckpointError: The run that is resumed was begun with other data, or they cannot be
-                written.
+            CheckpointError: The resumed run has other data, or they cannot be written.
         """
         problems = []
         if resumed and TokenSet.load(self.path / "tokens.txt", kind=tokens.kind) != tokens:
@@ -262,10 +260,10 @@ class RunFolder:
             ) from None
 
     def keep_table(self, table: Mapping[str, Any], resume: bool) -> None:
-        """Keep the table of latencies that budgets are measured by.
+        """Save the table of latencies of the budgets.
 
         Raises:
-            CheckpointError: The run that is resumed was begun with another one.
+            CheckpointError: The resumed run has another one.
         """
         path = self.path / "operations.yaml"
         if resume and path.exists() and differences(read_yaml(path, CheckpointError), table):
@@ -281,12 +279,12 @@ class RunFolder:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that writes, even before it has joined the others."""
+    """Return whether this process is the writing one, even before it has joined the others."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def open_folder(path: str | Path) -> RunFolder:
-    """Open a run folder, of which only the first of several processes writes anything."""
+    """Open a run folder; only the first of several processes writes to it."""
     return RunFolder(path, writes=is_first_process())
 
 

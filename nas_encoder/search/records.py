@@ -29,15 +29,15 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 class Record:
     """A line of ``metrics.jsonl``; its fields are the line's keys."""
 
-    left_out: ClassVar[tuple[str, ...]] = ()  # of a row, where they are None
+    left_out: ClassVar[tuple[str, ...]] = ()  # fields omitted from a row where None
 
     @classmethod
     def from_row(cls: type[R], row: object, where: str = "metrics.jsonl") -> R:
         """Read a row; fields with a default may be missing, as in rows of earlier versions.
 
         Args:
-            row: A mapping, as JSON has it.
-            where: It comes from, for the error.
+            row: A mapping, as read from JSON.
+            where: Source of the row, for the error.
 
         Raises:
             CheckpointError: A key is missing, unknown or of a wrong type; all are named.
@@ -66,10 +66,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs, in one quantity."""
+    """One cost of a network."""
 
     derived: float  # the network of the genotype
-    expected: float  # mean over networks drawn by the probabilities
+    expected: float  # mean over networks drawn from the probabilities
     budget: float | None = None
 
     @property
@@ -80,36 +80,36 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord(Record):
-    """An epoch of a gradient search; a kind is one of choices: a kind of cell, blocks, nodes."""
+    """An epoch of a gradient search; kinds are those of choices: a kind of cell, blocks, nodes."""
 
     stage: int  # counted from 1, like epochs
-    epoch: int  # of the stage
+    epoch: int  # within the stage
     phase: str = "search"  # or warmup or retrain
     steps: int  # of the weights
     train_loss: float  # mean over the steps, per token
     architecture_loss: float | None  # on the architecture's data; None where it did not move
-    penalty: float | None = None  # mean of what the budgets added to that loss
+    penalty: float | None = None  # mean penalty of the budgets in that loss
     valid_loss: float  # per token
     valid_utterance_loss: float | None = None  # mean per utterance
     valid_ter: float  # token error rate in %
     dropout: float  # after regularized operations
     entropy: Mapping[str, float]  # kind -> mean over its edges, in nats
-    uniform_entropy: Mapping[str, float]  # that of a uniform choice
+    uniform_entropy: Mapping[str, float]  # of a uniform choice
     seconds: float
     # Kind -> edge -> operation -> probability.
     probabilities: Mapping[str, Sequence[Mapping[str, float]]]
-    # Kind -> edge -> probability that its node takes it; None where not learned.
+    # Kind -> edge -> probability that its node takes it; None if not learned.
     edges: Mapping[str, Sequence[float]] | None = None
-    # Kind -> entropy of the choice of edges, over that of a uniform one.
+    # Kind -> entropy of the choice of edges, relative to a uniform one.
     edge_entropy: Mapping[str, float] | None = None
-    costs: Mapping[str, Cost] | None = None  # by quantity; None where costs are not known
-    genotype: str  # hash of what is derived from the probabilities
+    costs: Mapping[str, Cost] | None = None  # by quantity; None if unknown
+    genotype: str  # hash of the genotype derived from the probabilities
 
     left_out: ClassVar[tuple[str, ...]] = ("edges", "edge_entropy", "costs")
 
     @classmethod
     def from_row(cls, row: object, where: str = "metrics.jsonl") -> EpochRecord:
-        """Read a row, also of earlier versions; see :meth:`Record.from_row`."""
+        """Read a row, including those of earlier versions; see :meth:`Record.from_row`."""
         if isinstance(row, Mapping):
             row = dict(row)
             uniform, kinds = row.get("uniform_entropy"), row.get("entropy")
@@ -132,7 +132,7 @@ class EpochRecord(Record):
 
     @property
     def searching(self) -> bool:
-        """Whether operations are chosen, and neither weights warmed up nor retrained."""
+        """Whether operations are chosen, rather than weights warmed up or retrained."""
         return self.phase == "search"
 
     @property
@@ -141,16 +141,16 @@ class EpochRecord(Record):
         return self.stage, self.epoch
 
     def relative_entropy(self, kind: str) -> float | None:
-        """Return the entropy over that of a uniform choice; None where nothing can be chosen."""
+        """Return the entropy relative to a uniform choice; None where there is no choice."""
         uniform = self.uniform_entropy[kind]
         return self.entropy[kind] / uniform if uniform else None
 
     def taken(self, kind: str) -> Sequence[float]:
-        """Return how probable it is that each edge is taken, (E,); 1 where that is not learned."""
+        """Return the probability that each edge is taken, (E,); 1 where edges are not learned."""
         return [1.0] * len(self.probabilities[kind]) if self.edges is None else self.edges[kind]
 
     def shares(self, kind: str, operations: Iterable[str]) -> dict[str, float]:
-        """Return each operation's mean probability over edges, which count as they are taken."""
+        """Return each operation's mean probability over edges, weighted by how they are taken."""
         edges, taken = self.probabilities[kind], self.taken(kind)
         return {
             op: sum(t * edge.get(op, 0.0) for t, edge in zip(taken, edges, strict=True))
@@ -163,18 +163,18 @@ class EpochRecord(Record):
 class TrialRecord(Record):
     """A finished trial."""
 
-    trial: int  # place in the order in which trials were finished, from 1
+    trial: int  # rank in the order of finishing, from 1
     number: int  # Optuna's
     state: str  # complete or pruned
     error: float  # the lowest of ``errors``, in %
-    latency_ms: float | None = None  # of its encoder, like the other costs; None: not measured
+    latency_ms: float | None = None  # of the encoder, like the other costs; None: not measured
     macs: float | None = None
     parameters: float | None = None
     epochs: int
     seconds: float
     genotype: str  # hash
     vector: Sequence[int]  # choices, as its space encodes them
-    objectives: Sequence[str]  # what the search minimizes: ``error`` or a cost
+    objectives: Sequence[str]  # minimized by the search: ``error`` or a cost
     errors: Sequence[float]  # the lowest error so far after each epoch
     finished: str | None  # ISO 8601
 
@@ -182,12 +182,12 @@ class TrialRecord(Record):
 
     @property
     def complete(self) -> bool:
-        """Whether it was trained to its end."""
+        """Whether the training was finished."""
         return self.state == "complete"
 
     @property
     def costs(self) -> dict[str, float]:
-        """The costs that are known."""
+        """The known costs."""
         found = {name: getattr(self, name) for name in COSTS}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -198,14 +198,14 @@ class TrialRecord(Record):
 
 
 def front_of(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the complete trials that no other one is better than, by rising error.
+    """Return the Pareto front of the complete trials, by ascending error.
 
-    A trial is left out when another one is nowhere worse and somewhere better; of trials with
-    equal values the first one stays.
+    It holds the trials that no other one dominates (nowhere worse and somewhere better); of trials
+    with equal values, the first.
     """
     front: list[tuple[tuple[float, ...], TrialRecord]] = []
     candidates = [(tuple(map(t.value, t.objectives)), t) for t in trials if t.complete]
-    # In this order a trial can be beaten by earlier ones only.
+    # In this order only earlier trials can dominate one.
     for values, trial in sorted(candidates, key=lambda candidate: candidate[0]):
         if not any(all(map(le, kept, values)) for kept, _ in front):
             front.append((values, trial))
@@ -213,7 +213,7 @@ def front_of(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def best_of(trials: Iterable[TrialRecord]) -> TrialRecord:
-    """Return the complete trial with the lowest error; of equals the cheapest, then the first.
+    """Return the complete trial with the lowest error; on a tie the cheapest, then the first.
 
     Raises:
         NasEncoderError: No trial is complete.

@@ -1,4 +1,4 @@
-"""From speech data to a genotype: the one entry of every search, which also writes its report."""
+"""From speech data to a genotype and a report: the entry point of every search."""
 
 from __future__ import annotations
 
@@ -41,32 +41,31 @@ def run_search(
     fabric: Fabric | None = None,
     storage: str | None = None,
 ) -> Genotype:
-    """Search a genotype and write a report: with gradients, for one seed or several, or by trials.
+    """Search for a genotype, with gradients (one or several seeds) or by trials; write a report.
 
     Args:
         config: The checked configuration.
-        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts; trials that look errors up in a
-            table need none.
+        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts; not needed by trials that look
+            errors up in a table.
         output: The run folder.
-        valid: Data of the same kinds that the score is measured on; with
-            ``architecture_data: valid`` the architecture learns from it too. Without it, the
-            half of the training data that the architecture learns from serves; trials that train
-            need it.
-        seed: Of everything random; by default the configuration's seeds, each in turn, or 0.
+        valid: Validation data of the same kinds, for the score; with ``architecture_data: valid``
+            the architecture learns from them too. By default the half of the training data that
+            the architecture learns from; trials that train need validation data.
+        seed: Seed of all randomness; by default the configuration's seeds, each in turn, or 0.
         resume: Resume the run in ``output``; start one where there is none.
         config_name: Recorded in the genotype.
-        fabric: The devices, where the caller has opened them already.
+        fabric: The devices, if the caller has opened them already.
         storage: For trials, an Optuna storage URL in place of ``trials.storage``; not recorded.
 
     Returns:
-        The genotype; it is ``genotype.yaml`` in the run folder too. Of several seeds, the one
-        with the lowest token error rate on the validation data, of equals the lowest loss, of
-        equals the first; its provenance names the others. By trials, see
+        The genotype, also written to ``genotype.yaml`` in the run folder. Of several seeds, the one
+        with the lowest validation token error rate, on a tie the lowest loss, then the first; its
+        provenance names the others. For trials, see
         :func:`~nas_encoder.search.trials.run.run_trials`.
 
     Raises:
-        ConfigError: A budget needs a table of latencies, there is no such device, or an argument
-            does not fit the strategy.
+        ConfigError: A budget needs a table of latencies, a device is missing, or an argument does
+            not fit the strategy.
         DataError: The data cannot be used; all problems found are listed, before any training.
         CheckpointError: The run folder holds another run, or cannot be written.
         MissingDependencyError: Optuna is needed and not installed.
@@ -118,7 +117,7 @@ def _search(
     folder.begin(config, run, resume)
     if config.objective.table is not None:
         folder.keep_table(read_yaml(config.objective.table, ConfigError), resume)
-    # Only now: what can fail early has not started other processes.
+    # Only now, so that what fails early does not start other processes.
     fabric = fabric or open_fabric(config.trainer)
     fabric.barrier()
     state = folder.load_checkpoint() if resume else None
@@ -156,7 +155,7 @@ def _search(
 def _search_seeds(
     config: SearchConfig, folder: RunFolder, run: dict[str, Any], resume: bool
 ) -> Genotype:
-    """Search with each of ``config.seeds``, in run folders of their own below this one."""
+    """Search with each of ``config.seeds``, each in a run folder below this one."""
     folder.begin(config, run, resume)
     own = config.of_one_seed()
     fabric = open_fabric(config.trainer)
@@ -164,7 +163,7 @@ def _search_seeds(
     for place, seed in enumerate(config.seeds, 1):
         logger.info("seed %d, %d of %d", seed, place, len(config.seeds))
         path = folder.seed_path(seed)
-        # Resume a seed that has started, start the others.
+        # Resume a seed that has started; start the others.
         found[seed] = open_folder(path).result() or run_search(
             own, run["train"], path, run["valid"], seed, True, run["config"], fabric
         )
@@ -174,10 +173,10 @@ def _search_seeds(
 
 
 def build_objective(config: SearchConfig) -> Objective | None:
-    """Return the costs of what can be found, and the budgets; None where costs are not known.
+    """Return the costs of what can be found, and the budgets; None where costs are unknown.
 
     Raises:
-        ConfigError: A budget needs what is not there.
+        ConfigError: The table of latencies that a budget needs is missing.
     """
     objective, space = config.objective, get_space(config.space)
     network = config.encoder_config(config.stages[-1])

@@ -1,4 +1,4 @@
-"""What the strategies of the table are; imports neither torch nor their code."""
+"""The entries of the table of strategies; imports neither torch nor the strategies' code."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ GRADIENT, TRIALS = "gradient", "trials"
 
 @dataclass(frozen=True)
 class Strategy:
-    """What a configuration may ask of a strategy, and where its code is.
+    """What a configuration may ask of a strategy, and the address of its code.
 
     Attributes:
         kind: ``gradient`` or ``trials``.
         target: ``module:attribute``. With gradients, a class with the methods of
             :class:`~nas_encoder.search.gradient.strategies.base.GradientStrategy`; by trials, a
             function from (configuration, space, seed) to an Optuna sampler.
-        second_order: With gradients: whether ``order: second`` is for it.
-        paths: With gradients: the most ``paths`` that a step compares.
-        objectives: By trials: the fewest and the most objectives.
-        prunes: By trials: whether trials are pruned also where the configuration does not say so.
+        second_order: With gradients: whether it supports ``order: second``.
+        paths: With gradients: the largest ``paths`` it supports.
+        objectives: By trials: the smallest and the largest number of objectives.
+        prunes: By trials: whether it always prunes trials.
     """
 
     kind: str

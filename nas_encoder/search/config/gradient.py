@@ -1,4 +1,4 @@
-"""The configuration of a search with gradients, read and checked before anything is built."""
+"""The configuration of a gradient search, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ DEFAULT_SPACE = "asr_revised"
 
 @dataclass(frozen=True)
 class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
-    """Everything that defines a search but its data and its seed.
+    """Everything that defines a search except its data and its seed.
 
     Attributes:
-        architecture_data: ``half``: a random half of the training data is kept from the
-            weights and moves the architecture (He et al. 2020, section 4.3). ``valid``: the
-            weights get all training data, the validation data move the architecture.
-        seeds: Search with each of them in turn; the best derived network by validation is the
-            result. Empty for the one seed of the command line.
-        network: What the supernets share with the derived network; the space says which options.
+        architecture_data: ``half``: a random half of the training data is withheld from the
+            weights and used for the architecture (He et al. 2020, section 4.3). ``valid``: the
+            weights get all training data, the architecture the validation data.
+        seeds: Search with each in turn; the derived network that validates best is the result.
+            Empty for the one seed of the command line.
+        network: Options that the supernets share with the derived network, defined by the space.
         objective: Budgets.
-        selection: How the best of several seeds is found: on the derived networks, trained from
-            scratch; null: by what the last stage of each search ends with.
+        selection: How to choose the best of several seeds: by their derived networks, trained from
+            scratch; null: by the final scores of their last stages.
     """
 
     space: str = option(DEFAULT_SPACE, choice("search space", searchable_spaces))
@@ -56,7 +56,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
 
     @classmethod
     def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Say whose ``network`` it is; leave out of the regularization what the space lacks."""
+        """Tag ``network`` with its space; drop from the regularization what the space lacks."""
         name = document.get("space")
         known = isinstance(name, str) and name in searchable_spaces()
         space = get_space(name if isinstance(name, str) and known else DEFAULT_SPACE)
@@ -82,7 +82,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
             if self.learns_edges and LEARNED_EDGES not in space.features:
                 rule = f"'{self.edges}' is for spaces of cells with edges, not '{self.space}'"
                 found.conflict("edges", rule)
-            if self.learns_edges:  # edges that are left out say it
+            if self.learns_edges:  # left-out edges express it
                 candidates = [name for name in candidates if name != space.zero]
         self._check_stages(candidates, found)
         self._check_phases(found)
@@ -175,7 +175,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
             found.conflict("at_most", rule)
 
     def encoder_config(self, stage: StageConfig) -> NetworkOptions:
-        """Return the options that a stage's supernet shares with an evaluation network."""
+        """Return the options that a stage's supernet shares with the evaluation network."""
         return get_space(self.space).search_options(
             self.network,
             input_size=self.features.num_mel_bins,
@@ -189,10 +189,10 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
         return STRATEGIES[self.strategy].load()(self, self.encoder_config)
 
     def of_one_seed(self) -> SearchConfig:
-        """Return the configuration of each seed's own search.
+        """Return the configuration of a single seed's search.
 
         With a ``selection``, a last stage trains the derived network from scratch, so that the
-        last validation figures are those of the network that is compared.
+        final validation scores are those of the network to compare.
         """
         stages, last, selection = self.stages, self.stages[-1], self.selection
         if selection is not None and last.phase != "retrain":

@@ -1,4 +1,4 @@
-"""Reading a search configuration: a shipped name or a file, with settings of the command line."""
+"""Reads a search configuration: a shipped name or a file, plus command-line settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -
 def load_any_search_config(
     name_or_path: str | Path, settings: Sequence[str] = ()
 ) -> SearchConfig | TrialsConfig:
-    """Read the configuration of a gradient search or of one by trials, as its strategy says.
+    """Read the configuration of a gradient search or of a search by trials.
 
     Args:
         name_or_path: For example ``"evolution"`` or ``"my/search.yaml"``.
@@ -54,7 +54,7 @@ def _read(name_or_path: str | Path, settings: Sequence[str]) -> tuple[Any, str]:
 
 
 def apply_settings(document: Any, settings: Sequence[str]) -> None:
-    """Change a configuration's document by ``key=value`` settings.
+    """Apply ``key=value`` settings to a configuration document, in place.
 
     Raises:
         ConfigError: A setting is wrong; all problems are listed.

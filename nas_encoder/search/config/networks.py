@@ -1,4 +1,4 @@
-"""The networks of a search's stages: the section ``network``, and the rules of the space."""
+"""The networks of a search's stages: the section ``network``, checked by the space."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork, tupled
 
 
 def read_network(value: Any, path: str, problems: Problems) -> SearchedNetwork:
-    """Read the section ``network``: the options of the networks of the space.
+    """Read the section ``network``: options of the space's networks.
 
-    Those that only networks of other spaces have may be given with the value that switches them
-    off.
+    Options of other spaces' networks may be given with the value that switches them off.
 
     Args:
-        value: The space and the section; or the section, read already.
-        path: Of the section.
-        problems: Takes what is wrong.
+        value: The space and the section, or the section already read.
+        path: Path of the section.
+        problems: Collects what is wrong.
     """
     here = problems.under(path)
     if isinstance(value, SearchedNetwork):
@@ -56,15 +55,15 @@ def check_network(
     index: int,
     problems: Problems,
 ) -> None:
-    """Check the network of the stage at ``index``; what all stages share, with the first.
+    """Check the network of a stage; the first also checks what all stages share.
 
     Args:
-        space: Of the search.
+        space: The searched space.
         section: The section ``network``.
-        layers: Of the stage.
-        options: Those of the stage's network.
-        index: Of the stage.
-        problems: Takes what is wrong.
+        layers: Layers of the stage.
+        options: Options of the stage's network.
+        index: Index of the stage, from 0.
+        problems: Collects what is wrong.
     """
     where = f"stages[{index}]"
     space.check_layers(layers, section, f"{where}.layers", problems)
@@ -72,6 +71,6 @@ def check_network(
         if line.startswith(("layers:", "channels:")):
             problems.lines.append(f"{where}.{line}")
         elif line.startswith("dropout:"):
-            continue  # the stage's own check has it
-        elif not index and not line.startswith("input_size:"):  # features has that one
+            continue  # reported by the stage's own check
+        elif not index and not line.startswith("input_size:"):  # set by the features
             problems.lines.append(f"network.{line}")

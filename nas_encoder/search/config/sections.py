@@ -1,4 +1,4 @@
-"""The sections of a search configuration beside those of :mod:`nas_encoder.training.config`."""
+"""The sections of a search configuration besides those of :mod:`nas_encoder.training.config`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ EDGES = ("operations", "learned", "drawn")
 
 @dataclass(frozen=True)
 class Named(Declared):
-    """How every configuration of a search begins.
+    """The first fields of every search configuration.
 
     Attributes:
         strategy: One of :data:`~nas_encoder.tables.STRATEGIES`.
         space: One of :data:`~nas_encoder.tables.SPACES`.
-        name: Of the genotype that is found.
+        name: Name of the resulting genotype.
     """
 
     strategy: str = option("pdarts", choice("strategy", STRATEGIES))
@@ -51,20 +51,20 @@ class StageConfig(Declared):
     """One stage of a search (progressive: Chen et al. 2019, section 3.2).
 
     Attributes:
-        phase: ``search``; ``warmup``: the weights alone, which the following stage goes on with
-            (paths of a sampling strategy are drawn uniformly); ``retrain``: the derived network
-            alone, from scratch, on all training data.
-        layers: L, cells of the supernet, at least 3: of 2, both are reductions, and the normal
-            cell would be pruned by chance. Of a chain: its blocks. Of NAS-Bench-ASR: cells of
-            all blocks together.
-        channels: C, initial channels; of a chain, its width; of NAS-Bench-ASR, the filters of
-            its first block.
-        operations: Candidates that are alive on each edge (no meaning in phase ``retrain``).
-        epochs: Of the stage, at most.
-        warmup_epochs: Of these, the first in which the weights alone are trained.
-        dropout: Probability behind the regularized operations when the stage begins; of a chain
-            or of NAS-Bench-ASR, behind every layer; in phase ``retrain`` that of the encoder.
-        stop: When it ends earlier; null for never.
+        phase: ``search``; ``warmup``: only the weights, which the next stage inherits (a sampling
+            strategy draws paths uniformly); ``retrain``: only the derived network, from scratch, on
+            all training data.
+        layers: L, number of cells of the supernet, at least 3: with 2, both are reductions, and the
+            normal cell would be pruned by chance. In a chain, the number of blocks; in
+            NAS-Bench-ASR, the cells of all blocks together.
+        channels: C, initial channels; in a chain, its width; in NAS-Bench-ASR, the filters of the
+            first block.
+        operations: Number of candidates per edge (ignored in phase ``retrain``).
+        epochs: Maximum number of epochs.
+        warmup_epochs: How many of the first epochs train only the weights.
+        dropout: Initial dropout after the regularized operations; in a chain or NAS-Bench-ASR,
+            after every layer; in phase ``retrain`` that of the encoder.
+        stop: Early stopping; null for none.
     """
 
     phase: str = option("search", choice("phase", PHASES))
@@ -98,12 +98,12 @@ class ArchitectureConfig(Declared):
 
 @dataclass(frozen=True)
 class RegularizationConfig(Declared):
-    """Search space regularization (He et al. 2020, section 3.2 and 4.3).
+    """Search space regularization (He et al. 2020, sections 3.2 and 4.3).
 
     Attributes:
-        operations: Operations that dropout follows.
-        decay: Rate of its exponential decay over the epochs after the warm-up.
-        at_most: Operation -> how many of it the final normal cell may keep.
+        operations: Operations followed by dropout.
+        decay: Rate of the dropout's exponential decay over the epochs after the warm-up.
+        at_most: Operation -> how often the final normal cell may have it.
     """
 
     operations: tuple[str, ...] = option(
@@ -113,7 +113,7 @@ class RegularizationConfig(Declared):
     at_most: Mapping[str, int] = option(lambda: {"avg_pool_3x3": 2}, mapping_of(integer(0, 8)))
 
     def within(self, known: Sequence[str]) -> RegularizationConfig:
-        """Return what of it concerns the operations ``known``."""
+        """Return the part that concerns the operations ``known``."""
         return RegularizationConfig(
             tuple(op for op in self.operations if op in known),
             self.decay,
@@ -123,21 +123,20 @@ class RegularizationConfig(Declared):
 
 @dataclass(frozen=True)
 class StrategyConfig(Named):
-    """What a gradient strategy decides by.
+    """The configuration of a gradient strategy.
 
     Attributes:
-        order: Of the architecture's gradient (Liu et al. 2019, section 2.3): ``first``, or for
-            the strategy ``darts`` with SGD ``second``, through one step of the weights.
-        paths: For the strategy ``stnas``: with 1, an architecture step compares the path that is
-            active with all others; with 2, with one other that is drawn (edges with all others).
-        edges: How a node of a cell comes by its two inputs. ``operations``: by the edges' best
-            operations when a genotype is derived, as published; until then it has all of them.
-            ``learned``: edges have parameters of their own, by which they are weighed; see
-            :mod:`nas_encoder.network.choices.edges`. ``drawn``: the same, and each step draws
-            two for a node (the strategy ``stnas`` always does); see
-            :mod:`nas_encoder.search.gradient.strategies.drawn`.
-        stages: One after the other.
-        regularization: Of the space.
+        order: Order of the architecture's gradient (Liu et al. 2019, section 2.3): ``first``, or
+            for the strategy ``darts`` with SGD ``second``, through one step of the weights.
+        paths: For the strategy ``stnas``: with 1, an architecture step compares the active path
+            with all others; with 2, with one other drawn at random (edges with all others).
+        edges: How a node of a cell gets its two inputs. ``operations``: by the edges' best
+            operations at derivation, as published; until then it has all edges. ``learned``: edges
+            are weighted by parameters of their own; see :mod:`nas_encoder.network.choices.edges`.
+            ``drawn``: the same, and each step draws two per node (the strategy ``stnas`` always
+            does); see :mod:`nas_encoder.search.gradient.strategies.drawn`.
+        stages: The stages, in order.
+        regularization: Regularization of the space.
     """
 
     order: str = option("first", choice("order", ("first", "second")))
@@ -158,7 +157,7 @@ class StrategyConfig(Named):
 
 @dataclass(frozen=True)
 class OptimizationConfig(Declared):
-    """How a gradient search is trained.
+    """Training of a gradient search.
 
     Attributes:
         weights: Optimizer of the network.
@@ -173,16 +172,16 @@ class OptimizationConfig(Declared):
 
 @dataclass(frozen=True)
 class SelectionConfig(Declared):
-    """How the best of several seeds is chosen: each derived network is trained from scratch.
+    """How to choose the best of several seeds: by their derived networks, trained from scratch.
 
-    Its optimizer is that of the weights (Liu et al. 2019, section 3.1, and Chen et al. 2019 choose
-    so, after a short training).
+    The optimizer is that of the weights (Liu et al. 2019, section 3.1, and Chen et al. 2019 do so
+    after a short training).
 
     Attributes:
-        epochs: Of that training.
-        layers: Of the network; null for those of the last stage.
-        channels: Likewise.
-        dropout: Of its encoder.
+        epochs: Epochs of the training.
+        layers: Layers of the network; null for those of the last stage.
+        channels: Channels of the network; null likewise.
+        dropout: Dropout of the encoder.
     """
 
     epochs: int = option(15, integer(1, 10**5))

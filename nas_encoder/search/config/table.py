@@ -1,4 +1,4 @@
-"""What a table is built with: which architectures, how they are trained, scored and measured."""
+"""The configuration of a table: architectures, and how to train, score and measure them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from nas_encoder.training.config import BatchConfig, DataConfig
 
 @dataclass(frozen=True)
 class Choice(Declared):
-    """Which architectures of the space.
+    """The choice of architectures.
 
     Attributes:
-        kind: ``all`` (for a space that can be listed), ``sample`` or ``list``.
-        count: Different ones that are drawn.
-        seed: Of the draw.
-        genotypes: For ``list``: names of the zoo or paths of YAML files.
+        kind: ``all`` (for a space that can be enumerated), ``sample`` or ``list``.
+        count: For ``sample``: number of distinct architectures.
+        seed: For ``sample``: seed of the draw.
+        genotypes: For ``list``: names in the zoo or paths of YAML files.
     """
 
     kind: str = option("sample", choice("kind", ("all", "sample", "list")))
@@ -48,26 +48,26 @@ class Choice(Declared):
     genotypes: tuple[str, ...] = option((), tuple_of(text("a name or path"), 0, 10**6))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that there are genotypes where they are listed."""
+        """Check that ``list`` comes with genotypes."""
         if bool(self.genotypes) != (self.kind == "list"):
             found.conflict("genotypes", "belongs to the kind 'list' and to no other", "kind")
 
 
 @dataclass(frozen=True)
 class Recipe(Declared):
-    """How each architecture is trained; the defaults are those of Mehrotra et al. 2021.
+    """How to train each architecture; the defaults are those of Mehrotra et al. 2021.
 
     Attributes:
         epochs: Target numbers of epochs, ascending. The learning rate does not depend on the
-            target, so one training to the last of them is a training to each.
-        seeds: Of the weights, of the order of the data and of dropout.
-        batch: Utterances.
-        lr: Of Adam.
-        decay: What the rate is multiplied by after each epoch from ``decay_from`` on.
-        decay_from: Counted from 1.
-        warm_up: For each epoch before the first that counts, the seconds that an utterance may
-            have; the published data had 1, 1, 2 and 2.
-        grad_clip: Largest norm of the gradient; 0 for no limit.
+            target, so one training passes through all targets.
+        seeds: Seeds of the weights, the order of the data and dropout.
+        batch: Utterances per batch.
+        lr: Learning rate of Adam.
+        decay: Factor of the rate after each epoch from ``decay_from`` on.
+        decay_from: First epoch that decays, counted from 1.
+        warm_up: Maximum seconds per utterance in each warm-up epoch, before the first that counts;
+            the published data had 1, 1, 2 and 2.
+        grad_clip: Maximum norm of the gradient; 0 for no limit.
         l2: Weight of the squared kernels of convolutions in the loss.
     """
 
@@ -86,21 +86,21 @@ class Recipe(Declared):
     l2: float = option(0.0, number(0, 1e9))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that a training passes all its targets."""
+        """Check the order of the targets."""
         if list(self.epochs) != sorted(self.epochs):
             found.conflict("epochs", f"must ascend, got {show(list(self.epochs))}")
 
 
 @dataclass(frozen=True)
 class Measuring(Declared):
-    """How a latency is measured.
+    """How to measure a latency.
 
     Attributes:
-        frames: Of the one utterance.
-        threads: Of a CPU.
-        repeats: Calls that count, after three that do not.
-        statistic: Which of them is the latency: the ``median``, or the fastest (``min``), which
-            on a machine that is not at rest is the one that can be repeated.
+        frames: Frames of the one utterance.
+        threads: CPU threads.
+        repeats: Timed calls, after three untimed ones.
+        statistic: ``median`` of the calls, or the fastest (``min``), which is the reproducible one
+            on a busy machine.
     """
 
     frames: int = option(300, integer(8, 10**6))
@@ -111,21 +111,21 @@ class Measuring(Declared):
 
 @dataclass(frozen=True)
 class TableConfig(Declared):
-    """A whole configuration.
+    """The configuration of a table.
 
     Attributes:
         name: A label.
         space: Any registered search space.
-        architectures: Which of it.
-        network: Options of :func:`~nas_encoder.network.build_encoder` but the input size.
+        architectures: Architectures of the space.
+        network: Options of :func:`~nas_encoder.network.build_encoder` except the input size.
         features: See :class:`~nas_encoder.data.FeatureConfig`.
         tokens: Kind of the tokens: ``char``, ``word``, ``phone`` or ``syllable``.
-        folding: Which tokens count as one in scoring: ``timit39`` or nothing.
-        beam: Of the decoding; 1 for greedy.
-        recipe: How they are trained.
-        latency: How they are measured.
+        folding: Tokens merged in scoring: ``timit39`` or nothing.
+        beam: Beam width of the decoding; 1 for greedy.
+        recipe: How to train them.
+        latency: How to measure their latencies.
         device: ``auto``, ``cpu`` or ``cuda``.
-        note: What a reader of the table should know.
+        note: For readers of the table.
     """
 
     name: str = option("table", text())
@@ -145,7 +145,7 @@ class TableConfig(Declared):
 
     @property
     def data(self) -> DataConfig:
-        """What the training data become; no utterance is too short or too long."""
+        """The data configuration; no utterance is too short or too long."""
         batch = BatchConfig(self.recipe.batch, longest_utterance=10**7, shortest_utterance=1)
         return DataConfig(tokens=self.tokens, features=self.features, batch=batch)
 
@@ -158,7 +158,7 @@ def load_table_config(name_or_path: str | Path, settings: Sequence[str] = ()) ->
         settings: For example ``"recipe.batch=16"``.
 
     Raises:
-        ConfigError: It lists everything that is wrong.
+        ConfigError: A file, a setting or a value is wrong; all problems are listed.
     """
     path = find_config(name_or_path, "table")
     document = read_yaml(path, ConfigError)

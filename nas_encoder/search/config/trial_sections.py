@@ -1,6 +1,6 @@
 """The sections of a configuration of trials; :mod:`nas_encoder.search.config.trials` checks them.
 
-Those that it shares with a gradient search are in :mod:`nas_encoder.training.config`.
+Sections shared with gradient searches are in :mod:`nas_encoder.training.config`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ class StudyConfig(Declared):
     """The Optuna study that the trials belong to.
 
     Attributes:
-        count: Trials that are finished (pruned ones too) when the search ends, over all workers.
-        storage: Optuna storage URL; null for an SQLite file in the run folder. An URL with a
-            password is better given by ``--storage``, which is written nowhere.
+        count: Trials to finish (pruned ones included), over all workers.
+        storage: Optuna storage URL; null for an SQLite file in the run folder. Prefer
+            ``--storage``, which is recorded nowhere, for a URL with a password.
         study: Name of the study in the storage; null for the configuration's name.
-        heartbeat: Seconds between two signs of life of a worker. A trial of a worker that gave
-            none for four times as long is given to another one.
-        retries: How often a trial whose worker died is run again; after that another one takes
-            its place.
+        heartbeat: Seconds between two heartbeats of a worker. After four times as long without
+            one, its trial is given to another worker.
+        retries: How often to rerun a trial whose worker died, before another trial replaces it.
     """
 
     count: int = option(50, integer(1, 10**7))
@@ -37,19 +36,18 @@ class StudyConfig(Declared):
 
     @property
     def grace(self) -> int:
-        """Seconds without a sign of life after which a worker is taken to be dead."""
+        """Seconds without a heartbeat after which a worker is considered dead."""
         return 4 * self.heartbeat
 
 
 @dataclass(frozen=True)
 class EvolutionConfig(Declared):
-    """Populations.
+    """Evolution; the defaults are those of Real et al. 2019, section 4.1.
 
     Attributes:
-        population: P of Real et al. 2019: the youngest P trials are alive. The defaults are
-            those of their section 4.1. For ``nsga2`` the size of a generation.
-        sample: S of Real et al. 2019: so many of the population are drawn, and the best of them
-            is the parent.
+        population: P of Real et al. 2019: the youngest P trials form the population. For ``nsga2``
+            the size of a generation.
+        sample: S of Real et al. 2019: the parent is the best of S drawn from the population.
     """
 
     population: int = option(100, integer(2, 10**6))
@@ -68,13 +66,13 @@ class EvolutionConfig(Declared):
 
 @dataclass(frozen=True)
 class PruningConfig(Declared):
-    """Ending trials early, by their error after each epoch.
+    """Pruning: ends trials early, by their error after each epoch.
 
     Attributes:
         kind: ``hyperband``: brackets of successive halving, from cautious to greedy (Li et al.
-            2018); ``asha``: its greediest bracket alone (Li et al. 2020).
-        min_epochs: No trial ends before.
-        factor: One of so many trials goes on beyond each rung (eta).
+            2018); ``asha``: only its greediest bracket (Li et al. 2020).
+        min_epochs: Minimum number of epochs of a trial.
+        factor: Eta: one in so many trials passes each rung.
     """
 
     kind: str = option("hyperband", choice("kind of pruning", PRUNERS))
@@ -87,8 +85,8 @@ class TrainingConfig(WeightsConfig):
     """How the network of a trial is trained: its learning rate follows a cosine, as in searches.
 
     Attributes:
-        epochs: Of a trial that is not pruned; with a table, those that count of its trainings
-            (null: all).
+        epochs: Epochs of a trial that is not pruned; with a table, how many epochs of its
+            trainings count (null: all).
     """
 
     epochs: int | None = option(5, integer(1, 10**5), null=True)
@@ -99,12 +97,12 @@ class TrainingConfig(WeightsConfig):
 
 @dataclass(frozen=True)
 class MeasureConfig(Declared):
-    """How costs are measured, of the encoder of the trial itself.
+    """How to measure the costs of a trial's own encoder.
 
     Attributes:
-        seconds: Of speech, one utterance.
-        threads: Of the CPU, for latencies.
-        repeats: Calls of which the median is the latency.
+        seconds: Length of the one utterance.
+        threads: CPU threads, for latencies.
+        repeats: Timed calls; their median is the latency.
     """
 
     seconds: float = option(3.0, number(0.1, 3600))
@@ -114,15 +112,14 @@ class MeasureConfig(Declared):
 
 @dataclass(frozen=True)
 class LookupConfig(Declared):
-    """A table of trained architectures that errors are looked up in.
+    """A table of trained architectures to look errors up in.
 
     Attributes:
         source: Name of a shipped table, an SQLite file of ``nas-encoder table``, or a folder
             with the published files of NAS-Bench-ASR.
-        seed: Of the trainings that are looked up; null for the one that belongs to the search's
-            own seed.
-        target: Epochs that were the target of the training; null for the most there are.
-        device: Whose latencies count, where ``latency_ms`` is an objective; null for the only one.
+        seed: Seed of the trainings to look up; null for the one that belongs to the search's seed.
+        target: Target epochs of the trainings to look up; null for the largest.
+        device: Device of the latencies, if ``latency_ms`` is an objective; null for the only one.
     """
 
     source: str = option("", text("a table's name or path"))

@@ -1,4 +1,4 @@
-"""The configuration of a search by trials, read and checked as a whole before anything runs."""
+"""The configuration of a search by trials, checked as a whole before anything runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _strategies() -> Names:
 
 @dataclass(frozen=True)
 class TrialsConfig(DataConfig, Named):
-    """Everything that defines a search by trials but its data and its seed.
+    """Everything that defines a search by trials except its data and its seed.
 
     Attributes:
         strategy: ``random``; ``evolution``: regularized evolution (Real et al. 2019);
@@ -40,10 +40,10 @@ class TrialsConfig(DataConfig, Named):
         space: Any registered space.
         network: Options of :func:`~nas_encoder.network.build_encoder` for the trials' networks,
             without ``input_size``.
-        objectives: What is minimised: ``error``, the lowest token error rate on the validation
-            data after any epoch so far, in %; and ``latency_ms``, ``macs`` or ``parameters``.
+        objectives: Quantities to minimize: ``error``, the lowest validation token error rate of
+            any epoch so far, in %; and ``latency_ms``, ``macs`` or ``parameters``.
         pruning: Null for none, except that ``hyperband`` always prunes.
-        table: Look errors up instead of training; then no data are needed.
+        table: Table to look errors up in instead of training, without data; null to train.
     """
 
     strategy: str = option("random", choice("strategy of trials", _strategies))
@@ -59,7 +59,7 @@ class TrialsConfig(DataConfig, Named):
 
     @property
     def study_name(self) -> str:
-        """Of the study in the storage."""
+        """The name of the study in the storage."""
         return self.trials.study or self.name
 
     def identity(self) -> dict[str, Any]:
@@ -79,12 +79,12 @@ class TrialsConfig(DataConfig, Named):
                 document[part] |= {name: (own[part] or {}).get(name) for name in names}
         try:
             return self.from_dict(document).identity()
-        except ConfigError:  # its settings are no longer known: compared as it is
+        except ConfigError:  # its settings are no longer known: compare it unchanged
             return dict(earlier)
 
     @classmethod
     def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Prune where the strategy always does."""
+        """Enable pruning where the strategy always prunes."""
         strategy = strategies(TRIALS).get(str(document.get("strategy")))
         if strategy is None or not strategy.prunes or document.get("pruning") is not None:
             return document
@@ -125,7 +125,7 @@ class TrialsConfig(DataConfig, Named):
             found.conflict("objectives", f"{rule}, got {show(list(names))}", "strategy")
 
 
-# What may differ between the workers of one study.
+# Settings that may differ between the workers of a study.
 _OWN = {
     "trials": ("storage", "heartbeat", "retries"),
     "batch": ("workers",),

@@ -1,6 +1,7 @@
-"""Known failures of gradient searches, told from the record of an epoch.
+"""Known failures of gradient searches, detected in the record of an epoch.
 
-Liu et al. 2019's architecture parameters can stay where they began, or prefer what has no weights
+The architecture parameters of Liu et al. 2019 can stay near their initial values, or favour
+weight-free operations
 (Zela et al. 2020, "Understanding and Robustifying Differentiable Architecture Search"; Chen et al.
 2019, section 3.3): skip connections and pooling look good while convolutions are not yet trained.
 """
@@ -22,7 +23,7 @@ _EXCESS = 1.25  # times what a uniform choice gives
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a reader should know before trusting the genotype.
+    """A warning to read before trusting the genotype.
 
     Attributes:
         kind: ``uniform``, ``edges``, ``cheap``, ``none`` or ``unlearned``.
@@ -36,12 +37,12 @@ class Finding:
 
 
 def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) -> list[Finding]:
-    """Return what is wrong after an epoch.
+    """Return the failures found after an epoch.
 
     Args:
-        epoch: Its record.
-        genotype: What was derived from it.
-        space: The space that is searched.
+        epoch: The epoch's record.
+        genotype: The genotype derived from it.
+        space: The searched space.
     """
     chosen = {} if genotype is None else space.chosen(genotype.architecture)
     found = []

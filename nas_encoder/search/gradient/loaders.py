@@ -1,4 +1,4 @@
-"""The data of a gradient search: what its weights, its architecture and its score see."""
+"""The data of a gradient search: for its weights, its architecture and its score."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SearchLoaders:
     """The data of a search.
 
     Attributes:
-        weights: Batches that the weights learn from.
-        architecture: Batches that the architecture learns from.
-        score: Batches that the score is measured on.
-        vocabulary: V, tokens with the blank.
+        weights: Batches for the weights.
+        architecture: Batches for the architecture.
+        score: Batches for the score.
+        vocabulary: V, number of tokens including the blank.
         retrain: Batches of all training data, for a stage of phase ``retrain``.
     """
 
@@ -35,14 +35,14 @@ class SearchLoaders:
     def of(
         cls, data: SpeechData, fabric: Fabric, architecture_data: str, own_valid: bool, scored: int
     ) -> SearchLoaders:
-        """Load data that are cut in halves.
+        """Load data that are split in halves.
 
         Args:
             data: With ``valid``.
-            fabric: Whose processes share every batch.
+            fabric: Its processes share every batch.
             architecture_data: ``half`` or ``valid``: what the architecture learns from.
-            own_valid: Whether the validation data are none of the training data.
-            scored: Utterances that the score is measured on.
+            own_valid: Whether the validation data are separate from the training data.
+            scored: Number of utterances to score.
         """
         cuts = data.cuts
         shared = {"rank": fabric.global_rank, "world_size": fabric.world_size, "split": True}
@@ -53,7 +53,7 @@ class SearchLoaders:
             return data.loader(cuts[name], True, seed=seed, pin_memory=pinned, **shared)
 
         of_valid = architecture_data == "valid"
-        # Every process measures the score on all of it, so that nothing has to be exchanged.
+        # Every process scores all of it, so that nothing has to be exchanged.
         score = data.loader(
             data.sample("valid", scored), False, seed=data.seed + 2, pin_memory=pinned
         )
@@ -62,20 +62,20 @@ class SearchLoaders:
             architecture=loader("valid" if of_valid else "other_half", 1),
             score=score,
             vocabulary=len(data.tokens),
-            # Without validation data, the score is measured on what no network was trained on.
+            # Without validation data, score what no network was trained on.
             retrain=loader("train" if own_valid else "half", 3),
         )
 
     def of_stage(self, stage: StageConfig) -> AsrLoader:
-        """Return what the weights of a stage learn from."""
+        """Return the loader for the weights of a stage."""
         return self.retrain if stage.phase == "retrain" else self.weights
 
     def architecture_from(self, stage: int, done: int) -> Iterator[Batch]:
-        """Yield the architecture's batches of a stage, epoch after epoch of its own.
+        """Yield the architecture's batches of a stage, over epochs of its own.
 
         Args:
             stage: From 0.
-            done: Batches of the stage that are not to come again.
+            done: Batches already consumed in this stage.
         """
         base, epoch = 10_000 * (stage + 1), 0
         while done >= (count := self._count(base + epoch)):
@@ -85,7 +85,7 @@ class SearchLoaders:
             epoch, done = epoch + 1, 0
 
     def _count(self, epoch: int) -> int:
-        """Return the batches of an epoch; planning one takes time, so each is planned once."""
+        """Return the number of batches of an epoch; cached, because planning one is slow."""
         if epoch not in self._counts:
             self._counts[epoch] = self.architecture.num_batches(epoch)
         return self._counts[epoch]

@@ -1,4 +1,4 @@
-"""A gradient search: stages that hand their choices on, resumable between any two steps."""
+"""A gradient search: stages that pass on their choices, resumable between any two steps."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class GradientSearch:
     """Runs all stages of a gradient strategy.
 
     Args:
-        strategy: Chooses.
-        config: How it is trained.
-        accumulate: Batches of a step.
+        strategy: The strategy.
+        config: Optimizers and trainer.
+        accumulate: Batches per step.
         loaders: The data.
-        seed: Of everything random but the data's order, which the loaders own.
-        folder: For checkpoints.
-        on_epoch: Called after each epoch with its record and the architecture derived.
+        seed: Seed of all randomness except the order of the data, which the loaders own.
+        folder: Where checkpoints go.
+        on_epoch: Called after each epoch with its record and the derived architecture.
         fabric: The devices; by default those of the configuration.
-        objective: What can be found costs so much; None where that is not known.
+        objective: Costs and budgets; None where costs are unknown.
     """
 
     def __init__(
@@ -87,16 +87,16 @@ class GradientSearch:
             self.stages, self.strategy, lambda stage: loaders.of_stage(stage).num_batches(0)
         )
         self.candidates: Candidates = self.strategy.first_candidates()
-        # Of the stage's best epoch where it stops early, from which the search derives.
+        # State of the stage's best epoch where it stops early; the search derives from it.
         self.best: dict[str, Tensor] | None = None
 
     # -- the loop -----------------------------------------------------------------------------
 
     def run(self, resume: dict[str, Any] | None = None) -> Any:
-        """Run what is left of the search; return the architecture of the last epoch.
+        """Run the rest of the search; return the architecture of the last epoch.
 
         Args:
-            resume: The checkpoint to go on from.
+            resume: The checkpoint to resume from.
 
         Raises:
             DivergedError: The loss became NaN or infinite; the batch is saved beside the
@@ -173,7 +173,7 @@ class GradientSearch:
         began = time.monotonic()
         steps, position = stage.steps, stage.position
         architecture = self.strategy.derive(steps.parameters)
-        # Every process has the same; but what they decide by it must be the same bit for bit.
+        # All processes have this value, but their decisions need it to agree bit for bit.
         score = self.fabric.broadcast(steps.score(iter(self.loaders.score)))
         moved = position.sums.get("arch_steps")
         edges = costs = None
@@ -220,21 +220,21 @@ class GradientSearch:
     # -- building and restoring ---------------------------------------------------------------
 
     def fresh_stage(self, index: int, previous: Steps | None) -> Steps:
-        """Build the steps of a stage that begins.
+        """Build the steps of a new stage.
 
         Args:
-            index: Of the stage, from 0.
+            index: Index of the stage, from 0.
             previous: The steps of the stage before it.
         """
         parameters = self._parameters(index)
         stages = self.stages
-        # The choice of the stage before is taken over, or else only its pruning.
+        # Inherit the choice of the previous stage, or else only its pruning.
         goes_on = index > 0 and stages[index - 1].phase == "warmup"
         if previous is not None:
             if goes_on or stages[index].phase == "retrain":
                 parameters.load_state_dict(previous.parameters.state_dict())
             else:
-                # Operations are pruned between stages, edges never: what is known of them stays.
+                # Stages prune operations but never edges, so the edge strengths carry over.
                 strengths = previous.parameters.strengths.state_dict()
                 parameters.strengths.load_state_dict(strengths)
         steps = self._steps(index, parameters)
@@ -244,7 +244,7 @@ class GradientSearch:
         return steps
 
     def restored_stage(self, index: int, state: dict[str, Any]) -> Steps:
-        """Build the steps of a stage that goes on; the trainer restores the network's weights."""
+        """Build the steps of a resumed stage; the trainer restores the network's weights."""
         parameters = self._parameters(index)
         parameters.load_state_dict(state["architecture"])
         steps = self._steps(index, parameters)
@@ -253,7 +253,7 @@ class GradientSearch:
         return steps
 
     def _parameters(self, index: int) -> ArchitectureParameters:
-        # Each stage starts from a state that depends on the seed and its number alone.
+        # The initial state of a stage depends only on the seed and its number.
         seed = part_seed(self.seed, index)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -279,7 +279,7 @@ class GradientSearch:
         )
         steps = self.strategy.steps(context)
         rank = self.fabric.global_rank
-        if rank:  # the same network in every process, but each its own dropout
+        if rank:  # processes share the network, but not its dropout
             torch.manual_seed(part_seed(self.seed, index, rank))
         sizes = stage.layers, stage.channels, stage.operations, stage.epochs
         logger.info(
@@ -322,6 +322,6 @@ class GradientSearch:
 
 
 def _prefixed(network: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of a network, also of one saved when supernets had their own CTC layer."""
+    """Return a network's state; convert it if saved when supernets had their own CTC layer."""
     known = ("encoder.", "classifier.")
     return {k if k.startswith(known) else f"encoder.{k}": value for k, value in network.items()}

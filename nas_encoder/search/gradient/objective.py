@@ -1,4 +1,4 @@
-"""Cost in the loss: what the network that a search is about to derive costs, against budgets.
+"""Cost in the loss: of the network that a search would derive now, against budgets.
 
 E edges of a cell, blocks of a chain or nodes of NAS-Bench-ASR, n candidates of each.
 """
@@ -25,13 +25,13 @@ NONE_LEARNED: Mapping[str, Tensor] = MappingProxyType({})
 def build_costs(
     config: ObjectiveConfig, space: SearchSpace, network: Any, frame_shift: float
 ) -> Costs | None:
-    """Return the costs of what a search can find; None where the space does not know them.
+    """Return the costs of what a search can find; None where the space defines none.
 
     Args:
         config: The size, and the table of latencies.
-        space: That is searched.
+        space: The searched space.
         network: Options of the last stage's network.
-        frame_shift: Of the features, in seconds.
+        frame_shift: Frame shift of the features, in seconds.
 
     Raises:
         ConfigError: There is no table of latencies for exactly this network.
@@ -55,10 +55,10 @@ class Objective:
 
     Args:
         config: The budgets.
-        costs: Of the networks that a search can derive.
+        costs: Costs of the networks that a search can derive.
 
     Raises:
-        ConfigError: A budget cannot be kept, or what it limits is not known.
+        ConfigError: A budget cannot be met, or the cost that it limits is unknown.
     """
 
     def __init__(self, config: ObjectiveConfig, costs: Costs) -> None:
@@ -83,21 +83,21 @@ class Objective:
         derived: Any,
         edges: Mapping[str, Tensor] = NONE_LEARNED,
     ) -> Tensor:
-        """Return what is added to the architecture's loss; 0 within all budgets.
+        """Return the term added to the architecture's loss; 0 within all budgets.
 
         For each budget ``weight * max(0, log(cost / (budget * (1 - margin))))``: no pull
         once the network fits (unlike Cai et al. 2019 and Wu et al. 2019, who weigh any cost), and
-        the same pull for the same excess in per cent. The cost is that of the network which
-        would be derived now, straight-through: its value decides whether and how much, the
-        gradient is that of the expected cost. The expected cost alone would not do: while
-        probabilities are near uniform it says little about the operations that win.
+        the same pull for the same relative excess. The cost is straight-through: its value is that
+        of the network that would be derived now, its gradient that of the expected cost. The
+        expected cost would not do as the value: near uniform probabilities it says little about
+        the operations that win.
 
         Args:
             weights: For each kind of cell (E, n) probabilities.
-            candidates: What they belong to.
-            derived: What these probabilities give.
-            edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
-                that is learned.
+            candidates: The candidates of each edge.
+            derived: The architecture derived from these probabilities.
+            edges: For each kind of cell (E,) probabilities that a node takes an edge, where that
+                is learned.
         """
         total = torch.zeros((), dtype=torch.float64, device=next(iter(weights.values())).device)
         budgets = self.config.budgets

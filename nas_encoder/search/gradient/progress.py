@@ -1,4 +1,4 @@
-"""The progress bar of a search: remaining time over stages whose steps differ in cost."""
+"""The progress bar of a search: an ETA over stages whose steps differ in cost."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nas_encoder.search.gradient.strategies.base import GradientStrategy
 
 
 class Progress:
-    """Costs of steps and epochs, in units that make the remaining time foreseeable.
+    """Relative costs of steps and epochs, for the ETA.
 
     Args:
-        stages: Of the search.
-        strategy: Says in which epochs the architecture moves too.
-        batches: Steps in an epoch of a stage.
+        stages: The stages of the search.
+        strategy: Decides in which epochs the architecture moves too.
+        batches: Returns the steps per epoch of a stage.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Progress:
         return self.batches(stage) * self.step(stage, epoch)
 
     def bar(self, stage: int, epoch: int, step: int, hidden: bool = False) -> Any:
-        """Return a bar that stands where the search is; a hidden one shows nothing."""
+        """Return a bar at the position of the search; a hidden one shows nothing."""
         costs = {
             (index, number): self.epoch(config, number)
             for index, config in enumerate(self.stages)
@@ -56,6 +56,6 @@ class Progress:
             disable=hidden,
             desc="search",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
-            # Into a log file, a line now and then is enough.
+            # In a log file, an occasional line is enough.
             mininterval=1.0 if sys.stderr.isatty() else 30.0,
         )

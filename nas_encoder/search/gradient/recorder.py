@@ -19,13 +19,13 @@ _CURVES = ("train_loss", "architecture_loss", "penalty", "valid_loss", "valid_te
 
 
 class Recorder:
-    """Writes down what each epoch gives.
+    """Records the outcome of each epoch.
 
     Args:
-        folder: Of the run.
-        config: What is searched, and by which strategy.
-        run: What run.yaml holds.
-        state: The checkpoint that the search goes on from, or None.
+        folder: The run folder.
+        config: The space and the strategy.
+        run: The content of run.yaml.
+        state: The checkpoint that the search resumes from, or None.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorder:
         self.run = run
         position = state["position"] if state else {"stage": 0, "epoch": 0}
         reached = (position["stage"] + 1, position["epoch"])
-        # An epoch that was recorded but not checkpointed will be run, and recorded, again.
+        # An epoch recorded but not checkpointed will be run, and recorded, again.
         self.epochs = [epoch for epoch in folder.records(EpochRecord) if epoch.place <= reached]
         folder.write_records(self.epochs)
         self.board: Any = self._open_board() if folder.writes else None
@@ -57,7 +57,7 @@ class Recorder:
         return SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=len(self.epochs))
 
     def __call__(self, epoch: EpochRecord, architecture: Any) -> None:
-        """Record an epoch and the architecture that is derived after it."""
+        """Record an epoch and the architecture derived after it."""
         self.epochs.append(epoch)
         genotype = self.genotype(architecture)
         self.folder.save_genotype(genotype, *epoch.place)
@@ -82,7 +82,7 @@ class Recorder:
             self._draw(epoch)
 
     def _warn(self, epoch: EpochRecord, genotype: Genotype) -> None:
-        """Tell of a failing search, once a stage, when half of its epochs are done."""
+        """Warn of a failing search, once per stage, after half of its epochs."""
         stage = self.config.stages[epoch.stage - 1]
         if stage.phase != "search" or 2 * epoch.epoch < stage.epochs + stage.warmup_epochs:
             return
@@ -120,6 +120,6 @@ class Recorder:
         return Genotype(self.config.name, self.config.space, architecture, provenance)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open files."""
         if self.board is not None:
             self.board.close()

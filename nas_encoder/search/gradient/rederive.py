@@ -1,4 +1,4 @@
-"""A genotype from what a search recorded: of another epoch, or within other limits."""
+"""Derive another genotype from a search's records: of another epoch, or with other limits."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def rederive(
     """Derive a genotype from the probabilities recorded after an epoch.
 
     Args:
-        folder: Of a search, finished or not.
+        folder: The folder of a search, finished or not.
         stage: Counted from 1; by default the last that has an epoch.
-        epoch: Of that stage, counted from 1; by default its last.
+        epoch: Epoch of that stage, counted from 1; by default its last.
         at_most: Operation -> how many of it the normal cell may have; by default the limits of
             the search's configuration.
-        name: Of the genotype; by default that of the configuration.
+        name: Name of the genotype; by default that of the configuration.
 
     Raises:
-        CheckpointError: The folder holds no search, or none of its epochs is the one asked for.
+        CheckpointError: The folder holds no search, or the search has no such epoch.
         ConfigError: A limit or the name breaks its rule; all problems are listed.
-        NasEncoderError: No cell keeps the limits.
+        NasEncoderError: No cell satisfies the limits.
     """
     if seeds := folder.run().get("seeds"):
         raise CheckpointError(

@@ -11,7 +11,7 @@ from nas_encoder.genotype import Genotype
 
 
 def choose(found: dict[int, Genotype]) -> Genotype:
-    """Return the best of the genotypes, with all of them in its provenance."""
+    """Return the best genotype, with all of them in its provenance."""
     ranked = sorted(found, key=lambda seed: (*score_of(found[seed]), list(found).index(seed)))
     best = found[ranked[0]]
     candidates = [

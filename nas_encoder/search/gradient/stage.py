@@ -1,4 +1,4 @@
-"""One stage of a gradient search: the training loop with steps of the architecture too."""
+"""One stage of a gradient search: the training loop with architecture steps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nas_encoder.training.trainer import Position, Trainer
 
 @dataclass
 class SearchPosition(Position):
-    """Where a search is.
+    """Progress of a search.
 
     Attributes:
         stage: Counted from 0.
-        architecture_batches: Batches that the architecture has learned from in the stage.
+        architecture_batches: Architecture batches consumed in the stage.
     """
 
     stage: int = 0
@@ -34,14 +34,14 @@ class Stage:
     """The epochs of a stage.
 
     Args:
-        steps: Of the strategy.
-        config: The stage's.
-        strategy: Says when the architecture moves, and how much dropout there is.
+        steps: The strategy's steps.
+        config: The stage's configuration.
+        strategy: Decides when the architecture moves, and the dropout.
         loaders: The data.
         rates: Learning rates of the weights.
-        before: Epochs of the stages before it.
-        position: Where to begin.
-        options: Further ones of :class:`~nas_encoder.training.trainer.Trainer`.
+        before: Epochs of the previous stages.
+        position: Where to start.
+        options: Further options of :class:`~nas_encoder.training.trainer.Trainer`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def position(self) -> SearchPosition:
-        """Where the search is."""
+        """The progress of the search."""
         return self.trainer.position  # type: ignore[no-any-return]
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -90,7 +90,7 @@ class Stage:
         return cosine(self.rates, (now.epoch + now.step / self._length) / self.config.epochs)
 
     def _step(self, group: list[Batch], lr: float) -> dict[str, float]:
-        """Move the architecture, where it does in this epoch, then the weights."""
+        """Move the architecture, if it moves in this epoch, then the weights."""
         sums: dict[str, float] = {}
         if self._moves:
             others = [self.trainer.on_device(next(self._others)) for _ in group]

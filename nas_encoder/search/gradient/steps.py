@@ -1,8 +1,8 @@
-"""The two steps of a gradient search: one of the weights, one of the architecture.
+"""The two steps of a gradient search: weight steps and architecture steps.
 
 First order (Liu et al. 2019, section 2.3 with xi = 0; P-DARTS): the architecture moves against
-the gradient of its own half of the data at the present weights. A strategy with other steps
-derives from :class:`Steps`; the loop does not know which ones it runs.
+the gradient of its own half of the data at the current weights. Strategies with other steps
+subclass :class:`Steps`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def architecture_optimizer(
 
 @dataclass(frozen=True)
 class StepsContext:
-    """What a stage gives to the steps of a strategy.
+    """What a stage passes to the steps of a strategy.
 
     Attributes:
         fabric: Device, precision and backward.
@@ -47,8 +47,8 @@ class StepsContext:
         architecture: Optimizer of the architecture parameters.
         grad_clip: Largest norm of the weights' gradient; 0 for no limit.
         stage: The stage's configuration.
-        seed: The stage's seed, for what a strategy draws.
-        penalty: Added to the architecture's loss: a function of its parameters; None for nothing.
+        seed: The stage's seed, for the strategy's random draws.
+        penalty: Function of the parameters, added to the architecture's loss; None for nothing.
     """
 
     fabric: Fabric
@@ -63,7 +63,7 @@ class StepsContext:
 
 
 class ArchitectureLoss(NamedTuple):
-    """What the architecture moves against; its parts as numbers, means over processes."""
+    """The architecture's loss; its parts as numbers, means over processes."""
 
     tensor: Tensor
     value: float  # without the penalty
@@ -74,7 +74,7 @@ class Steps(WeightSteps):
     """Weight and architecture steps on one supernet; first order, with mixtures.
 
     Args:
-        context: Of the stage.
+        context: The stage's context.
     """
 
     def __init__(self, context: StepsContext) -> None:
@@ -85,28 +85,28 @@ class Steps(WeightSteps):
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """What the steps move."""
+        """The modules that the steps update."""
         return self.network, self.parameters
 
-    # -- what a strategy may change -----------------------------------------------------------
+    # -- what a strategy may override ---------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold beside parameters and optimizers."""
+        """Return what a checkpoint needs besides parameters and optimizers."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
 
     def mixture(self) -> Any:
-        """Return the network's ``weights`` for a step of its own."""
+        """Return the network's ``weights`` for a weight step."""
         return self.parameters.mixture()
 
     def architecture_mixture(self) -> Any:
-        """Return the network's ``weights`` for a step of the architecture, with gradient."""
+        """Return the network's ``weights`` for an architecture step, with gradient."""
         return self.parameters.mixture()
 
     def score_mixtures(self) -> Iterator[Any]:
-        """Yield the network's ``weights`` for each batch that is scored."""
+        """Yield the network's ``weights`` for each scored batch."""
         mixture = self.parameters.mixture()
         while True:
             yield mixture
@@ -119,16 +119,15 @@ class Steps(WeightSteps):
         """Move the architecture; return the loss before, without the penalty, and the penalty.
 
         Args:
-            batches: Of the architecture's data: one, or several whose gradients are added up.
-            dropout: After the regularized operations.
-            ahead: What the weights will move on next; a first-order step has no use for it, nor
-                for ``lr``, their learning rate.
-            lr: See there.
+            batches: Architecture batches: one, or several whose gradients are added up.
+            dropout: Probability of dropout after the regularized operations.
+            ahead: The next batches of the weights; unused, like ``lr``, by first-order steps.
+            lr: Learning rate of the weights.
 
         Raises:
             DivergedError: The loss is NaN or infinite; nothing has moved.
         """
-        # No gradient is computed for weights that do not move.
+        # Weights do not move here: compute no gradient for them.
         self.network.requires_grad_(False)
         try:
             self.architecture.zero_grad(set_to_none=True)
@@ -144,7 +143,7 @@ class Steps(WeightSteps):
         return total, penalty
 
     def architecture_loss(self, batch: Batch, dropout: float) -> ArchitectureLoss:
-        """Return the loss that the architecture moves against."""
+        """Return the architecture's loss on a batch."""
         loss, value = self.loss(batch, self.architecture_mixture(), dropout)
         if self.context.penalty is None:
             return ArchitectureLoss(loss, value, 0.0)

@@ -1,4 +1,4 @@
-"""What a gradient strategy decides; everything else is the loop's."""
+"""What a gradient strategy decides; the loop does the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GradientStrategy(Protocol):
     """A way to search with gradients on a supernet.
 
     Attributes:
-        config: What it decides by.
+        config: The strategy's configuration.
         network: Returns the options of a stage's network.
     """
 
@@ -43,27 +43,27 @@ class GradientStrategy(Protocol):
         """Return whether the architecture parameters move in this epoch of a stage."""
 
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
-        """Return the probability of dropout behind regularized operations in this epoch."""
+        """Return the dropout after regularized operations in this epoch."""
 
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
-        """Return about how long a step takes, over that of the derived network; for an ETA.
+        """Return roughly a step's time, relative to one of the derived network; for an ETA.
 
         Args:
-            stage: Of the search, in which a step of the weights is taken.
-            moves: Whether one of the architecture is, too.
+            stage: The stage of the weight step.
+            moves: Whether the architecture moves too.
         """
 
     def derive(self, parameters: ArchitectureParameters) -> Any:
-        """Return the architecture that the parameters stand for."""
+        """Return the architecture that the parameters encode."""
 
     def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
-        """Return the same from recorded probabilities; draws nothing at random."""
+        """Return the architecture that recorded probabilities encode; deterministic."""
 
     def supernet(self, candidates: Candidates, stage: StageConfig, vocabulary: int) -> nn.Module:
         """Build the network of a stage, ``forward(x, lengths, weights, dropout)``."""
 
     def steps(self, context: StepsContext) -> Steps:
-        """Return the steps on that network."""
+        """Return the steps of a stage."""
 
 
 class Strategy:
@@ -91,15 +91,15 @@ class Strategy:
         return stage.phase == "search" and epoch >= stage.warmup_epochs
 
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
-        """Keep the stage's."""
+        """Return the dropout of the stage."""
         return stage.dropout
 
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
-        """Count the operations of a mixture; both steps take about as long."""
+        """Count the operations of a mixture; both steps take about equally long."""
         return stage.operations * (2.0 if moves else 1.0)
 
     def derive(self, parameters: ArchitectureParameters) -> Any:
-        """Derive an architecture from the present parameters."""
+        """Derive an architecture from the current parameters."""
         return self.derive_from(parameters.probabilities(), parameters.edge_probabilities())
 
     def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:

@@ -14,16 +14,16 @@ from nas_encoder.training.steps import Batches, parts
 
 
 class Darts(Strategy):
-    """Mixtures of all operations; both sets of parameters move in turn.
+    """Mixtures of all operations; weights and architecture move in turn.
 
-    With ``order: second`` the architecture's gradient is that at the weights one step ahead
-    (section 2.3). Deviations from the public code: dropout behind the regularized operations and
-    limits at derivation, where the configuration asks for them; the weights' gradient inside the
-    unrolled step is not clipped, as there.
+    With ``order: second`` the architecture's gradient is taken at the weights one step ahead
+    (section 2.3). Deviations from the public code: dropout after the regularized operations and
+    limits at derivation, where configured. As there, the weights' gradient inside the unrolled step
+    is not clipped.
     """
 
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
-        """Count the operations; the unrolled step of second order goes four times back."""
+        """Count the operations; the unrolled second-order step has four backward passes."""
         factor = 5.0 if self.config.order == "second" else 2.0
         return stage.operations * (factor if moves else 1.0)
 
@@ -35,7 +35,7 @@ class Darts(Strategy):
 
 
 class UnrolledSteps(Steps):
-    """Steps whose architecture moves against the gradient of equation 7 of the paper."""
+    """Steps that move the architecture against the gradient of equation 7 of the paper."""
 
     def architecture_step(
         self, batches: Batches, dropout: float, ahead: Batches = (), lr: float = 0.0
@@ -43,10 +43,10 @@ class UnrolledSteps(Steps):
         """Move the architecture; return the loss at the weights one step ahead, and the penalty.
 
         Args:
-            batches: Of the architecture's data: one.
-            dropout: Behind the regularized operations.
-            ahead: The one batch on which the weights will move next.
-            lr: Their learning rate.
+            batches: One architecture batch.
+            dropout: Probability of dropout after the regularized operations.
+            ahead: The one batch of the next weight step.
+            lr: Learning rate of the weights.
         """
         ((batch, _),), ((batch_ahead, _),) = parts(batches), parts(ahead)
         # The weights' loss is taken three times: with the same dropout, and without moving the

@@ -1,4 +1,4 @@
-"""Steps that draw: from a generator of their own, so that all devices of a search draw alike."""
+"""Steps that draw from a generator of their own, so that all devices draw alike."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from nas_encoder.search.gradient.steps import Steps, StepsContext
 
 
 class DrawingSteps(Steps):
-    """Steps with a generator, whose state a checkpoint holds."""
+    """Steps with a random generator, whose state is checkpointed."""
 
     def __init__(self, context: StepsContext) -> None:
         super().__init__(context)
         self.generator = torch.Generator().manual_seed(context.seed)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold beside parameters and optimizers."""
+        """Return what a checkpoint needs besides parameters and optimizers."""
         return {"paths": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self.generator.set_state(state["paths"])
 
 
 class DrawnEdgesSteps(DrawingSteps):
-    """Mixtures of operations on two edges of each node, which are drawn in every step.
+    """Mixtures of operations on two edges of each node, drawn anew in every step.
 
-    Where all edges are there, weighed or not, a long way through a cell always has short ones
-    beside it, which the derived cell no longer has; here the network of a step has the edges of a
-    derived one. An edge is multiplied by z (1 where its node takes it, else 0), and the gradient of
-    z passes straight through to the probability that it is taken, as that of an operation does in
-    ST-NAS (Zheng, An, Ou 2021).
+    With all edges present, weighted or not, long paths through a cell always have short ones in
+    parallel, which the derived cell lacks; here each step's network has as many edges as a derived
+    one. An edge is multiplied by z (1 where its node takes it, else 0), whose gradient passes
+    straight through to the edge's probability, as for operations in ST-NAS (Zheng, An, Ou 2021).
 
-    In a step of the weights, folded cells (on a CPU, from 8 channels) do not compute edges that are
-    left out. Merged ones do, with a share of zero: their running statistics then follow all edges.
+    In a weight step, folded cells (on a CPU, from 8 channels) skip the edges that are left out.
+    Merged ones compute them with weight zero: their running statistics then follow all edges.
     """
 
     def mixture(self) -> dict[str, Tensor]:
-        """Draw the edges of a step of the weights."""
+        """Draw the edges of a weight step."""
         return self._mixture(self.generator)
 
     def architecture_mixture(self) -> dict[str, Tensor]:
-        """Draw the edges of a step of the architecture."""
+        """Draw the edges of an architecture step."""
         return self._mixture(self.generator)
 
     def score_mixtures(self) -> Iterator[dict[str, Tensor]]:
-        """Draw edges for each batch of the validation data, the same in every epoch."""
+        """Draw edges for each validation batch, the same in every epoch."""
         generator = torch.Generator().manual_seed(self.context.seed)
         while True:
             yield self._mixture(generator)

@@ -11,13 +11,13 @@ from nas_encoder.search.gradient.strategies.base import Strategy
 class PDarts(Strategy):
     """Stages that deepen the supernet and prune its operations; first-order gradients.
 
-    Deviations from the public code of P-DARTS, as He et al. 2020 ask: dropout follows dilated
-    convolutions and average pooling (not skip_connect), and the limit at derivation is on
-    average pooling. Our own: the dropout keeps its first value during the warm-up (there it falls
-    linearly), the learning rate of the weights follows its cosine from step to step (there from
-    epoch to epoch), the architecture's gradient is not clipped (there at a norm of 5), and
-    pruning leaves each edge an operation that a genotype within the limits can take. Where edges
-    are learned, a stage begins with the strengths of the one before: no edge is pruned.
+    Deviations from the public code of P-DARTS, as in He et al. 2020: dropout follows dilated
+    convolutions and average pooling (not skip_connect), and derivation limits average pooling.
+    Our own: dropout is constant during the warm-up (there it falls linearly), the learning rate of
+    the weights follows its cosine per step (there per epoch), the architecture's gradient is not
+    clipped (there at a norm of 5), and pruning leaves each edge an operation that a genotype within
+    the limits can take. Learned edges are never pruned: a stage starts from the previous stage's
+    strengths.
     """
 
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:

@@ -19,26 +19,26 @@ class STNas(Strategy):
     """One path of the supernet is active in every step.
 
     The three steps of the paper are three stages of the configuration: ``warmup`` (paths drawn
-    uniformly), ``search`` (an architecture step on held-out data, then a step of the weights along
-    a path drawn from the present probabilities) and ``retrain`` (the derived network), each with
-    its early stopping; see :mod:`nas_encoder.network.choices.straight_through` for the
-    gradient. The genotype is that of the epoch of the search with the best validation loss.
+    uniformly), ``search`` (an architecture step on held-out data, then a weight step along a path
+    drawn from the current probabilities) and ``retrain`` (the derived network), each with its own
+    early stopping; see :mod:`nas_encoder.network.choices.straight_through` for the gradient. The
+    genotype is that of the search epoch with the best validation loss.
 
-    The paper's space has no edges to choose. In spaces of cells a path runs through all edges of
-    a cell, of which the derived network keeps two for each node; with ``edges: learned`` (or, what
-    is the same here, ``drawn``) two are drawn for each node, so that every path is a network of the
-    space, and the same estimator gives the gradient of that choice: dL/dz_e = <dL/dy, o_e(x)> for
-    every edge e of a node with output y is passed on to the probability that e is taken.
+    The paper's space has no edges to choose. In cell spaces a path runs through all edges of a
+    cell, of which the derived network keeps two per node. With ``edges: learned`` (here the same as
+    ``drawn``) two are drawn per node, so that every path is a network of the space; the same
+    estimator passes dL/dz_e = <dL/dy, o_e(x)>, for every edge e of a node with output y, to the
+    probability that e is taken.
 
     Deviations from the public code: CTC throughout (there CTC-CRF in retraining); the search
-    goes on with the last weights of the warm-up (there with the best); the architecture begins at
-    1e-3 x standard normal (there at 0); validation draws the same paths in every epoch.
+    starts from the last weights of the warm-up (there from the best); the architecture is
+    initialized to 1e-3 x standard normal (there to 0); validation draws the same paths every epoch.
     """
 
     sampled = True
 
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
-        """Count the path, and for the architecture the others' forward passes (a third each)."""
+        """Count the path; for the architecture, also the others' forward passes (a third each)."""
         compared = 2 if self.config.paths == 2 else stage.operations
         return 1.0 + (1.0 + (compared - 1) / 3 if moves else 0.0)
 
@@ -48,10 +48,10 @@ class STNas(Strategy):
 
 
 class SampledSteps(DrawingSteps):
-    """Steps along paths that are drawn.
+    """Steps along sampled paths.
 
     Args:
-        context: Of the stage.
+        context: The stage's context.
         candidates: Operations that an architecture step compares on an edge; None for all.
     """
 
@@ -61,11 +61,11 @@ class SampledSteps(DrawingSteps):
         self.uniform = context.stage.phase == "warmup"
 
     def mixture(self) -> dict[str, Paths]:
-        """Draw the paths of a step of the weights."""
+        """Draw the paths of a weight step."""
         return self._draw(self.generator)
 
     def architecture_mixture(self) -> dict[str, Paths]:
-        """Draw the paths of a step of the architecture."""
+        """Draw the paths of an architecture step."""
         paths = {
             kind: draw_paths(alphas, self.generator, self.candidates)
             for kind, alphas in self.parameters.alphas.items()
@@ -77,7 +77,7 @@ class SampledSteps(DrawingSteps):
         }
 
     def score_mixtures(self) -> Any:
-        """Draw paths for each batch of the validation data, the same in every epoch."""
+        """Draw paths for each validation batch, the same in every epoch."""
         generator = torch.Generator().manual_seed(self.context.seed)
         while True:
             yield self._draw(generator)
@@ -92,7 +92,7 @@ class SampledSteps(DrawingSteps):
         }
 
     def _taken(self, kind: str, generator: torch.Generator) -> tuple[bool, ...] | None:
-        """Draw two edges of each node; None where nodes take all of theirs."""
+        """Draw two edges of each node; None where nodes take all edges."""
         if kind not in self.parameters.strengths:
             return None
         strengths = self.parameters.strengths[kind].detach()
