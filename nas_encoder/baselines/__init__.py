@@ -1,9 +1,9 @@
-"""Encoders to compare against that neither ESPnet nor NeMo has.
+"""Baseline encoders that neither ESPnet nor NeMo has.
 
-One file each and a line in :mod:`nas_encoder.tables`; both toolkits' classes are made from that
-line. A baseline is a :class:`~nas_encoder.network.tapped.TappedEncoder` that is built from its
-``Config``, a :class:`~nas_encoder.common.fields.Declared` dataclass, among whose options are
-``input_size``, ``output_size`` and ``taps``.
+Each has one file and one line in :mod:`nas_encoder.tables`, from which both toolkits' classes are
+made. A baseline is a :class:`~nas_encoder.network.tapped.TappedEncoder` built from its ``Config``,
+a :class:`~nas_encoder.common.fields.Declared` dataclass that includes the options ``input_size``,
+``output_size`` and ``taps``.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def build_baseline(
     """Build a baseline from plain options.
 
     Args:
-        name: Of the table.
-        options: Those of its ``Config``.
-        words: What the user calls options, where that is another word.
+        name: Name in the table.
+        options: Options of its ``Config``.
+        words: The user's names of options, where they differ.
 
     Raises:
-        RegistryError: There is none of that name.
+        RegistryError: No baseline has that name.
         ConfigError: An option is unknown or has a bad value; all of them are named.
     """
     encoder: Any = BASELINES[name]

@@ -12,10 +12,10 @@ Sources:
     [3] He, Su, Yu 2020 (arXiv 2008.11589): the two sizes compared with, 10 blocks and 2
         attention layers at 14.4 M parameters and 30 and 3 at 36.1 M.
 
-Ours, because [3] does not print it or because CTC training with Adam wants it: all widths, heads
-and memory orders, attention layers at equal distances, a layer normalization before each block,
-each attention layer and the output, the frame stacking in place of input deltas. The options and
-the two sizes are in :mod:`nas_encoder.baselines.dfsmn_san_config`.
+Ours, because [3] does not print it or because CTC training with Adam needs it: all widths, heads
+and memory orders, evenly spaced attention layers, a layer normalization before each block, each
+attention layer and the output, frame stacking instead of input deltas. The options and the two
+sizes are in :mod:`nas_encoder.baselines.dfsmn_san_config`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from nas_encoder.ops.masking import reduced_lengths
 
 
 class MemoryBlock(nn.Module):
-    """One DFSMN block: ReLU layer, linear projection, memory, skip from the memory before.
+    """One DFSMN block: ReLU layer, linear projection, memory, skip from the previous memory.
 
-    With m the memory of the block before, h = ReLU(U norm(m)) and p = V h, the new memory is
+    With m the previous block's memory, h = ReLU(U norm(m)) and p = V h, the new memory is
     m_t + p_t + sum_{i=0..N1} a_i * p_{t - s1 i} + sum_{j=1..N2} c_j * p_{t + s2 j}, the products
     taken channel by channel ([1], equation 8; the norm is ours).
 
@@ -47,7 +47,7 @@ class MemoryBlock(nn.Module):
         look_ahead: N2.
         look_back_stride: s1, in frames.
         look_ahead_stride: s2, in frames.
-        dropout: On the ReLU layer and on what is added to the skip.
+        dropout: Dropout on the ReLU layer and on what is added to the skip.
     """
 
     def __init__(
@@ -75,15 +75,7 @@ class MemoryBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
-        """Add this block to the memory.
-
-        Args:
-            m: (B, T, D).
-            padding: (B, T), true where a frame is padding; None where no frame is.
-
-        Returns:
-            (B, T, D).
-        """
+        """Add this block to the memory (B, T, D); ``padding`` (B, T) is true in padding frames."""
         p = self.project(self.dropout(torch.relu(self.hidden(self.norm(m)))))
         if padding is not None:
             p = p.masked_fill(padding.unsqueeze(-1), 0.0)
@@ -110,15 +102,15 @@ class MemoryBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the whole utterance, with a skip connection.
 
-    There is no positional encoding: the memories before it, whose taps differ by time, already
+    There is no positional encoding: the preceding memories, whose taps differ by time, already
     carry order, as convolutions do in Mohamed, Okhonko and Zettlemoyer (2019, arXiv 1904.11660).
 
     Args:
         size: Width (D).
         heads: Number of heads.
         persistent: Number of learned key-value pairs that every frame can attend to ([2]).
-        dropout: On the output.
-        attention_dropout: On the attention weights.
+        dropout: Dropout on the output.
+        attention_dropout: Dropout on the attention weights.
     """
 
     def __init__(
@@ -133,19 +125,11 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.persistent: nn.Parameter | None = None
         if persistent:
-            # As large as keys and values of normalized frames, so that they compete from the start.
+            # Scaled like keys and values of normalized frames, so that they compete from the start.
             self.persistent = nn.Parameter(torch.randn(2, heads, persistent, size // heads) * 0.5)
 
     def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
-        """Add what the other frames say.
-
-        Args:
-            m: (B, T, D).
-            padding: (B, T), true where a frame is padding; None where no frame is.
-
-        Returns:
-            (B, T, D).
-        """
+        """Attend to all frames of m (B, T, D); ``padding`` (B, T) is true in padding frames."""
         batch, frames, size = m.shape
         # (B, T, 3 D) -> (3, B, heads, T, D / heads)
         packed = self.inputs(self.norm(m)).view(batch, frames, 3, self.heads, size // self.heads)
@@ -172,7 +156,7 @@ class SelfAttention(nn.Module):
 class DFSMNSAN(TappedEncoder):
     """DFSMN blocks with interleaved self-attention, over stacked frames at a low frame rate.
 
-    Padding never changes an utterance's output, in training neither (dropout aside): it is
+    Padding never changes an utterance's output, not even in training (dropout aside): it is
     replaced by zeros at the input, before every memory, and hidden from the attention; no layer
     takes statistics over frames or over the batch. Padding frames of the output are zero.
 
@@ -182,7 +166,7 @@ class DFSMNSAN(TappedEncoder):
         config: The options.
 
     Raises:
-        ConfigError: With all the problems of the config.
+        ConfigError: An option breaks its rule; all problems are listed.
     """
 
     Config = DFSMNSANConfig
@@ -229,8 +213,8 @@ class DFSMNSAN(TappedEncoder):
         """Map stacked frames, (B, F, T) with context to (B, ceil(T / S), D)."""
         half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         if x.device.type == "cpu" and half:
-            # In bf16 PyTorch 2.13's convolution of 12 taps and stride 4 gives wrong values on
-            # processors with AMX (they differ from float32's by more than their size).
+            # PyTorch 2.13's bf16 convolution of 12 taps and stride 4 gives wrong values on
+            # processors with AMX (the error exceeds the float32 values).
             (width,), (step,) = self.stack.kernel_size, self.stack.stride
             frames = x.unfold(2, width, step).transpose(1, 2).flatten(2)  # (B, T', F * taps)
             return F.linear(frames, self.stack.weight.flatten(1), self.stack.bias)
@@ -269,5 +253,5 @@ class DFSMNSAN(TappedEncoder):
 
 
 def _padding(lengths: Tensor, frames: int) -> Tensor:
-    """Return (B, T), true where a frame stands past its utterance's length."""
+    """Return (B, T), true for frames past the end of their utterance."""
     return torch.arange(frames, device=lengths.device) >= lengths.unsqueeze(1)

@@ -11,7 +11,7 @@ from nas_encoder.common.problems import Problems
 
 
 def _each_block(least: int) -> Rule:
-    """Allow a number, or a list of one for each block."""
+    """Allow a number, or a list of one per block."""
     one, several = integer(least), tuple_of(integer(least), 0, 10**4)
 
     def check(value: Any, path: str, problems: Problems) -> Any:
@@ -24,24 +24,24 @@ def _each_block(least: int) -> Rule:
 class DFSMNSANConfig(Declared):
     """Options of :class:`~nas_encoder.baselines.dfsmn_san.DFSMNSAN`.
 
-    The four memory options take one number, or one for each block. [1] is Zhang et al. 2018
-    (arXiv 1803.05030), [2] You et al. 2020 (arXiv 1910.13282).
+    The four memory options take one number, or one per block. [1] is Zhang et al. 2018 (arXiv
+    1803.05030), [2] You et al. 2020 (arXiv 1910.13282).
 
     Attributes:
-        input_size: Features a frame (F).
+        input_size: Features per frame (F).
         output_size: Width of the memories, of the attention and of the output (D).
         hidden_size: Width of the ReLU layer inside each block.
         blocks: Number of DFSMN blocks.
-        attention_layers: Number of self-attention layers; they stand at equal distances, the last
-            one after the last block.
+        attention_layers: Number of self-attention layers, evenly spaced, the last one after the
+            last block.
         attention_heads: Heads of each attention layer; must divide ``output_size``.
-        look_back: Past taps of the memory (N1 in [1]), the present frame not counted.
+        look_back: Past taps of the memory (N1 in [1]), not counting the current frame.
         look_ahead: Future taps of the memory (N2 in [1]).
         look_back_stride: Distance between past taps, in output frames (s1 in [1]).
         look_ahead_stride: Distance between future taps, in output frames (s2 in [1]).
-        subsampling_factor: Input frames for each output frame (S).
-        context: Input frames that an output frame sees on each side of its own S. 4 is what the
-            second-order delta of a window of 2 spans, so the first layer can compute deltas.
+        subsampling_factor: Input frames per output frame (S).
+        context: Input frames that an output frame sees on each side of its own S. 4 is the span
+            of second-order deltas with a window of 2, so the first layer can compute deltas.
         persistent_memory: Learned key-value pairs that every attention layer can also attend to
             ([2]); 0 for none.
         dropout: Dropout in the blocks and on the output of the attention layers.
@@ -98,13 +98,13 @@ class DFSMNSANConfig(Declared):
         return [value] * self.blocks if isinstance(value, int) else list(value)
 
     def attention_after(self) -> set[int]:
-        """Return the numbers (from 1) of the blocks that an attention layer follows."""
+        """Return the numbers (from 1) of the blocks that are followed by an attention layer."""
         layers = self.attention_layers
         return {round(self.blocks * (index + 1) / layers) for index in range(layers)}
 
 
-# The two sizes in He, Su and Yu (2020, arXiv 2008.11589), 14.4 M and 36.1 M, met to 1 % in
-# encoder parameters. The paper gives the numbers of layers; every width is ours.
+# The two sizes of He, Su and Yu (2020, arXiv 2008.11589), 14.4 M and 36.1 M, matched to 1 % in
+# encoder parameters. The paper gives the numbers of layers; all widths are ours.
 DFSMN_SAN_CONFIGS: dict[str, DFSMNSANConfig] = {
     "dfsmn_san_14m": DFSMNSANConfig(blocks=10, attention_layers=2, hidden_size=1152),
     "dfsmn_san_36m": DFSMNSANConfig(blocks=30, attention_layers=3, hidden_size=1056),

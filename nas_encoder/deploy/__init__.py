@@ -1,1 +1,1 @@
-"""Networks on their way to a device: measured latencies."""
+"""Deployment: measured latencies."""

@@ -1,4 +1,4 @@
-"""Measuring latencies: of whole networks, and of the pieces that networks of a space consist of."""
+"""Measuring latencies of whole networks, and of the pieces that a space's networks consist of."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class BenchSettings(Declared):
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        threads: Of a CPU.
+        threads: Number of CPU threads.
         precision: One of :data:`~nas_encoder.common.fields.PRECISIONS`.
-        seconds: At least so long on each piece, after warming up.
-        repeats: At least so many calls of each piece; the median counts.
-        checks: Random whole networks that are measured beside the sums of their pieces.
-        seed: Of weights, inputs and these networks.
+        seconds: Least time spent on each piece, after warming up.
+        repeats: Least number of calls of each piece; the median counts.
+        checks: Number of random whole networks measured to compare with the sums of their pieces.
+        seed: Seed of weights, inputs and these networks.
     """
 
     device: str = option("cpu", choice("device", ("cpu", "cuda")))
@@ -50,7 +50,7 @@ class BenchSettings(Declared):
     seed: int = option(0, integer(0, 2**63 - 1))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that the device is there."""
+        """Check that the device is available."""
         if self.device == "cuda" and not torch.cuda.is_available():
             found.add("device", "this machine has no CUDA device")
 
@@ -63,23 +63,23 @@ def measure_table(
     path: str | Path,
     progress: Callable[[list[Any], str], Iterator[Any]] | None = None,
 ) -> Any:
-    """Measure every piece and some whole networks; go on where an earlier run was stopped.
+    """Measure every piece and some whole networks, continuing where an earlier run stopped.
 
-    The file is written anew, atomically, after each measurement.
+    The file is rewritten atomically after each measurement.
 
     Args:
-        space: One whose pieces can be measured.
-        options: Of its networks.
-        frames: T, of the utterance.
+        space: A space whose pieces can be measured.
+        options: Options of its networks.
+        frames: T, length of the utterance.
         settings: How to measure.
         path: The file.
-        progress: Wraps the list of what is to be done, with a title, for example in a bar.
+        progress: Wraps a list of work items with a title, for example in a progress bar.
 
     Returns:
         The space's ``LatencyTable``.
 
     Raises:
-        ConfigError: A setting is wrong, or the file holds another table.
+        ConfigError: A setting is wrong, or the file holds a different table.
     """
     if lines := settings.problems():
         raise ConfigError("bench", lines)
@@ -140,11 +140,11 @@ def measure_network(
     """Return the milliseconds that a whole network takes for one utterance.
 
     Args:
-        genotype: Of the network.
-        options: Of the space's type.
-        frames: T, of the utterance.
+        genotype: Architecture of the network.
+        options: Its options, of the space's type.
+        frames: T, length of the utterance.
         settings: How to measure.
-        timed: From an outer measurement that is going on.
+        timed: Timer of an enclosing :func:`measuring`.
     """
     if timed is None:
         with measuring(settings) as own:
@@ -158,7 +158,7 @@ def measure_network(
 
 @contextmanager
 def measuring(settings: BenchSettings) -> Iterator[Callable[[Call], float]]:
-    """Give a function that returns a call's median milliseconds, under these settings."""
+    """Yield a function that returns a call's median milliseconds under these settings."""
     cpu = settings.device == "cpu"
     low = settings.precision == "bf16-mixed"
 

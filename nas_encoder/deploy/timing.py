@@ -1,8 +1,8 @@
-"""How long calls take, everywhere in this project.
+"""Timing of calls, for the whole project.
 
-The clock, the threads and the statistics are those of ``torch.utils.benchmark``. Its ``Timer``
-measures one statement after the other, so that whatever else the machine does meanwhile hits
-one of them alone; here they take turns.
+Clock, threads and statistics are those of ``torch.utils.benchmark``. Its ``Timer`` measures one
+statement after the other, so other load on the machine hits only one of them; here the calls take
+turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Clock = Callable[[], float]
 
 
 def seconds_of(call: Call, clock: Clock | None = None) -> float:
-    """Return the seconds of one call; torch's clock waits for the accelerator."""
+    """Return the seconds of one call; torch's clock synchronizes with the accelerator."""
     clock = clock or timer
     began = clock()
     call()
@@ -33,17 +33,17 @@ def measure(
     warm_up: int = 1,
     clock: Clock | None = None,
 ) -> dict[str, Measurement]:
-    """Measure calls that take turns.
+    """Measure calls in turns.
 
     Args:
-        calls: By name.
-        repeats: At least so many times each.
-        seconds: At least so long each.
-        warm_up: Calls of each that do not count, before.
-        clock: Torch's, of wall time, if not given.
+        calls: Calls by name.
+        repeats: Least number of measurements of each.
+        seconds: Least total time of each.
+        warm_up: Number of uncounted calls of each beforehand.
+        clock: torch's wall clock by default.
 
     Returns:
-        Of each: ``median``, ``iqr``, ``times`` and more, in seconds.
+        Measurements by name, with ``median``, ``iqr``, ``times`` and more, in seconds.
     """
     for _ in range(warm_up):
         for call in calls.values():
@@ -62,8 +62,8 @@ def measure(
 def quiet_clock(device: torch.device | str) -> Clock:
     """Return the clock that other processes disturb least.
 
-    Of one thread on a CPU that is the time in which it ran: others then lengthen all calls a
-    little and not one of them a lot. Else it is torch's.
+    For one thread on a CPU this is the process time: other load then slows all calls a little
+    instead of one of them a lot. Otherwise it is torch's.
     """
     one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
     return time.process_time if one_thread else timer

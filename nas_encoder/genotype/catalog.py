@@ -25,12 +25,12 @@ def load_genotype(source: str | Path | Mapping[str, Any] | Genotype) -> Genotype
 
     Args:
         source: The name of a shipped genotype, a path to a YAML file, the document itself as
-            a mapping, or a genotype (returned as it is). A name wins over a file of the same
-            name; write ``./name`` for the file.
+            a mapping, or a genotype (returned as is). A name takes precedence over a file of the
+            same name; write ``./name`` for the file.
 
     Raises:
-        GenotypeError: There is no such genotype, or it breaks the schema; every problem is
-            listed with its path in the document.
+        GenotypeError: No such genotype exists, or it breaks the schema; every problem is listed
+            with its path in the document.
     """
     if isinstance(source, Genotype):
         return source

@@ -21,22 +21,22 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}\Z")
 
 
 class Architecture(Protocol):
-    """What every kind of architecture offers."""
+    """The interface of every kind of architecture."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space's own keys of the YAML document."""
 
     def canonical(self) -> list[Any]:
-        """Return a JSON value that is equal for equal architectures only."""
+        """Return a JSON value that is equal only for equal architectures."""
 
 
 @dataclass(frozen=True)
 class Genotype:
-    """One architecture, where it comes from and what it is called.
+    """One architecture with its origin and name.
 
     Attributes:
         name: A label; letters, digits, ``_ . + -``.
-        space: The search space whose choices the architecture is made of.
+        space: The search space that the architecture belongs to.
         architecture: The space's own data, for example
             :class:`~nas_encoder.spaces.cells.architecture.CellArchitecture`.
         provenance: Plain YAML types; ``kind`` is one of :data:`PROVENANCE_KINDS`.
@@ -55,10 +55,10 @@ class Genotype:
 
         Args:
             document: The mapping.
-            subject: What to call it in an error, for example the file's name.
+            subject: Its name in errors, for example the file's name.
 
         Raises:
-            GenotypeError: The document breaks the schema; it lists every problem.
+            GenotypeError: The document breaks the schema; every problem is listed.
         """
         problems = Problems()
         if not isinstance(document, Mapping):
@@ -69,7 +69,7 @@ class Genotype:
         own = SPACES[space].keys if space else ()
         if space:
             problems.mapping(document, "", ("schema", "name", "space", *own), ("provenance",))
-        else:  # which other keys there may be is not known
+        else:  # the other allowed keys are unknown
             for key in ("schema", "name"):
                 if key not in document:
                     problems.add(key, "is missing")
@@ -104,7 +104,7 @@ class Genotype:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that name the architecture, whatever it is called."""
+        """16 hexadecimal digits that identify the architecture, whatever its name."""
         text = json.dumps(self.architecture.canonical(), separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -117,7 +117,7 @@ class Genotype:
         write_yaml(path, self.to_dict())
 
     def renamed(self, name: str, **provenance: Any) -> Genotype:
-        """Return the same architecture under another name and, where given, provenance."""
+        """Return the same architecture under another name and, if given, provenance."""
         return Genotype(name, self.space, self.architecture, provenance or self.provenance)
 
 

@@ -1,4 +1,4 @@
-"""Budgets of a search: what the network that is found may cost."""
+"""Budgets of a search: what the derived network may cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nas_encoder.common.fields import Declared, integer, number, option, text
 
-# quantity -> (unit, factor from the unit of a budget to that of people)
+# quantity -> (unit, factor from a budget's unit to the displayed one)
 UNITS: dict[str, tuple[str, float]] = {
     "parameters": ("M", 1e-6),
     "macs": ("G", 1e-9),
@@ -27,27 +27,27 @@ def readable(name: str, value: float) -> str:
 
 @dataclass(frozen=True)
 class ObjectiveConfig(Declared):
-    """Budgets of the network that is to be found, and the size at which it will be used.
+    """Budgets of the derived network, and the size at which it will be used.
 
-    The encoder alone is counted, without an output layer over tokens.
+    Only the encoder counts, without an output layer over tokens.
 
     Attributes:
-        parameters: At most so many; null for no budget.
-        macs: At most so many multiply-adds for ``seconds`` of speech.
-        latency_ms: At most so many milliseconds for ``seconds`` of speech, one utterance at a
-            time, by ``table``.
-        weight: Of the penalty, in units of the loss for each natural logarithm by which a budget
-            is exceeded.
-        margin: The penalty begins this part below a budget, so that the last change of an
-            operation does not end just above it.
+        parameters: Largest number of parameters; null for no budget.
+        macs: Largest number of multiply-adds for ``seconds`` of speech.
+        latency_ms: Largest number of milliseconds for ``seconds`` of speech, one utterance at a
+            time, according to ``table``.
+        weight: Weight of the penalty, in units of the loss per natural logarithm by which a
+            budget is exceeded.
+        margin: Fraction below a budget at which the penalty starts, so that the last change of
+            an operation does not end just above it.
         table: File of measured latencies, made by ``nas-encoder bench --operations``.
         layers: L, cells of the target network; null for 17, the smallest of He et al. 2020. A
-            chain has as many blocks as its space. Of NAS-Bench-ASR: its cells, spread over the
+            chain has as many blocks as its space. For NAS-Bench-ASR: its cells, spread over the
             blocks as in the paper; null for those of the last stage.
-        channels: C, its initial channels, null for 24; of a chain its width, of NAS-Bench-ASR
-            the filters of its first block, null for those of the last stage. What else the
-            network has is as in ``network``.
-        seconds: Of speech, for multiply-adds and latency.
+        channels: C, its initial channels, null for 24; for a chain its width, for NAS-Bench-ASR
+            the filters of its first block, null for those of the last stage. Everything else is
+            as in ``network``.
+        seconds: Seconds of speech for multiply-adds and latency.
     """
 
     parameters: float | None = option(None, number(0, 1e12, above=True))
@@ -62,6 +62,6 @@ class ObjectiveConfig(Declared):
 
     @property
     def budgets(self) -> dict[str, float]:
-        """The budgets that are given, by quantity."""
+        """The given budgets, by quantity."""
         given = {name: getattr(self, name) for name in UNITS}
         return {name: float(value) for name, value in given.items() if value is not None}

@@ -25,7 +25,7 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     Convolutions, matrix products and attention count; element-wise work does not.
 
     Args:
-        module: With ``forward(x (1, T, F), lengths (1,))``.
+        module: A module with ``forward(x (1, T, F), lengths (1,))``.
         frames: T.
         input_size: F.
     """
@@ -49,8 +49,8 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
             handle.remove()
         for part, training in modes.items():
             part.training = training
-    # On CPU average pools run as convolutions; that is no work of the network's own. The counter
-    # does not know the kernels of LSTMs, which are counted here.
+    # On CPU average pools run as convolutions, which must not count. The counter does not know
+    # the kernels of LSTMs; they are counted here.
     root = type(module).__name__
     apart = {
         f"{root}.{name}" for name, part in module.named_modules() if isinstance(part, AvgPool3)
@@ -70,11 +70,11 @@ def receptive_field(genotype: Genotype, options: Any) -> ReceptiveField:
     """Return the receptive field in time of an output frame, relative to its first input frame.
 
     Args:
-        genotype: Of the network.
-        options: Of the network, as it was built.
+        genotype: Architecture of the network.
+        options: Options that it was built with.
 
     Raises:
-        ConfigError: The network has an LSTM, which reaches back to the beginning.
+        ConfigError: The network has an LSTM, which sees everything back to the beginning.
     """
     network = get_space(genotype.space).network
     return network.receptive_field(genotype.architecture, options)

@@ -1,4 +1,4 @@
-"""What networks cost whose choices are independent: each exactly, and expected of probabilities."""
+"""Exact and expected costs of networks whose choices are independent."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _QUANTITIES = ("parameters", "macs")
 
 
 class RowCosts:
-    """The costs of networks of one size, each the sum of one cost a row and a fixed part.
+    """The costs of networks of one size, each the sum of one cost per row and a fixed part.
 
     Args:
-        kind: Of the choices that cost something.
+        kind: Kind of the choices that have costs.
         rows: For each row, operation -> its cost.
         fixed: Costs of what every network has.
-        never: Operations that are not derived: the expectation is over the others.
+        never: Operations that are never derived, excluded from the expectation.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class RowCosts:
         self._never = never
 
     def of_operations(self, operations: Sequence[str]) -> Cost:
-        """Return what the network with one operation a row costs, by quantity."""
+        """Return the cost of the network with one operation per row, by quantity."""
         chosen = [row[op] for row, op in zip(self._rows, operations, strict=True)]
         return total([self._fixed, *chosen])
 
     def cheapest(self, name: str) -> float:
-        """Return the least that a network costs which a search can find."""
+        """Return the cost of the cheapest network that a search can find."""
         rows = [
             min(cost[name] for op, cost in row.items() if op not in self._never)
             for row in self._rows
@@ -58,14 +58,11 @@ class RowCosts:
         candidates: Candidates,
         edges: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the expected costs; each row's operation is drawn from its probabilities.
-
-        There are no edges to take here.
-        """
+        """Return the expected costs; each row draws from its probabilities, ``edges`` is unused."""
         probabilities = weights[self._kind].double()
         names = candidates[self._kind]
         counted = [[float(op not in self._never) for op in own] for own in names]
-        # In double precision no probability is quite zero, however sure the others are.
+        # Clamped, since a probability can underflow to zero when the others are certain.
         kept = probabilities.clamp(min=_TINY) * probabilities.new_tensor(counted)
         drawn = kept / kept.sum(1, keepdim=True)
         totals = {}
@@ -83,7 +80,7 @@ def total(costs: Sequence[Cost]) -> Cost:
 
 
 def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
-    """Return what a module costs on inputs, which may be on the device ``meta``."""
+    """Return the cost of a module on inputs, which may be on the device ``meta``."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs)
     return {

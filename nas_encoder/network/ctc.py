@@ -1,4 +1,4 @@
-"""An encoder with a CTC output: what searches, trials and recipes train.
+"""An encoder with a CTC output, as trained by searches, trials and recipes.
 
 B batch, T frames, F frequency bins, V tokens with the blank, S subsampling factor.
 """
@@ -22,7 +22,7 @@ class CtcNetwork(nn.Module):
     """An encoder and a fully connected layer over the tokens.
 
     Args:
-        encoder: With ``forward(x, lengths)`` and ``output_size``; a supernet's takes more.
+        encoder: A module with ``forward(x, lengths)`` and ``output_size``; a supernet takes more.
         vocabulary: V.
     """
 
@@ -37,8 +37,8 @@ class CtcNetwork(nn.Module):
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
-            *choices: What a supernet chooses by, and the probability of dropout; an encoder
-                without choices is not given them.
+            *choices: A supernet's choices and its dropout probability; not passed to encoders
+                without choices.
         """
         chosen = choices if getattr(self.encoder, "takes_choices", False) else ()
         hidden, output_lengths = self.encoder(x, lengths, *chosen)

@@ -15,7 +15,7 @@ def delta(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Return the regression slope over 5 frames, (B, T, F) to (B, T, F).
 
     ``sum_n n (x[t+n] - x[t-n]) / (2 sum_n n^2)``, n = 1, 2; past either end of the utterance
-    its first or last frame is repeated, so frames that follow it in a batch play no part.
+    its first or last frame is repeated, so frames that follow it in a batch are ignored.
 
     Args:
         x: (B, T, F).
@@ -42,9 +42,9 @@ def input_image(x: Tensor, lengths: Tensor | None, deltas: bool) -> tuple[Tensor
     """Return a network's input (B, 1 or 3, T, F), zero in padding, and its mask (B, 1, T, 1).
 
     Args:
-        x: (B, T, F); what stands in padding frames plays no part.
+        x: (B, T, F); values in padding frames are ignored.
         lengths: (B,), or None where no utterance is padded.
-        deltas: Whether delta and delta-delta follow the features.
+        deltas: Whether to append delta and delta-delta features.
     """
     mask = None
     if lengths is not None:

@@ -30,8 +30,8 @@ def build_encoder(
         input_size: F, frequency bins of the features.
         channels: C, initial channels; of a chain, the width of its layers; of NAS-Bench-ASR,
             the filters of its first block.
-        layers: L, number of cells; plays no part for a chain, whose genotype has all blocks, and
-            for NAS-Bench-ASR (``block_cells``).
+        layers: L, number of cells; ignored for a chain, whose genotype lists all blocks, and for
+            NAS-Bench-ASR (``block_cells``).
         output_size: D, features of an output frame.
         **options: The other fields of the space's ``options``, for example
             :class:`~nas_encoder.spaces.cells.config.CellConfig`.
@@ -74,16 +74,16 @@ def try_build_encoder(
     options: Mapping[str, Any],
     words: Mapping[str, str] | None = None,
 ) -> tuple[nn.Module | None, list[str], list[str]]:
-    """Build an encoder, or say all that is wrong with its genotype and its options.
+    """Build an encoder, or return all problems of its genotype and its options.
 
     Args:
-        genotype: As for :func:`build_encoder`; None where it is missing.
+        genotype: As for :func:`build_encoder`; None if it is missing.
         options: Likewise.
-        words: What the user calls options, where that is another word.
+        words: The user's names of options, where they differ.
 
     Returns:
         The encoder or None, the problems of the genotype, and those of the options; without a
-        genotype these are checked all the same, as those of the first space's networks.
+        genotype these are still checked, as options of the first space's networks.
     """
     loaded, wrong = None, []
     if genotype is not None:

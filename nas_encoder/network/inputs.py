@@ -1,4 +1,4 @@
-"""Checks on what is given to an encoder, shared by the cell network and the baselines."""
+"""Checks of an encoder's inputs, shared by searched networks and baselines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -
     Args:
         x: (B, T, F).
         lengths: (B,) integer.
-        input_size: The F that the network was built for.
+        input_size: F, as the network was built.
         min_length: The fewest frames of an utterance.
 
     Raises:
@@ -54,7 +54,7 @@ def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -
 
 
 def _check_finite(x: Tensor, lengths: Tensor) -> None:
-    # A sum is finite only if every term is (or it overflows: then the exact look below decides).
+    # A sum is finite only if every term is; it may overflow, so the exact check below decides.
     if bool(torch.isfinite(x.sum())):
         return
     valid = torch.arange(x.size(1), device=x.device)[None, :] < lengths[:, None]

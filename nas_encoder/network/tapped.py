@@ -1,4 +1,4 @@
-"""What all encoders of this package share: inputs are checked, intermediate outputs are taken.
+"""What all encoders of this package share: input checks and intermediate outputs.
 
 B batch, T frames, F frequency bins, D output features, S subsampling factor.
 """
@@ -20,11 +20,11 @@ Condition = Callable[[Tensor], Tensor]
 
 @dataclass
 class Taps:
-    """The intermediate outputs of one run.
+    """The intermediate outputs of one forward pass.
 
     Attributes:
-        wanted: Numbers, from 1, of the parts of the network behind which one is taken.
-        condition: Gives what is fed back at each of them, or None.
+        wanted: Numbers, from 1, of the parts of the network after which an output is taken.
+        condition: Returns what is fed back at each of them; or None.
         found: The numbers and outputs (B, T', D) so far.
     """
 
@@ -33,7 +33,7 @@ class Taps:
     found: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def take(self, number: int, output: Callable[[], Tensor]) -> Tensor | None:
-        """Take the output behind a part, if it is wanted; return what is fed back, if anything."""
+        """Take the output after a part if it is wanted; return what is fed back, if anything."""
         if number not in self.wanted:
             return None
         self.found.append((number, output()))
@@ -47,15 +47,15 @@ class TappedEncoder(nn.Module):
         config: Its options, among them ``taps``.
         input_size: F.
         output_size: D, features of an output frame.
-        subsampling_factor: S, input frames for each output frame.
-        min_length: The fewest frames of an utterance that are accepted.
-        possible_taps: Numbers, from 1, of the parts behind which an intermediate output can be
+        subsampling_factor: S, input frames per output frame.
+        min_length: The fewest frames that an utterance may have.
+        possible_taps: Numbers, from 1, of the parts after which an intermediate output can be
             taken.
-        graphs_are_padded: What is taken for granted in graphs that are recorded, which must not
-            depend on whether a batch happens to be padded.
-        takes_choices: Whether it is a supernet: its ``forward`` and ``encode`` take what it
-            chooses by, and the probability of dropout.
-        encode: Called with (B, T, F), checked; lengths (B,), or None where no utterance is padded;
+        graphs_are_padded: Whether recorded graphs assume padding; they must not depend on whether
+            a batch happens to be padded.
+        takes_choices: Whether it is a supernet, whose ``forward`` and ``encode`` also take its
+            choices and the dropout probability.
+        encode: Called with (B, T, F), checked; lengths (B,), or None if no utterance is padded;
             the :class:`Taps`, to be asked after each part of the network; and the choices. It
             returns (B, ceil(T / S), D).
     """
@@ -79,9 +79,9 @@ class TappedEncoder(nn.Module):
         """Encode a padded batch of utterances.
 
         Args:
-            x: (B, T, F) features; what stands in padding frames plays no part.
+            x: (B, T, F) features; values in padding frames are ignored.
             lengths: (B,) integer, number of valid frames of each utterance.
-            *choices: Of a supernet, see there.
+            *choices: For a supernet only; see its class.
 
         Returns:
             (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
@@ -102,14 +102,14 @@ class TappedEncoder(nn.Module):
         taps: Sequence[int] | None = None,
         *choices: Any,
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        """Encode, and return intermediate outputs too.
+        """Encode, returning intermediate outputs too.
 
         Args:
             x: (B, T, F), as in :meth:`forward`.
             lengths: (B,), as in :meth:`forward`.
-            condition: Called at every tap with its (B, T', D); the (B, T', D) that it returns is
-                fed back into the network there (self-conditioned CTC, Nozaki and Komatsu 2021);
-                not called where ``config.conditioning`` is off.
+            condition: Called at every tap with its (B, T', D); the returned (B, T', D) is fed
+                back into the network there (self-conditioned CTC, Nozaki and Komatsu 2021); not
+                called if ``config.conditioning`` is off.
             taps: Some of ``possible_taps``; None for ``config.taps``.
             *choices: As in :meth:`forward`.
 
@@ -134,7 +134,7 @@ class TappedEncoder(nn.Module):
         return output, reduced_lengths(lengths, self.subsampling_factor), record.found
 
     def parts(self) -> list[dict[str, Any]]:
-        """Return the name (``part``) and the ``parameters`` of each part, in their order."""
+        """Return the name (``part``) and the ``parameters`` of each part, in order."""
         return [
             {"part": name, "parameters": count_parameters(child)}
             for name, child in self.named_children()
@@ -142,5 +142,5 @@ class TappedEncoder(nn.Module):
 
 
 def output_layer(width: int, size: int) -> nn.Module:
-    """Return what brings frames to ``size`` features: nothing, or a linear layer with ReLU."""
+    """Return a map of frames to ``size`` features: nothing, or a linear layer with ReLU."""
     return nn.Identity() if size == width else nn.Sequential(nn.Linear(width, size), nn.ReLU())

@@ -1,16 +1,14 @@
 """The torch operations that a cell is made of; their table is in :mod:`nas_encoder.tables`.
 
 Every operation is an ``nn.Module`` built by ``OPERATIONS[name](channels, stride, affine)`` whose
-``forward(x, mask)`` obeys one contract (tests/contract/test_operations.py holds every entry to
-it):
+``forward(x, mask)`` obeys one contract (tests/contract/test_operations.py checks every entry):
 
-- ``x``: (B, C, T, F), zero in the frames that ``mask`` marks as padding; ``mask``:
-  (B, 1, T, 1), 1 for frames of the utterance and 0 for padding, or None where there is no
-  padding at all.
-- It returns (B, C, ceil(T / stride), ceil(F / stride)), again zero in padding frames, and what
-  an utterance's frames hold does not depend on how many padding frames follow them.
-- ``context``: how many input frames an output frame sees before and after the first of its own,
-  which is all that the receptive field of a network is computed from.
+- ``x``: (B, C, T, F), zero in padding frames; ``mask``: (B, 1, T, 1), 1 for frames of the
+  utterance and 0 for padding, or None if there is no padding.
+- It returns (B, C, ceil(T / stride), ceil(F / stride)), again zero in padding frames; the valid
+  frames do not depend on how many padding frames follow them.
+- ``context``: how many input frames an output frame sees before and after the first of its own;
+  the receptive field of a network is computed from this only.
 
 B batch, C channels, T frames, F frequency bins.
 """

@@ -57,8 +57,8 @@ class ConvPair7(nn.Module):
     """1x7 then 7x1 convolution (He et al. 2020, section 3.2; Real et al. 2019).
 
     ReLU, 1x7 along frequency, 7x1 along time, batch norm; both are full convolutions from C to
-    C channels (14 C^2 weights), each strided along its own axis. That the parameter counts of
-    the paper's tables need full convolutions is derived in tests/unit/test_zoo.py.
+    C channels (14 C^2 weights), each strided along its own axis. tests/unit/test_zoo.py derives
+    that the parameter counts of the paper's tables need full convolutions.
     """
 
     context = (3, 3)
@@ -76,7 +76,7 @@ class ConvPair7(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
-        # Nothing is added between the two, so padding frames are still zero for the second.
+        # Neither has a bias, so padding frames are still zero for the second.
         x = self.over_time(self.over_frequency(F.relu(x)))
         return self.norm(x, strided(mask, self.stride))  # type: ignore[no-any-return]
 

@@ -1,18 +1,18 @@
 """Depthwise 2-D convolution with a fast backward pass on CPUs.
 
-PyTorch's own backward of a depthwise convolution is most of a cell network's training time on a
-CPU (kernels of 5 and dilated ones above all). Both gradients are convolutions again, for which
-the library has fast routines if they are asked for in the right form:
+PyTorch's backward of a depthwise convolution takes most of a cell network's training time on a
+CPU (above all for kernels of 5 and dilated ones). Both gradients are convolutions themselves, for
+which the library has fast routines if asked in the right form:
 
 - of the input, at stride 1: the gradient convolved with the flipped kernel;
 - of the weight, channels last: the library is fast up to 3 columns of taps without dilation. A
   dilated convolution is an undilated one on every second row and column; a kernel of 5 columns is
   two of 3, one column to the left and one to the right;
 - of the weight, channels first: each channel's input convolved with its gradient as the kernel,
-  in which stride and dilation change places.
+  with stride and dilation exchanged.
 
 ``benchmarks/depthwise.py`` measures where this pays. Elsewhere (plain 3x3 kernels, CUDA, float64,
-bf16, graphs being captured) the library's own backward is used.
+bf16, graphs being captured) PyTorch's own backward is used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, dilation: int) -> T
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with one group a channel, no bias and the fast backward pass."""
+    """``nn.Conv2d`` with one group per channel, no bias and the fast backward pass."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__(
@@ -139,13 +139,13 @@ def depthwise_weight_gradient(
         grad: (B, C, ceil(T/s), ceil(F/s)), the gradient of its output.
         stride: s.
         dilation: Dilation of the kernel.
-        prepared: What was made of ``x``, to be used again for other kernels; begin with an empty
+        prepared: Cache of rearranged forms of ``x``, shared between kernels; start with an empty
             one.
     """
     if not _is_channels_last(grad) and grad.dtype == torch.float32:
         return _by_convolution(x, weight, grad, stride, dilation)
-    # Of a grid of every second row and column, a dilated kernel reads what another stride of 2
-    # leaves.
+    # On a grid of every second row and column, a dilated kernel reads just what a further stride
+    # of 2 leaves.
     thin = stride == dilation == 2
     wide = weight.size(3) == 5 and (stride == 1 or thin)
     phases = dilation == 2 and not thin
@@ -230,8 +230,8 @@ def _phases(x: Tensor, wide: bool) -> Tensor:
 def _from_two_windows(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     """Return the gradient of a 5x5 kernel from framed maps, as two of 5x3.
 
-    Moving ``x`` by a column is moving its first element: what then comes from a neighbouring row
-    meets the zeros that frame ``grad``.
+    Shifting ``x`` by a column only shifts its first element: values that then come from a
+    neighbouring row meet the zeros that frame ``grad``.
     """
     window = weight[:, :, :, :3]
     left, right = (

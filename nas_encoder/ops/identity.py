@@ -62,10 +62,10 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, D, ceil(T/2), ceil(F/2)); see :mod:`nas_encoder.ops`."""
-        # Picking positions first costs a quarter of a strided convolution, and far less than
-        # that in its backward pass.
+        # Selecting positions first costs a quarter of a strided convolution, and far less in the
+        # backward pass.
         even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
-        # Where a size is odd, the odd positions end one earlier; a zero takes that place.
+        # For odd sizes the odd positions are one fewer; a zero replaces the missing one.
         odd = F.pad(odd, (0, even.size(3) - odd.size(3), 0, even.size(2) - odd.size(2)))
         x = torch.cat([self.even(F.relu(even)), self.odd(F.relu(odd))], dim=1)
         return self.norm(x, strided(mask, 2))  # type: ignore[no-any-return]

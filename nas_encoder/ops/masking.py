@@ -28,15 +28,15 @@ def frame_mask(lengths: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
 
 
 def reduced_lengths(lengths: Tensor, factor: int) -> Tensor:
-    """Return the frames that are left of each utterance: (B,) ceil(lengths / factor)."""
+    """Return the length of each utterance after subsampling: (B,) ceil(lengths / factor)."""
     return torch.div(lengths + factor - 1, factor, rounding_mode="floor")
 
 
 def strided(mask: Tensor | None, stride: int) -> Tensor | None:
     """Return the mask after a reduction in time: (B, 1, ceil(T / stride), 1).
 
-    Frame t of the output exists if and only if frame ``stride * t`` of the input does, so a
-    length L becomes ceil(L / stride).
+    Output frame t exists if and only if input frame ``stride * t`` does, so a length L becomes
+    ceil(L / stride).
     """
     return mask if mask is None or stride == 1 else mask[:, :, ::stride]
 
@@ -63,26 +63,26 @@ def is_capturing() -> bool:
     """Whether a graph is being captured, in which nothing may depend on data."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return True
-    # Not is_available(), which asks the driver at every call.
+    # Not is_available(), which queries the driver on every call.
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return started and torch.cuda.is_current_stream_capturing()
 
 
 def is_tracing() -> bool:
-    """Whether torch.jit records a graph, in which sizes are tensors too."""
-    # Not torch.jit.is_tracing: NeMo's export pretends to be scripting, and it says no then.
+    """Whether torch.jit is recording a graph, in which sizes are tensors too."""
+    # Not torch.jit.is_tracing: it is False in NeMo's export, which pretends to be scripting.
     return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
 
 
 def is_recomputing() -> bool:
-    """Whether a checkpointed segment is being run a second time, for its backward pass."""
-    # A compiler cannot look at a context variable, and recomputes without running the module.
+    """Whether a checkpointed segment is being recomputed for its backward pass."""
+    # Compilers cannot read a context variable, and recompute without running the module.
     return not torch.compiler.is_compiling() and _recomputing.get()
 
 
 @contextlib.contextmanager
 def recomputing() -> Iterator[None]:
-    """Mark a second forward pass, in which running statistics must not move again."""
+    """Mark a second forward pass, which must not update running statistics again."""
     token = _recomputing.set(True)
     try:
         yield

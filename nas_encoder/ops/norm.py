@@ -14,20 +14,20 @@ from nas_encoder.ops.masking import apply_mask, is_recomputing, is_tracing
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` for padded batches; its parameters and buffers are the same.
+    """``nn.BatchNorm2d`` for padded batches, with the same parameters and buffers.
 
     With a mask, mean and variance are taken over valid frames only, in training too, and the
-    result is zero in padding frames. Without one it *is* ``nn.BatchNorm2d``. The statistics
-    are accumulated in float32 at least.
+    result is zero in padding frames. Without one it *is* ``nn.BatchNorm2d``. Statistics are
+    accumulated in at least float32.
     """
 
     def forward(
         self, input: Tensor, mask: Tensor | None = None, scale: Tensor | None = None
     ) -> Tensor:
-        """Normalize (B, C, T, F) under the mask (B, 1, T, 1); the shape stays.
+        """Normalize (B, C, T, F) under the mask (B, 1, T, 1).
 
-        Statistics are those of the batch in training mode, else the running ones. A layer
-        without trainable scale and shift can be given a ``scale`` (C,), with its gradient.
+        Uses batch statistics in training mode, else the running ones. ``scale`` (C,), which gets
+        a gradient, replaces the weight of a layer without trainable scale and shift.
         """
         self._check_input_dim(input)
         weight = self.weight if scale is None else scale
@@ -36,8 +36,8 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         move = self.training and self.track_running_stats and not is_recomputing()
         group = self.group()
         if mask is None and (group is not None or input.numel() == input.size(1)):
-            # nn.BatchNorm2d refuses a single value per channel; with padding beside it, that
-            # same batch would be taken, and a training must not die of its shortest utterance.
+            # nn.BatchNorm2d refuses a single value per channel, but accepts it next to padding; a
+            # training must not crash on its shortest utterance.
             mask = torch.ones_like(input[:, :1, :, :1])
         if mask is None:
             return self._unmasked(input, weight, move)
@@ -49,22 +49,22 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         return output
 
     def group(self) -> Any:
-        """Return the processes whose batches count as one in training; None for just this one."""
+        """Return the processes whose batches count as one in training; None for this one only."""
         return None
 
     def _unmasked(self, input: Tensor, weight: Tensor | None, move: bool) -> Tensor:
-        """Normalize all frames; the running statistics move in training and only if told so."""
+        """Normalize all frames; update running statistics only in training and if ``move``."""
         mean, variance, rate = self.running_mean, self.running_var, self.momentum
         if move:
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             rate = 1.0 / float(self.num_batches_tracked) if rate is None else rate
         elif self.training and mean is not None and variance is not None:
-            # Copies and not None: the second pass of a checkpoint must save as many tensors for
+            # Copies instead of None: a checkpoint's second pass must save as many tensors for
             # its backward pass as the first did.
             mean, variance = mean.clone(), variance.clone()
-        # PyTorch's backward pass on CPU (2.13 too) reads the incoming gradient in the wrong order
-        # where the last size is 1 and the memory layouts differ; with three axes it does not.
+        # PyTorch's CPU backward (2.13 too) reads the incoming gradient in the wrong order if the
+        # last size is 1 and memory layouts differ; with three axes it is correct.
         single = not is_tracing() and input.size(3) == 1
         flat = input.squeeze(3) if single else input
         output = F.batch_norm(
@@ -92,17 +92,17 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
-    """MaskedBatchNorm2d whose statistics in training are those of all processes' batches.
+    """MaskedBatchNorm2d with training statistics over all processes' batches.
 
-    What ``nn.SyncBatchNorm`` is to ``nn.BatchNorm2d``; it runs on CPU too. As there, the gradients
-    of scale and shift are those of the own batch, and data-parallel training averages them.
+    The counterpart of ``nn.SyncBatchNorm``, but it runs on CPU too. As there, the gradients of
+    scale and shift are those of the local batch, and data-parallel training averages them.
     """
 
     process_group: Any = None  # of torch.distributed; None: all processes
 
     @classmethod
     def in_place_of(cls, layer: nn.SyncBatchNorm | MaskedBatchNorm2d) -> SyncMaskedBatchNorm2d:
-        """Share parameters, buffers and settings with ``other``."""
+        """Return a layer that shares parameters, buffers and settings with ``layer``."""
         own = cls(
             layer.num_features,
             layer.eps,
@@ -116,7 +116,7 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
         return own.train(layer.training)
 
     def group(self) -> Any:
-        """Return the processes that take part, in training under ``torch.distributed``."""
+        """Return the participating processes, in training under ``torch.distributed``."""
         if not (self.training and distributed.is_available() and distributed.is_initialized()):
             return None
         group = self.process_group or distributed.group.WORLD
@@ -124,7 +124,7 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
 
 
 def restore_masked(module: nn.Module, names: Iterable[str]) -> None:
-    """Undo what ``nn.SyncBatchNorm.convert_sync_batchnorm`` made of masked batch norms.
+    """Undo ``nn.SyncBatchNorm.convert_sync_batchnorm`` for masked batch norms.
 
     Args:
         module: Changed in place.
@@ -206,7 +206,7 @@ class _MaskedNormalize(torch.autograd.Function):
 
 
 def over_processes(group: Any, *sums: Tensor) -> tuple[Tensor, ...]:
-    """Add up each of the sums over the processes of a group, in one message."""
+    """Sum each tensor over the processes of a group, in one message."""
     if group is None:
         return sums
     flat = torch.cat([part.reshape(-1) for part in sums])

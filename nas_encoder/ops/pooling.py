@@ -67,8 +67,8 @@ class MaxPool3(nn.Module):
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
         if mask is None:
             return F.max_pool2d(x, 3, self.stride, padding=1)
-        # Padding becomes the lowest number there is (sums and products are much faster on CPU than
-        # filling by a mask), and not -inf, so that a window of padding only stays finite.
+        # Padding becomes the lowest finite number: adding a product is much faster on CPU than a
+        # masked fill, and unlike -inf it keeps windows of padding only finite.
         lowest = (1 - mask.to(x.dtype)) * torch.finfo(x.dtype).min
         x = F.max_pool2d(x + lowest, 3, self.stride, padding=1)
         return apply_mask(x, strided(mask, self.stride))

@@ -11,7 +11,7 @@ from nas_encoder.tables import OPERATIONS as _TABLE
 
 
 class OperationBuilder(Protocol):
-    """Builds one operation on ``channels`` channels; ``affine`` is for its batch norms."""
+    """Builds one operation on ``channels`` channels; ``affine`` applies to its batch norms."""
 
     def __call__(self, channels: int, stride: int, affine: bool) -> nn.Module:
         """Build the module."""
@@ -27,10 +27,10 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
         name: Its name, for example ``"sep_conv_3x3"``.
         channels: C, of its input and of its output.
         stride: 1 or 2, in time and in frequency.
-        affine: Whether its batch norms have a trainable scale and shift (evaluation networks:
-            yes; search: no, as in DARTS).
+        affine: Whether its batch norms have a trainable scale and shift (True in evaluation
+            networks, False in search, as in DARTS).
 
     Raises:
-        RegistryError: There is no operation of that name.
+        RegistryError: No operation has that name.
     """
     return OPERATIONS[name](channels, stride, affine)

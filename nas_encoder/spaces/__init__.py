@@ -1,7 +1,7 @@
 """Search spaces: what may be chosen, sampled and mutated, and the networks of each choice.
 
-One folder a family of spaces, one line a space in :mod:`nas_encoder.tables`; :mod:`.base` says what
-the folder holds. Importing this package, or a family's ``space``, loads no torch.
+Each family of spaces has a folder and each space a line in :mod:`nas_encoder.tables`; :mod:`.base`
+describes a folder's contents. Importing this package, or a family's ``space``, does not load torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def get_space(name: str) -> SearchSpace:
     """Return the space of that name.
 
     Raises:
-        RegistryError: There is none; the message lists the known ones.
+        RegistryError: No space has that name; the message lists the known ones.
     """
     space: SearchSpace = SPACES[name]
     return space

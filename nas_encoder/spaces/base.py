@@ -1,10 +1,9 @@
 """What a search space is: the contract between a space's folder and everything else.
 
 A space is one folder and one line in :mod:`nas_encoder.tables`. The folder holds a
-:class:`SearchSpace` in ``space.py``, which imports no torch, and beside it the modules
-``network``, ``supernet``, ``costs`` and ``picture`` (see :mod:`.modules` for what they offer),
-which are imported when they are first asked for. Nothing outside the folder asks which space it
-holds.
+:class:`SearchSpace` in ``space.py``, which imports no torch, and the modules ``network``,
+``supernet``, ``costs`` and ``picture`` (see :mod:`.modules` for their interfaces), which are
+imported on first use. Nothing outside the folder asks which space it is dealing with.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ class Kind:
     """The choices of one kind: the edges of a kind of cell, the blocks of a chain.
 
     Attributes:
-        title: What the kind is called: ``normal cell``, ``blocks``.
-        names: What its choices are called, one by one: ``2 ← k-2``, ``block 1``.
+        title: Title of the kind: ``normal cell``, ``blocks``.
+        names: Names of its choices: ``2 ← k-2``, ``block 1``.
         operations: Candidates of each choice, in the supernet's order.
-        groups: For each choice the node that it belongs to; a report draws a line between nodes.
-        pruned: Whether candidates are taken away between the stages of a search.
-        limited: Whether the limits of a search (``regularization.at_most``) hold here.
+        groups: For each choice the node that it belongs to; reports draw a line between nodes.
+        pruned: Whether candidates are pruned between the stages of a search.
+        limited: Whether the limits of a search (``regularization.at_most``) apply here.
     """
 
     title: str
@@ -65,19 +64,19 @@ class SearchSpace(ABC):
 
     Attributes:
         package: The folder, as a package: ``__package__`` in its ``space.py``.
-        options: The dataclass of what its networks are built from beside the genotype.
-        section: The dataclass of the section ``network`` of a search.
+        options: Dataclass of everything but the genotype that its networks are built from.
+        section: Dataclass of the section ``network`` of a search.
         keys: The space's own keys of a genotype document, all required.
-        features: Of :data:`LEARNED_EDGES` (edges can have parameters of their own),
+        features: A subset of :data:`LEARNED_EDGES` (edges can have parameters of their own),
             :data:`LIMITS` (dropout after, and limits on, chosen operations) and :data:`LATENCY`
-            (the parts of its networks can be measured apart: ``costs.pieces``).
-        zero: The candidate that stands for no connection and is never derived; or None.
+            (the parts of its networks can be measured separately: ``costs.pieces``).
+        zero: The candidate that means no connection and is never derived; or None.
         weightless: Candidates with next to no weights, which a failing search prefers.
         name: As in a genotype's ``space``.
         operations: Candidates of the pruned choices, in the supernet's order.
         choices: Those of them that a genotype can hold.
-        size: Number of genotypes that can be written down in it (isomorphic ones counted
-            apart, unless the space says otherwise).
+        size: Number of genotypes that can be written in it (isomorphic ones counted
+            separately, unless the space says otherwise).
         kinds: The choices of its supernets, by kind.
     """
 
@@ -96,7 +95,7 @@ class SearchSpace(ABC):
 
     @property
     def unique_size(self) -> int:
-        """Number of genotypes that differ, as tables tell them apart."""
+        """Number of distinct genotypes, as tables distinguish them."""
         return self.size
 
     # -- genotypes ----------------------------------------------------------------------------
@@ -108,10 +107,10 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def parse(self, document: Mapping[str, Any], problems: Problems) -> Any:
-        """Read the space's own keys of a genotype document; None where there were problems.
+        """Read the space's own keys of a genotype document; None if there were problems.
 
-        What it returns has ``to_dict()`` (those keys, as plain YAML types) and ``canonical()`` (a
-        JSON value that is equal for equal architectures only), and can be hashed.
+        The result has ``to_dict()`` (those keys, as plain YAML types) and ``canonical()`` (a JSON
+        value that is equal only for equal architectures), and is hashable.
         """
 
     @abstractmethod
@@ -120,11 +119,11 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def vector_of(self, architecture: Any) -> list[int]:
-        """Return the choices of a member as integers, see :attr:`bounds`."""
+        """Return the choices of a member as integers; see :attr:`bounds`."""
 
     @abstractmethod
     def architecture_of(self, vector: Sequence[int]) -> Any:
-        """Return the architecture of choices in :attr:`bounds`."""
+        """Return the architecture of choices within :attr:`bounds`."""
 
     @abstractmethod
     def derive(
@@ -133,12 +132,12 @@ class SearchSpace(ABC):
         limits: Mapping[str, int],
         edges: EdgeProbabilities = NO_EDGES,
     ) -> Any:
-        """Return the architecture that a search has come to; ties are broken by order.
+        """Return the architecture that a search has found; ties are broken by order.
 
         Args:
-            probabilities: Of the candidates that are left.
+            probabilities: Probabilities of the remaining candidates.
             limits: Operation -> how often a kind with ``limited`` may hold it.
-            edges: How probable edges are, where that is learned.
+            edges: Probabilities of edges, if they are learned.
 
         Raises:
             NasEncoderError: There is no such architecture.
@@ -146,7 +145,7 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def chosen(self, architecture: Any) -> Mapping[str, Sequence[tuple[int, str]]]:
-        """Return for each kind (place of the choice, candidate) of what an architecture holds."""
+        """Return for each kind (place of the choice, candidate) for all that is chosen."""
 
     @abstractmethod
     def lines(self, architecture: Any) -> list[str]:
@@ -154,17 +153,17 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def legend(self, architecture: Any, options: Any) -> tuple[str, str]:
-        """Return what the text's signs mean, and a line about the network's size."""
+        """Return an explanation of the text's symbols, and a line about the network's size."""
 
     def shape(self, architecture: Any) -> dict[str, int]:
-        """Return numbers about an architecture's shape, to compare with errors; often nothing."""
+        """Return numbers on an architecture's shape, to compare with errors; empty by default."""
         return {}
 
     def encode(self, genotype: Genotype) -> list[int]:
         """Return the choices as integers; :meth:`decode` is its inverse.
 
         Raises:
-            GenotypeError: It is no member.
+            GenotypeError: It is not a member.
         """
         self.validate(genotype)
         return self.vector_of(genotype.architecture)
@@ -187,7 +186,7 @@ class SearchSpace(ABC):
         return genotype.renamed(f"{self.name}-{self.key(genotype)[:8]}", kind="sampled")
 
     def from_vector(self, vector: Sequence[Any]) -> Genotype:
-        """Return the genotype of a vector as the space's publication writes it.
+        """Return the genotype of a vector in the notation of the space's publication.
 
         Raises:
             GenotypeError: As :meth:`decode`.
@@ -195,18 +194,18 @@ class SearchSpace(ABC):
         return self.decode(vector)
 
     def key(self, genotype: Genotype) -> str:
-        """Return what tables of trained architectures know a genotype by."""
+        """Return the key of a genotype in tables of trained architectures."""
         return genotype.hash
 
     def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype uniformly from those that can be written down."""
+        """Draw a genotype uniformly from all that can be written."""
         return self.decode([rng.randrange(bound) for bound in self.bounds])
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
         """Return a member that differs from ``genotype`` in one choice of :meth:`encode`.
 
         Real et al. 2019, section 3.2; every choice, and every other value of it, is equally
-        likely. What is written down differs; isomorphic architectures can still be the same.
+        likely. The written form differs; isomorphic architectures can still be the same.
         """
         vector, bounds = self.encode(genotype), self.bounds
         place = rng.choice([i for i, bound in enumerate(bounds) if bound > 1])
@@ -217,7 +216,7 @@ class SearchSpace(ABC):
         """Check membership.
 
         Raises:
-            GenotypeError: It is no member; every broken rule is listed.
+            GenotypeError: It is not a member; every broken rule is listed.
         """
         problems = Problems()
         if genotype.space != self.name:
@@ -233,8 +232,8 @@ class SearchSpace(ABC):
         """Return the choices with which a search begins: every operation everywhere.
 
         Args:
-            learned_edges: Whether edges have parameters of their own. :attr:`zero`, which says of
-                an edge what they say, is then no candidate, and what is drawn is a member.
+            learned_edges: Whether edges have parameters of their own. :attr:`zero`, which would
+                duplicate them, is then no candidate, and what is drawn is a member.
         """
         left_out = {self.zero} if learned_edges else set()
         return {
@@ -256,14 +255,14 @@ class SearchSpace(ABC):
     def search_options(
         self, section: Any, *, input_size: int, layers: int, channels: int, dropout: float
     ) -> NetworkOptions:
-        """Return the options of the networks of a search's stage.
+        """Return the options of the networks in a stage of a search.
 
         Args:
             section: The section ``network``, of the type :attr:`section`.
             input_size: F.
-            layers: Of the stage.
-            channels: Of the stage.
-            dropout: Of the derived network; a supernet's is given with each batch.
+            layers: Layers of the stage.
+            channels: Channels of the stage.
+            dropout: Dropout of the derived network; a supernet gets its own with each batch.
         """
         return self.options(  # type: ignore[call-arg]
             input_size=input_size,
@@ -278,12 +277,12 @@ class SearchSpace(ABC):
         problems.integer(layers, path, 1, 1024)
 
     def target_sizes(self, layers: int | None, channels: int | None) -> dict[str, int]:
-        """Return the options that say how large the network of a found genotype is to be.
+        """Return the options that set the size of a derived genotype's network.
 
-        Nothing where the genotype or the search says it.
+        Empty if the genotype or the search determines it.
 
         Args:
-            layers: What a user wants; None for the default.
+            layers: The user's choice; None for the default.
             channels: Likewise.
         """
         return {}
@@ -291,24 +290,24 @@ class SearchSpace(ABC):
     def target_options(
         self, options: Any, layers: int | None, channels: int | None
     ) -> NetworkOptions:
-        """Return the options of a found genotype's network, which is what budgets are about.
+        """Return the options of a derived genotype's network, which budgets apply to.
 
         Args:
-            options: Of the last stage's network.
-            layers: What a user wants; None for the default.
+            options: Options of the last stage's network.
+            layers: The user's choice; None for the default.
             channels: Likewise.
         """
         return cast(NetworkOptions, options)
 
-    # -- the modules beside, which import torch -----------------------------------------------
+    # -- the space's other modules, which import torch ----------------------------------------
 
     def has(self, module: str) -> bool:
-        """Return whether a module is there; a space with a ``supernet`` has gradient searches."""
+        """Return whether a module exists; a space with a ``supernet`` has gradient searches."""
         return find_spec(f"{self.package}.{module}") is not None
 
     @property
     def network(self) -> NetworkModule:
-        """From a genotype to a network."""
+        """The encoder of a genotype."""
         return cast(NetworkModule, self._module("network"))
 
     @property
@@ -318,12 +317,12 @@ class SearchSpace(ABC):
 
     @property
     def costs(self) -> CostsModule:
-        """What the networks cost."""
+        """The costs of networks."""
         return cast(CostsModule, self._module("costs"))
 
     @property
     def picture(self) -> PictureModule:
-        """How an architecture is drawn."""
+        """The drawing of an architecture."""
         return cast(PictureModule, self._module("picture"))
 
     def _module(self, name: str) -> Any:
@@ -333,7 +332,7 @@ class SearchSpace(ABC):
 
 
 class TrialSpace(Protocol):
-    """What a search by trials needs of a space, or of the part of one that a table knows."""
+    """What a trial search needs of a space, or of the part of it that a table covers."""
 
     name: str
     size: int
@@ -346,10 +345,10 @@ class TrialSpace(Protocol):
         """Draw a genotype uniformly."""
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Return another member, which is near."""
+        """Return a neighbouring member."""
 
     def validate(self, genotype: Genotype) -> None:
-        """Raise GenotypeError, listing all problems, if ``genotype`` is no member."""
+        """Raise GenotypeError, listing all problems, if ``genotype`` is not a member."""
 
     def encode(self, genotype: Genotype) -> list[int]:
         """Return the choices as integers."""

@@ -1,8 +1,7 @@
 """Coordinates for a small directed acyclic graph, in columns from left to right.
 
 The usual layered drawing (Sugiyama, Tagawa, Toda 1981) without any system package: vertices in
-columns, edges over several columns led through their own free places, few crossings, nothing
-on top of anything else.
+columns, edges over several columns routed through slots of their own, few crossings, no overlaps.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 
 Vertex = Hashable
 SWEEPS = 24
-_BEND = 0.45  # height of the free place of an edge that passes a column
+_BEND = 0.45  # height of the slot of an edge that passes a column
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is.
+    """Positions of all vertices and edges.
 
     Attributes:
         position: Vertex -> (column, y), y upwards.
@@ -42,7 +41,7 @@ def layered_layout(
     """Place the vertices of a graph.
 
     Args:
-        column: The column of each vertex, in the order in which they are first stacked.
+        column: The column of each vertex, in the order of the initial stacking.
         edges: (tail, head), always to a column further right.
         size: Height of each vertex, in units of y.
     """
@@ -98,7 +97,7 @@ def _fewest_crossings(
 def _by_neighbours(
     stack: Sequence[Vertex], near: Mapping[Vertex, list[Vertex]], beside: Sequence[Vertex]
 ) -> list[Vertex]:
-    """Sort a column by the mean place of each one's neighbours in the column beside it."""
+    """Sort a column by the mean place of each vertex's neighbours in the adjacent column."""
     rank = {vertex: place for place, vertex in enumerate(beside)}
     means: dict[Vertex, float] = {}
     for place, vertex in enumerate(stack):
@@ -108,7 +107,7 @@ def _by_neighbours(
 
 
 def _swap_neighbours(columns: list[list[Vertex]], right: Mapping[Vertex, list[Vertex]]) -> None:
-    """Swap two that stand next to each other wherever that alone removes crossings."""
+    """Swap two adjacent vertices wherever this swap removes crossings."""
     for number, stack in enumerate(columns):
         beside = slice(max(number - 1, 0), number + 2)
         for place in range(len(stack) - 1):
@@ -135,7 +134,7 @@ def _heights(
     right: Mapping[Vertex, list[Vertex]],
     sizes: Mapping[Vertex, float],
 ) -> dict[Vertex, float]:
-    """Pull every vertex to its neighbours' mean height, keeping order and distances."""
+    """Move every vertex to its neighbours' mean height, keeping order and distances."""
     y: dict[Vertex, float] = {}
     for stack in columns:
         offsets = _offsets(stack, sizes)
@@ -154,7 +153,7 @@ def _heights(
 
 
 def _offsets(stack: Sequence[Vertex], sizes: Mapping[Vertex, float]) -> list[float]:
-    """Return the lowest heights that leave every vertex of a column its room."""
+    """Return the lowest heights that leave room for every vertex of a column."""
     offsets = [0.0]
     for below, above in zip(stack, stack[1:], strict=False):
         offsets.append(offsets[-1] + (sizes[below] + sizes[above]) / 2)
@@ -162,7 +161,7 @@ def _offsets(stack: Sequence[Vertex], sizes: Mapping[Vertex, float]) -> list[flo
 
 
 def _monotone(values: Sequence[float]) -> list[float]:
-    """Return the rising sequence that is nearest in squares (pool adjacent violators)."""
+    """Return the nearest increasing sequence in least squares (pool adjacent violators)."""
     pools: list[tuple[float, int]] = []
     for value in values:
         mean, count = value, 1

@@ -1,4 +1,4 @@
-"""What the modules of a space's folder offer that import torch; see :mod:`.base`.
+"""Interfaces of the modules of a space's folder that import torch; see :mod:`.base`.
 
 B batch, T frames, F frequency bins, D output features, S subsampling factor, E choices of a kind, n
 candidates of a choice.
@@ -26,8 +26,8 @@ class NetworkModule(Protocol):
         """Build the encoder of a genotype.
 
         Args:
-            genotype: Of the space.
-            options: Of the type ``options`` of the space, checked.
+            genotype: A genotype of the space.
+            options: Checked options, of the space's type ``options``.
 
         Returns:
             A :class:`~nas_encoder.network.tapped.TappedEncoder`.
@@ -55,13 +55,13 @@ class SupernetModule(Protocol):
         """Build a supernet.
 
         Args:
-            space: Of the folder.
-            candidates: Of each choice.
+            space: The space of the folder.
+            candidates: Candidates of each choice.
             options: As for an encoder.
-            regularized: Operations that dropout follows; all, where the space has no ``LIMITS``.
-            sampled: Whether it is given paths that are drawn
-                (:class:`~nas_encoder.network.choices.straight_through.Paths`), or the weights of
-                mixtures.
+            regularized: Operations followed by dropout; all, if the space has no ``LIMITS``.
+            sampled: Whether it is given drawn paths
+                (:class:`~nas_encoder.network.choices.straight_through.Paths`) rather than the
+                weights of mixtures.
 
         Returns:
             An encoder, ``forward(x (B, T, F), lengths (B,), choices by kind, dropout) -> (y (B,
@@ -70,15 +70,15 @@ class SupernetModule(Protocol):
 
 
 class Costs(Protocol):
-    """What networks of one size in one space cost, by quantity (``parameters``, ``macs``, ...)."""
+    """The costs of a space's networks of one size, by quantity (``parameters``, ``macs``, ...)."""
 
     quantities: list[str]
 
     def of(self, architecture: Any) -> dict[str, float]:
-        """Return what the network of an architecture costs."""
+        """Return the costs of an architecture's network."""
 
     def cheapest(self, name: str) -> float:
-        """Return the least that a network of the space costs which a search can find."""
+        """Return the cost of the cheapest network of the space that a search can find."""
 
     def expected(
         self,
@@ -88,13 +88,12 @@ class Costs(Protocol):
     ) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.
 
-        Where every choice is certain, they are those of that network.
+        If every choice is certain, they are those of that network.
 
         Args:
-            weights: For each kind (E, n) probabilities, each choice's sum is 1.
-            candidates: What they belong to.
-            edges: For each kind (E,), how probable it is that a node takes an edge, where that is
-                learned.
+            weights: (E, n) probabilities for each kind; each choice's sum is 1.
+            candidates: The candidates that they belong to.
+            edges: For each kind (E,), the probabilities that a node takes an edge, if learned.
         """
 
 
@@ -112,22 +111,22 @@ class CostsModule(Protocol):
         """Return the costs of networks of one size.
 
         Args:
-            space: Of the folder.
-            options: Of the networks.
-            frames: T, of the utterance that multiply-adds are counted for.
+            space: The space of the folder.
+            options: Options of the networks.
+            frames: T, length of the utterance whose multiply-adds are counted.
         """
 
     def build_with_latency(self, space: Any, options: Any, frames: int, table: str | None) -> Costs:
-        """Return the same with latencies; only of spaces with ``LATENCY``.
+        """Return the same with latencies; only for spaces with ``LATENCY``.
 
         Raises:
-            ConfigError: ``table`` does not hold those of exactly this network.
+            ConfigError: ``table`` does not hold the latencies of exactly this network.
         """
 
     def pieces(self, space: Any, options: Any, frames: int) -> Any:
         """Return the parts of all networks of one size, to be measured.
 
-        Only of spaces with ``LATENCY``; see :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
+        Only for spaces with ``LATENCY``; see :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
         """
 
 
@@ -135,4 +134,4 @@ class PictureModule(Protocol):
     """``picture.py`` of a space."""
 
     def graphs(self, architecture: Any) -> list[tuple[str, Graph]]:
-        """Return the graphs of an architecture, each with its title, in the order drawn."""
+        """Return the graphs of an architecture, each with its title, in drawing order."""

@@ -1,6 +1,6 @@
-"""The options of networks: what all of them share, and the rules that they have in common.
+"""Options of networks: those that all share, and their common rules.
 
-Each family of spaces has a frozen dataclass of its own; importing it loads no torch.
+Each family of spaces has its own frozen dataclass; importing it does not load torch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ANYTHING = object()
 
 
 def shared(default: Any, rule: Rule, off: Any = None) -> Any:
-    """Declare an option that every network takes, also those that have no such part.
+    """Declare an option that every network accepts, even without the part that it configures.
 
     Args:
         default: Its default.
-        rule: What its values must be.
-        off: What networks without such a part take; the default if it is None, ``ANYTHING`` where
-            the value plays no part there.
+        rule: The rule for its values.
+        off: The value that networks without such a part accept; the default if None, ``ANYTHING``
+            if the value is ignored there.
     """
     return option(default, rule, off=default if off is None else off)
 
@@ -34,11 +34,11 @@ def shared(default: Any, rule: Rule, off: Any = None) -> Any:
 class SearchedNetwork(Declared):
     """The section ``network`` of a search: what the supernets share with the derived network.
 
-    A family adds its own options, with values that switch them off as defaults.
+    A family adds its own options, whose defaults switch them off.
 
     Attributes:
         output_size: D, features of an output frame.
-        deltas: Whether delta and delta-delta stand beside the features.
+        deltas: Whether to append delta and delta-delta features.
     """
 
     output_size: int = option(512, integer(1, 65536))
@@ -53,7 +53,7 @@ class NetworkOptions(Declared):
     and, for intermediate outputs, ``taps`` and ``conditioning``.
     """
 
-    # What the network, and what it is a row of, is called in an error.
+    # Names of the network and of its parts in errors.
     network: ClassVar[str] = "this network"
     part: ClassVar[str] = "cell"
 
@@ -67,14 +67,14 @@ class NetworkOptions(Declared):
     ) -> T:
         """Build it from plain YAML types.
 
-        Options that only other networks have may be given where those declare them
-        :func:`shared`, with the value that switches them off.
+        Options that only other networks have may be given if those declare them :func:`shared`,
+        with the value that switches them off.
 
         Args:
             document: The options.
-            subject: What to call them in an error.
-            words: What the user calls options, where that is another word.
-            architecture: What the network is built of, where that is known.
+            subject: Their name in errors.
+            words: The user's names of options, where they differ.
+            architecture: What the network is built of, if known.
 
         Raises:
             ConfigError: A key is unknown or a value breaks its rule; all are listed.
@@ -89,7 +89,7 @@ class NetworkOptions(Declared):
 
     @classmethod
     def read(cls: type[T], document: object, problems: Problems) -> T:
-        """Read it from plain types, or check an object of the class, and collect the problems."""
+        """Read it from plain types, or check an object of the class; collect the problems."""
         if isinstance(document, Mapping):
             own = {item.name for item in fields(cls)}
             others = {name: off for name, off in shared_options().items() if name not in own}
@@ -104,15 +104,15 @@ class NetworkOptions(Declared):
 
     @property
     def subsampling_factor(self) -> int:
-        """Input frames for each output frame."""
+        """Input frames per output frame."""
         raise NotImplementedError
 
     def problems(self, path: str = "", architecture: Any = None) -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name below ``path``.
+        """Return one line per broken rule, starting with the field's name below ``path``.
 
         Args:
-            path: Of the options.
-            architecture: What the network is built of; None where that is not known yet.
+            path: Path of the options.
+            architecture: What the network is built of; None if not yet known.
         """
         found = Problems()
         self.read(self, found.under(path))
@@ -121,7 +121,7 @@ class NetworkOptions(Declared):
         return found.lines
 
     def conflicts(self, found: Problems) -> None:
-        """Check that what is fed back is taken somewhere."""
+        """Check that conditioning has taps to feed back."""
         given: Any = self
         if given.conditioning and not given.taps:
             rule = f"needs at least one {self.part} in '{found.word('taps')}'"
@@ -131,7 +131,7 @@ class NetworkOptions(Declared):
         """Check the options against what the network is built of."""
 
     def check_taps(self, first: int, last: int, found: Problems) -> None:
-        """Check that intermediate outputs are taken at parts ``first`` to ``last``, from 1."""
+        """Check that taps are among the parts ``first`` to ``last``, counted from 1."""
         given: Any = self
         why = f" ({self.part}s {first} to {last} have the output's frame rate)"
         for place, tap in enumerate(given.taps):
@@ -140,7 +140,7 @@ class NetworkOptions(Declared):
 
 
 def shared_options() -> dict[str, Any]:
-    """Return the options that every network takes, with what switches them off elsewhere."""
+    """Return the options that every network accepts, with the values that switch them off."""
     return {
         item.name: item.metadata["off"]
         for space in SPACES.values()
@@ -158,7 +158,7 @@ def known_options() -> dict[str, Any]:
 
 
 def first_options() -> dict[str, Any]:
-    """Return the options of the first space's networks, which stand for those of all."""
+    """Return the options of the first space's networks, which represent all of them."""
     return defaults_of(next(iter(SPACES.values())).options)
 
 
@@ -168,5 +168,5 @@ def defaults_of(options: type[Any]) -> dict[str, Any]:
 
 
 def tupled(value: Any) -> Any:
-    """Return lists as tuples, which frozen dataclasses hold."""
+    """Return lists as tuples, as frozen dataclasses hold them."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Drawing architectures: each space says which graphs there are, see its ``picture.py``."""
+"""Drawing architectures; each space defines its graphs in its ``picture.py``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png", "pdf")
 
-# Families of operations by the beginning of the name -> (fill, edge); chosen to stay apart for
-# the colour-blind and in grey.
+# Families of operations by the beginning of the name -> (fill, edge); colours that stay
+# distinguishable for colour-blind readers and in greyscale.
 _COLOURS = {
     "sep_conv": ("#cfe3f5", "#2f6fa8"),
     "dil_conv": ("#d5efd6", "#3c8a45"),
@@ -79,11 +79,11 @@ def draw(genotype: Genotype) -> Figure:
 def save_picture(genotype: Genotype, path: str | Path) -> None:
     """Draw a genotype into a file; the suffix chooses the format.
 
-    The same genotype gives the same SVG and PDF, byte by byte, so they can lie in a repository.
+        The same genotype gives the same SVG and PDF, byte by byte, so they can be committed.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        GenotypeError: The suffix is none of :data:`FORMATS`, or the file cannot be written.
+        GenotypeError: The suffix is not in :data:`FORMATS`, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
@@ -107,12 +107,12 @@ Graph = tuple[Layout, dict[Vertex, Shape]]
 
 
 def state_shape(text: str, outer: bool = True) -> Shape:
-    """Return what is drawn for a state; ``outer`` ones come from or lead out of the picture."""
+    """Return the shape of a state; ``outer`` ones come from or lead out of the picture."""
     return (text, DARK if outer else "#ffffff", DARK, STATE_WIDTH, STATE_HEIGHT)
 
 
 def operation_shape(text: str, operation: str) -> Shape:
-    """Return what is drawn for an operation, whose name chooses the colours."""
+    """Return the shape of an operation, whose name determines the colours."""
     return (text, *_colours(operation), OP_WIDTH, OP_HEIGHT)
 
 
@@ -122,9 +122,9 @@ def row_graph(
     """Lay operations out in a row between two ends.
 
     Args:
-        operations: First to last.
-        ends: What is written at the beginning and at the end.
-        skips: (from, to): further lines, 0 is the beginning, k the k-th operation.
+        operations: Operations, first to last.
+        ends: Labels of the beginning and the end.
+        skips: (from, to): further lines; 0 is the beginning, k the k-th operation.
     """
     vertices: list[Vertex] = [
         ("state", 0),
@@ -211,7 +211,7 @@ def _draw_edge(
     own_half: dict[tuple[int, float], float],
     colour: str,
 ) -> None:
-    """Draw a smooth line that runs level through every column it passes."""
+    """Draw a smooth line that is level in every column it passes."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 

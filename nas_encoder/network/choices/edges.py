@@ -1,12 +1,12 @@
-"""Which two of its edges a node takes: a choice of its own, with parameters of its own.
+"""Which two of its edges a node takes: a separate choice with its own parameters.
 
 DARTS compares edges by the probability of their best operation (Liu et al. 2019, section 2.4),
-but each edge's probabilities are normalized by themselves: no gradient ever compares two edges.
-PC-DARTS (Xu et al. 2020, section 3.3, "edge normalization") gives edges parameters. Here they are
-those of a draw that gives what is derived: with strengths b of a node's edges, the pair (i, j) has
+but each edge's probabilities are normalized separately: no gradient ever compares two edges.
+PC-DARTS (Xu et al. 2020, section 3.3, "edge normalization") gives edges parameters. Here they
+parametrize a draw of what is derived: with strengths b of a node's edges, the pair (i, j) has
 the probability exp(b_i + b_j) over the sum of that of all pairs, so that the two strongest edges
 are the most probable pair. The probability that an edge is one of the two (its *inclusion
-probability*, of sum 2 for each node) weighs it in a mixture.
+probability*, of sum 2 per node) weighs it in a mixture.
 
 E edges of a cell, node by node: node i reads the cell's two inputs and the nodes before it.
 """
@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-_INPUTS = 2  # of a cell: what its first node can read
+_INPUTS = 2  # the inputs of a cell, which its first node can read
 
 
 def rows_of_nodes(edges: int) -> list[range]:
@@ -67,7 +67,7 @@ def draw_taken(strengths: Tensor, generator: torch.Generator) -> tuple[bool, ...
 
     Args:
         strengths: (E,).
-        generator: On the CPU; nothing else is drawn from.
+        generator: A CPU generator, the only source of randomness.
 
     Returns:
         Whether each edge is taken.
@@ -84,9 +84,9 @@ def draw_taken(strengths: Tensor, generator: torch.Generator) -> tuple[bool, ...
 
 @torch.no_grad()
 def relative_entropy(strengths: Tensor) -> float:
-    """Return the mean entropy of the nodes' pairs over that of a uniform choice.
+    """Return the mean entropy of the nodes' pairs, relative to a uniform choice.
 
-    A node of two edges has no choice and does not count; a cell of one node gives 0.
+    A node with two edges has no choice and does not count; a cell of one node gives 0.
     """
     shares = []
     for rows in rows_of_nodes(len(strengths)):

@@ -1,4 +1,4 @@
-"""One choice of a supernet: its candidates mixed by weights, or the one that is drawn."""
+"""One choice of a supernet: a weighted mixture of its candidates, or the one that is drawn."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from nas_encoder.network.choices.straight_through import Paths, straight_through
 
-# Gives what the candidate at a place puts out, None for zeros.
+# Returns the output of the candidate at a place, None for zeros.
 Evaluate = Callable[[int], Tensor | None]
 
 
 def choose(
     weights: Tensor | Paths, row: int, evaluate: Evaluate, zeros: Callable[[], Tensor]
 ) -> Tensor | None:
-    """Return what a choice puts out, None for zeros.
+    """Return the output of a choice, None for zeros.
 
     Args:
-        weights: (E, n) weights of a mixture (Liu et al. 2019, equation 2), or the paths that are
-            drawn, whose other candidates are evaluated without a graph, and only where the
-            architecture moves.
-        row: Of the choice among the E.
-        evaluate: Is called for every candidate that is needed, once.
-        zeros: Makes the zeros that a gradient of the paths needs to pass.
+        weights: (E, n) weights of a mixture (Liu et al. 2019, equation 2), or the drawn paths,
+            whose other candidates are evaluated without a graph, and only if the architecture
+            is trained.
+        row: Row of the choice among the E.
+        evaluate: Called once for every candidate that is needed.
+        zeros: Makes the zeros that a gradient of the paths must pass through.
     """
     if not isinstance(weights, Paths):
         return _mix(weights[row], evaluate)

@@ -16,10 +16,10 @@ class ArchitectureParameters(nn.Module):
     """One parameter for each candidate of each choice.
 
     Args:
-        candidates: The choices; every one of a kind has equally many candidates.
-        generator: For the small random start (1e-3 x standard normal, Liu et al. 2019).
-        learned_edges: Whether each edge of a cell has a strength too, by which nodes take two of
-            their edges; see :mod:`~nas_encoder.network.choices.edges`.
+        candidates: The choices; all of a kind have equally many candidates.
+        generator: For the small random initialization (1e-3 x standard normal, Liu et al. 2019).
+        learned_edges: Whether each edge of a cell also has a strength, by which nodes take two
+            of their edges; see :mod:`~nas_encoder.network.choices.edges`.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ArchitectureParameters(nn.Module):
         return {kind: self.alphas[kind].softmax(dim=-1) for kind in self.candidates}
 
     def edges(self) -> dict[str, Tensor]:
-        """Return how probable it is that a node takes an edge, (E,); nothing if not learned."""
+        """Return the probability that a node takes each edge, (E,); empty if not learned."""
         return {kind: inclusion_probabilities(b) for kind, b in self.strengths.items()}
 
     def mixture(self) -> dict[str, Tensor]:
-        """Return what a mixture weighs operations by, (E, n): both probabilities together."""
+        """Return the weights of a mixture, (E, n): the product of both probabilities."""
         weights, edges = self.weights(), self.edges()
         return {
             kind: edges[kind][:, None] * own if kind in edges else own
@@ -61,16 +61,16 @@ class ArchitectureParameters(nn.Module):
 
     @torch.no_grad()
     def edge_probabilities(self) -> dict[str, list[float]]:
-        """Return what :meth:`edges` does as plain numbers."""
+        """Return :meth:`edges` as plain numbers."""
         return {kind: values.double().tolist() for kind, values in self.edges().items()}
 
     def edge_entropy(self) -> dict[str, float]:
-        """Return the entropy of the choice of edges, over that of a uniform one."""
+        """Return the entropy of the choice of edges, relative to a uniform one."""
         return {kind: relative_entropy(b) for kind, b in self.strengths.items()}
 
     @torch.no_grad()
     def probabilities(self) -> Probabilities:
-        """Return what :meth:`weights` does as plain numbers, by the operations' names."""
+        """Return :meth:`weights` as plain numbers, by operation name."""
         table = {kind: weights.double().tolist() for kind, weights in self.weights().items()}
         return {
             kind: tuple(
@@ -84,8 +84,8 @@ class ArchitectureParameters(nn.Module):
     def entropy(self) -> dict[str, float]:
         """Return the mean entropy over edges in nats; log(n) is a uniform choice, 0 a hard one.
 
-        Where edges are learned each counts as much as it is probable: what an edge would do that
-        no node takes is never learned, and matters to nobody.
+        Learned edges are weighted by their probability: the operation of an edge that no node
+        takes is never learned and does not matter.
         """
         found, edges = {}, self.edges()
         for kind, weights in self.weights().items():

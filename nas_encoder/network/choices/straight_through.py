@@ -1,13 +1,13 @@
 """Straight-through gradients with sampled paths (Zheng, An, Ou 2021; ST-NAS).
 
 On each edge one operation is drawn from the edge's probabilities p = softmax(alpha); as a one-hot
-vector z it makes the edge's output ``sum_o z_o o(x)``, which is that of the drawn operation. The
-loss is the expectation over z (that of SNAS), and its gradient is passed straight through the
-drawing, ``dL/dp := dL/dz``, so that ``dL/dp_o = <dL/dy, o(x)>`` for **every** operation o of the
-edge, at the present sample. The other operations are needed for that inner product only: they
-are evaluated, but get no gradient and pass none on, which is exact, as z_o = 0 stands before them.
+vector z it makes the edge's output ``sum_o z_o o(x)``, that of the drawn operation. The loss is
+the expectation over z (that of SNAS), and its gradient is passed straight through the draw,
+``dL/dp := dL/dz``, so that ``dL/dp_o = <dL/dy, o(x)>`` for **every** operation o of the edge, at
+the current sample. The other operations are only needed for that inner product: they are
+evaluated, but neither receive nor propagate a gradient, which is exact, as their z_o is 0.
 
-E edges, n operations alive on each, m of them involved in an architecture step.
+E edges, n candidates on each, m of them involved in an architecture step.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Paths:
     """One sample of the operations of a kind of cell, or of a chain.
 
     Attributes:
-        active: For each edge the place of the operation that is drawn.
-        involved: For each edge the places of the operations that its gradient is made of; None
-            where the architecture does not move, and the active ones alone are evaluated.
+        active: For each edge the place of the drawn operation.
+        involved: For each edge the places of the operations that contribute to its gradient; None
+            if the architecture is not trained and only the active ones are evaluated.
         shares: (E, m) probabilities of the involved ones, with their gradient; or None.
-        taken: For each edge of a cell whether its node takes it; None where nodes take all of their
+        taken: For each edge of a cell whether its node takes it; None if nodes take all of their
             edges. An edge that is not taken gives zeros.
         edges: (E,) probabilities that an edge is taken, with their gradient; or None.
     """
@@ -46,7 +46,7 @@ class Paths:
         return self.taken is None or self.taken[edge]
 
     def needs(self, edge: int) -> tuple[int, ...]:
-        """Return the places of the operations that have to be evaluated on an edge."""
+        """Return the places of the operations to evaluate on an edge."""
         return (self.active[edge],) if self.involved is None else self.involved[edge]
 
 
@@ -55,7 +55,7 @@ def draw_active(probabilities: Tensor, generator: torch.Generator) -> tuple[int,
 
     Args:
         probabilities: (E, n).
-        generator: On the CPU; nothing else is drawn from.
+        generator: A CPU generator, the only source of randomness.
     """
     drawn = torch.multinomial(probabilities.detach().cpu(), 1, generator=generator)
     return tuple(int(place) for place in drawn[:, 0].tolist())
@@ -68,9 +68,9 @@ def draw_paths(alphas: Tensor, generator: torch.Generator, candidates: int | Non
         alphas: (E, n), with gradient.
         generator: As above.
         candidates: How many operations of an edge are involved, None for all. With 2 (two-path
-            variant), two are drawn without replacement from the edge's probabilities, theirs
-            are renormalized, and the active one is drawn of the two; the loss is then the
-            expectation over edges of two operations, and memory and time those of two paths.
+            variant), two are drawn without replacement from the edge's probabilities, these are
+            renormalized, and the active one is drawn from the two; the loss is then the
+            expectation over edges of two operations, and memory and time are those of two paths.
     """
     count = alphas.size(1)
     if candidates is None or candidates >= count:
@@ -89,15 +89,15 @@ def draw_paths(alphas: Tensor, generator: torch.Generator, candidates: int | Non
 def straight_through(
     output: Tensor, shares: Tensor, candidates: Sequence[Tensor | None], active: int
 ) -> Tensor:
-    """Return the output of the active operation, through which the shares get their gradient.
+    """Return the output of the active operation, passing the shares their gradient.
 
     Args:
-        output: What the active operation gives, with its graph.
+        output: Output of the active operation, with its graph.
         shares: (m,) probabilities of the involved operations.
-        candidates: What each of them gives, None for one that gives zeros; no gradient goes to
-            them. At ``active`` it may be anything: ``output`` stands for it.
+        candidates: Their outputs, None for zeros; they get no gradient. The entry at ``active``
+            is ignored in favour of ``output``.
         active: The active one's place among them; -1 if it is none of them and the output is
-            zeros, of which the candidates are what could have been in their place.
+            zeros, in place of which any candidate could have been.
     """
     present = [value for value in candidates if value is not None]
     places = [place for place, value in enumerate(candidates) if value is not None]

@@ -36,14 +36,14 @@ def unrolled_gradient(
     The weights are left bit for bit as they were, without gradients.
 
     Args:
-        weights_loss: Computes L_train at the present values of the parameters; the same function
-            of them at each call.
+        weights_loss: Computes L_train at the current parameters; must be the same function of
+            them on each call.
         architecture_loss: Computes L_valid.
         weights: w; the parameters that the losses depend on.
         architecture: a.
-        optimizer: SGD of the weights: gives momentum, its buffers and weight decay.
+        optimizer: SGD of the weights, for momentum, its buffers and weight decay.
         lr: Learning rate of the step ahead.
-        backward: Of a loss.
+        backward: Runs the backward pass of a loss.
 
     Returns:
         L_valid(w', a).
@@ -85,7 +85,7 @@ def unrolled_gradient(
 
 @contextmanager
 def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let no gradient be computed for parameters, of which it would not be used."""
+    """Disable gradients of parameters whose gradients would not be used."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -96,7 +96,7 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def _step(w: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Return what SGD would move ``w`` by, over the learning rate."""
+    """Return the update that SGD would apply to ``w``, divided by the learning rate."""
     assert w.grad is not None
     (group,) = [g for g in optimizer.param_groups if any(w is p for p in g["params"])]
     step: Tensor = w.grad + group["weight_decay"] * w

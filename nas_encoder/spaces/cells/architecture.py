@@ -44,7 +44,7 @@ class Cell:
         return tuple(edge for node in self.nodes for edge in node)
 
     def used_inputs(self) -> frozenset[int]:
-        """Which of the two input states (0, 1) any edge reads."""
+        """The input states (0, 1) that some edge reads."""
         return frozenset(edge.source for edge in self.edges if edge.source < INPUT_STATES)
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,10 +57,10 @@ class Cell:
     def canonical(self) -> list[Any]:
         """Return a form that is equal for two cells if and only if they are isomorphic.
 
-        Neither the order of a node's edges, nor the order in which nodes are listed, nor the
-        order of the concatenation changes what a cell can compute (up to a permutation of
-        channels that the next layer learns). Nodes are ordered by a code of the expression
-        that they compute; only nodes with equal codes have to be tried in every order.
+        Neither the order of a node's edges, nor the order of the nodes, nor the order of the
+        concatenation changes what a cell can compute (up to a permutation of channels that the
+        next layer learns). Nodes are ordered by a code of the expression that they compute; only
+        nodes with equal codes have to be tried in every order.
         """
         codes: list[str] = ["in0", "in1"]
         for node in self.nodes:
@@ -81,8 +81,8 @@ class Cell:
     def _orders(self, group: list[int]) -> list[tuple[int, ...]]:
         """Return the orders of nodes of one code that can give different forms.
 
-        Nodes of which the same edges read are interchangeable; among all orders of those, one
-        is enough. Without this, a cell of 8 equal nodes would take 40,320 orders.
+        Nodes read by the same edges are interchangeable; one of their orders is enough. Without
+        this, a cell of 8 equal nodes would take 40,320 orders.
         """
         readers = {
             node: sorted(
@@ -132,7 +132,7 @@ KEYS = ("normal", "reduction")
 def parse_cells(
     document: Mapping[str, Any], operations: tuple[str, ...], problems: Problems
 ) -> CellArchitecture | None:
-    """Read the two cells of a genotype document; None where there were problems."""
+    """Read the two cells of a genotype document; None if there were problems."""
     cells = {
         kind: _parse_cell(document[kind], kind, operations, problems)
         for kind in KEYS
@@ -208,7 +208,7 @@ def _parse_edge(
 
 
 def _check_live(cell: Cell, path: str, problems: Problems) -> None:
-    """Report nodes that reach no output: their parameters would never get a gradient."""
+    """Report nodes that lead to no output: their parameters would never get a gradient."""
     live = set(cell.concat)
     for index in reversed(range(len(cell.nodes))):
         if index + INPUT_STATES in live:

@@ -20,8 +20,8 @@ OperationFactory = Callable[[str, int, int], nn.Module]
 class State(NamedTuple):
     """A feature map and its frame mask.
 
-    ``value`` (B, C, T, F) is zero in padding frames; ``mask`` is (B, 1, T, 1), or None where
-    no utterance is padded.
+    ``value`` (B, C, T, F) is zero in padding frames; ``mask`` is (B, 1, T, 1), or None if no
+    utterance is padded.
     """
 
     value: Tensor
@@ -44,7 +44,7 @@ class PointwiseNorm(nn.Module):
 def build_preprocess(
     channels: int, output_channels: int, halve: bool, affine: bool = True
 ) -> nn.Module:
-    """Build what brings a cell's input to the cell's channels and, if asked, resolution."""
+    """Build the layer that gives an input the cell's channels and, if asked, resolution."""
     if halve:
         return FactorizedReduce(channels, output_channels, affine)
     return PointwiseNorm(channels, output_channels, affine)
@@ -57,7 +57,7 @@ class CellModule(nn.Module):
 
     Args:
         cell: The genotype of this cell.
-        channels: C, of its operations.
+        channels: C, channels of its operations.
         input_channels: Channels of the outputs of the cell before the previous one, and of the
             previous one.
         reduction: Whether edges from the inputs have stride 2.
@@ -98,13 +98,13 @@ class CellModule(nn.Module):
         Args:
             first: Output of the cell before the previous one.
             second: Output of the previous cell, (B, C', T, F).
-            drop_path: Probability with which an operation's output is dropped.
+            drop_path: Probability of dropping an operation's output.
 
         Returns:
             (B, C * len(concat), ceil(T / stride), ceil(F / stride)) and its mask.
         """
-        # At this cell's input resolution both inputs have the same mask; that of an input which
-        # no edge reads may be anything.
+        # At this cell's input resolution both inputs have the same mask; the mask of an input
+        # that no edge reads does not matter.
         if 1 in self.used_inputs:
             mask = second.mask
         else:
@@ -129,6 +129,6 @@ class CellModule(nn.Module):
 
 
 def _drop_path(x: Tensor, probability: float) -> Tensor:
-    """Drop (B, C, T, F) for whole utterances; scaled so that its expectation stays."""
+    """Drop (B, C, T, F) for whole utterances, scaled to keep the expectation."""
     kept = torch.rand(x.size(0), 1, 1, 1, device=x.device) >= probability
     return x * (kept.to(x.dtype) / (1 - probability))

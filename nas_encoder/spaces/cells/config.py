@@ -45,14 +45,14 @@ class CellConfig(NetworkOptions):
         stem_stride: Stride of the stem convolution in time and frequency. (1, 1) as published;
             2 in frequency halves the cost of small models, 2 in time makes the reduction in
             time 8 instead of 4.
-        hidden_sizes: Widths of more fully connected layers before the output layer.
-        dropout: Probability, before each fully connected layer.
-        drop_path: Probability with which an operation's output is dropped for an utterance, in
-            training (Larsson et al. 2017; DARTS raises it over the training, see
+        hidden_sizes: Widths of additional fully connected layers before the output layer.
+        dropout: Dropout probability before each fully connected layer.
+        drop_path: Probability of dropping an operation's output for an utterance, in training
+            (Larsson et al. 2017; DARTS raises it over the training, see
             :meth:`~nas_encoder.spaces.cells.network.CellEncoder.set_drop_path`).
-        deltas: Whether delta and delta-delta are computed as channels 2 and 3; without them the
+        deltas: Whether to compute delta and delta-delta as channels 2 and 3; without them the
             network sees one channel.
-        checkpointing: Recompute each cell in the backward pass instead of keeping its
+        checkpointing: Recompute each cell in the backward pass instead of storing its
             activations.
         taps: Cells, counted from 1, after which an intermediate output is taken (InterCTC);
             they must follow the second reduction, where the frame rate is the output's.
@@ -82,17 +82,17 @@ class CellConfig(NetworkOptions):
 
     @property
     def subsampling_factor(self) -> int:
-        """Input frames for each output frame."""
+        """Input frames per output frame."""
         return CELL_REDUCTION * self.stem_stride[0]
 
     def conflicts(self, found: Problems) -> None:
-        """Check where intermediate outputs are taken."""
+        """Check the positions of intermediate outputs."""
         super().conflicts(found)
         if found.sound("layers"):
             self.check_taps(self.reductions[1] + 1, self.layers - 1, found)
 
     def fits(self, architecture: Any, found: Problems) -> None:
-        """Check that what is fed back is read."""
+        """Check that some cell reads what is fed back."""
         if not self.conditioning or not found.sound("layers"):
             return
         read = read_by_any(architecture, live_cells(architecture, self), self.layers)

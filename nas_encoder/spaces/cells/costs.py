@@ -1,6 +1,6 @@
-"""What cell networks of one size cost: each exactly, and expected of probabilities.
+"""Exact and expected costs of cell networks of one size.
 
-E edges of a cell, n operations candidates on each edge.
+E edges of a cell, n candidates on each edge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CellCosts:
     """The costs of cell networks of one size.
 
     Args:
-        space: Of the cells.
+        space: The cell space.
         network: The size.
     """
 
@@ -62,7 +62,7 @@ class CellCosts:
         self.scale["latency_ms"] = table.scale
 
     def of(self, architecture: CellArchitecture) -> dict[str, float]:
-        """Return what the network of an architecture costs, by quantity.
+        """Return the costs of an architecture's network, by quantity.
 
         Parameters and multiply-adds are exactly those of the network that
         :func:`~nas_encoder.network.build_encoder` builds.
@@ -76,7 +76,7 @@ class CellCosts:
         return dict(self._of[architecture])
 
     def cheapest(self, name: str) -> float:
-        """Return the least that a network of the space costs."""
+        """Return the cost of the cheapest network of the space."""
         candidates = (self.operations,) * len(edge_list(self.network.nodes))
         total = sum(self._costs[piece][name] for piece in self._fixed)
         for kind in KINDS:
@@ -95,24 +95,24 @@ class CellCosts:
     ) -> dict[str, Tensor]:
         """Return the expected costs as differentiable functions of the probabilities.
 
-        The expectation is over networks that are drawn so: each node takes two of its edges, one
+        The expectation is over networks drawn as follows: each node takes two of its edges, one
         after the other and without replacement, in proportion to the edges' strengths; an edge's
         strength is the probability of its most probable operation other than ``none``, as in
         the derivation (Liu et al. 2019, section 2.4), which takes the two strongest. Each edge
         taken has one operation, drawn from its probabilities without ``none`` (the expectation
         over operations is that of Cai et al. 2019, ProxylessNAS, section 3.3, and of Wu et al.
         2019, FBNet; that over edges is ours: theirs keep every block). The rest is the same for
-        all networks: a cell's first node has no other edges than those from its two inputs, so
-        their preprocessing is always there.
+        all networks: a cell's first node has only the edges from its two inputs, so their
+        preprocessing always exists.
 
-        Where every choice is certain (each edge has one operation of probability 1, which is
+        If every choice is certain (each edge has one operation of probability 1, which is
         ``none`` on all but two edges of a node), this is exactly the cost of that network.
 
         Args:
-            weights: For each kind of cell (E, n) probabilities, each edge's sum is 1.
-            candidates: What they belong to.
-            edges: For each kind of cell (E,), how probable it is that a node takes an edge, where
-                that is learned and not to be made of the operations' probabilities.
+            weights: For each kind of cell (E, n) probabilities; each edge's sum is 1.
+            candidates: The candidates that they belong to.
+            edges: For each kind of cell (E,), the probabilities that a node takes an edge, if
+                they are learned rather than derived from the operations' probabilities.
 
         Returns:
             For each quantity a scalar in float64.
@@ -156,7 +156,7 @@ class CellCosts:
     def _table(
         self, kind: str, candidates: tuple[tuple[str, ...], ...], name: str, device: torch.device
     ) -> Tensor:
-        """Return (E, n): what an operation on an edge costs in all cells of a kind together."""
+        """Return (E, n): the cost of an operation on an edge, summed over all cells of a kind."""
         key = (kind, candidates, name, device)
         if key not in self._tables:
             places = [cell for cell in self.network.cells if cell.kind == kind]
@@ -188,7 +188,7 @@ def build_with_latency(
     """Return the same with latencies.
 
     Raises:
-        ConfigError: There is no table of latencies for exactly this network.
+        ConfigError: No table of latencies for exactly this network was found.
     """
     costs = build(space, config, frames)
     costs.add_latency(space, table)

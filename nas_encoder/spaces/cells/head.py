@@ -13,15 +13,15 @@ class Head(nn.Module):
     """Flatten channels and frequency, then linear layers with ReLU (He et al. 2020, figure 1).
 
     Args:
-        channels: C, of the last cell's output.
+        channels: C, channels of the last cell's output.
         config: ``hidden_sizes``, ``output_size`` and ``dropout``.
     """
 
     def __init__(self, channels: int, config: CellConfig) -> None:
         super().__init__()
         size = channels * output_bins(config)
-        # No modules: the names of the weights must not depend on it, so that a model can be
-        # trained further with another dropout.
+        # No modules: weight names must not depend on dropout, so that a model can be trained
+        # further with a different one.
         self.dropout = config.dropout
         layers: list[nn.Module] = []
         for width in (*config.hidden_sizes, config.output_size):
@@ -40,7 +40,7 @@ class Head(nn.Module):
 
 
 def output_bins(config: CellConfig) -> int:
-    """Return the frequency bins that are left behind the stem and two reductions."""
+    """Return the frequency bins that remain after the stem and two reductions."""
     bins = config.input_size
     for stride in (config.stem_stride[1], 2, 2):
         bins = -(-bins // stride)

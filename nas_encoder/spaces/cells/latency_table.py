@@ -1,4 +1,4 @@
-"""Measured latencies of the pieces of cell networks: the file, and reading it."""
+"""Measured latencies of the pieces of cell networks: the file and its reader."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PIECE = tuple(field.name for field in fields(Piece))
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """What a file of latencies holds.
+    """The contents of a file of latencies.
 
     Attributes:
-        milliseconds: Of each piece that was measured.
+        milliseconds: Milliseconds of each measured piece.
         about: The space, the network's size, the settings and the machine.
         checks: For each whole network its hash, the sum over its pieces and its own latency.
         complete: Whether everything was measured.
@@ -36,10 +36,10 @@ class LatencyTable:
 
     @property
     def scale(self) -> float:
-        """What a sum over pieces is multiplied by: whole networks / their sums, on average.
+        """Factor applied to sums over pieces: whole networks / their sums, geometric mean.
 
-        Pieces lack the additions between operations, and they find a colder or warmer cache and a
-        shorter or longer queue than in a network; the mean is geometric.
+        Pieces lack the additions between operations, and see a colder or warmer cache and a
+        shorter or longer queue than in a network.
         """
         ratios = [check["network_ms"] / check["sum_ms"] for check in self.checks]
         return statistics.geometric_mean(ratios) if ratios else 1.0
@@ -60,7 +60,7 @@ class LatencyTable:
         """Read a file.
 
         Raises:
-            ConfigError: It cannot be read or is no such table; all problems are listed.
+            ConfigError: It cannot be read or is not such a table; all problems are listed.
         """
         document = read_yaml(path, ConfigError)
         problems = Problems()
@@ -92,20 +92,20 @@ class LatencyTable:
 
     @staticmethod
     def describe(network: CellNetwork) -> dict[str, Any]:
-        """Return what a table is about: the space, the network's size and the utterance."""
+        """Return what identifies a table: the space, the network's size and the utterance."""
         values = {name: getattr(network.config, name) for name in _SIZE}
         size = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         return {"space": network.space.name, "network": size, "frames": network.frames}
 
     def differences(self, about: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-        """Return (key, value in the table, value now) of what is otherwise now.
+        """Return (key, value in the table, value now) of what differs from ``about``.
 
-        A table also says with which versions it was made; only what ``about`` holds is compared.
+        Other keys, such as the versions that made the table, are not compared.
         """
         return differences({key: self.about.get(key) for key in about}, about)
 
     def require(self, network: CellNetwork, subject: str, command: str) -> None:
-        """Make sure that the table is of this network and whole.
+        """Check that the table is complete and of this network.
 
         Raises:
             ConfigError: It is not; the message names the command that makes the right one.

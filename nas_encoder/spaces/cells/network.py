@@ -1,10 +1,10 @@
 """The 2-D cell network as an encoder: features in, frames at a quarter of the rate out.
 
-He, Su, Yu 2020, section 3.1, on the network of DARTS (Liu et al. 2019). Where we deviate:
-padding frames never take part in anything (masks), cells and preprocessing that no output
-depends on are not built, the number of frames need not be a multiple of 4 (the result equals
-that of zero-padding to one), and one fully connected layer of 512 follows the last cell, which is
-the only head that fits all parameter counts of the paper.
+He, Su, Yu 2020, section 3.1, based on the network of DARTS (Liu et al. 2019). Deviations:
+padding frames are masked everywhere, cells and preprocessing that no output depends on are not
+built, the number of frames need not be a multiple of 4 (the result equals that of zero-padding to
+one), and one fully connected layer of 512 follows the last cell, the only head that fits all
+parameter counts of the paper.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from nas_encoder.spaces.cells.stem import Stem
 class CellEncoder(TappedEncoder):
     """A searched cell network.
 
-    What a condition of ``forward_taps`` gives is projected and added to the cell's output, with
-    ``config.conditioning``.
+    With ``config.conditioning``, the condition of ``forward_taps`` is projected and added to the
+    cell's output.
 
     Args:
         genotype: The cells.
@@ -87,7 +87,7 @@ class CellEncoder(TappedEncoder):
                 )
 
     def parts(self) -> list[dict[str, Any]]:
-        """Return the parameters of each part; cells that are alike and in a row make one part."""
+        """Return the parameters of each part; consecutive equal cells make one part."""
         first, last = self.config.reductions
         rows: list[dict[str, Any]] = []
         for row in super().parts():
@@ -116,7 +116,7 @@ class CellEncoder(TappedEncoder):
         return rows
 
     def set_drop_path(self, probability: float) -> None:
-        """Set the probability of drop-path from here on, for example by a schedule."""
+        """Set the probability of drop-path from now on, for example by a schedule."""
         if not 0 <= probability < 1:
             raise ConfigError("drop_path", [f"must be from 0 to below 1, got {probability!r}"])
         self.drop_path = float(probability)
@@ -126,10 +126,10 @@ class CellEncoder(TappedEncoder):
         state = self.stem(x, lengths)
         states = {-2: state, -1: state}
         for index in range(self.config.layers):
-            states.pop(index - 3, None)  # no cell reads it any more: free its memory
+            states.pop(index - 3, None)  # no later cell reads it: free its memory
             if str(index) not in self.cells:
                 continue
-            # A cell that is not built is read by nobody, so what it leaves as is does no harm.
+            # Unbuilt cells have no consumers, so the missing state does not matter.
             first = states.get(index - 2, states[max(states)])
             second = states.get(index - 1, states[max(states)])
             state = self._run_cell(index, first, second)
@@ -150,7 +150,7 @@ class CellEncoder(TappedEncoder):
             second,
             self.drop_path,
             use_reentrant=False,
-            # The second pass must not move the batch norms' running statistics again.
+            # The second pass must not update the batch norms' running statistics again.
             context_fn=lambda: (nullcontext(), recomputing()),
         )
         return State(*state)
@@ -168,7 +168,7 @@ def receptive_field(architecture: CellArchitecture, config: CellConfig) -> Recep
     jump = 1  # input frames from one position to the next
     field = ReceptiveField().plus(2 * WINDOW if config.deltas else 0).plus(jump)  # 3x3 stem
     jump *= config.stem_stride[0]
-    outputs = [field, field]  # of the two cells before
+    outputs = [field, field]  # of the two previous cells
     after_reduction = False
     for index in range(config.layers):
         reduction = index in config.reductions
@@ -192,7 +192,7 @@ def receptive_field(architecture: CellArchitecture, config: CellConfig) -> Recep
 
 
 def _seen(state: ReceptiveField, operation: str, stride: int, jump: int) -> ReceptiveField:
-    """Return what an operation on a state sees, whose positions are ``jump`` frames apart."""
+    """Return what an operation sees of a state whose positions are ``jump`` frames apart."""
     before, after = _context(operation, stride)
     return state.plus(before * jump, after * jump)
 

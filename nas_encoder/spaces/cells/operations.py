@@ -1,12 +1,12 @@
-"""Names of the operations of each space, in the order that a supernet lists them.
+"""Names of the operations of each space, in the order of a supernet.
 
-This is data, so that a genotype can be checked without torch; the torch operations behind
-the names are in :mod:`nas_encoder.ops`.
+Plain data, so that genotypes can be checked without torch; the operations themselves are in
+:mod:`nas_encoder.ops`.
 """
 
 from __future__ import annotations
 
-NONE = "none"  # no connection: a candidate of a search, never part of a genotype
+NONE = "none"  # no connection: a candidate in a search, never part of a genotype
 
 # Liu et al. 2019 (DARTS), section 3.1; the candidate set that He et al. 2020 call "original".
 DARTS_OPERATIONS = (
@@ -20,7 +20,7 @@ DARTS_OPERATIONS = (
     "dil_conv_5x5",
 )
 
-# He et al. 2020, section 3.2: skip_connect gives way to a 1x7 then 7x1 convolution.
+# He et al. 2020, section 3.2: a 1x7 then 7x1 convolution replaces skip_connect.
 ASR_REVISED_OPERATIONS = (
     NONE,
     "max_pool_3x3",

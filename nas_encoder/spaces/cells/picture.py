@@ -1,4 +1,4 @@
-"""How the cells of a genotype are drawn."""
+"""Drawing the cells of a genotype."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def graphs(architecture: CellArchitecture) -> list[tuple[str, Graph]]:
 
 
 def _graph(kind: str, cell: Cell) -> Graph:
-    """Lay a cell out: its states and, between them, one box for each operation."""
+    """Lay a cell out: its states and, between them, one box per operation."""
     depth: dict[int, int] = {}
     for source in sorted(cell.used_inputs()):
         depth[source] = 0

@@ -1,8 +1,8 @@
-"""The pieces that cell networks of one size are made of, so that costs can be added up.
+"""The pieces of all cell networks of one size, whose costs add up.
 
-Whatever genotype a cell space holds, its network of given layers, channels and input consists of
-a few dozen different pieces: a stem, a head, preprocessing, and operations at a handful of
-places. Each is counted or measured once; a network's cost is a sum.
+Whatever the genotype, a network of given layers, channels and input consists of a few dozen
+different pieces: a stem, a head, preprocessing, and operations at a handful of places. Each is
+counted or measured once; a network's cost is a sum.
 
 C channels, T frames, F frequency bins.
 """
@@ -32,16 +32,16 @@ STEM, HEAD, POINTWISE, HALVING = "stem", "head", "pointwise", "halving"
 
 @dataclass(frozen=True)
 class Piece:
-    """A module and what it works on.
+    """A module and the shape of its input.
 
     Attributes:
         name: An operation's name, or ``stem``, ``head``, ``pointwise`` or ``halving`` (the two
             forms of a cell's preprocessing).
         input_channels: Channels of its input; the stem's is 1, the features.
-        channels: C, of its output.
-        stride: In time and frequency; the stem's is that in time.
-        frames: T, of its input.
-        bins: F, of its input.
+        channels: C, channels of its output.
+        stride: Stride in time and frequency; for the stem in time.
+        frames: T, frames of its input.
+        bins: F, frequency bins of its input.
     """
 
     name: str
@@ -65,9 +65,9 @@ class CellPieces:
     Attributes:
         kind: ``normal`` or ``reduction``.
         preprocess: The pieces that its two inputs go through, if an edge reads them.
-        channels: C, of its operations.
-        frames: T, of its operations' input.
-        bins: F, likewise.
+        channels: C, channels of its operations.
+        frames: T, frames of its operations' input.
+        bins: F, frequency bins of its operations' input.
     """
 
     kind: str
@@ -90,8 +90,8 @@ class CellNetwork:
 
     Args:
         config: The network's size; its cells concatenate all of their nodes.
-        frames: T, of the utterance.
-        space: Of the cells.
+        frames: T, length of the utterance.
+        space: The cell space.
     """
 
     def __init__(self, config: CellConfig, frames: int, space: CellSpace) -> None:
@@ -102,7 +102,7 @@ class CellNetwork:
         stride, over_bins = config.stem_stride
         stem = Piece(STEM, 1, STEM_WIDTH * config.channels, stride, frames, config.input_size)
         time, bins = -(-frames // stride), -(-config.input_size // over_bins)
-        sizes = [(time, bins)] * 2  # of the outputs of the two cells before
+        sizes = [(time, bins)] * 2  # of the outputs of the two previous cells
         places, width = stack(config.layers, config.channels, dict.fromkeys(KINDS, space.nodes))
         self.cells: list[CellPieces] = []
         for place in places:
@@ -117,7 +117,7 @@ class CellNetwork:
         self.fixed = (stem, head)
 
     def pieces_of(self, architecture: CellArchitecture) -> list[Piece]:
-        """Return the pieces of one network, those that occur several times as often."""
+        """Return the pieces of one network, repeated as often as they occur."""
         found = list(self.fixed)
         for index in sorted(live_cells(architecture, self.config)):
             place = self.cells[index]
@@ -127,7 +127,7 @@ class CellNetwork:
         return found
 
     def all_pieces(self) -> list[Piece]:
-        """Return every piece that some network of the space holds, each once."""
+        """Return every piece of any network of the space, each once."""
         found = dict.fromkeys(self.fixed)
         for place in self.cells:
             found |= dict.fromkeys(place.preprocess)
@@ -136,7 +136,7 @@ class CellNetwork:
         return list(found)
 
     def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any]]:
-        """Build a piece as it stands in an evaluation network, and a call of it.
+        """Build a piece as in an evaluation network, and a call of it.
 
         Returns:
             The module, in evaluation mode, and a function that runs it on one utterance of random
@@ -148,7 +148,7 @@ class CellNetwork:
                 features = torch.randn(1, piece.frames, piece.bins)
                 return module, lambda: module(features, None)
             x = torch.randn(1, piece.input_channels, piece.frames, piece.bins)
-        if device == "cpu":  # the layout that the stem chooses
+        if device == "cpu":  # the memory layout that the stem chooses
             x = x.contiguous(memory_format=torch.channels_last)
         if piece.name == HEAD:
             return module, lambda: module(State(x, None))
@@ -166,7 +166,7 @@ class CellNetwork:
     def count(self, piece: Piece) -> dict[str, float]:
         """Return a piece's parameters and multiply-adds, without computing anything.
 
-        They are those of :func:`~nas_encoder.network.complexity.count_parameters` and
+        As :func:`~nas_encoder.network.complexity.count_parameters` and
         :func:`~nas_encoder.network.complexity.count_macs`.
         """
         module, call = self.build(piece, "meta")

@@ -32,7 +32,7 @@ from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OP
 NODES = 4
 EDGES_PER_NODE = 2
 KINDS = ("normal", "reduction")
-# Convolutions of an operation, one after the other; the others have none.
+# Numbers of consecutive convolutions of the operations that have any.
 _CONVOLUTIONS = {
     "sep_conv_3x3": 2,
     "sep_conv_5x5": 2,
@@ -48,12 +48,12 @@ def edge_list(nodes: int) -> list[tuple[int, int]]:
 
 
 def state_name(state: int) -> str:
-    """Return how a state is called: the two inputs by the cell that they come from."""
+    """Return the name of a state: the two inputs are named by the cell that they come from."""
     return ("k-2", "k-1")[state] if state < INPUT_STATES else str(state)
 
 
 def cell_lines(cell: Cell) -> list[str]:
-    """Return a cell as aligned text, a node a line: ``2 = sep_conv_3x3(k-2) + ...``."""
+    """Return a cell as aligned text, one node per line: ``2 = sep_conv_3x3(k-2) + ...``."""
     calls = [[f"{edge.op}({state_name(edge.source)})" for edge in node] for node in cell.nodes]
     width = max(len(call) for node in calls for call in node)
     lines = [
@@ -170,14 +170,14 @@ class CellSpace(SearchSpace):
         limits: Mapping[str, int],
         edges: EdgeProbabilities = NO_EDGES,
     ) -> CellArchitecture:
-        """Derive both cells; the limits hold for the normal cell."""
+        """Derive both cells; the limits apply to the normal cell."""
         return CellArchitecture(
             derive_cell(probabilities["normal"], self.nodes, limits, edges.get("normal")),
             derive_cell(probabilities["reduction"], self.nodes, edges=edges.get("reduction")),
         )
 
     def chosen(self, architecture: CellArchitecture) -> dict[str, list[tuple[int, str]]]:
-        """Return for each kind of cell (edge, operation) of what its nodes take."""
+        """Return for each kind of cell (edge, operation) of the edges taken."""
         return {
             kind: [
                 (self.edges.index((node, edge.source)), edge.op)
@@ -209,7 +209,7 @@ class CellSpace(SearchSpace):
         return found
 
     def legend(self, architecture: CellArchitecture, options: CellConfig) -> tuple[str, str]:
-        """Return what the states are, and the network's size."""
+        """Return the meaning of the states, and the network's size."""
         return (
             "(k-2, k-1: outputs of the two cells before; k: output of this one; numbers: its "
             "nodes)",
@@ -221,7 +221,7 @@ class CellSpace(SearchSpace):
     def search_options(
         self, section: CellSection, *, input_size: int, layers: int, channels: int, dropout: float
     ) -> CellConfig:
-        """Return the options of the networks of a search's stage."""
+        """Return the options of the networks in a stage of a search."""
         return CellConfig(
             input_size=input_size,
             channels=channels,
@@ -245,7 +245,7 @@ class CellSpace(SearchSpace):
     def target_options(
         self, options: CellConfig, layers: int | None, channels: int | None
     ) -> CellConfig:
-        """Return the options of a found genotype's network."""
+        """Return the options of a derived genotype's network."""
         return replace(options, **cast(Any, self.target_sizes(layers, channels)))
 
 
@@ -263,21 +263,21 @@ def derive_cell(
 
     The edges are those whose best operation is most probable, or those of ``edges``.
 
-    Liu et al. 2019, section 2.4; ``none`` is never chosen. Where the cell would hold more of an
+    Liu et al. 2019, section 2.4; ``none`` is never chosen. If the cell would hold more of an
     operation than ``at_most`` allows, its least probable one is forbidden on its edge and the
     cell derived again (Chen et al. 2019, section 3.3, there for skip_connect; He et al. 2020,
     section 4.3, for average pooling).
 
     Args:
         probabilities: For each edge of :func:`edge_list`, operation -> probability.
-        nodes: Intermediate nodes.
+        nodes: Number of intermediate nodes.
         at_most: Operation -> how many edges of the cell may have it.
-        edges: For each edge how probable it is that its node takes it, where that is learned: the
-            two most probable ones are taken instead, whatever their operations.
+        edges: For each edge the probability that its node takes it, if learned: the two most
+            probable ones are then taken, whatever their operations.
 
     Raises:
         NasEncoderError: A node has fewer than two edges with an operation, or the limits
-            cannot be kept.
+            cannot be met.
     """
     candidates = [{op: p for op, p in edge.items() if op != NONE} for edge in probabilities]
     places = edge_list(nodes)
@@ -325,7 +325,7 @@ def _excess(
     candidates: Sequence[Mapping[str, float]],
     at_most: Mapping[str, int],
 ) -> tuple[int, str] | None:
-    """Return the (edge, operation) to forbid next, or None where the limits are kept."""
+    """Return the (edge, operation) to forbid next, or None if the limits are met."""
     selected = [(index, most_probable(candidates[index])) for node in chosen for index in node]
     counts = Counter(operation for _, operation in selected)
     for operation, limit in at_most.items():
@@ -344,7 +344,7 @@ def _excess(
 
 
 def depth(cell: Cell) -> int:
-    """Return the most convolutions on a way from a cell's inputs to one of its nodes."""
+    """Return the most convolutions on a path from a cell's inputs to one of its nodes."""
     depths = [0] * INPUT_STATES
     for node in cell.nodes:
         depths.append(max(depths[edge.source] + _CONVOLUTIONS.get(edge.op, 0) for edge in node))

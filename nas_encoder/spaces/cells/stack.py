@@ -1,6 +1,6 @@
-"""How cells are stacked to a network: where reductions are, which widths cells have and read.
+"""Stacking cells into a network: positions of reductions, widths and inputs of cells.
 
-This is arithmetic only, shared by the encoder, its supernets, their costs and the receptive field.
+Pure arithmetic, shared by the encoder, its supernets, their costs and the receptive field.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class StackedCell:
 
     Attributes:
         kind: ``normal`` or ``reduction``.
-        channels: C, of its operations; each reduction doubles them.
+        channels: C, channels of its operations; each reduction doubles them.
         inputs: Channels of the outputs of the cell before the previous one, and of the previous.
-        halves_first: Whether its first input still has twice its resolution, as the cell before
-            is a reduction.
+        halves_first: Whether its first input still has twice its resolution, because the previous
+            cell is a reduction.
     """
 
     kind: str
@@ -48,7 +48,7 @@ def stack(layers: int, channels: int, joined: Mapping[str, int]) -> tuple[list[S
 
     Args:
         layers: L.
-        channels: C, before the first reduction.
+        channels: C, channels before the first reduction.
         joined: For each kind, how many states a cell concatenates.
     """
     widths = [STEM_WIDTH * channels] * 2
@@ -66,7 +66,7 @@ def stack(layers: int, channels: int, joined: Mapping[str, int]) -> tuple[list[S
 def live_cells(architecture: CellArchitecture, config: Any) -> frozenset[int]:
     """Return the indices of the cells that any output depends on.
 
-    Where a genotype reads only one of its two inputs, every second cell can be dead.
+    If a genotype reads only one of its two inputs, every second cell can be dead.
 
     Args:
         architecture: The cells.
@@ -85,7 +85,7 @@ def live_cells(architecture: CellArchitecture, config: Any) -> frozenset[int]:
 def read_by_any(
     architecture: CellArchitecture, cells: Iterable[int], layers: int
 ) -> frozenset[int]:
-    """Return the indices of the cells that any of these reads; below 0 is the stem."""
+    """Return the indices of the cells that any of these cells reads; negative for the stem."""
     return frozenset(
         index - 2 + state
         for index in cells

@@ -35,12 +35,12 @@ class Stem(nn.Module):
         """Map features (B, T, F) to a feature map (B, 3C, ceil(T/s), ceil(F/r)), stride (s, r).
 
         Args:
-            x: What stands in padding frames plays no part.
-            lengths: (B,), or None where no utterance is padded.
+            x: Features; values in padding frames are ignored.
+            lengths: (B,), or None if no utterance is padded.
         """
         image, mask = input_image(x, lengths, self.deltas)
         if image.device.type == "cpu" and not is_capturing():
-            # Every later feature map keeps this layout, in which oneDNN's depthwise convolutions
+            # All later feature maps keep this layout, in which oneDNN's depthwise convolutions
             # are several times faster, above all in the backward pass.
             image = image.contiguous(memory_format=torch.channels_last)
         mask = strided(mask, self.stride[0])

@@ -1,4 +1,4 @@
-"""The supernets of the 2-D cell spaces: of mixtures, and of paths that are drawn."""
+"""The supernets of the 2-D cell spaces: for mixtures and for sampled paths."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def build(
     regularized: Container[str],
     sampled: bool,
 ) -> CellSupernet:
-    """Build a supernet; its ``weights`` are those of mixtures, or paths."""
+    """Build a supernet; its ``weights`` are those of mixtures, or sampled paths."""
     supernet = SampledSupernet if sampled else Supernet
     return supernet(candidates, config, space.nodes, regularized)

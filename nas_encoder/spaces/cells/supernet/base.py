@@ -27,21 +27,21 @@ class CellOfEdges(nn.Module):
     """A cell with every edge of the space (Liu et al. 2019, section 2.1).
 
     Batch norms have no scale and shift, and one follows each pooling, as in DARTS: otherwise an
-    operation could raise its share by its scale. ``none`` adds nothing and is not computed.
+    operation could raise its weight by its scale. ``none`` adds nothing and is not computed.
 
     Args:
         candidates: Operations of each edge.
-        nodes: Intermediate nodes.
+        nodes: Number of intermediate nodes.
         channels: C.
-        input_channels: Of the two inputs.
+        input_channels: Channels of the two inputs.
         reduction: Whether it halves time and frequency.
-        halve_first: Whether the cell before did, so that the first input has to be halved.
-        regularized: Operations that dropout follows.
+        halve_first: Whether the previous cell did, so that the first input has to be halved.
+        regularized: Operations followed by dropout.
     """
 
-    # Builds the edges that leave one state, of (operations of each edge, their rows, channels,
-    # stride, regularized); ``forward(x, mask, weights, dropout)`` returns for each of them its
-    # output, None for zeros.
+    # Module of the edges that leave one state, built from (operations of each edge, their rows,
+    # channels, stride, regularized); ``forward(x, mask, weights, dropout)`` returns the output of
+    # each edge, None for zeros.
     edges: ClassVar[type[nn.Module]]
 
     def __init__(
@@ -77,7 +77,7 @@ class CellOfEdges(nn.Module):
         )
 
     def forward(self, first: State, second: State, weights: Any, dropout: float) -> State:
-        """Compute the cell from its two inputs and what its edges choose."""
+        """Compute the cell from its two inputs and the choices of its edges."""
         mask = second.mask
         inner = strided(mask, self.stride)
         states = [
@@ -98,7 +98,7 @@ class CellOfEdges(nn.Module):
         return State(torch.cat(states[INPUT_STATES:], dim=1), inner)
 
     def _node(self, total: Tensor | None, like: Tensor) -> Tensor:
-        if total is None:  # there is nothing but 'none' on this node's edges
+        if total is None:  # this node's edges hold only 'none'
             return torch.zeros_like(like[:, :, :: self.stride, :: self.stride])
         return total
 
@@ -109,8 +109,8 @@ class CellSupernet(TappedEncoder):
     Args:
         candidates: Operations of each edge of each kind of cell.
         config: As for an evaluation network.
-        nodes: Intermediate nodes of a cell.
-        regularized: Operations that dropout follows.
+        nodes: Number of intermediate nodes of a cell.
+        regularized: Operations followed by dropout.
     """
 
     cell: ClassVar[type[CellOfEdges]]
@@ -155,8 +155,8 @@ class CellSupernet(TappedEncoder):
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
-            taps: Plays no part.
-            weights: For each kind of cell what its edges choose, see the class.
+            taps: Ignored.
+            weights: For each kind of cell the choices of its edges; see the class.
             dropout: Probability after the regularized operations, in training.
         """
         state = self.stem(x, lengths)

@@ -1,10 +1,9 @@
 """One kind of operation on one source state, computed at once for several edges.
 
 In a supernet up to four edges of a cell read the same state, each through its own copy of every
-operation. Nothing here is evaluated twice: what copies share (ReLU, pooling and the batch norm
-behind it) is computed once, and their convolutions run as one convolution whose channels are
-the copies' side by side. The result is exactly that of separate edges.
-
+operation. Nothing is evaluated twice: what copies share (ReLU, pooling and the batch norm that
+follows it) is computed once, and their convolutions run as one convolution whose channels are
+those of the copies side by side. The result is exactly that of separate edges.
 B batch, C channels, T frames, F frequency bins, n copies, s stride. Merged feature maps are
 (B, nC, T, F) with channel ``copy * C + c``.
 """
@@ -25,7 +24,7 @@ from nas_encoder.registry import Registry
 
 
 class Source(NamedTuple):
-    """A state and what its operations share.
+    """A state and the values that its operations share.
 
     ``value`` (B, C, T, F) is zero in padding frames, ``relu`` is its positive part, ``mask``
     (B, 1, T, 1) or None.
@@ -50,14 +49,14 @@ def tile_channels(x: Tensor, copies: int) -> Tensor:
     """Repeat the channels of (B, C, T, F), copy after copy: (B, nC, T, F)."""
     if copies == 1:
         return x
-    last = x.permute(0, 2, 3, 1)[:, :, :, None]  # (B, T, F, 1, C): no copy where channels lie last
+    last = x.permute(0, 2, 3, 1)[:, :, :, None]  # (B, T, F, 1, C): no copy if channels are last
     return last.expand(-1, -1, -1, copies, -1).flatten(3).permute(0, 3, 1, 2)
 
 
 def scale_copies(x: Tensor, scale: Tensor) -> Tensor:
-    """Return (B, nC, T, F): (B, C, T, F) once for each entry of ``scale``, multiplied by it.
+    """Return (B, nC, T, F): (B, C, T, F) repeated and multiplied by each entry of ``scale``.
 
-    In the wider of the two types: in bf16 the shares of a search that begins would all be equal.
+    In the wider of the two types: in bf16 the weights at the start of a search would be equal.
     """
     last = x.permute(0, 2, 3, 1)[:, :, :, None] * scale[:, None]  # (B, T, F, n, C)
     return last.to(x.dtype).flatten(3).permute(0, 3, 1, 2)
@@ -70,7 +69,7 @@ def _rows(weight: Tensor, copy: int, copies: int) -> Tensor:
 
 
 class _MergedNorm(nn.Module):
-    """Batch norm without scale and shift, then each copy's share."""
+    """Batch norm without scale and shift, then each copy's weight."""
 
     def __init__(self, channels: int, copies: int) -> None:
         super().__init__()
@@ -117,7 +116,7 @@ class MergedSeparable(nn.Module):
 
 
 class MergedPair7(nn.Module):
-    """1x7 then 7x1 convolution; the first is one full convolution to all copies."""
+    """1x7 then 7x1 convolution; the first is one full convolution for all copies."""
 
     def __init__(self, channels: int, copies: int, stride: int) -> None:
         super().__init__()
@@ -146,7 +145,7 @@ class MergedPair7(nn.Module):
 
 
 class SharedPool(nn.Module):
-    """Pooling and its batch norm: the same for every edge, so computed once."""
+    """Pooling and its batch norm, computed once because they are equal on every edge."""
 
     def __init__(self, pool: type[AvgPool3] | type[MaxPool3], channels: int, stride: int) -> None:
         super().__init__()
@@ -203,7 +202,7 @@ class MergedReduce(nn.Module):
 
 
 class Copies(nn.Module):
-    """Any operation of the table, each copy by itself: for those without a merged form."""
+    """Separate copies of any operation of the table, for those without a merged form."""
 
     def __init__(self, operation: str, channels: int, copies: int, stride: int) -> None:
         super().__init__()
@@ -247,7 +246,7 @@ def _skip(channels: int, copies: int, stride: int) -> nn.Module:
 
 
 def build_merged(operation: str, channels: int, copies: int, stride: int) -> nn.Module:
-    """Build ``copies`` instances of an operation: merged where it has a merged form."""
+    """Build ``copies`` instances of an operation, merged if it has a merged form."""
     if operation in MERGED:
         return MERGED[operation](channels, copies, stride)
     return Copies(operation, channels, copies, stride)

@@ -1,7 +1,7 @@
 """The supernet: a cell network in which every edge holds all its candidate operations.
 
 B batch, T frames, F frequency bins, C channels, V tokens (blank included), E edges of a cell,
-n operations alive on an edge, S subsampling factor.
+n candidates on an edge, S subsampling factor.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nas_encoder.spaces.cells.supernet.merged import Source, build_merged
 
 
 class SourceEdges(nn.Module):
-    """All edges of a cell that leave one state, with the operations that are alive on them.
+    """All edges of a cell that leave one state, with their candidates.
 
     Args:
-        alive: For each of the m edges the names of its operations, in the order of its weights.
+        alive: For each of the m edges the names of its candidates, in the order of its weights.
         rows: For each edge its row in the weights (E, n) of the cell.
         channels: C.
         stride: 1 or 2.
-        regularized: Operations behind which dropout stands.
+        regularized: Operations followed by dropout.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class SourceEdges(nn.Module):
             for op, users in zip(self.names, self.users, strict=True)
             for e in users
         ]
-        # Which weights are the operations', one after the other; part of the choices, not of the
-        # state.
+        # Places of the operations' weights, in order; determined by the choices, so not part of
+        # the state.
         places = torch.tensor(pairs, dtype=torch.long).view(-1, 2).t().contiguous()
         self.register_buffer("places", places, persistent=False)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
     ) -> list[Tensor | None]:
-        """Return for each edge sum_o w_o o(x), or None where nothing but ``none`` is alive."""
+        """Return for each edge sum_o w_o o(x), or None if its only candidate is ``none``."""
         if not self.names:
             return [None] * len(self.alive)
         if can_fold(x):
@@ -111,7 +111,7 @@ class SupernetCell(CellOfEdges):
     edges = SourceEdges
 
     def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
-        """Return, for each operation that is alive on an edge, views of its kernels."""
+        """Return views of the kernels of each candidate on an edge."""
         for rows, source in zip(self.rows, self.sources, strict=True):
             if row in rows:
                 assert isinstance(source, SourceEdges)
@@ -136,9 +136,9 @@ def _total(values: Sequence[Tensor]) -> Tensor | None:
 class Supernet(CellSupernet):
     """The network of a search with mixtures.
 
-    Its ``forward`` takes for each kind of cell weights (E, n). Where cells are folded (on a CPU,
-    from 8 channels, without autocast), operations with a weight of exactly zero are not computed,
-    but for the gradient of their weight.
+    Its ``forward`` takes for each kind of cell weights (E, n). If cells are folded (on a CPU,
+    from 8 channels, without autocast), operations with a weight of exactly zero are only computed
+    for the gradient of their weight.
     """
 
     cell = SupernetCell

@@ -1,8 +1,7 @@
-"""A supernet of the 2-D cell spaces in which every edge runs the operation that is drawn.
+"""A supernet of the 2-D cell spaces in which every edge runs the sampled operation.
 
-Where one operation of an edge is active, nothing is to be gained from merging edges: each edge
-holds its operations by itself. What has no parameters and reads the same state is computed once.
-
+With one active operation per edge, merging edges gains nothing: each edge holds its own
+operations. Operations without parameters that read the same state are computed once.
 B batch, C channels, T frames, F frequency bins, V tokens (blank included), E edges of a cell.
 """
 
@@ -43,7 +42,7 @@ def _candidate(operation: str, channels: int, stride: int) -> nn.Module:
 
 
 class _Edges(nn.Module):
-    """The edges that leave one state of a cell; those without parameters share their modules."""
+    """The edges that leave one state of a cell; parameterless operations share their modules."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class _Edges(nn.Module):
     ) -> list[Tensor | None]:
         """Return for each edge the output of its active operation.
 
-        That of ``none``, and of an edge that is not taken, is None where its paths do not move.
+        It is None for ``none`` and edges not taken, if the paths are not trained.
         """
         active = {row: self.names[row][paths.active[row]] for row in self.names}
         with_graph = {op for row, op in active.items() if paths.takes(row)}
@@ -113,19 +112,19 @@ class _Edges(nn.Module):
     ) -> Tensor | None:
         """Return the zeros of an edge that its node does not take.
 
-        Where the choice of edges moves, they lead a gradient to the edge's probability: what
-        its operation would have added is evaluated for that alone.
+        If the choice of edges is trained, they pass a gradient to the edge's probability; only
+        for this is the output of the edge's operation evaluated.
         """
         if edges is None:
             return None
-        # Not under no_grad: a pooling that another edge shares keeps its graph for that one.
+        # Not under no_grad: a pooling shared with another edge keeps its graph for that edge.
         candidate = evaluate(row, name, False)
         zeros = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
         return straight_through(zeros, edges[row : row + 1], [candidate], -1)
 
 
 class _Outputs:
-    """What the operations on one state give; each is evaluated when asked for, and once."""
+    """Outputs of the operations on one state, each evaluated once, on demand."""
 
     def __init__(
         self, edges: _Edges, x: Tensor, mask: Tensor | None, active: frozenset[str], dropout: float
@@ -158,7 +157,7 @@ class _Outputs:
 
 
 class SampledCell(CellOfEdges):
-    """A cell on each of whose edges one operation is active."""
+    """A cell in which each edge has one active operation."""
 
     edges = _Edges
 
@@ -166,7 +165,7 @@ class SampledCell(CellOfEdges):
 class SampledSupernet(CellSupernet):
     """The network of a search with sampled paths.
 
-    Its ``forward`` takes for each kind of cell the paths that are drawn.
+    Its ``forward`` takes the sampled paths of each kind of cell.
     """
 
     cell = SampledCell
