@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="{prepare,check}", required=True)
 
     prepare = actions.add_parser("prepare", help="read a corpus; write lhotse, ESPnet, NeMo data")
-    # No `choices`: the names are in the table of nas_encoder.data, which needs lhotse.
+    # No `choices`: the names are in a table of nas_encoder.data, which needs lhotse.
     prepare.add_argument("corpus", help="aishell, librispeech or timit")
     prepare.add_argument("corpus_dir", type=Path, help="where the corpus was unpacked")
     prepare.add_argument("output_dir", type=Path, help="receives lhotse/, espnet/ and nemo/")
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the action; 0: done, 1: the check found errors."""
+    """Run the action; return 0, or 1 if the check found errors."""
     return _prepare(args) if args.action == "prepare" else _check(args)
 
 

@@ -19,11 +19,11 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no options: there are none."""
+    """Add no options."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove every start-up file of ours; 1 where the hook still comes from elsewhere."""
+    """Remove our start-up files; return 1 if the hook is still installed from elsewhere."""
     refused = []
     present = hook_files()
     for path in present:

@@ -32,7 +32,7 @@ EXAMPLES = """examples:
 TIMEOUT = 300  # seconds; a toolkit's first import on a slow disk takes more than a minute
 _MARK = "nas_encoder.doctor:"
 
-# What a fresh Python runs for each toolkit: "found" = what of ours the toolkit knows.
+# What a fresh Python runs for each toolkit; "found" is what the toolkit knows of ours.
 _PROBES = {
     "espnet": """
 import espnet2.tasks.asr as module
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine, print, and return 1 where a registration is missing."""
+    """Print the findings; return 1 if a registration is missing."""
     if sys.stderr.isatty():
         print("importing the toolkits in fresh processes, about 20 s ...", file=sys.stderr)
     report = examine()
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Return everything that :func:`run` prints, as plain types."""
+    """Return what :func:`run` prints, as plain types."""
     hook = {
         "files": [str(path) for path in hook_files()],
         "active": active_at_startup(),
@@ -127,7 +127,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
-    """Look at one toolkit; ``problem`` and ``todo`` are None where all is well."""
+    """Examine one toolkit; ``problem`` and ``todo`` are None if all is well."""
     version = _version(_DISTRIBUTIONS[name])
     answer: dict[str, Any] = {
         "version": version,
@@ -137,7 +137,7 @@ def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
         "todo": None,
     }
     if version is None:
-        # Hydra is no toolkit to install for its own sake: NeMo brings it.
+        # Nobody installs Hydra for its own sake: it comes with NeMo.
         answer["todo"] = (
             None if name == "hydra" else f"to use it: pip install 'nas_encoder[{name}]'"
         )
@@ -194,19 +194,19 @@ def _why_not(stderr: str, hook: dict[str, Any]) -> tuple[str, str]:
 def _has_adapter(toolkit: str) -> bool:
     try:
         spec = find_spec(_ADAPTERS[toolkit])
-    except ModuleNotFoundError:  # the package around it is missing
+    except ModuleNotFoundError:  # its parent package is missing
         return False
-    return spec is not None and spec.origin is not None  # a bare folder is none
+    return spec is not None and spec.origin is not None  # a bare folder is not a package
 
 
 def _extensions() -> dict[str, str | None]:
-    """Return what each package that adds to our tables raised; None: nothing."""
+    """Return the error of each package that extends our tables, None if it has none."""
     INSTALLED.load()
     return {name: INSTALLED.failed.get(name) for name in INSTALLED.found}
 
 
 def _extras() -> dict[str, dict[str, str | None]] | None:
-    """Return the packages of each extra with their installed versions; None: not installed."""
+    """Return the packages of each extra with their versions, None if not installed."""
     try:
         requirements = metadata.requires("nas_encoder") or []
     except metadata.PackageNotFoundError:
@@ -222,7 +222,7 @@ def _extras() -> dict[str, dict[str, str | None]] | None:
 
 
 def as_text(report: dict[str, Any]) -> list[str]:
-    """Return the report as lines for people."""
+    """Return the report as lines of text."""
     torch, hook = report["torch"], report["hook"]
     lines = [
         _line("nas_encoder", report["nas_encoder"]["version"], report["nas_encoder"]["location"]),

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the start-up file unless the hook works already; 1 where it does not work after."""
+    """Write the start-up file unless the hook works; return 1 if it does not work afterwards."""
     present = hook_files()
     if args.site_dir is None and present and active_at_startup():
         print(f"already enabled by {present[0]}")
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def site_folders() -> list[Path]:
-    """Return the folders in which this Python reads ``.pth`` files at start-up, best first."""
+    """Return the folders whose ``.pth`` files this Python reads at start-up, best first."""
     names = [] if sys.flags.no_site else list(site.getsitepackages())
     purelib = sysconfig.get_path("purelib")
     names.sort(key=lambda name: name != purelib)  # first where pip would install
@@ -75,12 +75,12 @@ def site_folders() -> list[Path]:
 
 
 def hook_files() -> list[Path]:
-    """Return the start-up files that are in place, wherever they come from."""
+    """Return the start-up files in place, wherever they come from."""
     return [path for folder in site_folders() if (path := folder / PTH).is_file()]
 
 
 def active_at_startup() -> bool:
-    """Start a Python as the user would, from a neutral folder, and see if it has the hook."""
+    """Whether Python has the hook when started as the user would, from a neutral folder."""
     environment = {name: value for name, value in os.environ.items() if name != SWITCH}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -106,7 +106,7 @@ def _checked(folder: Path) -> Path:
 
 
 def _write_to_first(folders: list[Path]) -> Path:
-    """Write the file to the first folder that allows it."""
+    """Write the file to the first writable folder."""
     refused = []
     for folder in folders:
         target = folder / PTH

@@ -60,7 +60,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (0 done, 1 negative finding, 2 bad input)."""
+    """Run the command line; return its status (0 done, 1 negative finding, 2 bad input)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = next((word for word in arguments if word in COMMANDS), "")
     args = build_parser(only=asked).parse_args(arguments)

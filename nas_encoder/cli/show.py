@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the genotype and its costs; draw it where asked."""
+    """Print the genotype and its costs; draw it if asked to."""
     genotype = load_genotype(args.genotype)
     problems = []
     if args.classes is not None and args.classes < 1:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any]:
-    """Build the network and return what it costs, in plain JSON types.
+    """Build the network and return its costs in plain JSON types.
 
     Raises:
         ConfigError: A size is out of range.
@@ -115,7 +115,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         costs["classes"] = args.classes
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
         costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
-    with contextlib.suppress(ConfigError):  # some have no bound
+    with contextlib.suppress(ConfigError):  # some are unbounded
         field, shift = receptive_field(genotype, encoder.config), args.frame_shift
         costs["receptive_field"] = {
             "frames": field.frames,

@@ -204,7 +204,7 @@ def _query(args: argparse.Namespace) -> int:
 
 
 def _architecture(text: str) -> Any:
-    """Read a vector, a hash, a name of the zoo or a path."""
+    """Read a vector, a hash, a zoo name or a path."""
     import string
 
     from nas_encoder.errors import ConfigError

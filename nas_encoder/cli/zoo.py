@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   nas-encoder show asrnet_b
 """
 
-# Shown in place of the plain kind wherever one might take the genotype for the paper's own.
+# Shown instead of the plain kind where the genotype might be taken for the paper's own.
 KIND_TITLES = {"reconstruction": "reconstruction (parameter-matched, not the published cells)"}
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def kind_title(genotype: Genotype) -> str:
-    """Return the kind of provenance in words that cannot be misread."""
+    """Return the kind of provenance in unmistakable words."""
     kind = str(genotype.provenance.get("kind", "unknown"))
     return KIND_TITLES.get(kind, kind)
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     names = max(len(genotype.name) for genotype in genotypes)
     spaces = max(len(genotype.space) for genotype in genotypes)
     indent = " " * (names + 2)
-    # Enough for a line of prose on a wide terminal, and still whole words on a narrow one.
+    # Wide enough for a line of prose, narrow enough to keep words whole on a small terminal.
     width = max(60, min(shutil.get_terminal_size().columns, 100))
     for genotype in genotypes:
         head = f"{genotype.name:{names}}  {genotype.space:{spaces}}  {genotype.hash}"

@@ -6,15 +6,15 @@ Everything is read through lhotse. The usual way from files to batches::
     valid = open_cuts("OUT/nemo/dev.json")
     tokens = TokenSet.build(texts(train), kind="char")
     features = FeatureExtractor.fit(FeatureConfig(num_mel_bins=40), train)
-    check_data(train, valid, tokens, features)       # every problem at once, before hours
+    check_data(train, valid, tokens, features)       # reports every problem before training
     config = LoaderConfig(max_cuts=16, shuffle=True, seed=1, subsampling_factor=4)
     loader = AsrLoader(train, tokens, features, config)
     loader.set_epoch(0)
-    for batch in loader:              # or loader.iterate(start=k), to resume in mid-epoch
+    for batch in loader:              # or loader.iterate(start=k), to resume mid-epoch
         ...                           # batch.features (B, T, F), batch.targets (B, U)
 
 Bad data raises :class:`nas_encoder.errors.DataError`, bad settings
-:class:`nas_encoder.errors.ConfigError`; both hold all the problems found.
+:class:`nas_encoder.errors.ConfigError`; both list every problem found.
 """
 
 from __future__ import annotations

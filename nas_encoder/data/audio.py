@@ -57,10 +57,10 @@ def read_recordings(
     """Read the headers of audio files.
 
     Args:
-        entries: What to read. Pipes are run by the shell, as Kaldi and ESPnet do.
-        folder: Where the manifest lies.
+        entries: What to read. The shell runs pipes, as in Kaldi and ESPnet.
+        folder: The manifest's folder.
         findings: Receives every entry that is missing, unreadable, empty or not mono.
-        jobs: Threads; default: as many as there are processors, at most 8.
+        jobs: Threads; by default one per processor, at most 8.
 
     Returns:
         key -> recording, in the order of the entries; entries with problems are absent.
@@ -110,7 +110,7 @@ def _read_one(entry: AudioEntry, folder: Path) -> tuple[Recording | None, str]:
 
 
 def _plain_file(command: str) -> str | None:
-    """Return FILE of ``flac -c -d -s FILE |`` and the like: no need for a process."""
+    """Return FILE of ``flac -c -d -s FILE |`` and the like, which need no process."""
     try:
         words = shlex.split(command[:-1])
     except ValueError:
@@ -141,7 +141,7 @@ def _read_command(key: str, command: str) -> tuple[Recording | None, str]:
 
 
 def missing_sources(recordings: Mapping[str, Recording]) -> list[str]:
-    """Return the keys of recordings one of whose files does not exist."""
+    """Return the keys of recordings with a missing file."""
     return [
         key
         for key, recording in recordings.items()
@@ -160,8 +160,8 @@ def audio_source(cut: Any) -> str:
 def check_header(cut: Any, subject: str) -> None:
     """Compare a file with its manifest.
 
-    lhotse does not look at the file's rate, and where a file has become shorter it fills up
-    to half a second with reflected audio.
+    lhotse ignores the file's rate and pads a truncated file with up to half a second of
+    reflected audio.
 
     Raises:
         DataError: Rate or length differ.
@@ -173,7 +173,7 @@ def check_header(cut: Any, subject: str) -> None:
     try:
         header = soundfile.info(str(source.source))
     except (soundfile.LibsndfileError, OSError):
-        return  # missing or not libsndfile's format: reading it will tell
+        return  # missing or not a libsndfile format: reading it will report that
     if header.samplerate != recording.sampling_rate:
         raise DataError(
             subject,

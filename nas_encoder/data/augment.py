@@ -23,11 +23,11 @@ class SpecAugmentConfig(Declared):
     Attributes:
         time_warp_factor: Largest shift of a warped frame, in frames; 0 turns warping off.
         num_feature_masks: Number of frequency masks.
-        features_mask_size: Largest width of one, in bins.
+        features_mask_size: Largest width of a frequency mask, in bins.
         num_frame_masks: Number of time masks, at least 1.
-        frames_mask_size: Largest width of one, in frames.
-        max_frames_mask_fraction: Largest part of an utterance under time masks, in (0, 1].
-        p: Probability that an utterance is augmented at all.
+        frames_mask_size: Largest width of a time mask, in frames.
+        max_frames_mask_fraction: Largest masked fraction of an utterance's frames, in (0, 1].
+        p: Probability of augmenting an utterance.
     """
 
     time_warp_factor: int = option(0, integer(0, 10**6))
@@ -39,7 +39,7 @@ class SpecAugmentConfig(Declared):
     p: float = option(1.0, number(0, 1))
 
     def check_bins(self, num_mel_bins: int, found: Problems) -> None:
-        """Check that a mask fits in this number of bins."""
+        """Check that a mask fits into this number of bins."""
         if self.features_mask_size > num_mel_bins:
             found.conflict(
                 "features_mask_size",
@@ -56,7 +56,7 @@ class SpecAugment:
         num_mel_bins: F.
 
     Raises:
-        ConfigError: All settings that are out of range.
+        ConfigError: Settings are out of range; all are listed.
     """
 
     def __init__(self, config: SpecAugmentConfig, num_mel_bins: int) -> None:
@@ -77,8 +77,8 @@ class SpecAugment:
             features: (B, T, F).
             lengths: (B,) valid frames.
             seed: The same seed gives the same masks, whatever was drawn before.
-            places: Places of the utterances in the batch they are part of, by default 0 to B - 1;
-                the masks of an utterance depend only on the seed and on its place.
+            places: The utterances' positions in the whole batch, by default 0 to B - 1; an
+                utterance's masks depend only on the seed and its position.
 
         Returns:
             (B, T, F); frames past an utterance's length are those of ``features``.

@@ -1,8 +1,7 @@
 """Batches of features and targets, determined by (seed, epoch).
 
-lhotse's bucketing sampler decides which utterances go together; it works on frame counts
-known from metadata, so a whole epoch is planned without touching audio. That makes the
-number of batches exact and a resume in mid-epoch free.
+lhotse's bucketing sampler groups utterances by the frame counts in their metadata, so an epoch is
+planned without touching audio. The number of batches is exact and resuming mid-epoch costs nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Batch:
         target_lengths: (B,) int64, tokens.
         ids: Utterance ids.
         texts: Transcripts.
-        total: Utterances of the whole batch where this is one process' part of it, else None.
+        total: Utterances in the whole batch if this is one process's share of it, else None.
     """
 
     features: Tensor
@@ -62,7 +61,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Utterances of the whole batch, over all processes."""
+        """Number of utterances in the batch over all processes."""
         return len(self) if self.total is None else self.total
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -85,30 +84,29 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoaderConfig(Declared):
-    """How utterances become batches; at least one of the two limits of a batch must be given.
+    """How utterances become batches; set ``max_cuts``, ``max_frames`` or both.
 
     Attributes:
-        max_cuts: Most utterances in a batch.
-        max_frames: Most frames in a batch, padding counted (utterances x longest one).
+        max_cuts: Most utterances per batch.
+        max_frames: Most frames per batch, padding included (utterances x longest one).
         shuffle: Whether to draw a new order in each epoch, from buckets of similar length;
-            if not, batches come in one order, longest utterances first.
+            otherwise the order is fixed, longest utterances first.
         seed: Seed of order and augmentation.
-        num_workers: Processes that prepare batches; 0: this one.
+        num_workers: Processes that prepare batches; 0 uses this one.
         cache: Whether to keep features in memory, as many as fit in ``cache_bytes``.
-        cache_bytes: Bound of the cache; shared by the workers.
+        cache_bytes: Size limit of the cache, which the workers share.
         spec_augment: Augmentation, applied after the cache.
-        rank: This process, of ``world_size`` that share an epoch. All ranks get the same
-            number of batches; a few batches are repeated where they do not divide evenly.
+        rank: Index of this process among the ``world_size`` that share an epoch. All ranks get
+            the same number of batches; a few are repeated if they do not divide evenly.
         world_size: Number of processes.
-        split: Share every batch instead: each rank gets a part of its utterances, so that all
-            ranks together see what one process sees, batch by batch. A batch of fewer
-            utterances than ranks goes to all of them.
-        min_length: Shorter utterances are left out (frames); an encoder's ``min_length``.
-        max_length: Longer ones too.
-        subsampling_factor: Input frames per output frame; leaves out utterances with more
-            tokens than CTC can place. None: no such rule.
-        num_buckets: Most length buckets to shuffle in; fewer for little data.
-        pin_memory: Whether batches come in page-locked memory.
+        split: Split every batch among the ranks instead, so that together they see what one
+            process sees, batch by batch. A batch with fewer utterances than ranks goes to all.
+        min_length: Fewest frames of an utterance that is used; an encoder's ``min_length``.
+        max_length: Most frames of an utterance that is used.
+        subsampling_factor: Input frames per output frame; drops utterances with more tokens
+            than CTC can place. None keeps them.
+        num_buckets: Most length buckets to shuffle in; small data sets get fewer.
+        pin_memory: Whether batches are in page-locked memory.
     """
 
     max_cuts: int | None = option(None, integer(1))
@@ -137,24 +135,24 @@ class LoaderConfig(Declared):
 
 
 class AsrLoader:
-    """Iterates the batches of an epoch.
+    """Iterates over the batches of an epoch.
 
-    What an epoch holds depends on the arguments and on ``(seed, epoch)`` alone: not on the
-    number of workers, on earlier epochs, on the cache or on the state of any random
-    generator. Iterating leaves the global random generators as they were.
+    An epoch depends only on the arguments and on ``(seed, epoch)``: not on the number of workers,
+    earlier epochs, the cache or any random generator's state. Iterating leaves the global random
+    generators unchanged.
 
     Args:
         cuts: From :func:`nas_encoder.data.open_cuts`.
-        tokens: Encodes the transcripts; all of them are encoded here, at once.
-        features: Extracts and normalises.
-        config: All else.
+        tokens: Token set; all transcripts are encoded up front.
+        features: Extracts and normalises the features.
+        config: All other settings.
 
     Attributes:
-        selection: Which utterances are used, and how many were left out and why.
+        selection: Which utterances are used, and why the others are not.
 
     Raises:
-        ConfigError: All options that are out of range.
-        DataError: Unknown tokens; no usable utterance, or most of them CTC-infeasible; one
+        ConfigError: Options are out of range; all are listed.
+        DataError: Unknown tokens; no usable utterance, or most of them CTC-infeasible; an
             utterance longer than ``max_frames``.
     """
 
@@ -203,7 +201,7 @@ class AsrLoader:
         return sum(self._frames)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         if epoch < 0:
             raise ConfigError("loader", [f"epoch: must be 0 or more, got {epoch}"])
         self.epoch = epoch
@@ -219,14 +217,14 @@ class AsrLoader:
         return self.iterate()
 
     def iterate(self, start: int = 0) -> Iterator[Batch]:
-        """Iterate the epoch from a batch on; the ones before cost nothing.
+        """Iterate over the epoch.
 
         Args:
-            start: Number of batches to skip, for a resume in mid-epoch.
+            start: Number of batches to skip, at no cost, to resume mid-epoch.
 
         Raises:
-            ConfigError: ``start`` is negative or beyond the end.
-            DataError: Audio that cannot be used; the utterance is named.
+            ConfigError: ``start`` is negative or past the end.
+            DataError: An utterance's audio is unusable.
         """
         plan = self.plan(self.epoch)
         if not 0 <= start <= len(plan):
@@ -254,7 +252,7 @@ class AsrLoader:
     # -- planning ---------------------------------------------------------------------------
 
     def plan(self, epoch: int) -> list[list[int]]:
-        """Return the epoch's batches on this rank, as positions of utterances."""
+        """Return the epoch's batches on this rank, as indices of utterances."""
         key = epoch if self.config.shuffle else 0
         if key not in self._plans:
             self._plans = {k: v for k, v in self._plans.items() if k == self.epoch}
@@ -262,8 +260,8 @@ class AsrLoader:
         return self._plans[key]
 
     def _make_plan(self, seed: int) -> list[list[int]]:
-        # The samplers see stand-ins with 1 frame = 1 second: exact integers, and no change
-        # to the user's cuts (lhotse attaches its own notes to the cuts that it samples).
+        # The samplers see stand-ins with 1 frame = 1 second: durations are exact integers, and
+        # lhotse does not annotate the user's own cuts.
         order = sorted(range(len(self._frames)), key=lambda i: (-self._frames[i], self._cuts[i].id))
         stand_ins = CutSet.from_cuts(
             MonoCut(id=str(index), start=0.0, duration=float(self._frames[index]), channel=0)
@@ -272,7 +270,7 @@ class AsrLoader:
         limits: dict[str, Any] = {
             "max_cuts": self.config.max_cuts,
             "max_duration": self.config.max_frames,
-            # Of all ranks: lhotse's own split of an uneven end can break the limits.
+            # Sample for all ranks: lhotse's own split of an uneven end can break the limits.
             "world_size": 1,
             "rank": 0,
         }
@@ -280,7 +278,7 @@ class AsrLoader:
         if self.config.shuffle:
             sampler = BucketingSampler(
                 stand_ins,
-                # The bucketing sampler keeps its seed from the samplers inside.
+                # The bucketing sampler does not pass its seed on to its inner samplers.
                 sampler_type=partial(SimpleCutSampler, seed=seed),
                 num_buckets=self._num_buckets(),
                 seed=seed,
@@ -297,7 +295,7 @@ class AsrLoader:
         return batches[self.config.rank :: self.config.world_size]
 
     def _num_buckets(self) -> int:
-        """At least four batches in a bucket, or odd ends would make too many small batches."""
+        """At least four batches per bucket, or remainders would make too many small batches."""
         count = len(self._frames)
         size = float(self.config.max_cuts or count)
         if self.config.max_frames is not None:
@@ -366,4 +364,4 @@ class _EpochDataset(Dataset[Any]):
         try:
             return self.loader.make_batch(self.batches[number], seed)
         except DataError as error:
-            return error  # raised by the iterating process: torch would change its type
+            return error  # the iterating process raises it: torch would change its type

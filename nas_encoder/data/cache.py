@@ -1,4 +1,4 @@
-"""Features of many utterances in one block of memory that data loader workers share."""
+"""Cache of features in one block of memory that data loader workers share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ class FeatureCache:
     """Bounded cache of feature matrices, filled on first use.
 
     Memory is an anonymous shared mapping: pages cost nothing until they are written, forked
-    workers see each other's entries, and the size of /dev/shm does not matter. Which
-    utterances have a place is fixed at the start (the first ones that fit), so the cache
-    never changes what a batch holds, only how fast it comes.
+    workers see each other's entries, and the size of /dev/shm does not matter. The cached
+    utterances are fixed at the start (the first that fit); the cache changes speed, not batches.
 
     Args:
-        frames: Number of frames of each utterance.
+        frames: Frames of each utterance.
         dim: F.
         max_bytes: Upper bound on memory.
     """
@@ -38,13 +37,13 @@ class FeatureCache:
         self._filled = torch.frombuffer(_shared(len(self._frames)), dtype=torch.uint8)
 
     def get(self, index: int) -> Tensor | None:
-        """Return a copy of the features (T, F), or None where they are not there (yet)."""
+        """Return a copy of the features (T, F), or None if they are not cached."""
         if not self._filled[index]:
             return None
         return self._place(index).clone()
 
     def put(self, index: int, features: Tensor) -> None:
-        """Keep features (T, F) where they have a place."""
+        """Cache features (T, F) if space is reserved for them."""
         if self._offsets[index] >= 0:
             self._place(index).copy_(features)
             self._filled[index] = 1  # after the data: another worker may be reading

@@ -1,4 +1,4 @@
-"""Pre-flight check: everything that would spoil a search, found in seconds, reported at once."""
+"""Pre-flight check: finds everything that would spoil a search, in seconds."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SplitReport:
-    """What a split holds and what of it will be used.
+    """What a split holds and how much of it will be used.
 
     Attributes:
         name: ``train`` or ``valid``.
-        utterances: All of them.
+        utterances: Number of utterances.
         hours: Their total length.
-        speakers: How many are named.
+        speakers: Number of named speakers.
         sampling_rates: Hz -> utterances.
         used: Utterances that a loader keeps.
-        used_hours: Total length of the usable ones.
-        too_short: Fewer frames than the encoder accepts.
-        too_long: More than ``max_frames``.
-        infeasible: More tokens than CTC can place on the output frames.
-        unknown_tokens: token -> (times, an utterance).
+        used_hours: Their total length.
+        too_short: Utterances with fewer frames than the encoder accepts.
+        too_long: Utterances with more than ``max_frames``.
+        infeasible: Utterances with more tokens than CTC can place on the output frames.
+        unknown_tokens: token -> (occurrences, an utterance).
     """
 
     name: str
@@ -80,7 +80,7 @@ class DataReport:
         valid: The validation split.
         tokens: Size of the token set.
         errors: What makes the data unusable.
-        warnings: What a person should know.
+        warnings: What the user should know.
     """
 
     train: SplitReport
@@ -95,7 +95,7 @@ class DataReport:
         return not self.errors
 
     def raise_errors(self) -> None:
-        """Raise all errors as one :class:`DataError`; do nothing where there are none."""
+        """Raise all errors, if any, as one :class:`DataError`."""
         if self.errors:
             raise DataError("data check", self.errors)
 
@@ -125,24 +125,24 @@ def check_data(
 ) -> DataReport:
     """Check training and validation data against tokens, features and the network.
 
-    The rules for leaving utterances out are those of :class:`AsrLoader` with the same
-    ``min_length``, ``max_length`` and ``subsampling_factor``; what is left out is logged.
+    Utterances are left out, and logged, by the rules of :class:`AsrLoader` with the same
+    ``min_length``, ``max_length`` and ``subsampling_factor``.
 
     Args:
         train: Training data, from :func:`open_cuts`.
         valid: Validation data.
         tokens: The token set.
-        features: The extractor, or only its settings (statistics are not needed here).
+        features: The extractor, or only its settings (statistics are not needed).
         subsampling_factor: Input frames per output frame of the encoder.
         max_frames: Longest utterance used.
         min_frames: Shortest utterance the encoder accepts.
-        probe: How many random utterances of each split to read and turn into features.
+        probe: Number of random utterances of each split to read and turn into features.
         seed: Seed of that choice.
-        raise_errors: Whether to raise; if not, look at ``report.errors``.
+        raise_errors: Whether to raise; if not, see ``report.errors``.
 
     Raises:
-        ConfigError: Feature settings out of range.
-        DataError: All errors of both splits together.
+        ConfigError: Feature settings are out of range.
+        DataError: The data have errors; those of both splits are listed.
     """
     errors: list[str] = []
     extractor = _extractor(features, train)
@@ -176,7 +176,7 @@ def _extractor(features: FeatureExtractor | FeatureConfig, train: CutSet) -> Fea
     problems = features.problems()
     if problems:
         raise ConfigError("features", problems)
-    # Statistics do not matter to the check, so none are computed.
+    # The check needs no statistics, so none are computed.
     config = FeatureConfig(**{**asdict(features), "normalization": "none"})
     return FeatureExtractor.fit(config, train)
 
@@ -204,7 +204,7 @@ def _check_split(
         errors.extend(f"{name}: {line}" for line in unknown[1])
     elif unknown:
         warnings.append(f"{name}: {unknown[0]} tokens are mapped to {UNK}: {'; '.join(unknown[1])}")
-    # Only the pattern of repetitions matters for feasibility, so unknown tokens do no harm.
+    # Feasibility depends only on the pattern of repetitions, so unknown tokens are harmless.
     numbers: dict[str, int] = {}
     targets = [
         np.array([numbers.setdefault(p, len(numbers)) for p in tokens.split(text)], dtype=np.int32)
@@ -231,7 +231,7 @@ def _probe(
     seed: int,
     errors: list[str],
 ) -> None:
-    """Read a few utterances: unreadable or NaN audio shows before the search starts."""
+    """Read a few utterances, to find unreadable or NaN audio before the search starts."""
     findings = Findings(name)
     chosen = random.Random(derive_seed(seed)).sample(list(cuts), min(count, len(cuts)))
     for cut in chosen:
@@ -245,7 +245,7 @@ def _probe(
 
 
 def _check_between(train: Sequence[Any], valid: Sequence[Any], warnings: list[str]) -> None:
-    """Look for what makes validation results too good."""
+    """Look for overlaps that make validation results too good."""
     speakers = {speaker_of(c) for c in train} & {speaker_of(c) for c in valid} - {None}
     if speakers:
         names = ", ".join(sorted(str(s) for s in speakers)[:5])

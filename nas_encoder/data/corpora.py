@@ -1,7 +1,7 @@
-"""Corpora on disk become lhotse manifests, ESPnet data folders and NeMo manifests.
+"""Turns corpora on disk into lhotse manifests, ESPnet data folders and NeMo manifests.
 
-Reading is lhotse's own ``prepare_*`` recipes; here are the splits, what each corpus's
-tradition leaves out, and the checks. One corpus is one function and one line in CORPORA.
+lhotse's ``prepare_*`` recipes do the reading; this module adds splits, customary exclusions and
+checks. A corpus is one function and one line in CORPORA.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class PrepareOptions:
     """How a corpus is prepared.
 
     Attributes:
-        jobs: Processes or threads for lhotse's recipe, where it takes any.
+        jobs: Processes or threads for lhotse's recipe, if it takes any.
         phones: TIMIT's phone set: 60 (as transcribed), 48 or 39 (Lee and Hon 1989).
-        keep_sa: TIMIT: keep the two SA sentences that every speaker reads; left out by
-            tradition, because training and test would share them.
+        keep_sa: TIMIT: keep the two SA sentences that every speaker reads; by custom they are
+            left out, because training and test would share them.
         subsets: LibriSpeech: split -> subsets, instead of the default (train = all train-*,
             dev = all dev-*, test = all test-*).
     """
@@ -69,7 +69,7 @@ class PreparedCorpus:
 
     Attributes:
         corpus: Its name in CORPORA.
-        output_dir: Holds ``lhotse/SPLIT/``, ``espnet/SPLIT/`` and ``nemo/SPLIT.json``.
+        output_dir: Folder with ``lhotse/SPLIT/``, ``espnet/SPLIT/`` and ``nemo/SPLIT.json``.
         splits: Size of each split.
     """
 
@@ -94,20 +94,20 @@ def prepare_corpus(
         corpus: ``aishell``, ``librispeech`` or ``timit``.
         corpus_dir: Where it was unpacked.
         output_dir: Receives ``lhotse/{split}/{recordings,supervisions,cuts}.jsonl.gz``,
-            ``espnet/{split}/`` and ``nemo/{split}.json``; ``prepared.json`` comes last.
+            ``espnet/{split}/`` and ``nemo/{split}.json``, then ``prepared.json``.
         options: See :class:`PrepareOptions`.
 
     Raises:
         RegistryError: Unknown corpus.
-        ConfigError: Options out of range.
-        DataError: The folder is not laid out as the corpus is; audio or texts are unusable.
+        ConfigError: Options are out of range.
+        DataError: The folder does not have the corpus's layout; audio or texts are unusable.
     """
     options = options or PrepareOptions()
     reader = CORPORA[corpus]
     problems = _option_problems(options)
     if problems:
         raise ConfigError(f"preparing {corpus}", problems)
-    # Absolute, but with links kept: a user's /data link outlives the disk it points to.
+    # Absolute, but with links kept: a user's /data link outlives the disk that it points to.
     root, output = Path(os.path.abspath(corpus_dir)), Path(output_dir)
     if not root.is_dir():
         raise DataError(f"corpus {corpus}", [f"{corpus_dir}: no such folder"])
@@ -134,7 +134,7 @@ def _option_problems(options: PrepareOptions) -> list[str]:
 def _write_split(
     output: Path, split: str, recordings: RecordingSet, supervisions: SupervisionSet
 ) -> SplitSummary:
-    # The recipes list files in the order of the file system; ours is the same everywhere.
+    # The recipes list files in file system order, which differs between machines.
     supervisions = SupervisionSet.from_segments(sorted(supervisions, key=lambda s: s.id))
     by_id = {recording.id: recording for recording in recordings}
     recordings = RecordingSet.from_recordings(by_id[s.recording_id] for s in supervisions)
@@ -219,7 +219,7 @@ def _librispeech_splits(
     for split in ("dev", "test"):
         if not splits[split]:
             logger.warning("librispeech: no %s-* subset, so no split '%s'", split, split)
-        elif len(splits[split]) > 1:  # results are reported on clean and other apart
+        elif len(splits[split]) > 1:  # results on clean and other are reported separately
             splits.update({name.replace("-", "_"): [name] for name in splits[split]})
     return {split: names for split, names in splits.items() if names}
 
@@ -230,7 +230,7 @@ def _read_timit(root: Path, options: PrepareOptions) -> dict[str, Split]:
     pattern = "*/*/*.WAV"
     _require("timit", [], {part: (base / part, pattern) for part in ("TRAIN", "TEST")})
     with tempfile.TemporaryDirectory() as scratch:
-        # The recipe wants a folder 'data' in between, as some copies of the corpus have it.
+        # The recipe expects a folder 'data', which only some copies of the corpus have.
         link = Path(scratch) / "data"
         link.symlink_to(base, target_is_directory=True)
         with _recipe("timit"):
@@ -256,7 +256,7 @@ def _read_timit(root: Path, options: PrepareOptions) -> dict[str, Split]:
 
 
 def _phone_text(segment: Any) -> Any:
-    """Replace a text of words by the phones of the alignment; the words stay as custom data."""
+    """Replace the words of a text by the aligned phones; keep the words as custom data."""
     phones = [item.symbol for item in segment.alignment["phone"] if item.symbol]
     custom = {**(segment.custom or {}), "words": segment.text}
     return fastcopy(segment, text=" ".join(phones), custom=custom)
@@ -315,7 +315,7 @@ def _recipe(corpus: str) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    # The recipes check by assertion and by index; any of it means a malformed corpus.
+    # The recipes fail by assertion or index error where a corpus is malformed.
     except Exception as error:
         raise DataError(
             f"corpus {corpus}",

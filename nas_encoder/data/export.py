@@ -1,9 +1,9 @@
 """Writes cuts as ESPnet (Kaldi) data folders and as NeMo manifests.
 
-lhotse's ``export_to_kaldi`` puts an ffmpeg pipe in front of everything that is not ``.wav``
-and always writes ``segments``; ESPnet reads flac, wav and NIST files by itself, and its
-``format_wav_scp`` is much faster without pipes. So simple cuts (a whole mono file each)
-become plain paths here, and ``segments`` appears only where it is needed.
+lhotse's ``export_to_kaldi`` pipes everything but ``.wav`` through ffmpeg and always writes
+``segments``; ESPnet reads flac, wav and NIST files itself, and its ``format_wav_scp`` is much
+faster without pipes. So cuts that are whole mono files become plain paths, and ``segments`` is
+written only where needed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 def write_espnet_dir(cuts: Iterable[Any], folder: str | Path) -> None:
     """Write ``wav.scp``, ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur`` (and ``segments``).
 
-    All files are sorted by bytes, as Kaldi's and ESPnet's checks want it. Where sorting by
-    utterance would not sort the speakers too, every utterance id gets its speaker in front.
+    All files are sorted by bytes, as Kaldi's and ESPnet's checks require. Where sorting by
+    utterance would not sort the speakers too, utterance ids are prefixed with the speaker.
 
     Raises:
         DataError: No cuts, ids with white space, audio that Kaldi files cannot name.
@@ -73,11 +73,11 @@ def write_espnet_dir(cuts: Iterable[Any], folder: str | Path) -> None:
 def write_nemo_manifest(cuts: Iterable[Any], path: str | Path) -> None:
     """Write a NeMo manifest: ``audio_filepath``, ``duration``, ``text``, and what else is known.
 
-    ``utt_id`` and ``speaker`` are ours: NeMo carries keys that it does not know along, and
-    :func:`nas_encoder.data.open_cuts` gives the utterances their names back.
+    ``utt_id`` and ``speaker`` are ours: NeMo preserves unknown keys, and
+    :func:`nas_encoder.data.open_cuts` restores the utterances' names from them.
 
     Raises:
-        DataError: No cuts, or audio that is no file.
+        DataError: No cuts, or audio that is not a file.
     """
     path = Path(path)
     findings = Findings(f"NeMo manifest {path}")
@@ -105,7 +105,7 @@ def write_nemo_manifest(cuts: Iterable[Any], path: str | Path) -> None:
 
 
 def _sortable_ids(speakers: Mapping[str, str]) -> dict[str, str]:
-    """Return utterance id -> id such that sorting by id sorts the speakers as well."""
+    """Map utterance ids to ids whose order sorts the speakers too."""
     in_order = [speakers[key] for key in sorted(speakers)]
     if in_order == sorted(in_order):
         return {key: key for key in speakers}

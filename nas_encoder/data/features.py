@@ -39,13 +39,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class FeatureConfig(Declared):
-    """What the features are.
+    """Settings of the features.
 
     Attributes:
         num_mel_bins: F, number of filters.
-        sampling_rate: In Hz; other rates are resampled. None: the data's own, single rate.
-        frame_length: Window, in seconds.
-        frame_shift: In seconds.
+        sampling_rate: Rate in Hz that audio is resampled to. None: the data's own, single rate.
+        frame_length: Window length in seconds.
+        frame_shift: Window shift in seconds.
         dither: Standard deviation of added noise, for samples in [-1, 1]; 0 is none.
         normalization: ``global`` (statistics of the training set), ``utterance`` or ``none``.
     """
@@ -74,8 +74,8 @@ class Cmvn:
     Attributes:
         mean: F numbers.
         std: F numbers, floored.
-        frames: How many frames they come from.
-        utterances: How many utterances.
+        frames: Number of frames they come from.
+        utterances: Number of utterances they come from.
     """
 
     mean: tuple[float, ...]
@@ -88,11 +88,11 @@ class FeatureExtractor:
     """Turns a cut into a feature matrix.
 
     Args:
-        config: The settings, with a definite sampling rate; :meth:`fit` makes both.
-        cmvn: Global statistics; needed for ``normalization='global'`` and for no other.
+        config: The settings, with a definite sampling rate (see :meth:`fit`).
+        cmvn: Global statistics, given if and only if ``normalization='global'``.
 
     Raises:
-        ConfigError: All settings that are wrong.
+        ConfigError: Settings are wrong; all are listed.
     """
 
     def __init__(self, config: FeatureConfig, cmvn: Cmvn | None = None) -> None:
@@ -132,18 +132,18 @@ class FeatureExtractor:
         seed: int = 0,
         progress: bool = False,
     ) -> FeatureExtractor:
-        """Resolve what depends on the training data: the sampling rate, global statistics.
+        """Build an extractor with the sampling rate and the global statistics of training data.
 
         Args:
             config: The settings.
             cuts: Training data.
-            max_utterances: Size of the random sample for the statistics; None takes all.
+            max_utterances: Size of the random sample for the statistics; None uses all.
             seed: Seed of the sample.
             progress: Whether to show a progress bar.
 
         Raises:
-            ConfigError: Settings out of range.
-            DataError: Mixed sampling rates where one had to be found, unreadable audio.
+            ConfigError: Settings are out of range.
+            DataError: Audio is unreadable, or its rates differ and ``sampling_rate`` is None.
         """
         problems = config.problems("features")
         if problems:
@@ -163,7 +163,7 @@ class FeatureExtractor:
         """Return mean and deviation of the features over cuts.
 
         Raises:
-            DataError: No frames at all, or audio that cannot be used.
+            DataError: There are no frames, or audio is unusable.
         """
         total = torch.zeros(self.dim, dtype=torch.float64)
         squares = torch.zeros(self.dim, dtype=torch.float64)
@@ -183,7 +183,7 @@ class FeatureExtractor:
     # -- features ---------------------------------------------------------------------------
 
     def num_frames(self, cut: Any) -> int:
-        """Return T of a cut from its metadata; 0 if it is shorter than a window."""
+        """Return a cut's T from its metadata; 0 if it is shorter than a window."""
         samples = int(self._at_rate(cut).num_samples)
         if samples < self._least_samples:
             return 0
@@ -191,7 +191,7 @@ class FeatureExtractor:
 
     @property
     def _least_samples(self) -> int:
-        # The reflected edges must lie inside the signal, on the left and on the right.
+        # The edges reflected on both sides must lie inside the signal.
         overlap = self._window - self._shift
         return max(overlap // 2, overlap - overlap // 2 + self._shift // 2, 1)
 

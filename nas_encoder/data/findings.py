@@ -1,4 +1,4 @@
-"""Collects what is wrong with a manifest, grouped by rule, so that a report stays readable."""
+"""Collects a manifest's problems, grouped by rule so that a report stays readable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Findings:
     """Places where a rule is broken; thousands of the same kind become one line.
 
     Args:
-        subject: What is being read, for the error's first words.
+        subject: What is being read; begins the error message.
     """
 
     def __init__(self, subject: str) -> None:
@@ -26,7 +26,7 @@ class Findings:
         return bool(self._places)
 
     def problems(self) -> list[str]:
-        """Return one line per rule with the first places and the count."""
+        """Return a line for each broken rule, with the first places and the count."""
         lines = []
         for rule, places in self._places.items():
             text = f"{places[0]}: {rule}"
@@ -39,6 +39,6 @@ class Findings:
         return lines
 
     def raise_any(self) -> None:
-        """Raise everything found as one :class:`DataError`; do nothing where all is well."""
+        """Raise all findings, if any, as one :class:`DataError`."""
         if self._places:
             raise DataError(self.subject, self.problems())

@@ -1,8 +1,8 @@
 """Reads Kaldi and ESPnet data folders into lhotse cuts.
 
-lhotse's own ``load_kaldi_data_dir`` cuts durations to milliseconds, takes one sampling rate
-for all files on trust and reports bad folders by bare assertions; this reader builds the same
-lhotse objects from the audio headers and names file and line.
+lhotse's own ``load_kaldi_data_dir`` truncates durations to milliseconds, trusts one sampling rate
+for all files and reports bad folders by bare assertions; this reader builds the same lhotse
+objects from the audio headers and names file and line.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _cut(
 def _segments(
     path: Path, locations: dict[str, tuple[str, str]], findings: Findings
 ) -> Iterator[tuple[str, str, float, float | None, str]]:
-    """Yield (utterance, recording, start, end or None for all of it, where)."""
+    """Yield (utterance, recording, start, end or None for the whole recording, where)."""
     segments = path / "segments"
     if not segments.is_file():
         for key, (_, where) in locations.items():

@@ -1,4 +1,4 @@
-"""One door for every form of speech data: Kaldi/ESPnet folder, NeMo manifest, lhotse cuts."""
+"""Opens speech data of every form: Kaldi/ESPnet folder, NeMo manifest, lhotse cuts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_cuts(
     jobs: int | None = None,
     require_text: bool = True,
 ) -> CutSet:
-    """Open speech data, whatever form it is in, and make sure that it can be used.
+    """Open speech data of any form and check that it is usable.
 
     Args:
         source: A Kaldi or ESPnet data folder (has ``wav.scp``), a NeMo manifest (``.json`` or
@@ -45,13 +45,13 @@ def open_cuts(
         require_text: Whether an utterance without text is an error.
 
     Returns:
-        An eager CutSet of mono cuts, each with one supervision over its whole length (longer
-        cuts are trimmed to their supervisions); in the order of the source.
+        An eager CutSet of mono cuts in the order of the source, each with one supervision over
+        its whole length (longer cuts are trimmed to their supervisions).
 
     Raises:
-        DataError: All problems, with file and line: nothing there, an empty manifest, audio
-            that is missing or unreadable, no text, duplicate ids, a duration that is zero
-            or no number.
+        DataError: Lists all problems with file and line: no such path, an empty manifest, audio
+            that is missing or unreadable, no text, duplicate ids, a duration that is zero or
+            not a number.
     """
     if isinstance(source, CutSet):
         findings = Findings("cuts")
@@ -107,7 +107,7 @@ def _inside_folder(path: Path, split: str | None) -> Path:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of a text file, gzipped or not; blank lines are left out."""
+    """Yield (number, line) of a text file, gzipped or not, without blank lines."""
     try:
         opened: Any = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else None
         with opened or path.open(encoding="utf-8") as stream:
@@ -139,7 +139,7 @@ def _read_lhotse(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
         try:
             item = json.loads(line)
             cut = deserialize_item(item) if isinstance(item, dict) else None
-        # A malformed object fails anywhere in lhotse's constructors, with any type of error.
+        # A malformed object may fail anywhere in lhotse's constructors, with any error type.
         except Exception as error:
             findings.add("not a lhotse cut", f"{where} ({type(error).__name__}: {str(error)[:80]})")
             continue
@@ -155,7 +155,7 @@ def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: boo
     cuts: list[Any] = []
     seen: set[str] = set()
     for where, cut in pairs:
-        # lhotse's classes take any value of any type, and fail anywhere when they are used.
+        # lhotse's classes accept values of any type and fail later, when used.
         try:
             pieces = [
                 (piece, _where(piece, where), _broken_rules(piece, require_text))
@@ -196,7 +196,7 @@ def _pieces(cut: Any, findings: Findings, where: str) -> list[Any]:
 
 
 def _spans(cut: Any) -> bool:
-    """Whether the one supervision covers the cut, to rounding."""
+    """Whether the one supervision covers the cut, up to rounding."""
     supervision = cut.supervisions[0]
     return bool(
         abs(supervision.start) <= _ROUNDING and abs(supervision.end - cut.duration) <= _ROUNDING
@@ -252,13 +252,13 @@ def _inside(cut: Any, recording: Any) -> bool:
 
 
 def text_of(cut: Any) -> str:
-    """Return a cut's transcript ('' where it has none)."""
+    """Return a cut's transcript ('' if it has none)."""
     supervision = cut.supervisions[0] if cut.supervisions else None
     return (supervision.text or "") if supervision is not None else ""
 
 
 def speaker_of(cut: Any) -> str | None:
-    """Return a cut's speaker, or None where it is not known."""
+    """Return a cut's speaker, or None if unknown."""
     return cut.supervisions[0].speaker if cut.supervisions else None
 
 
@@ -270,8 +270,8 @@ def texts(cuts: Iterable[Any]) -> list[str]:
 def split_half(cuts: CutSet, seed: int) -> tuple[CutSet, CutSet]:
     """Split a training set at random into two halves, one for weights, one for architecture.
 
-    He et al. 2020, section 4.3, search on such halves. The order within a half is that of
-    ``cuts``; with an odd number the first half has one more.
+    He et al. 2020, section 4.3, search on such halves. Each half keeps the order of ``cuts``; the
+    first gets the odd one.
 
     Raises:
         DataError: Fewer than two utterances.

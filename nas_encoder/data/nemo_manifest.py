@@ -1,4 +1,4 @@
-"""Reads NeMo manifests (a JSON object in a line) into lhotse cuts."""
+"""Reads NeMo manifests (one JSON object per line) into lhotse cuts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOLERANCE = 0.05
 def read_nemo_manifest(
     path: Path, findings: Findings, *, jobs: int | None = None, require_text: bool = True
 ) -> list[MonoCut]:
-    """Read ``audio_filepath``, ``duration``, ``text`` and, where they are there, offset, speaker.
+    """Read ``audio_filepath``, ``duration``, ``text`` and, if present, offset and speaker.
 
     Args:
         path: The manifest.
@@ -30,9 +30,9 @@ def read_nemo_manifest(
         require_text: Whether a line without ``text`` is a problem.
 
     Returns:
-        One cut per line; its id is ``utt_id``, which our export writes, or else the file's
-        name without suffix, with the folder's name in front where files of several folders
-        share it, or followed by the line number where several lines name one file.
+        One cut per line. Its id is ``utt_id``, which our export writes, or else the file name
+        without suffix: prefixed with the folder's name if files in several folders share it,
+        followed by the line number if several lines name one file.
     """
     rows = [(item, f"{path}:{number}") for number, item in _read_rows(path, findings)]
     if not rows and not findings:
@@ -76,7 +76,7 @@ def read_nemo_manifest(
 
 
 def looks_like_nemo(item: Any) -> bool:
-    """Whether a decoded line is a NeMo manifest's."""
+    """Whether a decoded line comes from a NeMo manifest."""
     return isinstance(item, dict) and ("audio_filepath" in item or "audio_file" in item)
 
 

@@ -1,7 +1,7 @@
 """TIMIT's phone sets: the folding by which phone error rates are counted.
 
-Lee and Hon 1989, table 1: networks learn 48 phones; in scoring, phones that are often confused
-count as one, which leaves 39. lhotse's TIMIT recipe makes the 48 out of the 60 transcribed ones.
+Lee and Hon 1989, table 1: networks learn 48 phones; scoring treats phones that are often confused
+as one, which leaves 39. lhotse's TIMIT recipe maps the 60 transcribed ones to the 48.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ TIMIT_48_TO_39: dict[str, str] = {
     "vcl": "sil",
     "epi": "sil",
 }
-"""The phones that change; the other 39 stay as they are."""
+"""The phones that change; the other 39 map to themselves."""
 
 FOLDINGS: dict[str, Mapping[str, str]] = {"timit39": TIMIT_48_TO_39}
 
 
 def fold(tokens: Sequence[str], folding: Mapping[str, str]) -> list[str]:
-    """Return the tokens used for these in scoring; none is dropped or merged."""
+    """Return the tokens as scored; none is dropped, equal neighbours stay apart."""
     return [folding.get(token, token) for token in tokens]

@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.int32]
 def ctc_frames_needed(ids: Sequence[int] | Ids) -> int:
     """Return the fewest output frames that can carry these tokens.
 
-    CTC needs a frame for each token and a blank between two equal neighbours.
+    CTC needs a frame for each token and one for a blank between equal neighbours.
     """
     values = np.asarray(ids)
     return len(values) + int(np.count_nonzero(values[1:] == values[:-1]))
@@ -24,13 +24,13 @@ def ctc_frames_needed(ids: Sequence[int] | Ids) -> int:
 
 @dataclass
 class Selection:
-    """Indices of the utterances that are kept, and those left out by reason.
+    """Indices of the utterances kept and, by reason, of those left out.
 
     Attributes:
         kept: Usable utterances.
-        too_short: Fewer frames than the network accepts.
-        too_long: More frames than allowed.
-        infeasible: More tokens (with the blanks that CTC needs) than output frames.
+        too_short: Utterances with fewer frames than the network accepts.
+        too_long: Utterances with more frames than allowed.
+        infeasible: Utterances with more tokens (and blanks that CTC needs) than output frames.
     """
 
     kept: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Selection:
 
     @property
     def total(self) -> int:
-        """Number of all utterances, kept or not."""
+        """Number of utterances, kept or not."""
         return len(self.kept) + len(self.too_short) + len(self.too_long) + len(self.infeasible)
 
     def counts(self) -> dict[str, int]:
@@ -53,7 +53,7 @@ class Selection:
         return {reason: count for reason, count in reasons.items() if count}
 
     def problems(self) -> list[str]:
-        """Return what makes the data unusable: nothing left, or mostly infeasible."""
+        """Return what makes the data unusable: nothing left, or most of it infeasible."""
         problems = []
         usable = len(self.kept) + len(self.infeasible)
         if self.total and len(self.infeasible) * 2 > usable > 0:
@@ -68,10 +68,10 @@ class Selection:
         return problems
 
     def require_usable(self, subject: str) -> None:
-        """Raise where nothing is left, or where more than half is CTC-infeasible.
+        """Check that something is left and at most half is CTC-infeasible.
 
         Raises:
-            DataError: With the counts.
+            DataError: It is not so; the counts are given.
         """
         problems = self.problems()
         if problems:
@@ -86,11 +86,11 @@ def select_utterances(
     max_length: int | None = None,
     subsampling_factor: int | None = None,
 ) -> Selection:
-    """Sort utterances into usable and not.
+    """Sort utterances into usable and unusable ones.
 
     Args:
-        frames: Number of feature frames of each.
-        targets: Token ids of each.
+        frames: Feature frames of each utterance.
+        targets: Token ids of each utterance.
         min_length: Fewest frames allowed (default 1).
         max_length: Most frames allowed.
         subsampling_factor: Input frames per output frame; None skips the CTC rule

@@ -1,7 +1,7 @@
 """What the network predicts: characters, words, phones, syllables or BPE pieces.
 
-Id 0 is always the CTC blank. A token list file is ESPnet's: one token in a line; a file
-without ``<blank>`` gets it in front.
+Id 0 is always the CTC blank. Token list files are ESPnet's, one token per line; ``<blank>`` is
+prepended if missing.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ logger = logging.getLogger(__name__)
 BLANK = "<blank>"
 UNK = "<unk>"
 SPACE = "<space>"
-SPLIT_KINDS = ("char", "word", "phone", "syllable")  # texts are cut, nothing is learned
+SPLIT_KINDS = ("char", "word", "phone", "syllable")  # texts are split, nothing is learned
 TOKEN_KINDS = (*SPLIT_KINDS, "bpe")
 _SPECIAL = {BLANK, UNK, SPACE, "<sos/eos>", "<sos>", "<eos>"}
 _HANZI = re.compile(r"[\u3400-\u9fff]")
 
 
 class TokenSet:
-    """An ordered set of tokens with their ids, and how a text is cut into them.
+    """An ordered set of tokens with their ids, and how texts are split into them.
 
     Args:
         tokens: All tokens, ``<blank>`` first.
-        kind: One of ``char`` (the space is ``<space>``), ``word`` and ``phone`` (cut at white
+        kind: One of ``char`` (the space is ``<space>``), ``word`` and ``phone`` (split at white
             space), ``syllable`` (as ``word``; hanzi become tone-numbered pinyin), ``bpe``.
         model: For ``bpe``, the serialized sentencepiece model.
 
@@ -97,19 +97,19 @@ class TokenSet:
     def build(
         cls, texts: Iterable[str], kind: str = "char", *, unk: bool = False, size: int | None = None
     ) -> TokenSet:
-        """Collect the tokens of (training) texts; they are sorted, so order never matters.
+        """Collect the tokens of (training) texts, sorted.
 
         Args:
             texts: The transcripts.
             kind: One of :data:`TOKEN_KINDS`; for ``bpe``, sentencepiece learns the pieces (byte
                 pair encoding of Sennrich et al. 2016, every character of the texts kept).
-            unk: Whether to have ``<unk>`` as id 1; a BPE set always has it.
-            size: For ``bpe`` and for no other kind: number of pieces, ``<unk>`` included.
+            unk: Whether to add ``<unk>`` as id 1; a BPE set always has it.
+            size: Number of pieces, ``<unk>`` included; for ``bpe`` only.
 
         Raises:
-            DataError: No tokens in the texts, a kind that is not known, or a size that is missing,
-                out of place or impossible for these texts.
-            MissingDependencyError: ``bpe`` and no sentencepiece.
+            DataError: No tokens in the texts, an unknown kind, or a size that is missing,
+                superfluous or impossible for these texts.
+            MissingDependencyError: ``bpe`` without sentencepiece.
         """
         if kind not in TOKEN_KINDS:
             known = ", ".join(TOKEN_KINDS)
@@ -140,7 +140,7 @@ class TokenSet:
                 eos_id=-1,
                 num_threads=1,
                 minloglevel=2,
-                # Of the defaults, these would leave out long lines and sample from many.
+                # With their defaults, long lines would be left out and large texts sampled.
                 max_sentence_length=1 << 20,
                 input_sentence_size=0,
             )
@@ -155,30 +155,24 @@ class TokenSet:
     def of(
         cls, spec: str, texts: Iterable[str], *, kind: str | None = None, size: int | None = None
     ) -> TokenSet:
-        """Build the tokens of a kind, for which see :meth:`build`, or :meth:`load` a list.
-
-        Args:
-            spec: The kind, or the list's path.
-            texts: For :meth:`build`.
-            kind: For :meth:`load`.
-            size: For :meth:`build`.
-        """
+        """:meth:`build` tokens if ``spec`` is a kind, else :meth:`load` the list at that path."""
         if spec in TOKEN_KINDS:
             return cls.build(texts, kind=spec, size=size)
         return cls.load(spec, kind=kind)
 
     @classmethod
     def load(cls, path: str | Path, kind: str | None = None) -> TokenSet:
-        """Read a token list (one a line) or a sentencepiece ``.model``.
+        """Read a token list (one per line) or a sentencepiece ``.model``.
 
         Args:
-            path: The file. Beside a list of BPE pieces the model of the same name must lie.
-            kind: How texts are cut; by default guessed: all tokens of one character, or a
-                ``<space>``: ``char``; pieces with a word mark: ``bpe``; else ``word``.
+            path: The file. A list of BPE pieces needs its model beside it, under the same name.
+            kind: How texts are split; by default guessed: ``char`` if all tokens have one
+                character or there is a ``<space>``; ``bpe`` if pieces have a word mark; else
+                ``word``.
 
         Raises:
             DataError: The file is missing, empty or malformed; the line is named.
-            MissingDependencyError: A BPE model and no sentencepiece.
+            MissingDependencyError: A BPE model without sentencepiece.
         """
         path = Path(path)
         if path.suffix == ".model":
@@ -236,7 +230,7 @@ class TokenSet:
         return cls([BLANK, UNK, *pieces], "bpe", model=model)
 
     def save(self, path: str | Path) -> None:
-        """Write the token list; for BPE also the model, beside it as ``.model``."""
+        """Write the token list and, for BPE, the ``.model`` beside it."""
         path = Path(path)
         if self._model is not None:
             model = self._model
@@ -248,7 +242,7 @@ class TokenSet:
     # -- using ------------------------------------------------------------------------------
 
     def split(self, text: str) -> list[str]:
-        """Cut a text into tokens, known or not."""
+        """Split a text into tokens, known or not."""
         if self.kind == "bpe":
             if self._processor is None:
                 self._processor = _sentencepiece(self._model or b"", "token set")
@@ -259,7 +253,7 @@ class TokenSet:
         """Return the ids of a text's tokens, without blanks.
 
         Raises:
-            DataError: A token is not in the set and the set has no ``<unk>``. (Where it has,
+            DataError: A token is unknown and the set has no ``<unk>``. (If it has,
                 :attr:`unknown_count` counts them.)
         """
         pieces = self.split(text)
@@ -274,11 +268,11 @@ class TokenSet:
         return [i for i in ids if i is not None]
 
     def decode(self, ids: Iterable[int], *, ctc: bool = False) -> str:
-        """Return the text of token ids; blanks are left out.
+        """Return the text of token ids without blanks.
 
         Args:
             ids: Token ids.
-            ctc: Whether ids are the best token of each output frame: repetitions are merged.
+            ctc: Whether ids are the best token of each output frame; if so, repeats are merged.
 
         Raises:
             DataError: An id is outside the set.
@@ -297,14 +291,7 @@ class TokenSet:
         return " ".join(pieces)
 
     def unknown(self, texts: Iterable[tuple[str, str]]) -> dict[str, tuple[int, str]]:
-        """Return the tokens that are not in the set.
-
-        Args:
-            texts: Pairs (utterance id, text).
-
-        Returns:
-            token -> (how often it occurs, the first utterance with it).
-        """
+        """Return unknown token -> (occurrences, first utterance) of (utterance id, text) pairs."""
         found: dict[str, tuple[int, str]] = {}
         for utterance, text in texts:
             for piece in self.split(text):
@@ -314,17 +301,17 @@ class TokenSet:
         return found
 
     def require_known(self, texts: Iterable[tuple[str, str]], subject: str) -> int:
-        """Make sure that every text can be encoded, before anything long starts.
+        """Check that every text can be encoded.
 
         Args:
             texts: Pairs (utterance id, text).
             subject: What the texts are, for messages ("validation data").
 
         Returns:
-            How many tokens will be mapped to ``<unk>`` (with a warning); 0 without ``<unk>``.
+            Number of tokens that will be mapped to ``<unk>`` (with a warning); 0 without ``<unk>``.
 
         Raises:
-            DataError: Unknown tokens and no ``<unk>`` in the set.
+            DataError: There are unknown tokens and the set has no ``<unk>``.
         """
         problems = self.unknown_problems(texts)
         if not problems:
@@ -336,7 +323,7 @@ class TokenSet:
         return count
 
     def unknown_problems(self, texts: Iterable[tuple[str, str]]) -> tuple[int, list[str]] | None:
-        """Return (occurrences, lines naming the unknown tokens), or None where all are known."""
+        """Return (occurrences, lines naming the unknown tokens), or None if all are known."""
         found = self.unknown(texts)
         if not found:
             return None
@@ -361,7 +348,7 @@ def _split(text: str, kind: str) -> list[str]:
 
 
 def _pinyin(text: str) -> list[str]:
-    """Tone-numbered pinyin of hanzi; what is not hanzi stays, cut at white space."""
+    """Convert hanzi to tone-numbered pinyin; keep the rest, split at white space."""
     try:
         from pypinyin import Style, lazy_pinyin
     except ModuleNotFoundError as error:

@@ -2,7 +2,7 @@
 
 In a config: ``encoder: nas`` with ``encoder_conf: {genotype: asrnet_b, ...}``, or
 ``encoder: dfsmn_san``. The import hook of :mod:`nas_encoder.autoload` registers both names;
-where it is not installed, ``nas_encoder.autoload.install()`` before ESPnet is used does.
+without it, call ``nas_encoder.autoload.install()`` before using ESPnet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["DFSMNSANEncoder", "NASEncoder"]  # and a class for every other basel
 
 
 def __getattr__(name: str) -> Any:
-    # What is there is imported when it is asked for: it needs ESPnet.
+    # Imported on demand, because it needs ESPnet.
     if not name.endswith("Encoder") or name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.encoder"), name)

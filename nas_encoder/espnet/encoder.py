@@ -33,10 +33,10 @@ class NetworkEncoder(AbsEncoder):
         interctc_layer_idx: Cells or blocks, counted from 1, whose outputs InterCTC uses.
         interctc_use_conditioning: Whether the CTC posteriors there are fed back (self-conditioned
             CTC).
-        conditioning_layer: (vocabulary -> D), set by ESPnet's model where conditioning is on.
-        infix: Of a mixin: what the names of its classes have before "Encoder".
-        of_tasks: Of a mixin: what tasks it is for.
-        more_options: Of a mixin: what its constructor takes beside the others.
+        conditioning_layer: (vocabulary -> D), set by ESPnet's model if conditioning is on.
+        infix: Set by a mixin: what precedes "Encoder" in the names of its classes.
+        of_tasks: Set by a mixin: the tasks that it is for.
+        more_options: Set by a mixin: the additional parameters of its constructor.
     """
 
     infix: ClassVar[str] = ""
@@ -46,7 +46,7 @@ class NetworkEncoder(AbsEncoder):
     def __init__(self, network: nn.Module, layers: Sequence[int], conditioning: bool) -> None:
         super().__init__()
         self.network: Any = network
-        # Some of ESPnet's models read this name and not output_size().
+        # Some of ESPnet's models read this attribute instead of output_size().
         self._output_size: int = network.output_size  # type: ignore[assignment]
         self.interctc_layer_idx = list(layers)
         self.interctc_use_conditioning = bool(conditioning)
@@ -54,7 +54,7 @@ class NetworkEncoder(AbsEncoder):
 
     @classmethod
     def portable_conf(cls, conf: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``encoder_conf`` in the form that needs no file: what ESPnet must save."""
+        """Return ``encoder_conf`` as ESPnet must save it, independent of other files."""
         return dict(conf)
 
     def output_size(self) -> int:
@@ -75,13 +75,13 @@ class NetworkEncoder(AbsEncoder):
             xs_pad: (B, T, F).
             ilens: (B,), valid frames of each utterance.
             prev_states: For streaming encoders; must be None here.
-            ctc: ESPnet's CTC module, needed for self-conditioning only.
+            ctc: ESPnet's CTC module, needed only for self-conditioning.
             return_all_hs: Return intermediate outputs as ESPnet's speech translation models
-                expect them.
+                expect.
 
         Returns:
-            (B, T', D), (B,) its lengths, None. With ``interctc_layer_idx`` the first is
-            ``(out, [(layer, (B, T', D)), ...])``; with ``return_all_hs`` it is
+            (B, T', D), (B,) its lengths, None. With ``interctc_layer_idx`` the first item is
+            ``(out, [(layer, (B, T', D)), ...])``, with ``return_all_hs``
             ``(out, [(B, T', D), ..., out])``.
 
         Raises:
@@ -101,7 +101,7 @@ class NetworkEncoder(AbsEncoder):
         self, xs_pad: Tensor, ilens: Tensor, condition: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor, Taps]:
         lengths = ilens.to(device=xs_pad.device, dtype=torch.int64)
-        # ESPnet asserts that no output is longer than the longest length.
+        # ESPnet asserts that the output is no longer than the longest length.
         xs_pad = xs_pad[:, : max(int(lengths.max()), 1)] if lengths.numel() else xs_pad
         try:
             output, lengths, taps = self.network.forward_taps(xs_pad, lengths, condition)
@@ -120,7 +120,7 @@ class NetworkEncoder(AbsEncoder):
         return lambda tap: self.conditioning_layer(ctc.softmax(tap))
 
     def espnet_initialization_fn(self) -> None:
-        """Give norms their own start back after ESPnet's ``init`` option has filled them."""
+        """Restore the norms' initial values, which ESPnet's ``init`` option overwrites."""
         for module in self.network.modules():
             if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm)):
                 module.reset_parameters()
@@ -128,8 +128,8 @@ class NetworkEncoder(AbsEncoder):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # ESPnet loads with strict=False, so a checkpoint of another architecture would leave
-        # random weights in place without a word.
+        # ESPnet loads with strict=False, so a checkpoint of another architecture would silently
+        # leave random weights in place.
         mine = {prefix + name for name in self.state_dict()}
         given = {name for name in state_dict if name.startswith(prefix)}
         for what, names in (("lacks", mine - given), ("has unknown", given - mine)):
@@ -147,18 +147,17 @@ class NASEncoder(NetworkEncoder):
 
     Args:
         input_size: F.
-        genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
+        genotype: A zoo name, the path of a YAML file, or the document as a mapping. The
             ``config.yaml`` that ESPnet saves holds the mapping (see
             :mod:`nas_encoder.espnet.registration`).
         interctc_layer_idx: Cells, counted from 1, for InterCTC; they must follow the second
             reduction cell.
         interctc_use_conditioning: Self-conditioned CTC at those cells.
-        **options: Those of the networks of the genotype's space,
-            for example ``channels``, ``layers``, ``output_size``, ``stem_stride``, ``dropout``,
-            ``drop_path``.
+        **options: The network options of the genotype's space, for example ``channels``,
+            ``layers``, ``output_size``, ``stem_stride``, ``dropout``, ``drop_path``.
 
     Raises:
-        ConfigError: It lists everything that is wrong with the genotype and the options.
+        ConfigError: Lists everything that is wrong with the genotype and the options.
     """
 
     __signature__ = signature(
@@ -192,14 +191,14 @@ class NASEncoder(NetworkEncoder):
         return portable
 
     def extra_repr(self) -> str:
-        """Name the genotype in ESPnet's log, with where it comes from."""
+        """Name the genotype and its origin in ESPnet's log."""
         genotype: Genotype = self.network.genotype
         kind = genotype.provenance.get("kind")
         return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
 
 
 class BaselineEncoder(NetworkEncoder):
-    """``encoder: <name of a baseline>``; a class of each is made by :func:`encoder_class`.
+    """``encoder: <name of a baseline>``; :func:`encoder_class` makes a class for each.
 
     Args:
         input_size: F.
@@ -208,7 +207,7 @@ class BaselineEncoder(NetworkEncoder):
         **options: The fields of the baseline's config.
 
     Raises:
-        ConfigError: It lists everything that is wrong with the options.
+        ConfigError: Lists everything that is wrong with the options.
     """
 
     baseline: ClassVar[str]
@@ -229,11 +228,11 @@ class BaselineEncoder(NetworkEncoder):
 
 @cache
 def encoder_class(name: str, variant: type[NetworkEncoder]) -> type:
-    """Return our class for the name that a config uses.
+    """Return our class for a name used in configs.
 
     Args:
         name: ``nas`` or a baseline.
-        variant: The mixin of tasks that call their encoders in another way, or NetworkEncoder.
+        variant: NetworkEncoder, or the mixin for tasks that call their encoders differently.
 
     Raises:
         RegistryError: There is no such encoder.
@@ -257,7 +256,7 @@ def encoder_class(name: str, variant: type[NetworkEncoder]) -> type:
 
 
 def named_class(attribute: str, variant: Any = NetworkEncoder) -> type:
-    """Return the class of that name in the variant's module, where pickles look for it.
+    """Return the variant's class of that name, which pickles look up in its module.
 
     Raises:
         AttributeError: There is none.

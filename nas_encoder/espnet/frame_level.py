@@ -1,9 +1,9 @@
 """Our encoders for ESPnet's speaker and language identification tasks.
 
-Those tasks call ``encoder(feats)`` without lengths, expect (B, D, T) and then pool with the
-lengths of the *input* frames. So every output frame is repeated for the input frames that it
-stands for. As with every encoder of these tasks, padding is not known to the network: ESPnet
-trains them on crops of equal length and scores utterances one by one.
+Those tasks call ``encoder(feats)`` without lengths, expect (B, D, T) and pool with the lengths of
+the *input* frames. So every output frame is repeated for the input frames it represents. As with
+every encoder in these tasks, the network does not know the padding: ESPnet trains on crops of equal
+length and scores utterances one by one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nas_encoder.espnet.encoder import NetworkEncoder, named_class
 
 
 class FrameLevel(NetworkEncoder):
-    """Mixin: the interface of an encoder whose output a pooling layer follows."""
+    """Mixin: the interface of an encoder followed by a pooling layer."""
 
     infix = "Frame"
     of_tasks = "for speaker and language identification"
@@ -29,7 +29,7 @@ class FrameLevel(NetworkEncoder):
             feats: (B, T, F).
 
         Returns:
-            (B, D, T): the frame at t is output frame t // S.
+            (B, D, T), where frame t is output frame t // S.
 
         Raises:
             TooShortUttError: (ESPnet's) T is less than S.

@@ -17,8 +17,8 @@ from nas_encoder.interchange.features import NeMoFeatures
 class NeMoFrontend(AbsFrontend):
     """``frontend: nemo``: the features of NeMo's ``AudioToMelSpectrogramPreprocessor``.
 
-    They are normalised already, so the config has ``normalize: null``. ``nas-encoder convert``
-    writes it into models that come from NeMo.
+    The features are already normalised, so the config has ``normalize: null``. ``nas-encoder
+    convert`` uses this frontend in models that come from NeMo.
 
     Args:
         options: The arguments of :class:`~nas_encoder.interchange.features.NeMoFeatures`.

@@ -1,4 +1,4 @@
-"""The one place that knows where ESPnet keeps the classes that we build on."""
+"""The ESPnet classes that we build on, wherever ESPnet keeps them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     TooShortUttError: type[Exception]
 else:
-    try:  # where newer trees keep it
+    try:  # its place in newer versions
         from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
     except ModuleNotFoundError:
         from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError

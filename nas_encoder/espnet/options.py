@@ -1,7 +1,7 @@
-"""From ``encoder_conf`` to a network, with every problem in it reported together.
+"""Builds a network from ``encoder_conf`` and reports all its problems together.
 
-ESPnet calls a cell or block whose output InterCTC uses ``interctc_layer_idx``, our networks
-``taps``; the user reads and writes ESPnet's words only.
+The outputs that InterCTC uses are ESPnet's ``interctc_layer_idx`` and our networks' ``taps``; the
+user reads and writes only ESPnet's names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def build_nas(
         options: The rest of ``encoder_conf``.
 
     Raises:
-        ConfigError: It lists all problems of the genotype and of the options.
+        ConfigError: Lists all problems of the genotype and the options.
     """
     own, found = _own_words(options)
     own |= {"input_size": input_size, "taps": _as_list(taps), "conditioning": conditioning}
@@ -70,14 +70,14 @@ def build_baseline_network(
 
 
 def signature(options: Mapping[str, Any], *first: inspect.Parameter) -> inspect.Signature:
-    """Return a constructor's signature in which options are named.
+    """Return a constructor's signature that names the options.
 
-    ESPnet reads the options and their defaults from it (``--print_config``), as do ``help()``
-    and editors; the fields stay written down once.
+    ESPnet (``--print_config``), ``help()`` and editors read the options and their defaults from
+    it, so the fields are declared only once.
 
     Args:
-        options: Ours with their defaults, among them ``input_size`` and ``taps``.
-        *first: Parameters that stand between ``input_size`` and the options.
+        options: Our options with their defaults, including ``input_size`` and ``taps``.
+        *first: Parameters between ``input_size`` and the options.
     """
     parameters = [
         inspect.Parameter("input_size", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=int),
@@ -94,7 +94,7 @@ def signature(options: Mapping[str, Any], *first: inspect.Parameter) -> inspect.
 
 
 def _own_words(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Split off what a user cannot set under our own words."""
+    """Split off the options that users may not set under our internal names."""
     found = [f"{name}: is called {_WORDS[name]} in ESPnet" for name in options if name in _WORDS]
     return {name: value for name, value in options.items() if name not in _WORDS}, found
 

@@ -2,8 +2,8 @@
 
 That task's model gives its encoder two prompts: embedded language and task tokens, which become
 the first output frames, and an encoded text prompt to attend to. In ESPnet's own encoder every
-block attends; here the network runs first and a single Transformer layer joins the prompts to
-its output, because a convolution over time has no place for tokens that are not frames.
+block attends; here a single Transformer layer joins the prompts to the network's output, because a
+convolution over time cannot take tokens that are not frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nas_encoder.espnet.encoder import NetworkEncoder, named_class
 
 
 class Prompted(NetworkEncoder):
-    """Mixin: joins the prompts of OWSM-CTC to a network's output.
+    """Mixin: joins the prompts of OWSM-CTC to the network's output.
 
     Attributes:
         prompt_layer: Self-attention over tokens and frames, attention to the text prompt, and a
@@ -53,9 +53,9 @@ class Prompted(NetworkEncoder):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> tuple[Tensor | tuple[Tensor, Any], Tensor, None]:
-        """Encode a padded batch under its prompts.
+        """Encode a padded batch with its prompts.
 
-        P prompt tokens, L positions of the encoded text prompt; else as
+        Letters: P prompt tokens, L positions of the encoded text prompt; others as in
         :class:`~nas_encoder.espnet.encoder.NetworkEncoder`.
 
         Args:
@@ -68,12 +68,12 @@ class Prompted(NetworkEncoder):
             memory_mask: (B, 1, L), true where ``memory`` is valid.
 
         Returns:
-            (B, P + T', D), the tokens first, (B,) its lengths, None; intermediate outputs as in
-            the base class, with the tokens in front of them too.
+            (B, P + T', D), tokens first, (B,) its lengths, None; intermediate outputs as in the
+            base class, also with the tokens first.
 
         Raises:
             TooShortUttError: (ESPnet's) an utterance has fewer than S frames.
-            InputError: Anything else that cannot be encoded; a prompt is missing.
+            InputError: Anything else that cannot be encoded, or a prompt is missing.
         """
         if prefix_embeds is None or memory is None or memory_mask is None:
             raise InputError("prefix_embeds, memory, memory_mask: this encoder needs its prompts")

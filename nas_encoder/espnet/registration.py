@@ -1,15 +1,15 @@
-"""Puts our encoders into the tables of ESPnet2's tasks.
+"""Adds our encoders to the tables of ESPnet2's tasks.
 
 Every ESPnet2 task module holds ``ClassChoices`` tables, from which its command line and its
-models are built. :func:`register` adds ``nas`` and the baselines to the table of encoders of one
-such module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the module was
-executed, in every process.
+models are built. :func:`register` adds ``nas`` and the baselines to the encoder table of one such
+module; the import hook (:mod:`nas_encoder.autoload`) calls it in every process, right after the
+module has been executed.
 
-It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype that is
-given by name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet
-writes ``config.yaml`` from those ``args`` *after* it has built the model ("they are allowed to
-modify args"), so the file beside a checkpoint is enough to rebuild the model, whether it
-comes from a training, ``--collect_stats``, espnetez or a spawned rank.
+It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype given by
+name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet writes
+``config.yaml`` from those ``args`` *after* building the model ("they are allowed to modify args"),
+so the file beside a checkpoint is enough to rebuild the model, whether it comes from a training,
+``--collect_stats``, espnetez or a spawned rank.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 from nas_encoder.errors import NasEncoderError, RegistryError
 from nas_encoder.tables import BASELINES, NAS
 
-# Tables of encoders by the module that holds them; elsewhere it is "encoder_choices".
+# Encoder tables of the modules in which the table is not "encoder_choices".
 TABLES: dict[str, tuple[str, ...]] = {
-    # Copies of its sub-tasks' tables, made when it is imported.
+    # Copies of its sub-tasks' tables, made on import.
     "espnet2.tasks.enh_s2t": ("asr_encoder_choices", "st_encoder_choices", "diar_encoder_choices"),
 }
 
-# Tasks whose "encoder" is another kind of thing, and why ours cannot be one.
+# Tasks whose "encoder" is something else, and why ours cannot take its place.
 EXCLUDED: dict[str, str] = {
     "espnet2.tasks.enh": "maps a waveform to a spectrum that a decoder inverts",
     "espnet2.tasks.enh_tse": "maps a waveform to a spectrum that a decoder inverts",
@@ -38,18 +38,18 @@ EXCLUDED: dict[str, str] = {
     "the output of every layer",
 }
 
-# Tasks that call their encoder in another way than (features, lengths): module and mixin for it.
+# Tasks that do not call their encoder with (features, lengths): module and mixin for each.
 INTERFACES = {
     "espnet2.tasks.spk": "frame_level:FrameLevel",
     "espnet2.tasks.lid": "frame_level:FrameLevel",
     "espnet2.tasks.s2t_ctc": "prompted:Prompted",
 }
-# The frontend with NeMo's features, in the tasks whose models have ESPnet's default one.
+# The frontend with NeMo's features, for tasks whose models use ESPnet's default frontend.
 FRONTENDS = {"nemo": "NeMoFrontend"}
 
 
 def encoder_class(module_name: str, name: str) -> type:
-    """Return our class for one task module and one name that a config uses."""
+    """Return our class for a task module and a name used in configs."""
     encoder = import_module("nas_encoder.espnet.encoder")
     home, _, mixin = INTERFACES.get(module_name, "encoder:NetworkEncoder").partition(":")
     variant = getattr(import_module(f"nas_encoder.espnet.{home}"), mixin)
@@ -61,11 +61,11 @@ def register(module: ModuleType) -> tuple[str, ...]:
     """Register our encoders in one module of ``espnet2.tasks``; a second call changes nothing.
 
     Returns:
-        The names of the tables that hold our encoders now: none for a module without any.
+        The names of the tables that now hold our encoders; none for a module without any.
 
     Raises:
-        RegistryError: A name is taken by another class, or there is no class for it (a baseline
-            of another package that cannot be imported). The others are registered.
+        RegistryError: Another class has the name, or it has no class (a baseline of another
+            package that cannot be imported). The others are registered.
     """
     name = module.__name__
     if name in EXCLUDED:
@@ -89,12 +89,12 @@ def register(module: ModuleType) -> tuple[str, ...]:
 
 
 def _classes(module_name: str) -> tuple[dict[str, type], list[str]]:
-    """Return our classes by the name that a config uses, and what is wrong with the others."""
+    """Return our classes by their names in configs, and the problems of the others."""
     classes, problems = {}, []
     for name in (NAS, *BASELINES):
         try:
             classes[name] = encoder_class(module_name, name)
-        except Exception as error:  # a baseline of another package must not keep ours away
+        except Exception as error:  # another package's baseline must not prevent ours
             if name == NAS:
                 raise
             problems.append(f"encoder '{name}': {type(error).__name__}: {error}")
@@ -111,7 +111,7 @@ def _register_frontends(module: ModuleType) -> None:
 
 
 def inline_conf(args: Any, choices: Any) -> None:
-    """Replace ``args.<encoder>_conf`` by its portable form where the encoder is one of ours.
+    """Replace ``args.<encoder>_conf`` by its portable form if the encoder is ours.
 
     Args:
         args: ESPnet's namespace of options.
@@ -126,7 +126,7 @@ def inline_conf(args: Any, choices: Any) -> None:
     try:
         portable = portable_conf(conf)
     except NasEncoderError:
-        return  # the constructor comes next and reports this together with all else
+        return  # the constructor, called next, reports this with all other problems
     setattr(args, f"{choices.name}_conf", portable)
 
 

@@ -1,7 +1,7 @@
-"""One trained model, two toolkits: reads and writes the checkpoints of ESPnet and of NeMo.
+"""One trained model, two toolkits: reads and writes the checkpoints of ESPnet and NeMo.
 
-Nothing here imports a toolkit. A checkpoint is read into a :class:`~nas_encoder.interchange.model.
-Model`, which knows the encoder, the CTC output layer and how the features are computed, and
-written from it. :mod:`nas_encoder.interchange.features` has the feature extraction of each toolkit
-for use in the other.
+Nothing here imports a toolkit. Checkpoints are read into, and written from,
+:class:`~nas_encoder.interchange.model.Model`, which holds the encoder, the CTC output layer and
+the feature settings. :mod:`nas_encoder.interchange.features` offers each toolkit's feature
+extraction to the other.
 """

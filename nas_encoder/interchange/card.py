@@ -14,11 +14,11 @@ from nas_encoder.spaces.picture import architecture_lines
 
 SUFFIX = ".card.md"
 UNKNOWN = "unknown"
-_MOST = 400  # characters of a value
+_MOST = 400  # characters per value
 
 
 def card_path(checkpoint: Path) -> Path:
-    """Return where the card of a checkpoint lies: beside it, under its name."""
+    """Return the path of a checkpoint's card: beside it, with its name."""
     return checkpoint.with_name(checkpoint.name.removesuffix(".nemo") + SUFFIX)
 
 
@@ -30,9 +30,9 @@ def render(
     Args:
         title: The model's name.
         toolkit: ``nemo`` or ``espnet``, for the tags that model hubs read.
-        genotype: The encoder's; None for the baseline.
-        sections: Heading -> (what -> value); None is written as "unknown", a section without
-            entries as a sentence that nothing is known.
+        genotype: The encoder's; None for a baseline.
+        sections: Heading -> (entry -> value); None is written as "unknown", an empty section as
+            a sentence saying that nothing is known.
     """
     lines = [
         "---",
@@ -63,7 +63,7 @@ def _genotype(genotype: Genotype) -> list[str]:
         lines.append("- It matches the parameter counts of a paper; it is not the paper's network.")
     try:
         drawing = architecture_lines(genotype)
-    except GenotypeError:  # its space has no text form; the config holds it all the same
+    except GenotypeError:  # its space has no text form; the config holds it anyway
         return [*lines, ""]
     return [*lines, "", "```", *drawing, "```", ""]
 

@@ -1,4 +1,4 @@
-"""From one toolkit's checkpoint to the other's."""
+"""Converts one toolkit's checkpoint to the other's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nas_encoder.interchange.nemo_files import (
 )
 from nas_encoder.tables import encoder_stems, encoder_targets
 
-# The files of a bare encoder: its weights are named as in a whole model.
+# The files of a bare encoder; its weights have the names of a whole model.
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
 CARD = f"model{card.SUFFIX}"  # in a folder
 ENCODER_WEIGHTS = {"nemo": "encoder.ckpt", "espnet": "encoder.pth"}
@@ -42,13 +42,13 @@ OTHER = {"espnet": "nemo", "nemo": "espnet"}
 
 @dataclass
 class Conversion:
-    """What was done.
+    """Result of a conversion.
 
     Attributes:
         model: What was read, with what was left out.
         target: ``espnet`` or ``nemo``.
-        files: What was written.
-        encoder_only: Whether only the encoder was asked for.
+        files: The files written.
+        encoder_only: Whether only the encoder was requested.
     """
 
     model: Model
@@ -57,7 +57,7 @@ class Conversion:
     encoder_only: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it in plain JSON types."""
+        """Return the result in plain JSON types."""
         model, encoder = self.model, self.model.encoder
         genotype = encoder.genotype
         return {
@@ -80,10 +80,10 @@ class Conversion:
 
 
 def toolkit_of(path: Path) -> str:
-    """Return ``espnet`` or ``nemo``: whose checkpoint something is.
+    """Return whose checkpoint a path is: ``espnet`` or ``nemo``.
 
     Raises:
-        CheckpointError: It is nobody's.
+        CheckpointError: It is neither's.
     """
     if path.is_dir():
         marks = (
@@ -110,7 +110,7 @@ def toolkit_of(path: Path) -> str:
 
 
 def read(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
-    """Read a checkpoint of either toolkit; arguments and errors as of the two readers."""
+    """Read a checkpoint of either toolkit; arguments and errors as in the two readers."""
     toolkit = toolkit_of(path)
     if path.is_dir() and (path / ENCODER_WEIGHTS[toolkit]).is_file():
         return _read_encoder(path, toolkit)
@@ -128,19 +128,19 @@ def convert(
     checkpoint: str | None = None,
     bpe_model: str | None = None,
 ) -> Conversion:
-    """Turn a checkpoint of one toolkit into one of the other.
+    """Convert a checkpoint of one toolkit to the other.
 
     Args:
         source: ESPnet: a folder, a ``.pth`` file or a packed ``.zip``; NeMo: a ``.nemo`` file or
-            its unpacked folder; or what ``encoder_only`` writes.
+            its unpacked folder; or the output of ``encoder_only``.
         output: A ``.nemo`` file for NeMo, a folder for ESPnet and for a bare encoder.
-        encoder_only: Write the encoder's weights, configuration and genotype, and nothing else.
-        checkpoint: The ``.pth`` file of the folder.
-        bpe_model: The SentencePiece model, where that of ESPnet's config is not found.
+        encoder_only: Write only the encoder's weights, configuration and genotype.
+        checkpoint: The ``.pth`` file in the folder.
+        bpe_model: The SentencePiece model, if that of ESPnet's config is not found.
 
     Raises:
         CheckpointError: Something cannot be read, converted or written.
-        ConfigError: ``output`` is no place for the result.
+        ConfigError: ``output`` cannot take the result.
     """
     source, output = Path(source), Path(output)
     model = read(source, checkpoint, bpe_model)
@@ -174,7 +174,7 @@ def convert(
 
 
 def _spare(folder: Path) -> None:
-    """Refuse a folder with a model that this command did not write: its files have our names."""
+    """Refuse a folder with a model that this command did not write: file names would clash."""
     found = [name for name in (ESPNET_CONFIG, NEMO_CONFIG) if (folder / name).exists()]
     if found and not (folder / CARD).exists():
         raise ConfigError(
@@ -183,7 +183,7 @@ def _spare(folder: Path) -> None:
 
 
 def _write_card(model: Model, target: str, output: Path) -> Path:
-    """Write the model card beside what was written: what the source knows, and where it is from."""
+    """Write a model card beside the result: what the source knows, and the origin."""
     encoder = model.encoder
     genotype = encoder.genotype
     sizes = {name: value for name, value in encoder.options.items() if name != "genotype"}

@@ -1,4 +1,4 @@
-"""ESPnet's checkpoints: a folder of an experiment, or what ``espnet2.bin.pack`` makes."""
+"""ESPnet's checkpoints: an experiment's folder, or an archive of ``espnet2.bin.pack``."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None
     """Read an ESPnet model.
 
     Args:
-        path: The folder with ``config.yaml``, a ``.pth`` file in one, or a packed ``.zip``.
-        checkpoint: Name of the ``.pth`` file, where the folder has several.
-        bpe_model: The SentencePiece model, where that of the config is not found.
+        path: The folder with ``config.yaml``, a ``.pth`` file in it, or a packed ``.zip``.
+        checkpoint: Name of the ``.pth`` file, if the folder has several.
+        bpe_model: The SentencePiece model, if that of the config is not found.
 
     Raises:
         CheckpointError: It cannot be read; all problems are listed.
@@ -72,7 +72,7 @@ def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None
 
 
 def _choose(folder: Path) -> str:
-    """Return the weights of a folder: the average, else the best, else the only ones."""
+    """Choose a folder's weights: the average, else the best, else the only file."""
     names = sorted(file.name for file in folder.glob("*.pth"))
     plain = [name for name in names if not _NOT_WEIGHTS.match(name)]
     groups = ([n for n in plain if n.endswith(end)] for end in (".ave.pth", ".best.pth", ".pth"))
@@ -95,7 +95,7 @@ def _member(path: Path, meta: Any, table: str, key: str) -> str:
 
 def _reader(folder: Path) -> Read:
     def read(name: str) -> bytes:
-        # ESPnet writes paths as they were seen from the folder that the training ran in.
+        # ESPnet writes paths relative to the folder in which the training ran.
         places = [Path(name), *(above / name for above in folder.resolve().parents)]
         found = next((place for place in places if place.is_file()), None)
         return read_file(found or Path(name))
@@ -132,7 +132,7 @@ def _model(
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a training configuration says about the training, for the model card."""
+    """Return a configuration's facts about the training, for the model card."""
     facts = {}
     for title, name in (
         ("training", "train_data_path_and_name_and_type"),
@@ -260,7 +260,7 @@ def _features(
         if normalize == "utterance_mvn":
             options.setdefault("norm_vars", False)
         else:
-            # ESPnet casts them likewise when it uses them first.
+            # ESPnet casts them in the same way on first use.
             tensors |= {name: t.float() for name, t in take(state, "normalize.").items()}
     return Features("espnet", options, tensors)
 
@@ -274,16 +274,13 @@ def _rate(value: Any) -> Any:
 
 
 def espnet_encoder(encoder: Encoder) -> dict[str, Any]:
-    """Return ``encoder`` and ``encoder_conf`` of a training configuration."""
+    """Return the ``encoder`` and ``encoder_conf`` of a training configuration."""
     options = {name: value for name, value in encoder.options.items() if name != "input_size"}
     return {"encoder": encoder.kind, "encoder_conf": options}
 
 
 def write_espnet(model: Model, folder: Path) -> list[Path]:
-    """Write a model as a folder that ESPnet reads.
-
-    Returns:
-        The files.
+    """Write a model as a folder for ESPnet; return the files.
 
     Raises:
         CheckpointError: Something cannot be written.
@@ -332,7 +329,7 @@ def _default_frontend(features: Features) -> dict[str, Any]:
 
 
 def _training_config(model: Model, head: Head) -> dict[str, Any]:
-    """Return what ESPnet reads to build the model again, or to train it further."""
+    """Return the configuration from which ESPnet rebuilds the model or trains it further."""
     return {
         "token_list": list(head.tokens),
         "token_type": head.token_type,
@@ -360,9 +357,9 @@ def _training_config(model: Model, head: Head) -> dict[str, Any]:
 
 
 def _write_stats(features: Features, path: Path) -> Path:
-    """Write statistics that give the model's mean and deviation, for ESPnet to build it.
+    """Write statistics with the model's mean and deviation, which ESPnet needs to build it.
 
-    The values that count are those of the checkpoint, which ESPnet loads over them.
+    The checkpoint's values, which ESPnet loads afterwards, replace them.
     """
     try:
         import numpy

@@ -25,21 +25,21 @@ class ESPnetOptions(Declared):
     """The options of ESPnet's default frontend and of its normalisation.
 
     Attributes:
-        sample_rate: In Hz.
+        sample_rate: Rate in Hz.
         n_fft: Points of the Fourier transform.
         win_length: Samples of the window; None for ``n_fft``.
         hop_length: Samples between frames.
         window: Name of a periodic window of torch.
         center: Whether frame t is centred at sample t * hop_length.
-        normalized: Whether the transform is scaled by the root of the window's length.
+        normalized: Whether the transform is scaled by the square root of the window's length.
         n_mels: D.
         fmin: Lowest frequency in Hz; None for 0.
         fmax: Highest frequency in Hz; None for half the sample rate.
         htk: HTK's mel scale instead of Slaney's.
         normalize: None, ``global`` (by the buffers ``mean`` and ``std``) or ``utterance``.
-        norm_means: Whether the mean is subtracted.
-        norm_vars: Whether the deviation is divided by.
-        eps: Least deviation, for ``utterance``.
+        norm_means: Whether to subtract the mean.
+        norm_vars: Whether to divide by the deviation.
+        eps: Smallest deviation, for ``utterance``.
     """
 
     sample_rate: int = option(16000, integer(1))
@@ -59,7 +59,7 @@ class ESPnetOptions(Declared):
     eps: float = option(1e-20, number(0, above=True))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that the window fits in a transform, and that there are frequencies."""
+        """Check that the window fits into a transform and the frequency range is not empty."""
         if self.win_length is not None and self.win_length > self.n_fft:
             rule = f"must be at most n_fft {self.n_fft}, got {self.win_length}"
             found.conflict("win_length", rule, "n_fft")
@@ -73,7 +73,7 @@ class ESPnetOptions(Declared):
 
 
 def _guard(value: Any, path: str, problems: Problems) -> float | str | None:
-    """Allow numbers and the names of two of torch's."""
+    """Allow numbers and the names of two constants of torch."""
     if is_number(value) or value in ("tiny", "eps"):
         return value  # type: ignore[no-any-return]
     problems.add(path, f"must be a number, tiny or eps, got {show(value)}")
@@ -85,22 +85,22 @@ class NeMoOptions(Declared):
     """The options of NeMo's ``AudioToMelSpectrogramPreprocessor``, with lengths in samples.
 
     Attributes:
-        sample_rate: In Hz.
+        sample_rate: Rate in Hz.
         n_window_size: Samples of the window.
         n_window_stride: Samples between frames.
         window: Name of a symmetric window of torch.
-        normalize: ``per_feature``, ``all_features``; anything else: none.
+        normalize: ``per_feature`` or ``all_features``; anything else turns it off.
         n_fft: Points of the Fourier transform; None for the next power of 2.
         preemph: Factor of the pre-emphasis; None for none.
         features: D.
         lowfreq: Lowest frequency in Hz.
         highfreq: Highest frequency in Hz; None for half the sample rate.
-        log: Whether the logarithm is taken.
+        log: Whether to take the logarithm.
         log_zero_guard_type: ``add`` or ``clamp``.
         log_zero_guard_value: A number, ``tiny`` or ``eps``.
-        dither: Deviation of the noise that is added in training.
-        mag_power: Power of the magnitudes.
-        mel_norm: As librosa's ``norm``.
+        dither: Deviation of the noise added in training.
+        mag_power: Exponent of the magnitudes.
+        mel_norm: librosa's ``norm``.
     """
 
     sample_rate: int = option(16000, integer(1))
@@ -122,11 +122,11 @@ class NeMoOptions(Declared):
 
     @property
     def points(self) -> int:
-        """Of the Fourier transform."""
+        """Points of the Fourier transform."""
         return self.n_fft or 1 << (self.n_window_size - 1).bit_length()
 
     def conflicts(self, found: Problems) -> None:
-        """Check that the window fits in a transform."""
+        """Check that the window fits into a transform."""
         if self.n_window_size > self.points:
             rule = f"must be at most n_fft {self.n_fft}, got {self.n_window_size}"
             found.conflict("n_window_size", rule, "n_fft")

@@ -1,16 +1,16 @@
-"""The log-mel features of each toolkit, so that the other one can compute them to the bit.
+"""The log-mel features of each toolkit, so that the other can compute them to the bit.
 
 The two differ in more than settings: ESPnet reflects the waveform at its ends, has a periodic
-window and one frame more; NeMo pads with zeros, has a symmetric window, drops the last frame and
-can normalise by mean and deviation of an utterance. No configuration of one gives the features of
+window and one more frame; NeMo pads with zeros, has a symmetric window, drops the last frame and
+can normalise by an utterance's mean and deviation. No configuration of one gives the features of
 the other: with the best settings of NeMo's preprocessor, log-mel values of noise differ from
 ESPnet's by up to 0.03 (5e-7 with a periodic window put into the checkpoint), in the first and
-last two frames by up to 1.1, and one frame is missing. Nor can it hold a mean and deviation of the
-corpus for batches of more than one utterance. So a converted model takes its features along:
-:class:`ESPnetFeatures` is the inside of ``nas_encoder.nemo.ESPnetPreprocessor``,
-:class:`NeMoFeatures` that of ESPnet's ``frontend: nemo``.
+last two frames by up to 1.1, and one frame is missing. Nor can it hold a corpus's mean and
+deviation for batches of several utterances. So a converted model takes its features along:
+:class:`ESPnetFeatures` computes those of ``nas_encoder.nemo.ESPnetPreprocessor``,
+:class:`NeMoFeatures` those of ESPnet's ``frontend: nemo``.
 
-The order of operations is that of the toolkit, because float32 results depend on it.
+Operations are in the toolkit's order, because float32 results depend on it.
 
 Letters in shapes: B batch, N samples, T frames, D mel bands, K bins of the spectrum.
 """
@@ -30,9 +30,9 @@ from nas_encoder.interchange.feature_options import ESPnetOptions, NeMoOptions
 class ESPnetFeatures(nn.Module):
     """ESPnet's default frontend with its normalisation (``global_mvn``, ``utterance_mvn``).
 
-    In a batch every utterance is reflected at its own end, so its features do not depend on the
-    others. (ESPnet reflects the padded batch, which changes the last frames of the shorter
-    utterances from what they are one at a time.)
+    Every utterance is reflected at its own end, so its features do not depend on the rest of the
+    batch. (ESPnet reflects the padded batch, so the last frames of shorter utterances differ from
+    those computed one utterance at a time.)
 
     Args:
         options: Fields of :class:`~nas_encoder.interchange.feature_options.ESPnetOptions`.
@@ -44,7 +44,7 @@ class ESPnetFeatures(nn.Module):
 
     Raises:
         ConfigError: An option breaks its rule; all are listed.
-        MissingDependencyError: librosa, from which both toolkits take the mel bands, is missing.
+        MissingDependencyError: librosa, which gives both toolkits their mel bands, is missing.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -130,7 +130,7 @@ class ESPnetFeatures(nn.Module):
 
 
 class NeMoFeatures(nn.Module):
-    """NeMo's ``AudioToMelSpectrogramPreprocessor``, without frame splicing and exact padding.
+    """NeMo's ``AudioToMelSpectrogramPreprocessor`` without frame splicing or exact padding.
 
     Args:
         options: Fields of :class:`~nas_encoder.interchange.feature_options.NeMoOptions`.
@@ -238,7 +238,7 @@ class NeMoFeatures(nn.Module):
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return (B, size, 1), True where the place is past the length."""
+    """Return (B, size, 1), True past each length."""
     index = torch.arange(size, device=lengths.device)
     return (index[None, :] >= lengths[:, None])[..., None]
 
@@ -249,8 +249,8 @@ def reflect(signal: Tensor, lengths: Tensor, half: int) -> Tensor:
     Args:
         signal: (B, N).
         lengths: (B,), at least 1.
-        half: Samples to add on either side. An utterance of no more samples than this is
-            continued with its last sample where the reflection has none.
+        half: Samples to add on either side. An utterance of at most this many samples is
+            extended with its last sample where the reflection runs out.
 
     Returns:
         (B, N + 2 * half), zero after an utterance's reflected end.
@@ -294,7 +294,7 @@ def mel_bands(
 
 
 def samples(options: Mapping[str, Any], seconds: str, count: str, default: float) -> int:
-    """Return a length in samples of a NeMo preprocessor's options, as NeMo rounds it."""
+    """Return a length in samples from a NeMo preprocessor's options, rounded as in NeMo."""
     if options.get(count):
         return int(options[count])
     return int(float(options.get(seconds) or default) * int(options.get("sample_rate", 16000)))

@@ -1,4 +1,4 @@
-"""Reading checkpoints that may come from anywhere, and writing them whole."""
+"""Reads untrusted checkpoints and writes checkpoints atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError
 
-# What the readers of archives raise where one is damaged, encrypted or packed in an unusual way.
+# What archive readers raise if an archive is damaged, encrypted or unusually packed.
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -37,14 +37,14 @@ def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
         subject: What to call it in an error.
 
     Raises:
-        CheckpointError: It is no such file.
+        CheckpointError: It is not such a file.
     """
     try:
         source: Any = io.BytesIO(data) if isinstance(data, bytes) else data
         state = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(subject, [f"cannot be read: {error.strerror or error}"]) from None
-    except Exception as error:  # pickle, zip and torch have an exception each
+    except Exception as error:  # pickle, zip and torch raise different exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = (
             "it holds more than tensors (a training state?), and reading it could run code; give "
@@ -69,7 +69,7 @@ def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
 
 
 def dump_tensors(state: Mapping[str, Any]) -> bytes:
-    """Return the content of a file of ``torch.save``."""
+    """Return the content of a file written by ``torch.save``."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()
@@ -88,9 +88,9 @@ def read_file(path: Path) -> bytes:
 
 
 class Archive:
-    """The regular files of a tar or zip archive, read into memory and never unpacked.
+    """The regular files of a tar or zip archive, read into memory.
 
-    So no member can be written anywhere, whatever it is called, and links lead nowhere.
+    Nothing is unpacked, so member names and links cannot reach outside.
 
     Args:
         path: The archive.
@@ -102,7 +102,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Asked in this order: a tar that holds a file of torch looks like a zip from its end.
+            # In this order: a tar that holds a torch file may look like a zip from its end.
             self._zip = not tarfile.is_tarfile(path) and zipfile.is_zipfile(path)
             if self._zip:
                 with zipfile.ZipFile(path) as archive:
@@ -125,7 +125,7 @@ class Archive:
         return _clean(name) in self.sizes
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file; of several of one name the last, as unpacking leaves it.
+        """Return a file's content: the last one of that name, as after unpacking.
 
         Raises:
             CheckpointError: There is no such file, or it is damaged.
@@ -166,7 +166,7 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it.
+    """Make a folder and its parents.
 
     Raises:
         CheckpointError: It cannot be made.

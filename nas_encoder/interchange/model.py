@@ -1,4 +1,4 @@
-"""A trained model between the toolkits: what both can hold."""
+"""A trained model independent of the toolkits: what both can hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas_encoder.tables import BASELINES, NAS
 
 PREFIX = "encoder."
 BLANK, UNKNOWN, ENDS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
-# Output of a class that the other toolkit needs and this model never had: no weights and this bias.
+# Bias of a class, without weights, that the other toolkit needs and this model never had.
 SILENT = -1e4
 
 
@@ -29,9 +29,9 @@ class Encoder:
 
     Attributes:
         kind: Its name in ESPnet: ``nas`` or a baseline.
-        options: What the network is built from, in our own words (``input_size``,
-            ``output_size``), and for ``nas`` the genotype as a mapping.
-        weights: ``network.*``.
+        options: What the network is built from, under our names (``input_size``,
+            ``output_size``), including the genotype as a mapping for ``nas``.
+        weights: The tensors ``network.*``.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Encoder:
 
     @property
     def genotype(self) -> Genotype | None:
-        """The genotype; None for the baseline."""
+        """The genotype; None for a baseline."""
         return load_genotype(self.options["genotype"]) if self.kind == NAS else None
 
     @property
@@ -61,7 +61,7 @@ class Encoder:
         return build_baseline(self.kind, options)
 
     def problems(self) -> list[str]:
-        """Return what does not fit between the options and the weights."""
+        """Return the mismatches between the options and the weights."""
         try:
             expected = {f"network.{name}": t.shape for name, t in self.build().state_dict().items()}
         except ProblemsError as error:
@@ -104,11 +104,11 @@ class Head:
     bpe_model: bytes | None = None
 
     def silent(self, index: int) -> bool:
-        """Return whether a class was added in a conversion and never gives output."""
+        """Return whether a conversion added this class, which never wins."""
         return bool((self.weight[index] == 0).all() and (self.bias[index] == SILENT).all())
 
     def problems(self, width: Any) -> list[str]:
-        """Return what does not fit together."""
+        """Return the mismatches between tokens, weights and the encoder's width."""
         count = len(self.tokens)
         found = []
         if tuple(self.weight.shape) != (count, width) or tuple(self.bias.shape) != (count,):
@@ -127,9 +127,9 @@ class Features:
     """How the encoder's input is computed.
 
     Attributes:
-        style: ``espnet`` or ``nemo``: whose feature extraction it is.
-        options: Those of :mod:`nas_encoder.interchange.feature_options`.
-        tensors: Their buffers.
+        style: Whose feature extraction it is: ``espnet`` or ``nemo``.
+        options: See :mod:`nas_encoder.interchange.feature_options`.
+        tensors: The buffers of the feature extraction.
     """
 
     style: str
@@ -137,9 +137,9 @@ class Features:
     tensors: dict[str, Tensor]
 
     def problems(self) -> list[str]:
-        """Return what keeps the other toolkit from computing them.
+        """Return what prevents the other toolkit from computing them.
 
-        Where librosa is missing or broken, only the options are checked.
+        If librosa is missing or broken, only the options are checked.
         """
         cls: Any = ESPnetFeatures if self.style == "espnet" else NeMoFeatures
         try:
@@ -148,7 +148,7 @@ class Features:
             return []
         except ProblemsError as error:
             return [f"features: {line}" for line in error.problems]
-        except Exception as error:  # of librosa's, about the mel bands
+        except Exception as error:  # librosa's, about the mel bands
             return [f"features: {error}"]
         return [
             f"features: {name}: must have shape {tuple(value.shape)}, got "
@@ -166,12 +166,12 @@ class Model:
         source: The file or folder.
         toolkit: ``espnet`` or ``nemo``.
         encoder: The encoder.
-        head: The CTC layer, where there is one that can be carried over.
-        features: Likewise.
+        head: The CTC layer, if there is one that can be converted.
+        features: The features, if they can be converted.
         left_out: Reason -> names of the tensors that are not converted.
         notes: What else differs.
         facts: What the checkpoint says about its training.
-        obstacles: Why nothing but the encoder can be converted; empty where all can.
+        obstacles: Why only the encoder can be converted; empty if everything can.
     """
 
     source: str
@@ -185,10 +185,10 @@ class Model:
     obstacles: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raise where the encoder cannot be used; what is wrong elsewhere is an obstacle.
+        """Check the encoder, and record problems elsewhere as obstacles.
 
         Raises:
-            CheckpointError: It lists every problem of the encoder.
+            CheckpointError: Lists every problem of the encoder.
         """
         found = self.encoder.problems()
         if found:
@@ -202,7 +202,7 @@ class Model:
 def own_options(
     kind: str, given: Mapping[str, Any], words: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Pick the options of one of our encoders out of a toolkit's config.
+    """Pick our encoder's options from a toolkit's config.
 
     Args:
         kind: ``nas`` or a baseline.
@@ -210,8 +210,8 @@ def own_options(
         words: The toolkit's name -> ours, where they differ.
 
     Returns:
-        Those that are given, but for the ones that say nothing about the weights (``taps``,
-        ``conditioning``) and with the genotype as a mapping, and the names that are not ours.
+        The given options, with the genotype as a mapping and without those that do not concern
+        the weights (``taps``, ``conditioning``); and the names that are not ours.
 
     Raises:
         ProblemsError: The genotype is missing or invalid.
@@ -237,5 +237,5 @@ def own_options(
 
 
 def take(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose name begins with a prefix, without it."""
+    """Return the tensors whose names start with a prefix, without the prefix."""
     return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}

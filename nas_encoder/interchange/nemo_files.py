@@ -39,7 +39,7 @@ _DECODER = "nemo.collections.asr.modules.ConvASRDecoder"
 _CHAR = "nemo.collections.asr.models.ctc_models.EncDecCTCModel"
 _BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 _WORDS = {"feat_in": "input_size", "d_model": "output_size"}
-# Options of NeMo's preprocessor that change nothing but training, padding or old files.
+# Options of NeMo's preprocessor that affect only training, padding or old files.
 _NEUTRAL = {
     "pad_to", "pad_value", "rng", "nb_augmentation_prob", "nb_max_freq", "use_torchaudio",
     "stft_exact_pad", "stft_conv", "max_duration", "use_grads",
@@ -48,7 +48,7 @@ _OF_FEATURES = {
     "sample_rate", "window", "normalize", "n_fft", "preemph", "features", "lowfreq", "highfreq",
     "log", "log_zero_guard_type", "log_zero_guard_value", "dither", "mag_power", "mel_norm",
 }  # fmt: skip
-# Where a CTC layer lies: its weights, the key of its configuration.
+# Where a CTC layer is: the prefix of its weights, the key of its configuration.
 _HEADS = (
     ("decoder.decoder_layers.0.", ("decoder",)),
     ("ctc_decoder.decoder_layers.0.", ("aux_ctc", "decoder")),
@@ -60,7 +60,7 @@ def read_nemo(path: Path) -> Model:
     """Read a NeMo model.
 
     Args:
-        path: A ``.nemo`` archive, or the folder that one was unpacked into.
+        path: A ``.nemo`` archive, or the folder of an unpacked one.
 
     Raises:
         CheckpointError: It cannot be read; all problems are listed.
@@ -225,7 +225,7 @@ def _features(
 
 
 def _own_features(block: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ESPnetFeatures from the words of a NeMo preprocessor."""
+    """Return the arguments of ESPnetFeatures from the options of a NeMo preprocessor."""
     options = {
         name: value
         for name, value in block.items()
@@ -270,16 +270,13 @@ def nemo_preprocessor(features: Features) -> dict[str, Any]:
 
 
 def seconds(count: int, rate: int) -> float:
-    """Return a duration that NeMo, which cuts off, turns into this number of samples again."""
+    """Return a duration that NeMo, which truncates, turns back into this number of samples."""
     value = count / rate
     return value if int(value * rate) == count else (count + 0.5) / rate
 
 
 def write_nemo(model: Model, path: Path) -> list[Path]:
-    """Write a model as a ``.nemo`` archive.
-
-    Returns:
-        The file.
+    """Write a model as a ``.nemo`` archive; return the file.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -314,7 +311,7 @@ def write_nemo(model: Model, path: Path) -> list[Path]:
             "vocab_path": "nemo:vocab.txt",
             "spe_tokenizer_vocab": "nemo:tokenizer.vocab",
         }
-        # NeMo's transcribe() of such a model reads this block.
+        # NeMo's transcribe() reads this block.
         config["validation_ds"] = {"manifest_filepath": None, "use_start_end_token": False}
         files["./tokenizer.model"] = head.bpe_model
         files["./vocab.txt"] = "".join(f"{item}\n" for item in labels).encode()

@@ -1,10 +1,10 @@
 """The classes of a CTC layer in each toolkit's order and notation.
 
-ESPnet: ``<blank>`` first, ``<unk>`` and ``<sos/eos>`` always there, a space is ``<space>``. NeMo:
-the blank last and without a name, a space is a space; with a tokenizer the classes are all pieces
-of the SentencePiece model in its order, so also ``<s>`` and ``</s>`` where it has them. A class
-that one side needs and the other does not have gets no weights and a bias that never wins
-(:data:`~nas_encoder.interchange.model.SILENT`); on the way back it is recognised and dropped.
+ESPnet: ``<blank>`` first, ``<unk>`` and ``<sos/eos>`` always present, a space is ``<space>``. NeMo:
+the blank last and unnamed, a space is a space; with a tokenizer the classes are all pieces of the
+SentencePiece model in its order, including ``<s>`` and ``</s>`` if it has them. A class that one
+side needs and the other lacks gets zero weights and a bias that never wins
+(:data:`~nas_encoder.interchange.model.SILENT`); converting back recognises and drops it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ START, END = "<s>", "</s>"
 
 
 def to_nemo(head: Head) -> tuple[list[str], Tensor, Tensor, list[str]]:
-    """Return a head as NeMo's decoder has it.
+    """Convert a head to NeMo's decoder.
 
     Returns:
-        The labels; (V, D, 1) and (V,) with the blank last; names of the tokens that are left out.
+        The labels; (V, D, 1) and (V,) with the blank last; names of the tokens left out.
     """
     sources: list[int | None]
     if head.bpe_model is not None:
@@ -40,7 +40,7 @@ def to_nemo(head: Head) -> tuple[list[str], Tensor, Tensor, list[str]]:
 def from_nemo(
     labels: list[str], weight: Tensor, bias: Tensor, bpe_model: bytes | None, token_type: str
 ) -> Head:
-    """Return NeMo's decoder as a head.
+    """Convert NeMo's decoder to a head.
 
     Args:
         labels: V - 1 names.
@@ -66,7 +66,7 @@ def from_nemo(
 
 
 def pick(head: Head, sources: Sequence[int | None]) -> tuple[Tensor, Tensor]:
-    """Return (V', D) and (V',): rows of a head by index; None makes a silent class."""
+    """Return rows of a head by index, (V', D) and (V',); None gives a silent class."""
     weight = head.weight.new_zeros(len(sources), head.weight.size(1))
     bias = head.bias.new_full((len(sources),), SILENT)
     rows = [row for row, source in enumerate(sources) if source is not None]
@@ -76,7 +76,7 @@ def pick(head: Head, sources: Sequence[int | None]) -> tuple[Tensor, Tensor]:
 
 
 def label(token_: str, token_type: str) -> str:
-    """Return NeMo's label of an ESPnet token; NeMo joins labels without anything in between."""
+    """Return NeMo's label for an ESPnet token; NeMo joins labels without a separator."""
     if token_ == SPACE:
         return " "
     if token_type in ("word", "phn"):
@@ -85,7 +85,7 @@ def label(token_: str, token_type: str) -> str:
 
 
 def token(label_: str, token_type: str) -> str:
-    """Return ESPnet's token of a NeMo label: the inverse of :func:`label`."""
+    """Return ESPnet's token for a NeMo label: the inverse of :func:`label`."""
     if label_ == " ":
         return SPACE
     if token_type in ("word", "phn"):
@@ -94,7 +94,7 @@ def token(label_: str, token_type: str) -> str:
 
 
 def guess_type(labels: list[str]) -> str:
-    """Return ``word`` where the labels are those that :func:`label` gives words, else ``char``."""
+    """Return ``word`` if :func:`label` gives words such labels, else ``char``."""
     spaced = [item for item in labels if item != " " and item.endswith(" ")]
     return "word" if labels and len(spaced) == len([i for i in labels if i != " "]) else "char"
 
@@ -103,7 +103,7 @@ def pieces_of(model: bytes) -> dict[str, float]:
     """Return the pieces of a SentencePiece model in the order of their ids, with their scores.
 
     Raises:
-        CheckpointError: It is no such model.
+        CheckpointError: It is not such a model.
         MissingDependencyError: sentencepiece is not installed.
     """
     try:

@@ -17,11 +17,11 @@ POINTS = "adapter_points"
 class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
     """The adapters after one cell or block; a forward hook there calls :meth:`after`.
 
-    It has no parameters but those of the adapters, so a network without any has the same
-    state as outside of NeMo.
+    Its only parameters are those of the adapters, so a network without adapters has the same
+    state as outside NeMo.
 
     Args:
-        width: C, features that the adapters see.
+        width: C, features of the adapters' input.
     """
 
     def __init__(self, width: int) -> None:
@@ -31,12 +31,12 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
 
     @property
     def mixin(self) -> Any:
-        """The point as an adapter module of NeMo's, which has no types."""
+        """The point as NeMo's adapter module, which is untyped."""
         return self
 
     def add(self, name: str, cfg: Any) -> None:
         """Add an adapter whose input has this point's width."""
-        own = copy.deepcopy(cfg)  # the widths differ, and the model keeps the user's
+        own = copy.deepcopy(cfg)  # widths differ, and the model keeps the user's config
         self.mixin.add_adapter(
             name, adapter_utils.update_adapter_cfg_input_dim(self, own, module_dim=self.width)
         )
@@ -50,8 +50,8 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
             return state(apply_mask(image.permute(0, 3, 1, 2), mask), mask)
         adapted: Tensor = self.mixin.forward_enabled_adapters(output)
         mask = inputs[1]
-        # The layers of a chain rely on zeros in padding frames: (B, T, 1), 1 in valid ones. The
-        # blocks of the baseline, which get (B, T), mask what they read.
+        # The layers of a chain, whose mask is (B, T, 1) with 1 in valid frames, rely on zeros in
+        # padding frames. The baseline's blocks, which get (B, T), mask their input themselves.
         return adapted if mask is None or mask.dim() < 3 else adapted * mask.to(adapted.dtype)
 
 
@@ -59,8 +59,8 @@ def add_points(network: nn.Module) -> nn.ModuleDict:
     """Add an adapter point after every cell or block of a network.
 
     Returns:
-        The points by the name of the module that they follow (a key of a ``ModuleDict``: dots are
-        not allowed there).
+        The points by the name of the module that they follow, without dots, which a
+        ``ModuleDict`` does not allow in keys.
     """
     points = nn.ModuleDict()
     for name, module, width in adaptable(network):
@@ -71,7 +71,7 @@ def add_points(network: nn.Module) -> nn.ModuleDict:
 
 
 def adaptable(network: Any) -> list[tuple[str, nn.Module, int]]:
-    """Return (name, module, width of its output) of the parts that an adapter can follow."""
+    """Return (name, module, output width) of the parts that an adapter can follow."""
     if hasattr(network, "cells"):
         return [(f"cell{name}", cell, cell.output_channels) for name, cell in network.cells.items()]
     return [

@@ -1,8 +1,8 @@
-"""Which trained models there are: those in the package and those in the user's folders.
+"""Lists the trained models in the package and in the user's folders.
 
-Nothing is downloaded: no checkpoint of ours is published anywhere. A folder is named in the
-environment variable :data:`FOLDERS`; every ``.nemo`` file in it whose encoder is one of ours is a
-model, under the file's name.
+Nothing is downloaded: no checkpoint of ours is published anywhere. The environment variable
+:data:`FOLDERS` names folders; every ``.nemo`` file in them with an encoder of ours is a model,
+named after the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Entry:
     Attributes:
         name: What ``from_pretrained`` takes.
         path: The ``.nemo`` file.
-        description: What it is, with what tells this file from an older one of the same name.
+        description: What it is, and what distinguishes the file from an older one of that name.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Entry:
 def entries() -> list[Entry]:
     """Return all models by name: first those of the package, then the user's.
 
-    What cannot be used is left out with a warning, so that NeMo's own list stays whole.
+    Unusable files are left out with a warning, so that NeMo's own list stays intact.
     """
     found: dict[str, Entry] = {}
     for entry in [*_shipped(), *_local()]:
@@ -81,13 +81,13 @@ def _local() -> list[Entry]:
 
 
 def _entry(path: Path, name: str, description: str) -> Entry:
-    # NeMo copies a model into its cache once for each location and description.
+    # NeMo caches a copy of a model for each location and description.
     stat = path.stat()
     return Entry(name, path.resolve(), f"{description} [{stat.st_size} bytes, {stat.st_mtime_ns}]")
 
 
 def _describe(path: Path) -> str | None:
-    """Return a line from the model's own configuration; None where its encoder is not ours."""
+    """Return a line from the model's own configuration; None if its encoder is not ours."""
     from nas_encoder.interchange.files import Archive
     from nas_encoder.interchange.nemo_files import CONFIG
 

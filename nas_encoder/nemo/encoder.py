@@ -49,7 +49,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         network: The network; its parameters are ``encoder.network.*`` in NeMo's models, as in
             ESPnet's.
         d_model: D.
-        subsampling_factor: S, input frames for each output frame.
+        subsampling_factor: S, input frames per output frame.
     """
 
     def __init__(self, network: nn.Module, feat_in: int) -> None:
@@ -67,9 +67,8 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child, and keep masked batch norms masked.
 
-        ``trainer.sync_batchnorm: true``, which is set in NeMo's Conformer configs, replaces every
-        batch norm by ``nn.SyncBatchNorm``, which knows no masks, and then adds each child to its
-        parent once more.
+        ``trainer.sync_batchnorm: true``, set in NeMo's Conformer configs, replaces every batch norm
+        by ``nn.SyncBatchNorm``, which ignores masks, and then adds each child to its parent again.
         """
         if name == "network" and module is not None:
             restore_masked(module, self._masked_norms)
@@ -77,7 +76,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what to write into the config that NeMo saves, so that it needs no file.
+        """Return what makes the config that NeMo saves independent of other files.
 
         Args:
             options: The ``encoder`` block, as plain types.
@@ -112,22 +111,21 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a padded batch.
 
-        An utterance with fewer than S frames, for which ESPnet has an error, is continued by
-        frames of zeros here, as NeMo's own encoders do it; it gives ceil(length / S) frames, so
-        an empty one gives none.
+        An utterance with fewer than S frames, an error in ESPnet, is extended with zero frames
+        here, as in NeMo's own encoders; it gives ceil(length / S) frames, an empty one none.
 
         Args:
-            audio_signal: (B, F, T) features; the contents of padding frames are ignored.
+            audio_signal: (B, F, T) features; padding frames are ignored.
             length: (B,) valid frames of each utterance.
 
         Returns:
-            (B, D, T'), zero in padding frames, and (B,) ceil(length / S). Where the model asks for
+            (B, D, T'), zero in padding frames, and (B,) ceil(length / S). If the model uses
             InterCTC, the outputs of ``model.interctc.apply_at_layers`` (cells or blocks, counted
-            from 0 as NeMo does) are registered for it.
+            from 0 as in NeMo) are registered for it.
 
         Raises:
             InputError: A shape is wrong, or a valid frame is not finite.
-            ConfigError: A layer of InterCTC cannot be tapped.
+            ConfigError: InterCTC names a layer that cannot be tapped.
         """
         features = audio_signal.transpose(1, 2)  # (B, F, T) -> (B, T, F)
         lengths = length.to(device=features.device, dtype=torch.int64)
@@ -148,11 +146,11 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     def _run(
         self, features: Tensor, lengths: Tensor, layers: list[int]
     ) -> tuple[Tensor, Tensor, list[tuple[int, Tensor]]]:
-        try:  # the network looks at the lengths anyway: no second look, which would wait for a GPU
+        try:  # the network checks the lengths anyway; a second check would wait for the GPU
             result: Any = self.network.forward_taps(features, lengths, taps=layers)
             return result  # type: ignore[no-any-return]
         except UtteranceTooShortError:
-            pass  # NeMo's own encoders take such utterances, so they are lengthened here
+            pass  # NeMo's own encoders accept short utterances, so they are extended below
         fewest = self.network.min_length
         index = torch.arange(features.size(1), device=features.device)
         padding = index[None, :] >= lengths[:, None]
@@ -170,7 +168,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     # -- InterCTC -----------------------------------------------------------------------------
 
     def _interctc_layers(self) -> list[int]:
-        """Return the numbers, from 1, of the cells or blocks that the model wants to tap."""
+        """Return the numbers, from 1, of the cells or blocks that the model taps."""
         if not self.is_access_enabled(getattr(self, "model_guid", None)):
             return []
         wanted = list(self.access_cfg.get("interctc", {}).get("capture_layers", []))
@@ -204,7 +202,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
             point.set_enabled_adapters(name=name, enabled=enabled)
 
     def get_enabled_adapters(self) -> list[str]:
-        """Return the names of the adapters that are on."""
+        """Return the names of the enabled adapters."""
         return sorted({name for point in self._points() for name in point.get_enabled_adapters()})
 
     def _points(self) -> list[Any]:
@@ -216,16 +214,16 @@ class NASEncoder(NetworkEncoder):
 
     Args:
         feat_in: F.
-        genotype: A name of the zoo, the path of a YAML file, or the document as a mapping. The
-            model's config, and so every checkpoint, holds the mapping.
+        genotype: A zoo name, the path of a YAML file, or the document as a mapping. The model's
+            config, and so every checkpoint, holds the mapping.
         d_model: D.
-        options: The others of the networks of the genotype's space, for
-            example ``channels``, ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
-        leftovers: Options of another encoder of NeMo's; each is ignored with a warning, but
-            those that say which output width the decoder expects.
+        options: Other network options of the genotype's space, for example ``channels``,
+            ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
+        leftovers: Options of another NeMo encoder; each is ignored with a warning, except those
+            that give the output width that the decoder expects.
 
     Raises:
-        ConfigError: It lists everything that is wrong with the genotype and the options.
+        ConfigError: Lists everything that is wrong with the genotype and the options.
     """
 
     __signature__ = signature(nas_options())
@@ -237,17 +235,13 @@ class NASEncoder(NetworkEncoder):
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the genotype as a mapping and the widths.
-
-        Raises:
-            GenotypeError: The genotype cannot be loaded.
-        """
+        """Return the genotype as a mapping and the widths; GenotypeError if it cannot be loaded."""
         genotype = options.get("genotype")
         document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
         return {"genotype": document.to_dict(), **widths(options, nas_options())}
 
     def extra_repr(self) -> str:
-        """Name the genotype in the model's summary, with where it comes from."""
+        """Name the genotype and its origin in the model's summary."""
         genotype: Genotype = self.network.genotype
         kind = genotype.provenance.get("kind")
         return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
@@ -263,7 +257,7 @@ class BaselineEncoder(NetworkEncoder):
         leftovers: As for :class:`NASEncoder`.
 
     Raises:
-        ConfigError: It lists everything that is wrong with the options.
+        ConfigError: Lists everything that is wrong with the options.
     """
 
     baseline: ClassVar[str]
@@ -302,13 +296,13 @@ def encoder_class(name: str) -> type[NetworkEncoder]:
 
 def __getattr__(attribute: str) -> Any:
     for name, stem in encoder_stems().items():
-        if attribute == f"{stem}Encoder":  # where NeMo and pickles look for a class that is made
+        if attribute == f"{stem}Encoder":  # where NeMo and pickles look up generated classes
             return encoder_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn what Hydra gives into plain types."""
+    """Convert Hydra's containers to plain types."""
     return {
         name: OmegaConf.to_container(value, resolve=True)
         if isinstance(value, (DictConfig, ListConfig))

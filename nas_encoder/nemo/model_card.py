@@ -1,8 +1,7 @@
-"""A model card beside every checkpoint that NeMo writes of a model with an encoder of ours.
+"""Writes a model card beside every checkpoint of a NeMo model with an encoder of ours.
 
-It holds what the model knows: its configuration, the manifests that it was trained on, the
-trainer's metrics. What it does not know is said to be unknown. A card that cannot be written is a
-warning; it never breaks the saving.
+It holds what the model knows: its configuration, training manifests and the trainer's metrics. All
+else is marked as unknown. A card that cannot be written is a warning; saving never fails for it.
 """
 
 from __future__ import annotations
@@ -25,11 +24,9 @@ def is_ours(model: Any) -> bool:
 
 
 def card(model: Any, title: str | None = None) -> str:
-    """Return the card of a NeMo model.
+    """Return the card of a NeMo model with an encoder of ours.
 
-    Args:
-        model: A model whose encoder is one of ours.
-        title: Its name; by default that of its configuration or class.
+    ``title`` is by default the name in its configuration or that of its class.
     """
     config = _plain(getattr(model, "cfg", None))
     genotype = getattr(model.encoder.network, "genotype", None)
@@ -45,14 +42,7 @@ def card(model: Any, title: str | None = None) -> str:
 
 
 def write_model_card(model: Any, path: str | Path) -> Path:
-    """Write the card of a model beside its checkpoint.
-
-    Args:
-        model: A model whose encoder is one of ours.
-        path: The ``.nemo`` file.
-
-    Returns:
-        The card's file.
+    """Write the card of a model beside its ``.nemo`` file; return the card's path.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -64,12 +54,9 @@ def write_model_card(model: Any, path: str | Path) -> Path:
 
 
 def write_after_saving(cls: type) -> None:
-    """Make ``save_to`` and ``on_save_checkpoint`` of a class of models write cards too.
+    """Make ``save_to`` and ``on_save_checkpoint`` of NeMo's ``ASRModel`` write cards too.
 
     Only models with an encoder of ours get one. A second call changes nothing.
-
-    Args:
-        cls: NeMo's ``ASRModel``.
     """
     inner_save: Any = cls.save_to  # type: ignore[attr-defined]
     inner_checkpoint: Any = cls.on_save_checkpoint  # type: ignore[attr-defined]
@@ -96,7 +83,7 @@ def write_after_saving(cls: type) -> None:
 
 
 def _beside_lightning(model: Any) -> None:
-    """Write the card of the folder that Lightning's checkpoints (``.ckpt``) go to."""
+    """Write a card into the folder of Lightning's checkpoints (``.ckpt``)."""
     trainer: Any = getattr(model, "_trainer", None)
     callback = getattr(trainer, "checkpoint_callback", None)
     folder = getattr(callback, "dirpath", None)
@@ -108,7 +95,7 @@ def _beside_lightning(model: Any) -> None:
 def _try(write: Any) -> None:
     try:
         write()
-    except Exception as error:  # a finished training must not be lost for its description
+    except Exception as error:  # a failing card must not lose a finished training
         from nemo.utils import logging
 
         logging.warning(

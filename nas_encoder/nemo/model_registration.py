@@ -1,7 +1,7 @@
-"""Puts our trained models on NeMo's list, and a model card beside every checkpoint.
+"""Adds our trained models to NeMo's list, and a model card to every checkpoint.
 
-The import hook (:mod:`nas_encoder.autoload`) calls :func:`register` right after NeMo's module was
-executed, so it costs nothing where no model is used.
+The import hook (:mod:`nas_encoder.autoload`) calls :func:`register` right after NeMo's module has
+been executed, so it costs nothing if no model is used.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MODELS = "nas_encoder.nemo.models"
 def register(module: ModuleType) -> None:
     """Register with ``nemo.collections.asr.models.asr_model``; a second call changes nothing.
 
-    NeMo's list of models walks all subclasses of ``ASRModel``, so that importing ours is enough.
+    NeMo's model list walks all subclasses of ``ASRModel``, so importing ours is enough.
     """
-    if MODELS not in sys.modules:  # else it is being imported, and is what imports NeMo's module
+    if MODELS not in sys.modules:  # else it is the one that is importing NeMo's module
         import_module(MODELS)
     write_after_saving(module.ASRModel)

@@ -13,19 +13,18 @@ from nas_encoder.nemo.catalog import entries
 
 
 class NASModel(ASRModel):
-    """The models of this package: a catalogue, not a class of its own for models.
+    """A catalogue of our models, not a model class.
 
-    ``NASModel.from_pretrained`` takes a name of the list, the path of a ``.nemo`` file or a
-    ``file://`` URL, and returns NeMo's own class that the file names, as
-    ``ASRModel.from_pretrained`` does for the names of the list. Checkpoints so stay readable for
-    whoever has NeMo and the encoder.
+    ``NASModel.from_pretrained`` takes a listed name, the path of a ``.nemo`` file or a ``file://``
+    URL and returns the NeMo class that the file names, as ``ASRModel.from_pretrained`` does for
+    listed names. So NeMo and the encoder suffice to read the checkpoints.
     """
 
     @classmethod
     def list_available_models(cls) -> list[PretrainedModelInfo]:
-        """Return the models that ship with the package and those of the user's folders.
+        """Return the models of :mod:`nas_encoder.nemo.catalog`.
 
-        See :mod:`nas_encoder.nemo.catalog`. ``ASRModel.list_available_models()`` holds them too.
+        ``ASRModel.list_available_models()`` includes them.
         """
         return [
             PretrainedModelInfo(
@@ -42,9 +41,9 @@ class NASModel(ASRModel):
         """Restore a model by name, path or ``file://`` URL.
 
         Args:
-            model_name: One of these.
-            args: As NeMo's.
-            options: As NeMo's; ``refresh_cache`` has no effect on a path.
+            model_name: The name, path or URL.
+            args: Passed on to NeMo.
+            options: Passed on to NeMo; ``refresh_cache`` does not affect paths.
 
         Raises:
             FileNotFoundError: There is no such file or name.
@@ -63,7 +62,7 @@ class NASModel(ASRModel):
 
 
 def local_path(name: str) -> Path | None:
-    """Return the file that a path or ``file://`` URL means; None for any other name."""
+    """Return the file that a path or ``file://`` URL names; None for any other name."""
     if name.startswith("file://"):
         return Path(unquote(urlsplit(name).path))
     if name.endswith(".nemo"):

@@ -1,9 +1,8 @@
-"""From the ``encoder`` block of a NeMo config to a network.
+"""Builds a network from the ``encoder`` block of a NeMo config.
 
-NeMo's words for our options are ``feat_in`` (our ``input_size``) and ``d_model`` (our
-``output_size``). A user who overrides nothing but ``model.encoder._target_`` leaves the options
-of the encoder that he replaces in the block. They are no mistakes: each is ignored with a warning.
-What looks like a misspelling of an option of ours is an error.
+NeMo's ``feat_in`` is our ``input_size``, its ``d_model`` our ``output_size``. Overriding only
+``model.encoder._target_`` leaves the replaced encoder's options in the block; each is ignored with
+a warning. What looks like a misspelled option of ours is an error.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from nas_encoder.tables import encoder_targets
 DEFAULT_GENOTYPE = "asrnet_b"
 DEFAULT_FEATURES = 80
 NEMO_WORDS = {"input_size": "feat_in", "output_size": "d_model"}
-# Set from the model's ``interctc`` block, or without a counterpart in NeMo.
+# Set from the model's ``interctc`` block, or without counterpart in NeMo.
 _NOT_OPTIONS = {
     "taps": "is not an option in NeMo; InterCTC is configured by model.interctc",
     "conditioning": "self-conditioned CTC does not exist in NeMo",
 }
-# What the leftovers of NeMo's own encoders say that we do use.
+# Leftovers of NeMo's own encoders that we do use.
 _USED = {"jasper": "filters of its last block", "feat_out": "width", "frame_splicing": "factor"}
 _OURS = {"n_layers": "layers", "subsampling_factor": "stem_stride", "conv_channels": "channels"}
 
@@ -40,13 +39,13 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     """Build the network of a :class:`~nas_encoder.nemo.encoder.NASEncoder`.
 
     Args:
-        options: The whole ``encoder`` block but ``_target_``, as plain types.
+        options: The ``encoder`` block without ``_target_``, as plain types.
 
     Returns:
         The network, and a warning for each leftover of another encoder.
 
     Raises:
-        ConfigError: It lists all problems of the genotype and of the options.
+        ConfigError: Lists all problems of the genotype and the options.
     """
     own, warnings, found = split(options, nas_options())
     genotype = own.pop("genotype", None)
@@ -60,7 +59,7 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
 
 
 def build_baseline_network(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
-    """Build the network of a baseline's class; other arguments and errors as :func:`build_nas`."""
+    """Build a baseline's network; other arguments and errors as in :func:`build_nas`."""
     encoder: Any = BASELINES[name]
     own, warnings, found = split(options, defaults_of(encoder.Config))
     try:
@@ -82,7 +81,7 @@ def split(
         known: Our options with their defaults.
 
     Returns:
-        Our options in our own words, a warning for each leftover, and a problem for each mistake.
+        Our options under our names, a warning for each leftover, and a problem for each mistake.
     """
     names = option_names(known)
     own: dict[str, Any] = {}
@@ -100,7 +99,7 @@ def split(
             problems.append(f"{name}: unknown option, did you mean '{guess[0]}'?")
         else:
             warnings.append(_leftover(name))
-    # Leftovers of another encoder may say what the rest of the model expects of this one.
+    # Leftovers of another encoder may say what the rest of the model expects.
     own["output_size"] = width(options, known)
     own.pop("d_model", None)
     own["input_size"] = own.pop("feat_in", DEFAULT_FEATURES)
@@ -117,9 +116,9 @@ def split(
 def width(options: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     """Return D, the width of the output.
 
-    It is ``d_model``; where a leftover of the replaced encoder says that the decoder expects
+    It is ``d_model``, unless a leftover of the replaced encoder says that the decoder expects
     another width (``feat_out`` of NeMo's Conformer, the ``filters`` of the last block of its
-    convolutional encoders), that.
+    convolutional encoders).
     """
     if is_integer(options.get("feat_out"), 1):
         return options["feat_out"]
@@ -134,24 +133,24 @@ def width(options: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
 
 
 def widths(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``d_model``, and ``feat_in`` where it is not given."""
+    """Return ``d_model``, and ``feat_in`` if it is not given."""
     missing = {} if "feat_in" in options else {"feat_in": DEFAULT_FEATURES}
     return {"d_model": width(options, known), **missing}
 
 
 def nas_options() -> dict[str, Any]:
-    """Return the options of a NASEncoder, with those that the networks of some spaces refuse."""
+    """Return the options of a NASEncoder, including those that some spaces refuse."""
     return {"genotype": DEFAULT_GENOTYPE, **known_options()}
 
 
 def option_names(known: Iterable[str]) -> list[str]:
-    """Return the names of our options in NeMo's words."""
+    """Return NeMo's names of our options."""
     return [NEMO_WORDS.get(name, name) for name in known if name not in _NOT_OPTIONS]
 
 
 @lru_cache(maxsize=1)
 def nemo_options() -> frozenset[str]:
-    """Return the names of all options of the encoders that the installed NeMo has."""
+    """Return the names of all options of the installed NeMo's encoders."""
     from nemo.collections.asr import modules
 
     names = {"self", "args", "kwargs"}
@@ -163,7 +162,7 @@ def nemo_options() -> frozenset[str]:
 
 
 def signature(known: Mapping[str, Any]) -> inspect.Signature:
-    """Return a constructor's signature in which our options are named; ``help()`` shows it."""
+    """Return a constructor's signature that names our options; ``help()`` shows it."""
     defaults = {NEMO_WORDS.get(name, name): default for name, default in known.items()}
     defaults["feat_in"] = DEFAULT_FEATURES
     parameters = [

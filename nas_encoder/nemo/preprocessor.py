@@ -19,26 +19,26 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.interchange.feature_options import ESPnetOptions
 from nas_encoder.interchange.features import ESPnetFeatures
 
-# Arguments of the features that have other names here.
+# Arguments of the features with other names here.
 _OWN = ("sample_rate", "win_length", "hop_length", "n_mels")
 
 
 class ESPnetPreprocessor(NeuralModule, Exportable):
     """``_target_: nas_encoder.nemo.ESPnetPreprocessor``: the features of ESPnet's default frontend.
 
-    A stand-in for NeMo's mel preprocessor, whose settings cannot give these features (see
-    :mod:`nas_encoder.interchange.features`). ``nas-encoder convert`` writes it into models that
-    come from ESPnet. The mel bands, mean and deviation are buffers, so they are in the checkpoint.
+    It replaces NeMo's mel preprocessor, whose settings cannot give these features (see
+    :mod:`nas_encoder.interchange.features`), in models that ``nas-encoder convert`` makes from
+    ESPnet's. The mel bands, mean and deviation are buffers, so they are in the checkpoint.
 
-    It does not inherit from NeMo's preprocessor: NeMo's list of what a config may name would then
-    let that class's methods through under our name.
+    It does not inherit from NeMo's preprocessor, or NeMo's allow-list would let that class's
+    methods through under our name.
 
     Args:
-        sample_rate: In Hz.
-        window_size: In seconds.
-        window_stride: In seconds.
+        sample_rate: Rate in Hz.
+        window_size: Window length in seconds.
+        window_stride: Window shift in seconds.
         features: D.
-        options: The others of :class:`~nas_encoder.interchange.feature_options.ESPnetOptions`.
+        options: Others of :class:`~nas_encoder.interchange.feature_options.ESPnetOptions`.
 
     Raises:
         ConfigError: An option breaks its rule; all are listed.
@@ -58,7 +58,7 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
         self.featurizer = _build(sample_rate, window_size, window_stride, features, options)
         self.win_length = self.featurizer.win_length
         self.hop_length = self.featurizer.options.hop_length
-        # Its type is the one that the model computes in, which the features are given in.
+        # Its dtype is the one that the model computes in; features are returned in it.
         self.register_buffer("dtype_sentinel_tensor", torch.tensor(()), persistent=False)
 
     @property
@@ -86,7 +86,7 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
     @typecheck()
     @torch.no_grad()
     def forward(self, input_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the features, in float32 whatever the model computes in.
+        """Compute the features, in float32 whatever the model's dtype.
 
         Args:
             input_signal: (B, N), samples from -1 to 1.

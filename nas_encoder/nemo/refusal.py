@@ -1,8 +1,7 @@
-"""What NeMo says when it refuses a class of ours.
+"""Explains why NeMo refuses a class of ours.
 
-NeMo's own message ("blocked ... approved namespace") does not say that the user switched our
-registration off, or that he misspelled a class. Only the message is changed here, never what
-is refused.
+NeMo's own message ("blocked ... approved namespace") does not say that our registration is switched
+off or that a class is misspelled. Only the message is changed here, never what is refused.
 """
 
 from __future__ import annotations
@@ -19,16 +18,12 @@ PACKAGE = "nas_encoder."
 
 
 def targets() -> tuple[str, ...]:
-    """Return the paths of the classes that NeMo may build: whole, and nothing wider."""
+    """Return the full paths of the classes that NeMo may build."""
     return (*encoder_targets().values(), "nas_encoder.nemo.ESPnetPreprocessor")
 
 
 def register(module: ModuleType) -> None:
-    """Add a hint to the refusals of ``nemo.core.classes.common``; a second call changes nothing.
-
-    Args:
-        module: ``nemo.core.classes.common``.
-    """
+    """Add a hint to the refusals of ``nemo.core.classes.common``; a second call changes nothing."""
     original: Any = module._unsafe_target_error
     if hasattr(original, "nas_encoder_hint"):
         return
@@ -45,7 +40,7 @@ def register(module: ModuleType) -> None:
 
 
 def hint(module: ModuleType) -> str:
-    """Return what to do about a refusal of something in our package."""
+    """Return what to do if something in our package is refused."""
     ours = ", ".join(targets())
     if all(target in module.ALLOWED_TARGET_PREFIXES for target in targets()):
         return f"Of nas_encoder, NeMo may build {ours}, and nothing else{BASELINES.note()}."

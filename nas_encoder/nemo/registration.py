@@ -4,13 +4,12 @@ NeMo builds the parts of a model from its config through ``safe_instantiate``, w
 every ``_target_`` that does not start with an entry of
 ``nemo.core.classes.common.ALLOWED_TARGET_PREFIXES``, so that a downloaded model cannot run
 arbitrary code (CVE-2025-23304). There is no official way to add a class. :func:`register` appends
-the paths of our encoder classes, whole, and nothing wider: a package prefix would let through
-whatever can be reached under it. NeMo's own checks of what a path leads to stay as they are;
-as NeMo compares beginnings, what is reached from a class of ours (``NASEncoder.__base__``) is
-refused beside them.
+the full paths of our encoder classes and nothing wider: a package prefix would let through
+whatever can be reached under it. NeMo's own checks of what a path leads to stay unchanged; as NeMo
+compares prefixes, what is reached from a class of ours (``NASEncoder.__base__``) is refused too.
 
-The import hook (:mod:`nas_encoder.autoload`) calls it in every process right after NeMo's module
-was executed; ``NAS_ENCODER_AUTOLOAD=0`` switches it off.
+The import hook (:mod:`nas_encoder.autoload`) calls it in every process, right after NeMo's module
+has been executed; ``NAS_ENCODER_AUTOLOAD=0`` switches it off.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ def register(module: ModuleType) -> tuple[str, ...]:
         module: ``nemo.core.classes.common``.
 
     Returns:
-        The paths that were added by this call.
+        The paths that this call added.
     """
-    _nothing_behind_ours(module)  # first: where this fails, nothing is allowed
+    _nothing_behind_ours(module)  # first: if this fails, nothing is allowed
     allowed: list[str] = module.ALLOWED_TARGET_PREFIXES
     added = tuple(target for target in targets() if target not in allowed)
     allowed.extend(added)
@@ -48,12 +47,12 @@ def register(module: ModuleType) -> tuple[str, ...]:
 def make_portable(config: Any) -> None:
     """Write into an encoder's config what its constructor would look up elsewhere.
 
-    That is the genotype itself in place of a name or path, ``feat_in`` (our defaults may change),
+    That is the genotype itself instead of a name or path, ``feat_in`` (our defaults may change),
     and ``d_model``, which NeMo's transducers and learning-rate schedules read. The config becomes
     part of every checkpoint.
 
     Args:
-        config: A mapping with ``_target_``; it is changed in place where that is a class of ours.
+        config: A mapping with ``_target_``; it is changed in place if that is a class of ours.
     """
     if not isinstance(config, MutableMapping) or config.get("_target_") not in targets():
         return
@@ -62,7 +61,7 @@ def make_portable(config: Any) -> None:
     from nas_encoder.nemo import encoder
 
     cls = getattr(encoder, str(config["_target_"]).rpartition(".")[2], None)
-    if cls is None:  # the preprocessor, whose options need nothing
+    if cls is None:  # the preprocessor, whose options are complete
         return
     plain = (
         OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
@@ -70,7 +69,7 @@ def make_portable(config: Any) -> None:
     try:
         values = cls.portable(plain)
     except NasEncoderError:
-        return  # the constructor comes next and reports this together with all else
+        return  # the constructor, called next, reports this with all other problems
     if isinstance(config, DictConfig):
         with open_dict(config):
             config.update(values)
@@ -79,7 +78,7 @@ def make_portable(config: Any) -> None:
 
 
 def _nothing_behind_ours(module: ModuleType) -> None:
-    """Make NeMo refuse what begins like a path of ours and is none."""
+    """Make NeMo refuse paths that merely start with one of ours."""
     inner: Callable[[Any], bool] = module._is_target_allowed
     if hasattr(inner, "nas_encoder_exact"):
         return
@@ -96,7 +95,7 @@ def _nothing_behind_ours(module: ModuleType) -> None:
 def _portable_before_build(serialization: Any) -> None:
     """Wrap ``from_config_dict`` so that it calls :func:`make_portable` on the model's own config.
 
-    NeMo gives it the node of the model's config that it later saves, so a change there is saved.
+    NeMo passes it the node of the model's config that it later saves, so changes there are saved.
     """
     inner: Callable[..., Any] = serialization.__dict__["from_config_dict"].__func__
     if hasattr(inner, "nas_encoder_portable"):
@@ -116,6 +115,6 @@ def _log(text: str) -> None:
 
     from nemo.utils import logging
 
-    # A spawned worker of a data loader registers too; its user has read the line already.
+    # Spawned data loader workers register too; the user has already seen the line.
     log = logging.info if multiprocessing.parent_process() is None else logging.debug
     log(text)

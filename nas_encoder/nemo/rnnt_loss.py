@@ -1,18 +1,18 @@
 """The transducer loss of the package warp-rnnt, for NeMo: ``model.loss.loss_name=warp_rnnt``.
 
-NeMo looks a loss up in ``nemo.collections.asr.losses.rnnt``: a table ``RNNT_LOSS_RESOLVER`` says
-whether it can be had, and the function ``resolve_rnnt_loss`` builds it. Its ``warprnnt`` is another
-package. :func:`register` adds our name to the table and builds it; every other name goes to NeMo
-as before. The import hook (:mod:`nas_encoder.autoload`) calls it right after NeMo's module was
-executed.
+NeMo looks a loss up in ``nemo.collections.asr.losses.rnnt``: the table ``RNNT_LOSS_RESOLVER`` says
+whether it is available, the function ``resolve_rnnt_loss`` builds it. Its ``warprnnt`` is another
+package. :func:`register` adds our name to the table and builds our loss; NeMo handles all other
+names as before. The import hook (:mod:`nas_encoder.autoload`) calls it right after NeMo's module
+has been executed.
 
-Source: Ivan Sorokin's CUDA-Warp RNN-Transducer (package ``warp_rnnt``), read in its versions 0.4
-and later; FastEmit: Yu et al. 2021 (arXiv 2010.11148).
+Source: Ivan Sorokin's CUDA-Warp RNN-Transducer (package ``warp_rnnt``), versions 0.4 and later, as
+read; FastEmit: Yu et al. 2021 (arXiv 2010.11148).
 
-NOT RUN: the package builds and runs only where CUDA is, and we had no such machine. What ran is
-the registration, and the errors where the package is missing. The test of the loss itself
+NOT RUN: the package builds and runs only with CUDA, and we had no such machine. What ran is the
+registration, and the errors when the package is missing. The test of the loss itself
 (``tests/integration/test_nemo_rnnt_losses.py``) compares loss and gradient with NeMo's, and is
-skipped where the package or a CUDA device is missing.
+skipped without the package or a CUDA device.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def available() -> bool:
 
 
 class WarpRNNTLoss(nn.Module):
-    """Minus the log-probability of the labels, summed over all alignments (Graves 2012).
+    """Negative log-probability of the labels, summed over all alignments (Graves 2012).
 
     Args:
         blank: Index of the blank.
         fastemit_lambda: Weight of FastEmit, which favours emitting early; at least 0.
 
     Attributes:
-        reduction: Always that of NeMo's wrapper, which reduces itself; it sets this to None.
+        reduction: Set to None by NeMo's wrapper, which does the reduction.
 
     Raises:
         MissingDependencyError: The package is not installed.
@@ -69,8 +69,8 @@ class WarpRNNTLoss(nn.Module):
         B batch, T encoder frames, U labels, V classes with the blank.
 
         Args:
-            acts: (B, T, U + 1, V) on CUDA: what the joint network puts out. NeMo's joint gives
-                logits on CUDA; log-probabilities are as good, the softmax leaves them as they are.
+            acts: (B, T, U + 1, V) on CUDA, the joint network's output. NeMo's joint gives logits
+                on CUDA; log-probabilities do as well, because the softmax does not change them.
             labels: (B, U), padded with any valid class.
             act_lens: (B,) frames of each utterance.
             label_lens: (B,) labels of each utterance.
@@ -96,20 +96,16 @@ class WarpRNNTLoss(nn.Module):
             average_frames=False,
             reduction="none",
             blank=self.blank,
-            gather=True,  # of the V classes only blank and label are kept: less memory
+            gather=True,  # keeps only blank and label of the V classes: less memory
             fastemit_lambda=self.fastemit_lambda,
         )
         return losses
 
 
 def register(module: ModuleType) -> None:
-    """Add the loss to NeMo's table; a second call changes nothing.
-
-    Args:
-        module: ``nemo.collections.asr.losses.rnnt``.
-    """
+    """Add the loss to ``nemo.collections.asr.losses.rnnt``; a second call changes nothing."""
     table = module.RNNT_LOSS_RESOLVER
-    if NAME in table:  # ours already, or a NeMo that knows the package itself
+    if NAME in table:  # already ours, or a NeMo that supports the package itself
         return
     table[NAME] = module.RNNTLossConfig(
         loss_name=NAME,
