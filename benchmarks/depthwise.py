@@ -1,4 +1,4 @@
-"""Our depthwise convolution against PyTorch's own, side by side in one process, on the CPU.
+"""Our depthwise convolution against PyTorch's, side by side in one process, on the CPU.
 
 For each shape: forward and backward (gradients of input and weight), the median of --repeats
 alternating measurements, and how many times faster ours is. ``--json`` prints one object.
@@ -28,13 +28,13 @@ GEOMETRIES = ((3, 1), (5, 1), (3, 2), (5, 2))  # kernel, dilation
 
 
 def native(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """PyTorch's own forward and backward."""
+    """Convolve with PyTorch's operator."""
     padding = dilation * (weight.size(2) // 2)
     return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.size(1))
 
 
 def ours(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """This package's."""
+    """Convolve with this package's operator."""
     return depthwise_conv2d(x, weight, 1, dilation)
 
 
@@ -45,14 +45,14 @@ def step(
     gradient: Tensor,
     dilation: int,
 ) -> None:
-    """Do one forward and backward pass."""
+    """Run one forward and backward pass."""
     function(x, weight, dilation).backward(gradient)
 
 
 def compare(
     shape: tuple[int, int, int, int], kernel: int, dilation: int, channels_last: bool, repeats: int
 ) -> dict[str, object]:
-    """Return the medians of both and their ratio."""
+    """Return both medians and their ratio."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)

@@ -1,13 +1,13 @@
 """NAS-Bench-ASR: the whole space in seconds, the network against a plain one side by side.
 
-* Enumerating and hashing all architectures, in a fresh cache (CPU seconds).
-* A question to a table of all 8,242 architectures and three seeds (invented numbers): the best
-  validation error up to an epoch, by the key, by the vector and by the genotype.
-* Forward, and forward and backward, of the published size: the package's network against the
-  plain one of tests/parity/plain_nasbench.py, which is written as the public code is, with the
-  same weights, dropout off, alternating in one process. The ratio is of medians; above 1 the
-  package's is faster. Utterances are of equal length, which is the plain one's best case: it
-  knows no padding.
+* Enumerating and hashing all architectures, with an empty cache (CPU seconds).
+* A query to a table of all 8,242 architectures and three seeds (invented numbers): the best
+  validation error up to an epoch, by key, by vector and by genotype.
+* Forward, and forward and backward, at the published size: the package's network against the
+  plain one of tests/parity/plain_nasbench.py, written like the public code, with the same
+  weights, without dropout, alternating in one process. The ratio is of medians; above 1 the
+  package's is faster. Utterances have equal length, the best case for the plain one, which
+  does not handle padding.
 
 ``--json`` prints one object.
 
@@ -48,7 +48,7 @@ VECTORS = {
 
 
 def space_seconds() -> dict[str, float]:
-    """Return how many architectures there are and what listing and hashing them takes."""
+    """Return the number of architectures and the time to list and hash them."""
     graph_hash.cache_clear()
     hashes: set[str] = set()
     seconds = seconds_of(
@@ -59,7 +59,7 @@ def space_seconds() -> dict[str, float]:
 
 
 def query_microseconds(repeats: int = 20000) -> dict[str, float]:
-    """Return what one question takes in each form, in a table of the published size."""
+    """Return the time of one query in each form, in a table of the published size."""
     genotypes = list(SPACE.enumerate())
     rng = random.Random(0)
     keys = [genotype.architecture.graph_hash for genotype in genotypes]

@@ -1,10 +1,10 @@
 """A plain supernet for the benchmark: what public DARTS and P-DARTS code does, in batches.
 
-Each edge computes each of its operations by itself (``none`` as a product with zero), multiplies
-each by its weight and adds; convolutions and pooling are PyTorch's own modules, feature maps lie
-as they come. The stem, the batch norm with a mask (``nn.BatchNorm2d`` where no utterance is
-padded), deltas and the output layers are the package's, so that both sides are given the same and
-only the cells differ. With ``paths`` an edge computes its sampled operation, as ST-NAS does.
+Each edge computes each of its operations separately (``none`` as a product with zero), multiplies
+each by its weight and adds; convolutions and pooling are PyTorch's modules, in their default
+memory layout. The stem, the batch norm with a mask (``nn.BatchNorm2d`` if no utterance is padded),
+deltas and the output layers are the package's, so that both sides have the same inputs and only
+the cells differ. With ``paths`` an edge computes its sampled operation, as ST-NAS does.
 
 B batch, C channels, T frames, F frequency bins, V tokens, E edges, n operations on an edge.
 """

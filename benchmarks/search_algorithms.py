@@ -1,12 +1,11 @@
-"""All search algorithms in one space: those of trials on a table, those with gradients beside them.
+"""Trial and gradient search algorithms compared in one space.
 
-Searches a space with gradients (DARTS and ST-NAS, several seeds each), adds what was found to a
-table of trained networks of that space, and compares on it: regret over the epochs spent, with
-quartiles over seeds. The searches' supernets have the size of the table's networks and its data.
-
-With --table NAME that is a copy of a table that ships (or a file), which has to be of the same
-data; without it a table of random chains is built first. Everything is small enough for minutes on
-one core, and says as little about larger networks. What is done already is not done again.
+Searches a space with gradients (DARTS and ST-NAS, several seeds each), adds the results to a table
+of trained networks of that space, and compares all algorithms on it: regret over the epochs spent,
+with quartiles over seeds. The supernets have the size of the table's networks and use its data.
+With --table NAME the table is a copy of a shipped one (or a file), which must be of the same data;
+without it a table of random chains is built first. Everything is small enough for minutes on one
+core, and says as little about larger networks. Finished steps are not repeated.
 
     python benchmarks/search_algorithms.py --train train/cuts.jsonl.gz --valid dev/cuts.jsonl.gz \
         --test test/cuts.jsonl.gz --output exp/chains
@@ -45,7 +44,7 @@ def _problems(space: SearchSpace, layers: int, section: Any) -> Problems:
 
 
 def gradient_config(strategy: str, epochs: int, table: TableConfig) -> SearchConfig:
-    """Return a search of the size of a table's networks; half of its epochs warm up."""
+    """Return a search at the size of a table's networks; half of its epochs warm up."""
     space = get_space(table.space)
     network: Any = space.options.from_dict(
         {"input_size": table.features.num_mel_bins, **table.network}
@@ -117,7 +116,7 @@ def chains_config(genotypes: list[Path], epochs: int, seeds: int) -> TableConfig
 
 
 def begin_table(args: Any, output: Path) -> tuple[TableConfig, Path]:
-    """Return a table's configuration, and its file as far as it is there."""
+    """Return a table's configuration, and its file if it exists."""
     path = output / "algorithms.sqlite"
     if args.table is not None:
         shipped = Path(args.table)
@@ -138,7 +137,7 @@ def begin_table(args: Any, output: Path) -> tuple[TableConfig, Path]:
 
 
 def main() -> None:
-    """Search, train what was found, compare."""
+    """Search, train the results, compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -156,7 +155,7 @@ def main() -> None:
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     config, table = begin_table(args, output)
-    if table.is_file():  # goes on with it, and so says now whether it is of this data
+    if table.is_file():  # it will be extended, so report now whether it is of this data
         TableBuilder(config, args.train, args.valid, args.test, table, resume=True).run()
     found = []
     for strategy in STRATEGIES:

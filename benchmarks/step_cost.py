@@ -1,4 +1,4 @@
-"""What one step of a training costs: seconds, memory, launches, on CPU and GPU."""
+"""Cost of one training step: seconds, memory, launches, on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resident(field: str) -> int:
 
 
 def begin_peak(device: torch.device) -> int:
-    """Return the memory in use, and let the peak begin anew."""
+    """Return the memory in use, and reset the peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -42,14 +42,14 @@ def begin_peak(device: torch.device) -> int:
 
 
 def end_peak(device: torch.device, before: int) -> int:
-    """Return the peak since :func:`begin_peak` above what was in use then."""
+    """Return the peak since :func:`begin_peak`, above the memory in use then."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated()) - before
     return max(0, resident("VmHWM") - before)
 
 
 def saved_bytes(step: Callable[[], Any], network: nn.Module) -> int:
-    """Return the bytes that autograd keeps at most for a backward pass, each tensor once."""
+    """Return the most bytes that autograd keeps for a backward pass, counting tensors once."""
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     seen: dict[int, int] = {}
 

@@ -1,19 +1,19 @@
 """The search's supernet against a plain per-edge one, side by side in one process.
 
 P-DARTS stages 1, 2 and 3 (5, 11 and 17 cells with 8, 5 and 3 operations on an edge) and ST-NAS
-(one path), each with a step of the weights and one of the architecture: seconds (medians of
-alternating measurements), peak memory above what stays between steps, memory kept for the
-backward pass, operators (on a GPU: kernels) launched, and their ratios. The whole schedule is that
-of He et al. 2020: in each stage 15 epochs of weight steps, 9 of them with architecture steps.
+(one path), each with a weight step and an architecture step: seconds (medians of alternating
+measurements), peak memory above what is kept between steps, memory kept for the backward pass,
+operators launched (on a GPU: kernels), and their ratios. The whole schedule is that of He et al.
+2020: in each stage 15 epochs of weight steps, 9 of them with architecture steps.
 
-Plain (benchmarks/plain_supernet.py) is what public P-DARTS code does: every edge by itself,
-PyTorch's own operations and memory layout, gradients for weights and architecture in both steps;
-float32 (on a GPU with PyTorch's default of TF32 in convolutions); for ST-NAS along the same path.
-Ours is the search's supernet: on a CPU in float32 with hand-written backward passes; on a GPU in
-bf16 as CUDA graphs, which the search itself does not use yet (--mode compile: by torch.compile
-with CUDA graphs, minutes a stage; --mode eager: neither; --precision float32: no bf16). ST-NAS has
-no graph: its path changes from step to step. A graph keeps its memory to itself, so that ours is
-measured on a GPU as the peak of an eager step in the same precision.
+Plain (benchmarks/plain_supernet.py) is what public P-DARTS code does: separate edges, PyTorch's
+operators and memory layout, gradients of weights and architecture in both steps; float32 (on a GPU
+with PyTorch's default of TF32 in convolutions); for ST-NAS along the same path. Ours is the
+search's supernet: on a CPU in float32 with custom backward passes; on a GPU in bf16 as CUDA graphs,
+which the search itself does not use yet (--mode compile: torch.compile with CUDA graphs, minutes
+per stage; --mode eager: neither; --precision float32: no bf16). ST-NAS has no graph: its path
+changes with every step. A graph has its own memory pool, so on a GPU ours is measured as the peak
+of an eager step in the same precision.
 
     OMP_NUM_THREADS=1 python benchmarks/supernet.py            # 256 frames, 4 utterances
     python benchmarks/supernet.py --paper                      # with an estimate for AISHELL-1
@@ -33,7 +33,7 @@ import torch
 from plain_supernet import PlainSupernet
 from step_cost import begin_peak, end_peak, launches, saved_bytes
 from supernet_sides import VOCABULARY, Measured, Side, choices, eager_peak, eagerly, make_batch
-from supernet_sides import Forward as Forward  # its test asks this module for it
+from supernet_sides import Forward as Forward  # its test imports it from this module
 
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import quiet_clock, seconds_of
@@ -63,7 +63,7 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
         "plain": Side(
             PlainSupernet(alive, config, nodes, VOCABULARY, REGULARIZED), alive, True, args
         ),
-        # What the search itself runs: one path has a supernet of its own.
+        # As in the search: one path has its own supernet.
         "ours": Side(
             CtcNetwork(build(alive, config, nodes, REGULARIZED), VOCABULARY), alive, False, args
         ),
@@ -79,7 +79,7 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
         kept: dict[str, int] = dict.fromkeys(sides, 0)
         counted: dict[str, tuple[int, list[list[Any]]]] = dict.fromkeys(sides, (0, []))
         if not args.quick:
-            for side, step in steps.items():  # this and counting warm up, too
+            for side, step in steps.items():  # this and counting also warm up
                 with eagerly(sides[side]):
                     kept[side] = saved_bytes(step, sides[side].network)
         for _ in range(args.warmup):
@@ -124,7 +124,7 @@ def ratio(entry: dict[str, Any], field: str) -> float | None:
 
 
 def schedule_seconds(stage: dict[str, Any], side: str) -> float:
-    """Return the seconds of a stage with one step an epoch."""
+    """Return the seconds of a stage with one step per epoch."""
     weight, architecture = (stage[kind][side]["seconds"] for kind in ("weight", "architecture"))
     return float(EPOCHS * weight + (EPOCHS - WARMUP) * architecture)
 
@@ -137,7 +137,7 @@ def peak(stage: dict[str, Any], side: str) -> int:
 def paper_hours(stages: list[dict[str, Any]], side: str, args: Any) -> float:
     """Return the hours of the whole search on AISHELL-1, from this run's steps.
 
-    Steps are taken to cost in proportion to frames and utterances.
+    Steps are assumed to cost in proportion to frames and utterances.
     """
     steps = UTTERANCES / 2 / BATCH  # of an epoch, of each half
     scale = FRAMES * BATCH / (args.frames * args.batch)
@@ -162,7 +162,7 @@ def print_entry(name: str, kind: str, entry: dict[str, Any]) -> None:
 
 
 def parse_arguments() -> Any:
-    """Return the command line's choices."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
     parser.add_argument("--space", default="darts", help="darts or asr_revised")

@@ -1,4 +1,4 @@
-"""The two sides of benchmarks/supernet.py: a supernet, its steps, and what they are given."""
+"""The two sides of benchmarks/supernet.py: a supernet, its steps and their inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Measured:
 
 
 class Forward(nn.Module):
-    """A supernet's forward pass in the precision of ours; what is captured has tensors alone."""
+    """A supernet's forward pass in our precision; captured inputs are tensors only."""
 
     def __init__(self, network: nn.Module, dropout: float, padded: bool, half: bool) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class Forward(nn.Module):
         self.half = half
 
     def forward(self, x: Tensor, lengths: Tensor, normal: Any, reduction: Any) -> Tensor:
-        """Return log-probabilities (B, T', V) of weights (E, n) or, if sampled, of paths."""
+        """Return log-probabilities (B, T', V) for weights (E, n) or sampled paths."""
         weights = {"normal": normal, "reduction": reduction}
-        # Casts kept from one pass to the next would be captured once and never renewed.
+        # Casts cached between passes would be captured once and never updated.
         with torch.autocast(x.device.type, torch.bfloat16, self.half, cache_enabled=False):
             log_probs, _ = self.network(x, lengths, weights, self.dropout)
         result: Tensor = log_probs
@@ -75,13 +75,13 @@ class Side:
         self.factor = CellConfig().subsampling_factor
         half = self.device.type == "cuda" and args.precision == "bf16"
         self.eager = Forward(network, args.dropout, args.padded, half)
-        # Paths change from step to step, which no graph can follow.
+        # Paths change with every step, which no graph supports.
         fixed = not isinstance(network, SampledSupernet)
         self.mode = args.mode if fixed and not plain and self.device.type == "cuda" else "eager"
         self.captured: dict[bool, Callable[..., Any]] = {}
 
     def run(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
-        """Return our log-probabilities, by a graph where the mode says so."""
+        """Return our log-probabilities, by a graph if the mode says so."""
         if batch.paths is not None:
             chosen = self.sampled(batch, weights)
             return self.eager(batch.features, batch.lengths, chosen["normal"], chosen["reduction"])  # type: ignore[no-any-return]
@@ -93,7 +93,7 @@ class Side:
             if self.mode == "compile":
                 self.captured[frozen] = torch.compile(self.eager, mode="reduce-overhead")
             else:
-                # A module can be captured once; each kind of step has its own around the network.
+                # A module can be captured only once; each kind of step wraps the network anew.
                 own = Forward(self.network, self.dropout, self.eager.padded, self.eager.half)
                 example = tuple(
                     t.detach().clone().requires_grad_(t.requires_grad) for t in arguments
@@ -104,7 +104,7 @@ class Side:
         return self.captured[frozen](*arguments)  # type: ignore[no-any-return]
 
     def sampled(self, batch: Batch, weights: dict[str, Tensor]) -> dict[str, Paths]:
-        """Return the paths as the search draws them; in a step of the architecture with shares."""
+        """Return the paths as the search draws them, with shares in an architecture step."""
         assert batch.active is not None
         found = {}
         for kind, active in batch.active.items():
@@ -117,7 +117,7 @@ class Side:
         return found
 
     def loss(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
-        """Return the CTC loss; with ``paths`` only they carry the forward pass."""
+        """Return the CTC loss; with ``paths`` only these run in the forward pass."""
         options: dict[str, Any] = {}
         if batch.paths is not None and self.plain:
             hard = {
@@ -142,7 +142,7 @@ class Side:
         )
 
     def weight_step(self, batch: Batch) -> float:
-        """Move the weights."""
+        """Update the weights."""
         with nullcontext() if self.plain and batch.paths is None else torch.no_grad():
             mixture = self.parameters.weights()
         loss = self.loss(batch, mixture)
@@ -154,7 +154,7 @@ class Side:
         return float(loss.detach())
 
     def architecture_step(self, batch: Batch) -> float:
-        """Move the architecture."""
+        """Update the architecture."""
         if not self.plain:
             self.network.requires_grad_(False)
         loss = self.loss(batch, self.parameters.weights())
@@ -179,7 +179,7 @@ class Batch:
 
 
 def make_batch(args: Any, alive: Candidates, one_path: bool) -> Batch:
-    """Return a batch of ``--batch`` utterances, of equal length but for --padded."""
+    """Return a batch of ``--batch`` utterances, of equal length unless --padded."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.full((args.batch,), args.frames)
     if args.padded:
@@ -205,7 +205,7 @@ def make_batch(args: Any, alive: Candidates, one_path: bool) -> Batch:
 
 
 def choices(space: str, keep: int) -> Candidates:
-    """Return random choices of ``keep`` operations on each edge, as pruning leaves them."""
+    """Return random choices of ``keep`` operations per edge, as after pruning."""
     operations = get_space(space).operations
     rng = random.Random(keep)
     return {
@@ -219,7 +219,7 @@ def choices(space: str, keep: int) -> Candidates:
 
 @contextmanager
 def eagerly(side: Side) -> Iterator[None]:
-    """Run a side without graphs, for what they hide."""
+    """Run a side without graphs, which would hide its memory and launches."""
     mode, side.mode = side.mode, "eager"
     try:
         yield

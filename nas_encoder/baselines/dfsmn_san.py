@@ -75,7 +75,7 @@ class MemoryBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
-        """Add this block to the memory (B, T, D); ``padding`` (B, T) is true in padding frames."""
+        """Add this block to m (B, T, D); ``padding`` (B, T), true in padding frames, or None."""
         p = self.project(self.dropout(torch.relu(self.hidden(self.norm(m)))))
         if padding is not None:
             p = p.masked_fill(padding.unsqueeze(-1), 0.0)
@@ -129,7 +129,7 @@ class SelfAttention(nn.Module):
             self.persistent = nn.Parameter(torch.randn(2, heads, persistent, size // heads) * 0.5)
 
     def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
-        """Attend to all frames of m (B, T, D); ``padding`` (B, T) is true in padding frames."""
+        """Attend over m (B, T, D); ``padding`` (B, T), true in padding frames, or None."""
         batch, frames, size = m.shape
         # (B, T, 3 D) -> (3, B, heads, T, D / heads)
         packed = self.inputs(self.norm(m)).view(batch, frames, 3, self.heads, size // self.heads)

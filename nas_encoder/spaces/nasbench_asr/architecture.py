@@ -1,9 +1,9 @@
 """The architecture part of a genotype of ``nasbench_asr``: three nodes in a row with skips.
 
 Mehrotra et al. 2021 (NAS-Bench-ASR). Node k (from 1) applies an operation to the output of node
-k - 1 (0 is the cell's input) and adds the outputs that its skips name. ``zero`` as an operation
-stands for no connection, so many documents describe the same graph: the published hash counts
-13,824 documents and 8,242 graphs.
+k - 1 (0 is the cell's input) and adds the outputs that its skips name. The operation ``zero``
+means no connection, so many documents describe the same graph: the published hash distinguishes
+8,242 graphs among 13,824 documents.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _INPUT_LABEL, _OUTPUT_LABEL = -1, -2
 
 @dataclass(frozen=True)
 class Node:
-    """An operation on the output before, and the earlier outputs that are added to its result.
+    """An operation on the previous output, and the earlier outputs added to its result.
 
     Attributes:
-        op: Its name.
+        op: Name of the operation.
         skips: Ascending; 0 is the cell's input, k the output of node k.
     """
 
@@ -47,7 +47,7 @@ class SkipArchitecture:
 
     @classmethod
     def from_vector(cls, vector: Sequence[Sequence[int]]) -> SkipArchitecture:
-        """Build it from a checked vector, see :attr:`vector`."""
+        """Build it from a checked vector; see :attr:`vector`."""
         return cls(
             tuple(
                 Node(OPERATIONS[op], tuple(place for place, bit in enumerate(bits) if bit))
@@ -57,7 +57,7 @@ class SkipArchitecture:
 
     @property
     def vector(self) -> Vector:
-        """The form of the published code: per node the operation's index and a bit a skip."""
+        """The form of the published code: per node the operation's index and one bit per skip."""
         return tuple(
             (OPERATIONS.index(node.op), *(int(place in node.skips) for place in range(number)))
             for number, node in enumerate(self.nodes, 1)
@@ -69,10 +69,10 @@ class SkipArchitecture:
         return graph_hash(self.vector)
 
     def reduced(self) -> SkipArchitecture:
-        """Return the document that stands for all of the same graph hash.
+        """Return the document that represents all with the same graph hash.
 
         Without ``zero`` that is the architecture itself. Otherwise it is the first one, in the
-        order of the space, in which nothing is written down that the graph does not have.
+        order of the space, that lists nothing that is missing from the graph.
         """
         vector = self.vector
         if all(OPERATIONS[op] != ZERO for op, *_ in vector):
@@ -84,7 +84,7 @@ class SkipArchitecture:
         return {"nodes": [{"op": node.op, "skips": list(node.skips)} for node in self.nodes]}
 
     def canonical(self) -> list[Any]:
-        """Return the canonical form: the published hash says which ones are the same."""
+        """Return the canonical form, by which architectures are equal if their hashes are."""
         return ["nasbench", self.graph_hash]
 
 
@@ -92,7 +92,7 @@ KEYS = ("nodes",)
 
 
 def parse_nodes(document: Mapping[str, Any], problems: Problems) -> SkipArchitecture | None:
-    """Read the nodes of a genotype document; None where there were problems."""
+    """Read the nodes of a genotype document; None if there were problems."""
     if "nodes" not in document:
         return None
     before = len(problems.lines)
@@ -136,15 +136,15 @@ def all_vectors(nodes: int = NODES) -> Iterator[Vector]:
 
 @lru_cache(maxsize=16384)
 def graph_hash(vector: Vector) -> str:
-    """Return the hash of a vector's graph after everything without effect is taken out of it.
+    """Return the hash of a vector's graph after removing everything without effect.
 
-    Vertices are the input, an operation a node, and the output. Vertex k leads to k + 1, and a
-    skip of node k from output j is an edge from j to k + 1. Vertices of ``zero`` go with their
-    edges, then those that are not on a way from the input to the output.
+    Vertices are the input, one operation per node, and the output. Vertex k leads to k + 1, and a
+    skip of node k from output j is an edge from j to k + 1. Vertices of ``zero`` are removed with
+    their edges, then those that are not on a path from the input to the output.
 
-    The hash is that of NAS-Bench-101 (Ying et al. 2019, section 2.3): a vertex begins with the
-    MD5 of its out-degree, in-degree and label, takes in those of its neighbours as many times as
-    there are vertices, and the sorted results are hashed once more. As in the published data the
+    The hash is that of NAS-Bench-101 (Ying et al. 2019, section 2.3): a vertex starts with the
+    MD5 of its out-degree, in-degree and label, absorbs those of its neighbours as many times as
+    there are vertices, and the sorted results are hashed once more. As in the published data, the
     degrees are written as floating point numbers, and the labels are -1 for the input, -2 for the
     output and the operations' positions in the list.
     """
@@ -157,7 +157,7 @@ def graph_hash(vector: Vector) -> str:
 
 @lru_cache(maxsize=4096)
 def _minimal(zeros: tuple[bool, ...], skips: Vector) -> tuple[tuple[int, ...], Edges]:
-    """Return the vertices that are left, and the edges between their positions in that list."""
+    """Return the remaining vertices, and the edges between their positions in that list."""
     nodes = len(zeros)
     edges = {(vertex, vertex + 1) for vertex in range(nodes + 1)}
     edges |= {
@@ -180,7 +180,7 @@ def _minimal(zeros: tuple[bool, ...], skips: Vector) -> tuple[tuple[int, ...], E
     return left, frozenset((place[a], place[b]) for a, b in edges if a in place and b in place)
 
 
-@lru_cache(maxsize=1024)  # graphs with zero come up again and again
+@lru_cache(maxsize=1024)  # graphs with zero recur
 def _hash(edges: Edges, labels: tuple[int, ...]) -> str:
     count = range(len(labels))
     sources = [[a for a in count if (a, vertex) in edges] for vertex in count]

@@ -9,11 +9,11 @@ from nas_encoder.common.fields import flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
 
-STRIDES = (1, 1, 2, 2)  # in time, of the convolution that begins each block
+STRIDES = (1, 1, 2, 2)  # in time, of the convolution that starts each block
 SUBSAMPLING = 4
 KERNEL = 8
 EPSILON = 1e-3  # of the layer norms
-CLIP = 20.0  # the ReLUs end here
+CLIP = 20.0  # the upper bound of the ReLUs
 PUBLISHED: dict[str, Any] = {
     "input_size": 80,
     "channels": 600,
@@ -21,7 +21,7 @@ PUBLISHED: dict[str, Any] = {
     "lstm_size": 500,
     "dropout": 0.2,
 }
-"""What makes the published network of Mehrotra et al. 2021, section 3.2, but for its classes."""
+"""The published network of Mehrotra et al. 2021, section 3.2, except for its classes."""
 
 BLOCK_CELLS = (3, 4, 5, 6)
 """Cells of each block in the paper."""
@@ -47,23 +47,23 @@ class NasBenchSection(SearchedNetwork):
 class NasBenchConfig(NetworkOptions):
     """Everything but the genotype that a NAS-Bench-ASR network is built from.
 
-    ``block_cells`` says how many cells there are: ``layers`` plays no part.
+    ``block_cells`` sets the number of cells: ``layers`` is ignored.
 
     Attributes:
         input_size: F, number of frequency bins of the features; 80 in the paper.
-        channels: C, filters of the first block; those of the others are 4/3, 5/3 and 2 times as
-            many, rounded up to a multiple of the groups. 600 in the paper.
-        output_size: D, features of an output frame. Where it is not the width of the LSTM, or
+        channels: C, filters of the first block; the others have 4/3, 5/3 and 2 times as many,
+            rounded up to a multiple of the groups. 600 in the paper.
+        output_size: D, features of an output frame. If it is not the width of the LSTM, or
             without one that of the last block, a fully connected layer with ReLU follows (the
             paper has none).
-        dropout: Probability behind every operation of a cell and before the LSTM, in training;
-            0.2 in the paper.
-        lstm_size: Width of the LSTM behind the last block, 500 in the paper; 0 for none.
+        dropout: Dropout probability after every operation of a cell and before the LSTM; 0.2 in
+            the paper.
+        lstm_size: Width of the LSTM after the last block, 500 in the paper; 0 for none.
         block_cells: Cells of each block; 3, 4, 5 and 6 in the paper.
-        block_filters: Filters of each block, in place of ``channels``; empty for that rule.
+        block_filters: Filters of each block, overriding ``channels``; empty for that rule.
         conv_groups: Groups of a cell's convolutions; 100 in the paper. 0 for the largest divisor
-            of ``channels`` that leaves at least 6 filters a group in the first block, as there.
-        deltas: Whether delta and delta-delta stand beside the features; not in the paper.
+            of ``channels`` that leaves at least 6 filters per group in the first block, as there.
+        deltas: Whether to append delta and delta-delta features; not in the paper.
         taps: Cells, counted from 1, after which an intermediate output is taken (InterCTC); they
             must be in the last block, where the frame rate is the output's.
         conditioning: Whether a function of each tap is fed back into the network.
@@ -99,11 +99,11 @@ class NasBenchConfig(NetworkOptions):
 
     @property
     def subsampling_factor(self) -> int:
-        """Input frames for each output frame."""
+        """Input frames per output frame."""
         return SUBSAMPLING
 
     def conflicts(self, found: Problems) -> None:
-        """Check that groups divide the filters, and where intermediate outputs are taken."""
+        """Check that groups divide the filters, and the positions of intermediate outputs."""
         super().conflicts(found)
         blocks, groups, filters = len(STRIDES), self.conv_groups, self.block_filters
         if filters and len(filters) != blocks:
@@ -125,7 +125,7 @@ class NasBenchConfig(NetworkOptions):
 
 
 def spread_cells(layers: int) -> tuple[int, ...]:
-    """Return how many cells each block of NAS-Bench-ASR gets: as 3, 4, 5 and 6 of 18."""
+    """Return the number of cells of each block of NAS-Bench-ASR: in proportion 3 to 4 to 5 to 6."""
     whole = sum(BLOCK_CELLS)
     counts = [layers * share // whole for share in BLOCK_CELLS]
     rest = [layers * share % whole for share in BLOCK_CELLS]

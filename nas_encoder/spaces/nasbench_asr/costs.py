@@ -1,4 +1,4 @@
-"""What networks of NAS-Bench-ASR of one size cost: each exactly, and expected of probabilities."""
+"""Exact and expected costs of NAS-Bench-ASR networks of one size."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nas_encoder.spaces.nasbench_asr.space import NODE, NasBenchSpace
 class SkipCosts(RowCosts):
     """The costs of networks of one size.
 
-    Skips cost nothing, and an operation the same on every node.
+    Skips cost nothing, and an operation costs the same on every node.
 
     Args:
         space: The nodes' operations.
-        config: Of the networks.
-        frames: T, of the utterance.
+        config: Options of the networks.
+        frames: T, length of the utterance.
     """
 
     def __init__(self, space: NasBenchSpace, config: NasBenchConfig, frames: int) -> None:
@@ -43,12 +43,12 @@ class SkipCosts(RowCosts):
         super().__init__(NODE, [row] * space.nodes, [fixed], never=(ZERO,))
 
     def of(self, architecture: SkipArchitecture) -> dict[str, float]:
-        """Return what the network of an architecture costs, by quantity."""
+        """Return the costs of an architecture's network, by quantity."""
         return self.of_operations([node.op for node in architecture.reduced().nodes])
 
 
 class _Skeleton(NasBenchTrunk):
-    """A network whose cells hold nothing but their norm, which sees what they are given."""
+    """A network whose cells hold only their norm; it records the inputs of the cells."""
 
     def forward(self, x: Tensor, *_: Any) -> Any:
         """Return (B, ceil(T / 4), D)."""

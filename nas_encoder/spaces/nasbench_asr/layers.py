@@ -1,4 +1,4 @@
-"""The layers of NAS-Bench-ASR's network: convolutions over time, a block's start, its whole run.
+"""The layers of NAS-Bench-ASR's network: convolutions over time, a block's start, the trunk.
 
 See :mod:`nas_encoder.spaces.nasbench_asr.network` for sources and deviations.
 
@@ -19,9 +19,9 @@ from nas_encoder.network.tapped import TappedEncoder, output_layer
 from nas_encoder.ops.masking import is_capturing
 from nas_encoder.spaces.nasbench_asr.config import CLIP, EPSILON, KERNEL, STRIDES, NasBenchConfig
 
-# Frames ahead that a convolution may see; strided ones half as many (40 ms in both cases).
+# Future frames that a convolution may see; strided ones half as many (40 ms in both cases).
 AHEAD = 4
-# operation -> kernel and dilation; 'linear' is no convolution.
+# operation -> kernel and dilation; 'linear' is not a convolution.
 CONVOLUTIONS: dict[str, tuple[int, int]] = {
     "conv5": (5, 1),
     "conv5d2": (5, 2),
@@ -31,10 +31,10 @@ CONVOLUTIONS: dict[str, tuple[int, int]] = {
 
 
 def padding(kernel: int, dilation: int = 1, stride: int = 1) -> tuple[int, int]:
-    """Return the frames of zeros before and after the input of a convolution.
+    """Return the frames of zero padding before and after the input of a convolution.
 
-    A kernel that fits into what it may see of the future sees nothing of the past: ``conv5``
-    begins at its own frame.
+    A kernel that fits into its permitted future sees nothing of the past: ``conv5`` starts at the
+    current frame.
     """
     ahead = min(AHEAD // stride, kernel * dilation - stride)
     behind = (kernel - 1) * dilation - ahead
@@ -47,10 +47,10 @@ class TimeConvolution(nn.Conv1d):
     Args:
         inputs: Filters of an input frame.
         filters: C.
-        kernel: Its size.
-        dilation: Frames between its taps.
-        stride: In time.
-        groups: Into which the filters are divided.
+        kernel: Kernel size.
+        dilation: Distance between its taps, in frames.
+        stride: Stride in time.
+        groups: Number of groups of the filters.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class TimeConvolution(nn.Conv1d):
         """Map (B, T, C') to (B, ceil(T / stride), C).
 
         Args:
-            x: Padding frames may hold anything finite.
-            mask: (B, T, 1), 1 for frames of the utterance, or None where there is no padding.
+            x: Padding frames may hold any finite values.
+            mask: (B, T, 1), 1 for frames of the utterance, or None if there is no padding.
         """
         x = x if mask is None else x * mask.to(x.dtype)
         x = F.pad(x, (0, 0, self.behind, self.ahead))
         stride, dilation = int(self.stride[0]), int(self.dilation[0])
-        # Three ways to the same numbers; each is the fastest on CPUs for its kind of convolution
-        # (benchmarks/nasbench_asr.py), and all give frames in one piece to the layer norms.
+        # Three ways to compute the same; each is the fastest on CPUs for its kind of convolution
+        # (benchmarks/nasbench_asr.py), and all give contiguous frames to the layer norms.
         if self.groups > 1:  # an image of one row, (B, C, 1, T), in the layout of (B, T, C)
             kernel = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
             image = x.transpose(1, 2).unsqueeze(2)
@@ -101,12 +101,12 @@ class TimeLinear(nn.Linear):
     """Fully connected layer on each frame, ReLU to 20."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C); padding frames never reach others here."""
+        """Map (B, T, C) to (B, T, C); padding frames do not affect others here."""
         return F.hardtanh(super().forward(x), 0.0, CLIP)
 
 
 def build_node_operation(operation: str, filters: int, groups: int) -> nn.Module:
-    """Build the module of an operation's name, ``zero`` excepted."""
+    """Build the module of an operation; ``zero`` has none."""
     if operation == "linear":
         return TimeLinear(filters, filters)
     kernel, dilation = CONVOLUTIONS[operation]
@@ -114,12 +114,12 @@ def build_node_operation(operation: str, filters: int, groups: int) -> nn.Module
 
 
 class BlockStart(nn.Module):
-    """The convolution and layer norm that begin a block.
+    """The convolution and layer norm that start a block.
 
     Args:
-        inputs: Filters of the block before.
+        inputs: Filters of the previous block.
         filters: C.
-        stride: In time.
+        stride: Stride in time.
     """
 
     def __init__(self, inputs: int, filters: int, stride: int) -> None:
@@ -134,14 +134,14 @@ class BlockStart(nn.Module):
 
 
 class NasBenchTrunk(TappedEncoder):
-    """What networks of NAS-Bench-ASR share, whatever their cells hold.
+    """The part of NAS-Bench-ASR's networks that does not depend on the contents of cells.
 
     Args:
         config: Sizes.
-        build_cell: Builds a cell of so many filters.
+        build_cell: Builds a cell with a given number of filters.
 
     Attributes:
-        subsampling_factor: Input frames for each output frame: 4.
+        subsampling_factor: Input frames per output frame: 4.
         possible_taps: The cells, counted from 1, of the last block but the last.
     """
 
@@ -158,7 +158,7 @@ class NasBenchTrunk(TappedEncoder):
         self.possible_taps = tuple(
             range(len(self.cells) - config.block_cells[-1] + 1, len(self.cells))
         )
-        # It reads from left to right, so padding, which comes last, never reaches a valid frame.
+        # It reads from left to right, so trailing padding never affects a valid frame.
         self.lstm = nn.LSTM(width, config.lstm_size, batch_first=True) if config.lstm_size else None
         self.head = output_layer(config.lstm_size or width, config.output_size)
 
@@ -168,11 +168,11 @@ class NasBenchTrunk(TappedEncoder):
         lengths: Tensor | None,
         run: Callable[[int, nn.Module, Tensor, Tensor | None], Tensor],
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what leaves the last cell, (B, ceil(T / 4), C), and its mask, (B, T', 1) or None.
+        """Return the last cell's output, (B, ceil(T / 4), C), and its mask, (B, T', 1) or None.
 
         Args:
-            x: (B, T, F); what stands in padding frames plays no part.
-            lengths: (B,), or None where no utterance is padded.
+            x: (B, T, F); values in padding frames are ignored.
+            lengths: (B,), or None if no utterance is padded.
             run: Called with each cell's number from 1, the cell, its input and the mask; returns
                 its output.
         """
@@ -186,7 +186,7 @@ class NasBenchTrunk(TappedEncoder):
         return x, mask
 
     def output(self, x: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        """Map what leaves a cell of the last block to (B, T', D), zero in padding frames."""
+        """Map the output of a cell of the last block to (B, T', D), zero in padding frames."""
         if self.lstm is not None:
             x, _ = self.lstm(F.dropout(x, dropout, self.training))
         y: Tensor = self.head(x)

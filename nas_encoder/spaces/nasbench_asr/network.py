@@ -1,16 +1,15 @@
 """The network of NAS-Bench-ASR as an encoder.
 
 Mehrotra et al. 2021, section 3: four blocks, each a convolution over time (ReLU clipped at 20,
-layer norm) and some cells of the searched form; then, where wanted, an LSTM. The numbers that the
-paper leaves open (padding, epsilon, where dropout is) are those of the published PyTorch code,
-https://github.com/SamsungLabs/nb-asr. Where we deviate:
+layer norm) and some cells of the searched form; then, optionally, an LSTM. Values that the paper
+leaves open (padding, epsilon, position of dropout) are those of the published PyTorch code,
+https://github.com/SamsungLabs/nb-asr. Deviations:
 
-* Padding frames never take part in anything (masks), so an utterance gives the same output in
-  any batch.
-* An operation that leads nowhere (beside ``zero``) has no module, and all genotypes of the same
+* Padding frames are masked everywhere, so an utterance gives the same output in any batch.
+* An operation without effect (because of ``zero``) has no module, and all genotypes of the same
   published hash are the same network, see
   :meth:`~nas_encoder.spaces.nasbench_asr.architecture.SkipArchitecture.reduced`. The
-  published code keeps such operations, with their parameters, and lets a skip out of a ``zero``
+  published code keeps such operations, with their parameters, and lets a skip from a ``zero``
   carry what was added there.
 * The published data are those of the TensorFlow code, whose convolutions ignore the dilation, so
   that its ``conv5d2`` is ``conv5``, and whose list of branches begins with the identity. We
@@ -50,8 +49,8 @@ class SkipCell(nn.Module):
     Args:
         architecture: The nodes, reduced.
         filters: C.
-        groups: Of its convolutions.
-        dropout: Behind every operation.
+        groups: Groups of its convolutions.
+        dropout: Dropout after every operation.
 
     Attributes:
         output_channels: C.
@@ -77,8 +76,8 @@ class SkipCell(nn.Module):
         """Map (B, T, C) to (B, T, C).
 
         Args:
-            x: Padding frames may hold anything finite.
-            mask: (B, T, 1) or None where there is no padding.
+            x: Padding frames may hold any finite values.
+            mask: (B, T, 1), or None if there is no padding.
         """
         outputs: list[Tensor | None] = [x]
         for number, skips in enumerate(self.skips, 1):
@@ -92,7 +91,7 @@ class SkipCell(nn.Module):
                 if added is not None:
                     total = added if total is None else total + added
             outputs.append(total)
-        # Without any way to the output the cell gives zeros; what is before it keeps a gradient.
+        # Without a path to the output the cell gives zeros; earlier layers still get a gradient.
         result = x * 0.0 if outputs[-1] is None else outputs[-1]
         normed: Tensor = self.norm(result)
         return normed
@@ -101,8 +100,8 @@ class SkipCell(nn.Module):
 class NasBenchEncoder(NasBenchTrunk):
     """A network of NAS-Bench-ASR.
 
-    What a condition of ``forward_taps`` gives is projected and added to the cell's output, with
-    ``config.conditioning``.
+    With ``config.conditioning``, the condition of ``forward_taps`` is projected and added to the
+    cell's output.
 
     Args:
         genotype: The nodes of its cells.
@@ -177,17 +176,17 @@ def receptive_field(architecture: SkipArchitecture, config: NasBenchConfig) -> R
 
 
 def tensorflow_parameters(encoder: Any, classes: int) -> int:
-    """Return the parameters as the published data count them (their column ``params``).
+    """Return the number of parameters as the published data count them (column ``params``).
 
-    They count a TensorFlow model with a fully connected layer of ``classes`` outputs behind the
-    encoder. Beside ours it has one bias vector in the LSTM and not two. The layer has as many
-    outputs as there are phones (48), though the paper's text and code have one more for the
-    blank: so the published 26,338,848 of ``[[1,0],[1,0,0],[1,0,0,0]]`` comes out, where the
-    PyTorch model has 26,341,349.
+    They count a TensorFlow model with a fully connected layer of ``classes`` outputs after the
+    encoder. Unlike ours its LSTM has one bias vector, not two. The layer has as many outputs as
+    there are phones (48), though the paper's text and code have one more for the blank: this
+    yields the published 26,338,848 of ``[[1,0],[1,0,0],[1,0,0,0]]``, where the PyTorch model has
+    26,341,349.
 
     Args:
         encoder: A :class:`NasBenchEncoder`.
-        classes: Without the blank.
+        classes: Number of classes without the blank.
     """
     own = sum(int(parameter.numel()) for parameter in encoder.parameters())
     second_bias = 4 * int(encoder.config.lstm_size)

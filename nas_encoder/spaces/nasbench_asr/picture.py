@@ -1,4 +1,4 @@
-"""How a cell of nodes with skips is drawn."""
+"""Drawing a cell of nodes with skips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nas_encoder.spaces.picture import Graph, operation_shape, row_graph
 
 
 def graphs(architecture: SkipArchitecture) -> list[tuple[str, Graph]]:
-    """Return the one graph; a skip of a node leads to where the node's result goes."""
+    """Return the one graph; a skip of a node leads to the consumers of the node's result."""
     nodes = [
         operation_shape(f"{k}: {node.op}", "tdnn" if node.op.startswith("conv") else node.op)
         for k, node in enumerate(architecture.nodes, 1)

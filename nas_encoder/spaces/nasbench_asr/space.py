@@ -1,7 +1,7 @@
-"""The space ``nasbench_asr`` of Mehrotra et al. 2021: 13,824 cells, 8,242 of them different.
+"""The space ``nasbench_asr`` of Mehrotra et al. 2021: 13,824 cells, 8,242 of them distinct.
 
-Three nodes in a row; each has one of six operations and a skip from every output before it that
-is there or not.
+Three nodes in a row; each has one of six operations and an optional skip from every earlier
+output.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nas_encoder.spaces.nasbench_asr.architecture import (
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig, NasBenchSection, spread_cells
 
 NODE, SKIPS = "nodes", "skips"  # the kinds of choices
-NO_SKIP, SKIP = "no_skip", "skip"  # what the latter choose from
+NO_SKIP, SKIP = "no_skip", "skip"  # the candidates of a skip
 
 
 def skip_list(nodes: int) -> list[tuple[int, int]]:
@@ -75,7 +75,7 @@ class NasBenchSpace(SearchSpace):
 
     @property
     def unique_size(self) -> int:
-        """Number of genotypes of different published hashes."""
+        """Number of distinct published hashes."""
         return 8242
 
     @property
@@ -103,11 +103,11 @@ class NasBenchSpace(SearchSpace):
 
         Args:
             vector: Per node the position of its operation in :attr:`operations`, then a 1 for
-                each output before it (the cell's input first) that is added to its result, for
+                each earlier output (the cell's input first) that is added to its result, for
                 example ``[[1, 0], [1, 0, 0], [1, 0, 0, 0]]``.
 
         Raises:
-            GenotypeError: The shape is another, or a value is out of range.
+            GenotypeError: The shape is wrong, or a value is out of range.
         """
         problems = Problems()
         nodes = problems.sequence(vector, "vector", self.nodes, self.nodes)
@@ -127,9 +127,9 @@ class NasBenchSpace(SearchSpace):
         return str(genotype.architecture.graph_hash)
 
     def enumerate(self) -> Iterator[Genotype]:
-        """Yield each of the 8,242 different genotypes once, in a fixed order.
+        """Yield each of the 8,242 distinct genotypes once, in a fixed order.
 
-        Of those that the published hash calls the same, the one that comes is
+        Those of the same published hash are represented by
         :meth:`~nas_encoder.spaces.nasbench_asr.architecture.SkipArchitecture.reduced`.
         """
         seen: set[str] = set()
@@ -163,13 +163,13 @@ class NasBenchSpace(SearchSpace):
     ) -> SkipArchitecture:
         """Derive a cell: each node's most probable operation, and the skips that are likely.
 
-        ``zero`` is never chosen for a node, as ``none`` in a cell of edges: how probable it is says
+        ``zero`` is never chosen for a node, like ``none`` in a cell of edges: its probability says
         how strong the others have to be together, not that they do harm (Liu et al. 2019, section
-        2.4). 8,000 of the space's 8,242 cells can be derived so. A skip that is as probable as not
-        is left out.
+        2.4). 8,000 of the space's 8,242 cells can be derived this way. A skip of probability 1/2
+        is omitted.
 
         Raises:
-            NasEncoderError: A node has no operation, or the skips are not as many as the nodes
+            NasEncoderError: A node has no operation, or the number of skips is not what the nodes
                 need.
         """
         nodes, skips = probabilities[NODE], probabilities[SKIPS]
@@ -187,7 +187,7 @@ class NasBenchSpace(SearchSpace):
         return SkipArchitecture(tuple(chosen))
 
     def chosen(self, architecture: SkipArchitecture) -> dict[str, list[tuple[int, str]]]:
-        """Return (node, operation), and (skip, whether it is there)."""
+        """Return (node, operation), and (skip, its candidate)."""
         return {
             NODE: [(number, node.op) for number, node in enumerate(architecture.nodes)],
             SKIPS: [
@@ -197,7 +197,7 @@ class NasBenchSpace(SearchSpace):
         }
 
     def lines(self, architecture: SkipArchitecture) -> list[str]:
-        """Return the nodes, one a line."""
+        """Return the nodes, one per line."""
         return [
             "cell",
             *(
@@ -207,7 +207,7 @@ class NasBenchSpace(SearchSpace):
         ]
 
     def legend(self, architecture: SkipArchitecture, options: NasBenchConfig) -> tuple[str, str]:
-        """Return what the numbers are, and the network's size."""
+        """Return the meaning of the numbers, and the network's size."""
         return (
             "(0: the cell's input, the other numbers its nodes; the last one is the cell's output)",
             f"network of {sum(options.block_cells)} cells in {len(options.block_cells)} blocks, "
@@ -224,7 +224,7 @@ class NasBenchSpace(SearchSpace):
         channels: int,
         dropout: float,
     ) -> NasBenchConfig:
-        """Return the options of the networks of a search's stage."""
+        """Return the options of the networks in a stage of a search."""
         return NasBenchConfig(
             input_size=input_size,
             channels=channels,
@@ -236,7 +236,7 @@ class NasBenchSpace(SearchSpace):
         )
 
     def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
-        """Report a stage whose number of cells is not that of ``block_cells``."""
+        """Report a stage whose number of cells differs from ``block_cells``."""
         given = section.block_cells
         if not given:
             problems.integer(layers, path, 1, 1024)
@@ -248,7 +248,7 @@ class NasBenchSpace(SearchSpace):
     def target_options(
         self, options: NasBenchConfig, layers: int | None, channels: int | None
     ) -> NasBenchConfig:
-        """Return the options of a found genotype's network."""
+        """Return the options of a derived genotype's network."""
         cells = options.block_cells if layers is None else spread_cells(layers)
         return replace(options, channels=channels or options.channels, block_cells=cells)
 

@@ -25,12 +25,12 @@ Weights = Mapping[str, Tensor] | Mapping[str, Paths]
 
 
 class SkipSupernetCell(nn.Module):
-    """A cell of which every operation of a node, and every skip, is there.
+    """A cell with every operation of each node, and every skip.
 
     Args:
-        candidates: Operations of each node, and whether each skip can be there.
+        candidates: Operations of each node, and candidates of each skip.
         filters: C.
-        groups: Of its convolutions.
+        groups: Groups of its convolutions.
     """
 
     def __init__(self, candidates: Candidates, filters: int, groups: int) -> None:
@@ -43,7 +43,7 @@ class SkipSupernetCell(nn.Module):
             )
             for names in self.names
         )
-        # For each node the rows of its skips, and the outputs that they lead from.
+        # For each node the rows of its skips, and their source outputs.
         self.sources: list[list[tuple[int, int]]] = [[] for _ in self.names]
         for row, (node, source) in enumerate(skip_list(len(self.names))):
             self.sources[node].append((row, source))
@@ -53,16 +53,16 @@ class SkipSupernetCell(nn.Module):
         """Map (B, T, C) to (B, T, C).
 
         Args:
-            x: Padding frames may hold anything finite.
-            mask: (B, T, 1) or None where there is no padding.
-            weights: For nodes and skips the weights of mixtures, or the paths that are drawn.
-            dropout: Probability behind every operation, in training.
+            x: Padding frames may hold any finite values.
+            mask: (B, T, 1), or None if there is no padding.
+            weights: For nodes and skips the weights of mixtures, or the sampled paths.
+            dropout: Probability after every operation, in training.
         """
         zeros = partial(torch.zeros_like, x)
         outputs: list[Tensor | None] = [x]
         for node in range(len(self.names)):
-            # An operation behind a node to which nothing leads works on zeros, in paths as in
-            # mixtures; the network that is derived would not have it.
+            # An operation after a node without inputs works on zeros, in paths as in mixtures;
+            # the derived network would not have it.
             before = zeros() if outputs[-1] is None else outputs[-1]
             run = partial(self._operation, node, before, mask, dropout)
             total = choose(weights[NODE], node, run, zeros)
@@ -72,7 +72,7 @@ class SkipSupernetCell(nn.Module):
                 if added is not None:
                     total = added if total is None else total + added
             outputs.append(total)
-        # Without any way to the output the cell gives zeros; what is before it keeps a gradient.
+        # Without a path to the output the cell gives zeros; earlier layers still get a gradient.
         last = x * 0.0 if outputs[-1] is None else outputs[-1]
         normed: Tensor = self.norm(last)
         return normed
@@ -97,7 +97,7 @@ class NasBenchAsrSupernet(NasBenchTrunk):
     """The encoder that a gradient search trains in NAS-Bench-ASR's space.
 
     Args:
-        candidates: Operations of each node, and whether each skip can be there.
+        candidates: Operations of each node, and candidates of each skip.
         config: As for an evaluation network.
     """
 
@@ -121,9 +121,9 @@ class NasBenchAsrSupernet(NasBenchTrunk):
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
-            taps: Plays no part.
+            taps: Ignored.
             weights: For the kinds ``nodes`` and ``skips`` the weights of mixtures (3, n) and
-                (6, 2), or the paths that are drawn. All cells choose alike.
+                (6, 2), or the sampled paths, shared by all cells.
             dropout: Probability after every operation and before the LSTM, in training.
         """
 
@@ -141,5 +141,5 @@ def build(
     regularized: Container[str],
     sampled: bool,
 ) -> NasBenchAsrSupernet:
-    """Build the supernet, which mixtures and paths share; dropout is after every operation."""
+    """Build the supernet, the same for mixtures and paths; dropout follows every operation."""
     return NasBenchAsrSupernet(candidates, config)

@@ -1,4 +1,4 @@
-"""The architecture part of a genotype of the chain spaces: one operation a block, in a row."""
+"""The architecture part of a genotype of the chain spaces: one operation per block, in a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TDNN_OPERATIONS = ("tdnn_c1_d1", "tdnn_c1_d2", "tdnn_c2_d1", "tdnn_c2_d2")
 
 @dataclass(frozen=True)
 class ChainArchitecture:
-    """The operations of the blocks, first to last; each block reads the one before."""
+    """The operations of the blocks, first to last; each block reads the previous one."""
 
     blocks: tuple[str, ...]
 
@@ -24,7 +24,7 @@ class ChainArchitecture:
         return {"blocks": list(self.blocks)}
 
     def canonical(self) -> list[Any]:
-        """Return the canonical form: no two chains of different blocks are the same."""
+        """Return the canonical form: chains of different blocks always differ."""
         return ["chain", *self.blocks]
 
 
@@ -34,7 +34,7 @@ KEYS = ("blocks",)
 def parse_chain(
     document: Mapping[str, Any], operations: tuple[str, ...], problems: Problems
 ) -> ChainArchitecture | None:
-    """Read the blocks of a genotype document; None where there were problems."""
+    """Read the blocks of a genotype document; None if there were problems."""
     if "blocks" not in document:
         return None
     listed = problems.sequence(document["blocks"], "blocks", 1, MAX_BLOCKS)

@@ -17,16 +17,15 @@ SUBSAMPLE_AFTER = 3  # blocks before it (Zheng, An, Ou 2021: its position in the
 class ChainConfig(NetworkOptions):
     """Everything but the genotype that a chain network is built from.
 
-    The genotype says how many blocks there are: ``layers`` plays no part.
+    The genotype sets the number of blocks: ``layers`` is ignored.
 
     Attributes:
         input_size: F, number of frequency bins of the features.
         channels: C, the width of every layer; 640 in the paper.
-        output_size: D, features of an output frame. Where it is not C, a fully connected layer
-            with ReLU follows the last block (the paper has none).
-        dropout: Probability after every layer, in training; 0.5 in the paper.
-        deltas: Whether delta and delta-delta stand beside the features of a frame, as in the
-            paper (120 = 3 x 40).
+        output_size: D, features of an output frame. If it is not C, a fully connected layer with
+            ReLU follows the last block (the paper has none).
+        dropout: Dropout probability after every layer; 0.5 in the paper.
+        deltas: Whether to append delta and delta-delta features, as in the paper (120 = 3 x 40).
         taps: Blocks, counted from 1, after which an intermediate output is taken (InterCTC);
             they must follow the layer of stride 3.
         conditioning: Whether a function of each tap is fed back into the network.
@@ -45,11 +44,11 @@ class ChainConfig(NetworkOptions):
 
     @property
     def subsampling_factor(self) -> int:
-        """Input frames for each output frame."""
+        """Input frames per output frame."""
         return SUBSAMPLING
 
     def fits(self, architecture: Any, found: Problems) -> None:
-        """Check where intermediate outputs are taken."""
+        """Check the positions of intermediate outputs."""
         first, last = SUBSAMPLE_AFTER + 1, len(architecture.blocks) - 1
         if self.taps and first > last:
             rule = f"a chain of {last + 1} blocks has none where a tap can be taken"

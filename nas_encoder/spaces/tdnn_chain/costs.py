@@ -1,4 +1,4 @@
-"""What chains of one width cost: each exactly, and expected of probabilities."""
+"""Exact and expected costs of chains of one width."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ChainCosts(RowCosts):
     """The costs of chains of one width.
 
     Args:
-        space: Of the chain.
-        config: Of the networks.
-        frames: T, of the utterance.
+        space: The chain space.
+        config: Options of the networks.
+        frames: T, length of the utterance.
     """
 
     def __init__(self, space: ChainSpace, config: ChainConfig, frames: int) -> None:
@@ -37,12 +37,12 @@ class ChainCosts(RowCosts):
         super().__init__(BLOCKS, rows, [fixed])
 
     def of(self, architecture: ChainArchitecture) -> dict[str, float]:
-        """Return what the network of an architecture costs, by quantity."""
+        """Return the costs of an architecture's network, by quantity."""
         return self.of_operations(architecture.blocks)
 
 
 class _Skeleton(Chain):
-    """A chain whose blocks compute nothing, which sees what they are given."""
+    """A chain whose blocks compute nothing; it records the inputs of the blocks."""
 
     def forward(self, x: Tensor, *_: Any) -> Any:
         """Return (B, ceil(T / 3), D)."""

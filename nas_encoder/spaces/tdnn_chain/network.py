@@ -1,8 +1,8 @@
 """The chain network as an encoder: TDNN layers in a row, a third of the frame rate out.
 
 Zheng, An, Ou 2021 (ST-NAS), section 4: six searched layers of one width, and between the third
-and the fourth a fixed one of stride 3. Where we deviate: padding frames never take part in
-anything (masks), and the last linear layer, which gives the classes there, is the toolkit's.
+and the fourth a fixed one of stride 3. Deviations: padding frames are masked everywhere, and the
+last linear layer, which gives the classes there, is the toolkit's.
 
 B batch, T frames, F frequency bins, C channels, D output features.
 """
@@ -45,7 +45,7 @@ class TDNNLayer(nn.Module):
         channels: C.
         half_context: c; the kernel is 2c + 1.
         dilation: d; the layer sees c * d frames to either side.
-        stride: In time.
+        stride: Stride in time.
 
     Attributes:
         output_channels: C.
@@ -72,8 +72,8 @@ class TDNNLayer(nn.Module):
 
         Args:
             x: Zero in padding frames.
-            mask: (B, T, 1), 1 for frames of the utterance, or None where there is no padding.
-            dropout: Its probability, in training.
+            mask: (B, T, 1), 1 for frames of the utterance, or None if there is no padding.
+            dropout: Dropout probability, in training.
         """
         y: Tensor = self.norm(F.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))
         y = F.dropout(y, dropout, self.training) if dropout else y
@@ -86,15 +86,15 @@ def build_tdnn(operation: str, inputs: int, channels: int) -> TDNNLayer:
 
 
 class Chain(TappedEncoder):
-    """Blocks in a row, the layer of stride 3 among them, and the last layer.
+    """Blocks in a row, including the layer of stride 3, and the last layer.
 
     Args:
         config: Sizes.
-        blocks: What each block is built of.
-        build: Builds a block of that on so many features of a frame.
+        blocks: Specification of each block.
+        build: Builds a block from its specification and its number of input features.
 
     Attributes:
-        subsampling_factor: Input frames for each output frame: 3.
+        subsampling_factor: Input frames per output frame: 3.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Chain(TappedEncoder):
 
         Args:
             x: (B, T, F).
-            lengths: (B,), or None where no utterance is padded.
-            dropout: After the layer of stride 3, in training.
+            lengths: (B,), or None if no utterance is padded.
+            dropout: Probability after the layer of stride 3, in training.
             run: Called with each block's number from 1, the block, its input and the mask; returns
                 its output.
         """
@@ -136,7 +136,7 @@ class Chain(TappedEncoder):
         return self.output(x, mask)
 
     def output(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Map what leaves a block to (B, T', D), zero in padding frames."""
+        """Map the output of a block to (B, T', D), zero in padding frames."""
         y: Tensor = self.head(x)
         return y if mask is None else y * mask.to(y.dtype)
 
@@ -144,8 +144,8 @@ class Chain(TappedEncoder):
 class ChainEncoder(Chain):
     """A searched chain of TDNN layers.
 
-    What a condition of ``forward_taps`` gives is projected and added to the block's output, with
-    ``config.conditioning``.
+    With ``config.conditioning``, the condition of ``forward_taps`` is projected and added to the
+    block's output.
 
     Args:
         genotype: The blocks.

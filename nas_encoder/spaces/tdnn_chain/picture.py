@@ -1,4 +1,4 @@
-"""How a chain is drawn."""
+"""Drawing a chain."""
 
 from __future__ import annotations
 

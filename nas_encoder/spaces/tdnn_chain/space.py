@@ -1,4 +1,4 @@
-"""The chain spaces: a fixed number of blocks in a row, each with an operation of its own."""
+"""The chain spaces: a fixed number of blocks in a row, each with its own operation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ChainSpace(SearchSpace):
     Args:
         name: As in a genotype's ``space``.
         operations: Candidates of a block, in the supernet's order.
-        blocks: Their number.
+        blocks: Number of blocks.
     """
 
     package = __package__
@@ -51,7 +51,7 @@ class ChainSpace(SearchSpace):
 
     @property
     def bounds(self) -> list[int]:
-        """Number of values of each choice of :meth:`encode`: one choice a block."""
+        """Number of values of each choice of :meth:`encode`: one choice per block."""
         return [len(self.operations)] * self.blocks
 
     def vector_of(self, architecture: ChainArchitecture) -> list[int]:
@@ -99,11 +99,11 @@ class ChainSpace(SearchSpace):
         return {BLOCKS: list(enumerate(architecture.blocks))}
 
     def lines(self, architecture: ChainArchitecture) -> list[str]:
-        """Return the blocks, one a line."""
+        """Return the blocks, one per line."""
         return ["chain", *(f"  {place} = {op}" for place, op in enumerate(architecture.blocks, 1))]
 
     def legend(self, architecture: ChainArchitecture, options: ChainConfig) -> tuple[str, str]:
-        """Return what the operations' names mean, and the network's size."""
+        """Return the meaning of the operations' names, and the network's size."""
         return (
             "(c: frames of context to either side, d: their distance; the --layers of a chain are "
             "those above)",
@@ -112,16 +112,16 @@ class ChainSpace(SearchSpace):
         )
 
     def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
-        """Report a stage of another number of blocks."""
+        """Report a stage with a different number of blocks."""
         problems.integer(layers, path, self.blocks, self.blocks)
 
     def target_options(
         self, options: ChainConfig, layers: int | None, channels: int | None
     ) -> ChainConfig:
-        """Return the options of a found genotype's network: of the width that is wanted."""
+        """Return the options of a derived genotype's network, of the desired width."""
         return replace(options, channels=channels or options.channels)
 
 
-# Zheng, An, Ou 2021: 6 layers, 4,096 networks. Each layer has its own half of the context (1 or 2
-# frames at the layer's dilation) and its own dilation (1 or 2).
+# Zheng, An, Ou 2021: 6 layers, 4,096 networks. Each layer chooses half of its context (1 or 2
+# frames at the layer's dilation) and its dilation (1 or 2).
 TDNN_CHAIN = ChainSpace("tdnn_chain", TDNN_OPERATIONS, blocks=6)

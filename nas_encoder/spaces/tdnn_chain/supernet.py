@@ -52,9 +52,9 @@ class ChainSupernet(Chain):
         Args:
             x: (B, T, F) features.
             lengths: (B,) valid frames.
-            taps: Plays no part.
+            taps: Ignored.
             weights: For the kind ``blocks`` (E, n) weights of a mixture (Liu et al. 2019,
-                equation 2), or the paths that are drawn.
+                equation 2), or the sampled paths.
             dropout: Probability after every layer, in training.
         """
 
@@ -75,7 +75,7 @@ def build(
     regularized: Container[str],
     sampled: bool,
 ) -> ChainSupernet:
-    """Build the supernet, which mixtures and paths share; dropout is after every layer."""
+    """Build the supernet, the same for mixtures and paths; dropout follows every layer."""
     return ChainSupernet(candidates, config)
 
 

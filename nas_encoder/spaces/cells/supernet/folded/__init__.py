@@ -1,1 +1,1 @@
-"""A source's mixed operations with hand-written backward passes, for CPUs."""
+"""A source's mixed operations with custom backward passes, for CPUs."""

@@ -1,13 +1,13 @@
-"""A pointwise convolution and the batch norm behind it, folded into one matrix product.
+"""A pointwise convolution and the batch norm after it, folded into one matrix product.
 
-Mean and variance of ``y = W d`` follow from mean and covariance of its input, so that the
-normalized output is an affine map of ``d``, and neither ``y`` nor its normalized form is ever
-written to memory: what a mixed operation adds to a node is one product that accumulates. Backward
-works the same way: sums over positions enter as small matrices (``d^T G`` and the covariance),
-and the gradient of ``d`` is two products.
+Mean and variance of ``y = W d`` follow from mean and covariance of its input, so the normalized
+output is an affine map of ``d``, and neither ``y`` nor its normalized form is ever written to
+memory: a mixed operation adds to a node by one accumulating product. Backward works the same way:
+sums over positions enter as small matrices (``d^T G`` and the covariance), and the gradient of
+``d`` is two products.
 
 N positions (batch, time, frequency), C channels in, D channels out, n copies (edges). Small
-matrices are float64: a variance is a difference of sums.
+matrices are float64, because a variance is a difference of sums.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas_encoder.ops.norm import MaskedBatchNorm2d, over_processes
 class Frames(NamedTuple):
     """Which frames of a feature map are valid.
 
-    ``mask`` (B, T, 1, 1) or None, ``positions`` is the number of valid ones.
+    ``mask`` is (B, T, 1, 1) or None, ``positions`` the number of valid ones.
     """
 
     mask: Tensor | None
@@ -48,9 +48,9 @@ def moments(maps: Sequence[Tensor], frames: Frames, group: Any = None) -> Moment
     """Return the moments of maps (B, T, F, C) that are zero in padding frames.
 
     Args:
-        maps: One for each copy.
-        frames: Which frames are valid.
-        group: The processes over whose batches they are taken together; None for this one.
+        maps: One per copy.
+        frames: Their valid frames.
+        group: The processes whose batches count as one; None for this one only.
     """
     size = maps[0].size(-1)
     sums = maps[0].new_empty(len(maps), size)
@@ -87,7 +87,7 @@ class FoldedNorm(NamedTuple):
     group: Any
 
     def affine(self, dtype: torch.dtype, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return matrices (n, D, C) and shifts (n, D), multiplied by each copy's share (n,)."""
+        """Return matrices (n, D, C) and shifts (n, D), scaled by each copy's weight (n,)."""
         scale = self.inverse if share is None else self.inverse * share[:, None]
         matrix, shift = scale[:, :, None] * self.weight, -scale * self.centre
         return matrix.to(dtype), shift.to(dtype)
@@ -111,7 +111,7 @@ class FoldedNorm(NamedTuple):
         weight = scale[:, :, None] * centred - slope[:, :, None] * (self.weight @ self.covariance)
         share_gradient = along.sum(-1)
         if self.group is not None:
-            # Those above are parts of sums over processes; the input's needs the whole ones.
+            # Those above are one process's parts of sums; the input's needs the whole sums.
             along, total = over_processes(self.group, along, total)
             slope = scale * self.inverse * along
         curve = self.weight.mT @ (slope[:, :, None] * self.weight) / self.positions
@@ -125,7 +125,7 @@ class Gradients(NamedTuple):
 
     ``share`` (n,), ``weight`` (n, D, C); the gradient of the input is
     ``G @ matrix - d @ curve + offset`` with (n, D, C), (n, C, C) and (n, C); the last two are None
-    where the statistics do not depend on the input.
+    if the statistics do not depend on the input.
     """
 
     share: Tensor
@@ -135,7 +135,7 @@ class Gradients(NamedTuple):
     offset: Tensor | None
 
     def to(self, dtype: torch.dtype) -> Gradients:
-        """Return those of the weights and of the input in the feature maps' dtype."""
+        """Return the gradients of weights and input in the feature maps' dtype."""
         curve = None if self.curve is None else self.curve.to(dtype)
         offset = None if self.offset is None else self.offset.to(dtype)
         return Gradients(self.share, self.weight.to(dtype), self.matrix.to(dtype), curve, offset)
@@ -150,14 +150,14 @@ def fold(
 ) -> FoldedNorm:
     """Fold convolutions with the batch norms of some copies of a merged operation.
 
-    In training the running statistics of these copies move.
+    In training the running statistics of these copies are updated.
 
     Args:
-        weight: (n, D, C), of the copies.
-        norm: The merged norm, without scale and shift, of all copies.
-        maps: The inputs (B, T, F, C), one for each copy or one for all.
-        frames: Which of their frames are valid.
-        copies: Which of the norm's copies they are.
+        weight: (n, D, C), weights of the copies.
+        norm: The merged norm of all copies, without scale and shift.
+        maps: The inputs (B, T, F, C), one per copy or one for all.
+        frames: Their valid frames.
+        copies: Places of the copies in the norm.
     """
     weight = weight.double()
     eps = float(norm.eps)
@@ -179,14 +179,14 @@ def fold(
 def move_statistics(
     norm: MaskedBatchNorm2d, mean: Tensor, variance: Tensor, positions: float, copies: Sequence[int]
 ) -> None:
-    """Move the running statistics of some copies of a merged norm, as batch norm does.
+    """Update the running statistics of some copies of a merged norm, as batch norm does.
 
     Args:
-        norm: Of all copies.
+        norm: The merged norm of all copies.
         mean: (n, D).
         variance: (n, D), biased.
-        positions: How many they are taken over.
-        copies: Which they are.
+        positions: Number of positions that they are taken over.
+        copies: Places of the copies in the norm.
     """
     if is_recomputing():
         return

@@ -1,4 +1,4 @@
-"""1x7-7x1 pairs and strided identities with a hand-written backward pass."""
+"""1x7-7x1 pairs and strided identities with a custom backward pass."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ Kept = Sequence[Tensor | None]  # a dropout mask (N, C) for each copy, or none
 
 
 class Outputs:
-    """What the edges' operations add up to.
+    """The sums of the edges' operations.
 
     Args:
         edges: m.
         shape: (B, T', F', C).
-        like: Of the dtype.
+        like: A tensor of the dtype.
     """
 
     def __init__(self, edges: int, shape: Sequence[int], like: Tensor) -> None:
@@ -31,7 +31,7 @@ class Outputs:
         self.shift = like.new_zeros(edges, shape[-1])
 
     def add(self, edge: int, x: Tensor, matrix: Tensor, shift: Tensor, kept: Tensor | None) -> None:
-        """Add ``matrix @ x + shift``, where ``kept`` says so, for x (B, T', F', C)."""
+        """Add ``matrix @ x + shift``, masked by ``kept``, for x (B, T', F', C)."""
         total = self.maps[edge].view(-1, matrix.size(0))
         flat = x.view(-1, x.size(-1))
         if kept is None:
@@ -50,7 +50,7 @@ class Outputs:
 class OutputGradients:
     """The gradients of the m sums, zero in padding frames.
 
-    ``prepared`` is what the gradients of the source's depthwise kernels make of their input.
+    ``prepared`` caches the rearranged input for the gradients of the source's depthwise kernels.
     """
 
     def __init__(self, gradients: Sequence[Tensor], frames: Frames) -> None:
@@ -63,7 +63,7 @@ class OutputGradients:
         self.prepared: dict[tuple[bool, ...], Tensor] = {}
 
     def of(self, edge: int, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return an edge's gradient (N, C) and its sum (C,), where ``kept`` says so."""
+        """Return an edge's gradient (N, C) and its sum (C,), masked by ``kept``."""
         if kept is None:
             return self.maps[edge], self.totals[edge]
         gradient = self.maps[edge] * kept
@@ -98,9 +98,9 @@ class Branch(Protocol):
 
 
 def dropout_mask(size: Sequence[int], probability: float) -> Tensor:
-    """Return booleans that are False with a probability (a multiple of 2^-16).
+    """Return booleans that are False with a probability, a multiple of 2^-16.
 
-    Two random bytes decide on an element: drawing them costs a fifth of ``bernoulli_``.
+    Two random bytes per element cost a fifth of ``bernoulli_``.
     """
     count = 1
     for length in size:
@@ -129,7 +129,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def rows_of(weight: Tensor, copy: int, size: int) -> Tensor:
-    """Return the ``size`` rows of a merged weight that are a copy's."""
+    """Return a copy's ``size`` rows of a merged weight."""
     return weight[copy * size : (copy + 1) * size]
 
 
@@ -156,7 +156,7 @@ def norm_gradients(
     """Return the gradients of a folded norm.
 
     Args:
-        norm: Of n copies.
+        norm: Folded norm of n copies.
         maps: Their inputs (B, T, F, C).
         flows: The gradients (N, D) of their outputs, each with its sum (D,).
         shares: (n,).

@@ -1,4 +1,4 @@
-"""Separable and dilated convolutions with a hand-written backward pass."""
+"""Separable and dilated convolutions with a custom backward pass."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class SeparableBranch:
         return self._whole(gradient.reshape(-1, self.channels, 1, 1), number)
 
     def _whole(self, gradient: Tensor, number: int) -> Tensor:
-        """Return the gradient of all copies' weight; zero for those that are not computed."""
+        """Return the gradient of all copies' weight; zero for copies that are not computed."""
         weight = self.parameters()[number]
         gradient = gradient.to(weight.dtype)
         if len(self.copies) == self.module.copies:

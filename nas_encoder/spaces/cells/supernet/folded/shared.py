@@ -1,4 +1,4 @@
-"""What is the same on every edge of a source: identity, and pooling with its batch norm."""
+"""Operations equal on every edge of a source: identity, and pooling with its batch norm."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class IdentityMap:
     """skip_connect at stride 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, T, F, C) as it is."""
+        """Return (B, T, F, C) unchanged."""
         return x
 
     def again(self, x: Tensor) -> Tensor:
-        """Return what :meth:`forward` did."""
+        """Repeat :meth:`forward`."""
         return x
 
     def backward(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class IdentityMap:
 
 
 class PoolMap:
-    """Pooling and its batch norm; nothing is kept but the statistics."""
+    """Pooling and its batch norm; only the statistics are kept."""
 
     def __init__(self, module: SharedPool, mask: Tensor | None, frames: Frames) -> None:
         self.module = module
@@ -72,7 +72,7 @@ class PoolMap:
         return centred.mul_(self.inverse)
 
     def again(self, x: Tensor) -> Tensor:
-        """Return what :meth:`forward` did, from its statistics."""
+        """Repeat :meth:`forward` from its statistics."""
         return self.frames.clear((self._pool(x) - self.mean).mul_(self.inverse))
 
     def backward(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class PoolMap:
 
 
 class SharedBranch:
-    """Adds one map to several edges, with a share for each."""
+    """Adds one map to several edges, with a weight for each."""
 
     def __init__(self, edges: Sequence[int], source: IdentityMap | PoolMap | None) -> None:
         self.edges = edges
@@ -114,7 +114,7 @@ class SharedBranch:
         gradients: OutputGradients,
         wanted: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of the shares, where x is given, and of x, if wanted: (N, C)."""
+        """Return the gradients of the shares, if x is given, and of x, if wanted: (N, C)."""
         found: list[Tensor] = []
         dx: Tensor | None = None
         for edge, share, keep in zip(self.edges, shares, kept, strict=True):

@@ -1,4 +1,4 @@
-"""All edges of a source as one function of autograd."""
+"""All edges of a source as one autograd function."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _BRANCHES: dict[type[nn.Module], Callable[..., Branch]] = {
     MergedReduce: ReduceBranch,
 }
 FEWEST_CHANNELS = 8  # below, merging edges is as fast: a register holds 8 to 16 channels
-KEEP = 2  # how many maps of a convolution are kept for the backward pass; others are recomputed
+KEEP = 2  # maps of a convolution kept for the backward pass; others are recomputed
 
 
 def can_fold(x: Tensor) -> bool:
-    """Whether the hand-written path is taken for a feature map."""
+    """Whether the custom backward is used for a feature map."""
     return (
         x.device.type == "cpu"
         and x.size(1) >= FEWEST_CHANNELS
@@ -58,8 +58,8 @@ class _Plan:
     """What is computed, and which of the shares belong to it.
 
     ``active`` adds to the outputs; ``probes`` have a share of exactly zero, so that only their
-    share has a gradient and they are computed in the backward pass alone; ``shared`` are maps
-    that are the same on several edges.
+    share has a gradient and they are computed only in the backward pass; ``shared`` are maps that
+    are equal on several edges.
     """
 
     frames: Frames
@@ -93,17 +93,17 @@ def source_sums(
 ) -> tuple[Tensor, ...]:
     """Return for each edge the weighted sum of its operations.
 
-    An operation with a share of exactly zero is not computed, but for the gradient of its share.
+    An operation with a share of exactly zero is only computed for the gradient of its share.
 
     Args:
         operations: Merged operations.
-        users: For each the edges of its copies.
-        dropped: Whether dropout stands behind it.
+        users: For each operation the edges of its copies.
+        dropped: For each operation whether dropout follows it.
         edges: m.
         stride: s.
         x: (B, C, T, F), zero in padding frames.
         mask: (B, 1, T, 1) or None.
-        shares: One for each copy of each operation, operation after operation.
+        shares: One per copy of each operation, operation after operation.
         dropout: Its probability; 0 in evaluation.
 
     Returns:
