@@ -137,14 +137,9 @@ def measure_network(
     settings: BenchSettings,
     timed: Callable[[Call], float] | None = None,
 ) -> float:
-    """Return the milliseconds that a whole network takes for one utterance.
+    """Return the milliseconds that a whole network takes for one utterance of T ``frames``.
 
-    Args:
-        genotype: Architecture of the network.
-        options: Its options, of the space's type.
-        frames: T, length of the utterance.
-        settings: How to measure.
-        timed: Timer of an enclosing :func:`measuring`.
+    ``timed`` is the timer of an enclosing :func:`measuring`, if any.
     """
     if timed is None:
         with measuring(settings) as own:

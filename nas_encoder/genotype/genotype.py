@@ -51,11 +51,7 @@ class Genotype:
 
     @classmethod
     def from_dict(cls, document: object, subject: str = "genotype") -> Genotype:
-        """Read the YAML form.
-
-        Args:
-            document: The mapping.
-            subject: Its name in errors, for example the file's name.
+        """Read the YAML form; ``subject`` is its name in errors, for example the file's name.
 
         Raises:
             GenotypeError: The document breaks the schema; every problem is listed.

@@ -22,12 +22,8 @@ def count_parameters(module: nn.Module) -> int:
 def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     """Return the multiply-adds of one utterance, counted by PyTorch's own counter.
 
-    Convolutions, matrix products and attention count; element-wise work does not.
-
-    Args:
-        module: A module with ``forward(x (1, T, F), lengths (1,))``.
-        frames: T.
-        input_size: F.
+    Convolutions, matrix products and attention count; element-wise work does not. ``module`` is
+    called with x (1, T, F) and lengths (1,).
     """
     parameter = next(module.parameters())
     x = torch.zeros(1, frames, input_size, dtype=parameter.dtype, device=parameter.device)
@@ -68,10 +64,6 @@ def _lstm_macs(lstm: nn.Module, x: torch.Tensor) -> int:
 
 def receptive_field(genotype: Genotype, options: Any) -> ReceptiveField:
     """Return the receptive field in time of an output frame, relative to its first input frame.
-
-    Args:
-        genotype: Architecture of the network.
-        options: Options that it was built with.
 
     Raises:
         ConfigError: The network has an LSTM, which sees everything back to the beginning.

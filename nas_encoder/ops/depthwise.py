@@ -32,11 +32,7 @@ _HAS_MKLDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-unty
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """Convolve each channel with its own odd kernel, (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)).
 
-    Args:
-        x: (B, C, T, F).
-        weight: (C, 1, K, K), K odd; zero-padded such that stride 1 keeps the size.
-        stride: s.
-        dilation: Dilation of the kernel.
+    The weight is (C, 1, K, K), K odd; zero padding keeps the size at stride 1.
     """
     if _is_fast(x, weight) and _pays(x, weight, dilation):
         result: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
@@ -133,14 +129,8 @@ def depthwise_weight_gradient(
 ) -> Tensor:
     """Return the gradient of :func:`depthwise_conv2d`'s weight (C, 1, K, K).
 
-    Args:
-        x: (B, C, T, F), the convolution's input.
-        weight: Its weight.
-        grad: (B, C, ceil(T/s), ceil(F/s)), the gradient of its output.
-        stride: s.
-        dilation: Dilation of the kernel.
-        prepared: Cache of rearranged forms of ``x``, shared between kernels; start with an empty
-            one.
+    The input ``x`` is (B, C, T, F), the output's gradient ``grad`` (B, C, ceil(T/s), ceil(F/s)).
+    ``prepared`` caches rearranged forms of ``x`` between kernels; start with an empty one.
     """
     if not _is_channels_last(grad) and grad.dtype == torch.float32:
         return _by_convolution(x, weight, grad, stride, dilation)

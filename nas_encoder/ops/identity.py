@@ -42,13 +42,8 @@ class Zero(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halve time and frequency by two shifted 1x1 convolutions (Liu et al. 2019's code).
 
-    ReLU; half of the output channels see the positions that are even in time and frequency, the
-    others those that are odd in both; batch norm. Odd sizes are completed by a zero.
-
-    Args:
-        channels: C, of the input.
-        output_channels: D, of the output.
-        affine: Whether the batch norm has a scale and a shift.
+    ReLU; half of the D output channels see the positions of the C input channels that are even in
+    time and frequency, the others those odd in both; batch norm. Odd sizes are padded by a zero.
     """
 
     context = (0, 1)

@@ -16,13 +16,7 @@ _recomputing: ContextVar[bool] = ContextVar("nas_encoder_recomputing", default=F
 
 
 def frame_mask(lengths: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
-    """Return (B, 1, T, 1), 1 where a frame's index is below the utterance's length, else 0.
-
-    Args:
-        lengths: (B,) integer.
-        frames: T.
-        dtype: Data type of the result.
-    """
+    """Return (B, 1, T, 1), 1 for frames within their utterance's length (B,), else 0."""
     index = torch.arange(frames, device=lengths.device)
     return (index[None, :] < lengths[:, None]).to(dtype)[:, None, :, None]
 
@@ -47,11 +41,9 @@ def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def hold_last(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Replace each frame past an utterance's end by its last frame.
+    """Replace each frame of (B, T, F) past an utterance's end by its last frame.
 
-    Args:
-        x: (B, T, F).
-        lengths: (B,), or None where all frames are valid.
+    ``lengths`` (B,) is None if all frames are valid.
     """
     if lengths is None:
         return x

@@ -124,11 +124,9 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
 
 
 def restore_masked(module: nn.Module, names: Iterable[str]) -> None:
-    """Undo ``nn.SyncBatchNorm.convert_sync_batchnorm`` for masked batch norms.
+    """Undo ``nn.SyncBatchNorm.convert_sync_batchnorm`` for a module's masked batch norms, in place.
 
-    Args:
-        module: Changed in place.
-        names: Names of its masked batch norms, which are synchronized afterwards.
+    ``names`` are those of its masked batch norms, which are synchronized afterwards.
     """
     for name in names:
         parent, _, own = name.rpartition(".")

@@ -292,10 +292,7 @@ class SearchSpace(ABC):
     ) -> NetworkOptions:
         """Return the options of a derived genotype's network, which budgets apply to.
 
-        Args:
-            options: Options of the last stage's network.
-            layers: The user's choice; None for the default.
-            channels: Likewise.
+        ``options`` are those of the last stage's network; for the others see :meth:`target_sizes`.
         """
         return cast(NetworkOptions, options)
 

@@ -43,14 +43,7 @@ def pair_probabilities(strengths: Tensor) -> tuple[list[tuple[int, int]], Tensor
 
 
 def inclusion_probabilities(strengths: Tensor) -> Tensor:
-    """Return for each edge the probability that its node takes it.
-
-    Args:
-        strengths: (E,).
-
-    Returns:
-        (E,) with gradient; for each node the sum is 2.
-    """
+    """Return the probability (E,), with gradient, that each edge is taken; 2 in sum per node."""
     found = []
     for rows in rows_of_nodes(len(strengths)):
         own = strengths[rows.start : rows.stop]
@@ -63,15 +56,7 @@ def inclusion_probabilities(strengths: Tensor) -> Tensor:
 
 
 def draw_taken(strengths: Tensor, generator: torch.Generator) -> tuple[bool, ...]:
-    """Draw two edges of each node.
-
-    Args:
-        strengths: (E,).
-        generator: A CPU generator, the only source of randomness.
-
-    Returns:
-        Whether each edge is taken.
-    """
+    """Draw two edges per node from strengths (E,) with a CPU generator; return which are taken."""
     taken = [False] * len(strengths)
     values = strengths.detach().cpu()
     for rows in rows_of_nodes(len(values)):

@@ -51,12 +51,7 @@ class Paths:
 
 
 def draw_active(probabilities: Tensor, generator: torch.Generator) -> tuple[int, ...]:
-    """Draw one operation for each edge.
-
-    Args:
-        probabilities: (E, n).
-        generator: A CPU generator, the only source of randomness.
-    """
+    """Draw one operation per edge from probabilities (E, n), using only the CPU generator."""
     drawn = torch.multinomial(probabilities.detach().cpu(), 1, generator=generator)
     return tuple(int(place) for place in drawn[:, 0].tolist())
 
@@ -66,7 +61,7 @@ def draw_paths(alphas: Tensor, generator: torch.Generator, candidates: int | Non
 
     Args:
         alphas: (E, n), with gradient.
-        generator: As above.
+        generator: A CPU generator, the only source of randomness.
         candidates: How many operations of an edge are involved, None for all. With 2 (two-path
             variant), two are drawn without replacement from the edge's probabilities, these are
             renormalized, and the active one is drawn from the two; the loss is then the

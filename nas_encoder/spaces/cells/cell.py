@@ -93,15 +93,12 @@ class CellModule(nn.Module):
         )
 
     def forward(self, first: State, second: State, drop_path: float = 0.0) -> State:
-        """Compute the cell.
+        """Compute (B, C * len(concat), ceil(T / stride), ceil(F / stride)) and its mask.
 
         Args:
             first: Output of the cell before the previous one.
             second: Output of the previous cell, (B, C', T, F).
             drop_path: Probability of dropping an operation's output.
-
-        Returns:
-            (B, C * len(concat), ceil(T / stride), ceil(F / stride)) and its mask.
         """
         # At this cell's input resolution both inputs have the same mask; the mask of an input
         # that no edge reads does not matter.

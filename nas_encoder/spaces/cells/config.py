@@ -22,12 +22,7 @@ HIDDEN_SIZES = tuple_of(integer(1, 65536), 0, 16)
 
 @dataclass(frozen=True)
 class CellSection(SearchedNetwork):
-    """The section ``network`` of a search.
-
-    Attributes:
-        stem_stride: See :class:`CellConfig`.
-        hidden_sizes: Likewise.
-    """
+    """The section ``network`` of a search; for its options see :class:`CellConfig`."""
 
     stem_stride: tuple[int, int] = option((1, 1), STEM_STRIDE)
     hidden_sizes: tuple[int, ...] = option((), HIDDEN_SIZES)

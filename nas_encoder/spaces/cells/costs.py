@@ -25,12 +25,7 @@ _TINY = 1e-12
 
 
 class CellCosts:
-    """The costs of cell networks of one size.
-
-    Args:
-        space: The cell space.
-        network: The size.
-    """
+    """The costs of the cell networks of one size."""
 
     def __init__(self, space: CellSpace, network: CellNetwork) -> None:
         self.operations = space.choices

@@ -40,10 +40,6 @@ class CellEncoder(TappedEncoder):
     With ``config.conditioning``, the condition of ``forward_taps`` is projected and added to the
     cell's output.
 
-    Args:
-        genotype: The cells.
-        config: Everything else.
-
     Attributes:
         possible_taps: The cells, counted from 1, whose outputs ``forward_taps`` can return: built,
             at the output's frame rate, and not the last.

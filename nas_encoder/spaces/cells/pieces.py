@@ -86,12 +86,9 @@ class CellPieces:
 
 
 class CellNetwork:
-    """The pieces of all cell networks of one size.
+    """The pieces of all cell networks of one size, for an utterance of T ``frames``.
 
-    Args:
-        config: The network's size; its cells concatenate all of their nodes.
-        frames: T, length of the utterance.
-        space: The cell space.
+    Cells concatenate all of their nodes.
     """
 
     def __init__(self, config: CellConfig, frames: int, space: CellSpace) -> None:
@@ -136,11 +133,9 @@ class CellNetwork:
         return list(found)
 
     def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any]]:
-        """Build a piece as in an evaluation network, and a call of it.
+        """Build a piece as in an evaluation network, in evaluation mode, and a call of it.
 
-        Returns:
-            The module, in evaluation mode, and a function that runs it on one utterance of random
-            values without padding.
+        The call runs it on one utterance of random values without padding.
         """
         with torch.device(device):
             module = self._module(piece).eval()
@@ -164,11 +159,7 @@ class CellNetwork:
         return build_operation(piece.name, piece.channels, piece.stride)
 
     def count(self, piece: Piece) -> dict[str, float]:
-        """Return a piece's parameters and multiply-adds, without computing anything.
-
-        As :func:`~nas_encoder.network.complexity.count_parameters` and
-        :func:`~nas_encoder.network.complexity.count_macs`.
-        """
+        """Count without computing, as :func:`.count_parameters` and :func:`.count_macs` do."""
         module, call = self.build(piece, "meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             call()

@@ -44,12 +44,9 @@ def reductions(layers: int) -> tuple[int, int]:
 
 
 def stack(layers: int, channels: int, joined: Mapping[str, int]) -> tuple[list[StackedCell], int]:
-    """Return the places of all cells, and the channels of the last one's output.
+    """Return the places of L cells, starting with C channels, and the last one's output channels.
 
-    Args:
-        layers: L.
-        channels: C, channels before the first reduction.
-        joined: For each kind, how many states a cell concatenates.
+    ``joined`` says for each kind how many states a cell concatenates.
     """
     widths = [STEM_WIDTH * channels] * 2
     places: list[StackedCell] = []
@@ -67,10 +64,6 @@ def live_cells(architecture: CellArchitecture, config: Any) -> frozenset[int]:
     """Return the indices of the cells that any output depends on.
 
     If a genotype reads only one of its two inputs, every second cell can be dead.
-
-    Args:
-        architecture: The cells.
-        config: A :class:`~nas_encoder.spaces.cells.config.CellConfig`.
     """
     todo = [config.layers - 1, *(tap - 1 for tap in config.taps)]
     live: set[int] = set()

@@ -34,9 +34,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None) -> State:
         """Map features (B, T, F) to a feature map (B, 3C, ceil(T/s), ceil(F/r)), stride (s, r).
 
-        Args:
-            x: Features; values in padding frames are ignored.
-            lengths: (B,), or None if no utterance is padded.
+        Values in padding frames are ignored; ``lengths`` (B,) is None if no utterance is padded.
         """
         image, mask = input_image(x, lengths, self.deltas)
         if image.device.type == "cpu" and not is_capturing():

@@ -16,14 +16,9 @@ from nas_encoder.spaces.nasbench_asr.space import NODE, NasBenchSpace
 
 
 class SkipCosts(RowCosts):
-    """The costs of networks of one size.
+    """The costs of networks of one size, for an utterance of T ``frames``.
 
     Skips cost nothing, and an operation costs the same on every node.
-
-    Args:
-        space: The nodes' operations.
-        config: Options of the networks.
-        frames: T, length of the utterance.
     """
 
     def __init__(self, space: NasBenchSpace, config: NasBenchConfig, frames: int) -> None:

@@ -68,9 +68,7 @@ class TimeConvolution(nn.Conv1d):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (B, T, C') to (B, ceil(T / stride), C).
 
-        Args:
-            x: Padding frames may hold any finite values.
-            mask: (B, T, 1), 1 for frames of the utterance, or None if there is no padding.
+        Padding frames hold any finite values; ``mask`` (B, T, 1) is 1 for valid frames, or None.
         """
         x = x if mask is None else x * mask.to(x.dtype)
         x = F.pad(x, (0, 0, self.behind, self.ahead))
@@ -114,13 +112,7 @@ def build_node_operation(operation: str, filters: int, groups: int) -> nn.Module
 
 
 class BlockStart(nn.Module):
-    """The convolution and layer norm that start a block.
-
-    Args:
-        inputs: Filters of the previous block.
-        filters: C.
-        stride: Stride in time.
-    """
+    """The convolution and layer norm that start a block, from ``inputs`` to C filters."""
 
     def __init__(self, inputs: int, filters: int, stride: int) -> None:
         super().__init__()

@@ -73,12 +73,7 @@ class SkipCell(nn.Module):
         self.norm = nn.LayerNorm(filters, eps=EPSILON)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (B, T, C) to (B, T, C).
-
-        Args:
-            x: Padding frames may hold any finite values.
-            mask: (B, T, 1), or None if there is no padding.
-        """
+        """Map (B, T, C), with mask (B, T, 1) or None; padding frames hold any finite values."""
         outputs: list[Tensor | None] = [x]
         for number, skips in enumerate(self.skips, 1):
             total: Tensor | None = None
@@ -102,10 +97,6 @@ class NasBenchEncoder(NasBenchTrunk):
 
     With ``config.conditioning``, the condition of ``forward_taps`` is projected and added to the
     cell's output.
-
-    Args:
-        genotype: The nodes of its cells.
-        config: Everything else.
 
     Raises:
         ConfigError: An option breaks its rule; all problems are listed.
@@ -178,15 +169,11 @@ def receptive_field(architecture: SkipArchitecture, config: NasBenchConfig) -> R
 def tensorflow_parameters(encoder: Any, classes: int) -> int:
     """Return the number of parameters as the published data count them (column ``params``).
 
-    They count a TensorFlow model with a fully connected layer of ``classes`` outputs after the
-    encoder. Unlike ours its LSTM has one bias vector, not two. The layer has as many outputs as
-    there are phones (48), though the paper's text and code have one more for the blank: this
-    yields the published 26,338,848 of ``[[1,0],[1,0,0],[1,0,0,0]]``, where the PyTorch model has
-    26,341,349.
-
-    Args:
-        encoder: A :class:`NasBenchEncoder`.
-        classes: Number of classes without the blank.
+    They count a TensorFlow model with a fully connected layer of ``classes`` outputs (without the
+    blank) after the encoder. Unlike ours its LSTM has one bias vector, not two. The layer has as
+    many outputs as there are phones (48), though the paper's text and code have one more for the
+    blank: this yields the published 26,338,848 of ``[[1,0],[1,0,0],[1,0,0,0]]``, where the PyTorch
+    model has 26,341,349.
     """
     own = sum(int(parameter.numel()) for parameter in encoder.parameters())
     second_bias = 4 * int(encoder.config.lstm_size)

@@ -50,13 +50,10 @@ class SkipSupernetCell(nn.Module):
         self.norm = nn.LayerNorm(filters, eps=EPSILON)
 
     def forward(self, x: Tensor, mask: Tensor | None, weights: Weights, dropout: float) -> Tensor:
-        """Map (B, T, C) to (B, T, C).
+        """Map (B, T, C), with mask (B, T, 1) or None; padding frames hold any finite values.
 
-        Args:
-            x: Padding frames may hold any finite values.
-            mask: (B, T, 1), or None if there is no padding.
-            weights: For nodes and skips the weights of mixtures, or the sampled paths.
-            dropout: Probability after every operation, in training.
+        ``weights`` are those of mixtures for nodes and skips, or sampled paths; ``dropout`` is its
+        probability after every operation, in training.
         """
         zeros = partial(torch.zeros_like, x)
         outputs: list[Tensor | None] = [x]
@@ -94,12 +91,7 @@ def _skip(names: Sequence[str], source: Tensor | None, place: int) -> Tensor | N
 
 
 class NasBenchAsrSupernet(NasBenchTrunk):
-    """The encoder that a gradient search trains in NAS-Bench-ASR's space.
-
-    Args:
-        candidates: Operations of each node, and candidates of each skip.
-        config: As for an evaluation network.
-    """
+    """The encoder that a gradient search trains in NAS-Bench-ASR's space."""
 
     def __init__(self, candidates: Candidates, config: NasBenchConfig) -> None:
         super().__init__(
@@ -118,13 +110,9 @@ class NasBenchAsrSupernet(NasBenchTrunk):
     ) -> Tensor:
         """Return (B, ceil(T / 4), D).
 
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) valid frames.
-            taps: Ignored.
-            weights: For the kinds ``nodes`` and ``skips`` the weights of mixtures (3, n) and
-                (6, 2), or the sampled paths, shared by all cells.
-            dropout: Probability after every operation and before the LSTM, in training.
+        ``weights`` are for the kinds ``nodes`` and ``skips`` the weights of mixtures (3, n) and
+        (6, 2), or the sampled paths, shared by all cells; ``dropout`` is its probability after
+        every operation and before the LSTM, in training. ``taps`` is ignored.
         """
 
         def run(number: int, cell: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:

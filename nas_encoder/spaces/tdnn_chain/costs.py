@@ -15,13 +15,7 @@ from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainSpace
 
 
 class ChainCosts(RowCosts):
-    """The costs of chains of one width.
-
-    Args:
-        space: The chain space.
-        config: Options of the networks.
-        frames: T, length of the utterance.
-    """
+    """The costs of chains of one width, for an utterance of T ``frames``."""
 
     def __init__(self, space: ChainSpace, config: ChainConfig, frames: int) -> None:
         with torch.device("meta"):

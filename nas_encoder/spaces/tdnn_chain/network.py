@@ -68,12 +68,9 @@ class TDNNLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-        """Map (B, T, C') to (B, ceil(T / stride), C), zero in padding frames.
+        """Map (B, T, C') to (B, ceil(T / stride), C); both are zero in padding frames.
 
-        Args:
-            x: Zero in padding frames.
-            mask: (B, T, 1), 1 for frames of the utterance, or None if there is no padding.
-            dropout: Dropout probability, in training.
+        ``mask`` (B, T, 1) is 1 for valid frames, or None; ``dropout`` acts in training only.
         """
         y: Tensor = self.norm(F.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))
         y = F.dropout(y, dropout, self.training) if dropout else y
@@ -146,10 +143,6 @@ class ChainEncoder(Chain):
 
     With ``config.conditioning``, the condition of ``forward_taps`` is projected and added to the
     block's output.
-
-    Args:
-        genotype: The blocks.
-        config: Everything else.
 
     Attributes:
         possible_taps: The blocks, counted from 1, whose outputs ``forward_taps`` can return: at

@@ -21,12 +21,7 @@ from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainSpace
 
 
 class ChainSupernet(Chain):
-    """The encoder that a gradient search trains in a chain space.
-
-    Args:
-        candidates: Operations of each block.
-        config: As for an evaluation network.
-    """
+    """The encoder that a gradient search trains in a chain space."""
 
     def __init__(self, candidates: Candidates, config: ChainConfig) -> None:
         super().__init__(
@@ -49,13 +44,9 @@ class ChainSupernet(Chain):
     ) -> Tensor:
         """Return (B, ceil(T / 3), D).
 
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) valid frames.
-            taps: Ignored.
-            weights: For the kind ``blocks`` (E, n) weights of a mixture (Liu et al. 2019,
-                equation 2), or the sampled paths.
-            dropout: Probability after every layer, in training.
+        ``weights`` are for the kind ``blocks`` the weights (E, n) of a mixture (Liu et al. 2019,
+        equation 2), or the sampled paths; ``dropout`` is its probability after every layer, in
+        training. ``taps`` is ignored.
         """
 
         def run(number: int, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:

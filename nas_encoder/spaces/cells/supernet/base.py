@@ -104,14 +104,7 @@ class CellOfEdges(nn.Module):
 
 
 class CellSupernet(TappedEncoder):
-    """The encoder that a gradient search trains.
-
-    Args:
-        candidates: Operations of each edge of each kind of cell.
-        config: As for an evaluation network.
-        nodes: Number of intermediate nodes of a cell.
-        regularized: Operations followed by dropout.
-    """
+    """The encoder that a gradient search trains; arguments as for :class:`CellOfEdges`."""
 
     cell: ClassVar[type[CellOfEdges]]
 
@@ -152,12 +145,8 @@ class CellSupernet(TappedEncoder):
     ) -> Tensor:
         """Return (B, ceil(T / S), D).
 
-        Args:
-            x: (B, T, F) features.
-            lengths: (B,) valid frames.
-            taps: Ignored.
-            weights: For each kind of cell the choices of its edges; see the class.
-            dropout: Probability after the regularized operations, in training.
+        ``weights`` are the choices of the edges of each kind of cell, see the class; ``dropout`` is
+        its probability after the regularized operations, in training. ``taps`` is ignored.
         """
         state = self.stem(x, lengths)
         before, previous = state, state

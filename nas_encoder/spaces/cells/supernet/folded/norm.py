@@ -181,12 +181,7 @@ def move_statistics(
 ) -> None:
     """Update the running statistics of some copies of a merged norm, as batch norm does.
 
-    Args:
-        norm: The merged norm of all copies.
-        mean: (n, D).
-        variance: (n, D), biased.
-        positions: Number of positions that they are taken over.
-        copies: Places of the copies in the norm.
+    Mean and biased variance are (n, D), taken over a number of positions.
     """
     if is_recomputing():
         return

@@ -18,13 +18,7 @@ Kept = Sequence[Tensor | None]  # a dropout mask (N, C) for each copy, or none
 
 
 class Outputs:
-    """The sums of the edges' operations.
-
-    Args:
-        edges: m.
-        shape: (B, T', F', C).
-        like: A tensor of the dtype.
-    """
+    """The sums of the operations of m edges, each (B, T', F', C), in the dtype of ``like``."""
 
     def __init__(self, edges: int, shape: Sequence[int], like: Tensor) -> None:
         self.maps = [like.new_zeros(tuple(shape)) for _ in range(edges)]
