@@ -19,7 +19,7 @@ def delta(x: Tensor, lengths: Tensor | None) -> Tensor:
 
     Args:
         x: (B, T, F).
-        lengths: (B,), or None where all frames are valid.
+        lengths: (B,), or None if all frames are valid.
     """
     frames = x.size(1)
     held = hold_last(x, lengths).transpose(1, 2)  # (B, F, T)
@@ -43,7 +43,7 @@ def input_image(x: Tensor, lengths: Tensor | None, deltas: bool) -> tuple[Tensor
 
     Args:
         x: (B, T, F); values in padding frames are ignored.
-        lengths: (B,), or None where no utterance is padded.
+        lengths: (B,), or None if no utterance is padded.
         deltas: Whether to append delta and delta-delta features.
     """
     mask = None

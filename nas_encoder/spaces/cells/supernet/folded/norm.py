@@ -73,7 +73,7 @@ def moments(maps: Sequence[Tensor], frames: Frames, group: Any = None) -> Moment
 class FoldedNorm(NamedTuple):
     """``n`` pointwise convolutions and their batch norms as affine maps.
 
-    ``weight`` (n, D, C) and ``mean`` (n, C), ``covariance`` (n, C, C) of the input (None where the
+    ``weight`` (n, D, C) and ``mean`` (n, C), ``covariance`` (n, C, C) of the input (None if the
     statistics are running ones), ``centre`` (n, D) and ``inverse`` (n, D) of the output: mean and
     inverse standard deviation. ``group`` are the processes that share the statistics.
     """
