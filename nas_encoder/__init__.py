@@ -1,7 +1,6 @@
 """Speech encoders found by neural architecture search, for ESPnet2 and NVIDIA NeMo.
 
-Importing this package loads neither torch nor a toolkit: the public names below
-are resolved when they are first used.
+Importing this package loads neither torch nor a toolkit: public names are resolved on first use.
 """
 
 from __future__ import annotations

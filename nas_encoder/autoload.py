@@ -1,15 +1,15 @@
 """Import hook that registers our encoders with a toolkit, in every Python process.
 
-The toolkits have no plug-in mechanism, and they build models in processes that a user does not
-start himself (ESPnet's multi-GPU launcher spawns). So a line in a ``.pth`` file, which every
-interpreter executes at start-up, loads this file and calls :func:`install`. That puts one
-finder in front of ``sys.meta_path``. It does nothing until a module named in :data:`HOOKS` is
-imported; then it lets the real loader execute that module and calls our registration with it.
-No file of a toolkit is changed.
+The toolkits have no plug-in mechanism, and they build models in processes that the user does not
+start (ESPnet's multi-GPU launcher spawns them). So a line in a ``.pth`` file, which every
+interpreter executes at start-up, loads this file and calls :func:`install`, which puts one finder
+at the front of ``sys.meta_path``. It does nothing until a module named in :data:`HOOKS` is
+imported; then it lets the real loader execute that module and calls our registration with it. No
+file of a toolkit is changed.
 
 Because it runs at every start of Python, this file imports only what an idle interpreter has
-loaded already (``os``, ``sys``; not even ``__future__``), and the ``.pth`` line loads it
-*without* executing ``nas_encoder/__init__.py``. Keep both so: a test compares the module lists.
+already loaded (``os``, ``sys``; not even ``__future__``), and the ``.pth`` line loads it
+*without* executing ``nas_encoder/__init__.py``. A test compares the module lists.
 
 Environment:
     NAS_ENCODER_AUTOLOAD: ``0`` switches the hook off. Nothing is registered then; NeMo's refusal
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SWITCH = "NAS_ENCODER_AUTOLOAD"
 
-# Module that is imported ("package.*": every module directly in that package) -> our module
-# whose register(module) is called right after the imported one was executed.
+# Imported module ("package.*": every module directly in that package) -> our module, whose
+# register(module) is called right after the imported one has been executed.
 HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
     "nemo.core.classes.common": "nas_encoder.nemo.registration",
@@ -37,7 +37,7 @@ HOOKS = {
     "nemo.collections.asr.losses.rnnt": "nas_encoder.nemo.rnnt_loss",
 }
 
-# The same where the environment switches the hook off: it may explain, not register.
+# The same when the environment switches the hook off: these only explain, not register.
 EXPLANATIONS = {
     "nemo.core.classes.common": "nas_encoder.nemo.refusal",
 }
@@ -55,8 +55,8 @@ def hook_for(fullname: str, hooks: "dict[str, str] | None" = None) -> "str | Non
 class RegisteringLoader:
     """Executes a module with its real loader, then registers our classes with it.
 
-    Everything else is delegated, and the module gets its real loader back first, so nothing
-    that looks at ``module.__loader__`` later can tell that the hook was there.
+    Everything else is delegated. The module first gets its real loader back, so code that later
+    inspects ``module.__loader__`` cannot see the hook.
     """
 
     def __init__(self, loader: "Loader", registration: str) -> None:
@@ -69,7 +69,7 @@ class RegisteringLoader:
         return None if create is None else create(spec)
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Hand the real loader back, execute the module, register."""
+        """Restore the real loader, execute the module, register."""
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
@@ -85,7 +85,7 @@ class RegisteringLoader:
 class ExplainingFinder:
     """Meta-path finder that wraps the loader of the modules in :data:`EXPLANATIONS`."""
 
-    nas_encoder_explains = True  # recognises the finder of another copy of this file
+    nas_encoder_explains = True  # identifies the finder of another copy of this file
 
     def __init__(self) -> None:
         self._busy: set[str] = set()
@@ -144,7 +144,7 @@ def register(registration: str, module: "ModuleType") -> None:
 
 
 def complain(module: "ModuleType", error: Exception) -> None:
-    """Say that our classes are missing from a toolkit's module, and what to do about it."""
+    """Warn that our classes are missing from a toolkit's module, and say what to do."""
     text = (
         f"nas_encoder could not register its encoders in {module.__name__}: "
         f"{type(error).__name__}: {error}. Everything else of the toolkit works as before. "
@@ -154,18 +154,18 @@ def complain(module: "ModuleType", error: Exception) -> None:
         import warnings
 
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    except Exception:  # warnings are turned into errors; ours must not break the import
+    except Exception:  # with warnings as errors, ours must not break the import
         if sys.stderr is not None:
             sys.stderr.write(f"RuntimeWarning: {text}\n")
 
 
 def enabled() -> bool:
-    """Return False where the environment switches the hook off."""
+    """Return whether the environment leaves the hook on."""
     return os.environ.get(SWITCH, "").strip().lower() not in ("0", "false", "no", "off")
 
 
 def installed() -> bool:
-    """Return True where the hook is active in this process."""
+    """Return whether the hook is active in this process."""
     return any(getattr(finder, "nas_encoder_hook", False) for finder in sys.meta_path)
 
 
@@ -175,7 +175,7 @@ def install() -> bool:
     Toolkit modules that were imported before are registered at once.
 
     Returns:
-        True where the hook is active, False where :data:`SWITCH` turns it off.
+        True if the hook is active, False if :data:`SWITCH` turns it off.
     """
     if not enabled():
         if not any(getattr(finder, "nas_encoder_explains", False) for finder in sys.meta_path):
@@ -185,7 +185,7 @@ def install() -> bool:
         sys.meta_path.insert(0, RegisteringFinder())
     for name, module in list(sys.modules.items()):
         registration = hook_for(name)
-        # One that is being imported right now has no table of encoders to register with yet.
+        # A module still being imported has no table of encoders to register with yet.
         initializing = getattr(getattr(module, "__spec__", None), "_initializing", False)
         if registration is not None and module is not None and not initializing:
             register(registration, module)

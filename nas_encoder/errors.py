@@ -1,8 +1,7 @@
 """Every error that this package raises on bad input.
 
-All of them derive from :class:`NasEncoderError`, so a caller can catch one
-class. An error that reports on a document (a genotype, a config, a manifest)
-carries *all* the problems found, each with its path in the document.
+All derive from :class:`NasEncoderError`. An error about a document (a genotype, a config, a
+manifest) carries *all* the problems found, each with its path in the document.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class ProblemsError(NasEncoderError, ValueError):
 
     Args:
         subject: What was read, for example a file name or ``"genotype 'x'"``.
-        problems: One line for each problem: where, the rule, the value got.
+        problems: One line per problem: place, rule and value.
     """
 
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
@@ -65,7 +64,7 @@ class UtteranceTooShortError(InputError):
     """An utterance has fewer frames than one output frame needs.
 
     Args:
-        message: The rule and the value got.
+        message: The rule and the value.
         actual: Number of input frames.
         limit: Smallest number of input frames allowed.
     """
@@ -80,7 +79,7 @@ class UtteranceTooShortError(InputError):
 
 
 class RegistryError(NasEncoderError, LookupError):
-    """A name is registered twice, or is not registered at all."""
+    """A name is registered twice, or not at all."""
 
 
 class MissingDependencyError(NasEncoderError, ImportError):

@@ -1,4 +1,4 @@
-"""Packages that add lines to our tables, found by the entry points of what is installed.
+"""Packages that add entries to our tables, found by the entry points of installed packages.
 
 An extension is an installed distribution with an entry point of the group
 ``nas_encoder.extensions``. It names a function without arguments, or a module, that adds lines to
@@ -7,11 +7,11 @@ An extension is an installed distribution with an entry point of the group
     [project.entry-points."nas_encoder.extensions"]
     toy = "toy_package:register"
 
-Extensions are loaded once a process, where a table is listed or lacks a name: looking through
-everything that is installed takes about 0.1 s, which ``import nas_encoder`` must not cost.
+Extensions are loaded once per process, when a table is listed or lacks a name: scanning the
+installed packages takes about 0.1 s, too much for ``import nas_encoder``.
 
-An extension that fails is logged with its traceback and breaks nothing else; an error about an
-unknown name then says so. The lines that it added before it failed stay.
+An extension that fails is logged with its traceback and breaks nothing else; errors about unknown
+names then mention it. Entries that it added before it failed stay.
 
 Environment:
     NAS_ENCODER_EXTENSIONS: ``0`` loads none.
@@ -36,9 +36,9 @@ class Extensions:
         group: The group.
 
     Attributes:
-        found: Extensions that are installed.
+        found: Installed extensions.
         failed: Extension -> what it raised.
-        adding: The extension that is adding its lines right now.
+        adding: The extension that is currently adding entries.
     """
 
     def __init__(self, group: str = GROUP) -> None:
@@ -51,11 +51,11 @@ class Extensions:
 
     @property
     def enabled(self) -> bool:
-        """False where the environment switches extensions off."""
+        """Whether the environment leaves extensions on."""
         return os.environ.get(SWITCH, "").strip().lower() not in ("0", "false", "no", "off")
 
     def load(self) -> None:
-        """Let every extension add its lines; a second call does nothing."""
+        """Let every extension add its entries; a second call does nothing."""
         if self._loaded or not self.enabled:
             return
         with self._lock:
@@ -77,12 +77,12 @@ class Extensions:
             self._loaded = True
 
     def fail(self, name: str, error: Exception) -> None:
-        """Log what an extension raised; to be called where it is handled."""
+        """Log what an extension raised; call it in the ``except`` block."""
         self.failed[name] = f"{type(error).__name__}: {error}"
         logger.exception("extension '%s' failed; all else works without it", name)
 
     def note(self) -> str:
-        """Return what to add to a message about an unknown name, often nothing."""
+        """Return what to add to a message about an unknown name; often empty."""
         if not self.enabled:
             return f"; extensions are switched off by {SWITCH}={os.environ[SWITCH]!r}"
         failed = ", ".join(f"'{name}' ({what})" for name, what in self.failed.items())

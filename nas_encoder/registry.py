@@ -1,4 +1,4 @@
-"""A table from names to things that may be extended."""
+"""Extensible tables by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Names(list[str]):
-    """Some names of a table, which say what :meth:`Registry.note` does."""
+    """Some names of a table, with the note of :meth:`Registry.note`."""
 
     def __init__(self, names: Iterable[str], note: Callable[[], str]) -> None:
         super().__init__(names)
@@ -28,9 +28,9 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: What the table holds, in the singular, for messages
             (``"operation"``, ``"search space"``).
-        extensions: Packages that may add to it, loaded where a name is missing or all are listed.
-        reserved: Names of classes that no entry may have. Where this is given, the entries are
-            classes and no two may have one name: toolkits find ours by it.
+        extensions: Packages that may add to it, loaded if a name is missing or all are listed.
+        reserved: Class names that no entry may have. If given, entries are classes and their names
+            must be unique, since toolkits find ours by name.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """Add one entry.
 
         Raises:
-            RegistryError: The name is taken by something else. Adding the very
-                same object twice is allowed, so that registration is idempotent.
+            RegistryError: The name is taken by something else; adding the same object twice is
+                allowed, so that registration is idempotent.
         """
         if name in self._references and self[name] is not entry:
             raise self._taken(name)
@@ -61,14 +61,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return entry
 
     def refer(self, name: str, reference: str) -> None:
-        """Add one entry by its address, which is imported when the entry is first asked for.
-
-        Args:
-            name: Of the entry.
-            reference: ``module:attribute``.
+        """Add one entry by its address ``module:attribute``, imported when first used.
 
         Raises:
-            RegistryError: The name is taken by something else, or the address has no such form.
+            RegistryError: The name is taken by something else, or the address is malformed.
         """
         if not all(reference.partition(":")[::2]):
             raise RegistryError(f"{self.kind} '{name}': must be module:attribute, got {reference}")
@@ -94,7 +90,7 @@ class Registry(Mapping[str, T], Generic[T]):
         )
 
     def attribute(self, name: str) -> str:
-        """Return the last part of an entry's address, for a class its name; imports nothing."""
+        """Return the last part of an entry's address (a class's name) without importing it."""
         if name not in self:
             raise RegistryError(self.unknown(name))
         return self._references[name].partition(":")[2]
@@ -126,7 +122,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._references
 
     def get(self, name: str, default: T | None = None) -> T | None:  # type: ignore[override]
-        """Return the entry, or ``default`` where the name is unknown."""
+        """Return the entry, or ``default`` if the name is unknown."""
         return self[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
@@ -155,17 +151,17 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             self[name]
         except Exception as error:
-            if extension not in self._extensions.failed:  # said once
+            if extension not in self._extensions.failed:  # log once
                 self._extensions.fail(extension, error)
             return False
         return True
 
     def note(self) -> str:
-        """Return what an error about an unknown name should add, often nothing."""
+        """Return what to add to a message about an unknown name; often empty."""
         return "" if self._extensions is None else self._extensions.note()
 
     def unknown(self, name: object) -> str:
-        """Return the message for an unknown name: the known ones, the closest first guess."""
+        """Return the message for an unknown name: the closest guess and the known ones."""
         text = f"unknown {self.kind} {name!r}"
         close = difflib.get_close_matches(str(name), self, n=1)
         if close:

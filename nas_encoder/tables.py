@@ -1,7 +1,7 @@
-"""The tables of what can be extended: one line a thing, by its address.
+"""The extensible tables: one line per entry, by its address.
 
-Nothing is imported before it is asked for, so reading a name costs nothing and loads no torch.
-Packages of others add lines of their own: :mod:`nas_encoder.extensions`.
+Entries are imported on first use, so listing names is cheap and does not load torch. Third-party
+packages add entries through :mod:`nas_encoder.extensions`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPACES.refer("asr_revised", "nas_encoder.spaces.cells.space:ASR_REVISED")
 SPACES.refer("tdnn_chain", "nas_encoder.spaces.tdnn_chain.space:TDNN_CHAIN")
 SPACES.refer("nasbench_asr", "nas_encoder.spaces.nasbench_asr.space:NASBENCH_ASR")
 
-# Builders of what stands on the edges of cells, see nas_encoder.ops.
+# Builders of the operations on the edges of cells, see nas_encoder.ops.
 OPERATIONS: Registry[Any] = Registry("operation", INSTALLED)
 OPERATIONS.refer("none", "nas_encoder.ops.identity:Zero.build")
 OPERATIONS.refer("max_pool_3x3", "nas_encoder.ops.pooling:MaxPool3.build")
@@ -35,15 +35,15 @@ STRATEGIES: Registry[Any] = Registry("strategy", INSTALLED)
 for _name in ("pdarts", "darts", "stnas", "random", "evolution", "hyperband", "nsga2", "tpe"):
     STRATEGIES.refer(_name, f"nas_encoder.search.strategies:{_name.upper()}")
 
-# Encoders to compare against, see nas_encoder.baselines: each a class whose name and "Encoder" is
-# what the toolkits' classes are called. "nas" is the encoder of a genotype there.
+# Encoders to compare against, see nas_encoder.baselines: classes; the toolkits' classes have their
+# name plus "Encoder", where "nas" is the encoder of a genotype.
 NAS = "nas"
 BASELINES: Registry[Any] = Registry("baseline encoder", INSTALLED, reserved=["NAS"])
 BASELINES.refer("dfsmn_san", "nas_encoder.baselines.dfsmn_san:DFSMNSAN")
 
 
 def encoder_stems() -> dict[str, str]:
-    """Return what the toolkits' classes are called, without "Encoder", by registered name."""
+    """Return the names of the toolkits' classes, without "Encoder", by registered name."""
     return {NAS: "NAS", **{name: BASELINES.attribute(name) for name in BASELINES}}
 
 

@@ -1,1 +1,1 @@
-"""What every room may use and none owns: problems, documents, seeding, provenance, resources."""
+"""Shared by all packages here: problems, documents, seeding, provenance, resources."""

@@ -1,4 +1,4 @@
-"""The choices of a supernet as plain data: what can be chosen, and how probable it is.
+"""The choices of a supernet as plain data: the candidates and their probabilities.
 
 A supernet has one or more *kinds* of choices (the edges of its normal cells, the blocks of a
 chain, ...); each choice of a kind has candidates, by name.
@@ -13,13 +13,13 @@ from types import MappingProxyType
 Candidates = Mapping[str, tuple[tuple[str, ...], ...]]
 # kind -> choice -> candidate -> probability
 Probabilities = Mapping[str, Sequence[Mapping[str, float]]]
-# kind -> edge -> how probable it is that its node takes it; empty where that is not learned
+# kind -> edge -> probability that its node takes it; empty if not learned
 EdgeProbabilities = Mapping[str, Sequence[float]]
 NO_EDGES: EdgeProbabilities = MappingProxyType({})
 
 
 def most_probable(choice: Mapping[str, float]) -> str:
-    """Return the most probable candidate, the first of equals."""
+    """Return the most probable candidate; on a tie the first."""
     return max(choice, key=lambda name: choice[name])
 
 
@@ -31,8 +31,8 @@ def prune(
     Args:
         probabilities: For each choice, candidate -> probability, in the space's order.
         keep: Candidates to keep, at least 1.
-        limited: Candidates that a genotype may hold a few times only, or never. Each choice keeps
-            at least one other (where it has one), so that a genotype can always be derived.
+        limited: Candidates that a genotype may have only a few times, or never. Each choice keeps
+            at least one other (if it has one), so that a genotype can always be derived.
 
     Returns:
         For each choice the candidates kept, in the order given.

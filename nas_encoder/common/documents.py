@@ -1,4 +1,4 @@
-"""YAML in and out: nothing but plain data, nothing but our errors, nothing half-written."""
+"""YAML in and out: only plain data, only our errors, only complete files."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def plain(value: Any) -> Any:
 
 
 def differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """Return (dotted path, value before, value now) of everything that two documents differ in.
+    """Return (dotted path, value before, value now) of all differences of two documents.
 
-    What is missing counts as null. A list of scalars is one value.
+    A missing value counts as null. A list of scalars is one value.
     """
     old, new = dict(_leaves(plain(before))), dict(_leaves(plain(now)))
     paths = sorted(old.keys() | new.keys())
@@ -137,7 +137,7 @@ def read_yaml(path: str | Path, error: type[ProblemsError] = GenotypeError) -> A
 
 
 def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = GenotypeError) -> None:
-    """Write a document atomically: the old file stays whole until the new one is on disk.
+    """Write a document atomically: the old file stays until the new one is on disk.
 
     Raises:
         ProblemsError: (the class given as ``error``) the file cannot be written.
@@ -168,7 +168,7 @@ def write_atomically(
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is for everybody
+        os.chmod(temporary, 0o644)  # mkstemp makes it private, but results may be shared
         os.replace(temporary, path)
         temporary = None
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path

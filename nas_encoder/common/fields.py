@@ -1,4 +1,4 @@
-"""Options that are declared: fields of a frozen dataclass with their rules, and the one reader.
+"""Declared options: fields of a frozen dataclass with their rules, and their reader.
 
 ::
 
@@ -16,7 +16,7 @@
     batches = Batches.from_dict({"utterances": 8})
 
 All problems are reported at once. A field that breaks its rule is reported and keeps its default,
-so that ``conflicts``, which checks fields against each other, meets sound values only.
+so that ``conflicts``, which checks fields against each other, sees only valid values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nas_encoder.common.problems import LARGEST, Problems, check_plain, key_path
 from nas_encoder.errors import ConfigError
 
 T = TypeVar("T", bound="Declared")
-# (value, its path, takes the problems) -> the value as the dataclass holds it; None: it is wrong.
+# (value, its path, collects problems) -> the value as stored in the dataclass; None if wrong.
 Rule = Callable[[Any, str, Problems], Any]
 
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -42,10 +42,10 @@ def option(default: Any, rule: Rule, null: bool = False, **metadata: Any) -> Any
     """Declare a field.
 
     Args:
-        default: Its default, or a class or function that makes it. With None, null is allowed.
-        rule: What its values must be.
-        null: Whether null is allowed all the same.
-        **metadata: More of the field's.
+        default: The default, or a class or function that makes it. With None, null is allowed.
+        rule: The rule of its values.
+        null: Whether null is allowed with another default.
+        **metadata: Further metadata of the field.
     """
     metadata |= {"rule": rule, "null": null or default is None}
     if callable(default):
@@ -66,8 +66,8 @@ class Declared:
         """Read it from plain YAML types.
 
         Args:
-            document: What it lacks gets its default.
-            subject: What to call the document in an error.
+            document: A mapping; missing options get their defaults.
+            subject: Name of the document in errors.
             words: See :class:`~nas_encoder.common.problems.Problems`.
 
         Raises:
@@ -105,14 +105,14 @@ class Declared:
 
     @classmethod
     def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a document with the defaults that depend on its other values."""
+        """Return a document with those defaults that depend on its other values."""
         return document
 
     @classmethod
     def completed(cls, document: Any) -> Any:
-        """Return a document with options that did not exist when it was written.
+        """Return a document completed with options that did not exist when it was written.
 
-        One that cannot be read, being damaged or of another kind, is returned as it is.
+        One that cannot be read, being damaged or of another kind, is returned unchanged.
         """
         try:
             return cls.from_dict(document).to_dict()
@@ -123,7 +123,7 @@ class Declared:
         """Check the fields against each other."""
 
     def problems(self, path: str = "") -> list[str]:
-        """Return one line for each rule that is broken, led by the field's name below ``path``."""
+        """Return one line per broken rule, starting with the field's path below ``path``."""
         found = Problems()
         self.read(self, found.under(path))
         return found.lines
@@ -158,7 +158,7 @@ share = number(0, 1, below=True)
 
 
 def choice(kind: str, known: Collection[str] | Callable[[], Collection[str]]) -> Rule:
-    """Allow one of the known names, of things of this kind."""
+    """Allow one of the known names of a kind of things."""
     return lambda value, path, problems: problems.choice(
         value, path, kind, known() if callable(known) else known
     )
@@ -193,11 +193,11 @@ def tuple_of(
     """Allow lists of ``least`` to ``most`` items.
 
     Args:
-        rule: Of each item.
-        least: Fewest items.
-        most: Most items.
-        names: Of the items, for messages; by default their indices.
-        once: What an item is, with its article, if none may be there twice.
+        rule: The rule of each item.
+        least: Minimum number of items.
+        most: Maximum number of items.
+        names: Names of the items, for messages; by default their indices.
+        once: What an item is, with an article, if items must be unique.
     """
 
     def check(value: Any, path: str, problems: Problems) -> tuple[Any, ...] | None:
@@ -214,7 +214,7 @@ def tuple_of(
 
 
 def mapping_of(rule: Rule) -> Rule:
-    """Allow mappings from any name to values of this rule."""
+    """Allow mappings from any names to values of this rule."""
 
     def check(value: Any, path: str, problems: Problems) -> dict[str, Any] | None:
         names = [key for key in value if isinstance(key, str)] if isinstance(value, Mapping) else []
@@ -227,7 +227,7 @@ def mapping_of(rule: Rule) -> Rule:
 
 
 def network_options(value: Any, path: str, problems: Problems) -> Mapping[str, Any] | None:
-    """Allow options of a network, which is checked when it is built, without ``input_size``."""
+    """Allow options of a network, except ``input_size``; they are checked when it is built."""
     here, before = problems.under(path), len(problems.lines)
     if here.mapping(value, "", (), value if isinstance(value, Mapping) else ()) is None:
         return None
@@ -242,7 +242,7 @@ def section(cls: type[Declared], **defaults: Any) -> Rule:
 
     Args:
         cls: The dataclass.
-        **defaults: Of its fields, where they are others here.
+        **defaults: Defaults that differ from the dataclass's.
     """
 
     def check(value: Any, path: str, problems: Problems) -> Any:

@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves either the old content or the new, never a part."""
+"""Writes files so that a kill leaves either the old or the new content, never a part."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_through(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it into place.
+    """Let ``write`` fill a temporary file next to ``path``, then move it into place.
 
-    The temporary name keeps the suffixes, from which lhotse tells the format.
+    The temporary name keeps the suffixes, from which lhotse infers the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")

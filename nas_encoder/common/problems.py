@@ -1,4 +1,4 @@
-"""Checking plain documents: collects every problem with its path in the document."""
+"""Checks plain documents and collects every problem with its path in the document."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _REPR.maxlevel = 3
 
 
 def show(value: object) -> str:
-    """Return a short ``repr`` that stays short however large the value is."""
+    """Return a ``repr`` that is short however large the value is."""
     return _REPR.repr(value)
 
 
 def key_path(key: object) -> str:
-    """Return a key as written in a path: quoted unless it is short printable text."""
+    """Return a key as written in a path, quoted unless it is short printable text."""
     plain = isinstance(key, str) and 0 < len(key) < 60 and key.isprintable()
     return str(key) if plain else show(key)
 
@@ -47,36 +47,36 @@ def _guess(value: object, known: Iterable[str]) -> str:
 
 
 def is_integer(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool:
-    """Return whether a value is an integer in ``low..high``, and no truth value."""
+    """Return whether a value is an integer (not a bool) in ``low..high``."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_number(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool:
-    """Return whether a value is a finite number in ``low..high``, and no truth value."""
+    """Return whether a value is a finite number (not a bool) in ``low..high``."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 class Problems:
-    """A list of problems, each led by its path in the document.
+    """A list of problems, each starting with its path in the document.
 
     Args:
-        words: What the user calls keys of the document, where that is another word.
+        words: The user's names of keys, where they differ from the document's.
     """
 
     def __init__(self, words: Mapping[str, str] | None = None) -> None:
         self.lines: list[str] = []
         self._words = words or {}
-        self._places: list[str] = []  # of the problems, in our words
+        self._places: list[str] = []  # paths of the problems, in the document's keys
         self._prefix = ""
 
     def under(self, path: str) -> Problems:
-        """Return a view for the part of the document at ``path``; the problems are shared."""
+        """Return a view of the part of the document at ``path`` that shares the problems."""
         view = copy.copy(self)
         view._prefix = self._full(path)
         return view
 
     def word(self, key: str) -> str:
-        """Return what the user calls a key of the document."""
+        """Return the user's name of a key."""
         return key if self._prefix else self._words.get(key, key)
 
     def add(self, path: str, text: str) -> None:
@@ -86,7 +86,7 @@ class Problems:
         self.lines.append(f"{shown}: {text}" if shown else text)
 
     def conflict(self, path: str, text: str, *others: str) -> None:
-        """Record that a value does not go with others, unless one of them is itself a problem."""
+        """Record that a value conflicts with others, unless one of them is itself a problem."""
         if self.sound(path, *others):
             self.add(path, text)
 
@@ -109,7 +109,7 @@ class Problems:
     def mapping(
         self, value: object, path: str, required: Iterable[str], optional: Iterable[str] = ()
     ) -> Mapping[str, Any] | None:
-        """Check that ``value`` is a mapping with these keys; None where it is no mapping."""
+        """Check that ``value`` is a mapping with these keys; None if it is no mapping."""
         if not isinstance(value, Mapping):
             self.add(path, f"must be a mapping, got {type(value).__name__} {show(value)}")
             return None
@@ -129,7 +129,7 @@ class Problems:
         return value
 
     def sequence(self, value: object, path: str, at_least: int, at_most: int) -> list[Any] | None:
-        """Check that ``value`` is a list of a length in range; None where it is not."""
+        """Check that ``value`` is a list of a length in range; None if not."""
         if not isinstance(value, (list, tuple)):
             self.add(path, f"must be a list, got {type(value).__name__} {show(value)}")
             return None
@@ -142,7 +142,7 @@ class Problems:
     def integer(
         self, value: object, path: str, low: int, high: int | None, why: str = ""
     ) -> int | None:
-        """Check that ``value`` is an int (not a bool) in ``low..high``; None where it is not."""
+        """Check that ``value`` is an int (not a bool) in ``low..high``; None if not."""
         if isinstance(value, bool) or not isinstance(value, int):
             self.add(path, f"must be an integer, got {type(value).__name__} {show(value)}")
         elif high is None and value < low:
@@ -164,15 +164,15 @@ class Problems:
         below: bool = False,
         why: str = "",
     ) -> float | None:
-        """Check that ``value`` is a finite number in ``low..high``; None where it is not.
+        """Check that ``value`` is a finite number in ``low..high``; None if not.
 
         Args:
-            value: As given.
-            path: Where.
-            low: The least number.
-            high: The largest.
+            value: The value.
+            path: Its path.
+            low: The smallest number.
+            high: The largest number.
             above: Whether ``low`` itself is refused.
-            below: Whether ``high`` itself is.
+            below: Whether ``high`` itself is refused.
             why: Ends the message.
         """
         if is_number(value, low, high) and not (above and value == low or below and value == high):
@@ -188,7 +188,7 @@ class Problems:
         return None
 
     def choice(self, value: object, path: str, kind: str, known: Collection[str]) -> str | None:
-        """Check that ``value`` is one of the known names; None where it is not."""
+        """Check that ``value`` is one of the known names; None if not."""
         if isinstance(value, str) and value in known:
             return value
         note = known.note() if isinstance(known, (Names, Registry)) else ""
@@ -198,7 +198,7 @@ class Problems:
 
 
 def check_plain(value: object, path: str, problems: Problems, depth: int = 0) -> None:
-    """Check that a document holds nothing but plain, bounded YAML types."""
+    """Check that a document holds only plain, bounded YAML types."""
     if depth > 8:
         problems.add(path, "is nested more than 8 levels deep")
     elif isinstance(value, Mapping):

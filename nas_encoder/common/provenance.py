@@ -11,9 +11,9 @@ from nas_encoder import __version__
 
 
 def commit() -> str | None:
-    """Return the commit of the source checkout, with ``-dirty`` where files differ from it.
+    """Return the commit of the source checkout, with ``-dirty`` if files differ from it.
 
-    None for an installed wheel, which is named by its version.
+    None for an installed wheel, which its version identifies.
     """
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
@@ -33,7 +33,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def machine() -> str:
-    """Return the processor and the cores that this process may use."""
+    """Return the processor and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores"
 
@@ -48,7 +48,7 @@ def _processor() -> str:
 
 
 def environment() -> dict[str, str | None]:
-    """Return version, commit, machine and the versions that numbers depend on."""
+    """Return version, commit, machine and the versions of libraries that affect numbers."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""How far an output frame sees in time."""
+"""The receptive field in time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """Input frames that an output frame depends on: this many before and after its own.
+    """Number of input frames before and after its own that an output frame depends on.
 
-    ``right`` counts from the first of the S input frames that an output frame stands for.
+    ``right`` counts from the first of the S input frames that an output frame represents.
     """
 
     left: int = 0
@@ -21,9 +21,9 @@ class ReceptiveField:
         return self.left + 1 + self.right
 
     def plus(self, left: int, right: int | None = None) -> ReceptiveField:
-        """Return it widened on both sides."""
+        """Return the field widened on both sides."""
         return ReceptiveField(self.left + left, self.right + (left if right is None else right))
 
     def union(self, other: ReceptiveField) -> ReceptiveField:
-        """Return what either sees."""
+        """Return the smallest field that covers both."""
         return ReceptiveField(max(self.left, other.left), max(self.right, other.right))

@@ -1,7 +1,7 @@
-"""Files that travel with the package: the shipped configurations.
+"""The shipped configurations.
 
-Every Hydra application of an environment imports this module (``hydra_plugins/``), so it loads
-what an error message needs only where there is one.
+Every Hydra application of an environment imports this module (``hydra_plugins/``), so it imports
+what error messages need only when one is raised.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def conf_root() -> Path:
-    """Return the folder of shipped configurations: inside a wheel, or of a source checkout."""
+    """Return the folder of shipped configurations, in a wheel or a source checkout."""
     inside = _PACKAGE / "conf"
     return inside if inside.is_dir() else _PACKAGE.parent / "conf"
 
@@ -28,7 +28,7 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
     """Return the file of a shipped name (``tiny``) or of a path.
 
     Raises:
-        ConfigError: There is neither; the message lists the shipped names.
+        ConfigError: Neither exists; the message lists the shipped names.
     """
     text = str(name_or_path)
     names = list_configs(kind)

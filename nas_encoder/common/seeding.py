@@ -17,16 +17,16 @@ def derive_seed(*parts: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of python, numpy and torch (CPU), and put them back after.
+    """Seed the global generators of python, numpy and torch (CPU); restore them afterwards.
 
-    For library code that draws from the global generators: the training's own stream continues
-    as if nothing had happened.
+    For library code that draws from the global generators, so that the training's own stream is
+    not disturbed.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     torch_state = torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
-    # torch.manual_seed would seed the GPUs' generators too, and nothing would put those back.
+    # torch.manual_seed would also seed the GPUs' generators, which are not restored.
     torch.default_generator.manual_seed(seed)
     try:
         yield
@@ -40,9 +40,8 @@ def seeded(seed: int) -> Iterator[None]:
 def one_thread() -> Iterator[None]:
     """Let torch compute in this thread only.
 
-    For work on one utterance: more threads would not make it faster, and their number
-    changes the last bits of sums, so that data loader workers (which have one) would differ
-    from the main process.
+    For work on one utterance: more threads would not be faster, and would change the last bits of
+    sums, so that data loader workers (with one thread) would differ from the main process.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

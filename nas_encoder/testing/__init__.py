@@ -1,6 +1,6 @@
-"""The contracts of what can be added, as test classes that a third party runs on its own things.
+"""Contracts of extensions, as test classes that third parties run on their own code.
 
-Each class asks for a fixture and is collected by pytest where it is derived from::
+Each class needs a fixture and is collected by pytest where it is subclassed::
 
     from nas_encoder.testing import SpaceContract
 
@@ -9,7 +9,7 @@ Each class asks for a fixture and is collected by pytest where it is derived fro
         def space(self):
             return get_space("slim_chain")
 
-pytest is needed for these alone; the package does not install it.
+They need pytest, which the package does not install.
 """
 
 from nas_encoder.testing.baselines import BaselineContract

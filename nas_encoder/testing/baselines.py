@@ -1,4 +1,4 @@
-"""What every baseline must hold."""
+"""The contract of baselines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nas_encoder.tables import encoder_targets
 
 
 class BaselineContract:
-    """An encoder and its options; give it fixtures ``encoder`` (the class) and ``options``.
+    """An encoder and its options; needs the fixtures ``encoder`` (the class) and ``options``.
 
-    The options make a small network without dropout, with at least one tap.
+    The options must give a small network without dropout, with at least one tap.
     """
 
     @pytest.mark.parametrize("training", [True, False])

@@ -1,4 +1,4 @@
-"""What every operation must hold; see nas_encoder.ops."""
+"""The contract of operations; see nas_encoder.ops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ in_both_modes = pytest.mark.parametrize("training", [True, False])
 
 
 class OperationContract:
-    """Shapes, strides, padding and gradients; give it a fixture ``operation``, the builder."""
+    """Shapes, strides, padding and gradients; needs the fixture ``operation``, the builder."""
 
     @both_strides
     @pytest.mark.parametrize("affine", [True, False])
@@ -63,7 +63,7 @@ class OperationContract:
     def test_more_padding_changes_nothing(
         self, operation: OperationBuilder, stride: int, training: bool
     ) -> None:
-        """Forward and input gradient, also in training, where the same frames make statistics."""
+        """Forward and input gradient, also in training, with statistics of the same frames."""
         module = build(operation, stride).train(training)
         lengths, kept = [9, 6, 3], -(-9 // stride)
         x, mask = masked(lengths, 9)
@@ -73,7 +73,7 @@ class OperationContract:
             wide[:, :, :9] = x
             wide.requires_grad_()
             y = module(wide, frame_mask(torch.tensor(lengths), frames, torch.float64))[:, :, :kept]
-            if y.requires_grad:  # not so for zeros
+            if y.requires_grad:  # false for zeros
                 (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
             gradient = torch.zeros_like(x) if wide.grad is None else wide.grad[:, :, :9] * mask
             results.append((y.detach(), gradient))
@@ -125,7 +125,7 @@ class OperationContract:
         module = build(operation, stride).train(training)
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d) and training:
-                part.momentum = 0.0  # finite differences need a function without memory
+                part.momentum = 0.0  # finite differences need a stateless function
         x, mask = masked([5, 3], 5, bins=3)
         x.requires_grad_()
         assert torch.autograd.gradcheck(
@@ -137,7 +137,7 @@ class OperationContract:
         module = build(operation, stride).eval()
         x = torch.randn(1, CHANNELS, 41, 5, dtype=torch.float64, requires_grad=True)
         y = module(x, None)
-        if not y.requires_grad:  # zeros see nothing
+        if not y.requires_grad:  # zeros have no receptive field
             return
         y[:, :, 20 // stride].sum().backward()
         assert x.grad is not None
@@ -147,7 +147,7 @@ class OperationContract:
 
 
 def build(operation: OperationBuilder, stride: int, affine: bool = True) -> nn.Module:
-    """Build an operation whose norms have statistics and scales like a trained one's."""
+    """Build an operation with norm statistics and scales like those of a trained one."""
     module = operation(CHANNELS, stride, affine).double()
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -161,6 +161,6 @@ def build(operation: OperationBuilder, stride: int, affine: bool = True) -> nn.M
 
 
 def masked(lengths: list[int], frames: int, bins: int = 7) -> tuple[Tensor, Tensor]:
-    """Return random (B, C, T, F), zero in padding, and its mask (B, 1, T, 1)."""
+    """Return random (B, C, T, F), zero in padding, and the mask (B, 1, T, 1)."""
     mask = frame_mask(torch.tensor(lengths), frames, torch.float64)
     return torch.randn(len(lengths), CHANNELS, frames, bins, dtype=torch.float64) * mask, mask

@@ -1,4 +1,4 @@
-"""What every search space must hold."""
+"""The contract of search spaces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas_encoder.spaces import SearchSpace, get_space, list_spaces
 
 
 class SpaceContract:
-    """Sampling, mutation, encoding, documents and choices; give it a fixture ``space``."""
+    """Sampling, mutation, encoding, documents and choices; needs the fixture ``space``."""
 
     def test_it_is_in_the_table(self, space: SearchSpace) -> None:
         assert get_space(space.name) is space
@@ -87,7 +87,7 @@ class SpaceContract:
         assert len(reached) == sum(bound - 1 for bound in space.bounds)
 
     def test_samples_are_uniform_over_every_choice(self, space: SearchSpace) -> None:
-        """Chi-squared of each choice, far beyond any reasonable quantile."""
+        """Chi-squared test of each choice, with a bound far beyond any reasonable quantile."""
         rng = random.Random(4)
         vectors = [space.encode(space.sample(rng)) for _ in range(3000)]
         for place, bound in enumerate(space.bounds):
@@ -110,14 +110,14 @@ class SpaceContract:
 
 
 class NetworkContract:
-    """Networks, supernets, costs and pictures of a space; give it a fixture ``space``."""
+    """Networks, supernets, costs and pictures of a space; needs the fixture ``space``."""
 
     SIZE = {"input_size": 8, "channels": 4, "layers": 3, "output_size": 6}
     FRAMES = 50
 
     @pytest.fixture(params=range(3))
     def genotype(self, space: SearchSpace, request: pytest.FixtureRequest) -> Genotype:
-        """A member that a search can come to: without the candidate that is never derived."""
+        """A member that a search can find: without the candidate that is never derived."""
         rng = random.Random(request.param)
         while True:
             genotype = space.sample(rng)
@@ -239,7 +239,7 @@ class NetworkContract:
 
 
 def sure(space: SearchSpace, genotype: Genotype) -> dict[str, list[dict[str, float]]]:
-    """Return probabilities of which those of a genotype's choices are 1."""
+    """Return probabilities that are 1 for a genotype's choices."""
     chosen = space.chosen(genotype.architecture)
     return {
         name: [

@@ -19,10 +19,10 @@ _ARCHIVE_END = b"PK\x05\x06"  # of the record that ends a zip archive: 22 bytes,
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state; the last good file stays until the new one is whole.
+    """Write a state; the previous file stays until the new one is complete.
 
-    The checksum is the comment of the zip archive that a torch file is, so that any tool can
-    still read it: torch.load alone does not notice a flipped bit in a tensor.
+    torch.load does not notice a flipped bit in a tensor, hence the checksum. It is the comment of
+    the torch file's zip archive, so any tool can still read the file.
 
     Raises:
         CheckpointError: It cannot be written, for example because the disk is full.
@@ -35,12 +35,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, of: str, unsealed: bool = False) -> dict[str, Any] | None:
-    """Read a state; None where there is no file.
+    """Read a state; None if there is no file.
 
     Args:
         path: The file.
         of: What it must belong to, for the error.
-        unsealed: Whether a file without a checksum, as earlier versions wrote some, is read too.
+        unsealed: Whether to accept a file without a checksum, as written by earlier versions.
 
     Raises:
         CheckpointError: It is damaged.

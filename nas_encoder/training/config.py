@@ -1,4 +1,4 @@
-"""How a network is trained: data, optimizer, batches, devices and early stopping."""
+"""Training configuration: data, optimizer, batches, devices and early stopping."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ OPTIMIZERS = ("sgd", "adam")
 
 @dataclass(frozen=True)
 class StopConfig(Declared):
-    """When a stage ends before its last epoch (the schedule of ST-NAS' public code).
+    """Early stopping of a stage (the schedule of ST-NAS' public code).
 
-    An epoch gains when its validation loss is lower by more than ``min_gain`` than the best so
-    far. After ``patience`` epochs without gain the learning rate of the weights falls by
-    ``factor``, and again after each further one; where it would fall for the
-    ``decays`` + 1st time, the stage ends.
+    An epoch gains if its validation loss is more than ``min_gain`` below the best so far. After
+    ``patience`` epochs without gain the learning rate of the weights is multiplied by ``factor``,
+    and again after each further one; instead of the ``decays`` + 1st time, the stage ends.
 
     Attributes:
-        min_epochs: The first ones, which are not counted.
+        min_epochs: Number of first epochs that do not count.
         patience: Epochs without gain.
-        min_gain: In nats per utterance (the sum over its tokens, as the public code has it).
-        factor: Of the learning rate.
-        decays: How often the rate falls; 0: the stage ends at once.
+        min_gain: In nats per utterance (the sum over its tokens, as in the public code).
+        factor: Factor of the learning rate.
+        decays: Number of decays; 0 to end the stage instead of the first.
     """
 
     min_epochs: int = option(0, integer(0, 10**5))
@@ -49,7 +48,7 @@ class StopConfig(Declared):
 
 @dataclass(frozen=True)
 class WeightsConfig(Declared):
-    """Optimizer of the network's weights; its rate follows a cosine down to ``min_lr``.
+    """Optimizer of the network's weights; its learning rate follows a cosine down to ``min_lr``.
 
     The defaults are those of He et al. 2020, section 4.3.
     """
@@ -64,16 +63,16 @@ class WeightsConfig(Declared):
 
 @dataclass(frozen=True)
 class BatchConfig(Declared):
-    """Batches: at most this many utterances and this many padded frames, over all devices.
+    """Batches; the limits are over all devices.
 
     Attributes:
-        max_utterances: Most of them in a batch.
-        max_frames: Most frames, padding counted; null for no such limit.
-        longest_utterance: Longer ones are left out (frames).
-        shortest_utterance: Shorter ones too.
-        workers: Processes that prepare batches; 0: the search's own.
-        accumulate: Batches whose gradients are added up for one step; each utterance of them
-            weighs the same. Their batch norms are those of each batch.
+        max_utterances: Maximum number of utterances in a batch.
+        max_frames: Maximum number of frames, padding included; null for no limit.
+        longest_utterance: Utterances with more frames are left out.
+        shortest_utterance: Utterances with fewer frames are left out.
+        workers: Processes that prepare batches; 0 to use the search's own.
+        accumulate: Batches whose gradients are summed for one step, all utterances weighted
+            equally. Batch norm statistics are still per batch.
     """
 
     max_utterances: int = option(4, integer(1, 4096))
@@ -84,7 +83,7 @@ class BatchConfig(Declared):
     accumulate: int = option(1, integer(1, 10**4))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that there are lengths between the shortest and the longest."""
+        """Check that the shortest length is not above the longest."""
         if self.shortest_utterance > self.longest_utterance:
             found.conflict(
                 "shortest_utterance",
@@ -96,18 +95,18 @@ class BatchConfig(Declared):
 
 @dataclass(frozen=True)
 class TrainerConfig(Declared):
-    """How to run.
+    """Devices, precision and checkpoints.
 
     Attributes:
         accelerator: ``auto``, ``cpu`` or ``cuda``.
-        devices: Processes that share every batch, on one machine; each has a GPU where there are.
-        sync_batchnorm: Whether their batch norms take the statistics of the whole batch, so that
-            the number of devices does not change the result.
+        devices: Processes on one machine that share every batch, each with a GPU if available.
+        sync_batchnorm: Whether batch norms use the statistics of the whole batch, so that the
+            number of devices does not change the result.
         precision: Lightning's names; see :data:`~nas_encoder.common.fields.PRECISIONS`.
-        deterministic: Refuse operations that have no deterministic implementation; on CUDA, where
+        deterministic: Refuse operations without a deterministic implementation; on CUDA, where
             the CTC loss is one of them, warn.
-        checkpoint_minutes: Longest time between two checkpoints, beside one an epoch.
-        score_utterances: Validation utterances whose token error rate is measured each epoch.
+        checkpoint_minutes: Maximum time between checkpoints, besides one per epoch.
+        score_utterances: Number of validation utterances to score each epoch.
     """
 
     accelerator: str = option("auto", choice("accelerator", ACCELERATORS))
@@ -121,18 +120,18 @@ class TrainerConfig(Declared):
 
 @dataclass(frozen=True)
 class DataConfig(Declared):
-    """What the training data become: tokens, features and batches.
+    """Tokens, features and batches of the data.
 
     Attributes:
-        tokens: A kind that is collected from the training texts, or a token list's path.
-        token_kind: How texts are cut where ``tokens`` is a path (``syllable`` turns hanzi to
+        tokens: A kind, to collect from the training texts, or the path of a token list.
+        token_kind: If ``tokens`` is a path, the kind of its tokens (``syllable`` turns hanzi into
             pinyin); null to guess it from the list.
-        bpe_size: With ``tokens: bpe``, the number of pieces that are learned.
-        train_utterances: Train on a random part of the training data, of so many utterances (a
-            proxy data set); null for all of it.
-        features: What a network sees.
-        augment: How the training data are augmented; null for not at all.
-        batch: Which utterances are used, and how many at once.
+        bpe_size: With ``tokens: bpe``, the number of pieces to learn.
+        train_utterances: Size of a random subset of the training data to train on (a proxy data
+            set); null for all of it.
+        features: Input features of the network.
+        augment: Augmentation of the training data; null for none.
+        batch: Limits of utterances and batches.
     """
 
     tokens: str = option("char", text(f"one of {', '.join(TOKEN_KINDS)} or a path"))
@@ -144,7 +143,7 @@ class DataConfig(Declared):
     batch: BatchConfig = option(BatchConfig, section(BatchConfig))
 
     def conflicts(self, found: Problems) -> None:
-        """Check what belongs to the tokens, and that masks are not wider than the features."""
+        """Check the tokens' options, and that masks are not wider than the features."""
         if self.tokens == "bpe" and self.bpe_size is None:
             found.conflict("bpe_size", "is missing: the number of pieces of 'tokens: bpe'")
         elif self.tokens != "bpe" and self.bpe_size is not None:

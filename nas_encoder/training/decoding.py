@@ -12,7 +12,7 @@ from itertools import groupby
 from torch import Tensor
 
 _NEVER = -math.inf
-UNLIKELY = math.log(1e-6)  # tokens below that in a frame start no new hypothesis
+UNLIKELY = math.log(1e-6)  # tokens below it in a frame do not extend hypotheses
 
 
 def greedy(log_probs: Tensor) -> list[int]:
@@ -30,14 +30,14 @@ def collapse(path: Iterable[int]) -> list[int]:
 
 
 def prefix_beam(log_probs: Tensor, width: int) -> list[int]:
-    """Return the most probable token sequence that a beam finds.
+    """Return the most probable token sequence that a beam search finds.
 
-    Unlike :func:`greedy` it adds up the paths of a sequence. Hannun et al. 2014, algorithm 1,
-    without a language model; the published recipe of NAS-Bench-ASR has a beam of 12.
+    Unlike :func:`greedy`, it sums over the paths of a sequence: Hannun et al. 2014, algorithm 1,
+    without a language model. The published recipe of NAS-Bench-ASR has a beam of 12.
 
     Args:
         log_probs: (T, V).
-        width: Sequences that are kept.
+        width: Number of sequences to keep.
     """
     # sequence -> log probability of ending in a blank, and of ending in its last token
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, _NEVER)}
@@ -52,7 +52,7 @@ def prefix_beam(log_probs: Tensor, width: int) -> list[int]:
             if sequence:
                 own[1] = _add(own[1], token_end + frame[last])
             for token, p in likely:
-                # The same token again is a new one only behind a blank.
+                # A repeated token is a new one only after a blank.
                 before = blank if token == last else total
                 longer = found.setdefault((*sequence, token), [_NEVER, _NEVER])
                 longer[1] = _add(longer[1], before + p)

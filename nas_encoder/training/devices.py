@@ -1,4 +1,4 @@
-"""The devices of a search, and what its processes have to agree on."""
+"""The devices of a search, and the agreement of its processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_fabric(config: TrainerConfig) -> Fabric:
     """Open the devices; with several, start the other processes or join those of torchrun.
 
     Raises:
-        ConfigError: There is no such device, or there are not as many.
+        ConfigError: A device is missing, or there are too few.
     """
     several = config.devices > 1
     try:
@@ -35,23 +35,23 @@ def open_fabric(config: TrainerConfig) -> Fabric:
         raise ConfigError("trainer", [f"no such devices: {reason}"]) from error
     if several:
         fabric.launch()
-        if not fabric.is_global_zero:  # everything would stand in the log once a process
+        if not fabric.is_global_zero:  # or each process would log everything
             logging.getLogger("nas_encoder").setLevel(logging.ERROR)
     return fabric
 
 
 def use_deterministic_algorithms(config: TrainerConfig, fabric: Fabric) -> None:
-    """Refuse operations that have no deterministic form, where that is asked for.
+    """Refuse operations without a deterministic implementation, where configured.
 
-    On CUDA the CTC loss is one of them: there it is only said.
+    On CUDA, where the CTC loss is one of them, only warn.
     """
     torch.use_deterministic_algorithms(config.deterministic, warn_only=fabric.device.type == "cuda")
 
 
 def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their mean over processes, in one message for each type of number.
+    """Replace gradients by their mean over processes, in one message per dtype.
 
-    Parameters without a gradient must be the same ones in every process.
+    The same parameters must have gradients in every process.
     """
     if fabric.world_size == 1:
         return
@@ -84,7 +84,7 @@ def any_process(fabric: Fabric, flag: bool) -> bool:
 
 
 def of_all_processes(fabric: Fabric, value: Any) -> list[Any]:
-    """Return a value of every process, by rank."""
+    """Return the values of all processes, by rank."""
     if fabric.world_size == 1:
         return [value]
     values: list[Any] = [None] * fabric.world_size
@@ -93,7 +93,7 @@ def of_all_processes(fabric: Fabric, value: Any) -> list[Any]:
 
 
 def synchronize_norms(module: nn.Module) -> None:
-    """Let masked batch norms take their statistics over all processes' batches, in place."""
+    """Make masked batch norms share their statistics over all processes, in place."""
     for parent in list(module.modules()):
         for name, layer in parent.named_children():
             if type(layer) is MaskedBatchNorm2d:

@@ -1,4 +1,4 @@
-"""Ends of a training whose numbers left the range: nothing is lost, and the batch is kept."""
+"""Ends a diverged training without losing anything, and keeps the batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class DivergedError(NasEncoderError):
     """The loss or a weight is NaN or infinite.
 
     Args:
-        message: What to say.
-        batch: On which it is.
+        message: The message.
+        batch: The batch on which it happened.
     """
 
     def __init__(self, message: str, batch: Batch) -> None:
@@ -28,13 +28,13 @@ class DivergedError(NasEncoderError):
 
 
 def require_finite(fabric: Fabric, modules: Sequence[nn.Module], batch: Batch, place: str) -> None:
-    """Refuse weights that a step has ruined.
+    """Refuse weights that a step has made NaN or infinite.
 
     Args:
         fabric: Its processes stop together.
-        modules: What the step has moved.
-        batch: On which.
-        place: Where in the search that was.
+        modules: The modules that the step updated.
+        batch: The batch of the step.
+        place: Position in the search, for the message.
 
     Raises:
         DivergedError: A weight is NaN or infinite.
@@ -50,7 +50,7 @@ def require_finite(fabric: Fabric, modules: Sequence[nn.Module], batch: Batch, p
 
 
 def save_batch(error: DivergedError, folder: Path, fabric: Fabric) -> None:
-    """Save the batch of an error into a folder, one for each process, and say so in the error."""
+    """Save the batch of an error to a folder, one file per process, and add its path to it."""
     rank = f"_{fabric.global_rank}" if fabric.world_size > 1 else ""
     path = folder / f"diverged_batch{rank}.pt"
     torch.save({**vars(error.batch.to("cpu"))}, path)

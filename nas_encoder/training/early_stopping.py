@@ -1,4 +1,4 @@
-"""Early stopping of a stage by its validation loss; see StopConfig for the rule."""
+"""Early stopping of a stage by its validation loss; StopConfig describes the rule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from nas_encoder.training.config import StopConfig
 
 @dataclass
 class EarlyStopping:
-    """What has been seen of a stage; plain values, so that a checkpoint can hold it.
+    """The state of early stopping; plain values, for checkpoints.
 
     Attributes:
         best: Lowest validation loss that counted, in nats per utterance.
         since: Epochs without gain since then.
-        decays: How often the learning rate fell.
+        decays: Number of decays of the learning rate.
         stopped: Whether the stage is over.
     """
 
@@ -28,12 +28,12 @@ class EarlyStopping:
         return 1.0 if stop is None else stop.factor**self.decays
 
     def see(self, stop: StopConfig, epoch: int, loss: float) -> bool:
-        """Take an epoch's validation loss; return whether it is the best so far.
+        """Update with an epoch's validation loss; return whether it is the best so far.
 
         Args:
             stop: The rule.
-            epoch: Of the stage, from 1.
-            loss: In nats per utterance.
+            epoch: Epoch of the stage, from 1.
+            loss: Validation loss in nats per utterance.
         """
         if epoch <= stop.min_epochs:
             better = self.best is None or loss < self.best

@@ -32,13 +32,13 @@ class SpeechData:
     """Checked data.
 
     Attributes:
-        config: What they have become.
-        cuts: ``train`` and the others by name.
-        tokens: Of the training texts.
-        features: With the statistics of the training audio.
+        config: Their configuration.
+        cuts: ``train`` and the other sets, by name.
+        tokens: Tokens of the training texts.
+        features: Features with the statistics of the training audio.
         factor: Input frames per output frame.
-        min_length: Frames of the shortest utterance that is used.
-        seed: What was drawn by.
+        min_length: Frames of the shortest utterance used.
+        seed: Seed of the random splits and samples.
     """
 
     config: DataConfig
@@ -50,12 +50,12 @@ class SpeechData:
     seed: int
 
     def loader(self, cuts: CutSet, train: bool, **options: Any) -> AsrLoader:
-        """Load some of the cuts.
+        """Return a loader of cuts.
 
         Args:
-            cuts: Which.
-            train: Whether to shuffle and to augment.
-            options: Of :class:`~nas_encoder.data.LoaderConfig`, in place of the configuration's.
+            cuts: The cuts.
+            train: Whether to shuffle and augment.
+            options: Overrides for :class:`~nas_encoder.data.LoaderConfig`.
         """
         batch = self.config.batch
         settings = LoaderConfig(
@@ -72,7 +72,7 @@ class SpeechData:
         return AsrLoader(cuts, self.tokens, self.features, replace(settings, **options))
 
     def sample(self, name: str, count: int) -> CutSet:
-        """Return so many utterances, drawn at random; all where there are no more."""
+        """Return ``count`` random utterances, or all if there are no more."""
         return _sample(self.cuts[name], count, self.seed)
 
 
@@ -89,15 +89,15 @@ def open_data(
     """Read and check data.
 
     Args:
-        config: What the data become.
-        paths: ``train`` and others, that are checked against it: Kaldi/ESPnet folders, NeMo
+        config: Tokens, features and batches.
+        paths: ``train`` and other sets, which are checked against it: Kaldi/ESPnet folders, NeMo
             manifests or lhotse cuts.
         factor: Input frames per output frame of the networks.
-        min_length: Shortest utterance that they take, in frames.
-        seed: Of everything random.
-        halves: Whether to split ``train`` at random into ``half`` and ``other_half``, of which
-            the latter stands for a path that is None.
-        progress: Whether to show it.
+        min_length: Shortest utterance that they accept, in frames.
+        seed: Seed of all randomness.
+        halves: Whether to split ``train`` at random into ``half`` and ``other_half``; the latter
+            replaces a set whose path is None.
+        progress: Whether to show progress.
 
     Raises:
         DataError: The data cannot be used; all problems found are listed.
@@ -107,7 +107,7 @@ def open_data(
     tokens = TokenSet.of(config.tokens, texts(train), kind=kind, size=size)
     features = FeatureExtractor.fit(config.features, train, seed=seed, progress=progress)
     if config.train_utterances is not None:
-        # The tokens and the statistics are still those of all the training data.
+        # Tokens and statistics are still those of all training data.
         train = _sample(train, config.train_utterances, seed)
     cuts = {"train": train}
     if halves:
@@ -132,7 +132,7 @@ def open_data(
 
 
 def epoch_of(loader: AsrLoader, epoch: int, start: int = 0) -> Iterator[Batch]:
-    """Return an epoch's batches from one on."""
+    """Return an epoch's batches from batch ``start`` on."""
     loader.set_epoch(epoch)
     return loader.iterate(start)
 

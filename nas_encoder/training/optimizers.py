@@ -1,4 +1,4 @@
-"""Optimizers of a network's weights, and how their learning rates fall."""
+"""Optimizers of a network's weights, and schedules of the learning rate."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def cosine(config: WeightsConfig, progress: float) -> float:
 
     Args:
         config: The rates.
-        progress: Part of the training that is done, from 0 to 1.
+        progress: Fraction of the training done, from 0 to 1.
     """
     share = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + (config.lr - config.min_lr) * share
 
 
 def one_cycle(max_lr: float, steps: int, rising: float) -> list[float]:
-    """Return the learning rate of each step: torch's one cycle, up and down as a cosine.
+    """Return the learning rate of each step: torch's one cycle, rising and falling by a cosine.
 
     Args:
         max_lr: The peak.
-        steps: Of the training.
-        rising: Part of them that leads up to the peak.
+        steps: Steps of the training.
+        rising: Fraction of the steps before the peak.
     """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max_lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -56,7 +56,7 @@ def one_cycle(max_lr: float, steps: int, rising: float) -> list[float]:
 
 
 def exponential(lr: float, decay: float, decay_from: int, epoch: int) -> float:
-    """Return the learning rate of an epoch: constant, then ``decay`` times less in each.
+    """Return the learning rate of an epoch: constant, then multiplied by ``decay`` each epoch.
 
     The first epoch with a smaller rate is the one after ``decay_from``; warm-up epochs (0 and
     below) have the full rate.

@@ -10,7 +10,7 @@ from nas_encoder.common.seeding import derive_seed
 
 
 def part_seed(seed: int, part: int, rank: int = 0) -> int:
-    """Return the seed of a stage or an epoch; each process but the first has one of its own."""
+    """Return the seed of a stage or an epoch, different in each process."""
     return derive_seed(seed, part, rank) if rank else seed * 1000 + part
 
 
@@ -23,7 +23,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set what :func:`random_state` returned."""
+    """Restore what :func:`random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

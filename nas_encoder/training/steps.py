@@ -1,4 +1,4 @@
-"""Steps of a network's weights on CTC, and its score.
+"""Steps of a network's weights with CTC, and its score.
 
 B batch, T' output frames, V tokens with the blank, U target length.
 """
@@ -27,7 +27,7 @@ Objective = Callable[[Tensor, Tensor, Batch], Tensor]
 
 
 def parts(batches: Batches) -> list[tuple[Batch, float]]:
-    """Return each batch with its share of the utterances of all."""
+    """Return each batch with its fraction of all utterances."""
     listed = [batches] if isinstance(batches, Batch) else list(batches)
     total = sum(batch.size for batch in listed)
     return [(batch, batch.size / total) for batch in listed]
@@ -39,9 +39,9 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = 
     Args:
         log_probs: (B, T', V).
         lengths: (B,) output frames.
-        batch: Its targets (B, U) and their lengths.
-        reduction: ``sum`` for the sum over utterances of the loss of all their tokens; ``none``
-            for that of each, (B,).
+        batch: The batch, with targets (B, U) and their lengths.
+        reduction: ``mean``; ``sum``, over utterances, of the loss not divided by tokens; ``none``
+            for that of each utterance, (B,).
     """
     loss: Tensor = F.ctc_loss(
         log_probs.transpose(0, 1),  # (T', B, V)
@@ -56,13 +56,13 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = 
 
 @dataclass(frozen=True)
 class Score:
-    """What a network recognizes.
+    """The score of a network.
 
     Attributes:
         loss: Mean over utterances of the loss per token.
         utterance_loss: Mean loss of an utterance, in nats.
-        edits: Between transcripts and hypotheses.
-        tokens: Of the transcripts.
+        edits: Edit distance between transcripts and hypotheses.
+        tokens: Number of tokens of the transcripts.
     """
 
     loss: float
@@ -81,9 +81,9 @@ class WeightSteps:
 
     Args:
         fabric: Device, precision and backward.
-        network: With ``forward(x, lengths)``; see :class:`~nas_encoder.network.ctc.CtcNetwork`.
-        optimizer: Of its weights.
-        grad_clip: Largest norm of their gradient; 0 for no limit.
+        network: Has ``forward(x, lengths)``; see :class:`~nas_encoder.network.ctc.CtcNetwork`.
+        optimizer: Optimizer of its weights.
+        grad_clip: Maximum norm of the gradient; 0 for no limit.
         objective: The loss.
     """
 
@@ -103,15 +103,15 @@ class WeightSteps:
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """What the steps move."""
+        """The modules that the steps update."""
         return (self.network,)
 
     def mixture(self) -> Any:
-        """Return what the network chooses by in a step of its weights; None without choices."""
+        """Return the network's ``weights`` for a weight step; None without choices."""
         return None
 
     def score_mixtures(self) -> Iterator[Any]:
-        """Yield what the network chooses by for each batch that is scored."""
+        """Yield the network's ``weights`` for each scored batch."""
         return itertools.repeat(None)
 
     def weight_step(self, batches: Batches, lr: float, dropout: float = 0.0) -> float:
@@ -120,7 +120,7 @@ class WeightSteps:
         Args:
             batches: One, or several whose gradients are added up.
             lr: Learning rate.
-            dropout: After regularized operations, of a supernet.
+            dropout: Dropout after a supernet's regularized operations.
 
         Raises:
             DivergedError: The loss is NaN or infinite; nothing has moved.
@@ -142,9 +142,9 @@ class WeightSteps:
         return total
 
     def loss(self, batch: Batch, mixture: Any, dropout: float) -> tuple[Tensor, float]:
-        """Return the loss on a batch, and as a number its mean over processes.
+        """Return the loss on a batch, and its mean over processes as a number.
 
-        Each process has the mean over its own utterances, so it is weighed by their number.
+        Each process has the mean over its own utterances, so it is weighted by their number.
 
         Raises:
             DivergedError: It is NaN or infinite.
@@ -155,7 +155,7 @@ class WeightSteps:
         if batch.total is not None:
             loss = loss * (self.fabric.world_size * len(batch) / batch.total)
         value = float(mean_over_processes(self.fabric, loss.detach()))
-        # In all processes or in none, or the others would wait for one that has stopped.
+        # Raise in all processes or in none, or the others would wait for one that has stopped.
         if not math.isfinite(value):
             raise DivergedError(
                 f"the loss is {float(loss.detach())} on the batch of {', '.join(batch.ids[:4])}"
@@ -178,9 +178,9 @@ class WeightSteps:
         """Score the network in evaluation mode.
 
         Args:
-            batches: Of an epoch.
+            batches: The batches to score.
             decode: Log-probabilities (T', V) -> tokens.
-            spell: Tokens -> what is compared.
+            spell: Tokens -> units to compare.
         """
         from kaldialign import edit_distance
 
@@ -193,7 +193,7 @@ class WeightSteps:
             summed += float(ctc_loss(log_probs, lengths, batch, "sum"))
             utterances += len(batch)
             for row, frames, target, size in zip(
-                log_probs,  # stays on the device: only the best path leaves it
+                log_probs,  # stays on the device; only the best path leaves it
                 lengths.tolist(),
                 batch.targets.tolist(),
                 batch.target_lengths.tolist(),

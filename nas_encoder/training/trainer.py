@@ -1,8 +1,8 @@
 """The one training loop: epochs of steps, resumable between any two of them.
 
-It is Lightning Fabric's kind (our own control flow; its devices, precision and backward): a
-search rebuilds its network between stages and moves two sets of parameters on two streams of
-data, which a Trainer's fit has no room for.
+It uses Lightning Fabric (our own control flow; its devices, precision and backward), because a
+search rebuilds its network between stages and trains two sets of parameters on two streams of
+data, which a Trainer's fit does not allow.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ State = dict[str, Any]
 
 @dataclass
 class Position:
-    """Where a training is: everything up to this step is done.
+    """Progress of a training: everything up to this step is done.
 
     Attributes:
         epoch: Counted from 0.
-        step: Batches of the epoch.
-        sums: What the epoch's steps add up, such as ``loss`` and ``steps``.
-        seconds: Spent in the epoch.
-        stopping: What early stopping has seen.
+        step: Batches done in the epoch.
+        sums: Sums over the epoch's steps, such as ``loss`` and ``steps``.
+        seconds: Time spent in the epoch.
+        stopping: State of early stopping.
     """
 
     epoch: int = 0
@@ -47,14 +47,14 @@ class Position:
 
     @classmethod
     def from_dict(cls: type[P], values: Mapping[str, Any]) -> P:
-        """Read what a checkpoint holds; the first ones called ``stopping`` a watch."""
+        """Read a checkpoint's values; the first versions called ``stopping`` ``watch``."""
         names = {item.name for item in fields(cls)}
         known = {name: value for name, value in values.items() if name in names}
         stopping = EarlyStopping(**values.get("stopping", values.get("watch", {})))
         return cls(**{**known, "stopping": stopping})
 
     def mean(self, name: str, count: str = "steps") -> float:
-        """Return a sum over a count."""
+        """Return a sum divided by a count."""
         return self.sums[name] / self.sums[count]
 
 
@@ -63,20 +63,20 @@ class Trainer:
     """Epochs of steps on one network.
 
     Attributes:
-        steps: The network and how it moves.
-        epochs: To run.
-        batches: Batches of an epoch from the n-th on.
-        rate: Learning rate at a position.
-        step: Takes a step on a group of batches with a learning rate; returns what is added to
-            the epoch's sums. None for one of the weights.
-        stop: When to stop earlier; None for never.
+        steps: The network and its steps.
+        epochs: Number of epochs.
+        batches: Returns the batches of an epoch from the n-th on.
+        rate: Returns the learning rate at a position.
+        step: Takes a step on a group of batches with a learning rate; returns what to add to the
+            epoch's sums. None for a weight step.
+        stop: Early stopping; None for none.
         accumulate: Batches whose gradients are added up for one step.
-        seed: Of the random numbers of an epoch; None: they go on from epoch to epoch.
+        seed: Reseeds each epoch; None to continue the random numbers of the previous one.
         write: Writes a checkpoint; None for none.
-        step_seconds: Time between two of them within an epoch.
+        step_seconds: Time between two checkpoints within an epoch.
         epoch_seconds: Likewise at the end of epochs; 0 for one after each.
         show: Called after each step with its batches.
-        position: Where to begin.
+        position: Where to start.
         where: What the epochs are part of, for errors, such as ``" of stage 1"``.
     """
 
@@ -100,8 +100,8 @@ class Trainer:
     def run(self) -> Iterator[Any]:
         """Yield the position after the last step of each epoch.
 
-        What the caller does before the next one belongs to the epoch, such as scoring: the
-        checkpoint is written afterwards.
+        The caller's work before the next one, such as scoring, belongs to the epoch: its checkpoint
+        is written afterwards.
 
         Raises:
             DivergedError: The loss or a weight is NaN or infinite.
@@ -116,7 +116,7 @@ class Trainer:
             self._save_after(self.epoch_seconds)
 
     def see(self, loss: float) -> bool:
-        """Take the epoch's validation loss; return whether it is the best, where that can stop."""
+        """Report the validation loss to early stopping, if any; return whether it is the best."""
         position = self.position
         return self.stop is not None and position.stopping.see(self.stop, position.epoch + 1, loss)
 
@@ -145,7 +145,7 @@ class Trainer:
         return batch.to(self.steps.fabric.device, non_blocking=True)
 
     def _require_finite(self) -> None:
-        """Stop before a checkpoint or an epoch's record holds what the last step has ruined."""
+        """Stop before weights that the last step ruined enter a checkpoint or a record."""
         if self._group:
             now = self.position
             place = f"step {now.step} of epoch {now.epoch + 1}{self.where}"
@@ -161,7 +161,7 @@ class Trainer:
             self._written = time.monotonic()
 
     def state(self) -> State:
-        """Return what a training goes on from."""
+        """Return the state to resume the training from."""
         return {
             "position": asdict(self.position),
             "network": self.steps.network.state_dict(),
@@ -170,7 +170,7 @@ class Trainer:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
         self.position = type(self.position).from_dict(state["position"])
         self.steps.network.load_state_dict(state["network"])
         self.steps.optimizer.load_state_dict(state["weights_optimizer"])

@@ -86,7 +86,7 @@ class Recipe(Declared):
     l2: float = option(0.0, number(0, 1e9))
 
     def conflicts(self, found: Problems) -> None:
-        """Check the order of the targets."""
+        """Check that the targets ascend."""
         if list(self.epochs) != sorted(self.epochs):
             found.conflict("epochs", f"must ascend, got {show(list(self.epochs))}")
 

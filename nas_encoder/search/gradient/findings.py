@@ -1,9 +1,9 @@
 """Known failures of gradient searches, detected in the record of an epoch.
 
 The architecture parameters of Liu et al. 2019 can stay near their initial values, or favour
-weight-free operations
-(Zela et al. 2020, "Understanding and Robustifying Differentiable Architecture Search"; Chen et al.
-2019, section 3.3): skip connections and pooling look good while convolutions are not yet trained.
+weight-free operations (Zela et al. 2020, "Understanding and Robustifying Differentiable
+Architecture Search"; Chen et al. 2019, section 3.3): skip connections and pooling look good while
+convolutions are not yet trained.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import SearchSpace
 
-UNIFORM = 0.97  # of the entropy of a uniform choice: as good as not moved
+UNIFORM = 0.97  # of the entropy of a uniform choice: practically unchanged
 HARDLY_LEARNED = 90.0  # token error rate in %
 DOMINATES = 0.5  # of the probability
-_EXCESS = 1.25  # times what a uniform choice gives
+_EXCESS = 1.25  # times the probability of a uniform choice
 
 
 @dataclass(frozen=True)

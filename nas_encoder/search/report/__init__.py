@@ -1,1 +1,1 @@
-"""What a run gave, as a page: texts, pictures, findings."""
+"""The report of a run as a page: texts, pictures, findings."""

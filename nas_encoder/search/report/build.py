@@ -1,4 +1,4 @@
-"""The report of a search: one HTML file that needs nothing else."""
+"""The report of a search: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ REPORTS: dict[str, Callable[[RunFolder], GradientReport | SeedsReport | TrialsRe
 def write_report(folder: RunFolder) -> Path | None:
     """Write ``report.html`` into a run folder, at the end of a search.
 
-    A search never fails because of its report: whatever goes wrong here is logged, and
-    ``nas-encoder report`` can make it later.
+    A search never fails because of its report: errors here are logged, and ``nas-encoder report``
+    can write it later.
 
     Returns:
-        The file, or None where it could not be made.
+        The file, or None if it could not be written.
     """
     try:
         return build_report(folder)
     except MissingDependencyError as error:
         logger.warning("no report is written: %s", error)
-    except Exception:  # logged whole; the search's result is on disk already
+    except Exception:  # logged in full; the search's result is already on disk
         logger.exception("no report is written; the search's result is not affected")
     return None
 
 
 def build_report(folder: RunFolder) -> Path:
-    """Write ``report.html`` into a run folder; it may be that of an unfinished run.
+    """Write ``report.html`` into the folder of a run, finished or not.
 
     Raises:
         CheckpointError: It is no run folder, a file in it is damaged, or it cannot be written.

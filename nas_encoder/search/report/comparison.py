@@ -1,4 +1,4 @@
-"""The files of a comparison of algorithms: numbers, a picture, a page of results."""
+"""The files of a comparison of algorithms: numbers, a plot, a page of results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_comparison(folder: Path, document: Mapping[str, Any]) -> list[Path]:
 
 
 def picture(document: Mapping[str, Any]) -> bytes:
-    """Draw the regret of every algorithm over the epochs spent: median and quartiles."""
+    """Plot the regret of every algorithm over the epochs spent: median and quartiles."""
     figure = new_figure(4.4)
     axes = figure.subplots()
     grid = document["epochs"]
@@ -86,7 +86,7 @@ def picture(document: Mapping[str, Any]) -> bytes:
 
 
 def results(document: Mapping[str, Any]) -> str:
-    """Return the page of results in Markdown."""
+    """Return the results page in Markdown."""
     lines = [
         f"# Search algorithms on the table `{document['table']}`",
         "",

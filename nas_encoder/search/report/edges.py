@@ -1,4 +1,4 @@
-"""The pictures of a search report that show every edge: at one epoch, and over all of them.
+"""The report's plots of every edge: at one epoch, and over all epochs.
 
 E edges of a cell, blocks of a chain, or nodes or skips, N operations of the space.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 5
-_PITCH = (1.1, 1.35)  # from one small picture to the next, their size is 1
-_MOST_BARS = 200  # of a small picture: more could not be seen apart
+_PITCH = (1.1, 1.35)  # between subplots of size 1
+_MOST_BARS = 200  # per subplot: more would be indistinguishable
 
 
 def edge_map(
@@ -30,9 +30,9 @@ def edge_map(
 
     Args:
         row: The epoch.
-        space: That is searched.
-        genotype: What was derived from these probabilities; its edges get a frame.
-        title: Of the section.
+        space: The searched space.
+        genotype: The genotype derived from these probabilities; its edges get a frame.
+        title: Title of the section.
     """
     import numpy as np
 
@@ -84,13 +84,13 @@ def edge_map(
 def edge_courses(
     rows: Sequence[EpochRecord], kind: str, space: SearchSpace, genotype: Genotype | None
 ) -> Section:
-    """Draw how the probabilities of every edge of one kind moved over the epochs.
+    """Draw the probabilities of every edge of one kind over the epochs.
 
     Args:
         rows: Epochs that record probabilities of this kind.
-        kind: Of choices.
-        space: That is searched.
-        genotype: What was derived at the end; its edges are marked.
+        kind: The kind of choices.
+        space: The searched space.
+        genotype: The genotype derived at the end; its edges are marked.
     """
     step = -(-len(rows) // _MOST_BARS)
     shown = rows[step - 1 :: step]
@@ -100,7 +100,7 @@ def edge_courses(
     columns = min(_COLUMNS, edges)
     lines = -(-edges // columns)
     figure = new_figure(1.4 * lines + 0.2)
-    # One pair of axes for all: a dozen would take matplotlib seconds.
+    # One pair of axes for all: a dozen would take matplotlib seconds to draw.
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_xlim(0, columns * _PITCH[0])

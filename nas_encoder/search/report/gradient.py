@@ -1,4 +1,4 @@
-"""The report of a search with gradients."""
+"""The report of a gradient search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nas_encoder.spaces.picture import draw
 
 
 class GradientReport:
-    """A search with gradients.
+    """The report of a gradient search.
 
     Raises:
         CheckpointError: A file in its folder is damaged.
@@ -55,7 +55,7 @@ class GradientReport:
         total = sum(stage.epochs for stage in self.config.stages)
         seconds = duration(sum(epoch.seconds for epoch in self.epochs))
         state = "finished" if self.finished else "not finished"
-        # A stage may end before its last epoch, so a finished search needs not have them all.
+        # A stage may end early, so a finished search may have fewer epochs.
         return Page(
             f"Search of {self.config.name}",
             f"{self.config.strategy} in the space {self.config.space}, seed "
@@ -65,7 +65,7 @@ class GradientReport:
         )
 
     def warnings(self) -> list[str]:
-        """Return what a reader should know before trusting the genotype."""
+        """Return the warnings to read before trusting the genotype."""
         found = []
         if not self.finished:
             found.append("The search is not finished; this is its state so far.")
@@ -74,20 +74,20 @@ class GradientReport:
         return [*found, *(finding.text for finding in self.findings()), *self.exceeded()]
 
     def findings(self) -> list[Finding]:
-        """Return what the last epoch that chose operations says about the search's health."""
+        """Return the findings about the last epoch that chose operations."""
         if not self.epochs:
             return []
         last = self.searching[-1] if self.searching else self.epochs[-1]
         found = findings(last, self.genotype, self.space)
         if self.epochs[-1] is not last:
-            # The network that is trained last says whether anything was learned.
+            # The network trained last shows whether anything was learned.
             found = [finding for finding in found if finding.kind != "unlearned"]
             after = findings(self.epochs[-1], None, self.space)
             found += [finding for finding in after if finding.kind == "unlearned"]
         return found
 
     def exceeded(self) -> list[str]:
-        """Return a sentence for each budget that the genotype does not keep."""
+        """Return a sentence for each budget that the genotype exceeds."""
         return [
             f"The genotype costs {readable(name, cost.derived)} of {TITLES[name]}, more than the "
             f"budget of {readable(name, cost.budget)}. A larger objective.weight or more epochs "
@@ -97,7 +97,7 @@ class GradientReport:
         ]
 
     def last_costs(self) -> Mapping[str, Cost]:
-        """Return what the last genotype costs, by quantity; nothing where that is not known."""
+        """Return the costs of the last genotype, by quantity; empty if unknown."""
         return (self.epochs[-1].costs or {}) if self.epochs else {}
 
     def _sections(self) -> Iterator[Section]:
@@ -171,7 +171,7 @@ class GradientReport:
         )
 
     def _stages(self) -> Iterator[Section]:
-        """Yield what each stage ended with: its genotype and the probabilities."""
+        """Yield the final genotype and probabilities of each stage."""
         last = {epoch.stage: epoch for epoch in self.searching}
         for epoch in last.values():
             genotype = self._derived(epoch)
@@ -222,13 +222,13 @@ class GradientReport:
 
 
 def choices_of(genotype: Genotype) -> set[tuple[str, int, str]]:
-    """Return what a genotype chose: (kind, place of the choice, candidate)."""
+    """Return the choices of a genotype: (kind, index of the choice, candidate)."""
     chosen = get_space(genotype.space).chosen(genotype.architecture)
     return {(kind, *choice) for kind, own in chosen.items() for choice in own}
 
 
 def _used(genotype: Genotype) -> dict[str, Counter[str]]:
-    """Return how often a genotype holds each candidate, by kind."""
+    """Return how often a genotype has each candidate, by kind."""
     space = get_space(genotype.space)
     return {
         space.kinds[kind].title: Counter(candidate for _, candidate in own)
@@ -237,6 +237,6 @@ def _used(genotype: Genotype) -> dict[str, Counter[str]]:
 
 
 def shared_choices(first: Genotype, second: Genotype) -> tuple[str, str]:
-    """Return how many choices two genotypes have in common, and how many of the first differ."""
+    """Return how many choices two genotypes share, and how many of the first differ."""
     mine, other = choices_of(first), choices_of(second)
     return f"{len(mine & other)} of {len(mine)}", f"{len(mine - other)} of {len(mine)}"

@@ -14,11 +14,11 @@ from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.base import LIMITS
 
-Step = tuple[str, str]  # what it is for, what to type
+Step = tuple[str, str]  # purpose, command
 
 
 def search_command(path: Path, run: Mapping[str, Any], output: object, *options: str) -> str:
-    """Return the command of the search in a run folder, into another one."""
+    """Return the command that repeats a run folder's search into another folder."""
     words = ["nas-encoder", "search", "--config", f"{path}/config.yaml"]
     for name in ("train", "valid"):
         if run.get(name) is not None:
@@ -33,7 +33,7 @@ def resume_command(path: Path, run: Mapping[str, Any]) -> str:
 
 
 def show_step(path: Path) -> Step:
-    """Return how to look at the result of a search."""
+    """Return the step that shows the result of a search."""
     return (
         "Look at the genotype and at what the network costs:",
         f"nas-encoder show {shlex.quote(str(path))}/genotype.yaml --plot cells.svg",
@@ -41,7 +41,7 @@ def show_step(path: Path) -> Step:
 
 
 def train_step(path: Path, space: str, wanted: ObjectiveConfig) -> Step:
-    """Return how to train the result of a search in a run folder, in the size that is wanted."""
+    """Return the step that trains the result of a search, in the wanted size."""
     sizes = get_space(space).target_sizes(wanted.layers, wanted.channels)
     options = "".join(f"\n    {name}: {value}" for name, value in sizes.items())
     return (
@@ -60,13 +60,13 @@ def steps_of_search(
     doubts: Collection[str],
     genotype: Genotype,
 ) -> Iterator[Step]:
-    """Yield what to do after a finished search, the most useful first.
+    """Yield the steps after a finished search, the most useful first.
 
     Args:
         path: The run folder.
-        run: What run.yaml holds.
-        config: What was searched.
-        architecture: How its parameters were moved.
+        run: The content of run.yaml.
+        config: The searched space and the strategy.
+        architecture: Optimizer of the architecture.
         wanted: The budgets, and the size of the network.
         searching: The epochs that chose operations.
         doubts: Kinds of findings about the last of them; ``budget`` if one is exceeded.

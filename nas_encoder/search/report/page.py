@@ -1,4 +1,4 @@
-"""The page of a report: sections that a template lays out, self-contained, all text escaped."""
+"""The page of a report: sections laid out by a template, self-contained, all text escaped."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, in the order in which it is shown.
+    """A part of a page; its attributes are in the order of display.
 
     Attributes:
         title: Its heading.
         note: How to read it.
         png: A picture.
-        alt: What the picture shows; by default the title.
-        text: Shown as it is.
+        alt: Alternative text of the picture; by default the title.
+        text: Preformatted text.
         head: Headings of a table; may be empty.
-        rows: Its cells; None is an empty one.
-        steps: (what it is for, what to type).
+        rows: Cells of the table; None for an empty one.
+        steps: (purpose, command) pairs.
     """
 
     title: str
@@ -42,8 +42,8 @@ class Page:
 
     Attributes:
         title: Its heading.
-        state: How far the search is.
-        warnings: What a reader should know before trusting the result.
+        state: Progress of the search.
+        warnings: To read before trusting the result.
         sections: Its parts.
     """
 
@@ -69,17 +69,17 @@ def render(page: Page) -> str:
 
 
 def provenance_section(run: Mapping[str, Any]) -> Section:
-    """Return what run.yaml holds."""
+    """Return the content of run.yaml as a section."""
     return Section("Provenance", rows=list(run.items()))
 
 
 def number(value: float | None, digits: int) -> str | None:
-    """Return a number with so many decimals; None stays None."""
+    """Return a number with this many decimals; None stays None."""
     return None if value is None else f"{value:.{digits}f}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: ``2 h 05 min``, ``4 min 06 s``."""
+    """Return a readable duration: ``2 h 05 min``, ``4 min 06 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""The pictures of a report, made from the epochs of a search.
+"""The plots of a report, drawn from the epochs of a search.
 
 E edges of a cell, N operations of the space.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Epochs = Sequence[EpochRecord]
 
-# Okabe and Ito's colours, which stay apart for the colour-blind; grey is for 'none'.
+# Okabe and Ito's colours, distinguishable by the colour-blind; grey is for 'none'.
 COLOURS = (
     "#9a9a9a",
     "#e69f00",
@@ -40,7 +40,7 @@ _WIDTH = 9.0  # inches
 
 
 def require_matplotlib() -> None:
-    """Make sure that pictures can be drawn.
+    """Check that pictures can be drawn.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -72,7 +72,7 @@ def genotype_section(title: str, genotype: Genotype, note: str = "", **more: Any
 
 
 def curves(epochs: Epochs, space: SearchSpace) -> Section:
-    """Draw losses, the token error rate and the certainty of the choice over all epochs."""
+    """Draw losses, token error rate and certainty of the choices over all epochs."""
     panels: dict[str, dict[str, Sequence[float | None]]] = {
         "loss per token": {
             "training": [epoch.train_loss for epoch in epochs],
@@ -109,7 +109,7 @@ def curves(epochs: Epochs, space: SearchSpace) -> Section:
 
 
 def entropies(epochs: Epochs, space: SearchSpace) -> dict[str, Sequence[float | None]]:
-    """Return how open each kind's choice of operations is, and of edges where they are learned."""
+    """Return the relative entropy of each kind's operations, and of its edges where learned."""
     lines: dict[str, Sequence[float | None]] = {
         space.kinds[kind].title: [epoch.relative_entropy(kind) for epoch in epochs]
         for kind in epochs[0].probabilities
@@ -121,7 +121,7 @@ def entropies(epochs: Epochs, space: SearchSpace) -> dict[str, Sequence[float | 
 
 
 def compared_curves(runs: Mapping[str, Epochs]) -> Section:
-    """Draw the validation figures of several searches, one colour each."""
+    """Draw the validation scores of several searches, one colour each."""
     panels = {"validation loss per token": "valid_loss", "token error rate, %": "valid_ter"}
     figure = new_figure(5.2)
     axes_list = figure.subplots(len(panels), 1, sharex=True)
@@ -140,7 +140,7 @@ def compared_curves(runs: Mapping[str, Epochs]) -> Section:
 
 
 def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
-    """Draw the mean probability of each operation over the edges, epoch by epoch."""
+    """Draw the mean probability of each operation over the edges, by epoch."""
     kinds = list(epochs[0].probabilities)
     figure = new_figure(2.5 * len(kinds) + 0.6)
     axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
@@ -175,7 +175,7 @@ def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
 
 
 def costs(epochs: Epochs) -> Section | None:
-    """Draw what the derived networks cost, against their budgets; None where not recorded."""
+    """Draw the costs of the derived networks against their budgets; None if not recorded."""
     known = [epoch.costs or {} for epoch in epochs]
     names = [name for name in UNITS if any(name in costs for costs in known)]
     if not names:
@@ -216,7 +216,7 @@ def stage_starts(epochs: Epochs) -> list[int]:
 def _plot(
     axes: Axes, epochs: Epochs, values: Sequence[float | None], label: str, **style: Any
 ) -> None:
-    """Plot a line over the epochs; it ends where its stage's network does."""
+    """Plot a line over the epochs, broken where the network changes between stages."""
     starts = stage_starts(epochs)
     for start, end in zip(starts, [*starts[1:], len(epochs)], strict=True):
         axes.plot(

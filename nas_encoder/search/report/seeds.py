@@ -1,4 +1,4 @@
-"""The report of a search with several seeds: what they agree on, and which one is best."""
+"""The report of a search with several seeds: their agreement, and the best one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas_encoder.spaces.picture import draw
 
 
 class SeedsReport:
-    """Searches that differ in their seed, in a folder of their own each.
+    """Searches that differ only in their seed, each in its own folder.
 
     Raises:
         CheckpointError: A file in one of the folders is damaged.
@@ -138,7 +138,7 @@ class SeedsReport:
 
 
 def _common_by_chance(name: str) -> float:
-    """Return how many choices two random genotypes of a space have in common, about."""
+    """Return roughly how many choices two random genotypes of a space share."""
     space, rng = get_space(name), random.Random(0)
     pairs = [(choices_of(space.sample(rng)), choices_of(space.sample(rng))) for _ in range(200)]
     return fmean(len(first & second) for first, second in pairs)

@@ -1,4 +1,4 @@
-"""The report of a search by trials: history, front, genotype; from the run folder alone."""
+"""The report of a search by trials: history, front, genotype; made only from the run folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nas_encoder.search.report.page import Page, Section, duration, number, prov
 from nas_encoder.search.report.pictures import genotype_section, new_figure, to_png
 from nas_encoder.search.strategies import COSTS, ERROR
 
-_MOST = 200  # rows of the table of trials
+_MOST = 200  # rows in the table of trials
 _DONE, _PRUNED, _BEST = "#0072b2", "#9a9a9a", "#d55e00"
 
 
 class TrialsReport:
-    """A search by trials.
+    """The report of a search by trials.
 
     Raises:
         CheckpointError: A file in its folder is damaged.

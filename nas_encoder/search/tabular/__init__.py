@@ -1,4 +1,4 @@
-"""Tables of trained architectures: reading the published ones, asking, making one's own.
+"""Tables of trained architectures: reading published ones, querying and building them.
 
 For example::
 

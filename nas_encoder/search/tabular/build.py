@@ -1,8 +1,8 @@
-"""Making a table: architectures of a space trained on the user's data, one after the other.
+"""Building a table: architectures of a space, trained one by one on the user's data.
 
-Every finished training is one transaction in the SQLite file, and the one under way has a
-checkpoint beside it, so the process may be killed at any moment. Shards of one table are built
-by processes that know nothing of each other, each into a file of its own, and merged afterwards.
+Every finished training is one transaction in the SQLite file, and the current one has a checkpoint
+next to it, so the process may be killed at any moment. Shards of a table are built by independent
+processes, each into its own file, and merged afterwards.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ logger = logging.getLogger(__name__)
 
 
 def choose_architectures(config: TableConfig) -> list[Genotype]:
-    """Return the architectures of a table, different ones, in their order.
+    """Return the distinct architectures of a table, in order.
 
     Raises:
-        ConfigError: The space cannot be listed, or has fewer than are to be drawn.
+        ConfigError: The space cannot be enumerated, or is smaller than the sample.
         GenotypeError: A genotype of the list cannot be loaded, or is of another space.
     """
     space = get_space(config.space)
@@ -77,7 +77,7 @@ def choose_architectures(config: TableConfig) -> list[Genotype]:
 
 
 def load_members(space: str, names: Sequence[str | Path]) -> list[Genotype]:
-    """Load genotypes of a space, each of those that are the same once.
+    """Load genotypes of a space, without duplicates.
 
     Raises:
         GenotypeError: One cannot be loaded, or is of another space.
@@ -92,16 +92,16 @@ class TableBuilder:
     """Trains the architectures of a configuration into a file.
 
     Args:
-        config: What is trained, and how.
-        train: Kaldi or ESPnet folder, NeMo manifest or lhotse cuts.
-        valid: Data of the same kinds; the best epoch is chosen on it.
+        config: The configuration.
+        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts.
+        valid: Data of the same kinds, on which the best epoch is chosen.
         test: Data of the same kinds.
         output: The SQLite file.
-        shard: (i, n): this is part i, from 1, of n.
-        resume: Go on with a file that is there.
+        shard: (i, n): build part i, from 1, of n.
+        resume: Whether to continue an existing file.
         checkpoint_seconds: Time between two checkpoints of a training.
-        added: Names of the zoo or paths of YAML files: further architectures, also for a file
-            that is complete without them.
+        added: Names in the zoo or paths of YAML files of further architectures, which may be added
+            to a complete file too.
 
     Raises:
         ConfigError: A setting, or an option of the networks, is wrong.
@@ -145,7 +145,7 @@ class TableBuilder:
             if model_hash(genotype) not in known:
                 chosen.append(genotype)
         self.architectures = chosen[part - 1 :: parts]
-        # All options are checked before any training: a week into it is too late.
+        # Check all options before any training, not a week into it.
         first = self.architectures[0] if self.architectures else None
         self.factor = self.min_length = 1
         if first is not None:
@@ -154,7 +154,7 @@ class TableBuilder:
             self.min_length = int(encoder.min_length)
 
     def run(self) -> None:
-        """Build what is missing; the file is complete afterwards."""
+        """Build what is missing to complete the file."""
         if not self.resume and self.output.exists():
             raise CheckpointError(
                 f"table {self.output}",
@@ -199,9 +199,10 @@ class TableBuilder:
         )
 
     def _finish(self, file: TableFile) -> None:
-        """Record how many there are now, and where what was added comes from.
+        """Record the number of architectures, and the sources of the added ones.
 
-        Two searches can find the same, or what was there before, so it is a list of its own.
+        The sources are a separate list, since two searches can find the same architecture, or one
+        that was there before.
         """
         before = file.about()
         added = list(before.get("added", []))
@@ -214,7 +215,7 @@ class TableBuilder:
             file.set_about(architectures=count, added=added)
 
     def _measure(self, file: TableFile, tokens: int) -> None:
-        """Record sizes and latencies, one architecture after the other on a machine at rest."""
+        """Record sizes and latencies, one architecture at a time on an idle machine."""
         device, settings = self._device_name(), self.config.latency
         known, timed = file.architectures(), file.latency_of(device)
         size = self.config.features.num_mel_bins
@@ -311,8 +312,8 @@ class TableBuilder:
             return data.loader(data.cuts["train"], train=True, seed=seed, **options)
 
         def scoring(name: str) -> AsrLoader:
-            # Nothing depends on these batches but the time that they take, and of what is scored
-            # nothing is left out, however hard it is.
+            # These batches affect nothing but speed, and scoring leaves out no utterance, however
+            # difficult.
             return data.loader(
                 data.cuts[name], train=False, max_cuts=max(32, size), subsampling_factor=None
             )

@@ -1,4 +1,4 @@
-"""Joining tables, and telling whether two were built alike."""
+"""Merging tables, and checking that they were built alike."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas_encoder.search.tabular.store import TableFile
 
 
 def merge_tables(parts: list[str | Path], output: str | Path) -> None:
-    """Join the files of shards, or of a table and its continuation, into one.
+    """Merge the files of shards, or of a table and its continuation, into one.
 
     Raises:
-        DataError: ``output`` is there already, a file is no table, or two of them were built in
-            another way or have different numbers for the same training.
+        DataError: ``output`` exists, a file is no table, or two of them were built differently or
+            have different numbers for the same training.
     """
     if Path(output).exists():
         raise DataError(str(output), ["is there already; give another name or delete it first"])
@@ -64,7 +64,7 @@ IDENTITY = ("config", "utterances", "tokens", "feature_mean")
 
 
 def conflicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line for each value that decides the numbers and is another one now."""
+    """Return one line for each changed value that affects the numbers."""
     old, new = (
         {key: about.get(key) for key in IDENTITY} | {"config": _deciding(about)}
         for about in (before, now)
@@ -73,9 +73,9 @@ def conflicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _deciding(about: Mapping[str, Any]) -> Any:
-    """Return the configuration without its note, which decides no number.
+    """Return the configuration without its note, which affects no number.
 
-    Settings that did not exist yet when it was written are completed.
+    Settings newer than the configuration get their defaults.
     """
     document = TableConfig.completed(about.get("config"))
     if not isinstance(document, dict):

@@ -1,10 +1,10 @@
-"""The published files of NAS-Bench-ASR: two pickles in a row, read without running anything.
+"""The published files of NAS-Bench-ASR: two pickles in a row, read without running their code.
 
-A pickle is a program, and loading one that somebody else made may do anything. The published
-files hold plain data only: a header dict, then a list of rows in the order of the header's
-``columns``. The reader here admits plain data only. Numbers of NumPy, which the rows may hold,
-are the single exception: what stands for them in the file is replaced by functions of this
-module, so that NumPy is not called either. Everything else is refused before it is looked up.
+Loading a pickle from somebody else may run anything. The published files hold only plain data: a
+header dict, then a list of rows in the order of the header's ``columns``. This reader admits only
+plain data, and NumPy numbers, which the rows may hold: the names that create them are replaced by
+functions of this module, so NumPy is not called either. Everything else is refused before it is
+looked up.
 
 The formats are described in the README of https://github.com/SamsungLabs/nb-asr; the files are
 named ``nb-asr-e40-1234.pickle`` (training: 40 epochs, seed 1234), ``nb-asr-bench-DEVICE.pickle``
@@ -39,12 +39,12 @@ _NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file.
+    """One published file.
 
     Attributes:
-        path: Where it was.
+        path: Its path.
         kind: One of :data:`KINDS`.
-        header: As it stands in the file, plain types.
+        header: The header, in plain types.
         columns: Names of the values of a row.
         rows: Lists of plain values.
     """
@@ -79,7 +79,7 @@ def _number(kind: object, data: object = b"") -> Any:
         (value,) = struct.unpack(kind.order + kind.format, data)
     except struct.error as error:
         raise pickle.UnpicklingError(f"a number of a wrong size: {error}") from None
-    if kind.format == "f":  # with the digits that a single-precision number has
+    if kind.format == "f":  # with the digits of single precision
         for digits in range(6, 10):
             text = f"{value:.{digits}g}"
             if struct.pack("f", float(text)) == struct.pack("f", value):
@@ -94,7 +94,7 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
 
 
 class _Call:
-    """What a file gets for a function: it can be called, and nothing of it be changed."""
+    """Stand-in for a function of a file: callable, but not modifiable."""
 
     __slots__ = ()
 
@@ -112,7 +112,7 @@ class _ScalarCall(_Call):
 
 
 class _EncodeCall(_Call):
-    """Stands for ``_codecs.encode``, by which old pickles write bytes."""
+    """Stands for ``_codecs.encode``, with which old pickles write bytes."""
 
     __slots__ = ()
 
@@ -129,7 +129,7 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses every name but those that have a stand-in here; nothing is imported."""
+    """Refuses every name without a stand-in here; imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -145,11 +145,11 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_published(path: str | Path) -> PublishedFile:
-    """Read one file.
+    """Read one published file.
 
     Raises:
-        DataError: It cannot be read, holds anything but plain data, or is not laid out as the
-            published files are.
+        DataError: It cannot be read, holds anything but plain data, or has another layout than the
+            published files.
     """
     subject = str(path)
     try:

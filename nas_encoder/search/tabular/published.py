@@ -20,10 +20,10 @@ def load_published(source: str | Path | Iterable[str | Path]) -> Table:
     """Read the published files.
 
     Args:
-        source: A folder that holds them under their published names, or the files themselves.
+        source: A folder with the files under their published names, or the files themselves.
 
     Raises:
-        DataError: There are none, one cannot be read, or they do not belong together.
+        DataError: There are no files, one cannot be read, or they do not belong together.
     """
     if isinstance(source, (str, Path)):
         folder = Path(source)

@@ -1,4 +1,4 @@
-"""Tables on disk: one SQLite file, which any tool reads and a killed process leaves whole."""
+"""Tables on disk: one SQLite file, readable by any tool and left intact by a kill."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ CREATE TABLE IF NOT EXISTS latencies (
 class TableFile:
     """The SQLite file of a table.
 
-    Every ``add_`` is one transaction: after a kill each of them is there whole or not at all.
+    Every ``add_`` is one transaction.
 
     Args:
-        path: The file; it is made where it is missing.
-        create: Whether it may be made.
+        path: The file.
+        create: Whether to create a missing file.
 
     Raises:
-        DataError: It cannot be opened, or is not such a file.
+        DataError: It cannot be opened, or is no table.
     """
 
     def __init__(self, path: str | Path, create: bool = True) -> None:
@@ -80,7 +80,7 @@ class TableFile:
     # -- writing ------------------------------------------------------------------------------
 
     def set_about(self, **values: Any) -> None:
-        """Record where the numbers come from, as JSON values."""
+        """Record the origin of the numbers, as JSON values."""
         rows = [(key, json.dumps(value)) for key, value in values.items()]
         with self._transaction() as run:
             run.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
@@ -88,7 +88,7 @@ class TableFile:
     def add_architecture(
         self, key: str, genotype: Mapping[str, Any] | None, info: Mapping[str, Any]
     ) -> None:
-        """Record an architecture's document and what is known without training."""
+        """Record an architecture's document and what is known of it without training."""
         document = None if genotype is None else json.dumps(genotype)
         with self._transaction() as run:
             run.execute(
@@ -108,7 +108,7 @@ class TableFile:
                 self._insert(run, key, target, seed, training)
 
     def add_table(self, table: Table) -> None:
-        """Record all of a table in one transaction."""
+        """Record a whole table in one transaction."""
         keys = dict.fromkeys([*table.genotypes, *table.static, *table.hashes()])
         with self._transaction() as run:
             run.executemany(
@@ -150,7 +150,7 @@ class TableFile:
     # -- reading ------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """Return where the numbers come from."""
+        """Return the origin of the numbers."""
         with self._errors():
             rows = self._connection.execute("SELECT key, value FROM about").fetchall()
             return {key: json.loads(value) for key, value in rows}
@@ -163,7 +163,7 @@ class TableFile:
             )
 
     def architectures(self) -> set[str]:
-        """Return the keys of all architectures that were recorded."""
+        """Return the keys of all recorded architectures."""
         with self._errors():
             return {
                 row[0] for row in self._connection.execute("SELECT model_hash FROM architectures")
@@ -246,7 +246,7 @@ def load_table(source: str | Path) -> Table:
             ``nas-encoder table`` made, or a folder with the published files of NAS-Bench-ASR.
 
     Raises:
-        DataError: There is none, or it cannot be read.
+        DataError: There is no such table, or it cannot be read.
     """
     names = list_tables()
     if str(source) in names:
@@ -265,7 +265,7 @@ def convert(source: str | Path, output: str | Path) -> Table:
     """Write a table, for example the published files, as one SQLite file.
 
     Raises:
-        DataError: The source cannot be read, or ``output`` is there already or cannot be written.
+        DataError: The source cannot be read, or ``output`` exists or cannot be written.
     """
     target = Path(output)
     if target.exists():

@@ -1,9 +1,9 @@
-"""A table of trained architectures in memory, and what can be asked of it.
+"""A table of trained architectures in memory, and its queries.
 
-The questions and their meaning are those of the published code of NAS-Bench-ASR: the validation
-error is the best or the last one up to an epoch, the test error is that of the checkpoint with
-the best validation error, latencies are by device. Errors are phone (or token) error rates, from
-0; the published names ``val_acc`` and ``test_acc`` are kept although they return errors.
+The queries are those of the published code of NAS-Bench-ASR: the validation error is the best or
+the last one up to an epoch, the test error is that of the checkpoint with the best validation
+error, latencies are by device. Errors are phone (or token) error rates, from 0; the published names
+``val_acc`` and ``test_acc`` are kept although they return errors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def model_hash(
         architecture: A genotype; a vector of ``space``, as published (``[[1, 0], [1, 0, 0],
             [1, 0, 0, 0]]``); or the key itself. Genotypes of ``nasbench_asr`` have the published
             hash, those of other spaces their own.
-        space: The name of a vector's space.
+        space: Space of a vector.
     """
     if isinstance(architecture, str):
         return architecture
@@ -59,7 +59,7 @@ class Training:
     Attributes:
         val: Validation error after each epoch.
         test: Test error of the checkpoint with the best validation error.
-        more: What else is known, for example ``seconds`` and ``commit``.
+        more: Other values, for example ``seconds`` and ``commit``.
     """
 
     val: tuple[float, ...]
@@ -72,12 +72,12 @@ class Table:
 
     Args:
         space: Name of the search space.
-        trainings: By the number of epochs that were the target and the seed, then by key.
+        trainings: By target number of epochs and seed, then by key.
         latencies: Seconds of one batch, by device, then by key.
         static: ``params``, ``macs``, ``flops`` ... by key.
         genotypes: Documents by key; the published files have none.
-        about: Where the numbers come from.
-        rng: Draws a seed where a question names none.
+        about: Origin of the numbers.
+        rng: Draws a seed for queries without one.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Table:
 
     @property
     def targets(self) -> list[int]:
-        """Numbers of epochs that were trained for, ascending."""
+        """Target numbers of epochs, ascending."""
         return list(self._seeds)
 
     @property
@@ -114,11 +114,11 @@ class Table:
         return list(self.latencies)
 
     def seeds(self, target: int | None = None) -> list[int]:
-        """Return the seeds of a number of target epochs (default: the most there are)."""
+        """Return the seeds of a number of target epochs (default: the largest)."""
         return list(self._seeds.get(self._target(target), []))
 
     def hashes(self) -> list[str]:
-        """Return the keys of all architectures that were trained."""
+        """Return the keys of all trained architectures."""
         return list(dict.fromkeys(key for rows in self.trainings.values() for key in rows))
 
     def __len__(self) -> int:
@@ -153,14 +153,14 @@ class Table:
 
         Args:
             architecture: See :func:`model_hash`.
-            epoch: Epochs that count, from 1; None for all.
-            best: The lowest up to there; False for the one of that epoch.
-            seed: Of the training; ``mean``, ``median``, ``min`` or ``max`` over the seeds that
-                there are; None for a seed drawn at random, as in the published code.
-            target: Epochs that were the target of the training; None for the most there are.
+            epoch: Last epoch that counts, from 1; None for all.
+            best: True for the lowest error up to that epoch, False for that epoch's.
+            seed: Seed of the training; ``mean``, ``median``, ``min`` or ``max`` over all seeds;
+                None for a random one, as in the published code.
+            target: Target epochs of the training; None for the largest.
 
         Returns:
-            None where the table does not have the architecture.
+            The error; None if the table lacks the architecture.
 
         Raises:
             DataError: There is no such seed, target or epoch.
@@ -187,10 +187,10 @@ class Table:
     def latency(
         self, architecture: Genotype | Sequence[Sequence[int]] | str, device: str | None = None
     ) -> dict[str, float] | float | None:
-        """Return the latency in seconds on a device, or on all of them by name.
+        """Return the latency in seconds on a device, or by device if None is given.
 
         Returns:
-            None where the table does not have the architecture.
+            The latency; None if the table lacks the architecture.
 
         Raises:
             DataError: There are no latencies, or none of that device.
@@ -207,10 +207,10 @@ class Table:
         return found or None
 
     def info(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> dict[str, Any] | None:
-        """Return what is known without training: ``params`` and what else there is.
+        """Return what is known without training, such as ``params``.
 
         Raises:
-            DataError: Nothing of that kind is recorded for any architecture.
+            DataError: The table has no such information of any architecture.
         """
         if not self.static:
             raise DataError("table", ["no static information is recorded"])
@@ -218,7 +218,7 @@ class Table:
         return None if found is None else dict(found)
 
     def params(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> int | None:
-        """Return the number of parameters; None where the table does not have it."""
+        """Return the number of parameters; None if the table lacks it."""
         found = self.info(architecture)
         return None if found is None else int(found["params"])
 
@@ -232,13 +232,13 @@ class Table:
 
         Args:
             architecture: See :func:`model_hash`.
-            seed: None for one drawn at random.
+            seed: Seed of the training; None for a random one.
             target: As in :meth:`val_acc`.
 
         Returns:
             ``model_hash``, ``seed``, ``target_epochs``, ``val_per``, ``test_per``, ``latency`` by
-            device and ``info`` where they are known, and what else was recorded; None where the
-            table does not have the architecture.
+            device and ``info`` where known, and the other recorded values; None if the table lacks
+            the architecture.
         """
         key = model_hash(architecture)
         found = self._found(key, target)

@@ -43,7 +43,7 @@ class TableLoaders:
 
 @dataclass
 class _Results:
-    """What the epochs so far gave."""
+    """Results of the epochs so far."""
 
     vals: list[float] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -56,16 +56,16 @@ class RecipeTraining:
     """Trains one architecture with one seed.
 
     Args:
-        recipe: How.
-        build: Makes the classifier; called with the weights' seed set.
+        recipe: The recipe.
+        build: Builds the classifier; called with the weights' seed set.
         loaders: The data.
         decode: Log-probabilities (T', V) -> tokens.
-        spell: Tokens -> what is compared in scoring.
-        seed: Of weights, order and dropout.
-        fabric: Where it is computed.
-        checkpoint: File that a stopped training goes on from.
+        spell: Tokens -> units to compare in scoring.
+        seed: Seed of weights, data order and dropout.
+        fabric: The device.
+        checkpoint: File that a stopped training resumes from.
         key: Identifies the training in that file.
-        checkpoint_seconds: Time between two writes of it; 0 for every step.
+        checkpoint_seconds: Time between two checkpoints; 0 for every step.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RecipeTraining:
         self.checkpoint, self.key = checkpoint, f"{key} seed {seed}"
         torch.manual_seed(derive_seed(seed, 0))
         model = build().to(fabric.device)
-        # As TensorFlow's default, with which the published data were made.
+        # TensorFlow's default, used for the published data.
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, eps=1e-7)
         self.kernels = [
             part.weight
@@ -110,7 +110,7 @@ class RecipeTraining:
         """Train to the last target; return the training of each.
 
         Args:
-            step: Called after each epoch with a word on it.
+            step: Called after each epoch with a short status.
         """
         results = self.results
         try:
@@ -121,7 +121,7 @@ class RecipeTraining:
                 results.seconds += position.seconds + time.perf_counter() - began
                 step(f"{results.vals[-1]:.3f}" if results.vals else "warm-up")
         except DivergedError:
-            # It recognizes nothing from here on: as many errors as phones.
+            # From here on it recognizes nothing: as many errors as phones.
             results.diverged = max(1, self._number(self.trainer.position.epoch))
             results.seconds += self.trainer.position.seconds
             for number in range(results.diverged, self.recipe.epochs[-1] + 1):
@@ -135,13 +135,13 @@ class RecipeTraining:
         }
 
     def close(self) -> None:
-        """Delete the checkpoint; to be called when the result is safe elsewhere."""
+        """Delete the checkpoint; call it once the result is stored elsewhere."""
         self.checkpoint.unlink(missing_ok=True)
 
     # -- an epoch -----------------------------------------------------------------------------
 
     def _number(self, epoch: int) -> int:
-        """Return the number of an epoch; those before 1 warm up and are not validated."""
+        """Return the number of an epoch; those below 1 are warm-up and are not validated."""
         return epoch - len(self.loaders.warm_up) + 1
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -162,7 +162,7 @@ class RecipeTraining:
         return loss
 
     def _finish(self, number: int, error: float) -> None:
-        """Take an epoch's validation error; at a target, test the best epoch so far."""
+        """Record an epoch's validation error; at a target, test the best epoch so far."""
         results, model = self.results, self.steps.network
         if not results.vals or error < min(results.vals):
             results.best = copy.deepcopy(model.state_dict())
@@ -191,13 +191,13 @@ class RecipeTraining:
 
     def _load(self) -> None:
         saved = load_checkpoint(self.checkpoint, of="a table", unsealed=True)
-        # One of another key is of a training that another process took over and finished.
+        # Another key: a training that another process took over and finished.
         if saved is None or saved["key"] != self.key:
             return
         if "state" in saved:  # of the first version
             results = saved["state"]
             position = {"epoch": results.pop("epoch")}
-            if results["diverged"] is not None:  # which went on to count epochs
+            if results["diverged"] is not None:  # it kept counting epochs
                 return
             saved |= {"position": position, "results": results, "random": []}
             saved |= {"network": saved["model"], "weights_optimizer": saved["optimizer"]}

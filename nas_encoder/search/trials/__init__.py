@@ -1,7 +1,7 @@
 """Searches by trials: an Optuna study over any registered space.
 
-Each trial is an architecture that is trained for a few epochs, or looked up in a table. Only the
-configuration is imported here; Optuna is needed where a study is opened.
+Each trial is an architecture, trained for a few epochs or looked up in a table. Importing this
+package does not import Optuna, which is needed to open a study.
 """
 
 from nas_encoder.search.trials.run import run_trials

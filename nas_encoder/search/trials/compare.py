@@ -1,10 +1,10 @@
-"""Compare algorithms on a table: what each would have found had it trained what it looks up.
+"""Compare search algorithms on a table, as if they trained what they look up.
 
-The budget is counted in epochs of training, so that a search that prunes trials compares
-with one that does not. Each seed of a search looks at one training of each architecture (the
-table's seeds in turn). It believes the validation error; what it believes in is judged by the test
-error, mean over the table's seeds, above that of the best architecture of the table (the regret;
-Ying et al. 2019, NAS-Bench-101, section 4.3, compare so).
+The budget is counted in epochs of training, so that searches with and without pruning are
+comparable. Each seed of a search sees one training of each architecture (the table's seeds in
+turn) and selects by validation error. The selected architecture is judged by its regret: its test
+error, mean over the table's seeds, minus that of the table's best architecture (Ying et al. 2019,
+NAS-Bench-101, section 4.3).
 """
 
 from __future__ import annotations
@@ -37,21 +37,20 @@ from nas_encoder.spaces import searchable_spaces
 logger = logging.getLogger(__name__)
 
 ALGORITHMS = ("random", "evolution", "hyperband", "tpe")
-MOST_POINTS = 200  # of a curve
+MOST_POINTS = 200  # per curve
 
 
 @dataclass(frozen=True)
 class CompareSettings(Declared):
-    """How algorithms are compared.
+    """Settings of a comparison.
 
     Attributes:
-        algorithms: Of :data:`ALGORITHMS`.
-        runs: Searches by each; their seeds are 0, 1, ...
-        trials: The budget, in whole trainings; null for as many as there are architectures, at
-            most 150.
-        population: Of the evolution; null for a quarter of the trials, at most 20.
-        sample: Of it; null for a quarter of the population, at least 2.
-        target: Target epochs of the trainings; null for the most there are.
+        algorithms: Some of :data:`ALGORITHMS`.
+        runs: Searches per algorithm, with seeds 0, 1, ...
+        trials: The budget, in whole trainings; null for the number of architectures, at most 150.
+        population: Population of the evolution; null for a quarter of the trials, at most 20.
+        sample: Sample of the evolution; null for a quarter of the population, at least 2.
+        target: Target epochs of the trainings; null for the largest.
     """
 
     algorithms: tuple[str, ...] = option(
@@ -69,7 +68,7 @@ class Comparison:
 
     Args:
         table: The table.
-        settings: How.
+        settings: The settings.
 
     Raises:
         ConfigError: A setting is wrong, or the table does not fit.
@@ -138,8 +137,8 @@ class Comparison:
         """Look up the results of gradient searches.
 
         Args:
-            genotypes: Files or names of the zoo; if empty, those that the table lists as results
-                of such searches.
+            genotypes: Files or names in the zoo; if empty, those that the table lists as results
+                of gradient searches.
 
         Raises:
             DataError: One is not in the table; all are listed.
@@ -217,7 +216,7 @@ class Comparison:
         config, evaluator = self._config(algorithm), self._evaluator(algorithm, seed)
         sampler = build_sampler(config, evaluator.space, seed)
         pruner = build_pruner(config.pruning, evaluator.epochs)
-        # Hyperband assigns brackets by the study's name, so that it has to be a seed's own.
+        # Hyperband assigns brackets by the study's name, so each seed needs its own.
         study = optuna.create_study(
             sampler=sampler,
             pruner=pruner,
@@ -247,13 +246,13 @@ def _result(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _on_grid(course: Sequence[tuple[int, float]], grid: Sequence[int]) -> list[float]:
-    """Return the regret at each number of epochs: that of the last trial that improved."""
+    """Return the regret at each number of epochs, that of the last improvement."""
     times = [spent for spent, _ in course]
     return [course[max(0, bisect.bisect_right(times, epoch) - 1)][1] for epoch in grid]
 
 
 def _summary(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return median and quartiles over runs, point by point, and the last of each run."""
+    """Return the pointwise median and quartiles over runs, and each run's last value."""
     points = [statistics.quantiles(v, n=4, method="inclusive") for v in zip(*curves, strict=True)]
     low, median, high = ([round(point[i], 4) for point in points] for i in range(3))
     final = [round(curve[-1], 4) for curve in curves]
@@ -273,7 +272,7 @@ def _search(name: str, genotype: Genotype) -> dict[str, Any]:
 
 
 def _by_strategy(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the searches of each strategy found: median and quartiles of the regret."""
+    """Return the results of each strategy: median and quartiles of the regret."""
     regrets: dict[str, list[float]] = {}
     for result in results:
         regrets.setdefault(result["strategy"] or "strategy not recorded", []).append(

@@ -1,4 +1,4 @@
-"""What a trial is worth: by training, or by a table. Nothing here knows of studies."""
+"""Evaluators of trials, by training or by a table; independent of Optuna."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluator(Protocol):
-    """Finds out how good an architecture is.
+    """Evaluates architectures.
 
     Attributes:
-        epochs: Of a whole evaluation.
-        space: What is searched.
+        epochs: Epochs of a complete evaluation.
+        space: The searched space.
     """
 
     epochs: int
     space: TrialSpace
 
     def identity(self) -> dict[str, Any]:
-        """Return what must be the same in all workers of a study, in plain types."""
+        """Return what all workers of a study must have in common, in plain types."""
 
     def nearest(self, genotype: Genotype) -> Genotype:
-        """Return what is evaluated in the place of a genotype; where possible, itself."""
+        """Return the genotype to evaluate in place of this one; itself if possible."""
 
     def errors(self, genotype: Genotype) -> Iterator[float]:
-        """Yield, after each epoch, the lowest error so far in %."""
+        """Yield the lowest error so far after each epoch, in %."""
 
     def costs(self, genotype: Genotype) -> dict[str, float]:
-        """Return the costs that are objectives, or known without effort."""
+        """Return the costs that are objectives or cheap to determine."""
 
 
 class TableEvaluator:
-    """Looks errors up.
+    """Looks errors up in a table.
 
-    A table may hold a part of its space only. Then its members are the space: they are what is
-    drawn and mutated, and whatever else is proposed stands for its nearest member.
+    If the table covers only part of its space, that part is searched: its members are drawn and
+    mutated, and any other genotype is replaced by the nearest member.
 
     Args:
         lookup: Which table.
-        space: That is searched.
-        objectives: What it has to know.
-        epochs: Of an evaluation, where not all that were trained count.
-        seed: Of the search; chooses the trainings that are looked up.
-        table: Instead of reading the one that is named.
+        space: The searched space.
+        objectives: Objectives that the table must provide.
+        epochs: Epochs of an evaluation, if not all trained ones count.
+        seed: Seed of the search; selects the trainings to look up.
+        table: The table, instead of reading the one named by ``lookup``.
 
     Raises:
-        ConfigError: The table is of another space, or does not know what is an objective.
-        DataError: It cannot be read.
+        ConfigError: The table is of another space, or lacks an objective.
+        DataError: The table cannot be read.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class TableEvaluator:
         known = {key: self.table.genotypes.get(key) for key in sorted(self.keys)}
         if all(document is not None for document in known.values()):
             return [Genotype.from_dict(document, key) for key, document in known.items()]
-        if hasattr(space, "enumerate"):  # the published files hold hashes alone
+        if hasattr(space, "enumerate"):  # the published files hold only hashes
             return [found for found in space.enumerate() if model_hash(found) in self.keys]
         raise ConfigError("table", ["holds no genotypes, and its space cannot be listed"])
 
     def nearest(self, genotype: Genotype) -> Genotype:
-        """Return the genotype where the table has it, else its nearest member."""
+        """Return the genotype if the table has it, else its nearest member."""
         if model_hash(genotype) in self.keys:
             return genotype
         assert isinstance(self.space, Members)
@@ -145,7 +145,7 @@ class TableEvaluator:
             yield best
 
     def costs(self, genotype: Genotype) -> dict[str, float]:
-        """Return what the table knows."""
+        """Return the costs in the table."""
         key = model_hash(genotype)
         static: Mapping[str, Any] = self.table.static.get(key, {})
         found = {name: float(static[col]) for name, col in _STATIC.items() if col in static}
@@ -159,5 +159,5 @@ _STATIC = {"parameters": "params", "macs": "macs"}
 
 
 def values_of(objectives: Sequence[str], error: float, costs: Mapping[str, float]) -> list[float]:
-    """Return the objectives' values in their order."""
+    """Return the values of the objectives, in order."""
     return [error if name == ERROR else costs[name] for name in objectives]

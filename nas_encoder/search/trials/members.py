@@ -1,4 +1,4 @@
-"""A part of a search space, where a table knows no more of it."""
+"""The part of a search space that a table covers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Members:
     """Some genotypes of a space, as a space.
 
     Args:
-        whole: The space; its choices are the choices here.
-        genotypes: Its members that count, at least two, in a fixed order.
+        whole: The whole space, with the same choices.
+        genotypes: The members, at least two, in a fixed order.
     """
 
     def __init__(self, whole: SearchSpace, genotypes: Sequence[Genotype]) -> None:
@@ -36,10 +36,10 @@ class Members:
         return rng.choice(self.genotypes)
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Return another member, likely a near one.
+        """Return another member, probably a near one.
 
-        Where nearly all of the space is missing, hardly any genotype has a neighbour in one
-        choice. So the other members are drawn in proportion to exp(-d), d choices away.
+        If the members are sparse, hardly any differs from another in one choice only. So a member
+        d choices away is drawn with probability proportional to exp(-d).
         """
         own = self.whole.encode(genotype)
         distances = [distance(own, vector) for vector in self.vectors]
@@ -48,7 +48,7 @@ class Members:
         return self.genotypes[rng.choices(others, powers)[0]]
 
     def nearest(self, genotype: Genotype) -> Genotype:
-        """Return the member that differs in the fewest choices; of equals the first."""
+        """Return the member that differs in the fewest choices; on a tie the first."""
         vector = tuple(self.whole.encode(genotype))
         if vector not in self._nearest:
             distances = [distance(vector, other) for other in self.vectors]
@@ -56,18 +56,18 @@ class Members:
         return self._nearest[vector]
 
     def validate(self, genotype: Genotype) -> None:
-        """Check that it is in the whole space."""
+        """Check that a genotype is in the whole space."""
         self.whole.validate(genotype)
 
     def encode(self, genotype: Genotype) -> list[int]:
-        """Return the choices, as the whole space does."""
+        """Return the choices, as in the whole space."""
         return self.whole.encode(genotype)
 
     def decode(self, vector: Sequence[int]) -> Genotype:
-        """Return the genotype of a vector, which need be no member."""
+        """Return the genotype of a vector, not necessarily a member."""
         return self.whole.decode(vector)
 
 
 def distance(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return in how many choices two vectors differ."""
+    """Return the number of choices in which two vectors differ."""
     return sum(x != y for x, y in zip(a, b, strict=True))

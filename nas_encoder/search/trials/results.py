@@ -23,7 +23,7 @@ FRONT = "front"
 
 
 def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
-    """Return a record of every finished trial, in the order in which they were finished."""
+    """Return a record of every finished trial, in the order of finishing."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     done = sorted(done, key=lambda t: (t.datetime_complete, t.number))
     return [_record(trial, place, objectives) for place, trial in enumerate(done, 1)]
@@ -51,7 +51,7 @@ def _record(trial: FrozenTrial, place: int, objectives: Sequence[str]) -> TrialR
 def genotype_of(
     trial: TrialRecord, config: Named, count: int, run: Mapping[str, Any], name: str
 ) -> Genotype:
-    """Return the genotype of one of ``count`` trials with where it comes from."""
+    """Return the genotype of one of ``count`` trials, with its provenance."""
     found = get_space(config.space).decode(list(trial.vector))
     provenance = {
         "kind": "search",

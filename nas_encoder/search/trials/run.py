@@ -19,7 +19,7 @@ from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 
 logger = logging.getLogger(__name__)
 
-_WRITE_EVERY = 2.0  # seconds; looking errors up takes far less
+_WRITE_EVERY = 2.0  # seconds; a table look-up takes far less
 _IDENTITY = "nas_encoder"
 
 
@@ -45,18 +45,18 @@ def run_trials(
     config_name: str = "",
     storage: str | None = None,
 ) -> Genotype:
-    """Search a genotype by trials, alone or as one worker of many.
+    """Search for a genotype by trials, alone or as one of several workers.
 
-    Every process that is given the same configuration, seed and storage works on the same study;
-    each ends when the study has all of its trials, and writes the same result. Workers that
-    share a run folder are started with ``resume``.
+    All processes with the same configuration, seed and storage work on the same study. Each ends
+    when the study has all its trials, and writes the same result. Start workers that share a run
+    folder with ``resume``.
 
     Arguments and errors are those of :func:`nas_encoder.search.run_search`, which also writes a
     report.
 
     Returns:
-        The genotype with the lowest error; it is ``genotype.yaml`` in the run folder too. With
-        several objectives, ``front/`` and ``front.json`` are the Pareto front.
+        The genotype with the lowest error, also written to ``genotype.yaml`` in the run folder.
+        With several objectives, ``front/`` and ``front.json`` hold the Pareto front.
     """
     require_optuna()
     from optuna.study import StudyDirection
@@ -145,7 +145,7 @@ def _join(study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage
     Raises:
         CheckpointError: The study is of another search; all differences are listed.
     """
-    begun = bool(study.get_trials(deepcopy=False))  # first, or another worker could be between
+    begun = bool(study.get_trials(deepcopy=False))  # first, before another worker can interfere
     before = study.user_attrs.get(_IDENTITY)
     if before is None:
         if begun:

@@ -1,7 +1,7 @@
-"""Choosing the next trial: samplers and pruners of Optuna, and regularized evolution.
+"""Choosing the next trial: Optuna's samplers and pruners, and regularized evolution.
 
 Every choice of a space (see :meth:`~nas_encoder.spaces.base.TrialSpace.encode`) is a categorical
-parameter of the study, so that a trial's parameters are the vector of a genotype.
+parameter of the study, so a trial's parameters are the vector of a genotype.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Distributions = dict[str, BaseDistribution]
 
 
 def distributions(space: TrialSpace) -> Distributions:
-    """Return the study's parameters: one for each choice of the space, in its order."""
+    """Return the study's parameters: one per choice of the space, in its order."""
     width = len(str(len(space.bounds) - 1))
     return {
         f"choice{place:0{width}d}": CategoricalDistribution(tuple(range(bound)))
@@ -46,22 +46,22 @@ def suggest(trial: Trial, space: TrialSpace) -> list[int]:
 
 
 def is_live(trial: FrozenTrial) -> bool:
-    """Return whether a trial counts: it is waiting, running, complete or pruned, not failed."""
+    """Return whether a trial counts: waiting, running, complete or pruned, but not failed."""
     return trial.state != TrialState.FAIL
 
 
 def rank_of(study: Study, number: int) -> int:
-    """Return how many of the trials that count have a lower number."""
+    """Return how many trials with a lower number count."""
     trials = study.get_trials(deepcopy=False)
     return sum(trial.number < number and is_live(trial) for trial in trials)
 
 
 class SpaceSampler(BaseSampler):
-    """Random search: each trial is a genotype that the space draws.
+    """Random search: each trial is a genotype drawn from the space.
 
     Args:
-        space: Draws.
-        seed: Of what is drawn.
+        space: The searched space.
+        seed: Seed of the draws.
     """
 
     def __init__(self, space: TrialSpace, seed: int) -> None:
@@ -70,7 +70,7 @@ class SpaceSampler(BaseSampler):
         self._distributions = distributions(space)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
-        """Return all parameters: they are drawn together."""
+        """Return all parameters, which are drawn jointly."""
         return dict(self._distributions)
 
     def sample_relative(
@@ -93,16 +93,15 @@ class SpaceSampler(BaseSampler):
 class EvolutionSampler(SpaceSampler):
     """Regularized evolution (Real, Aggarwal, Huang, Le 2019, algorithm 1).
 
-    The population consists of the trials completed last, so the oldest one dies, not the
-    worst. Of a random sample of them the best one is the parent, and the trial is a mutation of
-    it. Until there are as many as the population holds, trials are random. With several workers,
-    all of them breed from the trials in the storage.
+    The population is the most recently completed trials, so the oldest one dies, not the worst. A
+    trial is a mutation of the best of a random sample of the population. Until the population is
+    complete, trials are random. All workers use the trials in the storage.
 
     Args:
-        space: Draws and mutates.
+        space: The searched space.
         population: P.
-        sample: S; drawn without replacement (the paper leaves it open).
-        seed: Of what is drawn.
+        sample: S; drawn without replacement (the paper does not specify it).
+        seed: Seed of the draws.
     """
 
     def __init__(self, space: TrialSpace, population: int, sample: int, seed: int) -> None:
@@ -122,7 +121,7 @@ class EvolutionSampler(SpaceSampler):
 
 
 def _age(trial: FrozenTrial) -> tuple[float, int]:
-    """Order by when trials were completed; those of the same moment by their number."""
+    """Return a key that orders trials by completion time, then by number."""
     when = trial.datetime_complete
     return (0.0 if when is None else when.timestamp(), trial.number)
 
@@ -133,14 +132,14 @@ def _value(trial: FrozenTrial, study: Study) -> float:
 
 
 class RepeatableSampler(BaseSampler):
-    """A fresh sampler for every trial, seeded by its place among the trials that count.
+    """A fresh sampler for every trial, seeded by the trial's rank among those that count.
 
-    What the next trial is then depends on the trials in the storage alone: a search that was
-    killed resumes as if it had not been, and two workers never draw the same numbers.
+    So the next trial depends only on the trials in the storage: a killed search resumes as if it
+    had not been killed, and two workers never draw the same numbers.
 
     Args:
         make: Makes a sampler from a seed.
-        seed: Of the search.
+        seed: Seed of the search.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -151,7 +150,7 @@ class RepeatableSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of the trial."""
-        # A pruner of Hyperband gives a part of the study, in which places would come twice.
+        # Hyperband's pruner passes a part of the study, in which ranks would repeat.
         place = rank_of(self.study or study, trial.number)
         self._inner = self._make(derive_seed(self._seed, 2, place))
         self._inner.before_trial(study, trial)
@@ -203,7 +202,7 @@ def nsga2(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
 
 
 def tpe(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
-    """Return Optuna's TPE; trials of other workers that still run count as bad ones."""
+    """Return Optuna's TPE; running trials of other workers count as bad ones."""
     return TPESampler(seed=seed, constant_liar=True)
 
 
@@ -218,7 +217,7 @@ def build_pruner(config: PruningConfig | None, epochs: int) -> BasePruner:
 
     Args:
         config: None for no pruning.
-        epochs: Of a trial that is not pruned.
+        epochs: Epochs of a trial that is not pruned.
     """
     if config is None:
         return NopPruner()

@@ -45,7 +45,7 @@ class Storage:
         config: Heartbeats and retries.
 
     Attributes:
-        rdb: Optuna's own.
+        rdb: Optuna's storage.
 
     Raises:
         CheckpointError: It cannot be opened.
@@ -86,7 +86,7 @@ class Storage:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close all connections; an SQLite file is then one file again."""
+        """Close all connections; an SQLite database is then a single file again."""
         self.rdb.engine.dispose()
 
     def open_study(
@@ -124,15 +124,14 @@ class Storage:
     def recover(self, study: Study) -> list[int]:
         """Requeue trials whose worker is dead; return their numbers.
 
-        A worker is dead when it gave no sign of life for long (Optuna's heartbeat), or at once
-        when it ran on this machine and its process is gone. Its trial has failed and comes
-        again, with the same parameters, under a new number. Of several workers that notice it,
-        the storage lets one do that.
+        A worker is dead after long enough without a heartbeat (Optuna's), or as soon as its process
+        is gone, if it ran on this machine. Its trial fails and is requeued with the same parameters
+        under a new number. If several workers notice it, the storage lets only one do so.
         """
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         dead = [trial for trial in running if is_dead(trial.user_attrs.get(WORKER))]
-        # A worker that is killed between these two steps leaves a trial without a name and
-        # without a heartbeat, which Optuna's own search for stale trials never sees.
+        # A worker killed between these two steps leaves a trial without a name and a heartbeat,
+        # which Optuna's own search for stale trials never finds.
         dead += [trial for trial in running if self._never_began(trial)]
         found = [trial.number for trial in dead if self.put_back(study, trial)]
         before = {trial.number for trial in running}
@@ -144,7 +143,7 @@ class Storage:
         return sorted(found + [t.number for t in failed if t.number in gone])
 
     def put_back(self, study: Study, trial: FrozenTrial) -> bool:
-        """Fail a trial and queue its parameters again; return whether this process did it."""
+        """Fail a trial and requeue its parameters; return whether this process did it."""
         try:
             changed = self.rdb.set_trial_state_values(self.id_of(study, trial.number), _FAIL)
         except UpdateFinishedTrialError:
@@ -154,13 +153,13 @@ class Storage:
         return changed
 
     def _retry(self, study: Study, trial: FrozenTrial) -> None:
-        """Queue the parameters of a failed trial again, without its results."""
+        """Requeue the parameters of a failed trial, without its results."""
         fresh = copy.deepcopy(trial)
-        fresh.user_attrs = {}  # the dead worker's name among them
+        fresh.user_attrs = {}  # drops the dead worker's name too
         fresh.system_attrs = {
             name: value
             for name, value in trial.system_attrs.items()
-            if not name.startswith("completed_rung")  # what the pruners note
+            if not name.startswith("completed_rung")  # the pruners' notes
         }
         self._again(study, fresh)
 
@@ -199,7 +198,7 @@ class Storage:
 def quiet() -> Iterator[None]:
     """Silence Optuna's warnings that heartbeats and the constant liar of TPE are experimental.
 
-    Likewise that trials from ask() have no heartbeat: the workers here send it.
+    Also the warning that trials from ask() have no heartbeat: the workers here send it.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -210,14 +209,14 @@ def quiet() -> Iterator[None]:
 def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:
     """Make every transaction on an SQLite file begin with the write lock.
 
-    By default Python starts one only before the first statement that writes, so another process
-    could claim the same trial between a read and the write that depends on it.
+    By default Python starts one only before the first writing statement, so another process could
+    claim the same trial between a read and the write that depends on it.
     """
 
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver starts no transaction of its own
-        # With a write-ahead log transactions do not wait for the disk: a killed process loses
-        # nothing, a power cut at most the last ones.
+        # With a write-ahead log, transactions do not wait for the disk: a killed process loses
+        # nothing, a power cut at most the last transactions.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 

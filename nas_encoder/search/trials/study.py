@@ -1,4 +1,4 @@
-"""A worker: runs trials of a study, one after the other, until the study is complete."""
+"""A worker: runs trials of a study one by one, until the study is complete."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 RESULT, ERRORS, COST = "result", "errors", "costs"
-_TELL = 10.0  # seconds between two lines in a log
-_POLL = 0.5  # seconds between two looks at the trials of other workers
+_TELL = 10.0  # seconds between log lines
+_POLL = 0.5  # seconds between checks of other workers' trials
 
 
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
     space: TrialSpace,
     evaluator: Evaluator,
 ) -> None:
-    """Run one trial and tell the study its result; nothing is trained twice."""
+    """Run one trial and report its result to the study; nothing is trained twice."""
     began = time.monotonic()
     genotype = evaluator.nearest(space.decode(suggest(trial, space)))
     known = _known(study, genotype.hash, evaluator.epochs)
@@ -65,7 +65,7 @@ def evaluate(
 
 
 def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
-    """Return the result of a complete trial of the same genotype, which would be the same."""
+    """Return the result of a complete trial of the same genotype, to reuse it."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         found: dict[str, Any] = trial.user_attrs[RESULT]
         if found["genotype"] == genotype and len(found[ERRORS]) == epochs:
@@ -76,21 +76,20 @@ def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
 class Worker:
     """One of the processes that work on a study.
 
-    Exactly ``count`` trials are finished in the end, with any number of workers,
-    any of which may die at any moment:
+    Exactly ``count`` trials are finished in the end, with any number of workers, which may die at
+    any moment:
 
-    * a trial counts unless it has failed, and it runs only if fewer than that many trials with
-      a lower number count, so there are never more;
-    * the trial of a worker that died fails and another one replaces it, so there are never
-      fewer.
+    * a trial counts unless it has failed, and runs only if fewer than ``count`` trials with a lower
+      number count, so there are never more;
+    * a dead worker's trial fails and is replaced, so there are never fewer.
 
     Args:
-        study: Opened with the sampler and the pruner.
-        storage: Of the study.
-        objectives: Of a trial.
-        count: Of the trials of all workers.
-        space: Its space.
-        evaluator: Finds errors and costs.
+        study: The study, opened with its sampler and pruner.
+        storage: The study's storage.
+        objectives: The objectives of a trial.
+        count: Number of trials over all workers.
+        space: The searched space.
+        evaluator: Determines errors and costs.
         on_finish: Called after each trial of this worker.
     """
 
@@ -114,11 +113,11 @@ class Worker:
         self.name = this_process()
 
     def run(self) -> int:
-        """Work until the study is finished; return how many trials this worker did."""
+        """Work until the study is finished; return the number of this worker's trials."""
         wanted, own = self.count, 0
         first = done = len(self.finished())
         began = told = time.monotonic()
-        # A terminal gets a bar, a log file a line now and then.
+        # A terminal gets a bar, a log file an occasional line.
         bar = tqdm(
             total=wanted, initial=min(done, wanted), desc="trials", unit="trial", disable=None
         )
@@ -148,7 +147,7 @@ class Worker:
                     told = now
 
     def finished(self) -> list[FrozenTrial]:
-        """Return the trials that are complete or pruned."""
+        """Return the complete and the pruned trials."""
         return self.study.get_trials(deepcopy=False, states=DONE)
 
     def _work_left(self, wanted: int) -> bool:
@@ -169,7 +168,7 @@ class Worker:
                     return False
                 evaluate(self.study, trial, self.objectives, self.space, self.evaluator)
         except UpdateFinishedTrialError:
-            # This process sent no heartbeat for so long that another one got its trial.
+            # This process sent no heartbeat for so long that another one took over its trial.
             logger.warning("trial %d was given to another worker", number)
             return False
         except BaseException:
@@ -187,5 +186,5 @@ class Worker:
 
 
 def silence_optuna() -> None:
-    """Make Optuna log warnings, and not every trial."""
+    """Make Optuna log only warnings, not every trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)

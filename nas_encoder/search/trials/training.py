@@ -38,17 +38,16 @@ logger = logging.getLogger(__name__)
 class TrainingEvaluator:
     """Trains the network of each genotype for some epochs.
 
-    A training depends on the genotype, the data and the seed alone, not on which trial or which
-    worker it belongs to.
+    A training depends only on the genotype, the data and the seed, not on its trial or worker.
 
     Args:
         config: The checked configuration.
         train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts.
-        valid: Data of the same kinds, that errors are measured on.
-        seed: Of weights, order and dropout; the same for all trials.
+        valid: Validation data of the same kinds, for the errors.
+        seed: Seed of weights, data order and dropout; the same for all trials.
 
     Raises:
-        ConfigError: An option of the networks is wrong, or there is no such device.
+        ConfigError: A network option is wrong, or a device is missing.
         DataError: The data cannot be used; all problems found are listed.
     """
 
@@ -97,7 +96,7 @@ class TrainingEvaluator:
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Train; yield the lowest token error rate so far after each epoch, in %.
 
-        Where the loss becomes NaN or infinite the network recognizes nothing: 100 %.
+        A loss of NaN or infinity counts as recognizing nothing: 100 %.
         """
         weights, train = self.config.training, self._train
         torch.manual_seed(derive_seed(self.seed, 0))
@@ -125,7 +124,7 @@ class TrainingEvaluator:
             yield from [best] * (self.epochs - reached)
 
     def costs(self, genotype: Genotype) -> dict[str, float]:
-        """Return parameters and multiply-adds of the encoder, and its latency if that counts."""
+        """Return the encoder's parameters, multiply-adds and, if an objective, latency."""
         measure, features = self.config.measure, self.config.features
         frames = max(self.min_length, round(measure.seconds / features.frame_shift))
         torch.manual_seed(derive_seed(self.seed, 0))
