@@ -61,13 +61,7 @@ class InputError(NasEncoderError, ValueError):
 
 
 class UtteranceTooShortError(InputError):
-    """An utterance has fewer frames than one output frame needs.
-
-    Args:
-        message: The rule and the value.
-        actual: Number of input frames.
-        limit: Smallest number of input frames allowed.
-    """
+    """An utterance has fewer frames (``actual``) than one output frame needs (``limit``)."""
 
     def __init__(self, message: str, actual: int, limit: int) -> None:
         super().__init__(message)

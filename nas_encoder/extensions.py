@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 class Extensions:
     """The extensions of one group of entry points.
 
-    Args:
-        group: The group.
-
     Attributes:
         found: Installed extensions.
         failed: Extension -> what it raised.

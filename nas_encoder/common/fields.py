@@ -238,12 +238,7 @@ def network_options(value: Any, path: str, problems: Problems) -> Mapping[str, A
 
 
 def section(cls: type[Declared], **defaults: Any) -> Rule:
-    """Allow mappings of a declared dataclass; null stands for the defaults.
-
-    Args:
-        cls: The dataclass.
-        **defaults: Defaults that differ from the dataclass's.
-    """
+    """Allow mappings of a declared dataclass; null stands for the defaults, some changed."""
 
     def check(value: Any, path: str, problems: Problems) -> Any:
         if isinstance(value, Mapping) or value is None:

@@ -59,8 +59,7 @@ def is_number(value: object, low: float = -LARGEST, high: float = LARGEST) -> bo
 class Problems:
     """A list of problems, each starting with its path in the document.
 
-    Args:
-        words: The user's names of keys, where they differ from the document's.
+    ``words`` maps keys to the user's names of them, where these differ.
     """
 
     def __init__(self, words: Mapping[str, str] | None = None) -> None:
@@ -166,14 +165,7 @@ class Problems:
     ) -> float | None:
         """Check that ``value`` is a finite number in ``low..high``; None if not.
 
-        Args:
-            value: The value.
-            path: Its path.
-            low: The smallest number.
-            high: The largest number.
-            above: Whether ``low`` itself is refused.
-            below: Whether ``high`` itself is refused.
-            why: Ends the message.
+        ``above`` refuses ``low`` itself, ``below`` refuses ``high``; ``why`` ends the message.
         """
         if is_number(value, low, high) and not (above and value == low or below and value == high):
             return value  # type: ignore[return-value]

@@ -16,11 +16,7 @@ UNLIKELY = math.log(1e-6)  # tokens below it in a frame do not extend hypotheses
 
 
 def greedy(log_probs: Tensor) -> list[int]:
-    """Return the tokens of the most probable path.
-
-    Args:
-        log_probs: (T, V).
-    """
+    """Return the tokens of the most probable path through log-probabilities (T, V)."""
     return collapse(log_probs.argmax(1).tolist())
 
 

@@ -15,12 +15,7 @@ from nas_encoder.training.devices import any_process
 
 
 class DivergedError(NasEncoderError):
-    """The loss or a weight is NaN or infinite.
-
-    Args:
-        message: The message.
-        batch: The batch on which it happened.
-    """
+    """The loss or a weight is NaN or infinite, on this batch."""
 
     def __init__(self, message: str, batch: Batch) -> None:
         super().__init__(message)
@@ -28,16 +23,10 @@ class DivergedError(NasEncoderError):
 
 
 def require_finite(fabric: Fabric, modules: Sequence[nn.Module], batch: Batch, place: str) -> None:
-    """Refuse weights that a step has made NaN or infinite.
-
-    Args:
-        fabric: Its processes stop together.
-        modules: The modules that the step updated.
-        batch: The batch of the step.
-        place: Position in the search, for the message.
+    """Refuse weights that a step on ``batch`` has made NaN or infinite, in all processes together.
 
     Raises:
-        DivergedError: A weight is NaN or infinite.
+        DivergedError: A weight is NaN or infinite; the message names the ``place`` in the search.
     """
     finite = all(bool(torch.isfinite(p).all()) for module in modules for p in module.parameters())
     if any_process(fabric, not finite):

@@ -30,10 +30,7 @@ class EarlyStopping:
     def see(self, stop: StopConfig, epoch: int, loss: float) -> bool:
         """Update with an epoch's validation loss; return whether it is the best so far.
 
-        Args:
-            stop: The rule.
-            epoch: Epoch of the stage, from 1.
-            loss: Validation loss in nats per utterance.
+        The epoch is counted from 1 within the stage; the loss is in nats per utterance.
         """
         if epoch <= stop.min_epochs:
             better = self.best is None or loss < self.best

@@ -50,12 +50,9 @@ class SpeechData:
     seed: int
 
     def loader(self, cuts: CutSet, train: bool, **options: Any) -> AsrLoader:
-        """Return a loader of cuts.
+        """Return a loader of cuts; ``train`` shuffles and augments.
 
-        Args:
-            cuts: The cuts.
-            train: Whether to shuffle and augment.
-            options: Overrides for :class:`~nas_encoder.data.LoaderConfig`.
+        ``options`` override those of :class:`~nas_encoder.data.LoaderConfig`.
         """
         batch = self.config.batch
         settings = LoaderConfig(

@@ -27,9 +27,7 @@ def weights_optimizer(config: WeightsConfig, network: nn.Module) -> torch.optim.
 def cosine(config: WeightsConfig, progress: float) -> float:
     """Return the learning rate: a cosine from ``lr`` to ``min_lr`` without restart.
 
-    Args:
-        config: The rates.
-        progress: Fraction of the training done, from 0 to 1.
+    ``progress`` is the fraction of the training done, from 0 to 1.
     """
     share = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + (config.lr - config.min_lr) * share
@@ -38,10 +36,7 @@ def cosine(config: WeightsConfig, progress: float) -> float:
 def one_cycle(max_lr: float, steps: int, rising: float) -> list[float]:
     """Return the learning rate of each step: torch's one cycle, rising and falling by a cosine.
 
-    Args:
-        max_lr: The peak.
-        steps: Steps of the training.
-        rising: Fraction of the steps before the peak.
+    ``rising`` is the fraction of the steps before the peak ``max_lr``.
     """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max_lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -39,7 +39,7 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = 
     Args:
         log_probs: (B, T', V).
         lengths: (B,) output frames.
-        batch: The batch, with targets (B, U) and their lengths.
+        batch: Has targets (B, U) and their lengths.
         reduction: ``mean``; ``sum``, over utterances, of the loss not divided by tokens; ``none``
             for that of each utterance, (B,).
     """

@@ -33,12 +33,7 @@ def load_any_search_config(
 ) -> SearchConfig | TrialsConfig:
     """Read the configuration of a gradient search or of a search by trials.
 
-    Args:
-        name_or_path: For example ``"evolution"`` or ``"my/search.yaml"``.
-        settings: For example ``"trials.count=200"``.
-
-    Raises:
-        ConfigError: A file, a setting or a value is wrong; all problems are listed.
+    Arguments and errors are those of :func:`load_search_config`.
     """
     document, subject = _read(name_or_path, settings)
     if isinstance(document, dict) and document.get("strategy") in strategies(TRIALS):

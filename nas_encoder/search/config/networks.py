@@ -13,12 +13,8 @@ from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork, tupled
 def read_network(value: Any, path: str, problems: Problems) -> SearchedNetwork:
     """Read the section ``network``: options of the space's networks.
 
-    Options of other spaces' networks may be given with the value that switches them off.
-
-    Args:
-        value: The space and the section, or the section already read.
-        path: Path of the section.
-        problems: Collects what is wrong.
+    Options of other spaces' networks may be given with the value that switches them off. ``value``
+    is the space and the section, or the section already read.
     """
     here = problems.under(path)
     if isinstance(value, SearchedNetwork):
@@ -55,16 +51,7 @@ def check_network(
     index: int,
     problems: Problems,
 ) -> None:
-    """Check the network of a stage; the first also checks what all stages share.
-
-    Args:
-        space: The searched space.
-        section: The section ``network``.
-        layers: Layers of the stage.
-        options: Options of the stage's network.
-        index: Index of the stage, from 0.
-        problems: Collects what is wrong.
-    """
+    """Check the network of stage ``index``; the first (0) also checks what all stages share."""
     where = f"stages[{index}]"
     space.check_layers(layers, section, f"{where}.layers", problems)
     for line in options.problems():

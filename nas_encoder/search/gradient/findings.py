@@ -37,13 +37,7 @@ class Finding:
 
 
 def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) -> list[Finding]:
-    """Return the failures found after an epoch.
-
-    Args:
-        epoch: The epoch's record.
-        genotype: The genotype derived from it.
-        space: The searched space.
-    """
+    """Return the failures found in an epoch's record and the genotype derived from it."""
     chosen = {} if genotype is None else space.chosen(genotype.architecture)
     found = []
     for kind in epoch.probabilities:

@@ -38,7 +38,7 @@ class SearchLoaders:
         """Load data that are split in halves.
 
         Args:
-            data: With ``valid``.
+            data: Includes the set ``valid``.
             fabric: Its processes share every batch.
             architecture_data: ``half`` or ``valid``: what the architecture learns from.
             own_valid: Whether the validation data are separate from the training data.
@@ -71,12 +71,7 @@ class SearchLoaders:
         return self.retrain if stage.phase == "retrain" else self.weights
 
     def architecture_from(self, stage: int, done: int) -> Iterator[Batch]:
-        """Yield the architecture's batches of a stage, over epochs of its own.
-
-        Args:
-            stage: From 0.
-            done: Batches already consumed in this stage.
-        """
+        """Yield a stage's architecture batches after the first ``done``, over epochs of its own."""
         base, epoch = 10_000 * (stage + 1), 0
         while done >= (count := self._count(base + epoch)):
             epoch, done = epoch + 1, done - count

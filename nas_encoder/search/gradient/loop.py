@@ -93,14 +93,10 @@ class GradientSearch:
     # -- the loop -----------------------------------------------------------------------------
 
     def run(self, resume: dict[str, Any] | None = None) -> Any:
-        """Run the rest of the search; return the architecture of the last epoch.
-
-        Args:
-            resume: The checkpoint to resume from.
+        """Run the rest of the search from a checkpoint; return the last epoch's architecture.
 
         Raises:
-            DivergedError: The loss became NaN or infinite; the batch is saved beside the
-                checkpoint.
+            DivergedError: The loss became NaN or infinite; the batch is saved in the run folder.
         """
         use_deterministic_algorithms(self.config.trainer, self.fabric)
         torch.manual_seed(self.seed)
@@ -220,12 +216,7 @@ class GradientSearch:
     # -- building and restoring ---------------------------------------------------------------
 
     def fresh_stage(self, index: int, previous: Steps | None) -> Steps:
-        """Build the steps of a new stage.
-
-        Args:
-            index: Index of the stage, from 0.
-            previous: The steps of the stage before it.
-        """
+        """Build the steps of a new stage (from 0), after the ``previous`` stage's."""
         parameters = self._parameters(index)
         stages = self.stages
         # Inherit the choice of the previous stage, or else only its pruning.

@@ -51,11 +51,7 @@ def build_costs(
 
 
 class Objective:
-    """The penalty for exceeding budgets.
-
-    Args:
-        config: The budgets.
-        costs: Costs of the networks that a search can derive.
+    """The penalty for exceeding budgets; ``costs`` are those of the derivable networks.
 
     Raises:
         ConfigError: A budget cannot be met, or the cost that it limits is unknown.

@@ -13,13 +13,7 @@ from nas_encoder.search.gradient.strategies.base import GradientStrategy
 
 
 class Progress:
-    """Relative costs of steps and epochs, for the ETA.
-
-    Args:
-        stages: The stages of the search.
-        strategy: Decides in which epochs the architecture moves too.
-        batches: Returns the steps per epoch of a stage.
-    """
+    """Relative costs of steps and epochs, for the ETA; ``batches`` returns the steps per epoch."""
 
     def __init__(
         self,

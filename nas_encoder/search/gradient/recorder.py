@@ -21,11 +21,7 @@ _CURVES = ("train_loss", "architecture_loss", "penalty", "valid_loss", "valid_te
 class Recorder:
     """Records the outcome of each epoch.
 
-    Args:
-        folder: The run folder.
-        config: The space and the strategy.
-        run: The content of run.yaml.
-        state: The checkpoint that the search resumes from, or None.
+    ``run`` is the content of run.yaml, ``state`` the checkpoint to resume from, or None.
     """
 
     def __init__(

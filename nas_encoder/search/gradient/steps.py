@@ -71,11 +71,7 @@ class ArchitectureLoss(NamedTuple):
 
 
 class Steps(WeightSteps):
-    """Weight and architecture steps on one supernet; first order, with mixtures.
-
-    Args:
-        context: The stage's context.
-    """
+    """Weight and architecture steps on one supernet; first order, with mixtures."""
 
     def __init__(self, context: StepsContext) -> None:
         super().__init__(context.fabric, context.network, context.weights, context.grad_clip)

@@ -28,11 +28,7 @@ def edge_map(
 ) -> Section:
     """Draw the probabilities of one epoch, edges by operations.
 
-    Args:
-        row: The epoch.
-        space: The searched space.
-        genotype: The genotype derived from these probabilities; its edges get a frame.
-        title: Title of the section.
+    Edges of the genotype derived from these probabilities get a frame.
     """
     import numpy as np
 
@@ -84,13 +80,9 @@ def edge_map(
 def edge_courses(
     rows: Sequence[EpochRecord], kind: str, space: SearchSpace, genotype: Genotype | None
 ) -> Section:
-    """Draw the probabilities of every edge of one kind over the epochs.
+    """Draw the probabilities of every edge of one kind over the epochs that record them.
 
-    Args:
-        rows: Epochs that record probabilities of this kind.
-        kind: The kind of choices.
-        space: The searched space.
-        genotype: The genotype derived at the end; its edges are marked.
+    Edges of the genotype derived at the end are marked.
     """
     step = -(-len(rows) // _MOST_BARS)
     shown = rows[step - 1 :: step]

@@ -17,10 +17,7 @@ NAMES = re.compile(r"nb-asr-(e\d+-\d+|bench-[A-Za-z0-9-]+|info)\.pickle\Z")
 
 
 def load_published(source: str | Path | Iterable[str | Path]) -> Table:
-    """Read the published files.
-
-    Args:
-        source: A folder with the files under their published names, or the files themselves.
+    """Read the published files: a folder with them under their published names, or themselves.
 
     Raises:
         DataError: There are no files, one cannot be read, or they do not belong together.

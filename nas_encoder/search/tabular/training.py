@@ -109,8 +109,7 @@ class RecipeTraining:
     def run(self, step: Callable[[str], None] = lambda _: None) -> dict[int, Training]:
         """Train to the last target; return the training of each.
 
-        Args:
-            step: Called after each epoch with a short status.
+        ``step`` is called after each epoch with a short status.
         """
         results = self.results
         try:

@@ -66,10 +66,6 @@ class CompareSettings(Declared):
 class Comparison:
     """The comparison on one table.
 
-    Args:
-        table: The table.
-        settings: The settings.
-
     Raises:
         ConfigError: A setting is wrong, or the table does not fit.
         DataError: The table holds too little.

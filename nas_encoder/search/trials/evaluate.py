@@ -49,7 +49,7 @@ class TableEvaluator:
     mutated, and any other genotype is replaced by the nearest member.
 
     Args:
-        lookup: Which table.
+        lookup: Names the table and its trainings.
         space: The searched space.
         objectives: Objectives that the table must provide.
         epochs: Epochs of an evaluation, if not all trained ones count.

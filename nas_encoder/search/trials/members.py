@@ -11,12 +11,7 @@ from nas_encoder.spaces import SearchSpace
 
 
 class Members:
-    """Some genotypes of a space, as a space.
-
-    Args:
-        whole: The whole space, with the same choices.
-        genotypes: The members, at least two, in a fixed order.
-    """
+    """Some genotypes of a space (at least two, in a fixed order), as a space with its choices."""
 
     def __init__(self, whole: SearchSpace, genotypes: Sequence[Genotype]) -> None:
         self.whole = whole

@@ -57,12 +57,7 @@ def rank_of(study: Study, number: int) -> int:
 
 
 class SpaceSampler(BaseSampler):
-    """Random search: each trial is a genotype drawn from the space.
-
-    Args:
-        space: The searched space.
-        seed: Seed of the draws.
-    """
+    """Random search: each trial is a genotype drawn from the space."""
 
     def __init__(self, space: TrialSpace, seed: int) -> None:
         self.space = space
@@ -95,13 +90,8 @@ class EvolutionSampler(SpaceSampler):
 
     The population is the most recently completed trials, so the oldest one dies, not the worst. A
     trial is a mutation of the best of a random sample of the population. Until the population is
-    complete, trials are random. All workers use the trials in the storage.
-
-    Args:
-        space: The searched space.
-        population: P.
-        sample: S; drawn without replacement (the paper does not specify it).
-        seed: Seed of the draws.
+    complete, trials are random. All workers use the trials in the storage. ``population`` is P,
+    ``sample`` S, drawn without replacement (the paper does not specify it).
     """
 
     def __init__(self, space: TrialSpace, population: int, sample: int, seed: int) -> None:
@@ -132,14 +122,11 @@ def _value(trial: FrozenTrial, study: Study) -> float:
 
 
 class RepeatableSampler(BaseSampler):
-    """A fresh sampler for every trial, seeded by the trial's rank among those that count.
+    """A fresh sampler for every trial, seeded by the search's seed and the trial's rank.
 
-    So the next trial depends only on the trials in the storage: a killed search resumes as if it
-    had not been killed, and two workers never draw the same numbers.
-
-    Args:
-        make: Makes a sampler from a seed.
-        seed: Seed of the search.
+    The rank is among the trials that count, so the next trial depends only on the trials in the
+    storage: a killed search resumes as if it had not been killed, and two workers never draw the
+    same numbers. ``make`` makes a sampler from a seed.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -213,11 +200,9 @@ def build_sampler(config: TrialsConfig, space: TrialSpace, seed: int) -> Repeata
 
 
 def build_pruner(config: PruningConfig | None, epochs: int) -> BasePruner:
-    """Return the pruner of a configuration.
+    """Return the pruner of a configuration (None: no pruning).
 
-    Args:
-        config: None for no pruning.
-        epochs: Epochs of a trial that is not pruned.
+    ``epochs`` are those of a trial that is not pruned.
     """
     if config is None:
         return NopPruner()

@@ -83,14 +83,8 @@ class Worker:
       number count, so there are never more;
     * a dead worker's trial fails and is replaced, so there are never fewer.
 
-    Args:
-        study: The study, opened with its sampler and pruner.
-        storage: The study's storage.
-        objectives: The objectives of a trial.
-        count: Number of trials over all workers.
-        space: The searched space.
-        evaluator: Determines errors and costs.
-        on_finish: Called after each trial of this worker.
+    The study has been opened with its sampler and pruner; ``on_finish`` is called after each trial
+    of this worker.
     """
 
     def __init__(

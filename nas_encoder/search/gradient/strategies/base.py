@@ -48,9 +48,7 @@ class GradientStrategy(Protocol):
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
         """Return roughly a step's time, relative to one of the derived network; for an ETA.
 
-        Args:
-            stage: The stage of the weight step.
-            moves: Whether the architecture moves too.
+        ``moves``: whether the architecture moves too.
         """
 
     def derive(self, parameters: ArchitectureParameters) -> Any:

@@ -42,11 +42,7 @@ class UnrolledSteps(Steps):
     ) -> tuple[float, float]:
         """Move the architecture; return the loss at the weights one step ahead, and the penalty.
 
-        Args:
-            batches: One architecture batch.
-            dropout: Probability of dropout after the regularized operations.
-            ahead: The one batch of the next weight step.
-            lr: Learning rate of the weights.
+        ``batches`` and ``ahead``, the batch of the next weight step, hold one batch each.
         """
         ((batch, _),), ((batch_ahead, _),) = parts(batches), parts(ahead)
         # The weights' loss is taken three times: with the same dropout, and without moving the

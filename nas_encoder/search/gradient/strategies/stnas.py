@@ -50,9 +50,7 @@ class STNas(Strategy):
 class SampledSteps(DrawingSteps):
     """Steps along sampled paths.
 
-    Args:
-        context: The stage's context.
-        candidates: Operations that an architecture step compares on an edge; None for all.
+    An architecture step compares this many ``candidates`` on an edge; None for all.
     """
 
     def __init__(self, context: StepsContext, candidates: int | None) -> None:
