@@ -1,9 +1,9 @@
 """Build ``.venv``: the real ESPnet, the real NeMo and this package, from pinned versions.
 
-Uses the standard library only, because it runs before anything is installed. Every step
-leaves a stamp in ``.venv/.setup`` that names what went into it (requirements, pins,
-interpreter, the steps before). A step whose stamp is right is not repeated, so a second run
-takes no time and a run after an interruption goes on where the first one stopped.
+It uses only the standard library, because it runs before anything is installed. Every step leaves a
+stamp in ``.venv/.setup`` of what went into it (requirements, pins, interpreter, earlier steps). A
+step with a valid stamp is skipped, so a second run takes no time and a run after an interruption
+resumes where the first one stopped.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ DIAGNOSES = (
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message says why and what to do."""
+    """The set-up cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Step:
     """One step of the set-up."""
 
-    name: str  # of its stamp and its log
+    name: str  # name of its stamp and log
     title: str  # what it does and why, in one line
-    inputs: tuple[str, ...]  # files whose content decides what it installs
-    action: Callable[[Environment], str]  # returns a line worth telling the user, or ""
+    inputs: tuple[str, ...]  # files whose content determines what it installs
+    action: Callable[[Environment], str]  # returns a line for the user, or ""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Environment:
 
     Args:
         venv: Its folder.
-        lock: Descriptor of the lock. Child processes inherit it, so that a pip which
-            outlives a killed set-up keeps the next one waiting until it is done.
+        lock: Descriptor of the lock. Child processes inherit it, so a pip that outlives a
+            killed set-up keeps the next one waiting.
     """
 
     venv: Path
@@ -106,7 +106,7 @@ class Environment:
         return found[0]
 
     def run(self, name: str, command: Sequence[str | Path]) -> str:
-        """Run a command, keep its output in a log, return it; SetupError where it fails."""
+        """Run a command, log its output and return it; SetupError if the command fails."""
         log = self.state / f"{name}.log"
         with log.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(
@@ -130,7 +130,7 @@ class Environment:
         return text
 
     def pip(self, name: str, *arguments: str) -> str:
-        """Run pip inside the environment; return nothing worth telling."""
+        """Run pip inside the environment; return no line for the user."""
         self.run(name, [self.python, "-m", "pip", "--no-input", "install", *arguments])
         return ""
 
@@ -143,8 +143,8 @@ def clean_environment() -> dict[str, str]:
         PYTHONNOUSERSITE="1",
         PIP_DISABLE_PIP_VERSION_CHECK="1",
         PIP_PROGRESS_BAR="off",
-        # Also hold what source packages are built with; newer releases of pip have an option
-        # of its own for that. A relative path, because pip splits the value at blanks.
+        # Also constrain what source packages are built with; newer releases of pip have a
+        # separate option for that. A relative path, because pip splits the value at blanks.
         PIP_CONSTRAINT=CONSTRAINTS,
         PIP_BUILD_CONSTRAINT=CONSTRAINTS,
         NAS_ENCODER_AUTOLOAD="0",
@@ -164,7 +164,7 @@ def explain(name: str, status: int, text: str, log: Path) -> str:
 
 
 def require_space(folder: Path, gibibytes: float) -> None:
-    """Refuse to start where the disk cannot hold the result.
+    """Refuse to start if the disk cannot hold the result.
 
     Raises:
         SetupError: Less than ``gibibytes`` are free in ``folder``.
@@ -179,7 +179,7 @@ def require_space(folder: Path, gibibytes: float) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Hold the only lock on the environment; wait for another set-up that has it."""
+    """Hold the lock on the environment; wait while another set-up has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -205,17 +205,14 @@ def delete(path: Path) -> None:
 
 
 def remove_damaged(site_packages: Path) -> list[str]:
-    """Forget packages whose installation was cut short, so that pip installs them again.
+    """Delete the metadata of partly installed packages, so that pip installs them again.
 
-    pip takes a package for installed as soon as its ``METADATA`` exists, but writes
+    pip considers a package installed as soon as its ``METADATA`` exists, but writes
     ``INSTALLER`` and the final ``RECORD`` only after all of its files.
 
-    Args:
-        site_packages: Folder that packages are installed into.
-
     Returns:
-        The names of the ``*.dist-info`` folders, and of left-overs of a removal that was cut
-        short (pip renames those to ``~...``), that have been deleted.
+        The names of the deleted ``*.dist-info`` folders and remains of an interrupted removal
+        (pip renames those to ``~...``).
     """
     damaged = [
         info
@@ -229,18 +226,18 @@ def remove_damaged(site_packages: Path) -> list[str]:
 
 
 def create_venv(env: Environment) -> str:
-    """Create an empty environment; delete what an earlier attempt has left."""
+    """Create an empty environment; delete the remains of an earlier attempt."""
     for path in env.venv.iterdir():
         if path != env.state:
             delete(path)
-    # Not sys.executable: that may be the very .venv/bin/python that has just been deleted.
+    # Not sys.executable, which may be the .venv/bin/python just deleted.
     base: str = getattr(sys, "_base_executable", sys.executable)
     env.run("venv", [base, "-I", "-m", "venv", env.venv])
     return ""
 
 
 def make_torchaudio_importable(env: Environment) -> str:
-    """Remove torchaudio's native libraries where they cannot be loaded for want of CUDA."""
+    """Remove torchaudio's native libraries if they cannot be loaded for lack of CUDA."""
     probe = (
         "import torch\n"
         "try:\n"
@@ -301,7 +298,7 @@ STEPS = (
 
 
 def digests() -> dict[str, str]:
-    """Digest for each step over all that decides its result, the steps before it included."""
+    """Return each step's digest of what determines its result, earlier steps included."""
     state = hashlib.sha256(f"{sys.version}\n{sys.base_prefix}\n{ROOT}".encode())
     result = {}
     for step in STEPS:
@@ -313,7 +310,7 @@ def digests() -> dict[str, str]:
 
 
 def pending(env: Environment, wanted: dict[str, str]) -> list[Step]:
-    """Steps that are still to do: the first without a right stamp and all that follow it."""
+    """Return the steps to do: the first without a valid stamp and all that follow."""
     for number, step in enumerate(STEPS):
         stamp = env.state / f"{step.name}.stamp"
         if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted[step.name]:
@@ -322,12 +319,12 @@ def pending(env: Environment, wanted: dict[str, str]) -> list[Step]:
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
+    """Print a line immediately, even into a pipe."""
     print(f"setup: {text}", flush=True)
 
 
 def build(env: Environment) -> bool:
-    """Do all steps that are pending; return whether there were any."""
+    """Do all pending steps; return whether there were any."""
     wanted = digests()
     todo = pending(env, wanted)
     if not todo:
@@ -368,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="say and inspect nothing where the environment is complete already",
     )
     args = parser.parse_args(argv)
-    # A request to end is treated as Ctrl-C, so that the running pip is ended too.
+    # A request to end acts like Ctrl-C, so that the running pip ends too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     venv = ROOT / ".venv"
     started = time.monotonic()

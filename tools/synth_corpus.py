@@ -45,7 +45,7 @@ NEEDED = ("numpy", "scipy", "soundfile", "tqdm", "espeakng_loader")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the command line's parser."""
+    """Return the command line's parser."""
     result = argparse.ArgumentParser(
         prog="synth_corpus.py",
         description=__doc__,
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def summary(manifest: dict[str, Any], output: Path) -> str:
-    """Returns what a person wants to know about a corpus."""
+    """Return a summary of a corpus as text."""
     lines = [f"{output}: synthetic, seed {manifest['seed']}, layout "
              f"{manifest['arguments']['layout']}"]  # fmt: skip
     infeasible = 0
@@ -116,14 +116,14 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use, where the system says so."""
+    """Return the number of cores that this process may use, if the system tells."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Run the command; return its exit status."""
     args = parser().parse_args(arguments)
     try:
         for package in NEEDED:

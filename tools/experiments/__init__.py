@@ -1,1 +1,1 @@
-"""The engine of the experiments: options and stages of a recipe, Snakemake, what is compared."""
+"""The engine of the experiments: a recipe's options and stages, Snakemake, the comparison."""

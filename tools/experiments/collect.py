@@ -27,14 +27,13 @@ class Recipe:
     """What a toolkit's recipe adds.
 
     Attributes:
-        heading: Of the document.
-        toolkit: Distribution whose version is written down.
-        systems: Name in job names -> name in the table; the first one is compared with the
-            others.
+        heading: Heading of the document.
+        toolkit: Distribution whose version is reported.
+        systems: Name in job names -> name in the table; the first is compared with the others.
         schedule: Reads the toolkit's configs.
-        transcripts: Where the recognised text lies below ``decode/RUN``.
-        decoder: What decoded, to write down.
-        notes: Collector, systems -> paragraphs below the one on the corpus.
+        transcripts: Path of the recognised text below ``decode/RUN``.
+        decoder: Name of the decoder, for the report.
+        notes: Collector, systems -> paragraphs after the one on the corpus.
     """
 
     heading: str
@@ -47,7 +46,7 @@ class Recipe:
 
 
 def run_of(expdir: Path, condition: str, name: str) -> str:
-    """Return the training that stands for a system: that of equal epochs may serve both."""
+    """Return a system's training; the one at equal epochs may serve both conditions."""
     same = condition == "time" and (
         name == "searched" or (expdir / "conf" / "time" / f"{name}.same").exists()
     )
@@ -55,11 +54,11 @@ def run_of(expdir: Path, condition: str, name: str) -> str:
 
 
 class Collector:
-    """Reads what the jobs left behind.
+    """Reads the results of the jobs.
 
     Args:
-        recipe: Which toolkit's.
-        expdir: Experiments.
+        recipe: The toolkit's recipe.
+        expdir: Folder of the experiments.
         reference: Kaldi ``text`` of the test set.
     """
 
@@ -95,7 +94,7 @@ class Collector:
         return self.recipe.schedule.epochs_and_steps(config)
 
     def wall_seconds(self, run: str) -> float:
-        """Return the wall seconds of a training's epochs."""
+        """Return the wall-clock seconds of a training's epochs."""
         epochs, _ = self._epochs_and_steps(run)
         return training_seconds(read_costs(self.expdir, f"train/{run}"), epochs, "wall")
 
@@ -106,7 +105,7 @@ def notes(
     systems: Sequence[str],
     comparisons: Sequence[Comparison],
 ) -> list[str]:
-    """Return the paragraphs under the heading."""
+    """Return the paragraphs below the heading."""
     train, test = (
         next(split for name, split in corpus["splits"].items() if name.startswith(kind))
         for kind in ("train", "test")

@@ -1,5 +1,5 @@
-# What the Snakefile of every recipe includes first. The working directory is EXPDIR; `config` holds
-# the options of run.sh. At its end a Snakefile has `rule all: input: *TARGETS`.
+# Included first by every recipe's Snakefile. The working directory is EXPDIR; `config` holds the
+# options of run.sh. A Snakefile ends with `rule all: input: *TARGETS`.
 from pathlib import Path
 
 from tools.experiments.recipe import ROOT
@@ -8,12 +8,12 @@ from tools.experiments.collect import run_of
 RECIPE = workflow.basedir
 DATA, DOWNLOADS = config["datadir"], config["downloads"]
 TARGETS = []
-# Of jobs that can use several, or that nothing may disturb; on a cluster no node has to have --nj.
+# Threads of jobs that can use several or must run alone; a cluster's nodes need not have --nj.
 ALL_CORES = config["nj"] if config["profile"] == "local" else 1
 RESUMABLE = "python -m tools.experiments.resumable"
 
 
-# A job is one command, which takes the place of its shell and ends with Snakemake.
+# A job is one command, which replaces its shell and ends with Snakemake.
 shell.executable(str(ROOT / "tools" / "experiments" / "bash"))
 shell.prefix("set -euo pipefail; exec ")
 

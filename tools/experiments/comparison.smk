@@ -1,7 +1,7 @@
 # Stages of every recipe that compares a searched encoder with others: trainings that take as long
 # as the searched one's, and the table. The including Snakefile sets TRAIN_STAGE, TIME_STAGE and
 # RESULTS_STAGE, SCRIPTS (the package of its local/), REFERENCE (Kaldi text of the test set) and
-# DECODED (what decoding a run leaves behind). Its rule `train` is for the CONDITIONS.
+# DECODED (the output of decoding a run). Its rule `train` handles the CONDITIONS.
 SYSTEMS = config["systems"].split()
 SEARCHED, *OTHERS = SYSTEMS
 

@@ -19,8 +19,8 @@ from nas_encoder.errors import ConfigError, NasEncoderError
 from tools.experiments.job_costs import read_costs, training_seconds
 from tools.experiments.schedules import FEWEST_STEPS, Schedule
 
-# Times that differ by less are called equal: on two cores that share caches and hyper-threads the
-# same training's CPU seconds vary by as much, depending on what runs beside it.
+# Times that differ by less count as equal: on two cores that share caches and hyper-threads, the
+# same training's CPU seconds vary by as much, depending on what else runs.
 SAME = 0.10
 
 
@@ -29,11 +29,11 @@ def plan(
 ) -> dict[str, Any]:
     """Return the config whose training takes ``budget`` instead of ``seconds``.
 
-    There are as many epochs as passes through the data, the last one counted whole, and the
-    steps of an epoch are chosen so that the sum comes out: no epoch is longer than a pass.
+    There are as many epochs as passes through the data, the last one rounded up, with equally many
+    steps that add up to the total: no epoch is longer than a pass.
 
     Args:
-        config: The toolkit's, of the training that took ``seconds``.
+        config: The toolkit's config of the training that took ``seconds``.
         seconds: CPU seconds.
         budget: CPU seconds.
         schedule: Reads and changes such configs.

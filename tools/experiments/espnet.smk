@@ -1,6 +1,6 @@
 # ESPnet's stages of a comparison: tokens and statistics, training, decoding. The including Snakefile
-# sets ESPNET (the folder of data folders), STATS_STAGE and DECODE_STAGE, and makes a config for each
-# training.
+# sets ESPNET (the parent of the data folders), STATS_STAGE and DECODE_STAGE, and makes a config for
+# each training.
 AUDIO_AND_TEXT = " ".join(
     f"--{kind}_data_path_and_name_and_type {{input.{kind}_{key}:q}},{name}"
     for kind in ("train", "valid")
@@ -17,8 +17,7 @@ def data_files():
     }
 
 
-# The same for all encoders. One job collects the statistics, so there is nothing for
-# aggregate_stats_dirs to add up.
+# The same for all encoders. One job collects the statistics, so aggregate_stats_dirs is not needed.
 if stage(STATS_STAGE, "stats/train/feats_stats.npz"):
 
     rule tokens:

@@ -1,4 +1,4 @@
-"""What a search or a training has cost, over all its sessions."""
+"""What a search or a training has cost over all its sessions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from nas_encoder.errors import DataError
 
 
 def costs_path(expdir: Path, job: str) -> Path:
-    """Return the file of a job, for example of ``train/epochs/searched``."""
+    """Return the file of a job such as ``train/epochs/searched``."""
     return expdir / "costs" / f"{job}.json"
 
 
 def read_costs(expdir: Path, job: str) -> dict[str, Any]:
-    """Return what :mod:`tools.experiments.resumable` wrote when the job was done."""
+    """Return what :mod:`tools.experiments.resumable` wrote at the end of the job."""
     found: dict[str, Any] = json.loads(costs_path(expdir, job).read_text(encoding="utf-8"))
     return found
 
 
 def training_seconds(costs: Mapping[str, Any], epochs: int, clock: str = "cpu") -> float:
-    """Return the seconds of all epochs, of CPU or of the ``"wall"`` clock.
+    """Return the ``"cpu"`` or ``"wall"`` seconds of all epochs.
 
-    An epoch whose end nobody saw, because everything was killed in that moment, counts as the
-    mean of the others.
+    An epoch whose end was not recorded, because everything was killed at that moment, counts as
+    the mean of the others.
 
     Raises:
         DataError: No epoch was timed.

@@ -1,4 +1,4 @@
-"""Reads how far a search or a training is, and what its epochs cost, from what it prints."""
+"""Reads the progress of a search or a training, and its epochs' costs, from its output."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PERCENT = re.compile(r"(\d+)%\|")  # a tqdm bar
 
 
 class Progress:
-    """One session of a job; it understands ESPnet's lines about epochs, and tqdm's bars.
+    """One session of a job; it understands ESPnet's lines about epochs and tqdm's bars.
 
     Args:
-        epochs: What epochs of earlier sessions cost, ``{epoch: {"cpu": s, "wall": s}}``. It is
-            added to; an epoch that is done twice, because the training was killed and went on
-            from a checkpoint before it, counts once, as it went the last time.
+        epochs: Costs of the epochs of earlier sessions, ``{epoch: {"cpu": s, "wall": s}}``, to
+            which new ones are added. An epoch that is repeated, because a killed training resumed
+            from an earlier checkpoint, counts once, with its last costs.
     """
 
     def __init__(self, epochs: dict[str, dict[str, float]]) -> None:
@@ -23,15 +23,15 @@ class Progress:
         self.begun = False
         self._last = 0
         self._walls: list[float] = []  # of this session's epochs
-        self._cpu = self._wall = 0.0  # when the running epoch began
+        self._cpu = self._wall = 0.0  # when the running epoch started
 
     def line(self, text: str, cpu: float, wall: float) -> str:
-        """Take note of a line; return in some words what it says of the progress, or nothing.
+        """Process a line; return what it says about the progress, or an empty string.
 
         Args:
-            text: What was printed, without the end of the line.
-            cpu: Seconds of CPU that the process has used up to now.
-            wall: Seconds since it began.
+            text: The line, without its line break.
+            cpu: CPU seconds that the process has used so far.
+            wall: Seconds since its start.
         """
         if found := _STARTED.search(text):
             if not self._last:

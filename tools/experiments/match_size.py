@@ -13,7 +13,7 @@ from torch import nn
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.complexity import count_parameters
 
-# Two encoders that are each within this of the target are within 5 % of each other.
+# Two encoders within this of the target are within 5 % of each other.
 TOLERANCE = 0.02
 
 Build = Callable[[Mapping[str, Any]], nn.Module]
@@ -24,9 +24,9 @@ class Match:
     """The ``match`` section of a template.
 
     Attributes:
-        fine: The option that is fitted; the number of parameters must grow with it.
+        fine: The option to fit; the number of parameters must grow with it.
         fine_range: Its smallest and largest value.
-        coarse: An option of which several values are tried, or None.
+        coarse: An option to try several values of, or None.
         coarse_range: Its smallest and largest value.
     """
 
@@ -37,7 +37,7 @@ class Match:
 
     @classmethod
     def from_dict(cls, section: Mapping[str, Any]) -> Match:
-        """Read it from plain YAML types."""
+        """Read the section from plain YAML types."""
         low, high = section["fine_range"]
         coarse_low, coarse_high = section.get("coarse_range", (0, 0))
         return cls(section["fine"], (low, high), section.get("coarse"), (coarse_low, coarse_high))
@@ -46,14 +46,14 @@ class Match:
 def match_size(
     build: Build, options: Mapping[str, Any], match: Match, target: int
 ) -> tuple[dict[str, Any], int]:
-    """Return the options at which the encoder has ``target`` parameters, and how many it has.
+    """Return the options at which the encoder has ``target`` parameters, and its actual number.
 
-    Where several pairs of values fit, the one counts whose fine value is nearest, as a ratio, to
-    the one in ``options``.
+    If several pairs of values fit, the one wins whose fine value is nearest, as a ratio, to that in
+    ``options``.
 
     Args:
         build: Options -> encoder.
-        options: Of the encoder, with the wanted value of the fine option.
+        options: The encoder's options, with the desired value of the fine option.
         match: What may be changed.
         target: Number of parameters.
 
@@ -89,7 +89,7 @@ def match_size(
 def _fit(
     build: Build, options: Mapping[str, Any], match: Match, target: int
 ) -> tuple[dict[str, Any], int]:
-    """Return the value of the fine option that comes nearest to the target."""
+    """Fit the fine option; return the options nearest to the target and their size."""
 
     def count(value: int) -> int:
         with torch.device("meta"):  # shapes only
@@ -97,7 +97,7 @@ def _fit(
 
     (low, fewest), (high, most) = ((value, count(value)) for value in match.fine_range)
     while high - low > 1 and fewest < target < most:
-        # Counts grow nearly in proportion, so this finds the place in two or three steps.
+        # Counts grow nearly in proportion, so this converges in two or three steps.
         guess = low + round((high - low) * (target - fewest) / (most - fewest))
         middle = min(max(guess, low + 1), high - 1)
         counted = count(middle)

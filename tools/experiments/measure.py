@@ -25,7 +25,7 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 
 SECONDS = 10.0
 FRAMES = 1000  # of 10 ms
-SPREAD = 0.05  # the largest encoder may have this much more parameters than the smallest
+SPREAD = 0.05  # the largest encoder may exceed the smallest by this fraction of parameters
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measurable:
     """One system, in evaluation mode.
 
     Attributes:
-        model: All of it.
+        model: The whole model.
         encoder: Its encoder, with ``forward(x (B, T, F), lengths (B,))``.
         input_size: F.
     """
@@ -46,12 +46,12 @@ class Measurable:
 def measure(
     systems: Mapping[str, Measurable], repeats: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Return the measures of each system.
+    """Return the measurements of each system.
 
     Args:
-        systems: By name.
-        repeats: Timed passes of each encoder, after one that is not timed.
-        seed: Of the features.
+        systems: The systems by name.
+        repeats: Timed passes of each encoder, after an untimed one.
+        seed: Seed of the features.
 
     Raises:
         DataError: The encoders differ in size by more than 5 %.
@@ -84,12 +84,7 @@ def measure(
 
 
 def write_measures(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write and print what was measured.
-
-    Args:
-        path: JSON to write.
-        found: From :func:`measure`.
-    """
+    """Write the result of :func:`measure` as JSON, and print it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"machine_threads": 1, "systems": found}, indent=2) + "\n"
     write_atomically(path, data.encode(), DataError)
@@ -104,7 +99,7 @@ def named_paths(texts: list[str]) -> dict[str, Path]:
     """Read ``NAME=PATH`` arguments.
 
     Raises:
-        InputError: One has no ``=``.
+        InputError: An argument has no ``=``.
     """
     found = {}
     for text in texts:
@@ -116,7 +111,7 @@ def named_paths(texts: list[str]) -> dict[str, Path]:
 
 
 def main(load: Callable[[Path], Measurable], arguments: list[str] | None = None) -> int:
-    """Run the command with a toolkit's way to load what it saved; return its exit status."""
+    """Run the command with a toolkit's function to load a model; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("systems", nargs="+", metavar="NAME=PATH", help="what trainings saved")
     parser.add_argument("--repeats", type=int, default=9, help="timed passes (default 9)")

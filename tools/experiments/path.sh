@@ -1,6 +1,6 @@
-# Sourced by every recipe's run.sh: where the package is, and one thread for each process.
+# Sourced by every recipe's run.sh: the path of the package, and one thread per process.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-# `make setup` builds this environment; one that is active already comes first.
+# `make setup` builds this environment; an active one takes precedence.
 if [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then
     PATH="$ROOT/.venv/bin:$PATH"
 fi
@@ -12,6 +12,6 @@ for needed in python nas-encoder snakemake; do
 done
 export PATH
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-# Two trainings of one thread are faster than one of two, and unset they take all cores each.
+# Two trainings of one thread are faster than one of two; by default each takes all cores.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export MPLBACKEND=Agg PYTHONIOENCODING=UTF-8

@@ -1,7 +1,7 @@
-"""Runs the recipe of the folder that it is called in; every ``run.sh`` ends here.
+"""Runs the recipe in the working directory; every ``run.sh`` ends here.
 
-It reads the options that ``recipe.yaml`` declares, keeps a second run out of EXPDIR, and lets
-Snakemake do the rest: ``Snakefile``, with the options as its configuration.
+It reads the options that ``recipe.yaml`` declares, keeps a second run out of EXPDIR, and has
+Snakemake run ``Snakefile`` with the options as its configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tools.experiments.resumable import BASH, tail
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = Path(__file__).with_name("profiles")
-END_SECONDS = 30.0  # for jobs to end after an interruption
+END_SECONDS = 30.0  # that jobs have to end after an interruption
 GENERAL = {
     **{"stage": 1, "stop_stage": 0, "nj": 2, "seed": 1, "tiny": "false"},
     **{"expdir": "exp", "datadir": "data", "downloads": "downloads", "profile": "local"},
@@ -38,15 +38,15 @@ parameters changed is done again. Jobs of several stages run side by side where 
 other. Logs: EXPDIR/log. --profile is how they run: local, slurm or shell of
 tools/experiments/profiles, or the folder of any Snakemake profile; --nj is how many at a time.
 """
-# Of each job; all of it is in EXPDIR/.snakemake/log.
+# Starts of lines that are not shown; all lines are in EXPDIR/.snakemake/log.
 HIDDEN = ("    input: ", "    output: ", "    resources: ", "Select jobs", "Execute ", "Using ")
 
 
 def value(default: Any, pattern: str, text: str) -> Any:
-    """Return an option's value: a whole number where its default is one.
+    """Return an option's value: an integer if its default is one.
 
     Raises:
-        argparse.ArgumentTypeError: It is none, or it does not match the pattern.
+        argparse.ArgumentTypeError: It is not an integer, or does not match the pattern.
     """
     if isinstance(default, int) and not re.fullmatch("[0-9]+", text):
         raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'")
@@ -56,12 +56,12 @@ def value(default: Any, pattern: str, text: str) -> Any:
 
 
 def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
-    """Return the options of a command line; ends the program with status 2 where they are wrong.
+    """Return the options of a command line; exit with status 2 if they are wrong.
 
     Args:
-        folder: Holds ``recipe.yaml``: ``about``, ``stages``, ``options`` with their defaults,
-            ``tiny`` with what ``--tiny true`` sets, ``patterns`` that values have to match.
-        arguments: ``--name value``, as for Kaldi's and ESPnet's recipes.
+        folder: Folder with ``recipe.yaml``: ``about``, ``stages``, ``options`` with their defaults,
+            ``tiny`` with what ``--tiny true`` sets, ``patterns`` that values must match.
+        arguments: ``--name value``, as in Kaldi's and ESPnet's recipes.
     """
     recipe = read_yaml(folder / "recipe.yaml", ConfigError)
     stages = [
@@ -92,9 +92,9 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
 
 
 def forget_lost(expdir: Path) -> None:
-    """Forget the costs of jobs whose outputs are no longer there, so that they are done again.
+    """Delete the costs of jobs whose outputs are gone, so that the jobs are repeated.
 
-    They lie in folders that Snakemake does not own; see :mod:`tools.experiments.resumable`.
+    The outputs are in folders that Snakemake does not own; see :mod:`tools.experiments.resumable`.
     """
     for path in (expdir / "costs").rglob("*.json"):
         outputs = json.loads(path.read_text(encoding="utf-8"))["outputs"]
@@ -103,7 +103,7 @@ def forget_lost(expdir: Path) -> None:
 
 
 def show(lines: Iterable[str], expdir: Path, stage: int) -> None:
-    """Print what Snakemake says, and below a failure the end of the job's log."""
+    """Print Snakemake's messages and, after a failure, the end of the job's log."""
     for line in lines:
         if not line.startswith(HIDDEN):
             print(line, end="", file=sys.stderr, flush=True)
@@ -142,7 +142,7 @@ def run(folder: Path, options: dict[str, Any]) -> int:
         show(process.stderr, expdir, options["stage"])
         return 1 if process.wait() else 0
     except KeyboardInterrupt:
-        # As Ctrl-C in a terminal: to Snakemake, which cancels what it has submitted, and its jobs.
+        # Like Ctrl-C in a terminal: to Snakemake, which cancels submitted jobs, and to its jobs.
         os.killpg(process.pid, signal.SIGINT)
         try:
             process.communicate(timeout=END_SECONDS)

@@ -1,13 +1,13 @@
-"""Runs a command that goes on from where it finds its folder half done.
+"""Runs a command that resumes from what its earlier sessions left in its folder.
 
     python -m tools.experiments.resumable train/epochs/searched --folder models/epochs/searched \
         --inputs conf/epochs/searched.yaml --outputs models/epochs/searched/best.pth -- COMMAND
 
-What Snakemake cannot do: it removes the outputs of a job that was stopped, so a training's folder
-is no output of its rule; it does not tell a job why it is done again, so what another command or
-other inputs left in the folder is removed here; its ``benchmark:`` measures the last session, so
-here all sessions are added up. The rule's output is ``costs/NAME.json``, the log ``log/NAME.log``.
-Paths are relative to the experiments' folder, in which it runs.
+Snakemake cannot do this: it removes the outputs of a stopped job, so a training's folder is not an
+output of its rule; it does not tell a job why it is repeated, so what another command or other
+inputs left in the folder is removed here; its ``benchmark:`` measures only the last session, so all
+sessions are added up here. The rule's output is ``costs/NAME.json``, the log ``log/NAME.log``.
+Paths are relative to the working directory, the experiments' folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tools.experiments.job_progress import Progress
 
 BASH = Path(__file__).with_name("bash")
 SAY_SECONDS = 30.0  # between two lines about one job
-SAVE_SECONDS = 10.0  # what a kill can take from the costs
+SAVE_SECONDS = 10.0  # most that a kill can remove from the costs
 TAIL_LINES = 12
 
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class JobError(NasEncoderError):
-    """The command failed; the message names its log and shows the end of it."""
+    """The command failed; the message names its log and shows its end."""
 
 
 class Job:
@@ -79,10 +79,10 @@ class Job:
         self.state: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Run it to its end, from where it is.
+        """Run the command, or resume it, to its end.
 
         Raises:
-            ConfigError: The folder holds what this job did not make.
+            ConfigError: The folder holds files that this job did not make.
             JobError: The command failed, or left no outputs.
         """
         if self.state_path.is_file():
@@ -94,8 +94,8 @@ class Job:
         if not goes_on:
             self.log.unlink(missing_ok=True)
         status, progress = self._session(goes_on)
-        # Who was killed while it wrote its checkpoint cannot read it, and does not get to begin;
-        # who has lost what it made takes itself for finished.
+        # A command killed while writing its checkpoint cannot read it and fails at its start; one
+        # whose outputs are lost believes itself finished.
         if goes_on and (self._missing() if status == 0 else not progress.begun):
             self._say("cannot go on from what it left behind, so it begins anew")
             status, _ = self._session(goes_on=False)
@@ -118,7 +118,7 @@ class Job:
         return ", ".join(str(path) for path in self.outputs if not path.exists())
 
     def _session(self, goes_on: bool) -> tuple[int, Progress]:
-        """Run the command once; return its status and how far it came."""
+        """Run the command once; return its status and its progress."""
         if not goes_on:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.state = {"key": self.key, "sessions": [], "epochs": {}}
@@ -152,7 +152,7 @@ class Job:
     def _follow(
         self, process: subprocess.Popen[bytes], log: Any, progress: Progress, cost: dict[str, float]
     ) -> None:
-        """Copy what the process prints into the log; keep its costs up to date."""
+        """Copy the process's output into the log and keep its costs up to date."""
         assert process.stdout is not None
         watched, rest = psutil.Process(process.pid), b""
         began = saved = said = time.monotonic()
@@ -184,7 +184,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process, if it has not ended yet; it gets ten seconds for what it has to write."""
+    """End a process that is still running; it gets ten seconds to write what it must."""
     if process.poll() is None:
         process.terminate()
         try:

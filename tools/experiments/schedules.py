@@ -11,17 +11,17 @@ FEWEST_STEPS = 3
 
 
 class Schedule(Protocol):
-    """How a toolkit's config says how long a training is; a module can be one."""
+    """How a toolkit's config gives the length of a training; a module can implement it."""
 
     def epochs_and_steps(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the epochs, and the steps of each."""
+        """Return the epochs and the steps per epoch."""
 
     def with_steps(self, config: Mapping[str, Any], epochs: int, steps: int) -> dict[str, Any]:
-        """Return the config for so many epochs of so many steps, its schedule stretched to them."""
+        """Return the config with this many epochs and steps per epoch, its schedule stretched."""
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes``; mappings in both are merged, all else is replaced."""
+    """Return ``base`` with ``changes``; mappings are merged, all else is replaced."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -30,10 +30,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def require_steps(epochs: int, steps: int) -> int:
-    """Return the steps in all.
+    """Return the total number of steps.
 
     Raises:
-        ConfigError: They are too few for a schedule.
+        ConfigError: There are too few for a schedule.
     """
     if epochs * steps < FEWEST_STEPS:
         raise ConfigError(

@@ -1,5 +1,5 @@
 # Stages 1 and 2 of the recipes on synthetic speech: the corpus, and what lhotse, ESPnet and NeMo
-# read. PREPARED is what other rules take as input; another seed or size is another corpus.
+# read. PREPARED is the input of other rules; another seed or size gives another corpus.
 _name = "synthetic_{n_train}_{n_dev}_{n_test}_seed{seed}".format(**config)
 CORPUS = f"{DOWNLOADS}/{_name}"
 DATA = f"{DATA}/{_name}"
@@ -8,7 +8,7 @@ ESPNET, NEMO = f"{DATA}/espnet", f"{DATA}/nemo"
 if stage(1, f"{CORPUS}/corpus.json"):
 
     rule corpus:
-        output: update(f"{CORPUS}/corpus.json"), # the tool leaves a corpus alone that it finds
+        output: update(f"{CORPUS}/corpus.json"), # the tool keeps an existing corpus
         params:
             folder=CORPUS,
             sizes=[config[name] for name in ("n_train", "n_dev", "n_test")],

@@ -1,9 +1,8 @@
 """Bootstrap intervals of error rates (Bisani and Ney 2004, ICASSP).
 
-Utterances are drawn with replacement; a resample's rate is its errors over its reference
-length. Comparing two systems, both are evaluated on the *same* resamples, which cancels what
-makes an utterance hard for either. The intervals say how much the choice of test utterances
-matters; they know nothing of the choice of the training's seed.
+Utterances are drawn with replacement; a resample's rate is its errors over its reference length.
+Two systems are compared on the *same* resamples, which cancels what makes an utterance hard for
+both. The intervals cover the choice of test utterances, not that of the training's seed.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ def rate_interval(score: Score, seed: int = 0, resamples: int = RESAMPLES) -> In
     """Return the error rate with its interval.
 
     Args:
-        score: Of one system.
-        seed: Of the resampling.
-        resamples: How many.
+        score: The system's errors.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
     """
     return _interval(score.rate, _rates(score, seed, resamples))
 
@@ -54,10 +53,10 @@ def paired_difference(
     """Return the rate of ``first`` minus that of ``second``; below 0, the first is better.
 
     Args:
-        first: Of one system.
-        second: Of another on the same utterances.
-        seed: Of the resampling.
-        resamples: How many.
+        first: Errors of one system.
+        second: Errors of another on the same utterances.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
 
     Raises:
         ValueError: The systems were scored on different utterances or references.
@@ -75,7 +74,7 @@ def _rates(score: Score, seed: int, resamples: int) -> NDArray[np.float64]:
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
     errors = drawn @ np.asarray(score.errors, dtype=np.float64)
     lengths = drawn @ np.asarray(score.lengths, dtype=np.float64)
-    # A resample may draw nothing but utterances with empty references.
+    # A resample may draw only utterances with empty references.
     return np.divide(errors, lengths, out=np.zeros_like(errors), where=lengths > 0)
 
 

@@ -1,4 +1,4 @@
-"""A comparison of systems: its table, and what its numbers support, in words."""
+"""A comparison of systems: its table, and in words what its numbers support."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class System:
     """One row of the table.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         cer: Character errors.
         wer: Word errors.
         encoder_parameters: Trainable scalars of the encoder.
-        parameters: Of the whole model.
+        parameters: Trainable scalars of the whole model.
         macs: Multiply-adds of the encoder for 10 s of speech.
         rtf: Encoder time over duration, one thread.
-        epochs: Of training.
-        training_seconds: CPU seconds of all epochs, with their validation.
+        epochs: Epochs of training.
+        training_seconds: CPU seconds of all epochs, validation included.
         peak_memory_mib: Largest resident set of the training process.
     """
 
@@ -48,7 +48,7 @@ class Pair:
     difference: Interval
 
     def sentence(self) -> str:
-        """Say what the interval supports, and nothing else."""
+        """Say what the interval supports, and no more."""
         points = 100 * self.difference.estimate
         ends = f"[{100 * self.difference.low:+.1f}, {100 * self.difference.high:+.1f}]"
         if not self.difference.excludes_zero:
@@ -70,7 +70,7 @@ class Comparison:
     Args:
         title: The condition, for example "Equal epochs".
         systems: The first one is compared with each of the others.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     title: str
@@ -90,7 +90,7 @@ class Comparison:
         ]
 
     def table(self) -> str:
-        """Return a Markdown table, aligned for reading as plain text too."""
+        """Return a Markdown table that is also aligned as plain text."""
         header = (
             "encoder",
             "CER % [95 %]",
@@ -132,7 +132,7 @@ class Comparison:
         )
 
     def sentences(self) -> list[str]:
-        """Return what the numbers say about the first system against each other one."""
+        """Return what the numbers say about the first system against each of the others."""
         return [pair.sentence() for pair in self.pairs]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writes comparisons down: RESULTS.md for people, results.json for machines, the picture."""
+"""Writes comparisons: RESULTS.md for people, results.json for machines, the picture."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def write_results(
     """Write ``RESULTS.md``, ``results.json``, ``results.png`` and ``results.svg``.
 
     Args:
-        folder: Where; made if it is not there.
-        heading: Of the document and of the picture.
-        notes: Paragraphs under the heading.
+        folder: Where to write; made if missing.
+        heading: Heading of the document and the picture.
+        notes: Paragraphs below the heading.
         comparisons: A section each.
         facts: What the numbers depend on.
 

@@ -1,4 +1,4 @@
-"""A picture of comparisons: error rates with intervals, and what they cost."""
+"""A picture of comparisons: error rates with intervals, and costs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MARKERS = "osD^vP"
 
 
 def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -> None:
-    """Draw CER with intervals by system, and CER over training time, one point for each run.
+    """Plot CER with intervals by system, and CER over training time, a point for each run.
 
     Args:
-        comparisons: One marker each; the systems' order is that of the first.
-        title: Over the picture.
-        paths: Files to write; the endings choose the formats.
+        comparisons: One marker each; systems are in the order of the first.
+        title: Title of the picture.
+        paths: Files to write; suffixes choose the formats.
 
     Raises:
         MissingDependencyError: Matplotlib is not installed.
@@ -29,7 +29,7 @@ def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -
     except ModuleNotFoundError as error:
         raise MissingDependencyError("matplotlib", "plot", "the plot of the results") from error
     names = list(dict.fromkeys(s.name for item in comparisons for s in item.systems))
-    # A Figure of its own needs neither pyplot nor a display.
+    # A bare Figure needs neither pyplot nor a display.
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     rates, cost = figure.subplots(1, 2)
     for place, item in enumerate(comparisons):

@@ -17,16 +17,16 @@ _CHARACTERS = re.compile(r"<[a-z_/]+>|.")  # a special token, such as <unk>, is 
 class Score:
     """Errors of one system on one test set.
 
-    The utterances are in the order of their ids, so that systems scored against the same
-    reference can be compared utterance by utterance.
+    Utterances are sorted by id, so that systems scored against the same reference can be compared
+    utterance by utterance.
 
     Attributes:
-        utterances: Their ids.
-        errors: Substitutions, deletions and insertions of each.
-        lengths: Units (characters or words) in the reference of each.
-        substitutions: In all.
-        deletions: In all.
-        insertions: In all.
+        utterances: Ids of the utterances.
+        errors: Substitutions, deletions and insertions of each utterance.
+        lengths: Units (characters or words) in each reference.
+        substitutions: Total number.
+        deletions: Total number.
+        insertions: Total number.
     """
 
     utterances: tuple[str, ...]
@@ -38,12 +38,12 @@ class Score:
 
     @property
     def rate(self) -> float:
-        """Errors for each unit of the reference; 0.1 is 10 %."""
+        """Errors per unit of the reference; 0.1 is 10 %."""
         return sum(self.errors) / sum(self.lengths)
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
-    """Read a Kaldi ``text`` file: an id and a transcript, which may be empty, on each line.
+    """Read a Kaldi ``text`` file: an id and a possibly empty transcript on each line.
 
     Raises:
         DataError: The file cannot be read, is empty, or names an utterance twice.
@@ -73,8 +73,8 @@ def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str
 
     Args:
         reference: Utterance id -> transcript.
-        hypothesis: The same, as recognised; it must have the same ids.
-        unit: ``"char"``: characters, the space between words among them, as in ESPnet's CER;
+        hypothesis: The recognised transcripts of the same ids.
+        unit: ``"char"``: characters, including spaces between words, as in ESPnet's CER;
             ``"word"``: words.
 
     Raises:

@@ -1,13 +1,11 @@
 """Synthetic speech corpora in the folder layouts of public ones.
 
-The audio is made by espeak-ng from sentences that this package's own grammars
-write. It serves tests and demonstrations; no result on it says anything about
-human speech.
+espeak-ng speaks sentences from this package's own grammars, for tests and demonstrations; no
+result on them says anything about human speech.
 
-Modules: :mod:`~tools.synth.english` and :mod:`~tools.synth.mandarin` write
-sentences, :mod:`~tools.synth.voices` draws speakers, :mod:`~tools.synth.espeak`
-speaks, :mod:`~tools.synth.audio` resamples, trims and adds noise,
-:mod:`~tools.synth.phones` labels phones, :mod:`~tools.synth.layouts` holds one
-module for each folder layout, :mod:`~tools.synth.plan` decides who says what
-and :mod:`~tools.synth.build` does it.
+:mod:`~tools.synth.english` and :mod:`~tools.synth.mandarin` write sentences,
+:mod:`~tools.synth.voices` draws speakers, :mod:`~tools.synth.plan` decides who says what,
+:mod:`~tools.synth.espeak` speaks, :mod:`~tools.synth.audio` resamples, trims and adds noise,
+:mod:`~tools.synth.phones` labels phones, :mod:`~tools.synth.layouts` has a module for each folder
+layout, and :mod:`~tools.synth.build` does it all.
 """

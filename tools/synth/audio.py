@@ -21,7 +21,7 @@ PEAK = 0.9
 """No sample exceeds this part of full scale."""
 
 _FULL_SCALE = 32768.0
-_FLOOR_RMS = 3.0  # of a quiet recording, in 16-bit steps: about -81 dB below full scale
+_FLOOR_RMS = 3.0  # noise of a quiet recording, in 16-bit steps: about -81 dB re full scale
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -32,10 +32,10 @@ class Recording:
 
     Attributes:
         samples: Shape (N,), int16, at :data:`SAMPLE_RATE`.
-        first: The corpus sample at which the first phone begins.
-        origin: The espeak sample that became ``first``.
+        first: Corpus sample at which the first phone starts.
+        origin: espeak sample that became ``first``.
         snr: Signal-to-noise ratio in dB, None without added noise.
-        limited: Whether the level was lowered to keep the peak under :data:`PEAK`.
+        limited: Whether the level was lowered to keep the peak below :data:`PEAK`.
     """
 
     samples: npt.NDArray[np.int16]
@@ -45,7 +45,7 @@ class Recording:
     limited: bool
 
     def position(self, sample: int) -> int:
-        """Returns the corpus sample at which an espeak sample lies."""
+        """Return the corpus sample of an espeak sample."""
         return min(self.first + round((sample - self.origin) * RATIO), len(self.samples))
 
 
@@ -63,16 +63,9 @@ class Conditions:
 
 
 def record(speech: espeak.Speech, conditions: Conditions, rng: np.random.Generator) -> Recording:
-    """Turns speech into a recording: silence before and after, a room, noise, a level.
+    """Turn speech into a recording: silence before and after, a room, noise, a level.
 
-    Args:
-        speech: From espeak-ng.
-        conditions: Noise and reverberation.
-        rng: Source of all randomness.
-
-    Returns:
-        The recording. Times of phones stay true: resampling is zero-phase, and a room's
-        direct path has no delay.
+    Times of phones stay exact: resampling is zero-phase, and a room's direct path has no delay.
     """
     origin = speech.first_sample
     dry = resample_poly(
@@ -82,7 +75,7 @@ def record(speech: espeak.Speech, conditions: Conditions, rng: np.random.Generat
     power = float(np.mean(dry**2))
     signal = np.concatenate([np.zeros(before), dry, np.zeros(after)])
     if conditions.reverb:
-        # The last reflections are heard in the silence at the end.
+        # The silence at the end contains the last reflections.
         signal = fftconvolve(signal, room_response(rng))[: len(signal)]
     target = 10.0 ** (rng.uniform(-30.0, -22.0) / 20.0) * _FULL_SCALE
     gain = target / np.sqrt(power)
@@ -102,15 +95,7 @@ def record(speech: espeak.Speech, conditions: Conditions, rng: np.random.Generat
 
 
 def coloured_noise(length: int, rng: np.random.Generator) -> FloatArray:
-    """Draws stationary noise between white and brown whose loudness drifts slowly.
-
-    Args:
-        length: Number of samples N.
-        rng: Source of randomness.
-
-    Returns:
-        Shape (N,), mean power 1.
-    """
+    """Draw noise (length,) between white and brown, its loudness drifting, mean power 1."""
     spectrum = np.fft.rfft(rng.standard_normal(length))
     frequency = np.maximum(np.fft.rfftfreq(length, 1.0 / SAMPLE_RATE), 50.0)
     noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0.0, 1.0), n=length)
@@ -122,7 +107,7 @@ def coloured_noise(length: int, rng: np.random.Generator) -> FloatArray:
 
 
 def room_response(rng: np.random.Generator) -> FloatArray:
-    """Draws a room's impulse response: the direct path, then exponentially decaying noise.
+    """Draw a room's impulse response: the direct path, then exponentially decaying noise.
 
     The statistical model of J.-D. Polack (1988): late reflections are Gaussian noise under an
     envelope that falls by 60 dB within the reverberation time, here 0.2 to 0.6 s. The direct
@@ -143,5 +128,5 @@ def room_response(rng: np.random.Generator) -> FloatArray:
 
 
 def frame_count(samples: int) -> int:
-    """Returns the number of 25 ms frames, 10 ms apart, that fit into the samples."""
+    """Return the number of 25 ms frames, 10 ms apart, that fit into the samples."""
     return max(0, 1 + (samples - SAMPLE_RATE // 40) // (SAMPLE_RATE // 100))

@@ -31,22 +31,22 @@ from tools.synth.plan import make_plan
 from tools.synth.workspace import MANIFEST, Workspace, finished
 
 SUBSAMPLING = 4
-"""Frames that become one output frame of a CTC encoder, for the count of infeasible ones."""
+"""Frames per output frame of a CTC encoder, for counting infeasible utterances."""
 
 PACKAGES = ("espeakng-loader", "lhotse", "numpy", "pypinyin", "scipy", "soundfile")
 RATE_JITTER = 4
-"""Words a minute by which a speaker's rate varies from utterance to utterance."""
+"""Words per minute by which a speaker's rate varies between utterances."""
 
 
 def build(
     request: Request, output: Path, jobs: int, progress: bool = True
 ) -> tuple[dict[str, Any], bool]:
-    """Makes the corpus that is asked for, unless it exists.
+    """Make the requested corpus, unless it exists.
 
     Args:
-        request: What is wanted.
+        request: The corpus to make.
         output: The corpus folder; must not exist, be empty, or hold this very corpus.
-        jobs: Number of processes; has no influence on the result.
+        jobs: Number of processes; does not influence the result.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -92,7 +92,7 @@ def build(
 
 
 def _valid(workspace: Workspace, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Returns the notes on utterances whose audio is there with the size that was noted."""
+    """Return the notes on utterances whose audio exists and has the size noted."""
     noted = workspace.records()
     found = {}
     for utterance in plan.utterances:
@@ -107,7 +107,7 @@ Task = tuple[str, Request, Split, Utterance]
 
 
 def _spread(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
-    """Runs the tasks in this process (one job) or in several, results in order."""
+    """Run the tasks in this process (one job) or in several; yield results in order."""
     if jobs == 1 or len(tasks) < 2:
         with Espeak() as espeak:
             for task in tasks:
@@ -126,7 +126,7 @@ def _spread(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_espeak: Espeak | None = None  # of this worker process
+_espeak: Espeak | None = None  # this worker process's own
 
 
 def _start() -> None:
@@ -136,7 +136,7 @@ def _start() -> None:
 
 
 def _leave_with_parent() -> None:
-    """Ends this worker when the run is killed: the pool's own pipes would keep it waiting."""
+    """End this worker when the run is killed: the pool's own pipes would keep it waiting."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes call this"
     multiprocessing.connection.wait([parent.sentinel])
@@ -150,7 +150,7 @@ def _speak_in_worker(task: Task) -> dict[str, Any]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Keeps worker processes from starting threads of their own: the cores are taken."""
+    """Keep worker processes from starting threads of their own: all cores are in use."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -165,17 +165,10 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
-    """Speaks, records and writes one utterance.
+    """Speak, record and write one utterance; return a note on it in plain types.
 
     All randomness comes from the corpus's seed and the utterance's id, so neither the order
     nor the number of processes matters.
-
-    Args:
-        task: Folder, request, split and utterance.
-        espeak: The synthesiser.
-
-    Returns:
-        A note on the utterance in plain types.
     """
     folder, request, split, utterance = task
     layout = LAYOUTS[request.layout]
@@ -208,12 +201,9 @@ def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
 
 
 def describe(request: Request, plan: Plan, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Returns the manifest of a finished corpus; equal corpora have equal ones.
+    """Return the manifest of a finished corpus from the notes on its utterances, by id.
 
-    Args:
-        request: What was asked for.
-        plan: Speakers and utterances.
-        records: A note on each utterance, by id.
+    Equal corpora have equal manifests.
     """
     with Espeak() as espeak:
         versions = {"python": platform.python_version(), "espeak-ng": espeak.version}

@@ -1,4 +1,4 @@
-"""What a corpus is asked to be and what it consists of, before any audio exists."""
+"""The request for a corpus and what it consists of, before any audio exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Request:
         utterances: Number of utterances in train, dev and test.
         speakers: Number of speakers in train, dev and test.
         seed: Seed of all randomness.
-        rates: Slowest and fastest speaker in words a minute.
+        rates: Slowest and fastest speaker in words per minute.
         snr: Range of the signal-to-noise ratio in dB, None for no added noise.
         reverb: Whether rooms reverberate.
         subsets: The layout's folder names for train, dev and test, None for its own choice.
@@ -39,7 +39,7 @@ class Request:
     test_other: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the request in plain types, equal for equal corpora."""
+        """Return the request in plain types, equal for equal corpora."""
         fields = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -48,11 +48,11 @@ class Request:
 
     @property
     def conditions(self) -> Conditions:
-        """How the recordings are made."""
+        """Noise and reverberation of the recordings."""
         return Conditions(self.snr, self.reverb)
 
     def problems(self) -> list[str]:
-        """Lists every value that breaks a rule, empty where all is well."""
+        """Return every value that breaks a rule."""
         found = []
         for name, count, speakers in zip(
             ("train", "dev", "test"), self.utterances, self.speakers, strict=True
@@ -86,7 +86,7 @@ class Split:
         name: The layout's own name, e.g. ``dev-clean``.
         count: Number of utterances.
         speakers: Number of speakers.
-        conditions: How its recordings are made.
+        conditions: Noise and reverberation of its recordings.
     """
 
     kind: str
@@ -120,9 +120,9 @@ class Plan:
     """A corpus before it is spoken.
 
     Attributes:
-        splits: In the order train, dev, test and any further test set.
-        speakers: Of all splits, in the order of the splits.
-        utterances: Of all splits, in the order of the splits.
+        splits: Train, dev, test and any further test set, in this order.
+        speakers: Speakers of all splits, in the order of the splits.
+        utterances: Utterances of all splits, in the order of the splits.
     """
 
     splits: tuple[Split, ...]

@@ -1,8 +1,7 @@
 """English sentences from a small grammar over this project's own word lists.
 
-The vocabulary is closed (:func:`vocabulary`, 150 to 200 words) and holds no two
-words that sound alike, so that a recogniser can in principle spell every
-sentence from its sound alone.
+The vocabulary is closed (:func:`vocabulary`, 150 to 200 words) and has no two words that sound
+alike, so that a recogniser can in principle spell every sentence from its sound.
 """
 
 from __future__ import annotations
@@ -77,21 +76,21 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 PROPER: frozenset[str] = frozenset((*CATEGORIES["name"], *CATEGORIES["day"]))
-"""Words that ordinary spelling capitalises."""
+"""Words capitalised in ordinary spelling."""
 
 QUESTIONS: frozenset[str] = frozenset(("where", "why", "when", *CATEGORIES["will"]))
-"""Words that, at the beginning of a sentence, make it a question."""
+"""Words that make a sentence a question if they start it."""
 
 
 def punctuated(words: tuple[str, ...]) -> str:
-    """Returns a sentence in ordinary spelling, for example "Did Anna sleep?"."""
+    """Return a sentence in ordinary spelling, for example "Did Anna sleep?"."""
     spelled = [word.capitalize() if word in PROPER else word for word in words]
     spelled[0] = spelled[0].capitalize()
     return " ".join(spelled) + ("?" if words[0] in QUESTIONS else ".")
 
 
 def vocabulary() -> list[str]:
-    """Returns every word that a sentence can hold, sorted."""
+    """Return every word that a sentence can contain, sorted."""
     words = {word for category in CATEGORIES.values() for word in category}
     for template in TEMPLATES:
         words.update(_SLOT.sub(" ", template).split())
@@ -101,14 +100,7 @@ def vocabulary() -> list[str]:
 
 
 def draw_sentence(rng: random.Random) -> tuple[str, ...]:
-    """Draws one sentence.
-
-    Args:
-        rng: Source of randomness; the sentence depends on its state only.
-
-    Returns:
-        The words, lower case, without punctuation.
-    """
+    """Draw the words of a sentence, in lower case, without punctuation."""
     used: set[str] = set()
 
     def fill(match: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ SAMPLE_RATE = 22_050
 """espeak-ng's rate in Hz, for all voices used here."""
 
 VOLUME = 20
-"""In espeak's scale: at 100, the normal one, a third of the variants clip inside espeak."""
+"""On espeak's scale; at 100, the default, a third of the variants clip inside espeak."""
 
 
 class SpeechError(NasEncoderError):
@@ -30,12 +30,12 @@ class SpeechError(NasEncoderError):
 
 @dataclass(frozen=True)
 class Phone:
-    """One phone as espeak names it (stress marks removed) and where it begins.
+    """One phone under espeak's name (without stress marks) and its start.
 
     Attributes:
-        start: In samples at :data:`SAMPLE_RATE`.
+        start: Start in samples at :data:`SAMPLE_RATE`.
         name: espeak's mnemonic; ``_``, ``_:`` and ``_|`` are pauses.
-        word: Index of the word that it belongs to, -1 before the first one.
+        word: Index of its word, -1 before the first one.
     """
 
     start: int
@@ -44,18 +44,18 @@ class Phone:
 
     @property
     def is_pause(self) -> bool:
-        """Whether nothing is pronounced."""
+        """Whether it is silence."""
         return self.name.startswith("_")
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What espeak said.
+    """espeak's speech for a text.
 
     Attributes:
         samples: Shape (N,), int16, at :data:`SAMPLE_RATE`.
-        phones: In order of time; the last one is a pause.
-        words: Start of each word in samples, one for each word of the text.
+        phones: Phones in order of time; the last one is a pause.
+        words: Start of each word of the text, in samples.
     """
 
     samples: npt.NDArray[np.int16]
@@ -64,17 +64,17 @@ class Speech:
 
     @property
     def first_sample(self) -> int:
-        """Where the first phone begins."""
+        """Start of the first phone."""
         return next(phone.start for phone in self.phones if not phone.is_pause)
 
 
 @dataclass(frozen=True)
 class Voice:
-    """How to speak: espeak's voice file and its parameters.
+    """espeak's voice file and its parameters.
 
     Attributes:
-        name: Voice file, with ``+variant`` where wanted, e.g. ``gmw/en-US+f2``.
-        rate: Words a minute.
+        name: Voice file, optionally with ``+variant``, e.g. ``gmw/en-US+f2``.
+        rate: Words per minute.
         pitch: 0 to 99, 50 is the voice's own.
         range: Pitch range, 0 (monotone) to 99.
     """
@@ -88,7 +88,7 @@ class Voice:
 class Espeak:
     """A running espeak-ng that speaks one text at a time; a context manager.
 
-    The samples depend on the text, the voice and the seed only, see
+    The samples depend only on the text, the voice and the seed; see
     :mod:`tools.synth.espeak_server`.
 
     Raises:
@@ -118,26 +118,23 @@ class Espeak:
         self.version: str = greeting["version"]
 
     def say(self, words: tuple[str, ...], voice: Voice, seed: int) -> Speech:
-        """Speaks words.
+        """Speak words.
 
         Args:
-            words: What to say; a word holds no white space.
+            words: What to say; a word contains no white space.
             voice: Who says it.
-            seed: For espeak's random parts, e.g. flutter; 0 to 2**31 - 1.
-
-        Returns:
-            Samples with the times of all phones and words.
+            seed: Seed of espeak's random parts, e.g. flutter; 0 to 2**31 - 1.
 
         Raises:
             SpeechError: espeak cannot say it, or reads the words differently from how
-                they are written (joins two of them, or takes another language's rules).
+                they are written (joins two of them, or applies another language's rules).
         """
-        # A plain space lets espeak join frequent pairs ("of the") into one word, whose inner
-        # boundary would then be unknown. At a no-break space it never does.
+        # At a plain space espeak may join frequent pairs ("of the") into one word with an unknown
+        # inner boundary; at a no-break space it never does.
         text = "\u00a0".join(words)
         variant = voice.name.partition("+")[2]
         if variant and not (self._variants / variant).is_file():
-            # espeak itself would silently speak without the variant.
+            # espeak would silently speak without the variant.
             raise SpeechError(f"espeak-ng {self.version} has no voice variant {variant!r}")
         request = {
             "text": text,
@@ -160,7 +157,7 @@ class Espeak:
         return _speech(words, answer, data)
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -192,7 +189,7 @@ class Espeak:
 
 
 def _speech(words: tuple[str, ...], answer: dict[str, Any], data: bytes) -> Speech:
-    """Checks espeak's answer against the words and puts it in order."""
+    """Check espeak's answer against the words and convert it."""
     expected, position = [], 1
     for spelling in words:
         expected.append((position, len(spelling)))

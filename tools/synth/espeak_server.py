@@ -1,11 +1,10 @@
 """Child process of :mod:`tools.synth.espeak`: speaks one request after another.
 
-espeak-ng keeps state between utterances (noise generator, pitch flutter, filter
-memories), more than its own reset clears, so what it says depends on what it
-said before. Here every utterance is spoken by a fork of a process that has never
-spoken, hence its samples depend on the request alone. The process imports
-nothing but the standard library, which keeps a fork at about a millisecond and
-free of threads. Run as: python -I -S espeak_server.py LIBRARY DATA_FOLDER
+espeak-ng keeps state between utterances (noise generator, pitch flutter, filter memories), more
+than its own reset clears, so its speech depends on earlier speech. Here a fork of a process that
+has never spoken speaks each utterance, so the samples depend only on the request. The process
+imports only the standard library, so a fork takes about a millisecond and has no threads.
+Run as: python -I -S espeak_server.py LIBRARY DATA_FOLDER
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _Event(ctypes.Structure):
     _fields_ = [
         ("type", ctypes.c_int),
         ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),  # in characters, the first is 1
+        ("text_position", ctypes.c_int),  # in characters, from 1
         ("length", ctypes.c_int),
         ("audio_position", ctypes.c_int),  # in ms; `sample` is the exact one
         ("sample", ctypes.c_int),
@@ -53,7 +52,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 def speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[bytes, list[Any], list[Any]]:
-    """Speaks one request in this process.
+    """Speak one request in this process.
 
     Returns:
         16-bit samples; phones as [sample, name]; words as [sample, text position, length].
@@ -102,7 +101,7 @@ def _send(header: dict[str, Any], samples: bytes = b"") -> None:
 
 
 def _answer(library: ctypes.CDLL, line: str) -> None:
-    """Forks; the child speaks and writes the whole answer, or nothing and exits with 1."""
+    """Fork; the child speaks and writes the whole answer, or nothing and exits with 1."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -121,7 +120,7 @@ def _answer(library: ctypes.CDLL, line: str) -> None:
 
 
 def main() -> int:
-    """Answers requests, one JSON object a line, until standard input ends."""
+    """Answer requests, one JSON object per line, until standard input ends."""
     library = ctypes.CDLL(sys.argv[1])
     rate = library.espeak_Initialize(
         AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(sys.argv[2]), INITIALIZE_PHONEME_EVENTS
@@ -135,13 +134,13 @@ def main() -> int:
         for line in sys.stdin:
             _answer(library, line)
     except BrokenPipeError:
-        # Whoever asked is gone, so nobody reads an error either; see _discard_output.
+        # The requester is gone, so nobody would read an error; see _discard_output.
         _discard_output()
     return 0
 
 
 def _discard_output() -> None:
-    """Keeps Python from failing once more when it flushes standard output at its end."""
+    """Keep Python from failing again when it flushes standard output at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,7 @@
 """Mandarin sentences from a small grammar over this project's own word lists.
 
-Sentences are lists of words in characters (hanzi). espeak-ng's Mandarin voice
-reads tone-numbered pinyin and not characters, so :func:`pinyin` converts.
+Sentences are lists of words in characters (hanzi). espeak-ng's Mandarin voice reads only
+tone-numbered pinyin, so :func:`pinyin` converts.
 """
 
 from __future__ import annotations
@@ -70,21 +70,14 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def vocabulary() -> list[str]:
-    """Returns every word that a sentence can hold, sorted."""
+    """Return every word that a sentence can contain, sorted."""
     entries = [entry for category in CATEGORIES.values() for entry in category]
     entries += [_SLOT.sub(" ", template) for template in TEMPLATES]
     return sorted({word for entry in entries for word in entry.split()})
 
 
 def draw_sentence(rng: random.Random) -> tuple[str, ...]:
-    """Draws one sentence.
-
-    Args:
-        rng: Source of randomness; the sentence depends on its state only.
-
-    Returns:
-        The words in characters.
-    """
+    """Draw the words of a sentence, in characters."""
     used: set[str] = set()
 
     def fill(match: re.Match[str]) -> str:
@@ -97,14 +90,14 @@ def draw_sentence(rng: random.Random) -> tuple[str, ...]:
 
 
 def pinyin(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Converts words to tone-numbered pinyin, e.g. ``("女儿",)`` to ``("nv3", "er2")``.
+    """Convert words to tone-numbered pinyin, e.g. ``("女儿",)`` to ``("nv3", "er2")``.
 
     Args:
-        words: Words in characters. Each is converted on its own, since its characters
-            may be read in several ways and the word decides.
+        words: Words in characters. Each is converted separately, since its characters may be
+            read in several ways and the word decides.
 
     Returns:
-        One syllable for each character; 5 is the neutral tone, ``v`` stands for u with dots.
+        One syllable per character; 5 is the neutral tone, ``v`` stands for ü.
 
     Raises:
         MissingDependencyError: ``pypinyin`` is not installed.

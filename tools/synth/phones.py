@@ -1,15 +1,15 @@
 """TIMIT phone and word segments from espeak's phone events (American English).
 
-An event says, to the sample, where espeak begins a phone, so most boundaries are
-true by construction. Three cases need more than the event:
+An event gives, to the sample, the start of a phone, so most boundaries are exact by construction.
+Three cases need more than the event:
 
-* Before a voiceless stop (and some voiced ones) espeak is silent, exactly zero;
-  the event comes with the release. The silence becomes the closure (``tcl`` ...).
-* Inside other voiced stops the voicing bar and the release are one event; the
-  release is found on the waveform, where energy at high frequencies sets in.
-* A vowel coloured by r that no r follows is one event and two TIMIT phones
-  (``where``: ``eh r``), and an l that ends a syllable may be spoken with the vowel
-  before, its event having no length (``bell``: ``eh l``). These are cut in the middle.
+* Before a voiceless stop (and some voiced ones) espeak is silent, exactly zero; the event comes
+  with the release. The silence becomes the closure (``tcl`` ...).
+* Inside other voiced stops the voicing bar and the release are one event; the release is found in
+  the waveform, at the onset of high-frequency energy.
+* An r-coloured vowel not followed by r is one event and two TIMIT phones (``where``: ``eh r``),
+  and an l that ends a syllable may be spoken with the vowel before it, its event having no length
+  (``bell``: ``eh l``). These are cut in the middle.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Segment:
 
     Attributes:
         start: First sample.
-        end: The sample after the last one.
+        end: Sample after the last one.
         label: TIMIT phone, or word.
         word: Index of the word, -1 for silence.
     """
@@ -67,14 +67,14 @@ class Segment:
 
 
 def phone_segments(speech: Speech) -> tuple[list[Segment], int]:
-    """Labels speech from its first to its last phone.
+    """Label speech from its first to its last phone.
 
     Args:
         speech: American English; its voice must have no echo.
 
     Returns:
-        Segments in espeak samples without gaps, pauses inside labelled ``pau``; and how many
-        boundaries are no event's but the middle of one.
+        Contiguous segments in espeak samples, inner pauses labelled ``pau``; and the number of
+        boundaries in the middle of an event.
 
     Raises:
         SpeechError: A phone has no counterpart in TIMIT's set.
@@ -120,7 +120,7 @@ def phone_segments(speech: Speech) -> tuple[list[Segment], int]:
 
 
 def word_segments(phones: list[Segment], words: tuple[str, ...]) -> list[Segment]:
-    """Joins phone segments into words; a stop's closure belongs to the stop's word."""
+    """Join phone segments into words; a stop's closure belongs to the stop's word."""
     result: list[Segment] = []
     for index, word in enumerate(words):
         own = [phone for phone in phones if phone.word == index]
@@ -142,7 +142,7 @@ def _add_pause(segments: list[Segment], start: int, end: int) -> None:
 def _take_closure(
     segments: list[Segment], speech: Speech, start: int, label: str, word: int
 ) -> None:
-    """Cuts the silence before a stop's event at ``start`` off the phone before."""
+    """Cut the silence before a stop's event at ``start`` off the preceding phone."""
     if not segments or segments[-1].label == "pau":
         return  # TIMIT marks no closure after silence
     before = segments[-1]
@@ -154,22 +154,15 @@ def _take_closure(
 
 
 def _release(samples: npt.NDArray[np.int16]) -> int:
-    """Finds where a voiced stop's release begins.
-
-    Args:
-        samples: Shape (N,), the stop.
-
-    Returns:
-        Offset in samples, 0 where there is no voicing bar before the release.
-    """
+    """Return the offset of a voiced stop's release in its samples (N,), 0 without voicing bar."""
     hop = SAMPLE_RATE // 1000
-    # The second difference lifts high frequencies by 12 dB an octave: a voicing bar has none.
+    # The second difference lifts high frequencies by 12 dB per octave; a voicing bar has none.
     edges = np.diff(samples.astype(np.float64), n=2) ** 2
     count = len(edges) // hop
     if count < 20:
         return 0
     energy = np.log(edges[: count * hop].reshape(count, hop).sum(axis=1) + 1.0)
-    # The first 4 ms hold the end of the sound before; a bar lasts at least 10 ms.
+    # The first 4 ms contain the end of the sound before; a bar lasts at least 10 ms.
     rises = [
         (float(energy[at : at + 6].mean() - np.percentile(energy[at - 10 : at], 90)), at)
         for at in range(14, count - 4)

@@ -20,22 +20,15 @@ DRAWERS: dict[str, Callable[[random.Random], tuple[str, ...]]] = {
 
 
 def make_plan(request: Request, layout: Layout) -> Plan:
-    """Draws speakers and sentences.
+    """Draw the speakers and sentences of a request, in the layout that it names.
 
-    No speaker, espeak variant (except in a second test set) or sentence occurs in two
-    splits. Test is drawn first, then dev, then train, so that the test set of a seed stays
-    the same whatever the size of the training set.
-
-    Args:
-        request: What is wanted.
-        layout: The folder layout that it names.
-
-    Returns:
-        The plan, which depends on the request alone.
+    The plan depends only on the request. No speaker, espeak variant (except in a second test set)
+    or sentence occurs in two splits. Test is drawn first, then dev, then train, so that a seed's
+    test set does not depend on the size of the training set.
 
     Raises:
-        DataError: Values out of range, more speakers than the layout can name, or more
-            sentences than the grammar has.
+        DataError: Values are out of range, or there are more speakers than the layout can name
+            or more sentences than the grammar has.
     """
     problems = request.problems() + layout.problems(request)
     if problems:
@@ -71,7 +64,7 @@ def make_plan(request: Request, layout: Layout) -> Plan:
 def _new_sentences(
     language: str, seed: str, seen: set[tuple[str, ...]]
 ) -> Callable[[], tuple[str, ...]]:
-    """Returns a function that draws a sentence never drawn before."""
+    """Return a function that draws a sentence never drawn before."""
     rng = random.Random(seed)
 
     def draw() -> tuple[str, ...]:

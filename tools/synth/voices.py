@@ -1,8 +1,8 @@
 """The speakers: espeak-ng's voice variants with pitch, speed and accent.
 
-A variant changes the formants, the voice source and the pitch, and so makes the
-greatest difference between two synthetic speakers. Each variant belongs to one
-split only, so a test speaker's variant is never heard in training.
+A variant changes the formants, the voice source and the pitch, and so makes the greatest
+difference between synthetic speakers. Each variant belongs to one split, so a test speaker's
+variant never occurs in training.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MALE: tuple[str, ...] = (
 
 Left out: whispers, creaks and robots; near copies of another one (mean log-mel spectra of
 one sentence closer than 0.35 at equal pitch); see ``ECHOING`` for those with an echo. Gender
-is the variant's own declaration, or follows from its pitch where it makes none.
+is what the variant declares, or else follows from its pitch.
 """
 
 FEMALE_ECHOING: tuple[str, ...] = ("Alicia", "f2", "f3", "f4", "f5")
 MALE_ECHOING: tuple[str, ...] = ("Marco", "m2", "pablo")
-"""Variants with a faint echo: it fills the closures of stops, which then have no boundary."""
+"""Variants with a faint echo, which fills the closures of stops, so they have no boundary."""
 
 SHARES: tuple[tuple[str, float], ...] = (("test", 0.25), ("dev", 0.15))
-"""Part of the variants that is kept for a split; training takes the rest."""
+"""Fraction of the variants reserved for a split; training takes the rest."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,11 @@ class Speaker:
 
 
 def variant_pools(seed: int, echo: bool) -> dict[tuple[str, str], list[str]]:
-    """Divides the variants between splits, depending on nothing but the arguments.
-
-    Args:
-        seed: The corpus's seed.
-        echo: Whether variants with an echo may be used.
+    """Divide the variants, optionally with echoing ones, between splits.
 
     Returns:
-        Disjoint lists of variants by (``train``/``dev``/``test``, gender).
+        Disjoint lists of variants by (``train``/``dev``/``test``, gender), determined by the
+        arguments.
     """
     rng = random.Random(f"{seed}/variants")
     pools: dict[tuple[str, str], list[str]] = {}
@@ -93,24 +90,21 @@ def draw_speakers(
     taken: set[Voice],
     used: Counter[tuple[str, str]],
 ) -> list[Speaker]:
-    """Draws the speakers of one split.
+    """Draw the speakers of one split, with pairwise different voices.
 
     Args:
         names: Name and gender (``F``/``M``) of each speaker.
         split: The split that they belong to.
         pool_of: The split whose share of the variants they use.
         accents: espeak voice files to choose from; one may occur several times.
-        rates: Slowest and fastest rate in words a minute.
+        rates: Slowest and fastest rate in words per minute.
         seed: The corpus's seed.
         echo: Whether variants with an echo may be used.
-        taken: Voices that exist already; the new ones are added.
-        used: How many variants of a share and gender have been given out; counted on.
-
-    Returns:
-        Speakers with pairwise different voices.
+        taken: Voices in use; the new ones are added.
+        used: Number of variants handed out by share and gender; updated.
 
     Raises:
-        DataError: There are not that many different voices.
+        DataError: There are not enough different voices.
     """
     rng = random.Random(f"{seed}/speakers/{split}")
     pools = variant_pools(seed, echo)

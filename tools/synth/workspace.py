@@ -1,4 +1,4 @@
-"""The output folder: made beside its final place, resumable, never half there."""
+"""The output folder: made beside its final place, resumable, and published in one step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas_encoder.common.documents import differences
 from nas_encoder.errors import DataError
 
 MANIFEST = "corpus.json"
-"""Describes a finished corpus; lies beside the data."""
+"""Name of the file that describes a finished corpus, beside the data."""
 
 
 def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists the arguments that differ between two requests."""
+    """Return the arguments that differ between two requests."""
     return [
         f"{key}: the folder has {was!r}, asked for is {now!r}"
         for key, was, now in differences(old, new)
@@ -26,17 +26,10 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """Looks whether the corpus that is asked for exists already.
-
-    Args:
-        output: The corpus folder.
-        request: The corpus's arguments in plain types.
-
-    Returns:
-        Its manifest; None where nothing is there yet.
+    """Return the manifest of the requested corpus, or None if ``output`` is still empty.
 
     Raises:
-        DataError: Something else is there.
+        DataError: The folder holds something else.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
@@ -61,11 +54,11 @@ def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
 class Workspace:
     """The folder ``<output>.partial``, in which a corpus grows; a context manager.
 
-    A run that is killed leaves it behind; the next run with the same arguments goes on
-    from there. A lock keeps a second run out.
+    The next run with the same arguments resumes what a killed one left in it. A lock keeps a
+    second run out.
 
     Args:
-        output: Where the corpus goes in the end.
+        output: Final place of the corpus.
         request: The corpus's arguments in plain types.
 
     Raises:
@@ -109,7 +102,7 @@ class Workspace:
         self._lock.release()
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Returns what earlier runs noted of finished utterances, by id."""
+        """Return earlier runs' notes on finished utterances, by id."""
         path = self.root / ".journal.jsonl"
         found: dict[str, dict[str, Any]] = {}
         if path.exists():
@@ -117,18 +110,18 @@ class Workspace:
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError:
-                    continue  # The line that was being written at the kill; it is done again.
+                    continue  # cut short by a kill: the utterance is made again
                 found[record["id"]] = record
         return found
 
     def note(self, record: dict[str, Any]) -> None:
-        """Notes a finished utterance."""
+        """Note a finished utterance."""
         with (self.root / ".journal.jsonl").open("a", encoding="utf-8") as journal:
-            # The line break comes first: it ends a line that a kill has cut short.
+            # The line break comes first, to end a line cut short by a kill.
             journal.write("\n" + json.dumps(record))
 
     def publish(self, manifest: dict[str, Any]) -> None:
-        """Writes the manifest and moves the folder to its final place in one step."""
+        """Write the manifest and move the folder to its final place in one step."""
         write_json(self.root / MANIFEST, manifest)
         for name in (".arguments.json", ".journal.jsonl", ".lock"):
             (self.root / name).unlink(missing_ok=True)
@@ -136,7 +129,7 @@ class Workspace:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Writes JSON so that the file is there whole or not at all."""
+    """Write a JSON file atomically."""
     temporary = path.with_name(f"{path.name}.writing")
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     temporary.write_text(text, encoding="utf-8")
@@ -144,7 +137,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON object; None where the file is missing or holds none."""
+    """Read a JSON object; None if the file is missing or holds none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):

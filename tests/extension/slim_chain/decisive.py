@@ -1,7 +1,7 @@
-"""The gradient strategy: mixtures that are pushed towards one candidate each.
+"""The gradient strategy: pushes each mixture towards one candidate.
 
 Tian et al. 2021, "Discretization-aware architecture search" (arXiv 2007.03154): the architecture
-also moves against the entropy of its probabilities, the more the further the search is, so that
+also minimizes the entropy of its probabilities, with a weight that grows during the search, so that
 deriving a network from them changes little.
 """
 
@@ -17,20 +17,20 @@ STRENGTH = 0.1  # of the entropy beside the loss, in the end
 
 
 class Decisive(Strategy):
-    """Mixtures as in DARTS, first order, with a growing price on being undecided."""
+    """Mixtures as in first-order DARTS, with a growing penalty on their entropy."""
 
     def steps(self, context: StepsContext) -> Steps:
-        """Return the steps with the price."""
+        """Return the steps with the penalty."""
         return DecisiveSteps(context)
 
 
 class DecisiveSteps(Steps):
-    """First-order steps whose architecture pays for its entropy; ours: it grows by the step."""
+    """First-order steps with the entropy penalty; ours: it grows with every step."""
 
     taken = 0
 
     def architecture_loss(self, batch: Batch, dropout: float) -> ArchitectureLoss:
-        """Return the loss that the architecture moves against."""
+        """Return the loss that the architecture minimizes."""
         self.taken += 1
         strength = STRENGTH * self.taken / (self.taken + 100)
         loss = super().architecture_loss(batch, dropout)
@@ -43,9 +43,9 @@ class DecisiveSteps(Steps):
         )
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold, so that a resumed search goes on as it was."""
+        """Return what a checkpoint must hold to resume the search exactly."""
         return {"taken": self.taken}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what :meth:`state` returned."""
         self.taken = state["taken"]

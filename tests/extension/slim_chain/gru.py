@@ -35,7 +35,7 @@ class GRUConfig(Declared):
 
 
 class Layer(nn.Module):
-    """One layer with its skip connection; time runs forward, so padding behind plays no part."""
+    """One layer with its skip connection; it runs forward, so padding at the end has no effect."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The trial strategy: a sampler of Optuna's that the package itself does not offer."""
+"""The trial strategy: an Optuna sampler that nas_encoder does not offer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def no_repeats(config: Any, space: SearchSpace, seed: int) -> BaseSampler:
-    """Draw at random, and no architecture twice."""
+    """Draw at random without drawing an architecture twice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return BruteForceSampler(seed=seed)

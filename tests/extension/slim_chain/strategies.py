@@ -1,4 +1,4 @@
-"""What configurations may ask of the two strategies, and where they are. Imports no torch."""
+"""The two strategies: where they are, and what configurations may ask of them. No torch."""
 
 from __future__ import annotations
 

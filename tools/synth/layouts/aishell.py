@@ -35,7 +35,7 @@ class Aishell(Layout):
     rates = (140, 200)
 
     def problems(self, request: Request) -> list[str]:
-        """Lists what this layout cannot do of a request."""
+        """Return what this layout cannot satisfy of a request."""
         found = super().problems(request)
         for split in self.splits(request):
             first, last = SPEAKERS[split.kind]
@@ -53,7 +53,7 @@ class Aishell(Layout):
         return found
 
     def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
-        """Returns S0002 and on, in the number range of the split."""
+        """Return names from S0002 on, in the split's range of numbers."""
         first, _ = SPEAKERS[split.kind]
         return [
             (f"S{first + index:04d}", gender)
@@ -63,7 +63,7 @@ class Aishell(Layout):
     def utterances(
         self, split: Split, speakers: list[Speaker], draw: Callable[[], tuple[str, ...]]
     ) -> list[Utterance]:
-        """Numbers each speaker's utterances from 0122."""
+        """Number each speaker's utterances from 0122."""
         result = []
         for speaker, count in zip(speakers, shares(split.count, len(speakers)), strict=True):
             for number in range(FIRST_UTTERANCE, FIRST_UTTERANCE + count):
@@ -73,18 +73,17 @@ class Aishell(Layout):
         return result
 
     def transcript(self, words: tuple[str, ...]) -> str:
-        """Returns the words in characters, separated by spaces."""
+        """Return the words in characters, separated by spaces."""
         return " ".join(words)
 
     def spoken(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns tone-numbered pinyin."""
+        """Return tone-numbered pinyin."""
         return mandarin.pinyin(words)
 
     def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
-        """Writes the transcript of all splits, sorted by utterance.
+        """Write the transcript of all splits, sorted by utterance.
 
-        ESPnet's and Kaldi's recipes take ``.complete`` as the sign that nothing needs to be
-        downloaded.
+        For ESPnet's and Kaldi's recipes, ``.complete`` means that no download is needed.
         """
         lines = [
             f"{utterance.id} {self.transcript(utterance.words)}\n"

@@ -1,4 +1,4 @@
-"""What a folder layout has to say about itself."""
+"""The interface of a folder layout."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Written:
-    """What writing an utterance has shown.
+    """Facts about a written utterance.
 
     Attributes:
         tokens: The units that a CTC model would output, e.g. characters.
-        halved: Phone boundaries that are not espeak's own, see :mod:`tools.synth.phones`.
+        halved: Phone boundaries that are not espeak's own; see :mod:`tools.synth.phones`.
     """
 
     tokens: Sequence[str]
@@ -38,7 +38,7 @@ class Written:
 
 
 class Layout(ABC):
-    """A folder layout. Methods say what differs between layouts; defaults are the rule."""
+    """A folder layout. Methods define what differs between layouts; defaults are the rule."""
 
     name: str
     language: str
@@ -47,7 +47,7 @@ class Layout(ABC):
     echo: bool = True
 
     def problems(self, request: Request) -> list[str]:
-        """Lists what this layout cannot do of a request."""
+        """Return what this layout cannot satisfy of a request."""
         found = []
         if request.subsets is not None:
             found.append(f"--subsets: only for --layout librispeech, not {self.name}")
@@ -56,7 +56,7 @@ class Layout(ABC):
         return found
 
     def splits(self, request: Request) -> list[Split]:
-        """Returns train, dev and test, then any further one."""
+        """Return train, dev and test, then any other."""
         return [
             Split(kind, kind, count, speakers, request.conditions)
             for kind, count, speakers in zip(
@@ -66,59 +66,47 @@ class Layout(ABC):
 
     @abstractmethod
     def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
-        """Returns name and gender (``F``/``M``) of each speaker of a split."""
+        """Return name and gender (``F``/``M``) of each speaker in a split."""
 
     @abstractmethod
     def utterances(
         self, split: Split, speakers: list[Speaker], draw: Callable[[], tuple[str, ...]]
     ) -> list[Utterance]:
-        """Gives a split's speakers their sentences.
-
-        Args:
-            split: The split.
-            speakers: Its speakers.
-            draw: Returns a new sentence, different from all before, at every call.
-        """
+        """Give a split's speakers their sentences; each ``draw()`` returns a new one."""
 
     @abstractmethod
     def transcript(self, words: tuple[str, ...]) -> str:
-        """Returns the sentence as the layout's transcripts spell it."""
+        """Return the sentence as spelled in the layout's transcripts."""
 
     def spoken(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns the sentence as espeak reads it."""
+        """Return the sentence as espeak reads it."""
         return words
 
     def write(
         self, path: Path, utterance: Utterance, recording: Recording, speech: Speech
     ) -> Written:
-        """Writes the audio and whatever lies beside it for each utterance."""
+        """Write an utterance's audio and the files beside it."""
         save(path, recording)
         return Written(self.transcript(utterance.words))
 
     @abstractmethod
     def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
-        """Writes the files that belong to many utterances.
-
-        Args:
-            root: The corpus folder.
-            plan: All speakers and utterances.
-            samples: Length of each utterance, by its id.
-        """
+        """Write the files shared by many utterances; ``samples`` are their lengths by id."""
 
 
 def genders(count: int) -> list[str]:
-    """Returns F and M in turn, two of five female: the variants hold few female voices."""
+    """Alternate F and M, two of five female: the variants have few female voices."""
     return [("F", "M", "M", "F", "M")[index % 5] for index in range(count)]
 
 
 def shares(count: int, speakers: int) -> list[int]:
-    """Divides utterances among speakers as evenly as possible."""
+    """Divide utterances among speakers as evenly as possible."""
     whole, rest = divmod(count, speakers)
     return [whole + (index < rest) for index in range(speakers)]
 
 
 def save(path: Path, recording: Recording) -> None:
-    """Writes 16-bit audio in the format that the name's end says (FLAC or WAV)."""
+    """Write 16-bit audio in the format of the suffix (FLAC or WAV)."""
     temporary = path.with_name(f".{path.name}.writing")
     soundfile.write(
         temporary, recording.samples, SAMPLE_RATE, format=path.suffix[1:].upper(), subtype="PCM_16"

@@ -27,7 +27,7 @@ CHAPTER = 40
 
 FIRST_SPEAKER: dict[str, int] = {"train": 1001, "dev": 7001, "test": 8001, "other": 9001}
 OTHER = Conditions(snr=(5.0, 15.0), reverb=True)
-"""How the additional subset test-other is recorded where nothing else is asked for."""
+"""How the additional subset test-other is recorded by default."""
 
 
 class LibriSpeech(Layout):
@@ -43,7 +43,7 @@ class LibriSpeech(Layout):
     rates = (110, 150)
 
     def problems(self, request: Request) -> list[str]:
-        """Lists what this layout cannot do of a request."""
+        """Return what this layout cannot satisfy of a request."""
         found = []
         names = self._names(request)
         for kind, name in zip(("train", "dev", "test"), names, strict=True):
@@ -61,7 +61,7 @@ class LibriSpeech(Layout):
         return found
 
     def splits(self, request: Request) -> list[Split]:
-        """Returns the three subsets, and test-other where it is asked for."""
+        """Return the three subsets, and test-other if requested."""
         result = [
             Split(split.kind, name, split.count, split.speakers, split.conditions)
             for split, name in zip(super().splits(request), self._names(request), strict=True)
@@ -73,7 +73,7 @@ class LibriSpeech(Layout):
         return result
 
     def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
-        """Returns numbers in a range of the split's own."""
+        """Return numbers in the split's own range."""
         first = FIRST_SPEAKER[split.kind]
         return [
             (str(first + index), gender) for index, gender in enumerate(genders(split.speakers))
@@ -82,7 +82,7 @@ class LibriSpeech(Layout):
     def utterances(
         self, split: Split, speakers: list[Speaker], draw: Callable[[], tuple[str, ...]]
     ) -> list[Utterance]:
-        """Divides each speaker's utterances into chapters."""
+        """Divide each speaker's utterances into chapters."""
         result = []
         for speaker, count in zip(speakers, shares(split.count, len(speakers)), strict=True):
             for index in range(count):
@@ -94,11 +94,11 @@ class LibriSpeech(Layout):
         return result
 
     def transcript(self, words: tuple[str, ...]) -> str:
-        """Returns the words in upper case."""
+        """Return the words in upper case."""
         return " ".join(words).upper()
 
     def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
-        """Writes the chapters' transcripts and the tables."""
+        """Write the chapters' transcripts and the tables."""
         chapters: dict[str, list[Utterance]] = {}
         for utterance in plan.utterances:
             chapters.setdefault(utterance.audio.rpartition("/")[0], []).append(utterance)

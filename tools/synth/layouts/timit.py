@@ -1,14 +1,13 @@
 """TIMIT: American English with phone and word boundaries.
 
-``data/{TRAIN,TEST}/DR1/FCJF0/SA1.WAV`` with ``.PHN``, ``.WRD`` and ``.TXT`` beside
-it. The folder ``data`` is what the LDC calls ``TIMIT``; lhotse looks for it under
-this name. As in TIMIT the ``.WAV`` files are NIST SPHERE files, not RIFF: lhotse
-(through libsndfile) reads both, Kaldi's and ESPnet's recipes (through sph2pipe)
-want SPHERE.
+``data/{TRAIN,TEST}/DR1/FCJF0/SA1.WAV`` with ``.PHN``, ``.WRD`` and ``.TXT`` beside it. The folder
+``data`` is what the LDC calls ``TIMIT``; lhotse looks for it under this name. As in TIMIT, the
+``.WAV`` files are NIST SPHERE files, not RIFF: lhotse (through libsndfile) reads both, Kaldi's and
+ESPnet's recipes (through sph2pipe) need SPHERE.
 
-One difference is on purpose. In TIMIT all speakers, test speakers too, read the
-two SA sentences, and lhotse does not leave them out. Here SA1 and SA2 are other
-sentences in each split, so no split shares a sentence with another.
+One difference is deliberate. In TIMIT all speakers, including test speakers, read the two SA
+sentences, and lhotse does not leave them out. Here SA1 and SA2 are different sentences in each
+split, so splits share no sentence.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Timit(Layout):
     echo = False
 
     def problems(self, request: Request) -> list[str]:
-        """Lists what this layout cannot do of a request."""
+        """Return what this layout cannot satisfy of a request."""
         found = super().problems(request)
         limits = (MOST_TRAIN, len(DEV), len(CORE_TEST))
         for split, limit in zip(self.splits(request), limits, strict=True):
@@ -75,7 +74,7 @@ class Timit(Layout):
         return found
 
     def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
-        """Returns the official names of dev and test speakers, and new ones for train."""
+        """Return the official names of dev and test speakers, and new ones for train."""
         if split.kind == "test":
             return [(name, name[0]) for name in list(CORE_TEST)[: split.speakers]]
         if split.kind == "dev":
@@ -95,7 +94,7 @@ class Timit(Layout):
     def utterances(
         self, split: Split, speakers: list[Speaker], draw: Callable[[], tuple[str, ...]]
     ) -> list[Utterance]:
-        """Gives each speaker SA1, SA2 and, of the rest, five SX for three SI sentences.
+        """Give each speaker SA1, SA2 and, of the rest, five SX for three SI sentences.
 
         Speakers with fewer than five utterances read no SA sentence.
         """
@@ -127,13 +126,13 @@ class Timit(Layout):
         return result
 
     def transcript(self, words: tuple[str, ...]) -> str:
-        """Returns the sentence in ordinary spelling with its final mark."""
+        """Return the sentence in ordinary spelling with its final mark."""
         return english.punctuated(words)
 
     def write(
         self, path: Path, utterance: Utterance, recording: Recording, speech: Speech
     ) -> Written:
-        """Writes the SPHERE file, ``.PHN``, ``.WRD`` and ``.TXT``."""
+        """Write the SPHERE file, ``.PHN``, ``.WRD`` and ``.TXT``."""
         inner, halved = phone_segments(speech)
         words = word_segments(inner, utterance.words)
         length = len(recording.samples)
@@ -159,7 +158,7 @@ class Timit(Layout):
         return Written(["h#", *(segment.label for segment in inner), "h#"], halved)
 
     def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
-        """Writes a note and the table of speakers."""
+        """Write a note and the table of speakers."""
         (root / "README.TXT").write_text(NOTICE, encoding="utf-8")
         folders = {utterance.speaker.name: utterance.audio for utterance in plan.utterances}
         lines = ["; ID  Sex DR Use  espeak-ng voice"]
@@ -174,7 +173,7 @@ class Timit(Layout):
 
 
 def sphere_header(utterance: Utterance, recording: Recording) -> bytes:
-    """Returns the 1024 bytes before the samples in a NIST SPHERE file, version 1A."""
+    """Return the 1024 bytes before the samples in a NIST SPHERE file, version 1A."""
     samples = recording.samples
     name = utterance.id.lower().replace("-", "_")
     fields: list[tuple[str, int | str]] = [

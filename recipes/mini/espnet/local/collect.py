@@ -13,7 +13,7 @@ from tools.experiments.job_costs import read_costs
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
-    """Return what there is to say about the search."""
+    """Return the notes on the search."""
     search = read_costs(collector.expdir, "search")
     genotype = read_yaml(collector.expdir / "search" / "genotype.yaml", DataError)
     return [

@@ -31,7 +31,7 @@ def _transformer(options: Mapping[str, Any]) -> nn.Module:
     return encoder
 
 
-# encoder of the template -> how it is built from encoder_conf and input_size
+# The template's encoder -> how to build it from encoder_conf and input_size
 BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "nas": _nas,
     "transformer": _transformer,

@@ -9,7 +9,7 @@ from tools.experiments.measure import Measurable, main
 
 
 def load(folder: Path) -> Measurable:
-    """Return the model of a training's folder, which holds ``config.yaml``."""
+    """Return the model of a training's folder with its ``config.yaml``."""
     from espnet2.tasks.asr import ASRTask
 
     model, _ = ASRTask.build_model_from_file(folder / "config.yaml", None, "cpu")

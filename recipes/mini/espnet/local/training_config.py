@@ -1,4 +1,4 @@
-"""How long a training is, in ESPnet's configs."""
+"""The length of a training in ESPnet's configs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tools.experiments.schedules import merge, require_steps
 
 
 def steps_in_epoch(utterances: int, batch_size: int) -> int:
-    """Return the batches that ESPnet's ``batch_type: sorted`` makes of so many utterances."""
+    """Return the number of batches that ESPnet's ``batch_type: sorted`` makes of an epoch."""
     return max(utterances // batch_size, 1)
 
 
 def epochs_and_steps(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the epochs, and the steps of each."""
+    """Return the epochs and the steps per epoch."""
     return config["max_epoch"], config["num_iters_per_epoch"]
 
 
 def with_steps(config: Mapping[str, Any], epochs: int, steps: int) -> dict[str, Any]:
-    """Return the config for so many epochs of so many steps, its schedule stretched to them.
+    """Return the config with this many epochs and steps per epoch and its schedule stretched.
 
     Raises:
         ConfigError: There are too few steps for a schedule.

@@ -14,7 +14,7 @@ from tools.experiments.collect import Collector, Recipe, main
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
-    """Return what there is to say about the encoders."""
+    """Return the notes on the encoders."""
     conf = collector.expdir / "conf" / "epochs"
     models = {name: read_yaml(conf / f"{name}.yaml", ConfigError)["model"] for name in systems}
     genotype = Genotype.from_dict(models["searched"]["encoder"]["genotype"])

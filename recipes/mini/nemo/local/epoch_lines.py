@@ -1,4 +1,4 @@
-"""Prints where a Lightning training is, as :mod:`tools.experiments.job_progress` reads it."""
+"""Prints a Lightning training's progress for :mod:`tools.experiments.job_progress`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import lightning.pytorch as pl
 
 
 class EpochLines(pl.Callback):
-    """A line where an epoch begins, and one with its losses and error rate where it ends.
+    """Prints a line when an epoch starts, and one with its losses and error rate when it ends.
 
-    NeMo saves its checkpoint in the validation at the end of an epoch. Whoever goes on from it is
-    first brought to the end of that same epoch, without a batch; nothing is printed for it, because
-    it was printed the first time.
+    NeMo saves its checkpoint in the validation at the end of an epoch. A resumed training first
+    ends that same epoch again, without a batch; nothing is printed for this second end.
     """
 
     def __init__(self) -> None:
@@ -21,13 +20,13 @@ class EpochLines(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Say which epoch begins."""
+        """Print the epoch that starts."""
         if batch_idx == 0:
             self._begun = trainer.current_epoch
             print(f"INFO: {self._begun + 1}/{trainer.max_epochs}epoch started", flush=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how the epoch's model does on the validation data, which NeMo has decoded."""
+        """Print how the epoch's model does on the validation data, which NeMo has decoded."""
         found = {key: float(value) for key, value in trainer.callback_metrics.items()}
         if trainer.current_epoch == self._begun:
             print(

@@ -24,14 +24,14 @@ BATCH = 8
 
 
 class FramesFirst(nn.Module):
-    """A NeMo encoder behind the interface of our own networks: x (B, T, F), lengths (B,)."""
+    """A NeMo encoder with the interface of our networks: x (B, T, F), lengths (B,)."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, x: Tensor, lengths: Tensor) -> Any:
-        """Return what the encoder returns."""
+        """Return the encoder's output."""
         return self.encoder(audio_signal=x.transpose(1, 2), length=lengths)  # (B, F, T)
 
 
@@ -39,7 +39,7 @@ def load(expdir: Path, run: str) -> Any:
     """Return the model that a training saved, in evaluation mode.
 
     Raises:
-        DataError: It saved none.
+        DataError: There is none.
     """
     from nemo.collections.asr.models import EncDecCTCModel
 
@@ -55,7 +55,7 @@ def model_path(expdir: Path, run: str) -> Path:
 
 
 def read_test_set(manifest: Path) -> list[tuple[str, str]]:
-    """Return id and audio file of each utterance.
+    """Return the id and audio file of each utterance.
 
     Raises:
         DataError: The manifest cannot be read, or a line lacks one of the two.
@@ -70,7 +70,7 @@ def read_test_set(manifest: Path) -> list[tuple[str, str]]:
 
 
 def transcribe(model: Any, utterances: Sequence[tuple[str, str]], output: Path) -> None:
-    """Write what the model hears, as a Kaldi ``text``."""
+    """Write the model's transcripts as a Kaldi ``text``."""
     files = [audio for _, audio in utterances]
     found = model.transcribe(files, batch_size=BATCH, num_workers=0, verbose=False)
     lines = [

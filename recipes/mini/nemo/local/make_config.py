@@ -45,13 +45,13 @@ def infeasible(needed: Sequence[int], frames: Sequence[int], factor: int) -> int
     Args:
         needed: Output frames that each utterance's characters need.
         frames: Feature frames of each utterance.
-        factor: Feature frames for each output frame.
+        factor: Feature frames per output frame.
     """
     return sum(least > -(-have // factor) for least, have in zip(needed, frames, strict=True))
 
 
 class Writer:
-    """What the configs of all encoders share.
+    """Writes configs from what those of all encoders share.
 
     Args:
         args: The command line.
@@ -78,7 +78,7 @@ class Writer:
         self.frames = [cut.num_samples // hop for cut in cuts]
 
     def config(self, name: str, template: Path) -> tuple[dict[str, Any], int]:
-        """Return the config of one system and the number of its encoder's parameters.
+        """Return a system's config and its encoder's number of parameters.
 
         Raises:
             ConfigError: The template is incomplete, no width gives the size, or most utterances
@@ -110,12 +110,12 @@ class Writer:
         return with_steps(config, self.args.epochs, max(self.utterances // batch_size, 1)), count
 
     def require_feasible(self, factor: int, template: Path) -> None:
-        """Refuse a subsampling factor at which most training utterances teach CTC nothing.
+        """Refuse a subsampling factor at which CTC learns nothing from most utterances.
 
         NeMo's loss would silently count them as zero.
 
         Raises:
-            ConfigError: With the numbers.
+            ConfigError: The factor is too large; the numbers are given.
         """
         lost = infeasible(self.needed, self.frames, factor)
         if 2 * lost > self.utterances:
@@ -128,7 +128,7 @@ class Writer:
             )
 
     def feasibility(self) -> dict[str, Any]:
-        """Return how many training utterances CTC cannot align, by subsampling factor."""
+        """Return the number of training utterances that CTC cannot align, by factor."""
         counts = {str(f): infeasible(self.needed, self.frames, f) for f in COUNTED}
         return {"utterances": self.utterances, "infeasible": counts}
 

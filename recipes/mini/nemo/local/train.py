@@ -2,7 +2,7 @@
 
     python -m recipes.mini.nemo.local.train --config-path DIR --config-name NAME [key=value ...]
 
-It goes on from the last epoch's checkpoint where it finds one.
+It resumes from the last epoch's checkpoint if there is one.
 """
 
 from __future__ import annotations

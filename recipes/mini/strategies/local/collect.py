@@ -39,9 +39,9 @@ class Group:
     """The trainings of a strategy's genotypes, or of the random ones.
 
     Attributes:
-        name: Of the strategy, or ``random``.
-        results: What ``local.train`` wrote, one for each genotype.
-        search_seconds: CPU seconds of each search; none for random genotypes.
+        name: The strategy's name, or ``random``.
+        results: Results of ``local.train``, one for each genotype.
+        search_seconds: CPU seconds of each search; empty for random genotypes.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Group:
 
     @property
     def errors(self) -> list[float]:
-        """CER of each, in per cent."""
+        """CER of each genotype in percent."""
         return [float(result["cer"]) for result in self.results]
 
 
@@ -60,9 +60,9 @@ class RankTest:
 
     Attributes:
         lower: Probability that a genotype of the strategy has a lower error than a random one
-            (ties count half); 0.5 where there is no difference.
-        p: Two-sided, exact where there are no ties: how often chance alone ranks as unequally.
-        smallest_p: What a complete separation would give with so few genotypes.
+            (ties count half); 0.5 if there is no difference.
+        p: Two-sided p-value, exact without ties: how often chance ranks at least as unequally.
+        smallest_p: The p-value of a complete separation of this many genotypes.
     """
 
     lower: float
@@ -85,7 +85,7 @@ def rank_test(errors: Sequence[float], others: Sequence[float]) -> RankTest:
 
 
 def expected_best(errors: Sequence[float], count: int) -> float:
-    """Return the expected lowest of ``count`` errors drawn without replacement."""
+    """Return the expected minimum of ``count`` errors drawn without replacement."""
     ranked = sorted(errors)
     size = len(ranked)
     count = min(count, size)
@@ -96,7 +96,7 @@ def expected_best(errors: Sequence[float], count: int) -> float:
 
 
 def draws_for(group: Group, others: Group) -> int | None:
-    """Return how many random genotypes, at most all, cost as much as a search and its training."""
+    """Return how many of the random genotypes cost as much as a search and its training."""
     if not group.search_seconds:
         return None
     training = statistics.mean(float(result["training_seconds"]) for result in others.results)
@@ -124,7 +124,7 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
             genotype = expdir / RANDOM / f"{number}.yaml"
         result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = load_genotype(genotype)
-        # The whole genotype, so that a result can be trained again without its search.
+        # The whole genotype, so that it can be trained again without its search.
         return {**result, "shape": shape(found), "document": found.to_dict()}
 
     groups = []
@@ -196,7 +196,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what each rank test supports at the 5 % level, and nothing else."""
+    """Say what each rank test supports at the 5 % level, and no more."""
     said = []
     for row in found:
         if row["p"] is None:
@@ -216,7 +216,7 @@ def sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shapes_table(groups: Sequence[Group]) -> list[str]:
-    """Return what of the genotypes' shape goes with the error, as Markdown; or nothing."""
+    """Return how the genotypes' shape correlates with the error, as Markdown; or nothing."""
     trainings = [result for group in groups for result in group.results]
     errors = [float(result["cer"]) for result in trainings]
     found = relations([result["shape"] for result in trainings], errors)
@@ -233,7 +233,7 @@ def shapes_table(groups: Sequence[Group]) -> list[str]:
 
 
 def plot(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw every genotype's error, and the means."""
+    """Plot every genotype's error and the means."""
     import matplotlib
 
     matplotlib.use("Agg")

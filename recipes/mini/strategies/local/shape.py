@@ -1,4 +1,4 @@
-"""The shape of genotypes, and how it goes with the errors of trained networks."""
+"""The shape of genotypes and its correlation with the errors of trained networks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TITLES = {
 
 
 def shape(genotype: Genotype) -> dict[str, int]:
-    """Return numbers about the shape of an architecture, where its space has any."""
+    """Return the numbers, if any, with which a space describes an architecture's shape."""
     return get_space(genotype.space).shape(genotype.architecture)
 
 
 def relations(
     shapes: Sequence[Mapping[str, int]], errors: Sequence[float]
 ) -> list[tuple[str, float, float]]:
-    """Return for each number that varies its title, Spearman's rho with the errors, and p."""
+    """Return the title, Spearman's rho with the errors, and p of each number that varies."""
     from scipy.stats import spearmanr
 
     found = []

@@ -42,11 +42,11 @@ class Training:
 
     Args:
         config: The document ``conf/train.yaml``.
-        genotype: What is trained.
+        genotype: The genotype to train.
         data: ``train`` and ``test``, folders or manifests.
-        parameters: Of the encoder, within 2 %.
-        steps: Updates.
-        seed: Of weights, order, masks and dropout.
+        parameters: Number of parameters of the encoder, within 2 %.
+        steps: Number of updates.
+        seed: Seed of weights, order, masks and dropout.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class Training:
         self.losses: list[float] = []
 
     def run(self, checkpoint: Path) -> dict[str, Any]:
-        """Train what is left, and return what there is to know.
+        """Train what is left and return the results.
 
         Args:
-            checkpoint: Goes on from it, and writes it after each pass over the data.
+            checkpoint: File to resume from, written after each pass over the data.
 
         Raises:
             DivergedError: The loss or a weight is NaN or infinite.
@@ -154,7 +154,7 @@ class Training:
         state = load_checkpoint(path, of="a training", unsealed=True)
         if state is None or state["key"] != self._key():
             return None
-        if "model" in state:  # of the first version
+        if "model" in state:  # as the first version wrote it
             state |= {"position": {"epoch": state["epoch"]}, "random": []}
             state |= {"network": state["model"], "weights_optimizer": state["optimizer"]}
         return state
