@@ -2,9 +2,8 @@
 
 The audio comes from espeak-ng, the sentences from small grammars: for tests and
 demonstrations without any download. Speakers and sentences differ between train,
-dev and test. The same arguments give the same files, bit for bit, whatever the
-number of jobs; a run that was interrupted goes on where it was; a corpus that
-exists is left alone.
+dev and test. The same arguments give the same files, bit for bit, for any number
+of jobs; an interrupted run resumes; an existing corpus is left alone.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ def test_prompted_encoders_check_their_prompts(asr: ModuleType, option: str) -> 
         return y  # type: ignore[no-any-return]
 
     first = encode(memory)
-    memory[1, 2:] = 100.0  # behind the mask
+    memory[1, 2:] = 100.0  # masked
     torch.testing.assert_close(encode(memory), first)
     memory[1, 1] += 1.0
     assert not torch.allclose(encode(memory)[1], first[1])

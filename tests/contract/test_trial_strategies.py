@@ -52,7 +52,7 @@ def test_parameters_are_the_choices_of_the_space(name: str) -> None:
 def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
     strategy: str, sources: dict[str, Path], tmp_path: Path
 ) -> None:
-    """It is stopped in the middle of a trial once, and goes on as if it had not been."""
+    """It is stopped once in the middle of a trial and resumes as if it had not been."""
     source = sources["tdnn_chain"]
     genotype = search(strategy, source, tmp_path / "whole")
     rows, result, front = outcome(tmp_path / "whole")

@@ -54,7 +54,7 @@ def listed(values: Tensor) -> list[float]:
 
 
 def rounded(value: Any) -> Any:
-    """Return tensors, wherever they are, with two binary digits behind the first one."""
+    """Return nested tensors rounded to two binary digits after the first one."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.dtype == torch.float32:

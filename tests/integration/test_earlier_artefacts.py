@@ -209,7 +209,7 @@ def test_a_search_by_trials_that_was_killed_goes_on(
     printed = searched("trials", "half", name, case, capsys)
     folder = f"trials/half/{name}"
     (rows,), (then,) = rows_of(folder).values(), case["resumed"]["rows"].values()
-    # The file is behind the study, whose first three trials were finished.
+    # The file lags behind the study, whose first three trials were finished.
     finished = [row for row in then if row["number"] < 3]
     assert len(finished) == 3 and len(rows) == len(then)
     compared = {"seconds", "finished"}  # when it was done

@@ -108,7 +108,7 @@ def test_encoder(name: str, form: str, tmp_path: Path) -> None:
         assert found_frames.tolist() == frames.tolist()
         assert y.abs().max() > 0.1
         assert_close(found, y)
-        # What stands in padding frames plays no part in the exported graph either.
+        # Padding frames do not affect the exported graph's output either.
         for row, valid in enumerate(length.tolist()):
             x[row, :, valid:] = 1e3
         assert_close(run(x, length)[0], y)
@@ -165,5 +165,5 @@ def test_whole_transducer(kind: str, form: str, tones: Tones, tmp_path: Path) ->
         found, found_frames = run(x, length)
         assert found_frames.tolist() == frames.tolist()
         assert_close(found, y)
-    # The model goes on working.
+    # The model still works.
     assert len(model.transcribe(tones.paths[:2], batch_size=2, verbose=False)) == 2

@@ -193,7 +193,7 @@ def test_a_search_on_two_devices_from_the_command_line(tmp_path: Path) -> None:
     assert len(two.load_checkpoint()["random"]) == 2  # type: ignore[index]
     assert two.run()["devices"] == 2 and dump(config) != ""
     assert (tmp_path / "two" / "report.html").is_file()
-    # It can be gone on with on one device.
+    # It can be resumed on one device.
     done = run_search(
         SearchConfig.from_dict(document | {"trainer": {**document["trainer"], "devices": 2}}),
         train,

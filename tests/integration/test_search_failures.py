@@ -93,7 +93,7 @@ def test_ends_at_every_kind_of_place(
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Let writing fail behind so many bytes, as on a full disk."""
+    """Make writing fail after so many bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert "last.ckpt: cannot be written: File too large" in str(caught.value)
     assert (output / "last.ckpt").read_bytes() == good
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
-    # With room again it goes on, and nothing is lost.
+    # With free space again it resumes, and nothing is lost.
     search(corpus, output)
     require_same(outcome(output), outcome(finished))
 

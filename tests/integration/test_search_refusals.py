@@ -148,7 +148,7 @@ def test_weights_that_a_step_has_ruined_reach_no_checkpoint(
     assert state is not None
     assert all(bool(torch.isfinite(v.float()).all()) for v in state["network"].values())
     assert len(folder.rows()) == 1  # of the first epoch
-    # It goes on from before that step.
+    # It resumes from before that step.
     output = tmp_path / "run"
     run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
     require_same(outcome(output), outcome(finished_search(shared_folder)[0]))

@@ -1,4 +1,4 @@
-"""Searches from audio files to a genotype: complete, repeatable, killed and gone on with."""
+"""Searches from audio files to a genotype: complete, repeatable, killed and resumed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another(
         pytest.param(RunFolder, "save_checkpoint", 5, marks=pytest.mark.slow),  # a step is lost
         (RunFolder, "save_checkpoint", 9),  # an epoch is recorded but not saved
         (Steps, "weight_step", 4),  # between the two steps on one batch
-        # the stage's end is saved, the next not begun
+        # the stage's end is saved, the next stage has not started
         pytest.param(GradientSearch, "_finish_stage", 1, marks=pytest.mark.slow),
         (RunFolder, "save_result", 1),  # all is done but for the result
     ],
@@ -172,7 +172,7 @@ KILLS = 20
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment(corpus: tuple[str, str], finished: Path, tmp_path: Path) -> None:
-    """Processes are killed at 20 random moments and begun again, until one reaches the end."""
+    """Processes are killed at 20 random moments and restarted until one reaches the end."""
     context = multiprocessing.get_context("forkserver")
     # Imported once, in the server, not in each process.
     context.set_forkserver_preload(

@@ -41,7 +41,7 @@ class Stop(BaseException):
 
 @pytest.fixture(scope="module")
 def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that was stopped in its second search and gone on with."""
+    """Return the folder of a run that was stopped in its second search and resumed."""
     output = tmp_path_factory.mktemp("seeds") / "run"
     path = output.parent / "config.yaml"
     path.write_text(dump(config()))

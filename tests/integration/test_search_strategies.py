@@ -219,7 +219,7 @@ def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
 
 
 def test_the_stages_of_st_nas(finished: dict[str, Path]) -> None:
-    """Warm-up stops early; the search goes on with its weights; retraining begins anew."""
+    """Warm-up stops early; the search keeps its weights; retraining starts anew."""
     rows = RunFolder(finished["stnas_chain"]).rows()
     by_phase = {phase: [r for r in rows if r["phase"] == phase] for phase in ("warmup", "search")}
     # One epoch that counts and brings no gain: the second of nine is the last.
@@ -240,7 +240,7 @@ def test_the_stages_of_st_nas(finished: dict[str, Path]) -> None:
 def test_what_a_stage_takes_over(
     corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search goes on with the warm-up's weights and their optimizer, retraining begins anew."""
+    """The search keeps the warm-up's weights and their optimizer; retraining starts anew."""
     begun: list[dict[str, Any]] = []
     ended: list[dict[str, Any]] = []
     build, finish = GradientSearch.fresh_stage, GradientSearch._finish_stage

@@ -3,7 +3,7 @@
 The reference for parity tests and for the speed of the real one: Liu, Simonyan, Yang 2019 (DARTS,
 arXiv 1806.09055), equation 2, as it stands there. Each edge computes each of its operations on
 its own, ``none`` included, and adds them weighted; nothing is masked, merged or left out. Batch
-norms behind operations scale and shift by 1 and 0, and one follows each pooling.
+norms after operations scale and shift by 1 and 0, and one follows each pooling.
 
 Shapes: B batch (1), C channels, T frames, F frequency bins, E edges, n operations on an edge.
 """

@@ -204,7 +204,7 @@ def test_a_folder_is_gone_on_with_only_where_the_job_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Fails after its first step, and goes on from there the second time.
+    # It fails after its first step and resumes from there the second time.
     script = "mkdir -p model; if [ -e model/one ]; then touch model/two; "
     script += "else touch model/one; echo it broke; exit 3; fi"
     source = Path("source")

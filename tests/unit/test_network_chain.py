@@ -175,7 +175,7 @@ def test_the_receptive_field_is_what_a_gradient_reaches(deltas: bool) -> None:
         claimed = receptive_field(drawn, encoder.config)
         x = torch.randn(1, 300, 3, dtype=torch.float64, requires_grad=True)
         output, _ = encoder(x, torch.tensor([300]))
-        # Not a sum: behind a layer norm that is a constant.
+        # Not a sum: after a layer norm that is a constant.
         (output[0, 50] * torch.randn(48, dtype=torch.float64)).sum().backward()
         reached = x.grad.abs().sum((0, 2)).nonzero()[:, 0].tolist()
         assert (150 - reached[0], reached[-1] - 150) == (claimed.left, claimed.right)

@@ -251,7 +251,7 @@ def test_a_damaged_file_is_named(
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert main(["report", str(tmp_path)]) == 2
     assert name in capsys.readouterr().err
-    assert write_report(folder) is None  # the search itself goes on
+    assert write_report(folder) is None  # the search itself continues
 
 
 def test_without_matplotlib_the_search_goes_on(

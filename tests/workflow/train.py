@@ -1,4 +1,4 @@
-"""Prints an ESPnet training's lines and goes on from its checkpoint; a stand-in for seconds of it.
+"""Prints an ESPnet training's lines and resumes from its checkpoint: a training of seconds.
 
 It stops and waits in epoch 3 as long as ``hold`` is in the working directory.
 """
