@@ -76,7 +76,7 @@ class Extensions:
     def fail(self, name: str, error: Exception) -> None:
         """Log what an extension raised; call it in the ``except`` block."""
         self.failed[name] = f"{type(error).__name__}: {error}"
-        logger.exception("extension '%s' failed; all else works without it", name)
+        logger.exception("extension '%s' failed; everything else works without it", name)
 
     def note(self) -> str:
         """Return what to add to a message about an unknown name; often empty."""

@@ -220,4 +220,4 @@ def _check_text(value: str, path: str, problems: Problems) -> None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        problems.add(path, f"has a character that UTF-8 cannot hold: {show(value)}")
+        problems.add(path, f"has a character that UTF-8 cannot encode: {show(value)}")

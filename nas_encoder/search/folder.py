@@ -96,7 +96,7 @@ class RunFolder:
         if kept and not resume:
             raise CheckpointError(
                 f"run folder {self.path}",
-                ["holds a run already; add --resume to go on with it, or choose another --output"],
+                ["already holds a run; add --resume to continue it, or choose another --output"],
             )
         if kept:
             self._require_same(config, run)
@@ -244,9 +244,11 @@ class RunFolder:
         """
         problems = []
         if resumed and TokenSet.load(self.path / "tokens.txt", kind=tokens.kind) != tokens:
-            problems.append("the tokens of the training data are others than when the run began")
+            problems.append(
+                "the tokens of the training data differ from those the run started with"
+            )
         if resumed and FeatureExtractor.load(self.path / "features.json").cmvn != features.cmvn:
-            problems.append("the training audio is other than when the run began")
+            problems.append("the training audio differs from that the run started with")
         if problems:
             raise CheckpointError(f"cannot resume {self.path}", problems)
         if not self.writes:

@@ -43,4 +43,4 @@ def save_batch(error: DivergedError, folder: Path, fabric: Fabric) -> None:
     rank = f"_{fabric.global_rank}" if fabric.world_size > 1 else ""
     path = folder / f"diverged_batch{rank}.pt"
     torch.save({**vars(error.batch.to("cpu"))}, path)
-    error.args = (f"{error.args[0]}; the batch is saved as {path}",)
+    error.args = (f"{error.args[0]}; the batch was saved to {path}",)

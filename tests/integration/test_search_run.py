@@ -236,7 +236,7 @@ def test_the_shipped_tiny_search_from_the_command_line(
     assert "Search of tiny" in (output / "report.html").read_text(encoding="utf-8")
     # The folder is taken.
     assert main(command) == 2
-    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert "already holds a run; add --resume" in capsys.readouterr().err
     assert main([*command, "--resume", "--set", "weights.lr=0.1"]) == 2
     assert "weights.lr: was 0.005 when the run began, now 0.1" in capsys.readouterr().err
 

@@ -138,7 +138,7 @@ def without(key: str) -> Change:
         (at("provenance.when", {1: 2}), "provenance.when: keys must be strings, got 1"),
         (at("provenance.x", object()), "provenance.x: must be a string, number, boolean"),
         (at("provenance.x", 2**65), "provenance.x: is an integer of more than 64 bits"),
-        (at("provenance.x", "\ud800"), "provenance.x: has a character that UTF-8 cannot hold"),
+        (at("provenance.x", "\ud800"), "provenance.x: has a character that UTF-8 cannot encode"),
         (at("provenance.x", [[[[[[[[[1]]]]]]]]]), "is nested more than 8 levels deep"),
     ],
 )

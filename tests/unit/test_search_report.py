@@ -209,7 +209,7 @@ def test_an_unfinished_search_has_a_report_too(tmp_path: Path) -> None:
 
 def test_a_search_without_an_epoch_has_a_report_too(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, epochs=0).path)
-    assert "No epoch is done yet" in page.words
+    assert "No epoch is finished yet" in page.words
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 

@@ -67,7 +67,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, trace: str) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(CONFIG, RUN, resume=False)
     (tmp_path / trace).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="holds a run already; add --resume"):
+    with pytest.raises(CheckpointError, match="already holds a run; add --resume"):
         folder.begin(CONFIG, RUN, resume=False)
     folder.begin(CONFIG, RUN, resume=True)
 

@@ -170,7 +170,7 @@ def test_conversion_keeps_every_number(tmp_path: Path, folder: Path, table: Tabl
             assert list(map(tuple, vector)) == theirs.pop("arch_vec")
             assert mine == theirs
     assert [path.name for path in tmp_path.iterdir()] == ["table.sqlite"]
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         convert(folder, output)
     rows = sqlite3.connect(output).execute(
         "SELECT MIN(val_per) FROM epochs WHERE model_hash = ? AND seed = 1235", (EXAMPLE_HASH,)

@@ -78,7 +78,7 @@ def test_a_table_holds_everything(whole: Path) -> None:
 def test_a_finished_table_is_not_built_again(
     whole: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="is there already; add --resume"):
+    with pytest.raises(CheckpointError, match="already exists; add --resume"):
         TableBuilder(config(), **data, output=whole).run()
     before = whole.read_bytes()
     TableBuilder(config(), **data, output=whole, resume=True).run()
@@ -144,7 +144,7 @@ def test_shards_merge_into_the_same_table(
     merged = load_table(tmp_path / "all.sqlite")
     assert numbers(merged) == numbers(load_table(whole))
     assert set(merged.static) == set(load_table(whole).static)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         merge_tables(parts, tmp_path / "all.sqlite")
     other = tmp_path / "other.sqlite"
     few = config(architectures={"count": 1, "seed": 2}, recipe={**QUICK["recipe"], "seeds": [3]})

@@ -83,7 +83,7 @@ def test_a_hostile_pickle_is_refused_and_nothing_runs(
     else:
         rows = [[EXAMPLE_HASH, hostile]]
     dump_pair(path, header, rows)
-    with pytest.raises(DataError, match="is no pickle of plain data: refers to"):
+    with pytest.raises(DataError, match="is not a pickle of plain data: refers to"):
         read_published(path)
     assert not mark.exists()
 

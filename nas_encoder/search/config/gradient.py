@@ -73,7 +73,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
         super().conflicts(found)
         self._check_strategy(found)
         if self.selection is not None and self.stages[-1].phase == "retrain":
-            rule = "the last stage trains the derived network already"
+            rule = "the last stage already trains the derived network"
             found.conflict("selection", rule, f"stages[{len(self.stages) - 1}].phase")
         candidates: Sequence[str] = ()
         if found.sound("space"):

@@ -119,7 +119,10 @@ class TrialsConfig(DataConfig, Named):
             rule = f"'{self.strategy}' has {words.get(most, most)}; several are for {able}"
             found.add("objectives", f"{rule}, got {show(list(names))}")
         elif len(names) > 1 and self.pruning is not None:
-            found.add("pruning", "needs a single objective: what would be worse is not known")
+            found.add(
+                "pruning",
+                "needs a single objective: with several, trials cannot be ranked for pruning",
+            )
         if len(names) < least:
             rule = f"'{self.strategy}' needs at least {words.get(least, least)}"
             found.conflict("objectives", f"{rule}, got {show(list(names))}", "strategy")

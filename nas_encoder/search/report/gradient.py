@@ -70,7 +70,7 @@ class GradientReport:
         if not self.finished:
             found.append("The search is not finished; this is its state so far.")
         if not self.epochs:
-            return [*found, "No epoch is done yet."]
+            return [*found, "No epoch is finished yet."]
         return [*found, *(finding.text for finding in self.findings()), *self.exceeded()]
 
     def findings(self) -> list[Finding]:
@@ -91,7 +91,7 @@ class GradientReport:
         return [
             f"The genotype costs {readable(name, cost.derived)} of {TITLES[name]}, more than the "
             f"budget of {readable(name, cost.budget)}. A larger objective.weight or more epochs "
-            "would pull it below."
+            "would bring it within."
             for name, cost in self.last_costs().items()
             if cost.budget is not None and cost.exceeded
         ]

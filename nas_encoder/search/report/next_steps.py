@@ -101,7 +101,7 @@ def steps_of_search(
         if within is not None:
             stage, epoch = map(str, within)
             yield (
-                "The budget is exceeded: an earlier epoch of the last stage keeps it,",
+                "The budget is exceeded: an earlier epoch of the last stage is within it,",
                 derive("within_budget.yaml", "--stage", stage, "--epoch", epoch),
             )
         weight = 4 * max(wanted.weight, 0.25)

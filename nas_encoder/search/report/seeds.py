@@ -110,7 +110,7 @@ class SeedsReport:
         head = ["seed", "genotype", "epochs", "token error rate, %", "validation loss"]
         return Section(
             "Candidates",
-            f"Validation figures of {what}. Each search has a report of its own.",
+            f"Validation figures of {what}. Each search has its own report.",
             head=[*head, *(TITLES[name] for name in names), "report"],
             rows=rows,
         )

@@ -58,7 +58,7 @@ class TrialsReport:
             return
         errors = {trial.error for trial in self.complete}
         if len(self.complete) > 1 and len(errors) == 1:
-            yield "All complete trials have the same error: they tell nothing apart."
+            yield "All complete trials have the same error: the search cannot distinguish them."
         elif min(errors) > 95:
             yield (
                 f"The best error is {min(errors):.1f} %: no network has learned anything yet. More "

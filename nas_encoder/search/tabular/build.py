@@ -158,7 +158,7 @@ class TableBuilder:
         if not self.resume and self.output.exists():
             raise CheckpointError(
                 f"table {self.output}",
-                ["is there already; add --resume to go on with it, or choose another --output"],
+                ["already exists; add --resume to continue it, or choose another --output"],
             )
         with _locked(self.output):
             data = open_data(
@@ -338,7 +338,7 @@ def _locked(output: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise CheckpointError(
-            f"table {output}", ["another process is building it; give shards files of their own"]
+            f"table {output}", ["another process is building it; give each shard its own file"]
         ) from None
     except OSError as error:
         raise CheckpointError(f"table {output}", [f"cannot be written: {error}"]) from None

@@ -21,7 +21,7 @@ def merge_tables(parts: list[str | Path], output: str | Path) -> None:
             have different numbers for the same training.
     """
     if Path(output).exists():
-        raise DataError(str(output), ["is there already; give another name or delete it first"])
+        raise DataError(str(output), ["already exists; choose another name or delete it first"])
     if not parts:
         raise DataError("merge", ["there is nothing to merge"])
     opened = []

@@ -166,7 +166,7 @@ def read_published(path: str | Path) -> PublishedFile:
             parts.append(_PlainUnpickler(stream).load())
         except Exception as error:  # a broken pickle may raise nearly anything
             text = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(subject, [f"{what}: is no pickle of plain data: {text}"]) from None
+            raise DataError(subject, [f"{what}: is not a pickle of plain data: {text}"]) from None
     header, rows = parts
     kind, columns = _check(subject, header, rows)
     return PublishedFile(Path(path), kind, header, columns, [list(row) for row in rows])

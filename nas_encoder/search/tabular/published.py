@@ -25,7 +25,7 @@ def load_published(source: str | Path | Iterable[str | Path]) -> Table:
     if isinstance(source, (str, Path)):
         folder = Path(source)
         if not folder.is_dir():
-            raise DataError(str(source), ["is no folder"])
+            raise DataError(str(source), ["is not a folder"])
         paths = sorted(path for path in folder.iterdir() if NAMES.match(path.name))
         if not paths:
             raise DataError(
@@ -44,7 +44,7 @@ def _table(files: list[PublishedFile]) -> Table:
     problems = []
     spaces = [file.header["search_space"] for file in files if "search_space" in file.header]
     if any(space != spaces[0] for space in spaces):
-        problems.append("the files are of different search spaces")
+        problems.append("the files belong to different search spaces")
     operations = spaces[0].get("ops") if spaces and isinstance(spaces[0], dict) else None
     known = get_space(SPACE).operations
     if operations is not None and tuple(operations) != known:

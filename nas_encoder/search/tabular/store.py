@@ -269,7 +269,7 @@ def convert(source: str | Path, output: str | Path) -> Table:
     """
     target = Path(output)
     if target.exists():
-        raise DataError(str(output), ["is there already; give another name or delete it first"])
+        raise DataError(str(output), ["already exists; choose another name or delete it first"])
     table = load_table(source)
     temporary = target.with_name(f".{target.name}.writing")
     temporary.unlink(missing_ok=True)

@@ -179,7 +179,7 @@ class RecipeTraining:
         """Return the token error rate: edits over tokens of all utterances, after folding."""
         score = self.steps.score(batches, self.decode, self.spell)
         if not score.tokens:
-            raise DataError("scoring", ["there is no token in the transcripts"])
+            raise DataError("scoring", ["the transcripts contain no tokens"])
         return score.edits / score.tokens
 
     # -- the checkpoint -----------------------------------------------------------------------

@@ -127,7 +127,7 @@ class TableEvaluator:
             return [Genotype.from_dict(document, key) for key, document in known.items()]
         if hasattr(space, "enumerate"):  # the published files hold only hashes
             return [found for found in space.enumerate() if model_hash(found) in self.keys]
-        raise ConfigError("table", ["holds no genotypes, and its space cannot be listed"])
+        raise ConfigError("table", ["holds no genotypes, and its space cannot be enumerated"])
 
     def nearest(self, genotype: Genotype) -> Genotype:
         """Return the genotype if the table has it, else its nearest member."""

@@ -76,7 +76,7 @@ def run_trials(
         if missing:
             raise ConfigError("search", missing)
     elif train is not None or valid is not None:
-        raise ConfigError("search", ["table: errors are looked up; leave --train, --valid out"])
+        raise ConfigError("search", ["table: errors are looked up in it; omit --train and --valid"])
     evaluator = _evaluator(config, train, valid, seed)
     space = evaluator.space
     folder = RunFolder(output)

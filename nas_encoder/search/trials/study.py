@@ -118,7 +118,7 @@ class Worker:
         with bar, logging_redirect_tqdm():
             while True:
                 for number in self.storage.recover(self.study):
-                    logger.warning("the worker of trial %d is gone; the trial is run again", number)
+                    logger.warning("the worker of trial %d died; the trial is run again", number)
                 done = len(self.finished())
                 bar.update(done - bar.n)
                 if done >= wanted:
