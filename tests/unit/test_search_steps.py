@@ -14,8 +14,7 @@ from torch import Tensor
 
 from nas_encoder.data import Batch
 from nas_encoder.network.choices.parameters import ArchitectureParameters
-from nas_encoder.search.config.gradient import ArchitectureConfig
-from nas_encoder.search.config.sections import StageConfig
+from nas_encoder.search.config.sections import ArchitectureConfig, StageConfig
 from nas_encoder.search.gradient.steps import Steps, StepsContext, architecture_optimizer
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
