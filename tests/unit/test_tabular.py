@@ -19,7 +19,7 @@ from nasbench_files import (
     write_published,
 )
 
-from nas_encoder.errors import DataError
+from nas_encoder.errors import DataError, GenotypeError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search.tabular import (
     Table,
@@ -110,6 +110,12 @@ def test_vectors_genotypes_and_hashes_are_the_same_question(table: Table) -> Non
     other = load_genotype("darts_v2")
     assert model_hash(other) == other.hash
     assert EXAMPLE in table and other not in table
+
+
+@pytest.mark.parametrize("vector", [[1, 2], [[1, 0], 2, 3], 5, [["a"], [{}], [[]]]])
+def test_what_is_no_vector_is_refused(vector: object) -> None:
+    with pytest.raises(GenotypeError, match="vector"):
+        model_hash(vector)  # type: ignore[arg-type]
 
 
 def test_what_the_table_does_not_have(table: Table) -> None:

@@ -43,7 +43,11 @@ def model_hash(
         return architecture
     if isinstance(architecture, Genotype):
         return get_space(architecture.space).key(architecture)
-    return _key_of_vector(space, tuple(map(tuple, architecture)))
+    try:
+        return _key_of_vector(space, tuple(map(tuple, architecture)))
+    except TypeError:  # no list of lists of numbers: the space says what is wrong with it
+        get_space(space).from_vector(architecture)
+        raise
 
 
 @lru_cache(maxsize=16384)  # a search by trials asks for the same ones again and again
