@@ -32,10 +32,10 @@ from torch import Tensor
 from nas_encoder import build_encoder
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import measure, quiet_clock, seconds_of
-from nas_encoder.search.tabular import Table, Training
 from nas_encoder.spaces.nasbench_asr.architecture import graph_hash
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED
 from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
+from nas_encoder.tabular import Table, Training
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from parity.plain_nasbench import PlainNasBench, copy_weights  # noqa: E402

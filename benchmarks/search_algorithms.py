@@ -26,12 +26,12 @@ from nas_encoder.common.problems import Problems
 from nas_encoder.common.resources import conf_root
 from nas_encoder.errors import ConfigError
 from nas_encoder.search import SearchConfig, run_search
-from nas_encoder.search.config.table import TableConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.tabular import list_tables
-from nas_encoder.search.tabular.build import TableBuilder
-from nas_encoder.search.tabular.store import TableFile
 from nas_encoder.spaces import SearchSpace, get_space
+from nas_encoder.tabular import list_tables
+from nas_encoder.tabular.build import TableBuilder
+from nas_encoder.tabular.config import TableConfig
+from nas_encoder.tabular.store import TableFile
 
 STRATEGIES = ("darts", "stnas")
 CHAINS = {"channels": 64, "output_size": 64, "dropout": 0.0}

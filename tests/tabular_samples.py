@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_encoder.search.config.table import TableConfig
-from nas_encoder.search.tabular import Table
+from nas_encoder.tabular import Table
+from nas_encoder.tabular.config import TableConfig
 
 QUICK: dict[str, Any] = {
     "name": "quick",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.tabular import Table, TableFile, Training, model_hash
 from nas_encoder.search.trials import run_trials
 from nas_encoder.spaces import SearchSpace, get_space
+from nas_encoder.tabular import Table, TableFile, Training, model_hash
 
 EPOCHS = 9
 SEEDS = (11, 12)

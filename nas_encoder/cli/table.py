@@ -96,8 +96,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from nas_encoder.search.config.table import load_table_config
-    from nas_encoder.search.tabular.build import TableBuilder
+    from nas_encoder.tabular.build import TableBuilder
+    from nas_encoder.tabular.config import load_table_config
 
     config = load_table_config(args.config, args.settings)
     TableBuilder(
@@ -115,7 +115,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from nas_encoder.search.tabular.merge import merge_tables
+    from nas_encoder.tabular.merge import merge_tables
 
     merge_tables(args.parts, args.output)
     print(args.output)
@@ -123,7 +123,7 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from nas_encoder.search.tabular import convert
+    from nas_encoder.tabular import convert
 
     table = convert(args.source, args.output)
     print(f"{args.output}  {len(table)} architectures")
@@ -131,7 +131,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from nas_encoder.search.tabular import load_table
+    from nas_encoder.tabular import load_table
 
     table = load_table(args.source)
     best = [
@@ -175,7 +175,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _query(args: argparse.Namespace) -> int:
     from nas_encoder.errors import DataError
-    from nas_encoder.search.tabular import load_table, model_hash
+    from nas_encoder.tabular import load_table, model_hash
 
     table = load_table(args.source)
     architecture = _architecture(args.architecture)

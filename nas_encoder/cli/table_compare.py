@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Compare, write the files, print where they are."""
     from nas_encoder.common.provenance import environment
     from nas_encoder.search.report.pictures import require_matplotlib
-    from nas_encoder.search.tabular import load_table
     from nas_encoder.search.trials.run import require_optuna
+    from nas_encoder.tabular import load_table
 
     require_optuna()
     require_matplotlib()

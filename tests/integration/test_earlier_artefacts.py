@@ -365,7 +365,7 @@ def test_keys_of_the_commands(line: str, expected: Expected) -> None:
 def test_configurations(expected: Expected) -> None:
     """Those that were shipped: their names are known, and the old files mean the same."""
     from nas_encoder.search.config.load import load_any_search_config
-    from nas_encoder.search.config.table import load_table_config
+    from nas_encoder.tabular.config import load_table_config
 
     for name, document in expected("interface")["configs"].items():
         load: Any = load_table_config if name.startswith("table") else load_any_search_config

@@ -13,10 +13,10 @@ from trials_samples import EPOCHS, made_up_table, write_table
 
 from nas_encoder.cli.main import main
 from nas_encoder.errors import ConfigError, DataError
-from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.trials.compare import ALGORITHMS, CompareSettings, Comparison
 from nas_encoder.search.trials.members import Members, distance
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular import Table, model_hash
 
 SPACE = get_space("tdnn_chain")
 

@@ -21,7 +21,8 @@ from nasbench_files import (
 
 from nas_encoder.errors import DataError, GenotypeError
 from nas_encoder.genotype import load_genotype
-from nas_encoder.search.tabular import (
+from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
+from nas_encoder.tabular import (
     Table,
     TableFile,
     Training,
@@ -30,7 +31,6 @@ from nas_encoder.search.tabular import (
     load_table,
     model_hash,
 )
-from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 
 @pytest.fixture(scope="module")

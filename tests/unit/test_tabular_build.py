@@ -23,12 +23,12 @@ from nas_encoder.errors import CheckpointError, DataError, GenotypeError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_parameters
-from nas_encoder.search.config.table import load_table_config
-from nas_encoder.search.tabular import TableFile, load_table
-from nas_encoder.search.tabular.build import TableBuilder
-from nas_encoder.search.tabular.merge import merge_tables
-from nas_encoder.search.tabular.table import model_hash
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular import TableFile, load_table
+from nas_encoder.tabular.build import TableBuilder
+from nas_encoder.tabular.config import load_table_config
+from nas_encoder.tabular.merge import merge_tables
+from nas_encoder.tabular.table import model_hash
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,8 @@ def test_shards_merge_into_the_same_table(
 SCRIPT = """
 import sys
 from pathlib import Path
-from nas_encoder.search.tabular.build import TableBuilder
-from nas_encoder.search.config.table import load_table_config
+from nas_encoder.tabular.build import TableBuilder
+from nas_encoder.tabular.config import load_table_config
 root, output, resume = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "resume"
 TableBuilder(load_table_config(root / "quick.yaml"), root / "train", root / "valid",
              root / "test", output, resume=resume, checkpoint_seconds=0.0).run()

@@ -21,7 +21,7 @@ from nasbench_files import (
 )
 
 from nas_encoder.errors import DataError
-from nas_encoder.search.tabular import load_published, read_published
+from nas_encoder.tabular import load_published, read_published
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_what_is_allowed_is_enough_for_numpys_numbers() -> None:
         ):
             if opcode.name == "GLOBAL":
                 used.add(tuple(str(argument).split(" ")))
-    from nas_encoder.search.tabular.pickles import _STAND_INS
+    from nas_encoder.tabular.pickles import _STAND_INS
 
     assert {(m.replace("._core.", ".core."), n) for m, n in used} == {
         (m.replace("._core.", ".core."), n) for m, n in _STAND_INS

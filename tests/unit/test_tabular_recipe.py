@@ -17,10 +17,10 @@ from nas_encoder.errors import ConfigError, GenotypeError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_parameters
-from nas_encoder.search.config.table import Recipe, TableConfig, load_table_config
-from nas_encoder.search.tabular import list_tables, load_table
-from nas_encoder.search.tabular.build import TableBuilder, choose_architectures
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED
+from nas_encoder.tabular import list_tables, load_table
+from nas_encoder.tabular.build import TableBuilder, choose_architectures
+from nas_encoder.tabular.config import Recipe, TableConfig, load_table_config
 from nas_encoder.training.decoding import greedy, prefix_beam
 from nas_encoder.training.optimizers import exponential
 

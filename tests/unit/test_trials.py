@@ -20,11 +20,11 @@ from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import TRIALS, strategies
-from nas_encoder.search.tabular import Table, model_hash
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.processes import is_dead, this_process
 from nas_encoder.search.trials.samplers import EvolutionSampler, distributions
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular import Table, model_hash
 
 SPACE = get_space("tdnn_chain")
 

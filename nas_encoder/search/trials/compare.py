@@ -26,13 +26,13 @@ from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.strategies import GRADIENT, strategies
-from nas_encoder.search.tabular import Table, model_hash
-from nas_encoder.search.tabular.table import MEAN
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.samplers import build_pruner, build_sampler
 from nas_encoder.search.trials.storage import quiet
 from nas_encoder.search.trials.study import ERRORS, RESULT, evaluate, silence_optuna
 from nas_encoder.spaces import searchable_spaces
+from nas_encoder.tabular import Table, model_hash
+from nas_encoder.tabular.table import MEAN
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ For example::
     table.val_acc([[1, 0], [1, 0, 0], [1, 0, 0, 0]], epoch=8, seed=1234)
 """
 
-from nas_encoder.search.tabular.pickles import PublishedFile, read_published
-from nas_encoder.search.tabular.published import load_published
-from nas_encoder.search.tabular.store import TableFile, convert, list_tables, load_table
-from nas_encoder.search.tabular.table import AGGREGATES, Table, Training, model_hash
+from nas_encoder.tabular.pickles import PublishedFile, read_published
+from nas_encoder.tabular.published import load_published
+from nas_encoder.tabular.store import TableFile, convert, list_tables, load_table
+from nas_encoder.tabular.table import AGGREGATES, Table, Training, model_hash
 
 __all__ = [
     "AGGREGATES",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.errors import DataError
-from nas_encoder.search.tabular.pickles import PublishedFile, read_published
-from nas_encoder.search.tabular.table import Table, Training
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular.pickles import PublishedFile, read_published
+from nas_encoder.tabular.table import Table, Training
 
 SPACE = "nasbench_asr"
 NAMES = re.compile(r"nb-asr-(e\d+-\d+|bench-[A-Za-z0-9-]+|info)\.pickle\Z")

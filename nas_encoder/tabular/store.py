@@ -11,8 +11,8 @@ from typing import Any
 
 from nas_encoder.common.resources import conf_root
 from nas_encoder.errors import DataError
-from nas_encoder.search.tabular.published import load_published
-from nas_encoder.search.tabular.table import Table, Training
+from nas_encoder.tabular.published import load_published
+from nas_encoder.tabular.table import Table, Training
 
 SCHEMA = 1
 _TABLES = """

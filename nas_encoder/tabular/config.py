@@ -22,11 +22,11 @@ from nas_encoder.common.fields import (
 )
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.common.resources import find_config
+from nas_encoder.common.settings import apply_settings
 from nas_encoder.data import FeatureConfig
 from nas_encoder.data.phones import FOLDINGS
 from nas_encoder.data.tokens import SPLIT_KINDS
 from nas_encoder.errors import ConfigError
-from nas_encoder.search.config.load import apply_settings
 from nas_encoder.tables import SPACES
 from nas_encoder.training.config import BatchConfig, DataConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from nas_encoder.common.documents import differences
 from nas_encoder.errors import DataError
-from nas_encoder.search.config.table import TableConfig
-from nas_encoder.search.tabular.store import TableFile
+from nas_encoder.tabular.config import TableConfig
+from nas_encoder.tabular.store import TableFile
 
 
 def merge_tables(parts: list[str | Path], output: str | Path) -> None:

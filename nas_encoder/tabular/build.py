@@ -30,12 +30,12 @@ from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.table import TableConfig
-from nas_encoder.search.tabular.merge import conflicts
-from nas_encoder.search.tabular.store import TableFile
-from nas_encoder.search.tabular.table import model_hash
-from nas_encoder.search.tabular.training import RecipeTraining, TableLoaders
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular.config import TableConfig
+from nas_encoder.tabular.merge import conflicts
+from nas_encoder.tabular.store import TableFile
+from nas_encoder.tabular.table import model_hash
+from nas_encoder.tabular.training import RecipeTraining, TableLoaders
 from nas_encoder.training.config import TrainerConfig
 from nas_encoder.training.decoding import greedy, prefix_beam
 from nas_encoder.training.devices import open_fabric
