@@ -6,14 +6,14 @@ measurements), peak memory above what is kept between steps, memory kept for the
 operators launched (on a GPU: kernels), and their ratios. The whole schedule is that of He et al.
 2020: in each stage 15 epochs of weight steps, 9 of them with architecture steps.
 
-Plain (benchmarks/plain_supernet.py) is what public P-DARTS code does: separate edges, PyTorch's
-operators and memory layout, gradients of weights and architecture in both steps; float32 (on a GPU
-with PyTorch's default of TF32 in convolutions); for ST-NAS along the same path. Ours is the
-search's supernet: on a CPU in float32 with custom backward passes; on a GPU in bf16 as CUDA graphs,
-which the search itself does not use yet (--mode compile: torch.compile with CUDA graphs, minutes
-per stage; --mode eager: neither; --precision float32: no bf16). ST-NAS has no graph: its path
-changes with every step. A graph has its own memory pool, so on a GPU ours is measured as the peak
-of an eager step in the same precision.
+Plain (tests/parity/plain_supernet.py) is what public P-DARTS code does: separate edges, PyTorch's
+operators and memory layout, no masks, gradients of weights and architecture in both steps; float32
+(on a GPU with PyTorch's default of TF32 in convolutions); for ST-NAS along the same path. Ours is
+the search's supernet: on a CPU in float32 with custom backward passes; on a GPU in bf16 as CUDA
+graphs, which the search itself does not use yet (--mode compile: torch.compile with CUDA graphs,
+minutes per stage; --mode eager: neither; --precision float32: no bf16). ST-NAS has no graph: its
+path changes with every step. A graph has its own memory pool, so on a GPU ours is measured as the
+peak of an eager step in the same precision.
 
     OMP_NUM_THREADS=1 python benchmarks/supernet.py            # 256 frames, 4 utterances
     python benchmarks/supernet.py --paper                      # with an estimate for AISHELL-1
@@ -26,14 +26,12 @@ import argparse
 import json
 import statistics
 import sys
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from plain_supernet import PlainSupernet
 from step_cost import begin_peak, end_peak, launches, saved_bytes
-from supernet_sides import VOCABULARY, Measured, Side, choices, eager_peak, eagerly, make_batch
-from supernet_sides import Forward as Forward  # its test imports it from this module
+from supernet_sides import VOCABULARY, Side, choices, eager_peak, eagerly, make_batch
 
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import quiet_clock, seconds_of
@@ -42,6 +40,9 @@ from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
 from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from parity.plain_supernet import PlainSupernet  # noqa: E402
 
 STAGES = ((5, 8), (11, 5), (17, 3))  # cells, operations (Chen et al. 2019)
 EPOCHS, WARMUP = 15, 6  # He et al. 2020, section 4.3
@@ -58,16 +59,20 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
     nodes = get_space(args.space).nodes
     config = CellConfig(args.bins, args.channels, layers, 512)
     torch.manual_seed(0)
+    plain = PlainSupernet(
+        alive,
+        nodes,
+        config.input_size,
+        config.channels,
+        layers,
+        config.output_size,
+        VOCABULARY,
+        regularized=REGULARIZED,
+    )
+    # As in the search: one path has its own supernet.
     build = SampledSupernet if one_path else Supernet
-    sides = {
-        "plain": Side(
-            PlainSupernet(alive, config, nodes, VOCABULARY, REGULARIZED), alive, True, args
-        ),
-        # As in the search: one path has its own supernet.
-        "ours": Side(
-            CtcNetwork(build(alive, config, nodes, REGULARIZED), VOCABULARY), alive, False, args
-        ),
-    }
+    ours = CtcNetwork(build(alive, config, nodes, REGULARIZED), VOCABULARY)
+    sides = {"plain": Side(plain, alive, True, args), "ours": Side(ours, alive, False, args)}
     batch = make_batch(args, alive, one_path)
     device = torch.device(args.device)
     result: dict[str, Any] = {"layers": layers, "operations": keep}
@@ -98,9 +103,12 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
             peaks["ours"] = eager_peak(sides["ours"], steps["ours"], device)
         entry: dict[str, Any] = {}
         for side, (count, rows) in counted.items():
-            entry[side] = asdict(
-                Measured(statistics.median(seconds[side]), peaks[side], kept[side], count)
-            )
+            entry[side] = {
+                "seconds": statistics.median(seconds[side]),
+                "peak_bytes": peaks[side],
+                "saved_bytes": kept[side],
+                "launches": count,
+            }
             if args.profile:
                 entry[side]["profile"] = rows
         entry["speedup"] = round(entry["plain"]["seconds"] / entry["ours"]["seconds"], 2)
@@ -108,13 +116,8 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
         entry["saved_ratio"] = ratio(entry, "saved_bytes")
         entry["launch_ratio"] = ratio(entry, "launches")
         result[kind] = entry
-        if not args.quiet:
-            print_entry(name, kind, entry)
-    result["speedup"] = round(
-        schedule_seconds(result, "plain") / schedule_seconds(result, "ours"), 2
-    )
-    result["memory_ratio"] = round(peak(result, "ours") / peak(result, "plain"), 3)
-    return result
+        print_entry(name, kind, entry)
+    return result | compared([result])
 
 
 def ratio(entry: dict[str, Any], field: str) -> float | None:
@@ -129,7 +132,19 @@ def schedule_seconds(stage: dict[str, Any], side: str) -> float:
     return float(EPOCHS * weight + (EPOCHS - WARMUP) * architecture)
 
 
-def peak(stage: dict[str, Any], side: str) -> int:
+def compared(stages: list[dict[str, Any]]) -> dict[str, float]:
+    """Return how many times faster ours is in these stages, and its share of the peak memory."""
+    seconds, peak = (
+        {side: together(of(stage, side) for stage in stages) for side in ("plain", "ours")}
+        for together, of in ((sum, schedule_seconds), (max, peak_bytes))
+    )
+    return {
+        "speedup": round(seconds["plain"] / seconds["ours"], 2),
+        "memory_ratio": round(peak["ours"] / peak["plain"], 3),
+    }
+
+
+def peak_bytes(stage: dict[str, Any], side: str) -> int:
     """Return the larger peak of a stage's two steps."""
     return max(int(stage[kind][side]["peak_bytes"]) for kind in ("weight", "architecture"))
 
@@ -185,9 +200,7 @@ def parse_arguments() -> Any:
     parser.add_argument("--paper", action="store_true", help="estimate the search on AISHELL-1")
     parser.add_argument("--profile", action="store_true", help="print the costliest operators")
     parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    args.quiet = False
-    return args
+    return parser.parse_args()
 
 
 def main() -> int:
@@ -219,15 +232,7 @@ def main() -> int:
         keep = len(get_space(args.space).operations)
         output["st_nas"] = measure_case(args, "ST-NAS", STAGES[0][0], keep, True)
     if stages:
-        total = {
-            side: sum(schedule_seconds(stage, side) for stage in stages)
-            for side in ("plain", "ours")
-        }
-        most = {side: max(peak(stage, side) for stage in stages) for side in ("plain", "ours")}
-        output["schedule"] = {
-            "speedup": round(total["plain"] / total["ours"], 2),
-            "memory_ratio": round(most["ours"] / most["plain"], 3),
-        }
+        output["schedule"] = compared(stages)
         print(
             f"schedule of stages {', '.join(map(str, args.stages))}: "
             f"{output['schedule']['speedup']} times faster, peak memory "

@@ -26,16 +26,6 @@ from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
 VOCABULARY = 1434  # 1394 syllables, 39 phones, blank
 
 
-@dataclass
-class Measured:
-    """One kind of step on one side: medians, bytes, counts."""
-
-    seconds: float
-    peak_bytes: int
-    saved_bytes: int
-    launches: int
-
-
 class Forward(nn.Module):
     """A supernet's forward pass in our precision; captured inputs are tensors only."""
 
@@ -118,7 +108,6 @@ class Side:
 
     def loss(self, batch: Batch, weights: dict[str, Tensor]) -> Tensor:
         """Return the CTC loss; with ``paths`` only these run in the forward pass."""
-        options: dict[str, Any] = {}
         if batch.paths is not None and self.plain:
             hard = {
                 kind: F.one_hot(batch.paths[kind], weights[kind].size(1)).to(weights[kind].dtype)
@@ -129,14 +118,11 @@ class Side:
                 kind: hard[kind] + (w - w.detach() if w.requires_grad else 0.0)
                 for kind, w in weights.items()
             }
-            options = {"paths": batch.paths}
         if self.plain:
-            log_probs, lengths = self.network(
-                batch.features, batch.lengths, weights, self.dropout, **options
-            )
+            log_probs = self.network(batch.features, weights, self.dropout, batch.paths)
         else:
             log_probs = self.run(batch, weights)
-            lengths = reduced_lengths(batch.lengths, self.factor)
+        lengths = reduced_lengths(batch.lengths, self.factor)
         return F.ctc_loss(
             log_probs.float().transpose(0, 1), batch.targets, lengths, batch.target_lengths
         )

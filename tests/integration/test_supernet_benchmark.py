@@ -34,20 +34,22 @@ def kernels(module: nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize("one_path", [False, True])
 def test_both_sides_compute_the_same(benchmark: ModuleType, one_path: bool) -> None:
     alive = benchmark.choices("asr_revised", 4)
-    arguments = (alive, CellConfig(8, 8, 3, 5), 4, 7, ())
     torch.manual_seed(0)
-    ours, plain = ctc_supernet(*arguments).double(), benchmark.PlainSupernet(*arguments).double()
-    encoder: Any = ours.encoder
-    for name, module in (("stem", encoder), ("head", encoder), ("classifier", ours)):
-        getattr(plain, name).load_state_dict(getattr(module, name).state_dict())
+    ours: Any = ctc_supernet(alive, CellConfig(8, 8, 3, 5), 4, 7).double()
+    plain = benchmark.PlainSupernet(alive, 4, 8, 8, 3, 5, 7).double()
+    encoder = ours.encoder
+    same = [(encoder.stem, plain.stem), (encoder.head, plain.head)]
+    same.append((ours.classifier, plain.classifier))
     for kind, cell, other in zip(encoder.kinds, encoder.cells, plain.cells, strict=True):
-        for name in ("preprocess0", "preprocess1"):
-            getattr(other, name).load_state_dict(getattr(cell, name).state_dict())
+        same += [(cell.preprocess0, other.pre0), (cell.preprocess1, other.pre1)]
         for row, edge in enumerate(other.edges):
             own = cell.edge_kernels(row)
-            for name, operation in zip(alive[kind][row], edge.operations, strict=True):
+            for name, operation in zip(alive[kind][row], edge, strict=True):
                 for mine, theirs in zip(own.get(name, []), kernels(operation), strict=True):
                     theirs.data.copy_(mine)
+    for module, copy in same:
+        for mine, theirs in zip(module.parameters(), copy.parameters(), strict=True):
+            theirs.data.copy_(mine)
     paths = {kind: torch.arange(14) % 4 for kind in KINDS} if one_path else None
     results = []
     for network in (ours, plain):
@@ -56,10 +58,12 @@ def test_both_sides_compute_the_same(benchmark: ModuleType, one_path: bool) -> N
             weights = {kind: torch.eye(4).double()[paths[kind]] for kind in KINDS}
         weights = {kind: w.requires_grad_() for kind, w in weights.items()}
         x = torch.linspace(-1, 1, 2 * 12 * 8).sin().view(2, 12, 8).double()
-        options = {"paths": paths} if network is plain else {}
-        y, lengths = network(x, torch.tensor([12, 12]), weights, 0.0, **options)
+        if network is plain:
+            y = plain(x, weights, 0.0, paths)
+        else:
+            y, lengths = ours(x, torch.tensor([12, 12]), weights, 0.0)
+            assert lengths.tolist() == [3, 3]
         (y * torch.sin(torch.arange(y.numel()) + 1.0).view_as(y)).sum().backward()
-        assert lengths.tolist() == [3, 3]
         results.append([y, *(weights[kind].grad for kind in KINDS)])
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 
@@ -69,7 +73,7 @@ def test_our_forward_pass_is_captured_as_one_graph(benchmark: ModuleType) -> Non
     """As on a GPU, where CUDA graphs and compilers meet it; dynamo alone shows breaks."""
     alive = benchmark.choices("darts", 8)
     network = ctc_supernet(alive, CellConfig(8, 2, 3, 5), 4, 7, benchmark.REGULARIZED).train()
-    forward = benchmark.Forward(network, 0.0, False, False)
+    forward = importlib.import_module("supernet_sides").Forward(network, 0.0, False, False)
     weights = [torch.full((14, 8), 0.125, requires_grad=True) for _ in KINDS]
     arguments = (torch.randn(2, 12, 8), torch.tensor([12, 12]), *weights)
     captured = torch.compile(forward, backend="eager", fullgraph=True)

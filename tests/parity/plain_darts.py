@@ -21,15 +21,14 @@ CellDict = Mapping[str, Any]
 
 
 def regression_deltas(frames: Tensor) -> Tensor:
-    """Return Kaldi's delta with a window of 2; (T, F) -> (T, F). Edge frames repeat."""
-    total = frames.size(0)
-    rows = []
-    for t in range(total):
-        row = torch.zeros_like(frames[0])
-        for n in (1, 2):
-            row = row + n * (frames[min(t + n, total - 1)] - frames[max(t - n, 0)])
-        rows.append(row / (2 * (1 + 4)))
-    return torch.stack(rows)
+    """Return Kaldi's delta with a window of 2; (..., T, F) -> the same. Edge frames repeat."""
+    total = frames.size(-2)
+    times = torch.arange(total, device=frames.device)
+
+    def shifted(n: int) -> Tensor:
+        return frames[..., (times + n).clamp(0, total - 1), :]
+
+    return sum(n * (shifted(n) - shifted(-n)) for n in (1, 2)) / (2 * (1 + 4))
 
 
 def relu_conv_bn(c_in: int, c_out: int) -> nn.Sequential:

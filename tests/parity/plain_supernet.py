@@ -1,11 +1,12 @@
-"""A plain supernet of the 2-D cell spaces: one utterance at a time, every edge by itself.
+"""A plain supernet of the 2-D cell spaces: every edge by itself, nothing masked.
 
-The reference for parity tests and for the speed of the real one: Liu, Simonyan, Yang 2019 (DARTS,
-arXiv 1806.09055), equation 2, as it stands there. Each edge computes each of its operations on
-its own, ``none`` included, and adds them weighted; nothing is masked, merged or left out. Batch
-norms after operations scale and shift by 1 and 0, and one follows each pooling.
+The reference for parity tests and for the speed of the real one (benchmarks/supernet.py), written
+as public DARTS and P-DARTS code is: Liu, Simonyan, Yang 2019 (DARTS, arXiv 1806.09055), equation
+2, as it stands there. Each edge computes each of its operations on its own, ``none`` included,
+and adds them weighted; nothing is merged or left out. Batch norms in cells have no parameters,
+and one follows each pooling. With ``paths`` an edge computes its sampled operation, as ST-NAS.
 
-Shapes: B batch (1), C channels, T frames, F frequency bins, E edges, n operations on an edge.
+Shapes: B batch, C channels, T frames, F frequency bins, E edges, n operations on an edge.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from parity.plain_darts import FactorizedReduce, build_op, regression_deltas, relu_conv_bn
 from torch import Tensor, nn
 
 Edges = Sequence[Sequence[str]]  # the operations' names of each edge
+Paths = Mapping[str, Tensor]  # kind of cell -> (E,) place of the sampled operation
 
 
 class Nothing(nn.Module):
@@ -40,12 +43,36 @@ def candidate(name: str, channels: int, stride: int) -> nn.Module:
     return operation
 
 
+class PlainEdge(nn.ModuleList):
+    """The mixed operation of one edge."""
+
+    def __init__(
+        self, names: Sequence[str], channels: int, stride: int, regularized: Sequence[str]
+    ) -> None:
+        super().__init__(candidate(name, channels, stride) for name in names)
+        self.dropped = [name in regularized for name in names]
+
+    def forward(self, x: Tensor, weights: Tensor, dropout: float, path: int | None) -> Tensor:
+        values = []
+        for place, (weight, operation) in enumerate(zip(weights, self, strict=True)):
+            taken = path in (None, place)
+            if not taken and not weight.requires_grad:
+                continue
+            with torch.set_grad_enabled(taken and torch.is_grad_enabled()):
+                value = operation(x)  # only the weight of a path not taken has a gradient
+            if self.dropped[place] and dropout > 0:
+                value = F.dropout(value, dropout, self.training)
+            values.append(weight * value)
+        return sum(values)
+
+
 class PlainSupernetCell(nn.Module):
     """A cell in which each node sums over all earlier states, as in figure 1 of the paper."""
 
     def __init__(
         self,
         edges: Edges,
+        regularized: Sequence[str],
         nodes: int,
         c_prev_prev: int,
         c_prev: int,
@@ -63,19 +90,26 @@ class PlainSupernetCell(nn.Module):
             for source in range(2 + node):
                 names = edges[len(self.edges)]
                 stride = 2 if reduction and source < 2 else 1
-                self.edges.append(
-                    nn.ModuleList(candidate(name, channels, stride) for name in names)
-                )
+                self.edges.append(PlainEdge(names, channels, stride, regularized))
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight = module.bias = None
 
-    def forward(self, before: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        self,
+        before: Tensor,
+        previous: Tensor,
+        weights: Tensor,
+        dropout: float,
+        path: Sequence[int | None],
+    ) -> Tensor:
         states = [self.pre0(before), self.pre1(previous)]
-        offset = 0
+        rows = iter(zip(self.edges, weights, path, strict=True))
         for _ in range(self.count):
             mixed = []
-            for source, state in enumerate(states):
-                edge, row = self.edges[offset + source], weights[offset + source]
-                mixed.append(sum(w * op(state) for w, op in zip(row, edge, strict=True)))
-            offset += len(states)
+            for state in states:
+                edge, row, taken = next(rows)
+                mixed.append(edge(state, row, dropout, taken))
             states.append(sum(mixed))
         return torch.cat(states[2:], dim=1)
 
@@ -92,6 +126,7 @@ class PlainSupernet(nn.Module):
         output_size: Width of the fully connected layer.
         vocabulary: Tokens (V).
         stem_stride: (time, frequency).
+        regularized: Operations whose outputs have dropout.
     """
 
     def __init__(
@@ -104,6 +139,7 @@ class PlainSupernet(nn.Module):
         output_size: int,
         vocabulary: int,
         stem_stride: tuple[int, int] = (1, 1),
+        regularized: Sequence[str] = (),
     ) -> None:
         super().__init__()
         stem = 3 * channels
@@ -121,19 +157,35 @@ class PlainSupernet(nn.Module):
                 width, bins = 2 * width, -(-bins // 2)
             self.cells.append(
                 PlainSupernetCell(
-                    alive[kind], nodes, c_prev_prev, c_prev, width, reduction, reduction_prev
+                    alive[kind],
+                    regularized,
+                    nodes,
+                    c_prev_prev,
+                    c_prev,
+                    width,
+                    reduction,
+                    reduction_prev,
                 )
             )
             c_prev_prev, c_prev, reduction_prev = c_prev, nodes * width, reduction
         self.head = nn.Linear(c_prev * bins, output_size)
         self.classifier = nn.Linear(output_size, vocabulary)
 
-    def forward(self, frames: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Map one utterance (T, F) and weights (E, n) by kind to (ceil(T / S), V)."""
+    def forward(
+        self,
+        frames: Tensor,
+        weights: Mapping[str, Tensor],
+        dropout: float = 0.0,
+        paths: Paths | None = None,
+    ) -> Tensor:
+        """Map utterances (B, T, F), or one (T, F), and weights (E, n) to (..., ceil(T / S), V)."""
         deltas = regression_deltas(frames)
-        planes = torch.stack([frames, deltas, regression_deltas(deltas)])
-        s0 = s1 = self.stem(planes.unsqueeze(0))
+        planes = torch.stack([frames, deltas, regression_deltas(deltas)], dim=-3)
+        s0 = s1 = self.stem(planes.view(-1, *planes.shape[-3:]))
+        path = {kind: [None] * len(own) for kind, own in weights.items()}
+        path.update({kind: places.tolist() for kind, places in (paths or {}).items()})
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            s0, s1 = s1, cell(s0, s1, weights[kind])
-        y = torch.relu(self.head(s1[0].transpose(0, 1).flatten(1)))
-        return torch.log_softmax(self.classifier(y), dim=-1)
+            s0, s1 = s1, cell(s0, s1, weights[kind], dropout, path[kind])
+        y = torch.relu(self.head(s1.transpose(1, 2).flatten(2)))
+        y = torch.log_softmax(self.classifier(y), dim=-1)
+        return y if frames.dim() == 3 else y[0]
