@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nas_encoder.common.provenance import usable_cores  # noqa: E402
 from nas_encoder.errors import MissingDependencyError, NasEncoderError  # noqa: E402
 
 EXAMPLES = """\
@@ -114,13 +115,6 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
     return "\n".join(lines)
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use, if the system tells."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     args = parser().parse_args(arguments)
@@ -145,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
             test_other=args.test_other,
         )
         jobs = args.jobs if args.jobs is not None else min(8, usable_cores())
+        # All cores are in use: worker processes start no threads of their own.
+        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
         manifest, made = build(request, args.output, jobs, progress=not args.quiet)
     except (NasEncoderError, OSError) as error:
         print(f"synth_corpus.py: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 from nas_encoder import __version__
@@ -32,10 +33,14 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use, if the system tells."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def machine() -> str:
     """Return the processor and the number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    return f"{_processor()}, {usable_cores()} cores"
 
 
 def _processor() -> str:

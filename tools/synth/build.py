@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ import numpy as np
 from tqdm import tqdm
 
 from nas_encoder.errors import DataError
-from tools.synth.audio import SAMPLE_RATE, frame_count, record
-from tools.synth.corpus import Plan, Request, Split, Utterance
+from tools.synth.audio import SAMPLE_RATE, Conditions, frame_count, record
+from tools.synth.corpus import Plan, Request, Utterance
 from tools.synth.espeak import Espeak, SpeechError, Voice
 from tools.synth.layouts import LAYOUTS
 from tools.synth.layouts.base import NOTICE
 from tools.synth.plan import make_plan
-from tools.synth.workspace import MANIFEST, Workspace, finished
+from tools.synth.workspace import finished, note, publish, read_notes, workspace
 
 SUBSAMPLING = 4
 """Frames per output frame of a CTC encoder, for counting infeasible utterances."""
@@ -64,46 +63,37 @@ def build(
     existing = finished(output, request.to_dict())
     if existing is not None:
         return existing, False
-    with Workspace(output, request.to_dict()) as workspace:
-        records = _valid(workspace, plan)
-        todo = [utterance for utterance in plan.utterances if utterance.id not in records]
-        for folder in sorted({(workspace.root / item.audio).parent for item in todo}):
-            folder.mkdir(parents=True, exist_ok=True)
-        conditions = {split.name: split for split in layout.splits(request)}
+    with workspace(output, request.to_dict()) as root:
+        noted = read_notes(root)
+        notes = {
+            utterance.id: noted[utterance.id]
+            for utterance in plan.utterances
+            if utterance.id in noted
+            and (path := root / utterance.audio).is_file()
+            and path.stat().st_size == noted[utterance.id]["bytes"]
+        }
+        conditions = {split.name: split.conditions for split in plan.splits}
         tasks = [
-            (str(workspace.root), request, conditions[utterance.split], utterance)
-            for utterance in todo
+            (root, request, conditions[utterance.split], utterance)
+            for utterance in plan.utterances
+            if utterance.id not in notes
         ]
         bar = tqdm(
-            total=len(plan.utterances), initial=len(records), unit="utt", desc="speaking",
+            total=len(plan.utterances), initial=len(notes), unit="utt", desc="speaking",
             disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 5.0,
         )  # fmt: skip
         with bar:
             for made in _spread(tasks, jobs):
-                workspace.note(made)
-                records[made["id"]] = made
+                note(root, made)
+                notes[made["id"]] = made
                 bar.update()
-        layout.finish(
-            workspace.root, plan, {name: entry["samples"] for name, entry in records.items()}
-        )
-        manifest = describe(request, plan, records)
-        workspace.publish(manifest)
+        layout.finish(root, plan, {name: entry["samples"] for name, entry in notes.items()})
+        manifest = describe(request, plan, notes)
+        publish(root, output, manifest)
     return manifest, True
 
 
-def _valid(workspace: Workspace, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Return the notes on utterances whose audio exists and has the size noted."""
-    noted = workspace.records()
-    found = {}
-    for utterance in plan.utterances:
-        entry = noted.get(utterance.id)
-        path = workspace.root / utterance.audio
-        if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
-            found[utterance.id] = entry
-    return found
-
-
-Task = tuple[str, Request, Split, Utterance]
+Task = tuple[Path, Request, Conditions, Utterance]
 
 
 def _spread(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
@@ -114,16 +104,15 @@ def _spread(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
                 yield speak(task, espeak)
         return
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each():
-        pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_start)
-        try:
-            yield from pool.map(_speak_in_worker, tasks, chunksize=4)
-        except BrokenProcessPool as error:
-            raise SpeechError(
-                "a worker process died (out of memory?); the same command goes on from here"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_start)
+    try:
+        yield from pool.map(_speak_in_worker, tasks, chunksize=4)
+    except BrokenProcessPool as error:
+        raise SpeechError(
+            "a worker process died (out of memory?); the same command goes on from here"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _espeak: Espeak | None = None  # this worker process's own
@@ -148,29 +137,13 @@ def _speak_in_worker(task: Task) -> dict[str, Any]:
     return speak(task, _espeak)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Keep worker processes from starting threads of their own: all cores are in use."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
     """Speak, record and write one utterance; return a note on it in plain types.
 
     All randomness comes from the corpus's seed and the utterance's id, so neither the order
     nor the number of processes matters.
     """
-    folder, request, split, utterance = task
+    folder, request, conditions, utterance = task
     layout = LAYOUTS[request.layout]
     rng = np.random.default_rng([request.seed, zlib.crc32(utterance.id.encode())])
     voice = utterance.speaker.voice
@@ -181,10 +154,10 @@ def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
         Voice(voice.name, min(max(rate, slow), fast), voice.pitch, voice.range),
         int(rng.integers(0, 2**31 - 1)),
     )
-    recording = record(speech, split.conditions, rng)
-    path = Path(folder) / utterance.audio
-    written = layout.write(path, utterance, recording, speech)
-    tokens = written.tokens
+    recording = record(speech, conditions, rng)
+    path = folder / utterance.audio
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokens, halved = layout.write(path, utterance, recording, speech)
     repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
     content = path.read_bytes()
     return {
@@ -194,7 +167,7 @@ def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
         "infeasible": len(tokens) + repeats > frame_count(len(recording.samples)) // SUBSAMPLING,
         "snr": recording.snr,
         "limited": recording.limited,
-        "halved": written.halved,
+        "halved": halved,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
@@ -260,6 +233,3 @@ def describe(request: Request, plan: Plan, records: dict[str, dict[str, Any]]) -
         "sha256": digest.hexdigest(),
         "splits": splits,
     }
-
-
-__all__ = ["MANIFEST", "build", "describe", "speak"]

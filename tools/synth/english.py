@@ -7,7 +7,8 @@ alike, so that a recogniser can in principle spell every sentence from its sound
 from __future__ import annotations
 
 import random
-import re
+
+from tools.synth import grammar
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "name": ("anna", "peter", "maria", "george", "linda", "thomas", "susan", "robert"),
@@ -72,9 +73,6 @@ TEMPLATES: tuple[str, ...] = (
 )
 """Sentence templates; a name in braces stands for one word of that list."""
 
-_SLOT = re.compile(r"\{(\w+)\}")
-
-
 PROPER: frozenset[str] = frozenset((*CATEGORIES["name"], *CATEGORIES["day"]))
 """Words capitalised in ordinary spelling."""
 
@@ -91,26 +89,12 @@ def punctuated(words: tuple[str, ...]) -> str:
 
 def vocabulary() -> list[str]:
     """Return every word that a sentence can contain, sorted."""
-    words = {word for category in CATEGORIES.values() for word in category}
-    for template in TEMPLATES:
-        words.update(_SLOT.sub(" ", template).split())
-    if "a" in words:
-        words.add("an")
-    return sorted(words)
+    return sorted(grammar.vocabulary(CATEGORIES, TEMPLATES) | {"an"})
 
 
 def draw_sentence(rng: random.Random) -> tuple[str, ...]:
     """Draw the words of a sentence, in lower case, without punctuation."""
-    used: set[str] = set()
-
-    def fill(match: re.Match[str]) -> str:
-        # A word occurs once in a sentence: "old and old" is no sentence.
-        choices = [word for word in CATEGORIES[match.group(1)] if word not in used]
-        word = rng.choice(choices)
-        used.add(word)
-        return word
-
-    words = _SLOT.sub(fill, rng.choice(TEMPLATES)).split()
+    words = grammar.draw(CATEGORIES, TEMPLATES, rng)
     return tuple(
         "an" if word == "a" and following[0] in "aeiou" else word
         for word, following in zip(words, [*words[1:], "."], strict=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
+import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
+from bisect import bisect_right
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,11 +86,10 @@ class Voice:
     range: int
 
 
-class Espeak:
+class Espeak(AbstractContextManager["Espeak"]):
     """A running espeak-ng that speaks one text at a time; a context manager.
 
-    The samples depend only on the text, the voice and the seed; see
-    :mod:`tools.synth.espeak_server`.
+    The samples depend only on the text, the voice and the seed (:mod:`tools.synth.espeak_server`).
 
     Raises:
         MissingDependencyError: ``espeakng-loader`` is not installed.
@@ -109,9 +109,11 @@ class Espeak:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        greeting, _ = self._receive()
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        greeting = self._receive()
         if greeting["rate"] != SAMPLE_RATE:
-            self.close()
+            self.__exit__()
             raise SpeechError(
                 f"espeak-ng started with sample rate {greeting['rate']}, expected {SAMPLE_RATE}"
             )
@@ -136,59 +138,31 @@ class Espeak:
         if variant and not (self._variants / variant).is_file():
             # espeak would silently speak without the variant.
             raise SpeechError(f"espeak-ng {self.version} has no voice variant {variant!r}")
-        request = {
-            "text": text,
-            "voice": voice.name,
-            "rate": voice.rate,
-            "pitch": voice.pitch,
-            "range": voice.range,
-            "volume": VOLUME,
-            "seed": seed,
-        }
-        pipe = self._pipe(self._process.stdin)
+        request = {"text": text, **asdict(voice), "volume": VOLUME, "seed": seed}
         try:
-            pipe.write(json.dumps(request).encode() + b"\n")
-            pipe.flush()
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
         except OSError as error:
             raise SpeechError(f"espeak-ng's process is gone: {error}") from error
-        answer, data = self._receive()
+        answer = self._receive()
         if "error" in answer:
             raise SpeechError(f"cannot say {text!r} with {voice.name}: {answer['error']}")
-        return _speech(words, answer, data)
+        return _speech(words, answer)
 
-    def close(self) -> None:
-        """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+    def __exit__(self, *error: object) -> None:
+        self._requests.close()
+        self._answers.close()
         self._process.wait()
 
-    def __enter__(self) -> Espeak:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-        assert pipe is not None, "Popen was asked for pipes"
-        return pipe
-
-    def _receive(self) -> tuple[dict[str, Any], bytes]:
-        pipe = self._pipe(self._process.stdout)
-        size = pipe.read(4)
-        if len(size) < 4:
-            raise SpeechError(f"espeak-ng's process ended with status {self._process.wait()}")
-        header: dict[str, Any] = json.loads(pipe.read(struct.unpack("<I", size)[0]))
-        return header, pipe.read(header["bytes"])
+    def _receive(self) -> Any:
+        try:
+            return pickle.load(self._answers)
+        except (EOFError, pickle.UnpicklingError) as error:
+            status = self._process.wait()
+            raise SpeechError(f"espeak-ng's process ended with status {status}") from error
 
 
-def _speech(words: tuple[str, ...], answer: dict[str, Any], data: bytes) -> Speech:
+def _speech(words: tuple[str, ...], answer: dict[str, Any]) -> Speech:
     """Check espeak's answer against the words and convert it."""
     expected, position = [], 1
     for spelling in words:
@@ -201,19 +175,16 @@ def _speech(words: tuple[str, ...], answer: dict[str, Any], data: bytes) -> Spee
         )
     starts = [start for start, _, _ in answer["words"]]
     phones: list[Phone] = []
-    word = -1
     for start, name in answer["phones"]:
-        # A word event comes no later than the word's first phone (earlier where that phone
-        # is a stop: the closure lies between), and after the last phone of the word before.
-        while word + 1 < len(starts) and starts[word + 1] <= start:
-            word += 1
         if name.startswith("("):
             raise SpeechError(
                 f"espeak-ng read a part of {' '.join(words)!r} as language {name}, "
                 "so its spelling is not one that the voice knows"
             )
-        phones.append(Phone(start, name.lstrip("',%="), word))
-    if not data or len(phones) < 2 or not phones[-1].is_pause:
+        # A word event comes no later than the word's first phone (earlier where that phone
+        # is a stop: the closure lies between), and after the last phone of the word before.
+        phones.append(Phone(start, name.lstrip("',%="), bisect_right(starts, start) - 1))
+    if not answer["samples"] or len(phones) < 2 or not phones[-1].is_pause:
         raise SpeechError(f"espeak-ng said nothing for {' '.join(words)!r}")
-    samples = np.frombuffer(data, dtype="<i2").astype(np.int16)
+    samples = np.frombuffer(answer["samples"], dtype="<i2").astype(np.int16)
     return Speech(samples, tuple(phones), tuple(starts))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import struct
+import pickle
 import sys
 from typing import Any
 
@@ -51,18 +51,16 @@ _CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-def speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[bytes, list[Any], list[Any]]:
+def speak(library: ctypes.CDLL, request: dict[str, Any]) -> dict[str, Any]:
     """Speak one request in this process.
 
     Returns:
-        16-bit samples; phones as [sample, name]; words as [sample, text position, length].
-
-    Raises:
-        RuntimeError: espeak-ng has no such voice, or refuses the text.
+        ``samples``, 16-bit; ``phones`` as (sample, name); ``words`` as (sample, text position,
+        length). Or ``error``.
     """
     pieces: list[bytes] = []
-    phones: list[Any] = []
-    words: list[Any] = []
+    phones: list[tuple[int, str]] = []
+    words: list[tuple[int, int, int]] = []
 
     def receive(samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
@@ -71,17 +69,17 @@ def speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[bytes, list[An
         while events[index].type != EVENT_LIST_TERMINATED:
             event = events[index]
             if event.type == EVENT_PHONEME:
-                phones.append([event.sample, event.id.string.decode("utf-8")])
+                phones.append((event.sample, event.id.string.decode("utf-8")))
             elif event.type == EVENT_WORD:
-                words.append([event.sample, event.text_position, event.length])
+                words.append((event.sample, event.text_position, event.length))
             index += 1
         return 0
 
     callback = _CALLBACK(receive)
     library.espeak_SetSynthCallback(callback)
     library.espeak_ng_SetRandSeed(ctypes.c_long(request["seed"]))
-    if library.espeak_SetVoiceByName(request["voice"].encode()) != 0:
-        raise RuntimeError(f"espeak-ng has no voice {request['voice']!r}")
+    if library.espeak_SetVoiceByName(request["name"].encode()) != 0:
+        return {"error": f"espeak-ng has no voice {request['name']!r}"}
     for name, number in PARAMETERS.items():
         library.espeak_SetParameter(number, request[name], 0)
     text = request["text"].encode("utf-8") + b"\0"
@@ -89,15 +87,14 @@ def speak(library: ctypes.CDLL, request: dict[str, Any]) -> tuple[bytes, list[An
         text, ctypes.c_size_t(len(text)), 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None
     )
     if status != 0:
-        raise RuntimeError(f"espeak_Synth gave status {status}")
-    return b"".join(pieces), phones, words
+        return {"error": f"espeak_Synth gave status {status}"}
+    return {"samples": b"".join(pieces), "phones": phones, "words": words}
 
 
-def _send(header: dict[str, Any], samples: bytes = b"") -> None:
-    head = json.dumps({**header, "bytes": len(samples)}).encode()
-    out = sys.stdout.buffer
-    out.write(struct.pack("<I", len(head)) + head + samples)
-    out.flush()
+def _send(answer: dict[str, Any]) -> None:
+    # Not sys.stdout, which Python would flush again at exit if the requester is gone.
+    with open(1, "wb", closefd=False) as out:
+        pickle.dump(answer, out)
 
 
 def _answer(library: ctypes.CDLL, line: str) -> None:
@@ -106,11 +103,7 @@ def _answer(library: ctypes.CDLL, line: str) -> None:
     if child == 0:
         status = 1
         try:
-            try:
-                samples, phones, words = speak(library, json.loads(line))
-                _send({"phones": phones, "words": words}, samples)
-            except RuntimeError as error:
-                _send({"error": str(error)})
+            _send(speak(library, json.loads(line)))
             status = 0
         finally:
             os._exit(status)
@@ -134,14 +127,8 @@ def main() -> int:
         for line in sys.stdin:
             _answer(library, line)
     except BrokenPipeError:
-        # The requester is gone, so nobody would read an error; see _discard_output.
-        _discard_output()
+        pass  # the requester is gone, so nobody would read an error
     return 0
-
-
-def _discard_output() -> None:
-    """Keep Python from failing again when it flushes standard output at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ tone-numbered pinyin, so :func:`pinyin` converts.
 from __future__ import annotations
 
 import random
-import re
 from importlib import import_module
 
 from nas_encoder.errors import MissingDependencyError
+from tools.synth import grammar
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "when": (
@@ -66,38 +66,22 @@ TEMPLATES: tuple[str, ...] = (
 )
 """Sentence templates; a name in braces stands for one entry of that list."""
 
-_SLOT = re.compile(r"\{(\w+)\}")
-
 
 def vocabulary() -> list[str]:
     """Return every word that a sentence can contain, sorted."""
-    entries = [entry for category in CATEGORIES.values() for entry in category]
-    entries += [_SLOT.sub(" ", template) for template in TEMPLATES]
-    return sorted({word for entry in entries for word in entry.split()})
+    return sorted(grammar.vocabulary(CATEGORIES, TEMPLATES))
 
 
 def draw_sentence(rng: random.Random) -> tuple[str, ...]:
     """Draw the words of a sentence, in characters."""
-    used: set[str] = set()
-
-    def fill(match: re.Match[str]) -> str:
-        choices = [entry for entry in CATEGORIES[match.group(1)] if entry not in used]
-        entry = rng.choice(choices)
-        used.add(entry)
-        return entry
-
-    return tuple(_SLOT.sub(fill, rng.choice(TEMPLATES)).split())
+    return tuple(grammar.draw(CATEGORIES, TEMPLATES, rng))
 
 
 def pinyin(words: tuple[str, ...]) -> tuple[str, ...]:
     """Convert words to tone-numbered pinyin, e.g. ``("女儿",)`` to ``("nv3", "er2")``.
 
-    Args:
-        words: Words in characters. Each is converted separately, since its characters may be
-            read in several ways and the word decides.
-
-    Returns:
-        One syllable per character; 5 is the neutral tone, ``v`` stands for ü.
+    There is one syllable per character; 5 is the neutral tone, ``v`` stands for ü. Each word is
+    converted separately: its characters may be read in several ways, and the word decides.
 
     Raises:
         MissingDependencyError: ``pypinyin`` is not installed.

@@ -8,10 +8,8 @@ variant never occurs in training.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 
-from nas_encoder.errors import DataError
 from tools.synth.espeak import Voice
 
 FEMALE: tuple[str, ...] = (
@@ -58,12 +56,7 @@ class Speaker:
 
 
 def variant_pools(seed: int, echo: bool) -> dict[tuple[str, str], list[str]]:
-    """Divide the variants, optionally with echoing ones, between splits.
-
-    Returns:
-        Disjoint lists of variants by (``train``/``dev``/``test``, gender), determined by the
-        arguments.
-    """
+    """Divide the variants, with ``echo`` all, by (``train``/``dev``/``test``, gender)."""
     rng = random.Random(f"{seed}/variants")
     pools: dict[tuple[str, str], list[str]] = {}
     for gender, plain, echoing in (("F", FEMALE, FEMALE_ECHOING), ("M", MALE, MALE_ECHOING)):
@@ -76,58 +69,3 @@ def variant_pools(seed: int, echo: bool) -> dict[tuple[str, str], list[str]]:
             variants = variants[count:]
         pools["train", gender] = variants
     return pools
-
-
-def draw_speakers(
-    names: list[tuple[str, str]],
-    *,
-    split: str,
-    pool_of: str,
-    accents: tuple[str, ...],
-    rates: tuple[int, int],
-    seed: int,
-    echo: bool,
-    taken: set[Voice],
-    used: Counter[tuple[str, str]],
-) -> list[Speaker]:
-    """Draw the speakers of one split, with pairwise different voices.
-
-    Args:
-        names: Name and gender (``F``/``M``) of each speaker.
-        split: The split that they belong to.
-        pool_of: The split whose share of the variants they use.
-        accents: espeak voice files to choose from; one may occur several times.
-        rates: Slowest and fastest rate in words per minute.
-        seed: The corpus's seed.
-        echo: Whether variants with an echo may be used.
-        taken: Voices in use; the new ones are added.
-        used: Number of variants handed out by share and gender; updated.
-
-    Raises:
-        DataError: There are not enough different voices.
-    """
-    rng = random.Random(f"{seed}/speakers/{split}")
-    pools = variant_pools(seed, echo)
-    speakers = []
-    for name, gender in names:
-        pool = pools[pool_of, gender]
-        # Each variant once, then all of them again with another pitch, rate and accent.
-        variant = pool[used[pool_of, gender] % len(pool)]
-        used[pool_of, gender] += 1
-        for _ in range(1000):
-            voice = Voice(
-                name=f"{rng.choice(accents)}+{variant}",
-                rate=rng.randint(*rates),
-                pitch=rng.randint(35, 65),
-                range=rng.randint(30, 70),
-            )
-            if voice not in taken:
-                break
-        else:
-            raise DataError(
-                f"{len(names)} {split} speakers",
-                [f"no further voice with variant {variant}; ask for fewer or widen --rate"],
-            )
-        taken.add(voice)
-        speakers.append(Speaker(name, split, gender, voice))
-    return speakers

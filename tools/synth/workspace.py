@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -39,8 +40,7 @@ def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
             str(output),
             ["exists and is no corpus of this tool; choose another --output or remove it"],
         )
-    found = differing(manifest["arguments"], request)
-    if found:
+    if found := differing(manifest["arguments"], request):
         raise DataError(
             str(output),
             [
@@ -51,8 +51,9 @@ def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     return manifest
 
 
-class Workspace:
-    """The folder ``<output>.partial``, in which a corpus grows; a context manager.
+@contextmanager
+def workspace(output: Path, request: dict[str, Any]) -> Iterator[Path]:
+    """Hold the folder ``<output>.partial``, in which a corpus grows.
 
     The next run with the same arguments resumes what a killed one left in it. A lock keeps a
     second run out.
@@ -64,75 +65,71 @@ class Workspace:
     Raises:
         DataError: The folder belongs to other arguments, or to a run in progress.
     """
-
-    def __init__(self, output: Path, request: dict[str, Any]) -> None:
-        self.output = output
-        self.root = output.with_name(f"{output.name}.partial")
-        self._request = request
-        self._lock = FileLock(self.root / ".lock", timeout=0)
-
-    def __enter__(self) -> Workspace:
-        self.root.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise DataError(str(self.root), ["another run is writing it; let it end"]) from error
-        arguments = self.root / ".arguments.json"
+    root = output.with_name(f"{output.name}.partial")
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(root / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise DataError(str(root), ["another run is writing it; let it end"]) from error
+    with lock:
+        arguments = root / ".arguments.json"
         begun = _read(arguments)
-        if begun is not None and differing(begun, self._request):
-            self._lock.release()
+        if begun is None:
+            write_json(arguments, request)
+        elif found := differing(begun, request):
             raise DataError(
-                str(self.root),
+                str(root),
                 [
                     "is left from an interrupted run with other arguments; repeat that run to "
                     "finish it, choose another --output, or remove the folder",
-                    *differing(begun, self._request),
+                    *found,
                 ],
             )
-        if begun is None:
-            write_json(arguments, self._request)
-        return self
+        yield root
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
-    def records(self) -> dict[str, dict[str, Any]]:
-        """Return earlier runs' notes on finished utterances, by id."""
-        path = self.root / ".journal.jsonl"
-        found: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # cut short by a kill: the utterance is made again
-                found[record["id"]] = record
-        return found
+def read_notes(root: Path) -> dict[str, dict[str, Any]]:
+    """Return earlier runs' notes on finished utterances, by id."""
+    path = root / ".journal.jsonl"
+    found: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # cut short by a kill: the utterance is made again
+            found[record["id"]] = record
+    return found
 
-    def note(self, record: dict[str, Any]) -> None:
-        """Note a finished utterance."""
-        with (self.root / ".journal.jsonl").open("a", encoding="utf-8") as journal:
-            # The line break comes first, to end a line cut short by a kill.
-            journal.write("\n" + json.dumps(record))
 
-    def publish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest and move the folder to its final place in one step."""
-        write_json(self.root / MANIFEST, manifest)
-        for name in (".arguments.json", ".journal.jsonl", ".lock"):
-            (self.root / name).unlink(missing_ok=True)
-        os.rename(self.root, self.output)
+def note(root: Path, record: dict[str, Any]) -> None:
+    """Note a finished utterance."""
+    with (root / ".journal.jsonl").open("a", encoding="utf-8") as journal:
+        # The line break comes first, to end a line cut short by a kill.
+        journal.write("\n" + json.dumps(record))
+
+
+def publish(root: Path, output: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest and move the folder to its final place in one step."""
+    write_json(root / MANIFEST, manifest)
+    for name in (".arguments.json", ".journal.jsonl", ".lock"):
+        (root / name).unlink(missing_ok=True)
+    os.rename(root, output)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    temporary = path.with_name(f"{path.name}.writing")
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file, which then becomes ``path``.
+
+    Its name is always the same, so that after a kill the resumed run uses it up.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    write(temporary)
     os.replace(temporary, path)
 
 

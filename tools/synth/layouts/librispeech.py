@@ -7,13 +7,14 @@ books that Kaldi's and ESPnet's data preparation reads.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tools.synth.audio import SAMPLE_RATE, Conditions
 from tools.synth.corpus import Plan, Request, Split, Utterance
-from tools.synth.layouts.base import NOTICE, Layout, genders, shares
+from tools.synth.layouts.base import NOTICE, Layout
 from tools.synth.voices import Speaker
 
 SUBSETS: tuple[str, ...] = (
@@ -25,7 +26,6 @@ SUBSETS: tuple[str, ...] = (
 CHAPTER = 40
 """Most utterances in a chapter."""
 
-FIRST_SPEAKER: dict[str, int] = {"train": 1001, "dev": 7001, "test": 8001, "other": 9001}
 OTHER = Conditions(snr=(5.0, 15.0), reverb=True)
 """How the additional subset test-other is recorded by default."""
 
@@ -41,10 +41,18 @@ class LibriSpeech(Layout):
         "gmw/en-GB-x-rp", "gmw/en-GB-scotland", "gmw/en-029",
     )  # fmt: skip
     rates = (110, 150)
+    subsets = True
+    numbers = {
+        "train": range(1001, 7001),
+        "dev": range(7001, 8001),
+        "test": range(8001, 9001),
+        "other": range(9001, 10001),
+    }
+    speaker = "{}"
 
     def problems(self, request: Request) -> list[str]:
         """Return what this layout cannot satisfy of a request."""
-        found = []
+        found = super().problems(request)
         names = self._names(request)
         for kind, name in zip(("train", "dev", "test"), names, strict=True):
             known = [subset for subset in SUBSETS if subset.startswith(kind)]
@@ -52,18 +60,12 @@ class LibriSpeech(Layout):
                 found.append(f"--subsets: {kind} must be one of {', '.join(known)}, got {name!r}")
         if request.test_other and "test-other" in names:
             found.append("--test-other: the test set itself is test-other; use --subsets")
-        for split in self.splits(request):
-            room = 1000 if split.kind != "train" else 6000
-            if split.speakers > room:
-                found.append(
-                    f"--speakers: at most {room} {split.kind} speakers, got {split.speakers}"
-                )
         return found
 
     def splits(self, request: Request) -> list[Split]:
         """Return the three subsets, and test-other if requested."""
         result = [
-            Split(split.kind, name, split.count, split.speakers, split.conditions)
+            replace(split, name=name)
             for split, name in zip(super().splits(request), self._names(request), strict=True)
         ]
         if request.test_other:
@@ -72,26 +74,12 @@ class LibriSpeech(Layout):
             result.append(Split("other", "test-other", request.test_other, speakers, conditions))
         return result
 
-    def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
-        """Return numbers in the split's own range."""
-        first = FIRST_SPEAKER[split.kind]
-        return [
-            (str(first + index), gender) for index, gender in enumerate(genders(split.speakers))
-        ]
-
-    def utterances(
-        self, split: Split, speakers: list[Speaker], draw: Callable[[], tuple[str, ...]]
-    ) -> list[Utterance]:
-        """Divide each speaker's utterances into chapters."""
-        result = []
-        for speaker, count in zip(speakers, shares(split.count, len(speakers)), strict=True):
-            for index in range(count):
-                # Unique in the corpus, and sorted as the speakers are.
-                chapter = f"{speaker.name}{index // CHAPTER:03d}"
-                stem = f"{speaker.name}-{chapter}-{index % CHAPTER:04d}"
-                audio = f"LibriSpeech/{split.name}/{speaker.name}/{chapter}/{stem}.flac"
-                result.append(Utterance(stem, split.name, speaker, draw(), audio))
-        return result
+    def audio(self, split: Split, speaker: Speaker, index: int) -> str:
+        """Return the path of a speaker's utterance, in one of the speaker's chapters."""
+        # Unique in the corpus, and sorted as the speakers are.
+        chapter = f"{speaker.name}{index // CHAPTER:03d}"
+        name = f"{speaker.name}-{chapter}-{index % CHAPTER:04d}.flac"
+        return f"LibriSpeech/{split.name}/{speaker.name}/{chapter}/{name}"
 
     def transcript(self, words: tuple[str, ...]) -> str:
         """Return the words in upper case."""
@@ -99,9 +87,11 @@ class LibriSpeech(Layout):
 
     def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
         """Write the chapters' transcripts and the tables."""
-        chapters: dict[str, list[Utterance]] = {}
+        chapters: defaultdict[str, list[Utterance]] = defaultdict(list)
+        readings: defaultdict[str, list[Utterance]] = defaultdict(list)
         for utterance in plan.utterances:
-            chapters.setdefault(utterance.audio.rpartition("/")[0], []).append(utterance)
+            chapters[utterance.audio.rpartition("/")[0]].append(utterance)
+            readings[utterance.speaker.name].append(utterance)
         for folder, members in chapters.items():
             stem = members[0].id.rpartition("-")[0]
             lines = [f"{member.id} {self.transcript(member.words)}\n" for member in members]
@@ -110,9 +100,6 @@ class LibriSpeech(Layout):
         def minutes(members: Iterable[Utterance]) -> float:
             return sum(samples[member.id] for member in members) / SAMPLE_RATE / 60.0
 
-        readings: dict[str, list[Utterance]] = {}
-        for utterance in plan.utterances:
-            readings.setdefault(utterance.speaker.name, []).append(utterance)
         speaker_lines = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
         for speaker in plan.speakers:
             own = minutes(readings[speaker.name])

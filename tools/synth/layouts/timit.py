@@ -12,19 +12,19 @@ split, so splits share no sentence.
 
 from __future__ import annotations
 
-import os
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools.synth import english
 from tools.synth.audio import SAMPLE_RATE, Recording
-from tools.synth.corpus import Plan, Request, Split, Utterance
+from tools.synth.corpus import Plan, Split, Utterance
 from tools.synth.espeak import Speech
-from tools.synth.layouts.base import NOTICE, Layout, Written, genders, shares
+from tools.synth.layouts.base import NOTICE, Layout, genders, shares
 from tools.synth.phones import Segment, phone_segments, word_segments
 from tools.synth.voices import Speaker
+from tools.synth.workspace import write_whole
 
 CORE_TEST: dict[str, int] = {
     "FELC0": 1, "MDAB0": 1, "MWBT0": 1, "FPAS0": 2, "MTAS1": 2, "MWEW0": 2,
@@ -43,7 +43,6 @@ DEV: tuple[str, ...] = (
 )  # fmt: skip
 """The usual 50 development speakers, taken from TIMIT's TEST folder."""
 
-MOST_TRAIN = 462
 READERS_OF_SX = 7
 """As in TIMIT, each SX sentence has up to seven readers of one split, each SI has one."""
 
@@ -60,18 +59,11 @@ class Timit(Layout):
     accents = ("gmw/en-US",)
     rates = (110, 150)
     echo = False
-
-    def problems(self, request: Request) -> list[str]:
-        """Return what this layout cannot satisfy of a request."""
-        found = super().problems(request)
-        limits = (MOST_TRAIN, len(DEV), len(CORE_TEST))
-        for split, limit in zip(self.splits(request), limits, strict=True):
-            if split.speakers > limit:
-                found.append(
-                    f"--speakers: TIMIT has at most {limit} {split.kind} speakers, "
-                    f"got {split.speakers}"
-                )
-        return found
+    numbers = {
+        "train": range(462),
+        "dev": range(len(DEV)),
+        "test": range(len(CORE_TEST)),
+    }
 
     def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
         """Return the official names of dev and test speakers, and new ones for train."""
@@ -131,7 +123,7 @@ class Timit(Layout):
 
     def write(
         self, path: Path, utterance: Utterance, recording: Recording, speech: Speech
-    ) -> Written:
+    ) -> tuple[Sequence[str], int]:
         """Write the SPHERE file, ``.PHN``, ``.WRD`` and ``.TXT``."""
         inner, halved = phone_segments(speech)
         words = word_segments(inner, utterance.words)
@@ -151,11 +143,9 @@ class Timit(Layout):
         text = f"0 {length} {self.transcript(utterance.words)}\n"
         path.with_suffix(".TXT").write_text(text, encoding="ascii")
         # The audio comes last: where it exists, the rest does.
-        temporary = path.with_name(f".{path.name}.writing")
-        header = sphere_header(utterance, recording)
-        temporary.write_bytes(header + recording.samples.astype("<i2").tobytes())
-        os.replace(temporary, path)
-        return Written(["h#", *(segment.label for segment in inner), "h#"], halved)
+        sphere = sphere_header(utterance, recording) + recording.samples.astype("<i2").tobytes()
+        write_whole(path, lambda file: file.write_bytes(sphere))
+        return ["h#", *(segment.label for segment in inner), "h#"], halved
 
     def finish(self, root: Path, plan: Plan, samples: dict[str, int]) -> None:
         """Write a note and the table of speakers."""
