@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from nas_encoder.common.documents import differences
 from nas_encoder.errors import DataError
 from nas_encoder.tabular.config import TableConfig
-from nas_encoder.tabular.store import TableFile
+from nas_encoder.tabular.store import TableFile, new_table
 
 
 def merge_tables(parts: list[str | Path], output: str | Path) -> None:
@@ -20,44 +19,31 @@ def merge_tables(parts: list[str | Path], output: str | Path) -> None:
         DataError: ``output`` exists, a file is no table, or two of them were built differently or
             have different numbers for the same training.
     """
-    if Path(output).exists():
-        raise DataError(str(output), ["already exists; choose another name or delete it first"])
-    if not parts:
-        raise DataError("merge", ["there is nothing to merge"])
-    opened = []
-    for part in parts:
-        with TableFile(part, create=False) as file:
-            opened.append((str(part), file.about(), file.read()))
-    problems: list[str] = []
-    _, first, _ = opened[0]
-    identity = {key: first.get(key) for key in IDENTITY}
-    for name, about, table in opened[1:]:
-        problems += [f"{name}: {line}" for line in conflicts(about, identity)]
-        for other, _, earlier in opened:
-            if other == name:
-                break
-            for group, rows in table.trainings.items():
-                problems += [
-                    f"{name}: {key}, {group[0]} epochs, seed {group[1]}: other numbers than {other}"
-                    for key, training in rows.items()
-                    if (known := earlier.trainings.get(group, {}).get(key)) is not None
-                    and (known.val, known.test) != (training.val, training.test)
-                ]
-    if problems:
-        raise DataError("merge", problems)
-    target = Path(output)
-    temporary = target.with_name(f".{target.name}.writing")
-    temporary.unlink(missing_ok=True)
-    try:
-        with TableFile(temporary) as file:
-            for _, _, table in opened:
-                file.add_table(table)
-            trained = len(file.read())
-            added = [origin for _, about, _ in opened for origin in about.get("added", [])]
-            file.set_about(shard=[1, 1], architectures=trained, merged=len(opened), added=added)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_table(output) as merged:
+        if not parts:
+            raise DataError("merge", ["there is nothing to merge"])
+        opened = []
+        for part in parts:
+            with TableFile(part, create=False) as file:
+                opened.append((str(part), file.about(), file.read()))
+        problems: list[str] = []
+        for place, (name, about, table) in enumerate(opened):
+            problems += [f"{name}: {line}" for line in conflicts(about, opened[0][1])]
+            problems += [
+                f"{name}: {key}, {group[0]} epochs, seed {group[1]}: other numbers than {other}"
+                for other, _, earlier in opened[:place]
+                for group, rows in table.trainings.items()
+                for key, training in rows.items()
+                if (known := earlier.trainings.get(group, {}).get(key)) is not None
+                and (known.val, known.test) != (training.val, training.test)
+            ]
+        if problems:
+            raise DataError("merge", problems)
+        for _, _, table in opened:
+            merged.add_table(table)
+        added = [origin for _, about, _ in opened for origin in about.get("added", [])]
+        trained = len({key for key, _, _ in merged.finished()})
+        merged.set_about(shard=[1, 1], architectures=trained, merged=len(opened), added=added)
 
 
 IDENTITY = ("config", "utterances", "tokens", "feature_mean")

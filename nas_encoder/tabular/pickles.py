@@ -96,35 +96,23 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
 class _Call:
     """Stand-in for a function of a file: callable, but not modifiable."""
 
-    __slots__ = ()
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: object) -> Any:
+        return self._function(*arguments)
 
     def __setstate__(self, _: object) -> None:
         raise pickle.UnpicklingError("changes a function")
 
 
-class _ScalarCall(_Call):
-    """Stands for ``numpy.core.multiarray.scalar``."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: object) -> Any:
-        return _number(*arguments)
-
-
-class _EncodeCall(_Call):
-    """Stands for ``_codecs.encode``, with which old pickles write bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: object) -> bytes:
-        return _encode(*arguments)
-
-
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _NumberType,
-    ("numpy.core.multiarray", "scalar"): _ScalarCall(),
-    ("numpy._core.multiarray", "scalar"): _ScalarCall(),
-    ("_codecs", "encode"): _EncodeCall(),
+    ("numpy.core.multiarray", "scalar"): _Call(_number),
+    ("numpy._core.multiarray", "scalar"): _Call(_number),
+    ("_codecs", "encode"): _Call(_encode),  # with which old pickles write bytes
 }
 
 

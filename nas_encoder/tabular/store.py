@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS latencies (
     PRIMARY KEY (model_hash, device)
 ) WITHOUT ROWID;
 """
+_COLUMNS = {"about": 2, "architectures": 3, "trainings": 5, "epochs": 5, "latencies": 3}
 
 
 class TableFile:
@@ -81,70 +82,43 @@ class TableFile:
 
     def set_about(self, **values: Any) -> None:
         """Record the origin of the numbers, as JSON values."""
-        rows = [(key, json.dumps(value)) for key, value in values.items()]
-        with self._transaction() as run:
-            run.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+        self._put(about=((key, json.dumps(value)) for key, value in values.items()))
 
     def add_architecture(
         self, key: str, genotype: Mapping[str, Any] | None, info: Mapping[str, Any]
     ) -> None:
         """Record an architecture's document and what is known of it without training."""
-        document = None if genotype is None else json.dumps(genotype)
-        with self._transaction() as run:
-            run.execute(
-                "INSERT OR REPLACE INTO architectures VALUES (?, ?, ?)",
-                (key, document, json.dumps(dict(info))),
-            )
+        self._put(architectures=[_architecture(key, genotype, info)])
 
     def add_latency(self, key: str, device: str, seconds: float) -> None:
         """Record a latency."""
-        with self._transaction() as run:
-            run.execute("INSERT OR REPLACE INTO latencies VALUES (?, ?, ?)", (key, device, seconds))
+        self._put(latencies=[(key, device, seconds)])
 
     def add_trainings(self, key: str, seed: int, trainings: Mapping[int, Training]) -> None:
         """Record the trainings of one architecture and seed, by their target epochs."""
-        with self._transaction() as run:
-            for target, training in trainings.items():
-                self._insert(run, key, target, seed, training)
+        self._put(**_trainings([(key, target, seed, t) for target, t in trainings.items()]))
 
     def add_table(self, table: Table) -> None:
         """Record a whole table in one transaction."""
         keys = dict.fromkeys([*table.genotypes, *table.static, *table.hashes()])
-        with self._transaction() as run:
-            run.executemany(
-                "INSERT OR REPLACE INTO about VALUES (?, ?)",
-                [(k, json.dumps(v)) for k, v in {**table.about, "space": table.space}.items()],
-            )
-            for key in keys:
-                document = table.genotypes.get(key)
-                run.execute(
-                    "INSERT OR REPLACE INTO architectures VALUES (?, ?, ?)",
-                    (
-                        key,
-                        None if document is None else json.dumps(document),
-                        json.dumps(table.static.get(key, {})),
-                    ),
-                )
-            for (target, seed), rows in table.trainings.items():
-                for key, training in rows.items():
-                    self._insert(run, key, target, seed, training)
-            for device, values in table.latencies.items():
-                run.executemany(
-                    "INSERT OR REPLACE INTO latencies VALUES (?, ?, ?)",
-                    [(key, device, seconds) for key, seconds in values.items()],
-                )
-
-    @staticmethod
-    def _insert(
-        run: sqlite3.Connection, key: str, target: int, seed: int, training: Training
-    ) -> None:
-        run.execute(
-            "INSERT OR REPLACE INTO trainings VALUES (?, ?, ?, ?, ?)",
-            (key, target, seed, training.test, json.dumps(dict(training.more))),
-        )
-        run.executemany(
-            "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?)",
-            [(key, target, seed, epoch, val) for epoch, val in enumerate(training.val, 1)],
+        about = {**table.about, "space": table.space}
+        found = [
+            (key, *group, training)
+            for group, rows in table.trainings.items()
+            for key, training in rows.items()
+        ]
+        self._put(
+            about=((key, json.dumps(value)) for key, value in about.items()),
+            architectures=(
+                _architecture(key, table.genotypes.get(key), table.static.get(key, {}))
+                for key in keys
+            ),
+            latencies=(
+                (key, device, seconds)
+                for device, rows in table.latencies.items()
+                for key, seconds in rows.items()
+            ),
+            **_trainings(found),
         )
 
     # -- reading ------------------------------------------------------------------------------
@@ -152,31 +126,19 @@ class TableFile:
     def about(self) -> dict[str, Any]:
         """Return the origin of the numbers."""
         with self._errors():
-            rows = self._connection.execute("SELECT key, value FROM about").fetchall()
-            return {key: json.loads(value) for key, value in rows}
+            return {key: json.loads(value) for key, value in self._get("key, value FROM about")}
 
     def finished(self) -> set[tuple[str, int, int]]:
         """Return (key, target epochs, seed) of all trainings."""
-        with self._errors():
-            return set(
-                self._connection.execute("SELECT model_hash, target_epochs, seed FROM trainings")
-            )
+        return set(self._get("model_hash, target_epochs, seed FROM trainings"))
 
     def architectures(self) -> set[str]:
         """Return the keys of all recorded architectures."""
-        with self._errors():
-            return {
-                row[0] for row in self._connection.execute("SELECT model_hash FROM architectures")
-            }
+        return {key for (key,) in self._get("model_hash FROM architectures")}
 
     def latency_of(self, device: str) -> dict[str, float]:
         """Return the latencies of a device by key."""
-        with self._errors():
-            return dict(
-                self._connection.execute(
-                    "SELECT model_hash, seconds FROM latencies WHERE device = ?", (device,)
-                ).fetchall()
-            )
+        return dict(self._get("model_hash, seconds FROM latencies WHERE device = ?", device))
 
     def read(self) -> Table:
         """Return the table."""
@@ -185,24 +147,20 @@ class TableFile:
         latencies: dict[str, dict[str, float]] = {}
         static, genotypes = {}, {}
         with self._errors():
-            for key, target, seed, val in self._connection.execute(
-                "SELECT model_hash, target_epochs, seed, val_per FROM epochs "
+            for *training, val in self._get(
+                "model_hash, target_epochs, seed, val_per FROM epochs "
                 "ORDER BY model_hash, target_epochs, seed, epoch"
             ):
-                vals.setdefault((key, target, seed), []).append(val)
-            for key, target, seed, test, more in self._connection.execute(
-                "SELECT model_hash, target_epochs, seed, test_per, more FROM trainings"
+                vals.setdefault(tuple(training), []).append(val)
+            for key, target, seed, test, more in self._get(
+                "model_hash, target_epochs, seed, test_per, more FROM trainings"
             ):
                 trainings.setdefault((target, seed), {})[key] = Training(
                     tuple(vals.get((key, target, seed), ())), test, json.loads(more)
                 )
-            for key, device, seconds in self._connection.execute(
-                "SELECT model_hash, device, seconds FROM latencies"
-            ):
+            for key, device, seconds in self._get("model_hash, device, seconds FROM latencies"):
                 latencies.setdefault(device, {})[key] = seconds
-            for key, document, info in self._connection.execute(
-                "SELECT model_hash, genotype, info FROM architectures"
-            ):
+            for key, document, info in self._get("model_hash, genotype, info FROM architectures"):
                 if document is not None:
                     genotypes[key] = json.loads(document)
                 if json.loads(info):
@@ -212,12 +170,19 @@ class TableFile:
 
     # -- parts --------------------------------------------------------------------------------
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _get(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(f"SELECT {query}", values).fetchall()
+
+    def _put(self, **rows: Iterable[tuple[Any, ...]]) -> None:
+        """Insert or replace rows of the SQL tables, all in one transaction."""
         with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
+                for table, own in rows.items():
+                    marks = ", ".join("?" * _COLUMNS[table])
+                    query = f"INSERT OR REPLACE INTO {table} VALUES ({marks})"
+                    self._connection.executemany(query, own)
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
@@ -231,6 +196,46 @@ class TableFile:
             raise DataError(
                 str(self.path), [f"is no table, or cannot be used as one: {error}"]
             ) from error
+
+
+def _architecture(
+    key: str, genotype: Mapping[str, Any] | None, info: Mapping[str, Any]
+) -> tuple[str, str | None, str]:
+    return key, None if genotype is None else json.dumps(genotype), json.dumps(dict(info))
+
+
+def _trainings(
+    found: Sequence[tuple[str, int, int, Training]],
+) -> dict[str, Iterable[tuple[Any, ...]]]:
+    """Return the rows of (key, target epochs, seed, training)."""
+    return {
+        "trainings": ((*place, t.test, json.dumps(dict(t.more))) for *place, t in found),
+        "epochs": (
+            (*place, epoch, val) for *place, t in found for epoch, val in enumerate(t.val, 1)
+        ),
+    }
+
+
+@contextmanager
+def new_table(output: str | Path) -> Iterator[TableFile]:
+    """Open a new file, which gets its name only once it is complete.
+
+    Raises:
+        DataError: ``output`` exists or cannot be written.
+    """
+    target = Path(output)
+    if target.exists():
+        raise DataError(str(output), ["already exists; choose another name or delete it first"])
+    temporary = target.with_name(f".{target.name}.writing")
+    try:
+        temporary.unlink(missing_ok=True)
+        with TableFile(temporary) as file:
+            yield file
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(str(output), [f"cannot be written: {error}"]) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def list_tables() -> list[str]:
@@ -249,10 +254,9 @@ def load_table(source: str | Path) -> Table:
         DataError: There is no such table, or it cannot be read.
     """
     names = list_tables()
+    path = Path(source)
     if str(source) in names:
         path = conf_root() / "table" / f"{source}.sqlite"
-    else:
-        path = Path(source)
     if path.is_dir():
         return load_published(path)
     if not path.is_file():
@@ -267,18 +271,7 @@ def convert(source: str | Path, output: str | Path) -> Table:
     Raises:
         DataError: The source cannot be read, or ``output`` exists or cannot be written.
     """
-    target = Path(output)
-    if target.exists():
-        raise DataError(str(output), ["already exists; choose another name or delete it first"])
-    table = load_table(source)
-    temporary = target.with_name(f".{target.name}.writing")
-    temporary.unlink(missing_ok=True)
-    try:
-        with TableFile(temporary) as file:
-            file.add_table(table)
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(str(output), [f"cannot be written: {error}"]) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_table(output) as file:
+        table = load_table(source)
+        file.add_table(table)
     return table

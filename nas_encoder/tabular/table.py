@@ -19,18 +19,17 @@ from nas_encoder.errors import DataError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
 
-MEAN, MEDIAN, BEST, WORST = "mean", "median", "min", "max"
+Architecture = Genotype | Sequence[Sequence[int]] | str
+MEAN = "mean"
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
     MEAN: statistics.fmean,
-    MEDIAN: statistics.median,
-    BEST: min,
-    WORST: max,
+    "median": statistics.median,
+    "min": min,
+    "max": max,
 }
 
 
-def model_hash(
-    architecture: Genotype | Sequence[Sequence[int]] | str, space: str = "nasbench_asr"
-) -> str:
+def model_hash(architecture: Architecture, space: str = "nasbench_asr") -> str:
     """Return the key of an architecture in a table.
 
     Args:
@@ -132,7 +131,7 @@ class Table:
         key = model_hash(architecture)  # type: ignore[arg-type]
         return any(key in rows for rows in self.trainings.values())
 
-    def genotype(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> Genotype:
+    def genotype(self, architecture: Architecture) -> Genotype:
         """Return the genotype of a key.
 
         Raises:
@@ -147,7 +146,7 @@ class Table:
 
     def val_acc(
         self,
-        architecture: Genotype | Sequence[Sequence[int]] | str,
+        architecture: Architecture,
         epoch: int | None = None,
         best: bool = True,
         seed: int | str | None = None,
@@ -181,7 +180,7 @@ class Table:
 
     def test_acc(
         self,
-        architecture: Genotype | Sequence[Sequence[int]] | str,
+        architecture: Architecture,
         seed: int | str | None = None,
         target: int | None = None,
     ) -> float | None:
@@ -189,7 +188,7 @@ class Table:
         return self._over_seeds(model_hash(architecture), seed, target, lambda found: found.test)
 
     def latency(
-        self, architecture: Genotype | Sequence[Sequence[int]] | str, device: str | None = None
+        self, architecture: Architecture, device: str | None = None
     ) -> dict[str, float] | float | None:
         """Return the latency in seconds on a device, or by device if None is given.
 
@@ -210,7 +209,7 @@ class Table:
         found = {name: rows[key] for name, rows in self.latencies.items() if key in rows}
         return found or None
 
-    def info(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> dict[str, Any] | None:
+    def info(self, architecture: Architecture) -> dict[str, Any] | None:
         """Return what is known without training, such as ``params``.
 
         Raises:
@@ -221,14 +220,14 @@ class Table:
         found = self.static.get(model_hash(architecture))
         return None if found is None else dict(found)
 
-    def params(self, architecture: Genotype | Sequence[Sequence[int]] | str) -> int | None:
+    def params(self, architecture: Architecture) -> int | None:
         """Return the number of parameters; None if the table lacks it."""
         found = self.info(architecture)
         return None if found is None else int(found["params"])
 
     def full_info(
         self,
-        architecture: Genotype | Sequence[Sequence[int]] | str,
+        architecture: Architecture,
         seed: int | None = None,
         target: int | None = None,
     ) -> dict[str, Any] | None:
