@@ -130,26 +130,19 @@ class TableBuilder:
             problems.append("device: this machine has no CUDA device")
         if problems:
             raise ConfigError("table", problems)
-        self.config = config
-        self.output = Path(output)
+        self.config, self.output = config, Path(output)
         self.data = {"train": str(train), "valid": str(valid), "test": str(test)}
-        self.shard = shard
-        self.resume = resume
-        self.checkpoint_seconds = checkpoint_seconds
+        self.shard, self.resume, self.checkpoint_seconds = shard, resume, checkpoint_seconds
         use_cuda = config.device != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if use_cuda else "cpu")
-        chosen = choose_architectures(config)
-        known = {model_hash(genotype) for genotype in chosen}
-        self.added = [(str(name), load_members(config.space, [name])[0]) for name in added]
-        for genotype in load_members(config.space, added):
-            if model_hash(genotype) not in known:
-                chosen.append(genotype)
-        self.architectures = chosen[part - 1 :: parts]
-        # Check all options before any training, not a week into it.
-        first = self.architectures[0] if self.architectures else None
+        self.added = {str(name): load_members(config.space, [name])[0] for name in added}
+        chosen: dict[str, Genotype] = {}
+        for genotype in (*choose_architectures(config), *self.added.values()):
+            chosen.setdefault(model_hash(genotype), genotype)
+        self.architectures = list(chosen.values())[part - 1 :: parts]
         self.factor = self.min_length = 1
-        if first is not None:
-            encoder: Any = self._encoder(first)
+        if self.architectures:  # check all options before any training, not a week into it
+            encoder: Any = self._encoder(self.architectures[0])
             self.factor = int(encoder.subsampling_factor)
             self.min_length = int(encoder.min_length)
 
@@ -206,7 +199,7 @@ class TableBuilder:
         """
         before = file.about()
         added = list(before.get("added", []))
-        for name, genotype in self.added:
+        for name, genotype in self.added.items():
             origin = {"key": model_hash(genotype), "name": name, **genotype.provenance}
             if origin not in added:
                 added.append(origin)

@@ -179,10 +179,7 @@ class Table:
         return self._over_seeds(model_hash(architecture), seed, target, value)
 
     def test_acc(
-        self,
-        architecture: Architecture,
-        seed: int | str | None = None,
-        target: int | None = None,
+        self, architecture: Architecture, seed: int | str | None = None, target: int | None = None
     ) -> float | None:
         """Return the test error; arguments, result and errors as :meth:`val_acc`."""
         return self._over_seeds(model_hash(architecture), seed, target, lambda found: found.test)
@@ -226,10 +223,7 @@ class Table:
         return None if found is None else int(found["params"])
 
     def full_info(
-        self,
-        architecture: Architecture,
-        seed: int | None = None,
-        target: int | None = None,
+        self, architecture: Architecture, seed: int | None = None, target: int | None = None
     ) -> dict[str, Any] | None:
         """Return everything about one training of an architecture in one dict.
 

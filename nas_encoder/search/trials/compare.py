@@ -17,19 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from nas_encoder.common.fields import Declared, choice, integer, option, tuple_of
 from nas_encoder.errors import ConfigError, DataError
-from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype import load_genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.samplers import build_pruner, build_sampler
 from nas_encoder.search.trials.storage import quiet
-from nas_encoder.search.trials.study import ERRORS, RESULT, evaluate, silence_optuna
+from nas_encoder.search.trials.study import ERRORS, RESULT, evaluate
 from nas_encoder.spaces import searchable_spaces
 from nas_encoder.tabular import Table, model_hash
 from nas_encoder.tabular.table import MEAN
@@ -75,8 +73,7 @@ class Comparison:
         problems = settings.problems()
         if problems:
             raise ConfigError("comparison", problems)
-        self.table = table
-        self.settings = settings
+        self.table, self.settings = table, settings
         if settings.target is not None and settings.target not in table.targets:
             raise ConfigError(
                 "comparison", [f"target: must be one of {table.targets}, got {settings.target}"]
@@ -95,7 +92,7 @@ class Comparison:
             raise ConfigError(
                 "comparison", [f"sample: must be at most the population, {self.population}"]
             )
-        self.epochs = self._evaluator("random", 0).epochs
+        self.epochs = self._prepared("random", 0)[1].epochs
         self.budget = self.trials * self.epochs
 
     def run(self) -> dict[str, Any]:
@@ -104,7 +101,7 @@ class Comparison:
         grid = [*range(self.epochs, self.budget, step), self.budget]
         names, runs = self.settings.algorithms, self.settings.runs
         found: dict[str, Any] = {}
-        silence_optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         with tqdm(total=len(names) * runs, desc="searches", unit="search", disable=None) as bar:
             for name in names:
                 curves, counts = [], []
@@ -139,25 +136,25 @@ class Comparison:
         Raises:
             DataError: One is not in the table; all are listed.
         """
-        space = self.table.space
-        searches = [_search(name, load_genotype(name)) for name in genotypes]
-        if not genotypes:
-            searches = [
-                {name: origin.get(name) for name in ("key", "name", "strategy")}
-                for origin in self.table.about.get("added", [])
-                if origin.get("strategy") in strategies(GRADIENT)
-            ]
+        space, loaded = self.table.space, map(load_genotype, genotypes)
+        searches: list[dict[str, Any]] = [
+            {"key": model_hash(found), "name": name, "strategy": found.provenance.get("strategy")}
+            for name, found in zip(genotypes, loaded, strict=True)
+        ] or [
+            origin
+            for origin in self.table.about.get("added", [])
+            if origin.get("strategy") in strategies(GRADIENT)
+        ]
         if not searches:
+            why = (
+                "no result was given; make one with: nas-encoder search --config stnas --set "
+                f"space={space} ..., and add its genotype.yaml to the table with: nas-encoder "
+                "table build ... --resume --add"
+            )
             if space not in searchable_spaces():
                 why = (
                     f"the space '{space}' has no supernet in this package, so gradient search "
                     "is impossible in it"
-                )
-            else:
-                why = (
-                    f"no result was given; make one with: nas-encoder search --config stnas --set "
-                    f"space={space} ..., and add its genotype.yaml to the table with: nas-encoder "
-                    "table build ... --resume --add"
                 )
             return {"available": False, "why": why, "results": [], "strategies": []}
         problems = [
@@ -187,8 +184,8 @@ class Comparison:
 
     # -- parts --------------------------------------------------------------------------------
 
-    def _config(self, algorithm: str) -> TrialsConfig:
-        return TrialsConfig.from_dict(
+    def _prepared(self, algorithm: str, seed: int) -> tuple[TrialsConfig, TableEvaluator]:
+        config = TrialsConfig.from_dict(
             {
                 "strategy": algorithm,
                 "space": self.table.space,
@@ -199,34 +196,28 @@ class Comparison:
             },
             "comparison",
         )
-
-    def _evaluator(self, algorithm: str, seed: int) -> TableEvaluator:
-        config = self._config(algorithm)
         assert config.table is not None
-        return TableEvaluator(
+        return config, TableEvaluator(
             config.table, config.space, config.objectives, config.training.epochs, seed, self.table
         )
 
     def _search(self, algorithm: str, seed: int) -> tuple[list[tuple[int, float]], int]:
         """Return (epochs spent, regret) after each trial, and the number of trials."""
-        config, evaluator = self._config(algorithm), self._evaluator(algorithm, seed)
+        config, evaluator = self._prepared(algorithm, seed)
         sampler = build_sampler(config, evaluator.space, seed)
-        pruner = build_pruner(config.pruning, evaluator.epochs)
         # Hyperband assigns brackets by the study's name, so each seed needs its own.
         study = optuna.create_study(
             sampler=sampler,
-            pruner=pruner,
+            pruner=build_pruner(config.pruning, evaluator.epochs),
             study_name=f"{algorithm}-{seed}",
-            directions=[StudyDirection.MINIMIZE],
         )
         sampler.study = study
-        spent, believed, course = 0, float("inf"), []
-        count = 0
+        spent, count, believed, course = 0, 0, float("inf"), []
         while spent < self.budget:
             with quiet():
                 trial = study.ask()
             evaluate(study, trial, config.objectives, evaluator.space, evaluator)
-            result = _result(study.get_trials(deepcopy=False)[trial.number])
+            result = study.get_trials(deepcopy=False)[trial.number].user_attrs[RESULT]
             spent += len(result[ERRORS])
             count += 1
             if result[ERRORS][-1] < believed:
@@ -234,11 +225,6 @@ class Comparison:
                 key = model_hash(evaluator.space.decode(result["vector"]))
                 course.append((spent, self.tests[key] - self.best))
         return course, count
-
-
-def _result(trial: FrozenTrial) -> dict[str, Any]:
-    found: dict[str, Any] = trial.user_attrs[RESULT]
-    return found
 
 
 def _on_grid(course: Sequence[tuple[int, float]], grid: Sequence[int]) -> list[float]:
@@ -249,44 +235,35 @@ def _on_grid(course: Sequence[tuple[int, float]], grid: Sequence[int]) -> list[f
 
 def _summary(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Return the pointwise median and quartiles over runs, and each run's last value."""
-    points = [statistics.quantiles(v, n=4, method="inclusive") for v in zip(*curves, strict=True)]
-    low, median, high = ([round(point[i], 4) for point in points] for i in range(3))
+    points = [_quartiles(values) for values in zip(*curves, strict=True)]
     final = [round(curve[-1], 4) for curve in curves]
     return {
-        "median": median,
-        "lower_quartile": low,
-        "upper_quartile": high,
+        **{name: [round(point[name], 4) for point in points] for name in points[0]},
         "final": final,
         "mean_final": round(statistics.fmean(final), 4),
         "found_the_best": sum(value == 0 for value in final),
     }
 
 
-def _search(name: str, genotype: Genotype) -> dict[str, Any]:
-    strategy = genotype.provenance.get("strategy")
-    return {"key": model_hash(genotype), "name": str(name), "strategy": strategy}
+def _quartiles(values: Sequence[float]) -> dict[str, float]:
+    several = values if len(values) > 1 else [*values, *values]
+    lower, median, upper = statistics.quantiles(several, n=4, method="inclusive")
+    return {"median": median, "lower_quartile": lower, "upper_quartile": upper}
 
 
 def _by_strategy(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the results of each strategy: median and quartiles of the regret."""
     regrets: dict[str, list[float]] = {}
     for result in results:
-        regrets.setdefault(result["strategy"] or "strategy not recorded", []).append(
-            result["regret"]
-        )
-    found = []
-    for strategy, values in regrets.items():
-        several = values if len(values) > 1 else values * 2
-        lower, median, upper = statistics.quantiles(several, n=4, method="inclusive")
-        found.append(
-            {
-                "strategy": strategy,
-                "searches": len(values),
-                "median": median,
-                "lower_quartile": lower,
-                "upper_quartile": upper,
-                "mean": statistics.fmean(values),
-                "found_the_best": sum(value == 0 for value in values),
-            }
-        )
-    return found
+        strategy = result["strategy"] or "strategy not recorded"
+        regrets.setdefault(strategy, []).append(result["regret"])
+    return [
+        {
+            "strategy": strategy,
+            "searches": len(values),
+            **_quartiles(values),
+            "mean": statistics.fmean(values),
+            "found_the_best": sum(value == 0 for value in values),
+        }
+        for strategy, values in regrets.items()
+    ]

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trial_sections import LookupConfig
-from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.members import Members
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.base import TrialSpace
@@ -110,11 +109,12 @@ class TableEvaluator:
                 problems.append(
                     f"table.device: must be one of {table.devices}, got {self.device!r}"
                 )
-        for name, column in _STATIC.items():
-            if name in objectives and not all(column in r for r in table.static.values()):
-                problems.append(f"objectives: it does not know '{name}' of every architecture")
-            elif name in objectives and not table.static:
-                problems.append(f"objectives: it does not know '{name}'")
+        problems += [
+            f"objectives: it does not know '{name}' of every architecture"
+            for name, column in _STATIC.items()
+            if name in objectives
+            and not (table.static and all(column in row for row in table.static.values()))
+        ]
         return problems
 
     def identity(self) -> dict[str, Any]:
@@ -156,8 +156,3 @@ class TableEvaluator:
 
 
 _STATIC = {"parameters": "params", "macs": "macs"}
-
-
-def values_of(objectives: Sequence[str], error: float, costs: Mapping[str, float]) -> list[float]:
-    """Return the values of the objectives, in order."""
-    return [error if name == ERROR else costs[name] for name in objectives]

@@ -14,17 +14,12 @@ class Members:
     """Some genotypes of a space (at least two, in a fixed order), as a space with its choices."""
 
     def __init__(self, whole: SearchSpace, genotypes: Sequence[Genotype]) -> None:
-        self.whole = whole
-        self.name = whole.name
+        self.name, self.bounds, self.validate = whole.name, whole.bounds, whole.validate
+        self.encode, self.decode = whole.encode, whole.decode  # not only members
         self.genotypes = list(genotypes)
         self.size = len(self.genotypes)
         self.vectors = [whole.encode(genotype) for genotype in genotypes]
         self._nearest: dict[tuple[int, ...], Genotype] = {}
-
-    @property
-    def bounds(self) -> list[int]:
-        """Number of values of each choice."""
-        return self.whole.bounds
 
     def sample(self, rng: random.Random) -> Genotype:
         """Draw a member uniformly."""
@@ -36,7 +31,7 @@ class Members:
         If the members are sparse, hardly any differs from another in one choice only. So a member
         d choices away is drawn with probability proportional to exp(-d).
         """
-        own = self.whole.encode(genotype)
+        own = self.encode(genotype)
         distances = [distance(own, vector) for vector in self.vectors]
         others = [place for place, d in enumerate(distances) if d]
         powers = [math.exp(-distances[place]) for place in others]
@@ -44,23 +39,11 @@ class Members:
 
     def nearest(self, genotype: Genotype) -> Genotype:
         """Return the member that differs in the fewest choices; on a tie the first."""
-        vector = tuple(self.whole.encode(genotype))
+        vector = tuple(self.encode(genotype))
         if vector not in self._nearest:
             distances = [distance(vector, other) for other in self.vectors]
             self._nearest[vector] = self.genotypes[distances.index(min(distances))]
         return self._nearest[vector]
-
-    def validate(self, genotype: Genotype) -> None:
-        """Check that a genotype is in the whole space."""
-        self.whole.validate(genotype)
-
-    def encode(self, genotype: Genotype) -> list[int]:
-        """Return the choices, as in the whole space."""
-        return self.whole.encode(genotype)
-
-    def decode(self, vector: Sequence[int]) -> Genotype:
-        """Return the genotype of a vector, not necessarily a member."""
-        return self.whole.decode(vector)
 
 
 def distance(a: Sequence[int], b: Sequence[int]) -> int:

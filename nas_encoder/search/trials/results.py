@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nas_encoder.common.documents import write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError
@@ -25,49 +25,25 @@ FRONT = "front"
 def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
     """Return a record of every finished trial, in the order of finishing."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    done = sorted(done, key=lambda t: (t.datetime_complete, t.number))
-    return [_record(trial, place, objectives) for place, trial in enumerate(done, 1)]
-
-
-def _record(trial: FrozenTrial, place: int, objectives: Sequence[str]) -> TrialRecord:
-    known = trial.user_attrs[RESULT]
-    finished = trial.datetime_complete
-    return TrialRecord(
-        trial=place,
-        number=trial.number,
-        state=trial.state.name.lower(),
-        error=known[ERRORS][-1],
-        **{name: known[COST][name] for name in COSTS if name in known[COST]},
-        epochs=len(known[ERRORS]),
-        seconds=known["seconds"],
-        genotype=known["genotype"],
-        vector=known["vector"],
-        objectives=list(objectives),
-        errors=known[ERRORS],
-        finished=None if finished is None else finished.isoformat("T", "seconds"),
-    )
-
-
-def genotype_of(
-    trial: TrialRecord, config: Named, count: int, run: Mapping[str, Any], name: str
-) -> Genotype:
-    """Return the genotype of one of ``count`` trials, with its provenance."""
-    found = get_space(config.space).decode(list(trial.vector))
-    provenance = {
-        "kind": "search",
-        "strategy": config.strategy,
-        "config": run["config"],
-        "seed": run["seed"],
-        "data": run["train"] or f"table {run['table']}",
-        "version": run["version"],
-        "commit": run["commit"],
-        "machine": run["machine"],
-        "trial": trial.trial,
-        "trials": count,
-        "epochs": trial.epochs,
-        "validation": {"token_error_rate": trial.error, **trial.costs},
-    }
-    return Genotype(name, config.space, found.architecture, provenance)
+    found = []
+    for place, trial in enumerate(sorted(done, key=lambda t: (t.datetime_complete, t.number)), 1):
+        known, finished = trial.user_attrs[RESULT], trial.datetime_complete
+        record = TrialRecord(
+            trial=place,
+            number=trial.number,
+            state=trial.state.name.lower(),
+            error=known[ERRORS][-1],
+            **{name: known[COST][name] for name in COSTS if name in known[COST]},
+            epochs=len(known[ERRORS]),
+            seconds=known["seconds"],
+            genotype=known["genotype"],
+            vector=known["vector"],
+            objectives=list(objectives),
+            errors=known[ERRORS],
+            finished=None if finished is None else finished.isoformat("T", "seconds"),
+        )
+        found.append(record)
+    return found
 
 
 def save_results(
@@ -84,36 +60,38 @@ def save_results(
         NasEncoderError: No trial is complete.
         CheckpointError: A file cannot be written.
     """
-    best = genotype_of(best_of(trials), config, count, run, config.name)
-    if len(objectives) > 1:
-        _save_front(folder, trials, config, objectives, count, run)
+
+    def genotype_of(trial: TrialRecord, name: str) -> Genotype:
+        found = get_space(config.space).decode(list(trial.vector))
+        provenance = {
+            "kind": "search",
+            "strategy": config.strategy,
+            "config": run["config"],
+            "seed": run["seed"],
+            "data": run["train"] or f"table {run['table']}",
+            "version": run["version"],
+            "commit": run["commit"],
+            "machine": run["machine"],
+            "trial": trial.trial,
+            "trials": count,
+            "epochs": trial.epochs,
+            "validation": {"token_error_rate": trial.error, **trial.costs},
+        }
+        return Genotype(name, config.space, found.architecture, provenance)
+
+    best = genotype_of(best_of(trials), config.name)
+    members = []
+    for place, trial in enumerate(front_of(trials) if len(objectives) > 1 else (), 1):
+        name = f"{config.name}-{place:02d}"
+        file = folder.path / FRONT / f"{name}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        genotype = genotype_of(trial, name)
+        write_yaml(file, genotype.to_dict(), CheckpointError)
+        about = {"file": f"{FRONT}/{file.name}", "hash": genotype.hash, "trial": trial.trial}
+        members.append(about | {objective: trial.value(objective) for objective in objectives})
+    if members:
+        document = {"objectives": list(objectives), "front": members}
+        text = json.dumps(document, indent=2) + "\n"
+        write_atomically(folder.path / "front.json", text.encode(), CheckpointError)
     folder.save_result(best)
     return best
-
-
-def _save_front(
-    folder: RunFolder,
-    trials: Sequence[TrialRecord],
-    config: Named,
-    objectives: Sequence[str],
-    count: int,
-    run: Mapping[str, Any],
-) -> None:
-    members = []
-    target = folder.path / FRONT
-    target.mkdir(exist_ok=True)
-    for place, trial in enumerate(front_of(trials), 1):
-        name = f"{config.name}-{place:02d}"
-        genotype = genotype_of(trial, config, count, run, name)
-        write_yaml(target / f"{name}.yaml", genotype.to_dict(), CheckpointError)
-        members.append(
-            {
-                "file": f"{FRONT}/{name}.yaml",
-                "hash": genotype.hash,
-                "trial": trial.trial,
-                **{objective: trial.value(objective) for objective in objectives},
-            }
-        )
-    document = {"objectives": list(objectives), "front": members}
-    text = json.dumps(document, indent=2) + "\n"
-    write_atomically(folder.path / "front.json", text.encode(), CheckpointError)

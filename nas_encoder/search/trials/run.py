@@ -59,12 +59,13 @@ def run_trials(
         With several objectives, ``front/`` and ``front.json`` hold the Pareto front.
     """
     require_optuna()
+    import optuna
     from optuna.study import StudyDirection
 
     from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
-    from nas_encoder.search.trials.study import Worker, silence_optuna
+    from nas_encoder.search.trials.study import Worker
 
     seed = seed or 0
     if config.table is None:
@@ -78,8 +79,7 @@ def run_trials(
     elif train is not None or valid is not None:
         raise ConfigError("search", ["table: errors are looked up in it; omit --train and --valid"])
     evaluator = _evaluator(config, train, valid, seed)
-    space = evaluator.space
-    folder = RunFolder(output)
+    space, folder = evaluator.space, RunFolder(output)
     run: dict[str, Any] = {
         "seed": seed,
         "train": None if train is None else str(train),
@@ -90,15 +90,18 @@ def run_trials(
         **environment(),
     }
     folder.begin(config, run, resume)
-    silence_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage or config.trials.storage or sqlite_url(folder.path)
     store = Storage(url, config.trials)
     try:
         with quiet():
             sampler = build_sampler(config, space, seed)
-            pruner = build_pruner(config.pruning, evaluator.epochs)
-            directions = [StudyDirection.MINIMIZE] * len(config.objectives)
-            study = store.open_study(config.study_name, directions, sampler, pruner)
+            study = store.open_study(
+                config.study_name,
+                [StudyDirection.MINIMIZE] * len(config.objectives),
+                sampler,
+                build_pruner(config.pruning, evaluator.epochs),
+            )
         sampler.study = study
         identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
         _join(study, config, identity, store.shown)

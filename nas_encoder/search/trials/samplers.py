@@ -13,7 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_encoder.common.seeding import derive_seed
@@ -105,7 +105,7 @@ class EvolutionSampler(SpaceSampler):
         if len(alive) < self.population:
             return self.space.sample(self._rng)
         drawn = self._rng.sample(alive, min(self.sample, len(alive)))
-        best = min(drawn, key=lambda found: (_value(found, study), found.number))
+        best = min(drawn, key=lambda found: (found.values[0], found.number))
         parent = self.space.decode([int(best.params[name]) for name in self._distributions])
         return self.space.mutate(parent, self._rng)
 
@@ -114,11 +114,6 @@ def _age(trial: FrozenTrial) -> tuple[float, int]:
     """Return a key that orders trials by completion time, then by number."""
     when = trial.datetime_complete
     return (0.0 if when is None else when.timestamp(), trial.number)
-
-
-def _value(trial: FrozenTrial, study: Study) -> float:
-    value = float(trial.values[0])
-    return -value if study.directions[0] == StudyDirection.MAXIMIZE else value
 
 
 class RepeatableSampler(BaseSampler):

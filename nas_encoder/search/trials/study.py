@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nas_encoder.search.trials.evaluate import Evaluator, values_of
+from nas_encoder.search.strategies import ERROR
+from nas_encoder.search.trials.evaluate import Evaluator
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
 from nas_encoder.search.trials.storage import WORKER, Storage, quiet
@@ -47,9 +47,9 @@ def evaluate(
         errors.append(error)
         if len(objectives) == 1:
             trial.report(error, len(errors))
-            if len(errors) < evaluator.epochs and trial.should_prune():
-                pruned = True
-                break
+            pruned = len(errors) < evaluator.epochs and trial.should_prune()
+        if pruned:
+            break
     result = {
         ERRORS: errors,
         COST: costs,
@@ -61,7 +61,7 @@ def evaluate(
     if pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, values_of(objectives, errors[-1], costs))
+        study.tell(trial, [errors[-1] if name == ERROR else costs[name] for name in objectives])
 
 
 def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
@@ -97,58 +97,54 @@ class Worker:
         evaluator: Evaluator,
         on_finish: Callable[[], Any],
     ) -> None:
-        self.study = study
-        self.storage = storage
-        self.objectives = objectives
-        self.count = count
-        self.space = space
-        self.evaluator = evaluator
-        self.on_finish = on_finish
+        self.study, self.storage = study, storage
+        self.objectives, self.count, self.space = objectives, count, space
+        self.evaluator, self.on_finish = evaluator, on_finish
         self.name = this_process()
 
     def run(self) -> int:
         """Work until the study is finished; return the number of this worker's trials."""
-        wanted, own = self.count, 0
-        first = done = len(self.finished())
+        own, first = 0, len(self._finished())
         began = told = time.monotonic()
         # A terminal gets a bar, a log file an occasional line.
-        bar = tqdm(
-            total=wanted, initial=min(done, wanted), desc="trials", unit="trial", disable=None
-        )
+        bar = tqdm(total=self.count, initial=first, desc="trials", unit="trial", disable=None)
         with bar, logging_redirect_tqdm():
             while True:
                 for number in self.storage.recover(self.study):
                     logger.warning("the worker of trial %d died; the trial is run again", number)
-                done = len(self.finished())
+                done = len(self._finished())
                 bar.update(done - bar.n)
-                if done >= wanted:
+                if done >= self.count:
                     return own
-                if not self._work_left(wanted):
+                if not self._work_left():
                     time.sleep(_POLL)
                     continue
-                if not self._one_trial(wanted):
+                if not self._one_trial():
                     continue
                 own += 1
                 self.on_finish()
-                best, now = self._best(), time.monotonic()
-                bar.set_postfix_str(best[2:], refresh=False)
+                finished, now = self._finished(), time.monotonic()
+                best = min(trial.user_attrs[RESULT][ERRORS][-1] for trial in finished)
+                bar.set_postfix_str(f"best error {best:.2f} %", refresh=False)
                 if bar.disable and now - told > _TELL:
-                    done = len(self.finished())
-                    left = (now - began) / max(1, done - first) * (wanted - done)
+                    done, told = len(finished), now
+                    left = (now - began) / max(1, done - first) * (self.count - done)
                     logger.info(
-                        "%d of %d trials%s, %s left", done, wanted, best, tqdm.format_interval(left)
+                        "%d of %d trials, best error %.2f %%, %s left",
+                        done,
+                        self.count,
+                        best,
+                        tqdm.format_interval(left),
                     )
-                    told = now
 
-    def finished(self) -> list[FrozenTrial]:
-        """Return the complete and the pruned trials."""
+    def _finished(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=DONE)
 
-    def _work_left(self, wanted: int) -> bool:
+    def _work_left(self) -> bool:
         trials = [t for t in self.study.get_trials(deepcopy=False) if is_live(t)]
-        return len(trials) < wanted or any(t.state == TrialState.WAITING for t in trials)
+        return len(trials) < self.count or any(t.state == TrialState.WAITING for t in trials)
 
-    def _one_trial(self, wanted: int) -> bool:
+    def _one_trial(self) -> bool:
         """Take a trial and run it; return whether it counts."""
         with quiet():
             trial = self.study.ask()
@@ -156,7 +152,7 @@ class Worker:
         try:
             with self.storage.heartbeat(self.study, number):
                 trial.set_user_attr(WORKER, self.name)
-                if rank_of(self.study, number) >= wanted:
+                if rank_of(self.study, number) >= self.count:
                     # Another worker was faster.
                     self.study.tell(trial, state=TrialState.FAIL)
                     return False
@@ -166,19 +162,7 @@ class Worker:
             logger.warning("trial %d was given to another worker", number)
             return False
         except BaseException:
-            self.storage.put_back(self.study, self._frozen(number))
+            found = self.study.get_trials(deepcopy=False)
+            self.storage.put_back(self.study, next(t for t in found if t.number == number))
             raise
         return True
-
-    def _frozen(self, number: int) -> FrozenTrial:
-        found = self.study.get_trials(deepcopy=True)
-        return next(trial for trial in found if trial.number == number)
-
-    def _best(self) -> str:
-        errors = [trial.user_attrs[RESULT][ERRORS][-1] for trial in self.finished()]
-        return f", best error {min(errors):.2f} %" if errors else ""
-
-
-def silence_optuna() -> None:
-    """Make Optuna log only warnings, not every trial."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
