@@ -22,7 +22,7 @@ class Import:
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
-    """``.../nas_encoder/ops/table.py`` -> ``nas_encoder.ops.table``."""
+    """``.../nas_encoder/ops/norm.py`` -> ``nas_encoder.ops.norm``."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nas_encoder.baselines.dfsmn_san import DFSMNSAN
-from nas_encoder.baselines.dfsmn_san_config import DFSMN_SAN_CONFIGS, DFSMNSANConfig
+from nas_encoder.baselines.dfsmn_san import DFSMN_SAN_CONFIGS, DFSMNSAN, DFSMNSANConfig
 from nas_encoder.network.tapped import TappedEncoder
 from nas_encoder.registry import Registry
 from nas_encoder.tables import BASELINES as _TABLE

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from nas_encoder.errors import InputError, UtteranceTooShortError
 from nas_encoder.network.complexity import count_parameters
-from nas_encoder.network.inputs import check_inputs
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 
 Condition = Callable[[Tensor], Tensor]
@@ -144,3 +145,57 @@ class TappedEncoder(nn.Module):
 def output_layer(width: int, size: int) -> nn.Module:
     """Return a map of frames to ``size`` features: nothing, or a linear layer with ReLU."""
     return nn.Identity() if size == width else nn.Sequential(nn.Linear(width, size), nn.ReLU())
+
+
+def check_inputs(x: Tensor, lengths: Tensor, input_size: int, min_length: int) -> bool:
+    """Check a padded batch; return whether any utterance is padded.
+
+    Args:
+        x: (B, T, F).
+        lengths: (B,) integer.
+        input_size: F, as the network was built.
+        min_length: The fewest frames of an utterance.
+
+    Raises:
+        InputError: A shape, a length or a value in a valid frame is wrong.
+        UtteranceTooShortError: An utterance has fewer than ``min_length`` frames.
+    """
+    if x.dim() != 3 or not x.is_floating_point():
+        raise InputError(f"features must be float (B, T, F), got {x.dtype} {tuple(x.shape)}")
+    batch, frames, bins = x.shape
+    if bins != input_size:
+        raise InputError(
+            f"features must have {input_size} frequency bins (input_size), got {bins} in "
+            f"{tuple(x.shape)}"
+        )
+    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise InputError(
+            f"lengths must be integers of shape ({batch},), got {lengths.dtype} "
+            f"{tuple(lengths.shape)}"
+        )
+    if batch == 0:
+        raise InputError("features must hold at least one utterance, got none")
+    shortest, longest = (int(value) for value in torch.aminmax(lengths))
+    if shortest < min_length:
+        raise UtteranceTooShortError(
+            f"utterance {int(lengths.argmin())} of the batch has {shortest} frames; at least "
+            f"{min_length} are needed for one output frame",
+            shortest,
+            min_length,
+        )
+    if longest > frames:
+        raise InputError(
+            f"lengths must be at most the number of frames {frames}, got {longest} for utterance "
+            f"{int(lengths.argmax())}"
+        )
+    # A sum is finite only if every term is; it may overflow, so the exact check below decides.
+    if not bool(torch.isfinite(x.sum())):
+        valid = torch.arange(frames, device=x.device)[None, :] < lengths[:, None]
+        bad = (~torch.isfinite(x).all(dim=2) & valid).nonzero()
+        if len(bad):
+            utterance, frame = bad[0].tolist()
+            raise InputError(
+                f"features of utterance {utterance} of the batch are NaN or infinite, first in "
+                f"frame {frame}; look at its audio and at the normalization"
+            )
+    return shortest < frames

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.masking import is_capturing
 
+INPUT, WEIGHT = 0, 1  # places among the inputs of a convolution
 _HAS_MKLDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -34,7 +35,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, dilation: int) -> T
 
     The weight is (C, 1, K, K), K odd; zero padding keeps the size at stride 1.
     """
-    if _is_fast(x, weight) and _pays(x, weight, dilation):
+    # Where the custom backward is faster, as measured by benchmarks/depthwise.py.
+    if _is_fast(x, weight) and (weight.size(2) > 3 or dilation > 1):
         result: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
         return result
     return _convolve(x, weight, stride, dilation)
@@ -76,11 +78,6 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _pays(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Return whether the custom backward is faster, as measured by ``benchmarks/depthwise.py``."""
-    return weight.size(2) > 3 or dilation > 1
-
-
 def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     padding = dilation * (weight.size(2) // 2)
     return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.size(1))
@@ -116,7 +113,7 @@ def depthwise_input_gradient(
         result = torch.zeros_like(x)
         result[:, :, ::2, ::2] = _convolve(grad, weight.flip(2, 3), 1, 1)
         return result
-    return _library(x, weight, grad, stride, dilation, (True, False, False))[0]
+    return _library(x, weight, grad, stride, dilation, wanted=INPUT)
 
 
 def depthwise_weight_gradient(
@@ -149,7 +146,7 @@ def depthwise_weight_gradient(
     if wide:
         return _from_two_windows(x, weight, grad)
     left = 1 if thin or phases else stride
-    return _library(x, weight, grad, left, 1, (False, True, False))[1]
+    return _library(x, weight, grad, left, 1, wanted=WEIGHT)
 
 
 def _arranged(x: Tensor, phases: bool, wide: bool) -> Tensor:
@@ -164,11 +161,12 @@ def _library(
     grad: Tensor,
     stride: int,
     dilation: int,
-    wanted: tuple[bool, bool, bool],
+    wanted: int,
     padding: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
+    """Return PyTorch's own gradient of one of the inputs."""
     same = dilation * (weight.size(2) // 2)
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+    result: Tensor = torch.ops.aten.convolution_backward(
         grad,
         x,
         weight,
@@ -179,8 +177,8 @@ def _library(
         False,
         [0, 0],
         x.size(1),
-        list(wanted),
-    )
+        [wanted == INPUT, wanted == WEIGHT, False],
+    )[wanted]
     return result
 
 
@@ -231,9 +229,9 @@ def _from_two_windows(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
             grad,
             1,
             1,
-            (False, True, False),
+            wanted=WEIGHT,
             padding=(2, 1),
-        )[1]
+        )
         for step in (-1, 1)
     )
     return torch.cat([left, right[:, :, :, 1:]], dim=3)

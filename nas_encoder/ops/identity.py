@@ -20,8 +20,8 @@ class Identity(nn.Module):
         return x
 
 
-class Zero(nn.Module):
-    """The operation ``none`` of a search: zeros of the right shape."""
+class Weightless(nn.Module):
+    """An operation without parameters, whose channels do not matter."""
 
     context = (0, 0)
 
@@ -30,9 +30,13 @@ class Zero(nn.Module):
         self.stride = stride
 
     @classmethod
-    def build(cls, channels: int, stride: int, affine: bool) -> Zero:
-        """Build it; it has no parameters, so ``channels`` and ``affine`` are ignored."""
+    def build(cls, channels: int, stride: int, affine: bool) -> Weightless:
+        """Build it as all operations are built; ``channels`` and ``affine`` are ignored."""
         return cls(stride)
+
+
+class Zero(Weightless):
+    """The operation ``none`` of a search: zeros of the right shape."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to zeros (B, C, ceil(T/s), ceil(F/s))."""

@@ -41,12 +41,12 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
             mask = torch.ones_like(input[:, :1, :, :1])
         if mask is None:
             return self._unmasked(input, weight, move)
-        output, mean, variance, count = _normalize(
+        output, mean, variance, count = _MaskedNormalize.apply(  # type: ignore[no-untyped-call]
             input, mask, weight, self.bias, float(self.eps), group
         )
         if move:
             self._move_running_statistics(mean, variance, count)
-        return output
+        return output  # type: ignore[no-any-return]
 
     def group(self) -> Any:
         """Return the processes whose batches count as one in training; None for this one only."""
@@ -103,13 +103,9 @@ class SyncMaskedBatchNorm2d(MaskedBatchNorm2d):
     @classmethod
     def in_place_of(cls, layer: nn.SyncBatchNorm | MaskedBatchNorm2d) -> SyncMaskedBatchNorm2d:
         """Return a layer that shares parameters, buffers and settings with ``layer``."""
-        own = cls(
-            layer.num_features,
-            layer.eps,
-            layer.momentum,
-            layer.affine,
-            layer.track_running_stats,
-        )
+        own = cls(layer.num_features)
+        for name in ("eps", "momentum", "affine", "track_running_stats"):
+            setattr(own, name, getattr(layer, name))
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             setattr(own, name, getattr(layer, name))
         own.process_group = getattr(layer, "process_group", None)
@@ -136,18 +132,11 @@ def restore_masked(module: nn.Module, names: Iterable[str]) -> None:
             setattr(module.get_submodule(parent), own, masked)
 
 
-def _normalize(
-    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the normalized (B, C, T, F) and the mean, variance (C,) and count () used for it."""
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _MaskedNormalize.apply(  # type: ignore[no-untyped-call]
-        x, mask, weight, bias, eps, group
-    )
-    return result
-
-
 class _MaskedNormalize(torch.autograd.Function):
-    """Closed-form forward and backward: one saved activation, few passes over memory."""
+    """The normalized (B, C, T, F) and the mean, variance (C,) and count () used for it.
+
+    Closed-form forward and backward: one saved activation, few passes over memory.
+    """
 
     @staticmethod
     def forward(
@@ -165,7 +154,7 @@ class _MaskedNormalize(torch.autograd.Function):
         mean = total / count
         # An all-padding rest of the batch adds exact zeros to the sums below.
         centred = wide.sub(mean[:, None, None]).mul_(mask)
-        (squares,) = over_processes(group, _channel_dot(centred, centred))
+        (squares,) = over_processes(group, _channel_sum(centred * centred))
         variance = squares / count
         inverse = torch.rsqrt(variance + eps)
         scale = inverse if weight is None else inverse * weight.to(wide.dtype)
@@ -215,7 +204,3 @@ def over_processes(group: Any, *sums: Tensor) -> tuple[Tensor, ...]:
 
 def _channel_sum(x: Tensor) -> Tensor:
     return x.sum(dim=(0, 2, 3))
-
-
-def _channel_dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum(dim=(0, 2, 3))

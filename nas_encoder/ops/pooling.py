@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_encoder.ops.depthwise import depthwise_conv2d
+from nas_encoder.ops.identity import Weightless
 from nas_encoder.ops.masking import apply_mask, is_capturing, strided
 
 
-class AvgPool3(nn.Module):
+class AvgPool3(Weightless):
     """3x3 average pooling that divides by the number of valid positions in the window."""
 
     context = (1, 1)
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    @classmethod
-    def build(cls, channels: int, stride: int, affine: bool) -> AvgPool3:
-        """Build it; pooling has no parameters, so ``channels`` and ``affine`` are ignored."""
-        return cls(stride)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
@@ -49,19 +41,10 @@ def _is_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not is_capturing()
 
 
-class MaxPool3(nn.Module):
+class MaxPool3(Weightless):
     """3x3 max pooling over valid positions."""
 
     context = (1, 1)
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    @classmethod
-    def build(cls, channels: int, stride: int, affine: bool) -> MaxPool3:
-        """Build it; pooling has no parameters, so ``channels`` and ``affine`` are ignored."""
-        return cls(stride)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.ops import OperationBuilder
 from nas_encoder.ops.masking import frame_mask, strided
-from nas_encoder.ops.table import OperationBuilder
 
 CHANNELS = 4
 SIZES = ((9, 7), (8, 6), (5, 1), (1, 1), (2, 3), (4, 10))

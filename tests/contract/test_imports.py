@@ -122,7 +122,7 @@ WITHOUT_TORCH = BASE - {"common"} | {"autoload", "genotype", "spaces"}
 
 
 def room_of(module: str) -> str:
-    """``nas_encoder.ops.table`` -> ``ops``; ``nas_encoder.search.config.load`` -> its wing."""
+    """``nas_encoder.ops.norm`` -> ``ops``; ``nas_encoder.search.config.load`` -> its wing."""
     parts = module.split(".")
     if parts[:2] == ["nas_encoder", "spaces"] and len(parts) == 3 and parts[2] in FAMILIES:
         return "spaces"
@@ -227,9 +227,9 @@ def test_search_has_walls() -> None:
         ("nas_encoder.cli.doctor", "def f():\n    import nemo.core", "toolkit"),
         ("nas_encoder.search.run", "import_module('espnet2.bin')", "toolkit"),
         ("nas_encoder.search.run", "from nas_encoder.cli import main", "'cli'"),
-        ("nas_encoder.ops.table", "import numpy as np", "base install"),
-        ("nas_encoder.ops.table", "class A:\n    import lhotse", "base install"),
-        ("nas_encoder.ops.table", "try:\n    import lhotse\nexcept ImportError: ...", "base"),
+        ("nas_encoder.ops.norm", "import numpy as np", "base install"),
+        ("nas_encoder.ops.norm", "class A:\n    import lhotse", "base install"),
+        ("nas_encoder.ops.norm", "try:\n    import lhotse\nexcept ImportError: ...", "base"),
         ("nas_encoder.fresh.part", "", "MAY_IMPORT"),
     ],
 )
@@ -242,8 +242,8 @@ def test_the_checker_finds_violations(module: str, source: str, reason: str) -> 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("nas_encoder.ops.table", "def f():\n    import lhotse"),
-        ("nas_encoder.ops.table", "if TYPE_CHECKING:\n    import lhotse"),
+        ("nas_encoder.ops.norm", "def f():\n    import lhotse"),
+        ("nas_encoder.ops.norm", "if TYPE_CHECKING:\n    import lhotse"),
         ("nas_encoder.spaces.base", "if TYPE_CHECKING:\n    from torch import nn"),
         ("nas_encoder.network.tapped", "from nas_encoder import __version__"),
         ("nas_encoder.network.tapped", "from .deltas import with_deltas"),

@@ -6,8 +6,7 @@ import pytest
 from choice_samples import CELL_SPACE_OPERATIONS
 
 from nas_encoder.errors import RegistryError
-from nas_encoder.ops import OPERATIONS, build_operation
-from nas_encoder.ops.table import OperationBuilder
+from nas_encoder.ops import OPERATIONS, OperationBuilder, build_operation
 from nas_encoder.testing import OperationContract
 
 
