@@ -11,7 +11,7 @@ from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OPERATIONS
 from nas_encoder.spaces.cells.supernet.mixed import Supernet
 from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.space import ChainConfig
 from nas_encoder.spaces.tdnn_chain.supernet import ChainSupernet
 
 CELL_SPACE_OPERATIONS = {"darts": DARTS_OPERATIONS, "asr_revised": ASR_REVISED_OPERATIONS}

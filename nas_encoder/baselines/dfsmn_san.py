@@ -284,7 +284,13 @@ class DFSMNSAN(TappedEncoder):
         )
         orders = zip(*map(config.per_block, _MEMORY), strict=True)
         self.blocks = nn.ModuleList(
-            MemoryBlock(size, config.hidden_size, *order, config.dropout) for order in orders
+            MemoryBlock(
+                size,
+                config.hidden_size,
+                dropout=config.dropout,
+                **dict(zip(_MEMORY, order, strict=True)),
+            )
+            for order in orders
         )
         self.attention = nn.ModuleDict(
             {

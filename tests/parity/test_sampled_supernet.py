@@ -22,9 +22,8 @@ from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.space import KINDS, edge_list
 from nas_encoder.spaces.cells.supernet.sampled import SampledSupernet, _Edges
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 from nas_encoder.spaces.tdnn_chain.network import ChainEncoder
-from nas_encoder.spaces.tdnn_chain.space import BLOCKS
+from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainConfig
 
 NODES, VOCABULARY, FRAMES, BINS = 4, 6, 17, 9
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}

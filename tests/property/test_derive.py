@@ -16,7 +16,7 @@ from nas_encoder.errors import NasEncoderError
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import Cell
 from nas_encoder.spaces.cells.space import derive_cell, edge_list
-from nas_encoder.spaces.tdnn_chain.architecture import TDNN_OPERATIONS
+from nas_encoder.spaces.tdnn_chain.space import TDNN_OPERATIONS
 
 OPERATIONS = get_space("asr_revised").operations
 LIMITED = "avg_pool_3x3"

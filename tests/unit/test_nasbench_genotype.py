@@ -208,5 +208,5 @@ def test_bad_vectors_are_refused(vector: Any, expected: str) -> None:
 
 def test_a_genotype_with_other_nodes_is_no_member() -> None:
     two = SkipArchitecture.from_vector(((0, 1), (9 - 4, 0, 1)))
-    with pytest.raises(GenotypeError, match="nodes: must be 3 in this space, are 2"):
+    with pytest.raises(GenotypeError, match="nodes: must have 3 entries, has 2"):
         SPACE.validate(Genotype("two", "nasbench_asr", two))

@@ -17,8 +17,7 @@ from nas_encoder.network.complexity import count_macs, count_parameters, recepti
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED, NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.layers import padding
-from nas_encoder.spaces.nasbench_asr.network import tensorflow_parameters
+from nas_encoder.spaces.nasbench_asr.network import padding, tensorflow_parameters
 from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 EXAMPLE = [[1, 0], [1, 0, 0], [1, 0, 0, 0]]

@@ -18,9 +18,8 @@ from nas_encoder.errors import ConfigError, GenotypeError, InputError, Utterance
 from nas_encoder.network.complexity import count_parameters, receptive_field
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.picture import architecture_lines, save_picture
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 from nas_encoder.spaces.tdnn_chain.network import ChainEncoder, tdnn_shape
+from nas_encoder.spaces.tdnn_chain.space import ChainArchitecture, ChainConfig
 
 BLOCKS = ["tdnn_c1_d1", "tdnn_c2_d2", "tdnn_c1_d2", "tdnn_c2_d1", "tdnn_c1_d1", "tdnn_c2_d2"]
 

@@ -24,7 +24,7 @@ from nas_encoder.spaces.cells.architecture import CellArchitecture
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.space import KINDS, derive_cell, edge_list
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.space import ChainConfig
 
 SIZES: tuple[dict[str, Any], ...] = (
     {"input_size": 13, "output_size": 11},

@@ -23,7 +23,7 @@ from nas_encoder.search.gradient.steps import StepsContext
 from nas_encoder.search.gradient.strategies.stnas import SampledSteps
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.tdnn_chain.space import ChainConfig
 
 # Two edges with three operations each, whose outputs are fixed points of the plane.
 ALPHAS = torch.tensor([[0.4, -0.3, 0.1], [0.0, 0.8, -0.5]], dtype=torch.float64)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-from nas_encoder.common.problems import Problems
 
 # Mehrotra et al. 2021, section 3.1; the order is that of the published vectors and hashes.
 SPACE = "nasbench_asr"
@@ -88,48 +86,16 @@ class SkipArchitecture:
         return ["nasbench", self.graph_hash]
 
 
-KEYS = ("nodes",)
-
-
-def parse_nodes(document: Mapping[str, Any], problems: Problems) -> SkipArchitecture | None:
-    """Read the nodes of a genotype document; None if there were problems."""
-    if "nodes" not in document:
-        return None
-    before = len(problems.lines)
-    nodes = []
-    listed = problems.sequence(document["nodes"], "nodes", NODES, NODES)
-    for index, item in enumerate(listed or ()):
-        path = f"nodes[{index}]"
-        entry = problems.mapping(item, path, ("op",), ("skips",))
-        if entry is None:
-            continue
-        op = None
-        if "op" in entry:
-            op = problems.choice(entry["op"], f"{path}.op", "operation", OPERATIONS)
-        skips = problems.sequence(entry.get("skips", []), f"{path}.skips", 0, index + 1)
-        sources = [
-            problems.integer(
-                skip, f"{path}.skips[{place}]", 0, index, " (0 is the cell's input, k node k)"
-            )
-            for place, skip in enumerate(skips or ())
-        ]
-        known = [source for source in sources if source is not None]
-        if len(set(known)) < len(known):
-            problems.add(f"{path}.skips", f"names an output twice: {known}")
-        nodes.append(Node(str(op), tuple(sorted(known))))
-    return SkipArchitecture(tuple(nodes)) if len(problems.lines) == before else None
-
-
 # -- the graph and its hash ---------------------------------------------------------------------
 
 Edges = frozenset[tuple[int, int]]
 
 
-def all_vectors(nodes: int = NODES) -> Iterator[Vector]:
+def all_vectors() -> Iterator[Vector]:
     """Yield every vector; the last skip of the last node changes fastest."""
     choices = [
         list(itertools.product(range(len(OPERATIONS)), *[range(2)] * number))
-        for number in range(1, nodes + 1)
+        for number in range(1, NODES + 1)
     ]
     yield from itertools.product(*choices)
 

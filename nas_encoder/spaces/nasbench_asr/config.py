@@ -81,6 +81,8 @@ class NasBenchConfig(NetworkOptions):
     taps: tuple[int, ...] = option((), tuple_of(integer(1), 0, 64, once="a cell"))
     conditioning: bool = option(False, flag)
 
+    subsampling_factor = SUBSAMPLING
+
     @property
     def groups(self) -> int:
         """Groups of a cell's convolutions."""
@@ -96,11 +98,6 @@ class NasBenchConfig(NetworkOptions):
             return self.block_filters
         groups = self.groups
         return tuple(-(-self.channels * w // (3 * groups)) * groups for w in _WIDTHS)
-
-    @property
-    def subsampling_factor(self) -> int:
-        """Input frames per output frame."""
-        return SUBSAMPLING
 
     def conflicts(self, found: Problems) -> None:
         """Check that groups divide the filters, and the positions of intermediate outputs."""

@@ -11,7 +11,7 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.costs import RowCosts, cost_of, total
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.layers import NasBenchTrunk, build_node_operation
+from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk, build_node_operation
 from nas_encoder.spaces.nasbench_asr.space import NODE, NasBenchSpace
 
 

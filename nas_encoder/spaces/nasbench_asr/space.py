@@ -12,24 +12,20 @@ from math import prod
 from typing import Any
 
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
-from nas_encoder.common.problems import Problems, show
+from nas_encoder.common.problems import Problems
 from nas_encoder.errors import GenotypeError, NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.base import Kind, SearchSpace
 from nas_encoder.spaces.nasbench_asr.architecture import (
-    KEYS,
     NODES,
     OPERATIONS,
+    SPACE,
     ZERO,
     Node,
     SkipArchitecture,
     all_vectors,
     graph_hash,
     is_minimal,
-    parse_nodes,
-)
-from nas_encoder.spaces.nasbench_asr.architecture import (
-    SPACE as NAME,
 )
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig, NasBenchSection, spread_cells
 
@@ -48,11 +44,11 @@ class NasBenchSpace(SearchSpace):
     package = __package__
     options = NasBenchConfig
     section = NasBenchSection
-    keys = KEYS
+    keys = (NODE,)
     zero = ZERO
 
     def __init__(self) -> None:
-        self.name = NAME
+        self.name = SPACE
         self.operations = OPERATIONS
         self.choices = OPERATIONS
         self.nodes = NODES
@@ -71,7 +67,31 @@ class NasBenchSpace(SearchSpace):
 
     def parse(self, document: Mapping[str, Any], problems: Problems) -> SkipArchitecture | None:
         """Read the nodes."""
-        return parse_nodes(document, problems)
+        if "nodes" not in document:
+            return None
+        before = len(problems.lines)
+        nodes = []
+        listed = problems.sequence(document["nodes"], "nodes", NODES, NODES)
+        for index, item in enumerate(listed or ()):
+            path = f"nodes[{index}]"
+            entry = problems.mapping(item, path, ("op",), ("skips",))
+            if entry is None:
+                continue
+            op = None
+            if "op" in entry:
+                op = problems.choice(entry["op"], f"{path}.op", "operation", OPERATIONS)
+            skips = problems.sequence(entry.get("skips", []), f"{path}.skips", 0, index + 1)
+            sources = [
+                problems.integer(
+                    skip, f"{path}.skips[{place}]", 0, index, " (0 is the cell's input, k node k)"
+                )
+                for place, skip in enumerate(skips or ())
+            ]
+            known = [source for source in sources if source is not None]
+            if len(set(known)) < len(known):
+                problems.add(f"{path}.skips", f"names an output twice: {known}")
+            nodes.append(Node(str(op), tuple(sorted(known))))
+        return SkipArchitecture(tuple(nodes)) if len(problems.lines) == before else None
 
     @property
     def unique_size(self) -> int:
@@ -133,7 +153,7 @@ class NasBenchSpace(SearchSpace):
         :meth:`~nas_encoder.spaces.nasbench_asr.architecture.SkipArchitecture.reduced`.
         """
         seen: set[str] = set()
-        for vector in all_vectors(self.nodes):
+        for vector in all_vectors():
             if is_minimal(vector):
                 found = graph_hash(vector)
                 if found not in seen:
@@ -145,15 +165,7 @@ class NasBenchSpace(SearchSpace):
         if not isinstance(architecture, SkipArchitecture):
             problems.add("architecture", "must be nodes with skips")
             return
-        nodes = architecture.nodes
-        if len(nodes) != self.nodes:
-            problems.add("nodes", f"must be {self.nodes} in this space, are {len(nodes)}")
-        for index, node in enumerate(nodes):
-            problems.choice(node.op, f"nodes[{index}].op", "operation", self.operations)
-            for place, source in enumerate(node.skips):
-                problems.integer(source, f"nodes[{index}].skips[{place}]", 0, index)
-            if len(set(node.skips)) < len(node.skips):
-                problems.add(f"nodes[{index}].skips", f"repeats one: {show(node.skips)}")
+        self.parse(architecture.to_dict(), problems)
 
     def derive(
         self,

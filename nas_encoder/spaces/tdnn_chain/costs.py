@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.network.costs import RowCosts, cost_of
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 from nas_encoder.spaces.tdnn_chain.network import Chain, build_tdnn
-from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainSpace
+from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainArchitecture, ChainConfig, ChainSpace
 
 
 class ChainCosts(RowCosts):

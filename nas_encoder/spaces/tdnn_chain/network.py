@@ -22,8 +22,12 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.deltas import WINDOW, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
-from nas_encoder.spaces.tdnn_chain.config import SUBSAMPLE_AFTER, SUBSAMPLING, ChainConfig
+from nas_encoder.spaces.tdnn_chain.space import (
+    SUBSAMPLE_AFTER,
+    SUBSAMPLING,
+    ChainArchitecture,
+    ChainConfig,
+)
 
 T = TypeVar("T")
 _TDNN = re.compile(r"tdnn_c([1-9])_d([1-9])\Z")

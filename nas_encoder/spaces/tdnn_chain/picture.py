@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas_encoder.spaces.picture import Graph, operation_shape, row_graph
-from nas_encoder.spaces.tdnn_chain.architecture import ChainArchitecture
+from nas_encoder.spaces.tdnn_chain.space import ChainArchitecture
 
 
 def graphs(architecture: ChainArchitecture) -> list[tuple[str, Graph]]:

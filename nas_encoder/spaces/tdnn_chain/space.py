@@ -4,23 +4,79 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
+from nas_encoder.common.fields import flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.base import Kind, SearchSpace
-from nas_encoder.spaces.tdnn_chain.architecture import (
-    KEYS,
-    TDNN_OPERATIONS,
-    ChainArchitecture,
-    parse_chain,
-)
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
+from nas_encoder.spaces.options import NetworkOptions
 
-BLOCKS = "blocks"  # the one kind of choices
+BLOCKS = "blocks"  # the one kind of choices, and its key in a genotype
+MAX_BLOCKS = 64
+# Zheng, An, Ou 2021 (ST-NAS): half of the context (kernel 2c + 1) and dilation of a TDNN layer.
+TDNN_OPERATIONS = ("tdnn_c1_d1", "tdnn_c1_d2", "tdnn_c2_d1", "tdnn_c2_d2")
+SUBSAMPLING = 3  # stride of the one layer that reduces the frame rate
+SUBSAMPLE_AFTER = 3  # blocks before it (Zheng, An, Ou 2021: its position in the chain)
+
+
+@dataclass(frozen=True)
+class ChainArchitecture:
+    """The operations of the blocks, first to last; each block reads the previous one."""
+
+    blocks: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        return {"blocks": list(self.blocks)}
+
+    def canonical(self) -> list[Any]:
+        """Return the canonical form: chains of different blocks always differ."""
+        return ["chain", *self.blocks]
+
+
+@dataclass(frozen=True)
+class ChainConfig(NetworkOptions):
+    """Everything but the genotype that a chain network is built from.
+
+    The genotype sets the number of blocks: ``layers`` is ignored.
+
+    Attributes:
+        input_size: F, number of frequency bins of the features.
+        channels: C, the width of every layer; 640 in the paper.
+        output_size: D, features of an output frame. If it is not C, a fully connected layer with
+            ReLU follows the last block (the paper has none).
+        dropout: Dropout probability after every layer; 0.5 in the paper.
+        deltas: Whether to append delta and delta-delta features, as in the paper (120 = 3 x 40).
+        taps: Blocks, counted from 1, after which an intermediate output is taken (InterCTC);
+            they must follow the layer of stride 3.
+        conditioning: Whether a function of each tap is fed back into the network.
+    """
+
+    network: ClassVar[str] = "a chain network"
+    part: ClassVar[str] = "block"
+
+    input_size: int = option(40, integer(1, 4096))
+    channels: int = option(640, integer(1, 65536))
+    output_size: int = option(640, integer(1, 65536))
+    dropout: float = option(0.0, share)
+    deltas: bool = option(True, flag)
+    taps: tuple[int, ...] = option((), tuple_of(integer(1), 0, 64, once="a block"))
+    conditioning: bool = option(False, flag)
+
+    subsampling_factor = SUBSAMPLING
+
+    def fits(self, architecture: Any, found: Problems) -> None:
+        """Check the positions of intermediate outputs."""
+        first, last = SUBSAMPLE_AFTER + 1, len(architecture.blocks) - 1
+        if self.taps and first > last:
+            rule = f"a chain of {last + 1} blocks has none where a tap can be taken"
+            found.conflict("taps", rule)
+        else:
+            self.check_taps(first, last, found)
 
 
 class ChainSpace(SearchSpace):
@@ -34,7 +90,7 @@ class ChainSpace(SearchSpace):
 
     package = __package__
     options = ChainConfig
-    keys = KEYS
+    keys = (BLOCKS,)
 
     def __init__(self, name: str, operations: tuple[str, ...], blocks: int) -> None:
         self.name = name
@@ -47,7 +103,14 @@ class ChainSpace(SearchSpace):
 
     def parse(self, document: Mapping[str, Any], problems: Problems) -> ChainArchitecture | None:
         """Read the blocks."""
-        return parse_chain(document, self.operations, problems)
+        if BLOCKS not in document:
+            return None
+        listed = problems.sequence(document[BLOCKS], BLOCKS, 1, MAX_BLOCKS)
+        names = [
+            problems.choice(block, f"{BLOCKS}[{place}]", "operation", self.operations)
+            for place, block in enumerate(listed or ())
+        ]
+        return ChainArchitecture(tuple(map(str, names))) if names and all(names) else None
 
     @property
     def bounds(self) -> list[int]:

@@ -15,9 +15,8 @@ from nas_encoder.common.choices import Candidates
 from nas_encoder.network.choices.mixing import choose
 from nas_encoder.network.choices.straight_through import Paths
 from nas_encoder.network.tapped import Taps
-from nas_encoder.spaces.tdnn_chain.config import ChainConfig
 from nas_encoder.spaces.tdnn_chain.network import Chain, build_tdnn
-from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainSpace
+from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainConfig, ChainSpace
 
 
 class ChainSupernet(Chain):
