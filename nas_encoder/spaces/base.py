@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol, cast
@@ -258,19 +258,17 @@ class SearchSpace(ABC):
         """Return the options of the networks in a stage of a search.
 
         Args:
-            section: The section ``network``, of the type :attr:`section`.
+            section: The section ``network``, of the type :attr:`section`; its fields are options.
             input_size: F.
-            layers: Layers of the stage.
+            layers: Layers of the stage; not used unless it is an option.
             channels: Channels of the stage.
             dropout: Dropout of the derived network; a supernet gets its own with each batch.
         """
-        return self.options(  # type: ignore[call-arg]
-            input_size=input_size,
-            channels=channels,
-            output_size=section.output_size,
-            deltas=section.deltas,
-            dropout=dropout,
-        )
+        given = {item.name: getattr(section, item.name) for item in fields(section)}
+        given |= {"input_size": input_size, "channels": channels, "dropout": dropout}
+        if any(item.name == "layers" for item in fields(self.options)):
+            given["layers"] = layers
+        return self.options(**given)
 
     def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
         """Report what is wrong with a stage's number of layers; see :meth:`search_options`."""
@@ -294,7 +292,8 @@ class SearchSpace(ABC):
 
         ``options`` are those of the last stage's network; for the others see :meth:`target_sizes`.
         """
-        return cast(NetworkOptions, options)
+        found: NetworkOptions = replace(options, **self.target_sizes(layers, channels))
+        return found
 
     # -- the space's other modules, which import torch ----------------------------------------
 

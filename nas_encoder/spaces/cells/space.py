@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from math import comb, prod
-from typing import Any, cast
+from typing import Any
 
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
 from nas_encoder.common.problems import Problems
@@ -218,21 +217,6 @@ class CellSpace(SearchSpace):
             f"{options.stem_stride[1]}",
         )
 
-    def search_options(
-        self, section: CellSection, *, input_size: int, layers: int, channels: int, dropout: float
-    ) -> CellConfig:
-        """Return the options of the networks in a stage of a search."""
-        return CellConfig(
-            input_size=input_size,
-            channels=channels,
-            layers=layers,
-            output_size=section.output_size,
-            stem_stride=section.stem_stride,
-            hidden_sizes=section.hidden_sizes,
-            dropout=dropout,
-            deltas=section.deltas,
-        )
-
     def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
         """Report a stage without a normal cell."""
         if layers == 2:
@@ -241,12 +225,6 @@ class CellSpace(SearchSpace):
     def target_sizes(self, layers: int | None, channels: int | None) -> dict[str, int]:
         """Return cells and initial channels; by default those of He et al. 2020's smallest."""
         return {"layers": layers or 17, "channels": channels or 24}
-
-    def target_options(
-        self, options: CellConfig, layers: int | None, channels: int | None
-    ) -> CellConfig:
-        """Return the options of a derived genotype's network."""
-        return replace(options, **cast(Any, self.target_sizes(layers, channels)))
 
 
 def _cell(nodes: Sequence[tuple[Edge, ...]]) -> Cell:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
 from nas_encoder.common.problems import Problems
@@ -228,24 +228,11 @@ class NasBenchSpace(SearchSpace):
         )
 
     def search_options(
-        self,
-        section: NasBenchSection,
-        *,
-        input_size: int,
-        layers: int,
-        channels: int,
-        dropout: float,
+        self, section: NasBenchSection, *, layers: int, **sizes: Any
     ) -> NasBenchConfig:
         """Return the options of the networks in a stage of a search."""
-        return NasBenchConfig(
-            input_size=input_size,
-            channels=channels,
-            output_size=section.output_size,
-            dropout=dropout,
-            lstm_size=section.lstm_size,
-            block_cells=section.block_cells or spread_cells(layers),
-            deltas=section.deltas,
-        )
+        section = replace(section, block_cells=section.block_cells or spread_cells(layers))
+        return cast(NasBenchConfig, super().search_options(section, layers=layers, **sizes))
 
     def check_layers(self, layers: Any, section: Any, path: str, problems: Problems) -> None:
         """Report a stage whose number of cells differs from ``block_cells``."""
