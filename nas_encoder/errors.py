@@ -6,13 +6,20 @@ manifest) carries *all* the problems found, each with its path in the document.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterable
+from typing import Any
 
 _MOST = 100  # problems listed in a message; the exception holds them all
 
 
 class NasEncoderError(Exception):
     """Base of all errors raised by nas_encoder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions cross process borders (data loader workers, spawned ranks). Their own way would
+        # call a subclass with the message as its only argument.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class ProblemsError(NasEncoderError, ValueError):
@@ -34,10 +41,6 @@ class ProblemsError(NasEncoderError, ValueError):
                 lines += f"\n  - and {len(self.problems) - _MOST} more"
             text = f"{subject}: {len(self.problems)} problems:{lines}"
         super().__init__(text)
-
-    def __reduce__(self) -> tuple[type[ProblemsError], tuple[str, tuple[str, ...]]]:
-        # Exceptions cross process borders (data loader workers, spawned ranks).
-        return type(self), (self.subject, self.problems)
 
 
 class GenotypeError(ProblemsError):
@@ -68,9 +71,6 @@ class UtteranceTooShortError(InputError):
         self.actual = actual
         self.limit = limit
 
-    def __reduce__(self) -> tuple[type[UtteranceTooShortError], tuple[str, int, int]]:
-        return type(self), (str(self), self.actual, self.limit)
-
 
 class RegistryError(NasEncoderError, LookupError):
     """A name is registered twice, or not at all."""
@@ -93,6 +93,3 @@ class MissingDependencyError(NasEncoderError, ImportError):
         self.package = package
         self.extra = extra
         self.purpose = purpose
-
-    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
-        return type(self), (self.package, self.extra, self.purpose)

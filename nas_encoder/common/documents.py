@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nas_encoder.errors import GenotypeError, ProblemsError
+from nas_encoder.errors import DataError, GenotypeError, ProblemsError
 
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 128  # characters
@@ -131,8 +131,7 @@ def read_yaml(path: str | Path, error: type[ProblemsError] = GenotypeError) -> A
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
-        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        raise error(str(path), [f"cannot be read: {reason}"]) from None
+        raise error(str(path), [f"cannot be read: {_one_line(problem)}"]) from None
     return parse_yaml(data, str(path), error)
 
 
@@ -172,13 +171,23 @@ def write_atomically(
         os.replace(temporary, path)
         temporary = None
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
-        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        raise error(str(path), [f"cannot be written: {reason}"]) from None
+        raise error(str(path), [f"cannot be written: {_one_line(problem)}"]) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write UTF-8 text lines atomically, and make the folder for them.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode(), DataError)
+
+
 def _one_line(problem: Exception) -> str:
-    return " ".join(str(problem).split())[:300]
+    reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+    return " ".join(str(reason).split())[:300]

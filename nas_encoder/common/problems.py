@@ -144,10 +144,9 @@ class Problems:
         """Check that ``value`` is an int (not a bool) in ``low..high``; None if not."""
         if isinstance(value, bool) or not isinstance(value, int):
             self.add(path, f"must be an integer, got {type(value).__name__} {show(value)}")
-        elif high is None and value < low:
-            self.add(path, f"must be at least {low}, got {show(value)}{why}")
-        elif high is not None and not low <= value <= high:
-            rule = f"in {low}..{high}" if low < high else f"{low}"
+        elif value < low or high is not None and value > high:
+            rule = f"at least {low}" if high is None else f"in {low}..{high}"
+            rule = f"{low}" if low == high else rule
             self.add(path, f"must be {rule}, got {show(value)}{why}")
         else:
             return value

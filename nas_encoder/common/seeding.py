@@ -23,17 +23,16 @@ def seeded(seed: int) -> Iterator[None]:
     not disturbed.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    torch_state = torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    # torch.manual_seed would also seed the GPUs' generators, which are not restored.
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        with torch.random.fork_rng(devices=()):
+            random.seed(seed)
+            np.random.seed(seed)
+            # torch.manual_seed would also seed the GPUs' generators, which are not restored.
+            torch.default_generator.manual_seed(seed)
+            yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
 
 
 @contextmanager

@@ -31,12 +31,7 @@ except ModuleNotFoundError as error:
 from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
 from nas_encoder.data.batches import AsrLoader, Batch, LoaderConfig
 from nas_encoder.data.check import DataReport, SplitReport, check_data
-from nas_encoder.data.corpora import (
-    CORPORA,
-    PreparedCorpus,
-    PrepareOptions,
-    prepare_corpus,
-)
+from nas_encoder.data.corpora import CORPORA, PreparedCorpus, PrepareOptions, prepare_corpus
 from nas_encoder.data.export import write_espnet_dir, write_nemo_manifest
 from nas_encoder.data.features import Cmvn, FeatureConfig, FeatureExtractor
 from nas_encoder.data.manifests import open_cuts, split_half, texts

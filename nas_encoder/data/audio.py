@@ -6,14 +6,13 @@ import io
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import soundfile
-from lhotse import Recording
+from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from tqdm import tqdm
 
@@ -22,21 +21,6 @@ from nas_encoder.errors import DataError
 
 _DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest
 _DECODERS = ("flac", "cat")  # commands that only turn one file into a stream
-
-
-@dataclass(frozen=True)
-class AudioEntry:
-    """One line of a manifest that points at audio.
-
-    Attributes:
-        key: Recording id.
-        location: A path, or a shell command that ends in ``|`` (Kaldi's pipe).
-        where: ``file:line`` for messages.
-    """
-
-    key: str
-    location: str
-    where: str
 
 
 def find_audio(location: str, folder: Path) -> Path | None:
@@ -52,45 +36,66 @@ def find_audio(location: str, folder: Path) -> Path | None:
 
 
 def read_recordings(
-    entries: Iterable[AudioEntry], folder: Path, findings: Findings, *, jobs: int | None = None
+    locations: Mapping[str, tuple[str, str]],
+    folder: Path,
+    findings: Findings,
+    *,
+    jobs: int | None = None,
 ) -> dict[str, Recording]:
     """Read the headers of audio files.
 
     Args:
-        entries: What to read. The shell runs pipes, as in Kaldi and ESPnet.
+        locations: Recording id -> (a path, or a shell command that ends in ``|`` as in Kaldi and
+            ESPnet; ``file:line`` for messages).
         folder: The manifest's folder.
-        findings: Receives every entry that is missing, unreadable, empty or not mono.
+        findings: Receives every location that is missing, unreadable, empty or not mono.
         jobs: Threads; by default one per processor, at most 8.
 
     Returns:
-        key -> recording, in the order of the entries; entries with problems are absent.
+        id -> recording, in the order given; those with problems are absent.
     """
-    listed = list(entries)
-    workers = jobs or min(8, os.cpu_count() or 1)
     recordings: dict[str, Recording] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda entry: _read_one(entry, folder), listed)
-        progress = tqdm(
-            results,
-            total=len(listed),
-            desc="audio headers",
-            unit="file",
-            disable=len(listed) < 2000,
-        )
-        for entry, (recording, problem) in zip(listed, progress, strict=True):
+    with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(lambda key: _read_one(key, locations[key][0].strip(), folder), locations)
+        few, total = len(locations) < 2000, len(locations)
+        progress = tqdm(results, total=total, desc="audio headers", unit="file", disable=few)
+        for (key, (_, where)), (recording, problem) in zip(
+            locations.items(), progress, strict=True
+        ):
             if recording is None:
-                findings.add(problem, f"{entry.where} '{entry.key}'")
+                findings.add(problem, f"{where} '{key}'")
             else:
-                recordings[entry.key] = recording
+                recordings[key] = recording
     return recordings
 
 
-def _read_one(entry: AudioEntry, folder: Path) -> tuple[Recording | None, str]:
-    location = entry.location.strip()
+def utterance(
+    key: str,
+    recording: Recording,
+    start: float,
+    duration: float,
+    text: str,
+    speaker: str | None,
+    language: str | None = None,
+) -> MonoCut:
+    """Return a cut with one supervision over its whole length; times in seconds."""
+    supervision = SupervisionSegment(
+        id=key,
+        recording_id=recording.id,
+        start=0.0,
+        duration=duration,
+        text=text,
+        speaker=speaker,
+        language=language,
+    )
+    return MonoCut(key, start, duration, 0, [supervision], recording=recording)
+
+
+def _read_one(key: str, location: str, folder: Path) -> tuple[Recording | None, str]:
     if location.endswith("|"):
         inner = _plain_file(location)
         if inner is None:
-            return _read_command(entry.key, location[:-1].strip())
+            return _read_command(key, location[:-1].strip())
         location = inner
     path = find_audio(location, folder)
     if path is None:
@@ -98,7 +103,7 @@ def _read_one(entry: AudioEntry, folder: Path) -> tuple[Recording | None, str]:
             return None, "audio in Kaldi archives (.ark) is not read; point to audio files"
         return None, "the audio file does not exist"
     try:
-        recording = Recording.from_file(path, recording_id=entry.key)
+        recording = Recording.from_file(path, recording_id=key)
     except Exception as error:  # lhotse tries several decoders; each has its own error types
         lines = str(error).splitlines() or [type(error).__name__]
         return None, f"the audio header cannot be read ({type(error).__name__}: {lines[0][:120]})"
@@ -130,31 +135,7 @@ def _read_command(key: str, command: str) -> tuple[Recording | None, str]:
     if len(samples) < 1 or samples.shape[1] != 1:
         return None, f"its command must give mono audio, gave {samples.shape[::-1]}"
     source = AudioSource(type="command", channels=[0], source=command)
-    recording = Recording(
-        id=key,
-        sources=[source],
-        sampling_rate=rate,
-        num_samples=len(samples),
-        duration=len(samples) / rate,
-    )
-    return recording, ""
-
-
-def missing_sources(recordings: Mapping[str, Recording]) -> list[str]:
-    """Return the keys of recordings with a missing file."""
-    return [
-        key
-        for key, recording in recordings.items()
-        if any(s.type == "file" and not os.path.isfile(s.source) for s in recording.sources)
-    ]
-
-
-def audio_source(cut: Any) -> str:
-    """Return where a cut's audio is, for messages."""
-    recording = getattr(cut, "recording", None)
-    if recording is None or not recording.sources:
-        return "(no recording)"
-    return str(recording.sources[0].source)
+    return Recording(key, [source], rate, len(samples), len(samples) / rate), ""
 
 
 def check_header(cut: Any, subject: str) -> None:
@@ -174,19 +155,11 @@ def check_header(cut: Any, subject: str) -> None:
         header = soundfile.info(str(source.source))
     except (soundfile.LibsndfileError, OSError):
         return  # missing or not a libsndfile format: reading it will report that
-    if header.samplerate != recording.sampling_rate:
-        raise DataError(
-            subject,
-            [
-                f"the manifest says {recording.sampling_rate} Hz, {source.source} has "
-                f"{header.samplerate} Hz"
-            ],
-        )
-    if abs(header.frames - recording.num_samples) > _DURATION_TOLERANCE * header.samplerate:
-        raise DataError(
-            subject,
-            [
-                f"the manifest says {recording.num_samples} samples, {source.source} has "
-                f"{header.frames}"
-            ],
-        )
+    rate, length = recording.sampling_rate, recording.num_samples
+    if header.samplerate != rate:
+        says, has = f"{rate} Hz", f"{header.samplerate} Hz"
+    elif abs(header.frames - length) > _DURATION_TOLERANCE * rate:
+        says, has = f"{length} samples", f"{header.frames}"
+    else:
+        return
+    raise DataError(subject, [f"the manifest says {says}, {source.source} has {has}"])

@@ -18,7 +18,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.dataset.sampling import BucketingSampler, SimpleCutSampler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from nas_encoder.common.fields import Declared, flag, integer, option, section
 from nas_encoder.common.problems import Problems
@@ -66,20 +66,16 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map("to", device, non_blocking=non_blocking)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's DataLoader)."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map("pin_memory")
 
-    def _map(self, function: Any) -> Batch:
-        return replace(
-            self,
-            features=function(self.features),
-            feature_lengths=function(self.feature_lengths),
-            targets=function(self.targets),
-            target_lengths=function(self.target_lengths),
-        )
+    def _map(self, method: str, *args: Any, **options: Any) -> Batch:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: getattr(x, method)(*args, **options) for name, x in tensors.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -176,9 +172,9 @@ class AsrLoader:
             max_length=config.max_length,
             subsampling_factor=config.subsampling_factor,
         )
-        self.selection.require_usable("loader")
-        left_out = self.selection.counts()
-        if left_out:
+        if problems := self.selection.problems():
+            raise DataError("loader", problems)
+        if left_out := self.selection.counts():
             counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
             logger.warning("left out of %d utterances: %s", len(listed), counts)
         kept = self.selection.kept
@@ -194,11 +190,6 @@ class AsrLoader:
         augment = config.spec_augment
         self._augment = SpecAugment(augment, features.dim) if augment else None
         self._plans: dict[int, list[list[int]]] = {}
-
-    @property
-    def num_frames(self) -> int:
-        """Number of feature frames in an epoch, over all ranks, without padding."""
-        return sum(self._frames)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""
@@ -229,14 +220,14 @@ class AsrLoader:
         plan = self.plan(self.epoch)
         if not 0 <= start <= len(plan):
             raise ConfigError("loader", [f"start: must be 0 to {len(plan)}, got {start}"])
-        return self._run(_EpochDataset(self, plan, self.epoch), start)
+        return self._run(list(enumerate(plan))[start:], self.epoch)
 
-    def _run(self, dataset: _EpochDataset, start: int) -> Iterator[Batch]:
-        workers = min(self.config.num_workers, len(dataset) - start)
+    def _run(self, plan: list[tuple[int, list[int]]], epoch: int) -> Iterator[Batch]:
+        workers = min(self.config.num_workers, len(plan))
         loader: DataLoader[Any] = DataLoader(
-            dataset,
+            plan,  # type: ignore[arg-type]
             batch_size=None,
-            sampler=range(start, len(dataset)),
+            collate_fn=partial(self._batch_or_error, epoch),
             num_workers=workers,
             # Forked workers share the cache's memory.
             multiprocessing_context="fork" if workers else None,
@@ -248,6 +239,14 @@ class AsrLoader:
             if isinstance(result, DataError):
                 raise result
             yield result
+
+    def _batch_or_error(self, epoch: int, planned: tuple[int, list[int]]) -> Batch | DataError:
+        number, indices = planned
+        rank = 0 if self.config.split else self.config.rank
+        try:
+            return self.make_batch(indices, derive_seed(self.config.seed, epoch, number, rank))
+        except DataError as error:
+            return error  # the iterating process raises it: torch would change its type
 
     # -- planning ---------------------------------------------------------------------------
 
@@ -304,25 +303,22 @@ class AsrLoader:
         return max(1, min(self.config.num_buckets, int(count / (4 * size))))
 
     def _require_room(self) -> None:
-        longest = max(range(len(self._frames)), key=self._frames.__getitem__)
-        if self.config.max_frames is not None and self._frames[longest] > self.config.max_frames:
-            raise DataError(
-                "loader",
-                [
-                    f"utterance '{self._cuts[longest].id}' by itself has {self._frames[longest]} "
-                    f"frames, a batch may have max_frames={self.config.max_frames}; raise it, or "
-                    "leave long utterances out by max_length"
-                ],
+        frames, cut = max(zip(self._frames, self._cuts, strict=True), key=lambda pair: pair[0])
+        if self.config.max_frames is not None and frames > self.config.max_frames:
+            text = (
+                f"utterance '{cut.id}' by itself has {frames} frames, a batch may have max_frames="
+                f"{self.config.max_frames}; raise it, or leave long utterances out by max_length"
             )
+            raise DataError("loader", [text])
 
     # -- making a batch ---------------------------------------------------------------------
 
     def _features_of(self, index: int) -> Tensor:
-        kept = self._cache.get(index) if self._cache is not None else None
-        if kept is not None:
-            return kept
-        features = self.features.extract(self._cuts[index])
-        if self._cache is not None:
+        if self._cache is None:
+            return self.features.extract(self._cuts[index])
+        features = self._cache.get(index)
+        if features is None:
+            features = self.features.extract(self._cuts[index])
             self._cache.put(index, features)
         return features
 
@@ -347,21 +343,3 @@ class AsrLoader:
             texts=[text_of(self._cuts[index]) for index in indices],
             total=total,
         )
-
-
-class _EpochDataset(Dataset[Any]):
-    """The batches of one epoch, by number."""
-
-    def __init__(self, loader: AsrLoader, plan: list[list[int]], epoch: int) -> None:
-        self.loader, self.batches, self.epoch = loader, plan, epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Batch | DataError:
-        rank = 0 if self.loader.config.split else self.loader.config.rank
-        seed = derive_seed(self.loader.config.seed, self.epoch, number, rank)
-        try:
-            return self.loader.make_batch(self.batches[number], seed)
-        except DataError as error:
-            return error  # the iterating process raises it: torch would change its type

@@ -33,8 +33,9 @@ class FeatureCache:
             rows += count if fits else 0
         self.num_bytes = 4 * dim * rows
         self.num_places = sum(offset >= 0 for offset in self._offsets)
-        self._data = torch.frombuffer(_shared(self.num_bytes), dtype=torch.float32)
-        self._filled = torch.frombuffer(_shared(len(self._frames)), dtype=torch.uint8)
+        data, filled = (mmap.mmap(-1, max(size, 4)) for size in (self.num_bytes, len(frames)))
+        self._data = torch.frombuffer(data, dtype=torch.float32)
+        self._filled = torch.frombuffer(filled, dtype=torch.uint8)
 
     def get(self, index: int) -> Tensor | None:
         """Return a copy of the features (T, F), or None if they are not cached."""
@@ -49,10 +50,5 @@ class FeatureCache:
             self._filled[index] = 1  # after the data: another worker may be reading
 
     def _place(self, index: int) -> Tensor:
-        start = self._offsets[index] * self.dim
-        count = self._frames[index]
+        start, count = self._offsets[index] * self.dim, self._frames[index]
         return self._data[start : start + count * self.dim].view(count, self.dim)
-
-
-def _shared(num_bytes: int) -> mmap.mmap:
-    return mmap.mmap(-1, max(num_bytes, 4))

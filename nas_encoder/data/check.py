@@ -6,7 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.features import FeatureConfig, FeatureExtractor
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.manifests import speaker_of, text_of
-from nas_encoder.data.selection import select_utterances
+from nas_encoder.data.selection import REASONS, select_utterances
 from nas_encoder.data.tokens import UNK, TokenSet
-from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +27,9 @@ logger = logging.getLogger(__name__)
 class SplitReport:
     """What a split holds and how much of it will be used.
 
-    Attributes:
-        name: ``train`` or ``valid``.
-        utterances: Number of utterances.
-        hours: Their total length.
-        speakers: Number of named speakers.
-        sampling_rates: Hz -> utterances.
-        used: Utterances that a loader keeps.
-        used_hours: Their total length.
-        too_short: Utterances with fewer frames than the encoder accepts.
-        too_long: Utterances with more than ``max_frames``.
-        infeasible: Utterances with more tokens than CTC can place on the output frames.
-        unknown_tokens: token -> (occurrences, an utterance).
+    ``sampling_rates`` are Hz -> utterances, ``used`` counts what a loader keeps, ``too_short``,
+    ``too_long`` and ``infeasible`` (more tokens than CTC can place) what it leaves out;
+    ``unknown_tokens`` are token -> (occurrences, an utterance).
     """
 
     name: str
@@ -55,15 +46,8 @@ class SplitReport:
 
     def __str__(self) -> str:
         rates = ", ".join(f"{rate} Hz" for rate in sorted(self.sampling_rates))
-        left_out = [
-            f"{count} {reason}"
-            for reason, count in (
-                ("too short", self.too_short),
-                ("too long", self.too_long),
-                ("CTC-infeasible", self.infeasible),
-            )
-            if count
-        ]
+        counts = {reason: getattr(self, name) for name, reason in REASONS.items()}
+        left_out = [f"{count} {reason}" for reason, count in counts.items() if count]
         return (
             f"{self.name}: {self.utterances} utterances, {self.hours:.2f} h, "
             f"{self.speakers} speakers, {rates}; used {self.used} ({self.used_hours:.2f} h)"
@@ -73,15 +57,7 @@ class SplitReport:
 
 @dataclass
 class DataReport:
-    """Result of :func:`check_data`.
-
-    Attributes:
-        train: The training split.
-        valid: The validation split.
-        tokens: Size of the token set.
-        errors: What makes the data unusable.
-        warnings: What the user should know.
-    """
+    """Result of :func:`check_data`; ``tokens`` is the size of the token set."""
 
     train: SplitReport
     valid: SplitReport
@@ -144,66 +120,53 @@ def check_data(
         ConfigError: Feature settings are out of range.
         DataError: The data have errors; those of both splits are listed.
     """
-    errors: list[str] = []
-    extractor = _extractor(features, train)
-    reports = []
-    warnings: list[str] = []
-    for name, cuts in (("train", train), ("valid", valid)):
-        listed = list(cuts)
-        limits = {
-            "min_length": min_frames,
-            "max_length": max_frames,
-            "subsampling_factor": subsampling_factor,
-        }
-        reports.append(_check_split(name, listed, tokens, extractor, limits, errors, warnings))
-        _probe(name, listed, extractor, probe, seed, errors)
-    _check_between(list(train), list(valid), warnings)
-    rates = {rate for report in reports for rate in report.sampling_rates}
-    if rates - {extractor.rate}:
+    if isinstance(features, FeatureConfig):  # the check needs no statistics
+        features = FeatureExtractor.fit(replace(features, normalization="none"), train)
+    limits = {
+        "min_length": min_frames,
+        "max_length": max_frames,
+        "subsampling_factor": subsampling_factor,
+    }
+    report = DataReport(SplitReport("train"), SplitReport("valid"), len(tokens))
+    for split, cuts in ((report.train, list(train)), (report.valid, list(valid))):
+        _check_split(split, cuts, tokens, features, limits, report)
+        _probe(split.name, cuts, features, probe, seed, report.errors)
+    _check_between(list(train), list(valid), report.warnings)
+    rates = {*report.train.sampling_rates, *report.valid.sampling_rates}
+    if rates - {features.rate}:
         seen = ", ".join(f"{rate} Hz" for rate in sorted(rates))
-        warnings.append(f"the data has {seen}; all is resampled to {extractor.rate} Hz")
-    report = DataReport(reports[0], reports[1], len(tokens), errors, warnings)
-    for text in warnings:
+        report.warnings.append(f"the data has {seen}; all is resampled to {features.rate} Hz")
+    for text in report.warnings:
         logger.warning("%s", text)
     if raise_errors:
         report.raise_errors()
     return report
 
 
-def _extractor(features: FeatureExtractor | FeatureConfig, train: CutSet) -> FeatureExtractor:
-    if isinstance(features, FeatureExtractor):
-        return features
-    problems = features.problems()
-    if problems:
-        raise ConfigError("features", problems)
-    # The check needs no statistics, so none are computed.
-    config = FeatureConfig(**{**asdict(features), "normalization": "none"})
-    return FeatureExtractor.fit(config, train)
-
-
 def _check_split(
-    name: str,
+    report: SplitReport,
     cuts: Sequence[Any],
     tokens: TokenSet,
     features: FeatureExtractor,
     limits: dict[str, int | None],
-    errors: list[str],
-    warnings: list[str],
-) -> SplitReport:
-    report = SplitReport(name, utterances=len(cuts))
+    whole: DataReport,
+) -> None:
+    name = report.name
     if not cuts:
-        errors.append(f"{name}: no utterance at all")
-        return report
+        whole.errors.append(f"{name}: no utterance at all")
+        return
     pairs = [(cut.id, text_of(cut)) for cut in cuts]
+    report.utterances = len(cuts)
     report.hours = sum(cut.duration for cut in cuts) / 3600
     report.speakers = len({speaker_of(cut) for cut in cuts} - {None})
     report.sampling_rates = dict(Counter(int(cut.sampling_rate) for cut in cuts))
     report.unknown_tokens = tokens.unknown(pairs)
     unknown = tokens.unknown_problems(pairs)
     if unknown and not tokens.has_unk:
-        errors.extend(f"{name}: {line}" for line in unknown[1])
+        whole.errors.extend(f"{name}: {line}" for line in unknown[1])
     elif unknown:
-        warnings.append(f"{name}: {unknown[0]} tokens are mapped to {UNK}: {'; '.join(unknown[1])}")
+        count, lines = unknown
+        whole.warnings.append(f"{name}: {count} tokens are mapped to {UNK}: {'; '.join(lines)}")
     # Feasibility depends only on the pattern of repetitions, so unknown tokens are harmless.
     numbers: dict[str, int] = {}
     targets = [
@@ -214,13 +177,11 @@ def _check_split(
     selection = select_utterances(frames, targets, **limits)
     report.used = len(selection.kept)
     report.used_hours = sum(cuts[index].duration for index in selection.kept) / 3600
-    report.too_short = len(selection.too_short)
-    report.too_long = len(selection.too_long)
-    report.infeasible = len(selection.infeasible)
-    errors.extend(f"{name}: {line}" for line in selection.problems())
+    for reason in REASONS:
+        setattr(report, reason, len(getattr(selection, reason)))
+    whole.errors.extend(f"{name}: {line}" for line in selection.problems())
     if selection.counts():
         logger.info("%s", report)
-    return report
 
 
 def _probe(

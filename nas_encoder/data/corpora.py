@@ -19,12 +19,11 @@ from typing import Any
 
 import lhotse
 from lhotse import CutSet, RecordingSet, SupervisionSet
-from lhotse.audio import AudioSource
 from lhotse.recipes import prepare_aishell, prepare_librispeech, prepare_timit
 from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH
 from lhotse.utils import fastcopy
 
-from nas_encoder.common.files import write_lines, write_through
+from nas_encoder.common.documents import write_lines
 from nas_encoder.data.export import write_espnet_dir, write_nemo_manifest
 from nas_encoder.data.manifests import PREPARED, open_cuts, speaker_of
 from nas_encoder.errors import ConfigError, DataError
@@ -142,8 +141,11 @@ def _write_split(
     cuts = open_cuts(CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in cuts))
     folder = output / "lhotse" / split
     contents = {"recordings": recordings, "supervisions": supervisions, "cuts": cuts}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_through(folder / f"{name}.jsonl.gz", content.to_file)
+        partial = folder / f".partial-{name}.jsonl.gz"  # lhotse infers the format from the suffix
+        content.to_file(partial)
+        partial.replace(folder / f"{name}.jsonl.gz")
     write_espnet_dir(cuts, output / "espnet" / split)
     write_nemo_manifest(cuts, output / "nemo" / f"{split}.json")
     return SplitSummary(
@@ -200,7 +202,8 @@ def _read_librispeech(root: Path, options: PrepareOptions) -> dict[str, Split]:
     with _recipe("librispeech"):
         manifests = prepare_librispeech(root, dataset_parts=wanted, num_jobs=options.jobs)
     for name in wanted:
-        lines = sum(_count_lines(path) for path in (root / name).rglob("*.trans.txt"))
+        transcripts = [path.read_bytes() for path in (root / name).rglob("*.trans.txt")]
+        lines = sum(bool(line.strip()) for text in transcripts for line in text.splitlines())
         _report_skipped("librispeech", name, lines, manifests[name]["supervisions"])
     return {split: _pair(manifests, names) for split, names in splits.items()}
 
@@ -263,13 +266,8 @@ def _phone_text(segment: Any) -> Any:
 
 
 def _moved(recording: Any, old: str, new: str) -> Any:
-    sources = [
-        AudioSource(
-            type=source.type, channels=source.channels, source=source.source.replace(old, new, 1)
-        )
-        for source in recording.sources
-    ]
-    return fastcopy(recording, sources=sources)
+    moved = [fastcopy(s, source=s.source.replace(old, new, 1)) for s in recording.sources]
+    return fastcopy(recording, sources=moved)
 
 
 def _require(corpus: str, files: Iterable[Path], folders: Mapping[str, tuple[Path, str]]) -> None:
@@ -294,18 +292,8 @@ def _pair(manifests: Manifests, parts: Sequence[str]) -> Split:
 def _report_skipped(corpus: str, part: str, found: int, supervisions: SupervisionSet) -> None:
     missing = found - len(supervisions)
     if missing > 0:
-        logger.warning(
-            "%s: %d of %d utterances of '%s' lack audio or transcript and are left out",
-            corpus,
-            missing,
-            found,
-            part,
-        )
-
-
-def _count_lines(path: Path) -> int:
-    with path.open(encoding="utf-8") as stream:
-        return sum(1 for line in stream if line.strip())
+        text = "%s: %d of %d utterances of '%s' lack audio or transcript and are left out"
+        logger.warning(text, corpus, missing, found, part)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.files import write_lines
+from nas_encoder.common.documents import write_lines
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.manifests import speaker_of, text_of
 from nas_encoder.errors import DataError

@@ -12,7 +12,8 @@ import math
 import random
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,11 @@ from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 from torch import Tensor
 from tqdm import tqdm
 
-from nas_encoder.common.fields import Declared, choice, integer, number, option
-from nas_encoder.common.files import write_lines
-from nas_encoder.common.problems import Problems, is_number
+from nas_encoder.common.documents import differences, write_lines
+from nas_encoder.common.fields import Declared, choice, integer, number, option, section, tuple_of
+from nas_encoder.common.problems import Problems
 from nas_encoder.common.seeding import derive_seed, one_thread, seeded
-from nas_encoder.data.audio import audio_source, check_header
-from nas_encoder.data.findings import Findings
+from nas_encoder.data.audio import check_header
 from nas_encoder.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 NORMALIZATIONS = ("global", "utterance", "none")
 _STD_FLOOR = 1e-3  # log-mel units; keeps digital silence finite
 _FORMAT = 1
+# lhotse checks manifest against file by assertions; soundfile's LibsndfileError is a RuntimeError.
+_WRONG = (AssertionError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,22 @@ class FeatureConfig(Declared):
 
 
 @dataclass(frozen=True)
-class Cmvn:
-    """Mean and standard deviation of each bin over a training set.
+class Cmvn(Declared):
+    """Mean and (floored) standard deviation of F bins over a training set of this size."""
 
-    Attributes:
-        mean: F numbers.
-        std: F numbers, floored.
-        frames: Number of frames they come from.
-        utterances: Number of utterances they come from.
-    """
+    mean: tuple[float, ...] = option((), tuple_of(number(-1e9, 1e9), 1, 256))
+    std: tuple[float, ...] = option((), tuple_of(number(0, 1e9, above=True), 1, 256))
+    frames: int = option(0, integer(1))
+    utterances: int = option(0, integer(1))
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    frames: int
-    utterances: int
+
+@dataclass(frozen=True)
+class _Saved(Declared):
+    """What :meth:`FeatureExtractor.save` writes."""
+
+    format: int = option(_FORMAT, integer(_FORMAT, _FORMAT))
+    config: FeatureConfig = option(FeatureConfig, section(FeatureConfig))
+    cmvn: Cmvn | None = option(None, section(Cmvn))
 
 
 class FeatureExtractor:
@@ -195,6 +199,7 @@ class FeatureExtractor:
         overlap = self._window - self._shift
         return max(overlap // 2, overlap - overlap // 2 + self._shift // 2, 1)
 
+    @one_thread()
     def extract(self, cut: Any) -> Tensor:
         """Return the features (T, F), float32, normalised.
 
@@ -202,32 +207,20 @@ class FeatureExtractor:
             DataError: The audio cannot be read, is shorter or longer than the manifest says,
                 holds NaN or infinities, or is too short for one frame.
         """
-        with one_thread():
-            return self._extract(cut)
-
-    __call__ = extract
-
-    def _extract(self, cut: Any) -> Tensor:
         subject = f"utterance '{cut.id}'"
         expected = self.num_frames(cut)
         if expected < 1:
             raise DataError(subject, [f"{cut.duration} s of audio are too short for one frame"])
         audio = self._audio(cut, subject)
         if not bool(torch.isfinite(audio).all()):
-            bad = int((~torch.isfinite(audio)).sum())
-            raise DataError(
-                subject, [f"{bad} of {audio.numel()} audio samples are NaN or infinite"]
-            )
-        if self.config.dither:
-            with seeded(derive_seed(*cut.id.encode())):
-                features = self._fbank.extract(audio, self.rate)
-        else:
+            bad = f"{int((~torch.isfinite(audio)).sum())} of {audio.numel()}"
+            raise DataError(subject, [f"{bad} audio samples are NaN or infinite"])
+        noise = seeded(derive_seed(*cut.id.encode())) if self.config.dither else nullcontext()
+        with noise:
             features = self._fbank.extract(audio, self.rate)
         if abs(len(features) - expected) > 1:
-            raise DataError(
-                subject,
-                [f"the manifest says {expected} frames, the audio has {len(features)}"],
-            )
+            lengths = f"the manifest says {expected} frames, the audio has {len(features)}"
+            raise DataError(subject, [lengths])
         if len(features) < expected:  # resampling may differ by a sample from the metadata
             features = torch.cat([features, features[-1:]])
         features = self._normalise(features[:expected])
@@ -236,21 +229,13 @@ class FeatureExtractor:
         return features
 
     def _audio(self, cut: Any, subject: str) -> Tensor:
-        """Samples of the first channel, (1, N) float32."""
         check_header(cut, subject)
         try:
             samples = self._at_rate(cut).load_audio()
-        except (
-            AudioLoadingError,
-            DurationMismatchError,
-            AssertionError,  # lhotse's own checks of manifest against file
-            OSError,
-            RuntimeError,  # soundfile.LibsndfileError
-            ValueError,
-        ) as error:
-            raise DataError(
-                subject, [f"its audio {audio_source(cut)} cannot be read: {_first_line(error)}"]
-            ) from error
+        except (AudioLoadingError, DurationMismatchError, *_WRONG) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            source = cut.recording.sources[0].source
+            raise DataError(subject, [f"its audio {source} cannot be read: {reason}"]) from error
         return torch.from_numpy(samples[:1]).float()
 
     def _at_rate(self, cut: Any) -> Any:
@@ -268,11 +253,7 @@ class FeatureExtractor:
 
     def save(self, path: str | Path) -> None:
         """Write settings and statistics as JSON."""
-        content = {
-            "format": _FORMAT,
-            "config": asdict(self.config),
-            "cmvn": asdict(self.cmvn) if self.cmvn else None,
-        }
+        content = _Saved(config=self.config, cmvn=self.cmvn).to_dict()
         write_lines(Path(path), [json.dumps(content)])
 
     @classmethod
@@ -287,31 +268,12 @@ class FeatureExtractor:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(subject, [f"cannot be read: {error}"]) from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise DataError(subject, [f"must be an object with format {_FORMAT}"])
-        findings = Findings(subject)
-        parts: dict[str, dict[str, Any]] = {}
-        for key, kind in (("config", FeatureConfig), ("cmvn", Cmvn)):
-            value = content.get(key)
-            wanted = {f.name for f in fields(kind)}
-            if isinstance(value, dict) and set(value) == wanted:
-                parts[key] = value
-            elif not (key == "cmvn" and value is None):
-                findings.add(f"must be an object with the keys {sorted(wanted)}", key)
-        cmvn = parts.get("cmvn")
-        for name in ("mean", "std") if cmvn else ():
-            values = cmvn[name] if cmvn else None
-            if not isinstance(values, list) or not all(is_number(v, -1e9, 1e9) for v in values):
-                findings.add("must be a list of finite numbers", f"cmvn.{name}")
-            elif name == "std" and not all(v > 0 for v in values):
-                findings.add("must be above 0", "cmvn.std")
-        findings.raise_any()
-        statistics = None
-        if cmvn:
-            cmvn = {**cmvn, "mean": tuple(cmvn["mean"]), "std": tuple(cmvn["std"])}
-            statistics = Cmvn(**cmvn)
         try:
-            return cls(FeatureConfig(**parts["config"]), statistics)
+            saved = _Saved.from_dict(content, subject)
+            absent = [path for path, *_ in differences(content, saved.to_dict())]
+            if absent:
+                raise ConfigError(subject, [f"{path}: is missing" for path in absent])
+            return cls(saved.config, saved.cmvn)
         except ConfigError as error:
             raise DataError(subject, error.problems) from error
 
@@ -322,16 +284,9 @@ def _single_rate(cuts: Iterable[Any]) -> int:
         rates.setdefault(int(cut.sampling_rate), cut.id)
     if len(rates) != 1:
         seen = ", ".join(f"{rate} Hz ('{utterance}')" for rate, utterance in sorted(rates.items()))
-        raise DataError(
-            "features.sampling_rate",
-            [f"null needs data of one sampling rate, found {seen or 'no data'}; give a rate"],
-        )
+        text = f"null needs data of one sampling rate, found {seen or 'no data'}; give a rate"
+        raise DataError("features.sampling_rate", [text])
     return next(iter(rates))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _fbank(config: FeatureConfig) -> lhotse.Fbank:

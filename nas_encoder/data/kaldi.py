@@ -10,21 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import lhotse
-from lhotse import MonoCut, SupervisionSegment
+from lhotse import MonoCut
 
-from nas_encoder.data.audio import AudioEntry, read_recordings
+from nas_encoder.data.audio import read_recordings, utterance
 from nas_encoder.data.findings import Findings
-
-
-def is_kaldi_dir(path: Path) -> bool:
-    """Whether a folder looks like a Kaldi data folder."""
-    return (path / "wav.scp").is_file()
 
 
 def read_kaldi_dir(
     path: Path, findings: Findings, *, jobs: int | None = None, require_text: bool = True
-) -> list[MonoCut]:
+) -> list[tuple[str, MonoCut]]:
     """Read ``wav.scp``, ``text``, ``utt2spk`` and, if present, ``segments``.
 
     Args:
@@ -34,15 +28,14 @@ def read_kaldi_dir(
         require_text: Whether an utterance without a transcript is a problem.
 
     Returns:
-        One cut per utterance, id = utterance id, in the order of ``wav.scp`` or ``segments``.
+        (``file:line``, cut) of each utterance, in the order of ``wav.scp`` or ``segments``.
     """
     locations = _read_map(path / "wav.scp", findings)
     texts = _read_map(path / "text", findings, empty_ok=True, missing_ok=not require_text)
     speakers = _read_map(path / "utt2spk", findings, missing_ok=True)
     if not locations and not findings:
         findings.add("the file is empty", str(path / "wav.scp"))
-    entries = [AudioEntry(key, value, where) for key, (value, where) in locations.items()]
-    recordings = read_recordings(entries, path, findings, jobs=jobs)
+    recordings = read_recordings(locations, path, findings, jobs=jobs)
     cuts = []
     for key, recording_id, start, end, where in _segments(path, locations, findings):
         if require_text and key not in texts:
@@ -59,36 +52,10 @@ def read_kaldi_dir(
                 f"{where} '{key}' [{start}, {end}] of {recording.duration:.3f} s",
             )
             continue
-        cuts.append(_cut(key, recording, start, min(end, recording.duration), texts, speakers))
+        text, speaker = texts.get(key, ("", ""))[0], speakers.get(key, (None, ""))[0]
+        duration = min(end, recording.duration) - start
+        cuts.append((where, utterance(key, recording, start, duration, text, speaker)))
     return cuts
-
-
-def _cut(
-    key: str,
-    recording: lhotse.Recording,
-    start: float,
-    end: float,
-    texts: dict[str, tuple[str, str]],
-    speakers: dict[str, tuple[str, str]],
-) -> MonoCut:
-    duration = recording.duration if start == 0 and end == recording.duration else end - start
-    supervision = SupervisionSegment(
-        id=key,
-        recording_id=recording.id,
-        start=0.0,
-        duration=duration,
-        channel=0,
-        text=texts.get(key, ("", ""))[0],
-        speaker=speakers.get(key, (None, ""))[0],
-    )
-    return MonoCut(
-        id=key,
-        start=start,
-        duration=duration,
-        channel=0,
-        recording=recording,
-        supervisions=[supervision],
-    )
 
 
 def _segments(

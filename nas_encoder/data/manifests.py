@@ -8,6 +8,7 @@ import os
 import random
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from lhotse.serialization import deserialize_item
 
 from nas_encoder.common.problems import is_number
 from nas_encoder.common.seeding import derive_seed
-from nas_encoder.data.audio import missing_sources
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.kaldi import is_kaldi_dir, read_kaldi_dir
+from nas_encoder.data.kaldi import read_kaldi_dir
 from nas_encoder.data.nemo_manifest import looks_like_nemo, read_nemo_manifest
 from nas_encoder.errors import DataError
 
@@ -78,18 +78,22 @@ def _read(
     if path.is_dir():
         path = _inside_folder(path, split)
     if path.is_dir():
-        kaldi = read_kaldi_dir(path, findings, jobs=jobs, require_text=require_text)
-        return [(f"{path} '{cut.id}'", cut) for cut in kaldi]
-    first = _first_item(path)
-    if looks_like_nemo(first):
-        nemo = read_nemo_manifest(path, findings, jobs=jobs, require_text=require_text)
-        return [(f"{path} '{cut.id}'", cut) for cut in nemo]
-    return list(_read_lhotse(path, findings))
+        return list(read_kaldi_dir(path, findings, jobs=jobs, require_text=require_text))
+    rows = _json_lines(path, findings)
+    first = next(rows, None)
+    if first is None:
+        findings.raise_any()
+        raise DataError(f"data {path}", ["the manifest is empty"])
+    rows = chain([first], rows)
+    if looks_like_nemo(first[1]):
+        options: Any = {"jobs": jobs, "require_text": require_text}
+        return list(read_nemo_manifest(rows, path.parent, findings, **options))
+    return list(_lhotse_cuts(rows, findings))
 
 
 def _inside_folder(path: Path, split: str | None) -> Path:
     """Return the Kaldi folder or the cuts file that a folder means."""
-    if is_kaldi_dir(path):
+    if (path / "wav.scp").is_file():
         return path
     if (path / "cuts.jsonl.gz").is_file():
         return path / "cuts.jsonl.gz"
@@ -106,38 +110,28 @@ def _inside_folder(path: Path, split: str | None) -> Path:
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of a text file, gzipped or not, without blank lines."""
+def _json_lines(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
+    """Yield (``file:line``, decoded line) of a text file, gzipped or not, without blank lines."""
     try:
         opened: Any = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else None
         with opened or path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line
+                if not line.strip():
+                    continue
+                try:
+                    item = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    rule = "not JSON; a NeMo manifest and lhotse cuts have one object in a line"
+                    findings.add(rule, f"{path}:{number} ({str(error)[:80]})")
+                else:
+                    yield f"{path}:{number}", item
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"data {path}", [f"cannot be read: {error}"]) from error
 
 
-def _first_item(path: Path) -> Any:
-    for number, line in _lines(path):
+def _lhotse_cuts(rows: Iterable[tuple[str, Any]], findings: Findings) -> Iterator[tuple[str, Any]]:
+    for where, item in rows:
         try:
-            return json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"data {path}",
-                [
-                    f"line {number} is not JSON ({str(error)[:80]}); a NeMo manifest or lhotse "
-                    "cuts are expected, one object in a line"
-                ],
-            ) from error
-    raise DataError(f"data {path}", ["the manifest is empty"])
-
-
-def _read_lhotse(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        try:
-            item = json.loads(line)
             cut = deserialize_item(item) if isinstance(item, dict) else None
         # A malformed object may fail anywhere in lhotse's constructors, with any error type.
         except Exception as error:
@@ -172,10 +166,11 @@ def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: boo
             elif not broken:
                 cuts.append(piece)
             seen.add(str(piece.id))
-    recordings = {cut.id: cut.recording for cut in cuts}
-    for key in missing_sources(recordings):
-        source = recordings[key].sources[0].source
-        findings.add("the audio file does not exist", f"{source} of utterance '{key}'")
+    for cut in cuts:
+        for source in cut.recording.sources:
+            if source.type == "file" and not os.path.isfile(source.source):
+                place = f"{source.source} of utterance '{cut.id}'"
+                findings.add("the audio file does not exist", place)
     return cuts
 
 
@@ -282,8 +277,6 @@ def split_half(cuts: CutSet, seed: int) -> tuple[CutSet, CutSet]:
     positions = list(range(len(listed)))
     random.Random(derive_seed(seed)).shuffle(positions)
     middle = (len(listed) + 1) // 2
-    first, second = sorted(positions[:middle]), sorted(positions[middle:])
-    return (
-        CutSet.from_cuts(listed[position] for position in first),
-        CutSet.from_cuts(listed[position] for position in second),
-    )
+    halves = sorted(positions[:middle]), sorted(positions[middle:])
+    first, second = (CutSet.from_cuts(listed[place] for place in half) for half in halves)
+    return first, second

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lhotse import MonoCut, SupervisionSegment
+from lhotse import MonoCut
 from lhotse.utils import fastcopy
 
 from nas_encoder.common.problems import is_number
-from nas_encoder.data.audio import AudioEntry, find_audio, read_recordings
+from nas_encoder.data.audio import find_audio, read_recordings, utterance
 from nas_encoder.data.findings import Findings
 
 # A header may differ from the manifest's rounded duration by this much, in seconds.
@@ -19,36 +19,40 @@ _TOLERANCE = 0.05
 
 
 def read_nemo_manifest(
-    path: Path, findings: Findings, *, jobs: int | None = None, require_text: bool = True
-) -> list[MonoCut]:
+    rows: Iterable[tuple[str, Any]],
+    folder: Path,
+    findings: Findings,
+    *,
+    jobs: int | None = None,
+    require_text: bool = True,
+) -> list[tuple[str, MonoCut]]:
     """Read ``audio_filepath``, ``duration``, ``text`` and, if present, offset and speaker.
 
     Args:
-        path: The manifest.
+        rows: (``file:line``, decoded line) of the manifest.
+        folder: Its folder.
         findings: Receives the problems; the caller raises.
         jobs: Threads for audio headers.
         require_text: Whether a line without ``text`` is a problem.
 
     Returns:
-        One cut per line. Its id is ``utt_id``, which our export writes, or else the file name
-        without suffix: prefixed with the folder's name if files in several folders share it,
-        followed by the line number if several lines name one file.
+        (``file:line``, cut) of each line. A cut's id is ``utt_id``, which our export writes, or
+        else the file name without suffix: prefixed with the folder's name if files in several
+        folders share it, followed by the line number if several lines name one file.
     """
-    rows = [(item, f"{path}:{number}") for number, item in _read_rows(path, findings)]
-    if not rows and not findings:
-        findings.add("the manifest is empty", str(path))
     good = [row for row in rows if _check_row(*row, findings, require_text)]
     stems, pairs = (
-        Counter(name(Path(item["audio_filepath"])) for item, _ in good) for name in (_stem, _pair)
+        Counter(name(Path(item["audio_filepath"])) for _, item in good) for name in (_stem, _pair)
     )
-    locations = {item["audio_filepath"]: where for item, where in reversed(good)}
-    entries = [AudioEntry(name, name, where) for name, where in reversed(locations.items())]
-    recordings = read_recordings(entries, path.parent, findings, jobs=jobs)
-    cuts: list[MonoCut] = []
+    locations: dict[str, tuple[str, str]] = {}
+    for where, item in good:
+        locations.setdefault(item["audio_filepath"], (item["audio_filepath"], where))
+    recordings = read_recordings(locations, folder, findings, jobs=jobs)
+    cuts: list[tuple[str, MonoCut]] = []
     places: dict[tuple[Path | None, float], str] = {}
-    for item, where in good:
+    for where, item in good:
         name, start = item["audio_filepath"], float(item.get("offset") or 0.0)
-        file = find_audio(name, path.parent)
+        file = find_audio(name, folder)
         if (file, start) in places:
             findings.add(
                 "same audio and offset as an earlier line",
@@ -71,7 +75,7 @@ def read_nemo_manifest(
                 f"{recordings[name].duration:.3f} s)",
             )
         else:
-            cuts.append(cut)
+            cuts.append((where, cut))
     return cuts
 
 
@@ -95,46 +99,19 @@ def _cut(key: str, item: dict[str, Any], recording: Any, start: float) -> MonoCu
     if start == 0 and abs(duration - recording.duration) <= _TOLERANCE:
         duration = recording.duration
     duration = min(duration, recording.duration - start)
-    key_recording = fastcopy(recording, id=key)
-    speaker = item.get("speaker")
-    supervision = SupervisionSegment(
-        id=key,
-        recording_id=key_recording.id,
-        start=0.0,
-        duration=duration,
-        channel=0,
-        text=item.get("text") or "",
+    text, speaker, language = (item.get(name) for name in ("text", "speaker", "lang"))
+    return utterance(
+        key,
+        fastcopy(recording, id=key),
+        start,
+        duration,
+        text or "",
         speaker=None if speaker is None else str(speaker),
-        language=item.get("lang") if isinstance(item.get("lang"), str) else None,
-    )
-    return MonoCut(
-        id=key,
-        start=start,
-        duration=duration,
-        channel=0,
-        recording=key_recording,
-        supervisions=[supervision],
+        language=language if isinstance(language, str) else None,
     )
 
 
-def _read_rows(path: Path, findings: Findings) -> list[tuple[int, Any]]:
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        findings.add(f"cannot be read: {error}", str(path))
-        return []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            findings.add("not a JSON object", f"{path}:{number} ({str(error)[:80]})")
-    return rows
-
-
-def _check_row(item: Any, where: str, findings: Findings, require_text: bool) -> bool:
+def _check_row(where: str, item: Any, findings: Findings, require_text: bool) -> bool:
     if not isinstance(item, dict):
         findings.add("not a JSON object", where)
         return False

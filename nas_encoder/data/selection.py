@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nas_encoder.errors import DataError
-
 Ids = npt.NDArray[np.int32]
+# attribute of a Selection -> reason in messages
+REASONS = {"too_short": "too short", "too_long": "too long", "infeasible": "CTC-infeasible"}
 
 
 def ctc_frames_needed(ids: Sequence[int] | Ids) -> int:
@@ -41,41 +41,26 @@ class Selection:
     @property
     def total(self) -> int:
         """Number of utterances, kept or not."""
-        return len(self.kept) + len(self.too_short) + len(self.too_long) + len(self.infeasible)
+        return len(self.kept) + sum(self.counts().values())
 
     def counts(self) -> dict[str, int]:
         """Return how many were left out for each reason that occurs."""
-        reasons = {
-            "too short": len(self.too_short),
-            "too long": len(self.too_long),
-            "CTC-infeasible": len(self.infeasible),
-        }
-        return {reason: count for reason, count in reasons.items() if count}
+        sizes = {reason: len(getattr(self, name)) for name, reason in REASONS.items()}
+        return {reason: size for reason, size in sizes.items() if size}
 
     def problems(self) -> list[str]:
-        """Return what makes the data unusable: nothing left, or most of it infeasible."""
-        problems = []
+        """Return what makes the data unusable: nothing left, or more than half infeasible."""
         usable = len(self.kept) + len(self.infeasible)
-        if self.total and len(self.infeasible) * 2 > usable > 0:
-            problems.append(
+        if len(self.infeasible) * 2 > usable:
+            return [
                 f"{len(self.infeasible)} of {usable} utterances of allowed length have more "
                 "tokens (with the blanks that CTC needs between equal ones) than output frames; "
                 "use coarser tokens, a smaller time stride, or slower speech"
-            )
-        elif not self.kept:
-            left_out = ", ".join(f"{n} {reason}" for reason, n in self.counts().items())
-            problems.append(f"no usable utterance among {self.total} ({left_out or 'empty'})")
-        return problems
-
-    def require_usable(self, subject: str) -> None:
-        """Check that something is left and at most half is CTC-infeasible.
-
-        Raises:
-            DataError: It is not so; the counts are given.
-        """
-        problems = self.problems()
-        if problems:
-            raise DataError(subject, problems)
+            ]
+        if self.kept:
+            return []
+        left_out = ", ".join(f"{n} {reason}" for reason, n in self.counts().items())
+        return [f"no usable utterance among {self.total} ({left_out or 'empty'})"]
 
 
 def select_utterances(

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.files import write_lines, write_through
+from nas_encoder.common.documents import write_atomically, write_lines
 from nas_encoder.data.findings import Findings
 from nas_encoder.errors import DataError, MissingDependencyError
 
@@ -175,9 +175,9 @@ class TokenSet:
             MissingDependencyError: A BPE model without sentencepiece.
         """
         path = Path(path)
-        if path.suffix == ".model":
-            return cls._from_sentencepiece(path)
         try:
+            if path.suffix == ".model":
+                return cls._from_model(path.read_bytes(), str(path))
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"token list {path}", [f"cannot be read: {error}"]) from error
@@ -214,12 +214,6 @@ class TokenSet:
         return cls([BLANK, *tokens], kind)
 
     @classmethod
-    def _from_sentencepiece(cls, path: Path) -> TokenSet:
-        if not path.is_file():
-            raise DataError(f"sentencepiece model {path}", ["no such file"])
-        return cls._from_model(path.read_bytes(), str(path))
-
-    @classmethod
     def _from_model(cls, model: bytes, subject: str) -> TokenSet:
         processor = _sentencepiece(model, subject)
         pieces = [
@@ -233,8 +227,8 @@ class TokenSet:
         """Write the token list and, for BPE, the ``.model`` beside it."""
         path = Path(path)
         if self._model is not None:
-            model = self._model
-            write_through(path.with_suffix(".model"), lambda partial: partial.write_bytes(model))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path.with_suffix(".model"), self._model, DataError)
             if path.suffix == ".model":
                 return
         write_lines(path, self.tokens)

@@ -139,7 +139,8 @@ def test_nothing_there(tmp_path):
     (tmp_path / "empty.json").write_text("\n")
     assert "empty.json: the manifest is empty" in problems_of(tmp_path / "empty.json")
     (tmp_path / "x.jsonl").write_text("hello\n")
-    assert "line 1 is not JSON" in problems_of(tmp_path / "x.jsonl")
+    place = "x.jsonl:1 (Expecting value: line 1 column 1 (char 0))"
+    assert f"{place}: not JSON; a NeMo manifest" in problems_of(tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl.gz").write_text("no gzip\n")
     assert "cannot be read" in problems_of(tmp_path / "x.jsonl.gz")
     assert "set of cuts is empty" in problems_of(CutSet.from_cuts([]))
@@ -291,4 +292,4 @@ def test_ids_of_a_nemo_manifest_that_has_none(tmp_path):
     assert [cut.id for cut in open_cuts(manifest)] == ["a-x", "b-x", "y"]
     rows[0]["utt_id"] = "y"
     nemo_manifest(manifest, rows)
-    assert f"{manifest} 'y': duplicate id" in problems_of(manifest)
+    assert f"{manifest}:3 'y': duplicate id" in problems_of(manifest)
