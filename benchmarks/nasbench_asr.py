@@ -22,7 +22,6 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,11 @@ def query_microseconds(repeats: int = 20000) -> dict[str, float]:
     return found
 
 
+def with_backward(model: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return a call of a model with its backward pass."""
+    return lambda: model().square().mean().backward()
+
+
 def compare(name: str, batch: int, frames: int, repeats: int, device: str) -> dict[str, Any]:
     """Return medians and ratios of one architecture."""
     torch.manual_seed(0)
@@ -98,22 +102,10 @@ def compare(name: str, batch: int, frames: int, repeats: int, device: str) -> di
     with torch.no_grad():
         difference = float((ours(x, lengths)[0] - plain(channels_first)).abs().max())
 
-    def forward(model: Callable[[], Tensor]) -> Tensor:
-        with torch.no_grad():
-            return model()
-
-    def both(model: Callable[[], Tensor]) -> Tensor:
-        loss = model().square().mean()
-        loss.backward()
-        return loss
-
-    models: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: ours(x, lengths)[0],
-        "plain": lambda: plain(channels_first),
-    }
+    models = {"ours": lambda: ours(x, lengths)[0], "plain": lambda: plain(channels_first)}
     row: dict[str, Any] = {"architecture": name, "difference": difference}
-    for what, run in (("forward", forward), ("forward_backward", both)):
-        calls = {key: partial(run, model) for key, model in models.items()}
+    for what, run in (("forward", torch.no_grad()), ("forward_backward", with_backward)):
+        calls = {key: run(model) for key, model in models.items()}
         found = measure(calls, repeats, clock=quiet_clock(device))
         medians = {key: measured.median for key, measured in found.items()}
         row[what] = {**medians, "ratio": medians["plain"] / medians["ours"]}

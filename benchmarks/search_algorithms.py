@@ -37,10 +37,9 @@ STRATEGIES = ("darts", "stnas")
 CHAINS = {"channels": 64, "output_size": 64, "dropout": 0.0}
 
 
-def _problems(space: SearchSpace, layers: int, section: Any) -> Problems:
-    found = Problems()
-    space.check_layers(layers, section, "layers", found)
-    return found
+def _fits(space: SearchSpace, layers: int, section: Any) -> bool:
+    space.check_layers(layers, section, "layers", found := Problems())
+    return not found
 
 
 def gradient_config(strategy: str, epochs: int, table: TableConfig) -> SearchConfig:
@@ -53,7 +52,7 @@ def gradient_config(strategy: str, epochs: int, table: TableConfig) -> SearchCon
     if unknown := sorted(set(table.network) - {*names, "channels", "dropout", "layers"}):
         raise ConfigError(f"table {table.name}", [f"network: a search knows no {unknown}"])
     shared = {name: getattr(network, name) for name in names}
-    layers = next(n for n in range(3, 1025) if not _problems(space, n, network))
+    layers = next(n for n in range(3, 1025) if _fits(space, n, network))
     operations = len(next(iter(space.first_candidates().values()))[0])
     size = {
         "layers": layers,

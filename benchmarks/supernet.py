@@ -179,7 +179,8 @@ def print_entry(name: str, kind: str, entry: dict[str, Any]) -> None:
 def parse_arguments() -> Any:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device)
     parser.add_argument("--space", default="darts", help="darts or asr_revised")
     parser.add_argument("--frames", type=int, default=256, help="the paper's are up to 1024")
     parser.add_argument("--batch", type=int, default=BATCH)
@@ -206,8 +207,6 @@ def parse_arguments() -> Any:
 def main() -> int:
     """Measure and print."""
     args = parse_arguments()
-    if args.device is None:
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.threads)
     found = environment()
     print("  ".join(f"{key}: {value}" for key, value in found.items()))

@@ -11,8 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, fields
 from typing import Any
+
+from nas_encoder.cli import add_settings
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import load_genotype
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.base import LATENCY
 
 EXAMPLES = """examples:
   nas-encoder bench --operations --config he2020_revised --output latency.yaml
@@ -45,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="take the space and the size of the target network from a search config",
     )
-    size.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change that config, as for 'search'",
-    )
+    add_settings(size, "change that config, as for 'search'")
     size.add_argument("--space", help="search space (default asr_revised)")
     size.add_argument("--layers", type=int, help="number of cells (default 17)")
     size.add_argument("--channels", type=int, help="initial channels (default 24)")
@@ -89,10 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; print the table."""
-    from nas_encoder.deploy.latency import BenchSettings
-    from nas_encoder.errors import ConfigError
-    from nas_encoder.genotype import load_genotype
-    from nas_encoder.spaces import get_space
+    from nas_encoder.common.provenance import environment
+    from nas_encoder.deploy.latency import BenchSettings, measure_network, measure_table
 
     if args.operations == bool(args.genotypes):
         raise ConfigError("bench", ["give either --operations or genotypes"])
@@ -101,26 +99,19 @@ def run(args: argparse.Namespace) -> int:
     genotypes = [load_genotype(name) for name in args.genotypes]
     measured = [get_space(genotype.space) for genotype in genotypes] or [space]
     options = [own.options.from_dict(sizes, "bench") for own in measured]
-    settings = BenchSettings(
-        args.device,
-        args.threads,
-        args.precision,
-        args.seconds,
-        args.repeats,
-        args.checks,
-        args.seed,
-    )
+    settings = BenchSettings(**{own.name: getattr(args, own.name) for own in fields(BenchSettings)})
     problems = settings.problems()
+    if args.operations and LATENCY not in space.features:
+        problems.append(f"--space: '{space.name}' has no 2-D cells, whose pieces can be measured")
     shortest = max(own.subsampling_factor for own in options)
     if not shortest <= frames <= 10**6:
         problems.append(f"frames: must be in {shortest}..1000000, got {frames}")
     if problems:
         raise ConfigError("bench", problems)
     if args.operations:
-        return _measure_operations(args, space, options[0], frames, settings)
-    from nas_encoder.common.provenance import environment
-    from nas_encoder.deploy.latency import measure_network
-
+        table = measure_table(space, options[0], frames, settings, args.output, _progress)
+        print("\n".join(_text(table, args)))
+        return 0
     rows = []
     for name, genotype, own in zip(args.genotypes, genotypes, options, strict=True):
         ms = measure_network(genotype, own, frames, settings)
@@ -134,10 +125,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sizes(args: argparse.Namespace) -> dict[str, Any]:
-    sizes = dict(_SIZES)
+    sizes = _SIZES
     if args.config is not None:
         from nas_encoder.search import load_search_config
-        from nas_encoder.spaces import get_space
 
         search = load_search_config(args.config, args.settings)
         objective, space = search.objective, get_space(search.space)
@@ -148,41 +138,27 @@ def _sizes(args: argparse.Namespace) -> dict[str, Any]:
             "frames": round(objective.seconds / search.features.frame_shift),
         }
     elif args.settings:
-        from nas_encoder.errors import ConfigError
-
         raise ConfigError("--set", ["changes a search config: give --config too"])
     given = {name: value for name in _SIZES if (value := getattr(args, name)) is not None}
     return sizes | {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
-def _measure_operations(
-    args: argparse.Namespace, space: Any, options: Any, frames: int, settings: Any
-) -> int:
+def _progress(items: list[Any], title: str) -> Iterator[Any]:
     from tqdm import tqdm
 
-    from nas_encoder.deploy.latency import measure_table
-    from nas_encoder.errors import ConfigError
-    from nas_encoder.spaces.base import LATENCY
+    return iter(tqdm(items, desc=title))
 
-    if LATENCY not in space.features:
-        raise ConfigError(
-            "--space", [f"'{space.name}' has no 2-D cells, whose pieces can be measured"]
-        )
-    table = measure_table(
-        space,
-        options,
-        frames,
-        settings,
-        args.output,
-        lambda items, title: iter(tqdm(items, desc=title)),
-    )
+
+def _text(table: Any, args: argparse.Namespace) -> list[str]:
     if args.json:
-        print(json.dumps({"output": args.output, **table.to_dict()}))
-        return 0
-    print(f"{'ms':>9}  piece")
-    for piece, ms in sorted(table.milliseconds.items(), key=lambda item: -item[1]):
-        print(f"{ms:9.3f}  {piece}")
-    for check in table.checks:
-        print(f"whole network {check['network_ms']:.2f} ms, its pieces {check['sum_ms']:.2f} ms")
-    print(f"sums are multiplied by {table.scale:.3f}; {args.output}")
-    return 0
+        return [json.dumps({"output": args.output, **table.to_dict()})]
+    pieces = sorted(table.milliseconds.items(), key=lambda item: -item[1])
+    return [
+        f"{'ms':>9}  piece",
+        *(f"{ms:9.3f}  {piece}" for piece, ms in pieces),
+        *(
+            f"whole network {check['network_ms']:.2f} ms, its pieces {check['sum_ms']:.2f} ms"
+            for check in table.checks
+        ),
+        f"sums are multiplied by {table.scale:.3f}; {args.output}",
+    ]

@@ -13,6 +13,8 @@ import sys
 
 import yaml
 
+from nas_encoder.errors import ConfigError
+
 EXAMPLES = """examples:
   nas-encoder derive exp/search --stage 2 --output stage2.yaml
   nas-encoder derive exp/search --at-most avg_pool_3x3=0 --at-most max_pool_3x3=1
@@ -56,8 +58,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _limits(options: list[str] | None) -> dict[str, int] | None:
-    from nas_encoder.errors import ConfigError
-
     if options is None:
         return None
     parts = [option.partition("=") for option in options]

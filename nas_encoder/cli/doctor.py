@@ -62,6 +62,8 @@ found = {file.stem: str(file) for folder in folders for file in pathlib.Path(fol
 }
 _REPORT = f'import json, sys; sys.stdout.write("\\n{_MARK}" + json.dumps(found) + "\\n")'
 
+_FIND_US = f"pip install {PACKAGE.parent}, or PYTHONPATH={PACKAGE.parent}"
+
 _DISTRIBUTIONS = {"espnet": "espnet", "nemo": "nemo_toolkit", "hydra": "hydra-core"}
 _TITLES = {"espnet": "ESPnet", "nemo": "NeMo", "hydra": "Hydra"}
 _ADAPTERS = {
@@ -128,50 +130,45 @@ def _torch() -> dict[str, Any]:
 
 def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
     """Examine one toolkit; ``problem`` and ``todo`` are None if all is well."""
-    version = _version(_DISTRIBUTIONS[name])
-    answer: dict[str, Any] = {
+    version, adapter = _version(_DISTRIBUTIONS[name]), _has_adapter(name)
+    registered: dict[str, str] = {}
+    problem: str | None = None
+    todo: str | None = None
+    if version is None and name != "hydra":  # which comes with NeMo
+        todo = f"to use it: pip install 'nas_encoder[{name}]'"
+    elif version is not None and adapter:
+        registered, problem, todo = _ask(name, hook)
+    elif version is not None and name == "hydra":
+        problem = f"Python does not find the plug-in {_ADAPTERS[name]}"
+        todo = _FIND_US
+    return {
         "version": version,
-        "adapter": _has_adapter(name),
-        "registered": {},
-        "problem": None,
-        "todo": None,
+        "adapter": adapter,
+        "registered": registered,
+        "problem": problem,
+        "todo": todo,
     }
-    if version is None:
-        # Nobody installs Hydra for its own sake: it comes with NeMo.
-        answer["todo"] = (
-            None if name == "hydra" else f"to use it: pip install 'nas_encoder[{name}]'"
-        )
-        return answer
-    if not answer["adapter"]:
-        if name == "hydra":
-            answer["problem"] = f"Python does not find the plug-in {_ADAPTERS[name]}"
-            answer["todo"] = f"pip install {PACKAGE.parent}, or PYTHONPATH={PACKAGE.parent}"
-        return answer
+
+
+def _ask(name: str, hook: dict[str, Any]) -> tuple[dict[str, str], str | None, str | None]:
+    """Return what a toolkit knows of ours, else a problem and what to do."""
+    command = [sys.executable, "-c", _PROBES[name] + _REPORT]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBES[name] + _REPORT],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
-        answer["problem"] = f"its import took longer than {TIMEOUT} s"
-        answer["todo"] = "try again when the machine is less busy"
-        return answer
+        problem = f"its import took longer than {TIMEOUT} s"
+        return {}, problem, "try again when the machine is less busy"
     marked = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    last = done.stderr.strip().rpartition("\n")[2].strip()
     if not marked:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        answer["problem"] = f"its import fails: {lines[-1]}"
-        answer["todo"] = "repair the toolkit's installation first"
-        return answer
-    answer["registered"] = json.loads(marked[-1][len(_MARK) :])
-    if not answer["registered"] and name == "hydra":
-        lines = done.stderr.strip().splitlines() or ["its folder of configs is missing"]
-        answer["problem"], answer["todo"] = lines[-1].strip(), "install nas_encoder again"
-    elif not answer["registered"]:
-        answer["problem"], answer["todo"] = _why_not(done.stderr, hook)
-    return answer
+        problem = f"its import fails: {last or f'exit status {done.returncode}'}"
+        return {}, problem, "repair the toolkit's installation first"
+    registered = json.loads(marked[-1][len(_MARK) :])
+    if registered:
+        return registered, None, None
+    if name == "hydra":
+        return {}, last or "its folder of configs is missing", "install nas_encoder again"
+    return {}, *_why_not(done.stderr, hook)
 
 
 def _why_not(stderr: str, hook: dict[str, Any]) -> tuple[str, str]:
@@ -184,10 +181,7 @@ def _why_not(stderr: str, hook: dict[str, Any]) -> tuple[str, str]:
     if not hook["files"]:
         return "no start-up file in this environment", "nas-encoder enable"
     if not hook["active"]:
-        return (
-            f"{hook['files'][0]} does not find the package when Python starts",
-            f"pip install {PACKAGE.parent}, or PYTHONPATH={PACKAGE.parent}",
-        )
+        return f"{hook['files'][0]} does not find the package when Python starts", _FIND_US
     return "the hook is active, but the toolkit did not go through it", "report this"
 
 

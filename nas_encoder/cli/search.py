@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 
+from nas_encoder.cli import add_settings
+from nas_encoder.common.resources import list_configs
+
 EXAMPLES = """examples:
   nas-encoder search --config small --train data/train --valid data/dev --output exp/search
   nas-encoder search --config he2020_revised --train dump/raw/train_sp --output exp/he --seed 1 \\
@@ -36,8 +39,6 @@ searches by trials (random, evolution, hyperband, nsga2, tpe) with Optuna:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from nas_encoder.common.resources import list_configs
-
     shipped = ", ".join(list_configs("search"))
     parser.add_argument("--config", required=True, help=f"a YAML file, or one of: {shipped}")
     parser.add_argument(
@@ -60,13 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="searches by trials: any Optuna storage (default: study.db in the run folder)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change the configuration, for example weights.lr=0.02 or stages.0.epochs=3",
+    add_settings(
+        parser, "change the configuration, for example weights.lr=0.02 or stages.0.epochs=3"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import string
 from typing import Any
 
-from nas_encoder.cli import table_compare
+from nas_encoder.cli import add_settings, table_compare
+from nas_encoder.common.resources import list_configs
+from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.genotype import load_genotype
 
 EXAMPLES = """examples:
   nas-encoder table build --config nasbench_asr_timit --train data/train --valid data/dev \\
@@ -28,8 +32,6 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands and their options."""
-    from nas_encoder.common.resources import list_configs
-
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = commands.add_parser("build", help="train architectures of a space on your data")
     shipped = ", ".join(list_configs("table"))
@@ -52,14 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GENOTYPE",
         help="further architectures: zoo names or files; with --resume also into a finished table",
     )
-    build.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change the configuration, for example recipe.batch=16",
-    )
+    add_settings(build, "change the configuration, for example recipe.batch=16")
     merge = commands.add_parser("merge", help="join the files of shards")
     merge.add_argument("parts", nargs="+", metavar="FILE")
     merge.add_argument("--output", required=True, metavar="FILE")
@@ -100,16 +95,8 @@ def _build(args: argparse.Namespace) -> int:
     from nas_encoder.tabular.config import load_table_config
 
     config = load_table_config(args.config, args.settings)
-    TableBuilder(
-        config,
-        args.train,
-        args.valid,
-        args.test,
-        args.output,
-        args.shard,
-        args.resume,
-        added=args.add,
-    ).run()
+    where = (args.train, args.valid, args.test, args.output)
+    TableBuilder(config, *where, args.shard, args.resume, added=args.add).run()
     print(args.output)
     return 0
 
@@ -159,8 +146,7 @@ def _show(args: argparse.Namespace) -> int:
     print(f"space {table.space}, {len(table)} architectures")
     print(f"target epochs {_list(table.targets)}; seeds {_list(table.seeds())}")
     print(f"latencies on {'; '.join(table.devices) or 'no device'}")
-    note = table.about.get("note")
-    if note:
+    if note := table.about.get("note"):
         print(note)
     print("\nbest by validation error, mean over seeds:")
     print("  architecture                       valid %  test %   M params")
@@ -174,24 +160,22 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _query(args: argparse.Namespace) -> int:
-    from nas_encoder.errors import DataError
     from nas_encoder.tabular import load_table, model_hash
 
     table = load_table(args.source)
     architecture = _architecture(args.architecture)
     seed: Any = int(args.seed) if args.seed.isdecimal() else args.seed
     key = model_hash(architecture, table.space)
-    error = table.val_acc(key, epoch=args.epoch, seed=seed, target=args.target)
+    asked = {"seed": seed, "target": args.target}
+    error = table.val_acc(key, epoch=args.epoch, **asked)
     if error is None:
         raise DataError(f"table {args.source}", [f"it has no architecture {key}"])
     document = {
         "model_hash": key,
         "seed": seed,
         "val_per": error,
-        "last_val_per": table.val_acc(
-            key, epoch=args.epoch, best=False, seed=seed, target=args.target
-        ),
-        "test_per": table.test_acc(key, seed=seed, target=args.target),
+        "last_val_per": table.val_acc(key, epoch=args.epoch, best=False, **asked),
+        "test_per": table.test_acc(key, **asked),
         "latency": table.latency(key) if table.latencies else None,
         "info": table.info(key) if table.static else None,
     }
@@ -205,11 +189,6 @@ def _query(args: argparse.Namespace) -> int:
 
 def _architecture(text: str) -> Any:
     """Read a vector, a hash, a zoo name or a path."""
-    import string
-
-    from nas_encoder.errors import ConfigError
-    from nas_encoder.genotype import load_genotype
-
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)

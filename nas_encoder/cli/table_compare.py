@@ -62,10 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     began = time.monotonic()
     table = load_table(args.source)
-    settings = CompareSettings(
-        tuple(args.algorithms), args.runs, args.trials, args.population, args.sample, args.target
-    )
-    comparison = Comparison(table, settings)
+    asked = (args.runs, args.trials, args.population, args.sample, args.target)
+    comparison = Comparison(table, CompareSettings(tuple(args.algorithms), *asked))
     gradient = comparison.gradient(args.gradient)
     document = {
         "table": Path(args.source).stem,
@@ -92,11 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _words(args: argparse.Namespace) -> list[str]:
     words = ["nas-encoder", "table", "compare", args.source, "--output", args.output]
-    words += ["--runs", str(args.runs)]
-    for name in ("trials", "population", "sample", "target"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
-    for name in ("algorithms", "gradient"):
-        if getattr(args, name):
-            words += [f"--{name}", *map(str, getattr(args, name))]
+    for name in ("runs", "trials", "population", "sample", "target", "algorithms", "gradient"):
+        value = getattr(args, name)
+        if value not in (None, []):
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words

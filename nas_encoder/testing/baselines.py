@@ -12,6 +12,33 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.tables import encoder_targets
 
 
+def padding_changes_nothing(module: Any) -> None:
+    """Compare the outputs of a padded batch, with those of taps, to each utterance's alone."""
+    factor = module.subsampling_factor
+    lengths = torch.tensor([module.min_length + extra for extra in (25, 9, 0)])
+    x = torch.randn(3, int(lengths.max()) + 7, module.input_size, dtype=torch.float64)
+    y, out_lengths, taps = module.forward_taps(x, lengths, torch.tanh)
+    assert y.shape == (3, -(-x.size(1) // factor), module.output_size)
+    assert [number for number, _ in taps] == list(module.config.taps)
+    for row, length in enumerate(lengths.tolist()):
+        alone = (x[row : row + 1, :length], lengths[row : row + 1], torch.tanh)
+        own, _, own_taps = module.forward_taps(*alone)
+        assert own.size(1) == out_lengths[row] == -(-length // factor)
+        whole = zip([y, *(h for _, h in taps)], [own, *(h for _, h in own_taps)], strict=True)
+        for output, single in whole:
+            frames = single.size(1)
+            torch.testing.assert_close(output[row, :frames], single[0], rtol=0, atol=1e-9)
+            assert (output[row, frames:] == 0).all()
+
+
+def every_parameter_takes_part(module: Any) -> None:
+    """Check that each parameter gets a gradient in training."""
+    x = torch.randn(2, 40, module.input_size, dtype=torch.float64)
+    y, _ = module.train()(x, torch.tensor([40, 31]))
+    (y * torch.randn_like(y)).sum().backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None] == []
+
+
 class BaselineContract:
     """An encoder and its options; needs the fixtures ``encoder`` (the class) and ``options``.
 
@@ -23,25 +50,11 @@ class BaselineContract:
         self, encoder: Any, options: dict[str, Any], training: bool
     ) -> None:
         module = encoder(encoder.Config.from_dict(options)).double().train(training)
-        lengths = torch.tensor([module.min_length + extra for extra in (21, 8, 0)])
-        x = torch.randn(3, int(lengths.max()) + 5, module.input_size, dtype=torch.float64)
-        y, out_lengths, taps = module.forward_taps(x, lengths, torch.tanh)
-        assert [number for number, _ in taps] == list(module.config.taps) != []
-        for row, length in enumerate(lengths.tolist()):
-            alone = (x[row : row + 1, :length], lengths[row : row + 1], torch.tanh)
-            own, _, own_taps = module.forward_taps(*alone)
-            assert own.size(1) == out_lengths[row] == -(-length // module.subsampling_factor)
-            whole = zip([y, *(h for _, h in taps)], [own, *(h for _, h in own_taps)], strict=True)
-            for output, single in whole:
-                frames = single.size(1)
-                torch.testing.assert_close(output[row, :frames], single[0], rtol=0, atol=1e-9)
-                assert (output[row, frames:] == 0).all()
+        assert module.config.taps
+        padding_changes_nothing(module)
 
     def test_every_parameter_takes_part(self, encoder: Any, options: dict[str, Any]) -> None:
-        module = encoder(encoder.Config.from_dict(options))
-        y, _ = module(torch.randn(2, 30, module.input_size), torch.tensor([30, 22]))
-        (y * torch.randn_like(y)).sum().backward()
-        assert [name for name, p in module.named_parameters() if p.grad is None] == []
+        every_parameter_takes_part(encoder(encoder.Config.from_dict(options)).double())
 
     def test_every_wrong_option_is_named(self, encoder: Any) -> None:
         with pytest.raises(ConfigError) as caught:

@@ -15,6 +15,7 @@ from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.straight_through import draw_paths
 from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
 from nas_encoder.spaces import SearchSpace, get_space, list_spaces
+from nas_encoder.testing.baselines import every_parameter_takes_part, padding_changes_nothing
 
 
 class SpaceContract:
@@ -131,23 +132,10 @@ class NetworkContract:
         return build_encoder(genotype, **self.SIZE).double().eval()
 
     def test_padding_and_batch_mates_change_nothing(self, network: Any) -> None:
-        factor = network.subsampling_factor
-        lengths = torch.tensor([network.min_length + extra for extra in (25, 9, 0)])
-        x = torch.randn(3, int(lengths.max()) + 7, network.input_size, dtype=torch.float64)
-        y, out_lengths = network(x, lengths)
-        assert y.shape == (3, -(-x.size(1) // factor), network.output_size)
-        for row, length in enumerate(lengths.tolist()):
-            own, _ = network(x[row : row + 1, :length], lengths[row : row + 1])
-            assert own.size(1) == out_lengths[row] == -(-length // factor)
-            torch.testing.assert_close(y[row, : own.size(1)], own[0], rtol=0, atol=1e-9)
-            assert (y[row, own.size(1) :] == 0).all()
+        padding_changes_nothing(network)
 
     def test_every_parameter_takes_part(self, network: Any) -> None:
-        lengths = torch.tensor([40, 31])
-        network.train()
-        y, _ = network(torch.randn(2, 40, network.input_size, dtype=torch.float64), lengths)
-        (y * torch.randn_like(y)).sum().backward()
-        assert [name for name, p in network.named_parameters() if p.grad is None] == []
+        every_parameter_takes_part(network)
 
     def test_the_receptive_field_is_what_is_seen(self, network: Any, genotype: Genotype) -> None:
         field = receptive_field(genotype, network.config)
