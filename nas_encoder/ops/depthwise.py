@@ -80,7 +80,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     padding = dilation * (weight.size(2) // 2)
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.size(1))
+    return F.conv2d(x, weight, None, stride, padding, dilation, x.size(1))
 
 
 class _Depthwise(torch.autograd.Function):

@@ -10,7 +10,9 @@ B batch, C channels, T frames, F frequency bins, n copies, s stride. Merged feat
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,16 +37,6 @@ class Source(NamedTuple):
     mask: Tensor | None
 
 
-class MergedOperation(Protocol):
-    """``copies`` instances of one operation on one source."""
-
-    def __call__(self, source: Source, scale: Tensor) -> Tensor:
-        """Return (B, nC, ceil(T/s), ceil(F/s)), copy j multiplied by ``scale[j]``."""
-
-    def kernels(self, copy: int) -> list[Tensor]:
-        """Return views of one copy's kernels, in the order in which they apply."""
-
-
 def tile_channels(x: Tensor, copies: int) -> Tensor:
     """Repeat the channels of (B, C, T, F), copy after copy: (B, nC, T, F)."""
     if copies == 1:
@@ -62,10 +54,39 @@ def scale_copies(x: Tensor, scale: Tensor) -> Tensor:
     return last.to(x.dtype).flatten(3).permute(0, 3, 1, 2)
 
 
-def _rows(weight: Tensor, copy: int, copies: int) -> Tensor:
-    """Return the part of a merged weight that belongs to one copy."""
+def rows_of(weight: Tensor, copy: int, copies: int) -> Tensor:
+    """Return the part of a merged weight that belongs to one of its copies."""
     size = weight.size(0) // copies
     return weight[copy * size : (copy + 1) * size]
+
+
+class MergedOperation(nn.Module):
+    """``copies`` instances of one operation on one source, without scales and shifts."""
+
+    norm: Any
+
+    def __init__(self, channels: int, copies: int, stride: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.copies = copies
+        self.stride = stride
+
+    def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Return (B, nC, ceil(T/s), ceil(F/s)), copy j multiplied by ``scale[j]``."""
+        mask = strided(source.mask, self.stride)
+        return self.norm(self._convolve(source.relu, mask), mask, scale)  # type: ignore[no-any-return]
+
+    def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what the norm normalizes, for (B, C, T, F) and the mask after the stride."""
+        raise NotImplementedError
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Return the convolutions of all copies, in the order in which they apply."""
+        return []
+
+    def kernels(self, copy: int) -> list[Tensor]:
+        """Return views of one copy's kernels, in the order in which they apply."""
+        return [rows_of(layer.weight, copy, self.copies) for layer in self.convolutions()]
 
 
 class _MergedNorm(nn.Module):
@@ -80,15 +101,13 @@ class _MergedNorm(nn.Module):
         return self.norm(x, mask, scale.repeat_interleave(self.channels))  # type: ignore[no-any-return]
 
 
-class MergedSeparable(nn.Module):
+class MergedSeparable(MergedOperation):
     """Depthwise and pointwise convolution, once (dilation 2) or twice (dilation 1)."""
 
     def __init__(
         self, kernel: int, dilation: int, twice: bool, channels: int, copies: int, stride: int
     ) -> None:
-        super().__init__()
-        self.copies = copies
-        self.stride = stride
+        super().__init__(channels, copies, stride)
         width = copies * channels
         self.depthwise = DepthwiseConv2d(width, kernel, stride, dilation)
         self.pointwise = nn.Conv2d(width, width, 1, groups=copies, bias=False)
@@ -99,29 +118,23 @@ class MergedSeparable(nn.Module):
         self.twice = twice
         self.norm = _MergedNorm(channels, copies)
 
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Compute it; see :class:`MergedOperation`."""
-        mask = strided(source.mask, self.stride)
-        x = self.pointwise(self.depthwise(tile_channels(source.relu, self.copies)))
+    def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.pointwise(self.depthwise(tile_channels(x, self.copies)))
         if self.twice:
             x = self.pointwise2(self.depthwise2(F.relu(self.between(x, mask))))
-        return self.norm(x, mask, scale)  # type: ignore[no-any-return]
+        return x
 
-    def kernels(self, copy: int) -> list[Tensor]:
-        """Return views of one copy's kernels."""
-        convolutions = [self.depthwise, self.pointwise]
-        if self.twice:
-            convolutions += [self.depthwise2, self.pointwise2]
-        return [_rows(convolution.weight, copy, self.copies) for convolution in convolutions]
+    def convolutions(self) -> list[nn.Conv2d]:
+        """See :class:`MergedOperation`."""
+        first: list[nn.Conv2d] = [self.depthwise, self.pointwise]
+        return [*first, self.depthwise2, self.pointwise2] if self.twice else first
 
 
-class MergedPair7(nn.Module):
+class MergedPair7(MergedOperation):
     """1x7 then 7x1 convolution; the first is one full convolution for all copies."""
 
     def __init__(self, channels: int, copies: int, stride: int) -> None:
-        super().__init__()
-        self.copies = copies
-        self.stride = stride
+        super().__init__(channels, copies, stride)
         width = copies * channels
         self.over_frequency = nn.Conv2d(
             channels, width, (1, 7), stride=(1, stride), padding=(0, 3), bias=False
@@ -131,87 +144,69 @@ class MergedPair7(nn.Module):
         )
         self.norm = _MergedNorm(channels, copies)
 
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Compute it; see :class:`MergedOperation`."""
-        x = self.over_time(self.over_frequency(source.relu))
-        return self.norm(x, strided(source.mask, self.stride), scale)  # type: ignore[no-any-return]
+    def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self.over_time(self.over_frequency(x))  # type: ignore[no-any-return]
 
-    def kernels(self, copy: int) -> list[Tensor]:
-        """Return views of one copy's kernels."""
-        return [
-            _rows(convolution.weight, copy, self.copies)
-            for convolution in (self.over_frequency, self.over_time)
-        ]
+    def convolutions(self) -> list[nn.Conv2d]:
+        """See :class:`MergedOperation`."""
+        return [self.over_frequency, self.over_time]
 
 
-class SharedPool(nn.Module):
+class SharedPool(MergedOperation):
     """Pooling and its batch norm, computed once because they are equal on every edge."""
 
-    def __init__(self, pool: type[AvgPool3] | type[MaxPool3], channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
+    def __init__(
+        self, pool: type[AvgPool3] | type[MaxPool3], channels: int, copies: int, stride: int
+    ) -> None:
+        super().__init__(channels, copies, stride)
         self.pool = pool(stride)
         self.norm = MaskedBatchNorm2d(channels, affine=False)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Compute it; see :class:`MergedOperation`."""
+        """See :class:`MergedOperation`."""
         x = self.pool(source.value, source.mask)
         return scale_copies(self.norm(x, strided(source.mask, self.stride)), scale)
 
-    def kernels(self, copy: int) -> list[Tensor]:
-        """Return views of one copy's kernels."""
-        return []
 
-
-class SharedIdentity(nn.Module):
+class SharedIdentity(MergedOperation):
     """skip_connect at stride 1."""
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Compute it; see :class:`MergedOperation`."""
+        """See :class:`MergedOperation`."""
         return scale_copies(source.value, scale)
 
-    def kernels(self, copy: int) -> list[Tensor]:
-        """Return views of one copy's kernels."""
-        return []
 
-
-class MergedReduce(nn.Module):
+class MergedReduce(MergedOperation):
     """skip_connect at stride 2: see FactorizedReduce."""
 
-    def __init__(self, channels: int, copies: int) -> None:
-        super().__init__()
-        self.copies = copies
+    def __init__(self, channels: int, copies: int, stride: int) -> None:
+        super().__init__(channels, copies, stride)
         half = channels // 2
         self.even = nn.Conv2d(channels, copies * half, 1, stride=2, bias=False)
         self.odd = nn.Conv2d(channels, copies * (channels - half), 1, stride=2, bias=False)
         self.norm = _MergedNorm(channels, copies)
 
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Compute it; see :class:`MergedOperation`."""
-        shifted = F.pad(source.relu, (0, 1, 0, 1))[:, :, 1:, 1:]
-        parts = (self.even(source.relu), self.odd(shifted))
+    def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        parts = (self.even(x), self.odd(F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]))
         split = [part.unflatten(1, (self.copies, -1)) for part in parts]
-        x = torch.cat(split, dim=2).flatten(1, 2)  # (B, nC, T', F')
-        return self.norm(x, strided(source.mask, 2), scale)  # type: ignore[no-any-return]
+        return torch.cat(split, dim=2).flatten(1, 2)  # (B, nC, T', F')
 
-    def kernels(self, copy: int) -> list[Tensor]:
-        """Return views of one copy's kernels."""
-        return [
-            _rows(convolution.weight, copy, self.copies) for convolution in (self.even, self.odd)
-        ]
+    def convolutions(self) -> list[nn.Conv2d]:
+        """See :class:`MergedOperation`."""
+        return [self.even, self.odd]
 
 
-class Copies(nn.Module):
+class Copies(MergedOperation):
     """Separate copies of any operation of the table, for those without a merged form."""
 
     def __init__(self, operation: str, channels: int, copies: int, stride: int) -> None:
-        super().__init__()
+        super().__init__(channels, copies, stride)
         self.operations = nn.ModuleList(
             build_operation(operation, channels, stride, affine=False) for _ in range(copies)
         )
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Compute it; see :class:`MergedOperation`."""
+        """See :class:`MergedOperation`."""
         values = [
             operation(source.value, source.mask) * share
             for operation, share in zip(self.operations, scale.unbind(), strict=True)
@@ -223,41 +218,22 @@ class Copies(nn.Module):
         return [p.detach() for p in self.operations[copy].parameters() if p.dim() == 4]
 
 
-class _Builder(Protocol):
-    def __call__(self, channels: int, copies: int, stride: int) -> nn.Module: ...
+def _skip(channels: int, copies: int, stride: int) -> MergedOperation:
+    return (SharedIdentity if stride == 1 else MergedReduce)(channels, copies, stride)
 
 
-def _separable(kernel: int, dilation: int, twice: bool) -> _Builder:
-    def build(channels: int, copies: int, stride: int) -> nn.Module:
-        return MergedSeparable(kernel, dilation, twice, channels, copies, stride)
-
-    return build
-
-
-def _pool(pool: type[AvgPool3] | type[MaxPool3]) -> _Builder:
-    def build(channels: int, copies: int, stride: int) -> nn.Module:
-        return SharedPool(pool, channels, stride)
-
-    return build
-
-
-def _skip(channels: int, copies: int, stride: int) -> nn.Module:
-    return SharedIdentity() if stride == 1 else MergedReduce(channels, copies)
-
-
-def build_merged(operation: str, channels: int, copies: int, stride: int) -> nn.Module:
+def build_merged(operation: str, channels: int, copies: int, stride: int) -> MergedOperation:
     """Build ``copies`` instances of an operation, merged if it has a merged form."""
-    if operation in MERGED:
-        return MERGED[operation](channels, copies, stride)
-    return Copies(operation, channels, copies, stride)
+    build = MERGED[operation] if operation in MERGED else partial(Copies, operation)
+    return build(channels, copies, stride)
 
 
-MERGED: Registry[_Builder] = Registry("merged operation")
-MERGED.add("max_pool_3x3", _pool(MaxPool3))
-MERGED.add("avg_pool_3x3", _pool(AvgPool3))
+MERGED: Registry[Callable[[int, int, int], MergedOperation]] = Registry("merged operation")
+MERGED.add("max_pool_3x3", partial(SharedPool, MaxPool3))
+MERGED.add("avg_pool_3x3", partial(SharedPool, AvgPool3))
 MERGED.add("skip_connect", _skip)
-MERGED.add("sep_conv_3x3", _separable(3, 1, twice=True))
-MERGED.add("sep_conv_5x5", _separable(5, 1, twice=True))
-MERGED.add("dil_conv_3x3", _separable(3, 2, twice=False))
-MERGED.add("dil_conv_5x5", _separable(5, 2, twice=False))
+MERGED.add("sep_conv_3x3", partial(MergedSeparable, 3, 1, True))
+MERGED.add("sep_conv_5x5", partial(MergedSeparable, 5, 1, True))
+MERGED.add("dil_conv_3x3", partial(MergedSeparable, 3, 2, False))
+MERGED.add("dil_conv_5x5", partial(MergedSeparable, 5, 2, False))
 MERGED.add("conv_7x1_1x7", MergedPair7)

@@ -7,6 +7,7 @@ n candidates on an edge, S subsampling factor.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -64,18 +65,24 @@ class SourceEdges(nn.Module):
         """Return for each edge sum_o w_o o(x), or None if its only candidate is ``none``."""
         if not self.names:
             return [None] * len(self.alive)
+        rows, columns = self.get_buffer("places")
+        shares = weights[rows, columns]
         if can_fold(x):
-            return self._folded(x, mask, weights, dropout)
+            dropout = dropout if self.training else 0.0
+            uses = (list(self.operations), self.users, self.dropped)
+            sums = source_sums(*uses, len(self.alive), self.stride, x, mask, shares, dropout)
+            used = {edge for users in self.users for edge in users}
+            return [value if edge in used else None for edge, value in enumerate(sums)]
         source = Source(x, F.relu(x), mask)
         together: Tensor | None = None
         parts: list[list[Tensor]] = [[] for _ in self.alive]
-        rows, columns = self.get_buffer("places")
-        shares = torch.split(weights[rows, columns], [len(users) for users in self.users])
-        for index, operation in enumerate(self.operations):
-            value = operation(source, shares[index])
-            if self.dropped[index] and dropout > 0:
+        split = torch.split(shares, [len(users) for users in self.users])
+        for operation, users, dropped, own in zip(
+            self.operations, self.users, self.dropped, split, strict=True
+        ):
+            value = operation(source, own)
+            if dropped and dropout > 0:
                 value = F.dropout(value, dropout, self.training)
-            users = self.users[index]
             if len(users) == len(self.alive):
                 together = value if together is None else together + value
             else:
@@ -84,25 +91,7 @@ class SourceEdges(nn.Module):
         if together is not None:
             for edge, part in enumerate(together.chunk(len(self.alive), dim=1)):
                 parts[edge].append(part)
-        return [_total(values) for values in parts]
-
-    def _folded(
-        self, x: Tensor, mask: Tensor | None, weights: Tensor, dropout: float
-    ) -> list[Tensor | None]:
-        rows, columns = self.get_buffer("places")
-        sums = source_sums(
-            list(self.operations),
-            self.users,
-            self.dropped,
-            len(self.alive),
-            self.stride,
-            x,
-            mask,
-            weights[rows, columns],
-            dropout if self.training else 0.0,
-        )
-        used = {edge for users in self.users for edge in users}
-        return [value if edge in used else None for edge, value in enumerate(sums)]
+        return [reduce(torch.add, values) if values else None for values in parts]
 
 
 class SupernetCell(CellOfEdges):
@@ -124,13 +113,6 @@ class SupernetCell(CellOfEdges):
                     if edge in users
                 }
         raise IndexError(f"a cell has {sum(map(len, self.rows))} edges, got edge {row}")
-
-
-def _total(values: Sequence[Tensor]) -> Tensor | None:
-    total: Tensor | None = None
-    for value in values:
-        total = value if total is None else total + value
-    return total
 
 
 class Supernet(CellSupernet):

@@ -36,22 +36,8 @@ class Frames(NamedTuple):
         return x if self.mask is None else x.mul_(self.mask)
 
 
-class Moments(NamedTuple):
-    """Mean (n, C) and covariance (n, C, C) of the n inputs over a number of positions."""
-
-    mean: Tensor
-    covariance: Tensor
-    positions: float
-
-
-def moments(maps: Sequence[Tensor], frames: Frames, group: Any = None) -> Moments:
-    """Return the moments of maps (B, T, F, C) that are zero in padding frames.
-
-    Args:
-        maps: One per copy.
-        frames: Their valid frames.
-        group: The processes whose batches count as one; None for this one only.
-    """
+def _moments(maps: Sequence[Tensor], frames: Frames, group: Any) -> tuple[Tensor, Tensor, float]:
+    """Return mean (n, C), covariance (n, C, C) and the number of positions they are over."""
     size = maps[0].size(-1)
     sums = maps[0].new_empty(len(maps), size)
     squares = maps[0].new_empty(len(maps), size, size)
@@ -67,7 +53,7 @@ def moments(maps: Sequence[Tensor], frames: Frames, group: Any = None) -> Moment
         positions = float(total)
     mean = mean / positions
     second = second / positions
-    return Moments(mean, second - mean[:, :, None] * mean[:, None, :], positions)
+    return mean, second - mean[:, :, None] * mean[:, None, :], positions
 
 
 class FoldedNorm(NamedTuple):
@@ -92,32 +78,42 @@ class FoldedNorm(NamedTuple):
         matrix, shift = scale[:, :, None] * self.weight, -scale * self.centre
         return matrix.to(dtype), shift.to(dtype)
 
-    def backward(self, product: Tensor, total: Tensor, share: Tensor) -> Gradients:
+    def backward(
+        self, maps: Sequence[Tensor], flows: Sequence[tuple[Tensor, Tensor]], share: Tensor
+    ) -> Gradients:
         """Return the gradients of ``share * (W d - centre) * inverse``.
 
         Args:
-            product: (n, C, D), ``d^T G`` over positions; G is the gradient of the output.
-            total: (n, D), G summed over positions.
+            maps: The inputs d (B, T, F, C) of the n copies.
+            flows: The gradients G (N, D) of their outputs, each with its sum (D,).
             share: (n,), the factor of each copy.
         """
+        pairs = zip(maps, flows, strict=True)
+        products = torch.stack([x.view(-1, x.size(-1)).t() @ flow for x, (flow, _) in pairs])
+        product = products.double()  # (n, C, D), d^T G over positions
+        total = torch.stack([total for _, total in flows]).double()
         scale = self.inverse * share[:, None]
         matrix = scale[:, :, None] * self.weight
         if self.mean is None or self.covariance is None:
             along = ((self.weight * product.mT).sum(-1) - self.centre * total) * self.inverse
-            return Gradients(along.sum(-1), scale[:, :, None] * product.mT, matrix, None, None)
-        centred = (product - self.mean[:, :, None] * total[:, None, :]).mT  # (n, D, C)
-        along = (self.weight * centred).sum(-1) * self.inverse  # G times the normalized output
-        slope = scale * self.inverse * along
-        weight = scale[:, :, None] * centred - slope[:, :, None] * (self.weight @ self.covariance)
-        share_gradient = along.sum(-1)
-        if self.group is not None:
-            # Those above are one process's parts of sums; the input's needs the whole sums.
-            along, total = over_processes(self.group, along, total)
-            slope = scale * self.inverse * along
-        curve = self.weight.mT @ (slope[:, :, None] * self.weight) / self.positions
-        rest = (total[:, None, :] @ matrix) / self.positions
-        offset = (self.mean[:, None, :] @ curve - rest)[:, 0]
-        return Gradients(share_gradient, weight, matrix, curve, offset)
+            weight, curve, offset = scale[:, :, None] * product.mT, None, None
+            share_gradient = along.sum(-1)
+        else:
+            centred = (product - self.mean[:, :, None] * total[:, None, :]).mT  # (n, D, C)
+            along = (self.weight * centred).sum(-1) * self.inverse  # G times the normalized output
+            slope = (scale * self.inverse * along)[:, :, None]
+            weight = scale[:, :, None] * centred - slope * (self.weight @ self.covariance)
+            share_gradient = along.sum(-1)
+            if self.group is not None:
+                # Those above are one process's parts of sums; the input's needs the whole sums.
+                along, total = over_processes(self.group, along, total)
+                slope = (scale * self.inverse * along)[:, :, None]
+            curve = self.weight.mT @ (slope * self.weight) / self.positions
+            rest = (total[:, None, :] @ matrix) / self.positions
+            offset = ((self.mean[:, None, :] @ curve - rest)[:, 0]).to(products.dtype)
+            curve = curve.to(products.dtype)
+        dtype = products.dtype
+        return Gradients(share_gradient, weight.to(dtype), matrix.to(dtype), curve, offset)
 
 
 class Gradients(NamedTuple):
@@ -125,7 +121,7 @@ class Gradients(NamedTuple):
 
     ``share`` (n,), ``weight`` (n, D, C); the gradient of the input is
     ``G @ matrix - d @ curve + offset`` with (n, D, C), (n, C, C) and (n, C); the last two are None
-    if the statistics do not depend on the input.
+    if the statistics do not depend on the input. All but ``share`` have the maps' dtype.
     """
 
     share: Tensor
@@ -134,11 +130,14 @@ class Gradients(NamedTuple):
     curve: Tensor | None
     offset: Tensor | None
 
-    def to(self, dtype: torch.dtype) -> Gradients:
-        """Return the gradients of weights and input in the feature maps' dtype."""
-        curve = None if self.curve is None else self.curve.to(dtype)
-        offset = None if self.offset is None else self.offset.to(dtype)
-        return Gradients(self.share, self.weight.to(dtype), self.matrix.to(dtype), curve, offset)
+    def of_input(self, place: int, flow: Tensor, x: Tensor, frames: Frames) -> Tensor:
+        """Return the gradient (B, T, F, C) of one copy's input x from its output's G (N, D)."""
+        if self.curve is None or self.offset is None:
+            result = flow @ self.matrix[place]
+        else:
+            result = torch.addmm(self.offset[place], flow, self.matrix[place])
+            result.addmm_(x.view(-1, x.size(-1)), self.curve[place], alpha=-1)
+        return frames.clear(result.view_as(x))
 
 
 def fold(
@@ -168,12 +167,12 @@ def fold(
         variance = norm.running_var.view(-1, size)[list(copies)].double()
         return FoldedNorm(weight, None, None, centre, torch.rsqrt(variance + eps), 0.0, None)
     group = norm.group()
-    found = moments(maps, frames, group)
-    centre = (weight @ found.mean[:, :, None])[:, :, 0]
-    variance = ((weight @ found.covariance) * weight).sum(-1).clamp_(min=0.0)
-    move_statistics(norm, centre, variance, found.positions, copies)
+    mean, covariance, positions = _moments(maps, frames, group)
+    centre = (weight @ mean[:, :, None])[:, :, 0]
+    variance = ((weight @ covariance) * weight).sum(-1).clamp_(min=0.0)
+    move_statistics(norm, centre, variance, positions, copies)
     inverse = torch.rsqrt(variance + eps)
-    return FoldedNorm(weight, found.mean, found.covariance, centre, inverse, found.positions, group)
+    return FoldedNorm(weight, mean, covariance, centre, inverse, positions, group)
 
 
 def move_statistics(

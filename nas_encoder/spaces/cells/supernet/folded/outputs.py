@@ -1,20 +1,20 @@
 """What the branches of a source share: the edges' outputs, their gradients, dropout masks.
 
-N positions (batch, time, frequency), B batch, C channels, T frames, F frequency bins, m edges, n
-copies. Maps are (B, T, F, C) in memory; ``flat`` means (N, C).
+N positions (batch, time, frequency), B batch, C channels, T frames, F frequency bins, m edges.
+Maps are (B, T, F, C) in memory; ``flat`` means (N, C).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
-from nas_encoder.spaces.cells.supernet.folded.norm import FoldedNorm, Frames, Gradients
+from nas_encoder.spaces.cells.supernet.folded.norm import Frames
 
-Kept = Sequence[Tensor | None]  # a dropout mask (N, C) for each copy, or none
+Kept = Mapping[int, Tensor]  # dropout masks (N, C) of those shares that have one, by place
 
 
 class Outputs:
@@ -38,7 +38,7 @@ class Outputs:
         """Return the m sums (B, C, T', F'), zero in padding frames."""
         for total, shift in zip(self.maps, self.shift, strict=True):
             frames.clear(total.add_(shift))
-        return tuple(total.permute(0, 3, 1, 2) for total in self.maps)
+        return tuple(channels_first(total) for total in self.maps)
 
 
 class OutputGradients:
@@ -64,41 +64,12 @@ class OutputGradients:
         return gradient, gradient.sum(0)
 
 
-class Branch(Protocol):
-    """Some copies of one operation on one source."""
-
-    edges: Sequence[int]
-
-    def parameters(self) -> list[Tensor]:
-        """Return the merged weights, in the order of their gradients."""
-
-    def forward(
-        self, u: Tensor, frames: Frames, shares: Tensor, kept: Kept, out: Outputs | None
-    ) -> list[Tensor]:
-        """Add to ``out``, if given; return the maps that :meth:`backward` needs."""
-
-    def backward(
-        self,
-        saved: Sequence[Tensor],
-        u: Tensor,
-        frames: Frames,
-        shares: Tensor,
-        kept: Kept,
-        gradients: OutputGradients,
-        du: Tensor | None,
-        wanted: bool,
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Add to ``du``; return the gradients of shares (n,) and, if wanted, of parameters."""
-
-
 def dropout_mask(size: Sequence[int], probability: float) -> Tensor:
     """Return booleans that are False with a probability, a multiple of 2^-16.
 
     Two random bytes per element cost a fifth of ``bernoulli_``.
     """
-    count = 1
-    for length in size:
-        count *= length
+    count = prod(size)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     return (bits.view(torch.int16)[:count] >= _threshold(probability)).view(tuple(size))
 
@@ -120,46 +91,3 @@ def channels_first(x: Tensor) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """Return (B, C, T, F) as (B, T, F, C)."""
     return x.permute(0, 2, 3, 1).contiguous()
-
-
-def rows_of(weight: Tensor, copy: int, size: int) -> Tensor:
-    """Return a copy's ``size`` rows of a merged weight."""
-    return weight[copy * size : (copy + 1) * size]
-
-
-def input_gradient(
-    norm: Gradients, place: int, gradient: Tensor, x: Tensor, frames: Frames
-) -> Tensor:
-    """Return the gradient (B, T, F, C) of a folded norm's input x."""
-    matrix = norm.matrix[place]
-    flat = x.view(-1, x.size(-1))
-    if norm.curve is None or norm.offset is None:
-        result = gradient @ matrix
-    else:
-        result = torch.addmm(norm.offset[place], gradient, matrix)
-        result.addmm_(flat, norm.curve[place], alpha=-1)
-    return frames.clear(result.view_as(x))
-
-
-def norm_gradients(
-    norm: FoldedNorm,
-    maps: Sequence[Tensor],
-    flows: Sequence[tuple[Tensor, Tensor]],
-    shares: Tensor,
-) -> Gradients:
-    """Return the gradients of a folded norm.
-
-    Args:
-        norm: Folded norm of n copies.
-        maps: Their inputs (B, T, F, C).
-        flows: The gradients (N, D) of their outputs, each with its sum (D,).
-        shares: (n,).
-    """
-    product = torch.stack(
-        [
-            x.view(-1, x.size(-1)).t() @ gradient
-            for x, (gradient, _) in zip(maps, flows, strict=True)
-        ]
-    )
-    total = torch.stack([total for _, total in flows])
-    return norm.backward(product.double(), total.double(), shares).to(product.dtype)

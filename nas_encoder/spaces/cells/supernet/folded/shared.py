@@ -23,19 +23,19 @@ class IdentityMap:
     """skip_connect at stride 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, T, F, C) unchanged."""
+        """Map (B, T, F, C) to (B, T', F', C)."""
         return x
 
     def again(self, x: Tensor) -> Tensor:
-        """Repeat :meth:`forward`."""
+        """Repeat :meth:`forward` in the backward pass."""
         return x
 
     def backward(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient of x from that of the map."""
+        """Return the gradient of x (B, T, F, C) from that of the map (B, T', F', C)."""
         return gradient
 
 
-class PoolMap:
+class PoolMap(IdentityMap):
     """Pooling and its batch norm; only the statistics are kept."""
 
     def __init__(self, module: SharedPool, mask: Tensor | None, frames: Frames) -> None:
@@ -50,7 +50,7 @@ class PoolMap:
         return channels_last(self.module.pool(channels_first(x), self.mask))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, F, C) to (B, T', F', C)."""
+        """See :class:`IdentityMap`."""
         norm = self.module.norm
         pooled = self._pool(x)
         if self.training:
@@ -71,18 +71,20 @@ class PoolMap:
         self.inverse = torch.rsqrt(variance + float(norm.eps)).to(x.dtype)
         return centred.mul_(self.inverse)
 
+    def _normed(self, pooled: Tensor) -> Tensor:
+        return self.frames.clear((pooled - self.mean).mul_(self.inverse))
+
     def again(self, x: Tensor) -> Tensor:
-        """Repeat :meth:`forward` from its statistics."""
-        return self.frames.clear((self._pool(x) - self.mean).mul_(self.inverse))
+        """See :class:`IdentityMap`; from the statistics of the first time."""
+        return self._normed(self._pool(x))
 
     def backward(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient of x (B, T, F, C) from that of the map (B, T', F', C)."""
+        """See :class:`IdentityMap`."""
         with torch.enable_grad():
             leaf = channels_first(x.detach()).requires_grad_()
             pooled = self.module.pool(leaf, self.mask)
         if self.training:
-            value = channels_last(pooled.detach())
-            value = self.frames.clear((value - self.mean).mul_(self.inverse))
+            value = self._normed(channels_last(pooled.detach()))
             flat, own = gradient.view(-1, value.size(-1)), value.view(-1, value.size(-1))
             total, product = over_processes(self.group, flat.sum(0), (flat * own).sum(0))
             gradient = gradient - value.mul_(product / self.positions)
@@ -93,37 +95,47 @@ class PoolMap:
 
 
 class SharedBranch:
-    """Adds one map to several edges, with a weight for each."""
+    """Adds one map, or one that is given if there is no ``source``, to several edges.
 
-    def __init__(self, edges: Sequence[int], source: IdentityMap | PoolMap | None) -> None:
+    Args:
+        edges: The edges.
+        places: For each edge the place of its share.
+        source: How the map is computed.
+    """
+
+    def __init__(
+        self, edges: Sequence[int], places: Sequence[int], source: IdentityMap | None
+    ) -> None:
         self.edges = edges
+        self.places = places
         self.source = source
 
-    def forward(self, x: Tensor, shares: Sequence[float], kept: Kept, out: Outputs) -> None:
+    def forward(self, x: Tensor, shares: Sequence[float], masks: Kept, out: Outputs) -> None:
         """Add ``share * x`` (B, T', F', C) to the edges' outputs."""
         flat = x.view(-1, x.size(-1))
-        for edge, share, keep in zip(self.edges, shares, kept, strict=True):
-            total = out.maps[edge].view_as(flat)
-            total.add_(flat if keep is None else flat * keep, alpha=share)
+        for edge, place in zip(self.edges, self.places, strict=True):
+            added = flat * masks[place] if place in masks else flat
+            out.maps[edge].view_as(flat).add_(added, alpha=shares[place])
 
     def backward(
         self,
         x: Tensor | None,
         shares: Sequence[float],
-        kept: Kept,
+        masks: Kept,
         gradients: OutputGradients,
         wanted: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of the shares, if x is given, and of x, if wanted: (N, C)."""
         found: list[Tensor] = []
         dx: Tensor | None = None
-        for edge, share, keep in zip(self.edges, shares, kept, strict=True):
-            gradient = gradients.maps[edge] if keep is None else gradients.maps[edge] * keep
+        for edge, place in zip(self.edges, self.places, strict=True):
+            gradient = gradients.maps[edge]
+            if place in masks:
+                gradient = gradient * masks[place]
             if x is not None:
                 found.append(torch.dot(gradient.view(-1), x.reshape(-1)).double())
-            if wanted:
-                if dx is None:
-                    dx = gradient * share
-                else:
-                    dx.add_(gradient, alpha=share)
+            if wanted and dx is None:
+                dx = gradient * shares[place]
+            elif dx is not None:
+                dx.add_(gradient, alpha=shares[place])
         return torch.stack(found) if found else None, dx

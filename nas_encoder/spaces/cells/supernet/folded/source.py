@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.masking import is_capturing, strided
+from nas_encoder.spaces.cells.supernet.folded.branches import BRANCHES, Branch
 from nas_encoder.spaces.cells.supernet.folded.norm import Frames
-from nas_encoder.spaces.cells.supernet.folded.others import PairBranch, ReduceBranch
 from nas_encoder.spaces.cells.supernet.folded.outputs import (
-    Branch,
     OutputGradients,
     Outputs,
     channels_first,
@@ -22,22 +21,9 @@ from nas_encoder.spaces.cells.supernet.folded.outputs import (
     dropout_mask,
     kept_share,
 )
-from nas_encoder.spaces.cells.supernet.folded.separable import SeparableBranch
 from nas_encoder.spaces.cells.supernet.folded.shared import IdentityMap, PoolMap, SharedBranch
-from nas_encoder.spaces.cells.supernet.merged import (
-    Copies,
-    MergedPair7,
-    MergedReduce,
-    MergedSeparable,
-    SharedIdentity,
-    SharedPool,
-)
+from nas_encoder.spaces.cells.supernet.merged import Copies, SharedIdentity, SharedPool
 
-_BRANCHES: dict[type[nn.Module], Callable[..., Branch]] = {
-    MergedSeparable: SeparableBranch,
-    MergedPair7: PairBranch,
-    MergedReduce: ReduceBranch,
-}
 FEWEST_CHANNELS = 8  # below, merging edges is as fast: a register holds 8 to 16 channels
 KEEP = 2  # maps of a convolution kept for the backward pass; others are recomputed
 
@@ -55,29 +41,22 @@ def can_fold(x: Tensor) -> bool:
 
 @dataclass
 class _Plan:
-    """What is computed, and which of the shares belong to it.
+    """What is computed.
 
     ``active`` adds to the outputs; ``probes`` have a share of exactly zero, so that only their
     share has a gradient and they are computed only in the backward pass; ``shared`` are maps that
-    are equal on several edges.
+    are equal on several edges; ``dropped`` are the places of shares that dropout follows.
     """
 
     frames: Frames
     shape: tuple[int, ...]
     edges: int
-    active: list[tuple[Branch, list[int]]] = field(default_factory=list)
-    probes: list[tuple[Branch, list[int]]] = field(default_factory=list)
-    shared: list[tuple[SharedBranch, list[int]]] = field(default_factory=list)
-    dropped: dict[int, float] = field(default_factory=dict)
+    dropout: float
+    active: list[Branch] = field(default_factory=list)
+    probes: list[Branch] = field(default_factory=list)
+    shared: list[SharedBranch] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
-
-    def masks(self) -> dict[int, Tensor]:
-        """Draw the dropout masks of the shares that have one."""
-        rows = self.shape[0] * self.shape[1] * self.shape[2]
-        return {
-            place: dropout_mask((rows, self.shape[3]), probability)
-            for place, probability in self.dropped.items()
-        }
 
 
 def source_sums(
@@ -116,42 +95,40 @@ def source_sums(
         where = Frames(None, float(shape[0] * shape[1] * shape[2]))
     else:
         where = Frames(inner.permute(0, 2, 3, 1), float(inner.sum()) * shape[2])
-    plan = _Plan(where, shape, edges)
-    factors = [1.0] * len(shares)
+    plan = _Plan(where, shape, edges, dropout)
     numbers = shares.tolist()
     maps: list[Tensor] = []
     begin = 0
     for operation, own, drop in zip(operations, users, dropped, strict=True):
-        places = list(range(begin, begin + len(own)))
+        places = range(begin, begin + len(own))
         begin += len(own)
         on = [copy for copy, place in enumerate(places) if numbers[place] != 0.0]
         off = [copy for copy in range(len(own)) if copy not in on] if shares.requires_grad else []
+        copies = [*on, *off]
         if drop and dropout > 0:
-            for copy in (*on, *off):
-                plan.dropped[places[copy]] = dropout
-                factors[places[copy]] = 1.0 / kept_share(dropout)
-        build = _BRANCHES.get(type(operation))
-        if build is not None:
-            for chosen, group, keep in ((on, plan.active, KEEP), (off, plan.probes, 0)):
+            plan.dropped += [places[copy] for copy in copies]
+        if type(operation) in BRANCHES:
+            for chosen, group in ((on, plan.active), (off, plan.probes)):
                 if chosen:
-                    branch = build(operation, chosen, [own[copy] for copy in chosen], keep)
-                    group.append((branch, [places[copy] for copy in chosen]))
+                    at = ([own[copy] for copy in chosen], [places[copy] for copy in chosen])
+                    group.append(BRANCHES[type(operation)](operation, chosen, *at, where, KEEP))
         elif isinstance(operation, Copies):
-            for copy in (*on, *off):
+            for copy in copies:
                 maps.append(operation.operations[copy](x, mask))
-                plan.shared.append((SharedBranch([own[copy]], None), [places[copy]]))
-        elif on or off:
-            one: IdentityMap | PoolMap = IdentityMap()
+                plan.shared.append(SharedBranch([own[copy]], [places[copy]], None))
+        elif copies:
             if isinstance(operation, SharedPool):
-                one = PoolMap(operation, mask, where)
+                one: IdentityMap = PoolMap(operation, mask, where)
             else:
                 assert isinstance(operation, SharedIdentity)
-            copies = [*on, *off]
-            shared = SharedBranch([own[copy] for copy in copies], one)
-            plan.shared.append((shared, [places[copy] for copy in copies]))
+                one = IdentityMap()
+            at = ([own[copy] for copy in copies], [places[copy] for copy in copies])
+            plan.shared.append(SharedBranch(*at, one))
     if plan.dropped:
-        shares = shares * shares.new_tensor(factors)
-    parameters = [p for branch, _ in plan.active for p in branch.parameters()]
+        factors = torch.ones_like(shares)
+        factors[plan.dropped] = 1.0 / kept_share(dropout)
+        shares = shares * factors
+    parameters = [p for branch in plan.active for p in branch.parameters()]
     result: tuple[Tensor, ...] = _SourceSums.apply(plan, x, shares, *maps, *parameters)  # type: ignore[no-untyped-call]
     return result
 
@@ -161,28 +138,25 @@ class _SourceSums(torch.autograd.Function):
     def forward(ctx: Any, plan: _Plan, x: Tensor, shares: Tensor, *tensors: Tensor) -> Any:
         given = iter(tensors)
         out = Outputs(plan.edges, plan.shape, x)
-        masks = plan.masks()
+        flat = (plan.shape[0] * plan.shape[1] * plan.shape[2], plan.shape[3])
+        masks = {place: dropout_mask(flat, plan.dropout) for place in plan.dropped}
         numbers = shares.tolist()
         last = channels_last(x)
         u = torch.relu(last) if plan.active else last
         saved: list[Tensor] = []
-        for branch, places in plan.active:
-            own = shares[places].double()
-            kept = [masks.get(place) for place in places]
-            found = branch.forward(u, plan.frames, own, kept, out)
+        for branch in plan.active:
+            found = branch.forward(u, shares, masks, out)
             plan.counts.append(len(found))
             saved += found
         maps: list[Tensor] = []
-        for shared, places in plan.shared:
-            kept = [masks.get(place) for place in places]
+        for shared in plan.shared:
             if shared.source is None:
                 value = channels_last(next(given))
                 maps.append(value)
             else:
                 value = shared.source.forward(last)
-            shared.forward(value, [numbers[place] for place in places], kept, out)
+            shared.forward(value, numbers, masks, out)
         ctx.plan = plan
-        ctx.masked = list(masks)
         ctx.given = len(maps)
         kept_maps = maps if ctx.needs_input_grad[2] else ()
         ctx.save_for_backward(last, shares, *masks.values(), *saved, *kept_maps)
@@ -193,7 +167,7 @@ class _SourceSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         x, shares, *rest = ctx.saved_tensors
-        masks = dict(zip(ctx.masked, rest, strict=False))
+        masks = dict(zip(plan.dropped, rest, strict=False))
         saved = rest[len(masks) :]
         of_x, of_shares, *needed = ctx.needs_input_grad[1:]
         flows = OutputGradients(gradients, plan.frames)
@@ -202,49 +176,42 @@ class _SourceSums(torch.autograd.Function):
         du = torch.zeros_like(x) if of_x else None
         parameters: list[Tensor | None] = []
         needed_parameters = needed[ctx.given :]
-        for (branch, places), count in zip(plan.active, plan.counts, strict=True):
+        for branch, count in zip(plan.active, plan.counts, strict=True):
             size = len(branch.parameters())
             wanted = any(needed_parameters[len(parameters) : len(parameters) + size])
-            kept = [masks.get(place) for place in places]
-            share_gradient[places], found = branch.backward(
-                saved[:count], u, plan.frames, shares[places].double(), kept, flows, du, wanted
+            share_gradient[branch.places], found = branch.backward(
+                saved[:count], u, shares, masks, flows, du, wanted
             )
             saved = saved[count:]
             parameters += found if wanted else [None] * size
-        if of_shares:
-            for branch, places in plan.probes:
-                own = shares[places].double()
-                kept = [masks.get(place) for place in places]
-                branch.forward(u, plan.frames, own, kept, None)
-                share_gradient[places], _ = branch.backward(
-                    (), u, plan.frames, own, kept, flows, None, False
-                )
+        for branch in plan.probes if of_shares else ():
+            maps = branch.forward(u, shares, masks, None)
+            share_gradient[branch.places], _ = branch.backward(
+                maps, u, shares, masks, flows, None, False
+            )
         dx = None
         if du is not None:
             dx = torch.ops.aten.threshold_backward(du, u, 0) if plan.active else du
         numbers = shares.tolist()
-        maps: list[Tensor | None] = []
-        for shared, places in plan.shared:
+        of_maps: list[Tensor | None] = []
+        for shared in plan.shared:
             source = shared.source
             value = None
             if of_shares:
-                value = saved[len(maps)] if source is None else source.again(x)
-            wanted = of_x if source is not None else needed[len(maps)]
-            kept = [masks.get(place) for place in places]
-            own_gradient, flow = shared.backward(
-                value, [numbers[place] for place in places], kept, flows, wanted
-            )
-            if own_gradient is not None:
-                share_gradient[places] = own_gradient
+                value = saved[len(of_maps)] if source is None else source.again(x)
+            wanted = of_x if source is not None else needed[len(of_maps)]
+            own, flow = shared.backward(value, numbers, masks, flows, wanted)
+            if own is not None:
+                share_gradient[shared.places] = own
             whole = None if flow is None else flow.view(plan.shape)
             if source is None:
-                maps.append(None if whole is None else channels_first(whole))
+                of_maps.append(None if whole is None else channels_first(whole))
             elif whole is not None and dx is not None:
                 dx.add_(source.backward(x, whole))
         return (
             None,
             None if dx is None else channels_first(dx),
             share_gradient.to(shares.dtype) if of_shares else None,
-            *maps,
+            *of_maps,
             *parameters,
         )
