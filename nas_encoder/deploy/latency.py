@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,25 +109,15 @@ def measure_table(
             write_yaml(path, table.to_dict(), ConfigError)
         genotypes = [space.sample(random.Random(settings.seed + i)) for i in range(settings.checks)]
         for genotype in show_progress(genotypes[len(checks) :], "whole networks"):
-            checks.append(_check(genotype, network, options, milliseconds, settings, timed))
+            parts = sum(milliseconds[p] for p in network.pieces_of(genotype.architecture))
+            whole = measure_network(genotype, options, network.frames, settings, timed)
+            sums = {"sum_ms": round(parts, 4), "network_ms": round(whole, 4)}
+            checks.append({"hash": genotype.hash, **sums})
             table = table_type(milliseconds, table.about, tuple(checks))
             write_yaml(path, table.to_dict(), ConfigError)
     table = table_type(milliseconds, table.about, tuple(checks), complete=True)
     write_yaml(path, table.to_dict(), ConfigError)
     return table
-
-
-def _check(
-    genotype: Genotype,
-    network: Any,
-    options: Any,
-    milliseconds: Mapping[Any, float],
-    settings: BenchSettings,
-    timed: Callable[[Call], float],
-) -> dict[str, Any]:
-    total = sum(milliseconds[piece] for piece in network.pieces_of(genotype.architecture))
-    measured = measure_network(genotype, options, network.frames, settings, timed)
-    return {"hash": genotype.hash, "sum_ms": round(total, 4), "network_ms": round(measured, 4)}
 
 
 def measure_network(

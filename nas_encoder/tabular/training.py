@@ -28,7 +28,7 @@ from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import exponential
 from nas_encoder.training.steps import WeightSteps, ctc_loss
-from nas_encoder.training.trainer import Position, State, Trainer
+from nas_encoder.training.trainer import State, Trainer
 
 
 @dataclass
@@ -97,7 +97,9 @@ class RecipeTraining:
             self.steps,
             len(loaders.warm_up) + recipe.epochs[-1],
             self._batches,
-            self._rate,
+            lambda position: exponential(
+                recipe.lr, recipe.decay, recipe.decay_from, self._number(position.epoch)
+            ),
             seed=partial(derive_seed, seed, 1),
             write=self._save,
             step_seconds=checkpoint_seconds,
@@ -147,10 +149,6 @@ class RecipeTraining:
         warm_up = self.loaders.warm_up
         loader = warm_up[epoch] if epoch < len(warm_up) else self.loaders.train
         return epoch_of(loader, epoch, start)
-
-    def _rate(self, position: Position) -> float:
-        recipe = self.recipe
-        return exponential(recipe.lr, recipe.decay, recipe.decay_from, self._number(position.epoch))
 
     def _objective(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         """Return the loss per output frame, as in the published code."""

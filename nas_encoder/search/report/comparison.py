@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError
-from nas_encoder.search.report.pictures import new_figure, require_matplotlib, to_png
+from nas_encoder.search.report.pictures import finish, new_panels, require_matplotlib, to_png
 
 # Okabe and Ito's colours.
 _COLOURS = {
@@ -45,20 +45,11 @@ def write_comparison(folder: Path, document: Mapping[str, Any]) -> list[Path]:
 
 def picture(document: Mapping[str, Any]) -> bytes:
     """Plot the regret of every algorithm over the epochs spent: median and quartiles."""
-    figure = new_figure(4.4)
-    axes = figure.subplots()
+    figure, (axes,) = new_panels(4.4, "regret in test error, percentage points")
     grid = document["epochs"]
     for name, found in document["algorithms"].items():
-        colour = _COLOURS[name]
-        axes.fill_between(
-            grid,
-            found["lower_quartile"],
-            found["upper_quartile"],
-            step="post",
-            color=colour,
-            alpha=0.15,
-            lw=0,
-        )
+        colour, quartiles = _COLOURS[name], (found["lower_quartile"], found["upper_quartile"])
+        axes.fill_between(grid, *quartiles, step="post", color=colour, alpha=0.15, lw=0)
         axes.step(grid, found["median"], where="post", color=colour, lw=1.8, label=name)
     for place, found in enumerate(document["gradient"]["strategies"]):
         colour, several = _GRADIENT[place % len(_GRADIENT)], found["searches"] > 1
@@ -70,10 +61,8 @@ def picture(document: Mapping[str, Any]) -> bytes:
         )
         if several:
             axes.axhspan(found["lower_quartile"], found["upper_quartile"], color=colour, alpha=0.1)
-    axes.set_xlabel("epochs of training that the search would have spent", fontsize=9)
-    axes.set_ylabel("regret in test error, percentage points", fontsize=9)
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
+    finish(axes, "epochs of training that the search would have spent")
     title = (
         f"{document['table']}: {document['architectures']} architectures of {document['space']}, "
         f"{document['runs']} seeds, median and quartiles"
@@ -81,7 +70,6 @@ def picture(document: Mapping[str, Any]) -> bytes:
     if not document["gradient"]["available"]:
         title += "\n(no gradient search: see RESULTS.md)"
     axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=8)
     return to_png(figure)
 
 

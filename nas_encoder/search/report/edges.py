@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.search.report.page import Section
 from nas_encoder.search.report.pictures import colours_of, new_figure, stage_starts, to_png
 from nas_encoder.spaces import SearchSpace
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _COLUMNS = 5
 _PITCH = (1.1, 1.35)  # between subplots of size 1
@@ -31,6 +28,7 @@ def edge_map(
     Edges of the genotype derived from these probabilities get a frame.
     """
     import numpy as np
+    from matplotlib.patches import Rectangle
 
     kinds = list(row.probabilities)
     chosen = {} if genotype is None else space.chosen(genotype.architecture)
@@ -38,6 +36,7 @@ def edge_map(
     figure = new_figure(0.29 * max(map(len, tables)) + 1.9)
     axes_list = figure.subplots(1, len(kinds), squeeze=False)[0]
     centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
+    frame: dict[str, Any] = {"fill": False, "ec": "#ff3b30", "lw": 2, "clip_on": False, "zorder": 3}
     highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
     for axes, kind, table in zip(axes_list, kinds, tables, strict=True):
         about = space.kinds[kind]
@@ -55,7 +54,8 @@ def edge_map(
                 **centred,
             )
         for line, operation in chosen.get(kind, ()):
-            _frame(axes, columns.index(operation), line)
+            corner = (columns.index(operation) - 0.5, line - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, **frame))
         for border, (above, below) in enumerate(pairwise(about.groups), 1):
             if above != below:
                 axes.axhline(border - 0.5, color="white", lw=2.5)
@@ -144,16 +144,3 @@ def edge_courses(
         ),
         to_png(figure),
     )
-
-
-def _frame(axes: Axes, column: int, line: int) -> None:
-    from matplotlib.patches import Rectangle
-
-    style: dict[str, Any] = {
-        "fill": False,
-        "edgecolor": "#ff3b30",
-        "lw": 2,
-        "clip_on": False,
-        "zorder": 3,
-    }
-    axes.add_patch(Rectangle((column - 0.5, line - 0.5), 1, 1, **style))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,13 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import Finding, findings
 from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.search.report.edges import edge_courses, edge_map
-from nas_encoder.search.report.next_steps import Step, resume_command, steps_of_search
+from nas_encoder.search.report.next_steps import (
+    Step,
+    resume_command,
+    search_command,
+    show_step,
+    train_step,
+)
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import (
     costs,
@@ -24,6 +31,7 @@ from nas_encoder.search.report.pictures import (
     to_png,
 )
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.base import LIMITS
 from nas_encoder.spaces.picture import draw
 
 
@@ -110,8 +118,14 @@ class GradientReport:
                 f"Hash {self.genotype.hash}.",
                 head=("", "operations"),
                 rows=[
-                    (kind, ", ".join(f"{count} {op}" for op, count in used.most_common()))
-                    for kind, used in _used(self.genotype).items()
+                    (
+                        self.space.kinds[kind].title,
+                        ", ".join(
+                            f"{count} {op}"
+                            for op, count in Counter(op for _, op in own).most_common()
+                        ),
+                    )
+                    for kind, own in self.space.chosen(self.genotype.architecture).items()
                 ],
             )
         if self.epochs:
@@ -134,18 +148,57 @@ class GradientReport:
         if self.genotype is None or not self.finished:
             yield "Resume the search:", resume_command(path, self.run)
             return
+        config, seed = self.config, int(self.run.get("seed") or 0)
+
+        def again(suffix: str, seed: int, *changes: str) -> str:
+            settings = [word for change in changes for word in ("--set", change)]
+            output = f"{path}_{suffix}"
+            return search_command(path, self.run, output, "--seed", str(seed), *settings)
+
+        def derive(output: str, *options: str) -> str:
+            return shlex.join(["nas-encoder", "derive", str(path), *options, "--output", output])
+
         doubts = {finding.kind for finding in self.findings()}
-        doubts |= {"budget"} if self.exceeded() else set()
-        yield from steps_of_search(
-            path,
-            self.run,
-            self.config,
-            self.config.architecture,
-            self.config.objective,
-            self.searching,
-            doubts,
-            self.genotype,
+        if {"uniform", "edges", "unlearned"} & doubts:
+            longer = [f"stages.{i}.epochs={2 * s.epochs}" for i, s in enumerate(config.stages)]
+            yield (
+                "The choice is close to chance (see above): search longer, with a larger learning "
+                "rate of the architecture, before training anything:",
+                again("longer", seed, f"architecture.lr={4 * config.architecture.lr:g}", *longer),
+            )
+        if "cheap" in doubts and LIMITS in self.space.features:
+            cheap = [op for op in self.space.operations if op in self.space.weightless]
+            yield (
+                "Many operations have no weights: derive within stricter limits,",
+                derive("limited.yaml", *(w for op in cheap for w in ("--at-most", f"{op}=1"))),
+            )
+        if self.exceeded():
+            within = self._within_budgets()
+            if within is not None:
+                stage, epoch = map(str, within.place)
+                yield (
+                    "The budget is exceeded: an earlier epoch of the last stage is within it,",
+                    derive("within_budget.yaml", "--stage", stage, "--epoch", epoch),
+                )
+            weight = 4 * max(config.objective.weight, 0.25)
+            yield (
+                "Or search with a stronger pull towards the budget:",
+                again("budget", seed, f"objective.weight={weight:g}"),
+            )
+        yield show_step(path)
+        yield train_step(path, config.space, config.objective)
+        yield (
+            "See how much of the result is chance: search with other seeds and compare, and train "
+            "a random genotype of the same space beside the one found:",
+            again(f"seed{seed + 1}", seed + 1),
         )
+
+    def _within_budgets(self) -> EpochRecord | None:
+        """Return the last epoch of the last stage within all budgets."""
+        for epoch in reversed([e for e in self.searching if e.stage == self.searching[-1].stage]):
+            if epoch.costs and not any(cost.exceeded for cost in epoch.costs.values()):
+                return epoch
+        return None
 
     def _costs(self) -> Iterator[Section]:
         picture = costs(self.epochs)
@@ -225,15 +278,6 @@ def choices_of(genotype: Genotype) -> set[tuple[str, int, str]]:
     """Return the choices of a genotype: (kind, index of the choice, candidate)."""
     chosen = get_space(genotype.space).chosen(genotype.architecture)
     return {(kind, *choice) for kind, own in chosen.items() for choice in own}
-
-
-def _used(genotype: Genotype) -> dict[str, Counter[str]]:
-    """Return how often a genotype has each candidate, by kind."""
-    space = get_space(genotype.space)
-    return {
-        space.kinds[kind].title: Counter(candidate for _, candidate in own)
-        for kind, own in space.chosen(genotype.architecture).items()
-    }
 
 
 def shared_choices(first: Genotype, second: Genotype) -> tuple[str, str]:

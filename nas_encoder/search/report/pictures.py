@@ -58,6 +58,24 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
 
 
+def new_panels(height: float, *labels: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure of one panel below the other, with these labels of their y axes."""
+    figure = new_figure(height)
+    panels: list[Axes] = list(figure.subplots(len(labels), 1, sharex=True, squeeze=False)[:, 0])
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set_ylabel(label, fontsize=9)
+    return figure, panels
+
+
+def finish(axes: Axes, label: str = "") -> None:
+    """Add the grid, the label of the x axis and the legend, if there is one."""
+    axes.grid(alpha=0.25)
+    if label:
+        axes.set_xlabel(label, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="best")
+
+
 def to_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
@@ -82,10 +100,8 @@ def curves(epochs: Epochs, space: SearchSpace) -> Section:
         "token error rate, %": {"validation": [epoch.valid_ter for epoch in epochs]},
         "entropy / that of a uniform choice": entropies(epochs, space),
     }
-    figure = new_figure(2.3 * len(panels))
-    axes_list = figure.subplots(len(panels), 1, sharex=True)
-    for axes, (label, lines) in zip(axes_list, panels.items(), strict=True):
-        axes.set_ylabel(label, fontsize=9)
+    figure, axes_list = new_panels(2.3 * len(panels), *panels)
+    for axes, lines in zip(axes_list, panels.values(), strict=True):
         for (name, values), colour in zip(
             lines.items(), ("#0072b2", "#d55e00", "#00795c", "#cc79a7"), strict=False
         ):
@@ -123,10 +139,8 @@ def entropies(epochs: Epochs, space: SearchSpace) -> dict[str, Sequence[float | 
 def compared_curves(runs: Mapping[str, Epochs]) -> Section:
     """Draw the validation scores of several searches, one colour each."""
     panels = {"validation loss per token": "valid_loss", "token error rate, %": "valid_ter"}
-    figure = new_figure(5.2)
-    axes_list = figure.subplots(len(panels), 1, sharex=True)
-    for axes, (label, key) in zip(axes_list, panels.items(), strict=True):
-        axes.set_ylabel(label, fontsize=9)
+    figure, axes_list = new_panels(5.2, *panels)
+    for axes, key in zip(axes_list, panels.values(), strict=True):
         for place, (name, epochs) in enumerate(runs.items()):
             colour = COLOURS[1 + (3 * place) % (len(COLOURS) - 1)]
             _plot(axes, epochs, [getattr(epoch, key) for epoch in epochs], name, color=colour)
@@ -142,8 +156,8 @@ def compared_curves(runs: Mapping[str, Epochs]) -> Section:
 def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
     """Draw the mean probability of each operation over the edges, by epoch."""
     kinds = list(epochs[0].probabilities)
-    figure = new_figure(2.5 * len(kinds) + 0.6)
-    axes_list = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+    titles = [space.kinds[kind].title for kind in kinds]
+    figure, axes_list = new_panels(2.5 * len(kinds) + 0.6, *titles)
     named: dict[str, Any] = {}
     colours = colours_of(space)
     for axes, kind in zip(axes_list, kinds, strict=True):
@@ -152,12 +166,11 @@ def operation_shares(epochs: Epochs, space: SearchSpace) -> Section:
         bottom = [0.0] * len(epochs)
         for operation in own:
             heights = [share[operation] for share in shares]
-            style = {"width": 0.9, "color": colours[operation]}
-            named[operation] = axes.bar(range(1, len(epochs) + 1), heights, bottom=bottom, **style)
+            places, colour = range(1, len(epochs) + 1), colours[operation]
+            named[operation] = axes.bar(places, heights, 0.9, bottom, color=colour)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         axes.set_ylim(0, 1)
-        axes.set_ylabel(space.kinds[kind].title, fontsize=9)
-    _finish(list(axes_list), epochs, legends=False)
+    _finish(axes_list, epochs, legends=False)
     figure.legend(
         handles=list(named.values())[::-1],
         labels=list(named)[::-1],
@@ -180,10 +193,10 @@ def costs(epochs: Epochs) -> Section | None:
     names = [name for name in UNITS if any(name in costs for costs in known)]
     if not names:
         return None
-    figure = new_figure(1.9 * len(names) + 0.6)
-    axes_list = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    labels = [f"{TITLES[name]}, {UNITS[name][0]}" for name in names]
+    figure, axes_list = new_panels(1.9 * len(names) + 0.6, *labels)
     for axes, name in zip(axes_list, names, strict=True):
-        unit, factor = UNITS[name]
+        factor = UNITS[name][1]
         found = [costs.get(name) for costs in known]
         derived = [None if cost is None else factor * cost.derived for cost in found]
         expected = [None if cost is None else factor * cost.expected for cost in found]
@@ -193,8 +206,7 @@ def costs(epochs: Epochs) -> Section | None:
         if budgets:
             axes.axhline(factor * budgets[-1], color="#d55e00", lw=1.6, label="budget")
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
-        axes.set_ylabel(f"{TITLES[name]}, {unit}", fontsize=9)
-    _finish(list(axes_list), epochs)
+    _finish(axes_list, epochs)
     return Section(
         "Cost against budget",
         "What the encoder would cost at the size given by 'objective', without an output layer.",
@@ -230,7 +242,7 @@ def _plot(
 
 
 def _finish(axes_list: Sequence[Axes], epochs: Epochs, legends: bool = True) -> None:
-    """Add the stages, the legends and the axis of epochs."""
+    """Add the stages, the axis of epochs and, if wanted, grids and legends."""
     from matplotlib.ticker import MaxNLocator
 
     starts = stage_starts(epochs)
@@ -238,8 +250,7 @@ def _finish(axes_list: Sequence[Axes], epochs: Epochs, legends: bool = True) -> 
         for start in starts[1:]:
             axes.axvline(start + 0.5, color="#444444", lw=1, ls="--")
         if legends:
-            axes.grid(alpha=0.25)
-            axes.legend(fontsize=8, loc="best")
+            finish(axes)
     for start, end in zip(starts, [*starts[1:], len(epochs)], strict=True):
         axes_list[0].text(
             (start + end + 1) / 2,

@@ -13,7 +13,7 @@ from nas_encoder.search.folder import STUDY, RunFolder
 from nas_encoder.search.records import TrialRecord, front_of
 from nas_encoder.search.report.next_steps import Step, resume_command, show_step
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
-from nas_encoder.search.report.pictures import genotype_section, new_figure, to_png
+from nas_encoder.search.report.pictures import finish, genotype_section, new_panels, to_png
 from nas_encoder.search.strategies import COSTS, ERROR
 
 _MOST = 200  # rows in the table of trials
@@ -143,8 +143,7 @@ class TrialsReport:
 
 def history_picture(trials: Sequence[TrialRecord]) -> Section:
     """Draw each trial's error and the best so far."""
-    figure = new_figure(3.2)
-    axes = figure.subplots()
+    figure, (axes,) = new_panels(3.2, "token error rate, %")
     best, course = float("inf"), []
     for trial in trials:
         best = min(best, trial.error) if trial.complete else best
@@ -154,10 +153,7 @@ def history_picture(trials: Sequence[TrialRecord]) -> Section:
         if own:
             axes.plot(*zip(*own, strict=True), "o", ms=4, color=colour, label=state)
     axes.step(range(1, len(trials) + 1), course, where="post", color=_BEST, label="best so far")
-    axes.set_xlabel("trial, in the order in which they were finished", fontsize=9)
-    axes.set_ylabel("token error rate, %", fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    finish(axes, "trial, in the order in which they were finished")
     return Section(
         "Search history",
         "The lowest token error rate of each trial on the validation data. Pruned trials were "
@@ -168,15 +164,12 @@ def history_picture(trials: Sequence[TrialRecord]) -> Section:
 
 def curves_picture(trials: Sequence[TrialRecord]) -> Section:
     """Draw the error of each trial over its epochs."""
-    figure = new_figure(3.2)
-    axes = figure.subplots()
+    figure, (axes,) = new_panels(3.2, "lowest error so far, %")
     for trial in trials:
         colour = _DONE if trial.complete else _PRUNED
         epochs = range(1, len(trial.errors) + 1)
         axes.plot(epochs, trial.errors, "-o", ms=2.5, lw=0.8, color=colour, alpha=0.6)
-    axes.set_xlabel("epoch", fontsize=9)
-    axes.set_ylabel("lowest error so far, %", fontsize=9)
-    axes.grid(alpha=0.25)
+    finish(axes, "epoch")
     return Section(
         "Epochs of the trials",
         "Blue: complete; grey: pruned because others were better after as many epochs.",
@@ -188,8 +181,7 @@ def front_picture(
     trials: Sequence[TrialRecord], front: Sequence[TrialRecord], cost: str
 ) -> Section:
     """Draw errors against a cost, and the front."""
-    figure = new_figure(3.6)
-    axes = figure.subplots()
+    figure, (axes,) = new_panels(3.6, _title(ERROR))
     front = sorted(front, key=lambda trial: trial.value(cost))
     for shown, form, size, colour, label, drawn in (
         (trials, "o", 4, _PRUNED, "trials", "default"),
@@ -198,10 +190,7 @@ def front_picture(
         spent = [UNITS[cost][1] * trial.value(cost) for trial in shown]
         errors = [trial.error for trial in shown]
         axes.plot(spent, errors, form, ms=size, color=colour, label=label, drawstyle=drawn)
-    axes.set_xlabel(_title(cost), fontsize=9)
-    axes.set_ylabel(_title(ERROR), fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    finish(axes, _title(cost))
     return Section(
         f"Front: error and {TITLES[cost]}",
         "No trial is better than one of the front in one objective without being worse in "

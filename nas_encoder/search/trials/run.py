@@ -14,7 +14,7 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.folder import STUDY, RunFolder
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def run_trials(
 
     from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
-    from nas_encoder.search.trials.storage import Storage, quiet, sqlite_url
+    from nas_encoder.search.trials.storage import Storage, quiet
     from nas_encoder.search.trials.study import Worker
 
     seed = seed or 0
@@ -91,7 +91,7 @@ def run_trials(
     }
     folder.begin(config, run, resume)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage or config.trials.storage or sqlite_url(folder.path)
+    url = storage or config.trials.storage or f"sqlite:///{folder.path.resolve() / STUDY}"
     store = Storage(url, config.trials)
     try:
         with quiet():

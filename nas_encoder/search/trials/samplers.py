@@ -101,19 +101,14 @@ class EvolutionSampler(SpaceSampler):
 
     def _genotype(self, study: Study) -> Genotype:
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        alive = sorted(done, key=_age)[-self.population :]
+        oldest_first = sorted(done, key=lambda trial: (trial.datetime_complete, trial.number))
+        alive = oldest_first[-self.population :]
         if len(alive) < self.population:
             return self.space.sample(self._rng)
-        drawn = self._rng.sample(alive, min(self.sample, len(alive)))
+        drawn = self._rng.sample(alive, self.sample)
         best = min(drawn, key=lambda found: (found.values[0], found.number))
         parent = self.space.decode([int(best.params[name]) for name in self._distributions])
         return self.space.mutate(parent, self._rng)
-
-
-def _age(trial: FrozenTrial) -> tuple[float, int]:
-    """Return a key that orders trials by completion time, then by number."""
-    when = trial.datetime_complete
-    return (0.0 if when is None else when.timestamp(), trial.number)
 
 
 class RepeatableSampler(BaseSampler):

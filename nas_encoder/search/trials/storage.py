@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,21 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config.trial_sections import StudyConfig
-from nas_encoder.search.folder import STUDY
 from nas_encoder.search.trials.processes import is_dead
 
 WORKER = "worker"
 _ATTEMPTS = 5
-
-
-def sqlite_url(folder: Path) -> str:
-    """Return the URL of the SQLite file in a run folder."""
-    return f"sqlite:///{folder.resolve() / STUDY}"
-
-
-def is_sqlite(url: str) -> bool:
-    """Return whether a URL names an SQLite file."""
-    return url.startswith("sqlite")
 
 
 class Storage:
@@ -54,16 +42,15 @@ class Storage:
     def __init__(self, url: str, config: StudyConfig) -> None:
         self.config = config
         self.shown = _without_password(url)
-        sqlite = is_sqlite(url)
+        sqlite = url.startswith("sqlite")
         options = {"connect_args": {"timeout": 120}} if sqlite else {"pool_pre_ping": True}
         with quiet():
             self._again = RetryHeartbeatStaleTrialCallback(max_retry=config.retries)
         try:
             self.rdb = self._open(url, options)
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"storage {self.shown}", [f"cannot be opened: {_one_line(error)}"]
-            ) from None
+            text = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"storage {self.shown}", [f"cannot be opened: {text}"]) from None
         if sqlite:
             _lock_whole_transactions(self.rdb.engine)
 
@@ -129,10 +116,11 @@ class Storage:
         under a new number. If several workers notice it, the storage lets only one do so.
         """
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        dead = [trial for trial in running if is_dead(trial.user_attrs.get(WORKER))]
-        # A worker killed between these two steps leaves a trial without a name and a heartbeat,
-        # which Optuna's own search for stale trials never finds.
-        dead += [trial for trial in running if self._never_began(trial)]
+        dead = [
+            trial
+            for trial in running
+            if is_dead(trial.user_attrs.get(WORKER)) or self._never_began(trial)
+        ]
         found = [trial.number for trial in dead if self.put_back(study, trial)]
         before = {trial.number for trial in running}
         with quiet():
@@ -145,7 +133,8 @@ class Storage:
     def put_back(self, study: Study, trial: FrozenTrial) -> bool:
         """Fail a trial and requeue its parameters; return whether this process did it."""
         try:
-            changed = self.rdb.set_trial_state_values(self.id_of(study, trial.number), _FAIL)
+            key = self._key_of(study, trial.number)
+            changed = self.rdb.set_trial_state_values(key, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return False
         if changed:
@@ -164,20 +153,23 @@ class Storage:
         self._again(study, fresh)
 
     def _never_began(self, trial: FrozenTrial) -> bool:
+        """Return whether a worker was killed before it gave its trial a name and a heartbeat.
+
+        Optuna's own search for stale trials never finds such trials.
+        """
         if WORKER in trial.user_attrs or trial.datetime_start is None:
             return False
         now = type(trial.datetime_start).now()
         return (now - trial.datetime_start).total_seconds() > self.config.grace
 
-    def id_of(self, study: Study, number: int) -> int:
-        """Return the storage's key of a trial."""
+    def _key_of(self, study: Study, number: int) -> int:
         study_id = self.rdb.get_study_id_from_name(study.study_name)
         return self.rdb.get_trial_id_from_study_id_trial_number(study_id, number)
 
     @contextmanager
     def heartbeat(self, study: Study, number: int) -> Iterator[None]:
         """Send heartbeats for a trial."""
-        key, stop = self.id_of(study, number), threading.Event()
+        key, stop = self._key_of(study, number), threading.Event()
 
         def beat() -> None:
             while True:
@@ -233,10 +225,3 @@ def _without_password(url: str) -> str:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return "of that URL"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-_FAIL = TrialState.FAIL

@@ -54,8 +54,7 @@ class TrainingEvaluator:
     def __init__(
         self, config: TrialsConfig, train: str | Path, valid: str | Path, seed: int
     ) -> None:
-        self.config = config
-        self.seed = seed
+        self.config, self.seed = config, seed
         assert config.training.epochs is not None
         self.epochs = config.training.epochs
         self.space: TrialSpace = get_space(config.space)
