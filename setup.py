@@ -4,13 +4,11 @@ Two things lie outside the packages and must get into every one of them:
 
 * ``conf/`` becomes ``nas_encoder/conf`` in a wheel. An editable install reads the checkout's.
 * ``nas_encoder_autoload.pth`` goes into site-packages itself, where its one line is executed by
-  every start of Python. It loads ``nas_encoder/autoload.py`` by its own spec and not by ``import
-  nas_encoder.autoload``, because that would execute ``nas_encoder/__init__.py``, and with it
-  typing and importlib, in every Python process of the environment. The line uses nothing but the
-  two frozen modules that hold the import system, which every interpreter has loaded before it
-  reads any .pth file. PathFinder searches sys.path, so wheels and editable installs work alike.
-  Where the package is gone or half removed every step gives None and Python starts silently;
-  where the hook itself fails, ``site`` prints the traceback and goes on starting Python.
+  every start of Python. It loads ``nas_encoder/autoload.py`` by its own spec, because an import
+  would execute ``nas_encoder/__init__.py``, and with it typing and importlib, in every process of
+  the environment. The line uses only the two frozen modules of the import system, which are loaded
+  before any .pth file is read. Where the package is gone or half removed every step gives None and
+  Python starts silently; where the hook fails, ``site`` prints the traceback and goes on.
 """
 
 import base64

@@ -2,14 +2,12 @@
 
 The toolkits have no plug-in mechanism, and they build models in processes that the user does not
 start (ESPnet's multi-GPU launcher spawns them). So a line in a ``.pth`` file, which every
-interpreter executes at start-up, loads this file and calls :func:`install`, which puts one finder
-at the front of ``sys.meta_path``. It does nothing until a module named in :data:`HOOKS` is
-imported; then it lets the real loader execute that module and calls our registration with it. No
-file of a toolkit is changed.
+interpreter executes at start-up, calls :func:`install`, which puts one finder at the front of
+``sys.meta_path``. When a module named in :data:`HOOKS` is imported, it lets the real loader execute
+that module and calls our registration with it. No file of a toolkit is changed.
 
 Because it runs at every start of Python, this file imports only what an idle interpreter has
-already loaded (``os``, ``sys``; not even ``__future__``), and the ``.pth`` line loads it
-*without* executing ``nas_encoder/__init__.py``. A test compares the module lists.
+already loaded (not even ``__future__``), and is loaded without ``nas_encoder/__init__.py``.
 
 Environment:
     NAS_ENCODER_AUTOLOAD: ``0`` switches the hook off. Nothing is registered then; NeMo's refusal
@@ -33,13 +31,13 @@ SWITCH = "NAS_ENCODER_AUTOLOAD"
 HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
     "nemo.core.classes.common": "nas_encoder.nemo.registration",
-    "nemo.collections.asr.models.asr_model": "nas_encoder.nemo.model_registration",
+    "nemo.collections.asr.models.asr_model": "nas_encoder.nemo.model_card",
     "nemo.collections.asr.losses.rnnt": "nas_encoder.nemo.rnnt_loss",
 }
 
-# The same when the environment switches the hook off: these only explain, not register.
+# The same when the environment switches the hook off: it then only explains.
 EXPLANATIONS = {
-    "nemo.core.classes.common": "nas_encoder.nemo.refusal",
+    "nemo.core.classes.common": "nas_encoder.nemo.registration",
 }
 
 
@@ -82,17 +80,16 @@ class RegisteringLoader:
         return getattr(self._loader, name)
 
 
-class ExplainingFinder:
-    """Meta-path finder that wraps the loader of the modules in :data:`EXPLANATIONS`."""
+class RegisteringFinder:
+    """Meta-path finder that wraps the loader of the modules in some hooks."""
 
-    nas_encoder_explains = True  # identifies the finder of another copy of this file
+    nas_encoder_finder = True  # identifies the finder of another copy of this file
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: "dict[str, str]") -> None:
+        if hooks is HOOKS:
+            self.nas_encoder_hook = True
+        self._hooks = hooks
         self._busy: set[str] = set()
-
-    def registration_of(self, fullname: str) -> "str | None":
-        """Return the name of the module whose ``register`` is called for an imported one."""
-        return hook_for(fullname, EXPLANATIONS)
 
     def find_spec(
         self,
@@ -101,7 +98,7 @@ class ExplainingFinder:
         target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
         """Ask the other finders for a module that is served; wrap the loader they name."""
-        registration = self.registration_of(fullname)
+        registration = hook_for(fullname, self._hooks)
         # Another finder may walk sys.meta_path as this one does, and so come back here.
         if registration is None or fullname in self._busy:
             return None
@@ -124,32 +121,18 @@ class ExplainingFinder:
         return None
 
 
-class RegisteringFinder(ExplainingFinder):
-    """Meta-path finder that wraps the loader of the modules in :data:`HOOKS`."""
-
-    nas_encoder_hook = True
-
-    def registration_of(self, fullname: str) -> "str | None":
-        """Return the name of the module whose ``register`` is called for an imported one."""
-        return hook_for(fullname)
-
-
 def register(registration: str, module: "ModuleType") -> None:
     """Call ``registration.register(module)``; a failure warns and never breaks the import."""
     try:
         __import__(registration)
         sys.modules[registration].register(module)
+        return
     except Exception as error:
-        complain(module, error)
-
-
-def complain(module: "ModuleType", error: Exception) -> None:
-    """Warn that our classes are missing from a toolkit's module, and say what to do."""
-    text = (
-        f"nas_encoder could not register its encoders in {module.__name__}: "
-        f"{type(error).__name__}: {error}. Everything else of the toolkit works as before. "
-        f"'nas-encoder doctor' says what is wrong; {SWITCH}=0 switches the registration off."
-    )
+        text = (
+            f"nas_encoder could not register its encoders in {module.__name__}: "
+            f"{type(error).__name__}: {error}. Everything else of the toolkit works as before. "
+            f"'nas-encoder doctor' says what is wrong; {SWITCH}=0 switches the registration off."
+        )
     try:
         import warnings
 
@@ -178,11 +161,11 @@ def install() -> bool:
         True if the hook is active, False if :data:`SWITCH` turns it off.
     """
     if not enabled():
-        if not any(getattr(finder, "nas_encoder_explains", False) for finder in sys.meta_path):
-            sys.meta_path.insert(0, ExplainingFinder())
+        if not any(getattr(finder, "nas_encoder_finder", False) for finder in sys.meta_path):
+            sys.meta_path.insert(0, RegisteringFinder(EXPLANATIONS))
         return False
     if not installed():
-        sys.meta_path.insert(0, RegisteringFinder())
+        sys.meta_path.insert(0, RegisteringFinder(HOOKS))
     for name, module in list(sys.modules.items()):
         registration = hook_for(name)
         # A module still being imported has no table of encoders to register with yet.
@@ -195,5 +178,5 @@ def install() -> bool:
 def uninstall() -> None:
     """Deactivate the hook in this process; what was registered stays registered."""
     sys.meta_path[:] = [
-        finder for finder in sys.meta_path if not getattr(finder, "nas_encoder_explains", False)
+        finder for finder in sys.meta_path if not getattr(finder, "nas_encoder_finder", False)
     ]

@@ -15,41 +15,63 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.baselines import options_of
 from nas_encoder.errors import InputError, UtteranceTooShortError
 from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
-from nas_encoder.espnet.options import CONDITIONING, build_baseline_network, build_nas, signature
+from nas_encoder.espnet.options import CONDITIONING, build_network, signature
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.spaces.options import defaults_of, first_options
+from nas_encoder.spaces.options import first_options
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 Taps: TypeAlias = list[tuple[int, Tensor]]
 
 
 class NetworkEncoder(AbsEncoder):
-    """ESPnet's interface around a network of ours.
+    """ESPnet's interface around a network of ours; :func:`encoder_class` gives the classes.
+
+    Args:
+        input_size: F.
+        genotype: For ``nas`` only.
+        interctc_layer_idx: Parts, counted from 1, for InterCTC.
+        interctc_use_conditioning: Self-conditioned CTC at those parts.
+        **options: The options of the genotype's space, or the fields of the baseline's config.
+
+    Raises:
+        ConfigError: Lists everything that is wrong with the options.
 
     Attributes:
+        kind: Its name in configs: ``nas`` or a baseline.
         network: The network; its parameters are ``encoder.network.*`` in ESPnet's models.
-        interctc_layer_idx: Cells or blocks, counted from 1, whose outputs InterCTC uses.
-        interctc_use_conditioning: Whether the CTC posteriors there are fed back (self-conditioned
-            CTC).
         conditioning_layer: (vocabulary -> D), set by ESPnet's model if conditioning is on.
         infix: Set by a mixin: what precedes "Encoder" in the names of its classes.
         of_tasks: Set by a mixin: the tasks that it is for.
         more_options: Set by a mixin: the additional parameters of its constructor.
     """
 
+    kind: ClassVar[str]
     infix: ClassVar[str] = ""
     of_tasks: ClassVar[str] = ""
     more_options: ClassVar[tuple[inspect.Parameter, ...]] = ()
 
-    def __init__(self, network: nn.Module, layers: Sequence[int], conditioning: bool) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        genotype: str | Mapping[str, Any] | None = None,
+        *,
+        interctc_layer_idx: Sequence[int] = (),
+        interctc_use_conditioning: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.network: Any = network
+        if genotype is not None:
+            options["genotype"] = genotype
+        self.network: Any = build_network(
+            self.kind, input_size, interctc_layer_idx, interctc_use_conditioning, options
+        )
         # Some of ESPnet's models read this attribute instead of output_size().
-        self._output_size: int = network.output_size  # type: ignore[assignment]
-        self.interctc_layer_idx = list(layers)
-        self.interctc_use_conditioning = bool(conditioning)
+        self._output_size: int = self.network.output_size
+        self.interctc_layer_idx = list(interctc_layer_idx or ())
+        self.interctc_use_conditioning = bool(interctc_use_conditioning)
         self.conditioning_layer: Any = None
 
     @classmethod
@@ -160,23 +182,10 @@ class NASEncoder(NetworkEncoder):
         ConfigError: Lists everything that is wrong with the genotype and the options.
     """
 
+    kind = NAS
     __signature__ = signature(
         first_options(), inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     )
-
-    def __init__(
-        self,
-        input_size: int,
-        genotype: str | Mapping[str, Any] | None = None,
-        *,
-        interctc_layer_idx: Sequence[int] = (),
-        interctc_use_conditioning: bool = False,
-        **options: Any,
-    ) -> None:
-        network = build_nas(
-            input_size, genotype, interctc_layer_idx, interctc_use_conditioning, options
-        )
-        super().__init__(network, interctc_layer_idx or (), interctc_use_conditioning)
 
     @classmethod
     def portable_conf(cls, conf: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,35 +204,6 @@ class NASEncoder(NetworkEncoder):
         genotype: Genotype = self.network.genotype
         kind = genotype.provenance.get("kind")
         return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
-
-
-class BaselineEncoder(NetworkEncoder):
-    """``encoder: <name of a baseline>``; :func:`encoder_class` makes a class for each.
-
-    Args:
-        input_size: F.
-        interctc_layer_idx: Parts, counted from 1, for InterCTC.
-        interctc_use_conditioning: Self-conditioned CTC at those parts.
-        **options: The fields of the baseline's config.
-
-    Raises:
-        ConfigError: Lists everything that is wrong with the options.
-    """
-
-    baseline: ClassVar[str]
-
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        interctc_layer_idx: Sequence[int] = (),
-        interctc_use_conditioning: bool = False,
-        **options: Any,
-    ) -> None:
-        network = build_baseline_network(
-            self.baseline, input_size, interctc_layer_idx, interctc_use_conditioning, options
-        )
-        super().__init__(network, interctc_layer_idx or (), interctc_use_conditioning)
 
 
 @cache
@@ -250,8 +230,8 @@ def encoder_class(name: str, variant: type[NetworkEncoder]) -> type:
         encoder: Any = BASELINES[name]
         summary = (inspect.getdoc(encoder) or "a baseline.").partition("\n")[0]
         contents["__doc__"] = f"``encoder: {name}``: {summary}"
-        contents |= {"__signature__": signature(defaults_of(encoder.Config)), "baseline": name}
-        bases = (BaselineEncoder,)
+        contents |= {"__signature__": signature(options_of(name)), "kind": name}
+        bases = (NetworkEncoder,)
     return type(f"{encoder_stems()[name]}{variant.infix}Encoder", bases, contents)
 
 

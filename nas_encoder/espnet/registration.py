@@ -2,14 +2,12 @@
 
 Every ESPnet2 task module holds ``ClassChoices`` tables, from which its command line and its
 models are built. :func:`register` adds ``nas`` and the baselines to the encoder table of one such
-module; the import hook (:mod:`nas_encoder.autoload`) calls it in every process, right after the
-module has been executed.
+module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the module was executed.
 
 It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype given by
 name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet writes
 ``config.yaml`` from those ``args`` *after* building the model ("they are allowed to modify args"),
-so the file beside a checkpoint is enough to rebuild the model, whether it comes from a training,
-``--collect_stats``, espnetez or a spawned rank.
+so that file is enough to rebuild the model, whatever process wrote it.
 """
 
 from __future__ import annotations
@@ -111,12 +109,7 @@ def _register_frontends(module: ModuleType) -> None:
 
 
 def inline_conf(args: Any, choices: Any) -> None:
-    """Replace ``args.<encoder>_conf`` by its portable form if the encoder is ours.
-
-    Args:
-        args: ESPnet's namespace of options.
-        choices: The table of encoders, which names the options.
-    """
+    """Replace ``args.<encoder>_conf`` by its portable form if the table's encoder is ours."""
     chosen = getattr(args, choices.name, None)
     conf = getattr(args, f"{choices.name}_conf", None)
     encoder = choices.classes.get(chosen.lower()) if isinstance(chosen, str) else None

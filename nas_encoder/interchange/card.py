@@ -56,9 +56,9 @@ def render(
 
 
 def _genotype(genotype: Genotype) -> list[str]:
-    lines = ["## Genotype", "", f"- name: {genotype.name}", f"- hash: {genotype.hash}"]
-    lines.append(f"- space: {genotype.space}")
-    lines += [f"- {name}: {_inline(value)}" for name, value in genotype.provenance.items()]
+    facts = {"name": genotype.name, "hash": genotype.hash, "space": genotype.space}
+    facts |= genotype.provenance
+    lines = ["## Genotype", "", *(f"- {name}: {_inline(value)}" for name, value in facts.items())]
     if genotype.provenance.get("kind") == "reconstruction":
         lines.append("- It matches the parameter counts of a paper; it is not the paper's network.")
     try:
@@ -69,11 +69,7 @@ def _genotype(genotype: Genotype) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a card atomically.
-
-    Raises:
-        CheckpointError: It cannot be written.
-    """
+    """Write a card atomically; CheckpointError if it cannot be written."""
     write_atomically(path, text.encode("utf-8"), CheckpointError)
 
 

@@ -7,30 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder import __version__
-from nas_encoder.common.documents import parse_yaml, plain, write_atomically, write_yaml
+from nas_encoder.common.documents import plain, write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError
-from nas_encoder.interchange import card
+from nas_encoder.interchange import card, espnet_files, nemo_files
 from nas_encoder.interchange.espnet_files import CONFIG as ESPNET_CONFIG
-from nas_encoder.interchange.espnet_files import (
-    espnet_encoder,
-    read_espnet,
-    write_espnet,
-)
 from nas_encoder.interchange.files import (
     Archive,
     dump_tensors,
     load_tensors,
     make_folder,
+    parse_config,
     read_file,
 )
-from nas_encoder.interchange.model import PREFIX, Encoder, Model, own_options, take
+from nas_encoder.interchange.model import Model
 from nas_encoder.interchange.nemo_files import CONFIG as NEMO_CONFIG
-from nas_encoder.interchange.nemo_files import (
-    nemo_encoder,
-    read_nemo,
-    write_nemo,
-)
-from nas_encoder.tables import encoder_stems, encoder_targets
 
 # The files of a bare encoder; its weights have the names of a whole model.
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
@@ -86,27 +76,18 @@ def toolkit_of(path: Path) -> str:
         CheckpointError: It is neither's.
     """
     if path.is_dir():
-        marks = (
-            (ENCODER_WEIGHTS["nemo"], "nemo"),
-            (ENCODER_WEIGHTS["espnet"], "espnet"),
-            (NEMO_CONFIG, "nemo"),
-            (ESPNET_CONFIG, "espnet"),
-        )
-        for name, toolkit in marks:
-            if (path / name).is_file():
-                return toolkit
-        raise CheckpointError(
-            str(path), [f"holds neither {ESPNET_CONFIG} (ESPnet) nor {NEMO_CONFIG} (NeMo)"]
-        )
-    if path.suffix == ".pth":
+        held = {file.name for file in path.iterdir()}
+        marks = {name: toolkit for toolkit, name in ENCODER_WEIGHTS.items()}
+        marks |= {NEMO_CONFIG: "nemo", ESPNET_CONFIG: "espnet"}
+    elif path.suffix == ".pth":
         return "espnet"
-    archive = Archive(path)
-    for name, toolkit in ((NEMO_CONFIG, "nemo"), ("meta.yaml", "espnet")):
-        if name in archive:
+    else:
+        held, marks = Archive(path).names, {NEMO_CONFIG: "nemo", "meta.yaml": "espnet"}
+    for name, toolkit in marks.items():
+        if name in held:
             return toolkit
-    raise CheckpointError(
-        str(path), [f"holds neither {NEMO_CONFIG} (NeMo) nor meta.yaml (packed ESPnet model)"]
-    )
+    named = [f"{name} ({TITLES[toolkit]})" for name, toolkit in marks.items()]
+    raise CheckpointError(str(path), [f"holds none of {', '.join(named)}"])
 
 
 def read(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
@@ -115,10 +96,10 @@ def read(path: Path, checkpoint: str | None = None, bpe_model: str | None = None
     if path.is_dir() and (path / ENCODER_WEIGHTS[toolkit]).is_file():
         return _read_encoder(path, toolkit)
     if toolkit == "espnet":
-        return read_espnet(path, checkpoint, bpe_model)
+        return espnet_files.read_espnet(path, checkpoint, bpe_model)
     if checkpoint is not None:
         raise ConfigError("--checkpoint", ["is for folders of ESPnet; a .nemo file has one"])
-    return read_nemo(path)
+    return nemo_files.read_nemo(path)
 
 
 def convert(
@@ -145,54 +126,46 @@ def convert(
     source, output = Path(source), Path(output)
     model = read(source, checkpoint, bpe_model)
     target = OTHER[model.toolkit]
-    if not encoder_only and (model.obstacles or model.head is None or model.features is None):
-        raise CheckpointError(
-            model.source,
-            [
-                *(model.obstacles or ["holds nothing but an encoder"]),
-                "only the encoder can be converted (--encoder-only)",
-            ],
-        )
-    file_wanted = target == "nemo" and not encoder_only
-    if file_wanted and (output.suffix != ".nemo" or output.is_dir()):
-        raise ConfigError("output", [f"must be a .nemo file, got {str(output)!r}"])
-    if not file_wanted and (output.suffix == ".nemo" or output.is_file()):
-        raise ConfigError("output", [f"must be a folder, got {str(output)!r}"])
-    if file_wanted and output.parent.is_file():
-        raise ConfigError("output", [f"its folder is a file, got {str(output)!r}"])
-    if not file_wanted:
-        _spare(output)
+    if not encoder_only:
+        model.whole()
+    _check_output(output, a_file=target == "nemo" and not encoder_only)
     if encoder_only:
         files = _write_encoder(model, target, output)
         model.left_out = {"not part of the encoder": _rest(model)} if _rest(model) else {}
     elif target == "nemo":
-        files = write_nemo(model, output)
+        files = nemo_files.write_nemo(model, output)
     else:
-        files = write_espnet(model, output)
+        files = espnet_files.write_espnet(model, output)
     files.append(_write_card(model, target, output))
     return Conversion(model, target, files, encoder_only)
 
 
-def _spare(folder: Path) -> None:
-    """Refuse a folder with a model that this command did not write: file names would clash."""
-    found = [name for name in (ESPNET_CONFIG, NEMO_CONFIG) if (folder / name).exists()]
-    if found and not (folder / CARD).exists():
-        raise ConfigError(
-            "output", [f"the folder {str(folder)!r} holds another model ({found[0]})"]
-        )
+def _check_output(path: Path, a_file: bool) -> None:
+    if a_file and (path.suffix != ".nemo" or path.is_dir()):
+        problem = "must be a .nemo file"
+    elif a_file and path.parent.is_file():
+        problem = "its folder is a file"
+    elif not a_file and (path.suffix == ".nemo" or path.is_file()):
+        problem = "must be a folder"
+    elif not a_file and not (path / CARD).exists():  # a folder that this command did not write
+        found = [name for name in (ESPNET_CONFIG, NEMO_CONFIG) if (path / name).exists()]
+        problem = f"the folder holds another model ({found[0]})" if found else ""
+    else:
+        problem = ""
+    if problem:
+        raise ConfigError("output", [f"{problem}, got {str(path)!r}"])
 
 
 def _write_card(model: Model, target: str, output: Path) -> Path:
     """Write a model card beside the result: what the source knows, and the origin."""
     encoder = model.encoder
     genotype = encoder.genotype
-    sizes = {name: value for name, value in encoder.options.items() if name != "genotype"}
     data = ("training", "validation")
     sections: dict[str, dict[str, Any]] = {
         "Model": {
             "encoder": encoder.kind,
             "genotype": f"{genotype.name}, hash {genotype.hash}" if genotype else "none",
-            "encoder options": sizes,
+            "encoder options": {n: v for n, v in encoder.options.items() if n != "genotype"},
             "parameters of the encoder": encoder.parameters,
         },
         "Provenance": {
@@ -212,22 +185,20 @@ def _write_card(model: Model, target: str, output: Path) -> Path:
 
 def _rest(model: Model) -> list[str]:
     names = [name for group in model.left_out.values() for name in group]
-    if model.head is not None:
-        names.append("the CTC layer")
-    if model.features is not None:
-        names.append("the feature extraction")
-    return names
+    parts = {"the CTC layer": model.head, "the feature extraction": model.features}
+    return [*names, *(name for name, part in parts.items() if part is not None)]
 
 
 def _write_encoder(model: Model, target: str, folder: Path) -> list[Path]:
     make_folder(folder)
     encoder = model.encoder
-    state: dict[str, Any] = {f"{PREFIX}{name}": t for name, t in encoder.weights.items()}
+    state: dict[str, Any] = encoder.state
     if target == "nemo":
-        block: dict[str, Any] = {"encoder": nemo_encoder(encoder)}
+        block: dict[str, Any] = {"encoder": nemo_files.nemo_encoder(encoder)}
         state = {"state_dict": state}  # what NeMo's init_from_ptl_ckpt reads
     else:
-        block = espnet_encoder(encoder) | {"input_size": encoder.options["input_size"]}
+        block = espnet_files.espnet_encoder(encoder)
+        block["input_size"] = encoder.options["input_size"]
     files = [folder / BLOCK, folder / ENCODER_WEIGHTS[target]]
     write_yaml(files[0], plain(block), CheckpointError)
     write_atomically(files[1], dump_tensors(state), CheckpointError)
@@ -239,23 +210,11 @@ def _write_encoder(model: Model, target: str, folder: Path) -> list[Path]:
 
 
 def _read_encoder(folder: Path, toolkit: str) -> Model:
-    place = str(folder / BLOCK)
-    document = parse_yaml(read_file(folder / BLOCK), place, CheckpointError)
-    block = document.get("encoder") if isinstance(document, dict) else None
-    if toolkit == "nemo":
-        target = block.get("_target_") if isinstance(block, dict) else None
-        kind = next((kind for kind, name in encoder_targets().items() if name == target), None)
-        given, words = block, {"feat_in": "input_size", "d_model": "output_size"}
-    else:
-        kind = block if isinstance(block, str) and block in encoder_stems() else None
-        given, words = document.get("encoder_conf") if kind else None, {}
-    if kind is None or not isinstance(given, dict):
-        raise CheckpointError(place, ["encoder: is none of ours"])
-    options, _ = own_options(kind, given, words)
-    if toolkit == "espnet":
-        options["input_size"] = document.get("input_size")
-    weights = folder / ENCODER_WEIGHTS[toolkit]
+    place, weights = str(folder / BLOCK), folder / ENCODER_WEIGHTS[toolkit]
+    document = parse_config(read_file(folder / BLOCK), place)
     state = load_tensors(weights, str(weights))
-    model = Model(str(folder), toolkit, Encoder(kind, options, take(state, PREFIX)))
-    model.check()
+    files = {"nemo": nemo_files, "espnet": espnet_files}[toolkit]
+    encoder, notes = files.read_encoder(place, document, state)
+    model = Model(str(folder), toolkit, encoder, notes=notes)
+    model.check({}, {})
     return model

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nas_encoder.common.documents import parse_yaml, write_atomically, write_yaml
+from nas_encoder.common.documents import write_atomically, write_yaml
 from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.interchange.files import (
@@ -18,25 +19,27 @@ from nas_encoder.interchange.files import (
     dump_tensors,
     load_tensors,
     make_folder,
+    parse_config,
     read_file,
 )
 from nas_encoder.interchange.model import (
+    DECODERS,
     PREFIX,
     Encoder,
     Features,
     Head,
     Model,
     own_options,
+    renamed,
     take,
 )
 from nas_encoder.tables import encoder_stems
 
 CONFIG, WEIGHTS, STATS, BPE = "config.yaml", "model.pth", "feats_stats.npz", "bpe.model"
 FRONTEND = "nemo"  # the name of NeMo's features in ESPnet
-_WORDS = {"interctc_layer_idx": "taps", "interctc_use_conditioning": "conditioning"}
-_FRONTEND_WORDS = {"fs": "sample_rate"}
+_INTERCTC = ("interctc_layer_idx", "interctc_use_conditioning")
+_NORMALIZATION = ("norm_means", "norm_vars", "eps")
 _NOT_WEIGHTS = re.compile(r"checkpoint|latest|\d+epoch")
-Read = Callable[[str], bytes]
 
 
 def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
@@ -53,22 +56,32 @@ def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None
     if path.is_dir() or path.suffix == ".pth":
         folder = path if path.is_dir() else path.parent
         name = path.name if path.suffix == ".pth" else checkpoint or _choose(folder)
-        config = parse_yaml(read_file(folder / CONFIG), str(folder / CONFIG), CheckpointError)
-        state = load_tensors(folder / name, str(folder / name))
-        source, read = str(folder / name), _reader(folder)
+        config = parse_config(read_file(folder / CONFIG), str(folder / CONFIG))
+        source = str(folder / name)
+        state = load_tensors(folder / name, source)
+        read: Callable[[str], bytes] = partial(_read_beside, folder)
     else:
         archive = Archive(path)
-        meta = parse_yaml(archive.read("meta.yaml"), f"{path}: meta.yaml", CheckpointError)
+        meta = parse_config(archive.read("meta.yaml"), f"{path}: meta.yaml")
         config_name = _member(path, meta, "yaml_files", "asr_train_config")
         name = checkpoint or _member(path, meta, "files", "asr_model_file")
-        config = parse_yaml(archive.read(config_name), f"{path}: {config_name}", CheckpointError)
+        config = parse_config(archive.read(config_name), f"{path}: {config_name}")
         state = load_tensors(archive.read(name), f"{path}: {name}")
         source, read = str(path), archive.read
-    if not isinstance(config, Mapping):
-        raise CheckpointError(f"{source}: config", [f"must be a mapping, got {show(config)}"])
+    encoder, notes = read_encoder(f"{source}: config", config, state)
+    model = Model(source, "espnet", encoder, notes=notes, facts=_facts(config))
+    model.used |= encoder.state.keys()
+    for name, what in (("preencoder", "before"), ("postencoder", "after")):
+        if config.get(name) is not None:
+            model.obstacles.append(
+                f"{name}: {show(config[name])}: has no counterpart in NeMo {what} the encoder"
+            )
     if bpe_model is not None:
-        return _model(source, config, state, lambda _: read_file(Path(bpe_model)))
-    return _model(source, config, state, read)
+        config["bpemodel"], read = bpe_model, partial(_read_beside, path)
+    model.head = _head(config, state, read, model)
+    model.features = _features(config, state, model)
+    model.check(state, {"decoder.": DECODERS, "joint_network.": DECODERS})
+    return model
 
 
 def _choose(folder: Path) -> str:
@@ -85,105 +98,68 @@ def _choose(folder: Path) -> str:
     )
 
 
-def _member(path: Path, meta: Any, table: str, key: str) -> str:
-    entries = meta.get(table) if isinstance(meta, Mapping) else None
+def _member(path: Path, meta: Mapping[str, Any], table: str, key: str) -> str:
+    entries = meta.get(table)
     name = entries.get(key) if isinstance(entries, Mapping) else None
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: meta.yaml", [f"{table}.{key}: is missing"])
     return name
 
 
-def _reader(folder: Path) -> Read:
-    def read(name: str) -> bytes:
-        # ESPnet writes paths relative to the folder in which the training ran.
-        places = [Path(name), *(above / name for above in folder.resolve().parents)]
-        found = next((place for place in places if place.is_file()), None)
-        return read_file(found or Path(name))
-
-    return read
-
-
-def _model(
-    source: str, config: Mapping[str, Any], state: Mapping[str, Tensor], read: Read
-) -> Model:
-    blocks = ("encoder_conf", "frontend_conf", "normalize_conf", "model_conf")
-    odd = [name for name in blocks if not isinstance(config.get(name) or {}, Mapping)]
-    if odd:
-        lines = [f"{name}: must be a mapping, got {show(config[name])}" for name in odd]
-        raise CheckpointError(f"{source}: config", lines)
-    encoder, notes = _encoder(source, config, state)
-    model = Model(source, "espnet", encoder, notes=notes)
-    used = {f"{PREFIX}{name}" for name in encoder.weights}
-    for name, what in (("preencoder", "before"), ("postencoder", "after")):
-        if config.get(name) is not None:
-            model.obstacles.append(
-                f"{name}: {show(config[name])}: has no counterpart in NeMo {what} the encoder"
-            )
-    model.facts = _facts(config)
-    model.head = _head(config, state, read, model)
-    if model.head is not None:
-        used |= {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
-    model.features = _features(config, state, model)
-    if model.features is not None:
-        used |= {name for name in state if name.startswith(("frontend.", "normalize."))}
-    _leave(model, state, used)
-    model.check()
-    return model
+def _read_beside(folder: Path, name: str) -> bytes:
+    # ESPnet writes paths relative to the folder in which the training ran.
+    places = (Path(name), *(above / name for above in folder.resolve().parents))
+    return read_file(next((place for place in places if place.is_file()), Path(name)))
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration's facts about the training, for the model card."""
-    facts = {}
-    for title, name in (
-        ("training", "train_data_path_and_name_and_type"),
-        ("validation", "valid_data_path_and_name_and_type"),
-    ):
-        rows = config.get(name)
+    facts: dict[str, Any] = {}
+    for title in ("training", "validation"):
+        rows = config.get(f"{title[:5]}_data_path_and_name_and_type")
         rows = rows if isinstance(rows, (list, tuple)) else []
         facts[title] = [row[0] for row in rows if isinstance(row, (list, tuple)) and row] or None
-    for name in ("max_epoch", "optim", "optim_conf", "seed"):
-        if config.get(name) is not None:
-            facts[name] = config[name]
-    return facts
+    names = ("max_epoch", "optim", "optim_conf", "seed")
+    return facts | {name: config[name] for name in names if config.get(name) is not None}
 
 
-def _leave(model: Model, state: Mapping[str, Tensor], used: set[str]) -> None:
-    reasons = {
-        "decoder": "attention or transducer decoders differ between the toolkits",
-        "joint_network": "attention or transducer decoders differ between the toolkits",
-    }
-    for name in state:
-        if name not in used:
-            reason = reasons.get(name.partition(".")[0], "no counterpart in the other toolkit")
-            model.left_out.setdefault(reason, []).append(name)
-
-
-def _encoder(
-    source: str, config: Mapping[str, Any], state: Mapping[str, Tensor]
+def read_encoder(
+    subject: str, config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[Encoder, list[str]]:
+    """Return the encoder of a training configuration, and what else differs.
+
+    Raises:
+        ProblemsError: It is none of ours, or cannot be converted.
+    """
+    blocks = ("encoder_conf", "frontend_conf", "normalize_conf", "model_conf")
+    problems = [
+        f"{name}: must be a mapping, got {show(config[name])}"
+        for name in blocks
+        if not isinstance(config.get(name) or {}, Mapping)
+    ]
     kind, conf = config.get("encoder"), config.get("encoder_conf") or {}
-    problems = []
     if kind not in encoder_stems():
         problems.append(f"encoder: must be one of {', '.join(encoder_stems())}, got {show(kind)}")
+    if problems or not isinstance(kind, str):
+        raise CheckpointError(subject, problems)
     if conf.get("interctc_use_conditioning"):
         problems.append(
             "encoder_conf.interctc_use_conditioning: self-conditioned CTC does not exist in NeMo, "
             "and without it this encoder gives other outputs"
         )
-    if problems or not isinstance(kind, str):
-        raise CheckpointError(f"{source}: config", problems)
-    options, unknown = own_options(kind, conf, _WORDS)
+    taps = conf.get("interctc_layer_idx")
+    conf = {name: value for name, value in conf.items() if name not in _INTERCTC}
+    options, unknown = own_options(kind, conf, {})
+    problems += [f"encoder_conf.{name}: has no counterpart in NeMo" for name in unknown]
+    if problems:
+        raise CheckpointError(subject, problems)
     options["input_size"] = _input_size(config)
     notes = []
-    if conf.get("interctc_layer_idx"):
+    if taps:
         notes.append(
-            f"interctc_layer_idx {conf['interctc_layer_idx']}: intermediate CTC acts in training "
-            "only and is set in the other toolkit's own configuration"
+            f"interctc_layer_idx {taps}: intermediate CTC acts in training only and is set in the "
+            "other toolkit's own configuration"
         )
-    extra = [name for name in unknown if name not in _WORDS]
-    if extra:
-        lines = [f"encoder_conf.{name}: has no counterpart in NeMo" for name in extra]
-        raise CheckpointError(f"{source}: config", lines)
     return Encoder(kind, options, take(state, PREFIX)), notes
 
 
@@ -197,7 +173,10 @@ def _input_size(config: Mapping[str, Any]) -> Any:
 
 
 def _head(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], read: Read, model: Model
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    read: Callable[[str], bytes],
+    model: Model,
 ) -> Head | None:
     weight, bias = state.get("ctc.ctc_lo.weight"), state.get("ctc.ctc_lo.bias")
     tokens, kind = config.get("token_list"), config.get("token_type")
@@ -218,6 +197,7 @@ def _head(
         except CheckpointError as error:
             model.obstacles.append(f"bpemodel: {error}; give the file with --bpe-model")
             return None
+    model.used |= {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
     return Head([str(item) for item in tokens], weight, bias, str(kind), piece_model)
 
 
@@ -245,18 +225,15 @@ def _features(
     if problems:
         model.obstacles += problems
         return None
+    model.used |= {name for name in state if name.startswith(("frontend.", "normalize."))}
     if frontend == FRONTEND:
         return Features("nemo", conf, take(state, "frontend.features."))
-    options: dict[str, Any] = {
-        _FRONTEND_WORDS.get(str(name), str(name)): value for name, value in conf.items()
-    }
+    options = renamed(conf, {"fs": "sample_rate"})
     options["sample_rate"] = _rate(options.get("sample_rate", 16000))
     tensors = take(state, "frontend.logmel.")
     if normalize is not None:
         options["normalize"] = normalize.removesuffix("_mvn")
-        for name in ("norm_means", "norm_vars", "eps"):
-            if name in norm_conf:
-                options[name] = norm_conf[name]
+        options |= {name: norm_conf[name] for name in _NORMALIZATION if name in norm_conf}
         if normalize == "utterance_mvn":
             options.setdefault("norm_vars", False)
         else:
@@ -286,12 +263,9 @@ def write_espnet(model: Model, folder: Path) -> list[Path]:
         CheckpointError: Something cannot be written.
         MissingDependencyError: numpy, which writes the statistics, is missing.
     """
-    head, features = model.head, model.features
-    if head is None or features is None:
-        raise CheckpointError(model.source, model.obstacles or ["has no CTC layer"])
+    head, features = model.whole()
     make_folder(folder)
-    state: dict[str, Tensor] = {f"{PREFIX}{name}": t for name, t in model.encoder.weights.items()}
-    state |= {"ctc.ctc_lo.weight": head.weight, "ctc.ctc_lo.bias": head.bias}
+    state = model.encoder.state | {"ctc.ctc_lo.weight": head.weight, "ctc.ctc_lo.bias": head.bias}
     config = _training_config(model, head)
     written = []
     if features.style == "nemo":
@@ -316,13 +290,10 @@ def write_espnet(model: Model, folder: Path) -> list[Path]:
 def _default_frontend(features: Features) -> dict[str, Any]:
     options = dict(features.options)
     normalize = options.pop("normalize", None)
-    norm_conf = {
-        name: options.pop(name) for name in ("norm_means", "norm_vars", "eps") if name in options
-    }
-    words = {own: name for name, own in _FRONTEND_WORDS.items()}
+    norm_conf = {name: options.pop(name) for name in _NORMALIZATION if name in options}
     return {
         "frontend": "default",
-        "frontend_conf": {words.get(name, name): value for name, value in options.items()},
+        "frontend_conf": renamed(options, {"sample_rate": "fs"}),
         "normalize": None if normalize is None else f"{normalize}_mvn",
         "normalize_conf": norm_conf if normalize is not None else {},
     }

@@ -1,16 +1,12 @@
 """The log-mel features of each toolkit, so that the other can compute them to the bit.
 
-The two differ in more than settings: ESPnet reflects the waveform at its ends, has a periodic
-window and one more frame; NeMo pads with zeros, has a symmetric window, drops the last frame and
-can normalise by an utterance's mean and deviation. No configuration of one gives the features of
-the other: with the best settings of NeMo's preprocessor, log-mel values of noise differ from
-ESPnet's by up to 0.03 (5e-7 with a periodic window put into the checkpoint), in the first and
-last two frames by up to 1.1, and one frame is missing. Nor can it hold a corpus's mean and
-deviation for batches of several utterances. So a converted model takes its features along:
-:class:`ESPnetFeatures` computes those of ``nas_encoder.nemo.ESPnetPreprocessor``,
-:class:`NeMoFeatures` those of ESPnet's ``frontend: nemo``.
-
-Operations are in the toolkit's order, because float32 results depend on it.
+No configuration of one toolkit gives the features of the other: ESPnet reflects the waveform at
+its ends, has a periodic window and one more frame; NeMo pads with zeros and has a symmetric window.
+With the best settings of NeMo's preprocessor, log-mel values of noise differ from ESPnet's by up
+to 0.03 (5e-7 with a periodic window put into the checkpoint), in the first and last two frames by
+up to 1.1. Nor can it hold a corpus's mean and deviation. So a converted model takes its features
+along, as ``nas_encoder.nemo.ESPnetPreprocessor`` or as ESPnet's ``frontend: nemo``. Operations are
+in the toolkit's order, because float32 results depend on it.
 
 Letters in shapes: B batch, N samples, T frames, D mel bands, K bins of the spectrum.
 """
@@ -52,7 +48,12 @@ class ESPnetFeatures(nn.Module):
         self.options = given = ESPnetOptions.from_dict(options, "ESPnet features")
         self.win_length = given.n_fft if given.win_length is None else given.win_length
         bands = mel_bands(
-            given.sample_rate, given.n_fft, given.n_mels, given.fmin or 0.0, given.fmax, given.htk
+            sr=given.sample_rate,
+            n_fft=given.n_fft,
+            n_mels=given.n_mels,
+            fmin=given.fmin or 0.0,
+            fmax=given.fmax,
+            htk=given.htk,
         )  # (D, K)
         self.register_buffer("melmat", bands.T.contiguous())
         if given.normalize == "global":
@@ -105,28 +106,22 @@ class ESPnetFeatures(nn.Module):
         power = parts[..., 0] ** 2 + parts[..., 1] ** 2
         features = torch.matmul(power, self.melmat).clamp(min=1e-10).log()  # (B, T, D)
         features = features.masked_fill(padding, 0.0)
-        if given.normalize == "global":
-            features = self._global(features, padding)
-        elif given.normalize == "utterance":
-            features = self._utterance(features, frames, padding)
+        if given.normalize is not None:
+            features = self._normalize(features, frames, padding)
         return features[:, : max(int(frames.max()), 1)] if frames.numel() else features, frames
 
-    def _global(self, features: Tensor, padding: Tensor) -> Tensor:
-        if self.options.norm_means:
-            features = features - self.mean
-        features = features.masked_fill(padding, 0.0)
-        return features / self.std if self.options.norm_vars else features
-
-    def _utterance(self, features: Tensor, frames: Tensor, padding: Tensor) -> Tensor:
+    def _normalize(self, features: Tensor, frames: Tensor, padding: Tensor) -> Tensor:
+        given, own = self.options, self.options.normalize == "utterance"
         count = frames.to(features.dtype).view(-1, 1, 1)
-        mean = features.sum(dim=1, keepdim=True) / count
+        mean = features.sum(dim=1, keepdim=True) / count if own else self.mean
         centred = (features - mean).masked_fill(padding, 0.0)
-        if self.options.norm_vars:
-            deviation = (
-                (centred.pow(2).sum(dim=1, keepdim=True) / count).sqrt().clamp(min=self.options.eps)
-            )
-            return (centred if self.options.norm_means else features) / deviation
-        return centred if self.options.norm_means else features
+        result = centred if given.norm_means else features
+        if not given.norm_vars:
+            return result
+        if not own:
+            return result / self.std
+        variance = centred.pow(2).sum(dim=1, keepdim=True) / count
+        return result / variance.sqrt().clamp(min=given.eps)
 
 
 class NeMoFeatures(nn.Module):
@@ -154,13 +149,12 @@ class NeMoFeatures(nn.Module):
         make = getattr(torch, f"{given.window}_window")
         self.register_buffer("window", make(given.n_window_size, periodic=False))
         bands = mel_bands(
-            given.sample_rate,
-            given.points,
-            given.features,
-            given.lowfreq,
-            given.highfreq,
-            False,
-            given.mel_norm,
+            sr=given.sample_rate,
+            n_fft=given.points,
+            n_mels=given.features,
+            fmin=given.lowfreq,
+            fmax=given.highfreq,
+            norm=given.mel_norm,
         )
         self.register_buffer("fb", bands[None])
         self.window: Tensor
@@ -185,10 +179,8 @@ class NeMoFeatures(nn.Module):
         given = self.options
         signal = signal.float()
         lengths = lengths.to(device=signal.device, dtype=torch.int64)
-        added = given.points // 2 * 2 - given.points  # -1 for an odd n_fft
-        frames = torch.div(lengths + added, given.n_window_stride, rounding_mode="floor").clamp(
-            min=0
-        )
+        odd = given.points // 2 * 2 - given.points  # -1 for an odd n_fft
+        frames = ((lengths + odd) // given.n_window_stride).clamp(min=0)
         if self.training and given.dither > 0:
             signal = signal + given.dither * torch.randn_like(signal)
         if given.preemph is not None:
@@ -210,12 +202,8 @@ class NeMoFeatures(nn.Module):
             values = values.pow(given.mag_power)
         values = torch.matmul(self.fb, values)  # (B, D, T)
         if given.log:
-            raised = (
-                values + self.guard
-                if given.log_zero_guard_type == "add"
-                else values.clamp(self.guard)
-            )
-            values = torch.log(raised)
+            added = given.log_zero_guard_type == "add"
+            values = torch.log(values + self.guard if added else values.clamp(self.guard))
         padding = padding_mask(frames, values.size(2)).transpose(1, 2)  # (B, 1, T)
         values = self._normalize(values, frames, padding).masked_fill(padding, 0.0)
         kept = max(int(frames.max()), 1) if frames.numel() else 1
@@ -259,38 +247,19 @@ def reflect(signal: Tensor, lengths: Tensor, half: int) -> Tensor:
     last = (lengths - 1).clamp(min=0)[:, None]
     source = torch.where(place > last, 2 * last - place, place)
     source = torch.minimum(source.clamp(min=0), last)
-    outside = torch.arange(signal.size(1) + 2 * half, device=signal.device)[None, :] >= (
-        lengths[:, None] + 2 * half
-    )
+    outside = padding_mask(lengths + 2 * half, place.size(1))[..., 0]
     return signal.gather(1, source).masked_fill(outside, 0.0)
 
 
-def mel_bands(
-    sample_rate: int,
-    n_fft: int,
-    n_mels: int,
-    fmin: float,
-    fmax: float | None,
-    htk: bool,
-    norm: Any = "slaney",
-) -> Tensor:
-    """Return librosa's triangular mel bands, (D, K)."""
+def mel_bands(**options: Any) -> Tensor:
+    """Return the triangular mel bands of ``librosa.filters.mel``, (D, K)."""
     try:
         from librosa.filters import mel
     except ModuleNotFoundError as error:
         if error.name != "librosa":
             raise
         raise MissingDependencyError("librosa", "nemo", "computing mel features") from error
-    bands = mel(
-        sr=sample_rate,
-        n_fft=n_fft,
-        n_mels=n_mels,
-        fmin=fmin,
-        fmax=sample_rate / 2 if fmax is None else fmax,
-        htk=htk,
-        norm=norm,
-    )
-    return torch.from_numpy(bands).float()
+    return torch.from_numpy(mel(**options)).float()
 
 
 def samples(options: Mapping[str, Any], seconds: str, count: str, default: float) -> int:

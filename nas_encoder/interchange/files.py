@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_encoder.common.documents import write_atomically
+from nas_encoder.common.documents import parse_yaml, write_atomically
+from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError
 
 # What archive readers raise if an archive is damaged, encrypted or unusually packed.
@@ -76,15 +77,19 @@ def dump_tensors(state: Mapping[str, Any]) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
+    """Read a file; CheckpointError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
+
+
+def parse_config(data: bytes, subject: str) -> dict[str, Any]:
+    """Parse a configuration; CheckpointError if it is not a mapping in YAML."""
+    document = parse_yaml(data, subject, CheckpointError)
+    if not isinstance(document, dict):
+        raise CheckpointError(subject, [f"must be a mapping, got {show(document)}"])
+    return document
 
 
 class Archive:
@@ -106,23 +111,20 @@ class Archive:
             self._zip = not tarfile.is_tarfile(path) and zipfile.is_zipfile(path)
             if self._zip:
                 with zipfile.ZipFile(path) as archive:
-                    self.sizes = {
-                        _clean(item.filename): item.file_size
-                        for item in archive.infolist()
-                        if not item.is_dir()
-                    }
+                    names = [i.filename for i in archive.infolist() if not i.is_dir()]
             else:
                 with tarfile.open(path) as tar:
-                    self.sizes = {_clean(m.name): m.size for m in tar.getmembers() if m.isfile()}
+                    names = [member.name for member in tar.getmembers() if member.isfile()]
         except OSError as error:
             raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
         except _DAMAGED as error:
             raise CheckpointError(
                 str(path), [f"is neither a .nemo archive nor a packed ESPnet model: {error}"]
             ) from None
+        self.names = {_clean(name) for name in names}
 
     def __contains__(self, name: str) -> bool:
-        return _clean(name) in self.sizes
+        return _clean(name) in self.names
 
     def read(self, name: str) -> bytes:
         """Return a file's content: the last one of that name, as after unpacking.
@@ -131,8 +133,8 @@ class Archive:
             CheckpointError: There is no such file, or it is damaged.
         """
         wanted = _clean(name)
-        if wanted not in self.sizes:
-            held = ", ".join(sorted(self.sizes)[:20]) or "nothing"
+        if wanted not in self.names:
+            held = ", ".join(sorted(self.names)[:20]) or "nothing"
             raise CheckpointError(str(self.path), [f"holds no file {wanted!r}; it holds {held}"])
         try:
             if self._zip:
@@ -150,11 +152,7 @@ class Archive:
 
 
 def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write an uncompressed tar archive atomically.
-
-    Raises:
-        CheckpointError: It cannot be written.
-    """
+    """Write an uncompressed tar archive atomically; CheckpointError if it cannot be written."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in files.items():
@@ -166,11 +164,7 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        CheckpointError: It cannot be made.
-    """
+    """Make a folder and its parents; CheckpointError if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas_encoder.baselines import build_baseline
+from nas_encoder.baselines import build_baseline, options_of
+from nas_encoder.common.documents import plain
 from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError, ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 from nas_encoder.network import build_encoder
-from nas_encoder.spaces.options import defaults_of, known_options
-from nas_encoder.tables import BASELINES, NAS
+from nas_encoder.tables import NAS
 
 PREFIX = "encoder."
+DECODERS = "attention or transducer decoders differ between the toolkits"
 BLANK, UNKNOWN, ENDS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 # Bias of a class, without weights, that the other toolkit needs and this model never had.
 SILENT = -1e4
@@ -44,17 +45,18 @@ class Encoder:
         return load_genotype(self.options["genotype"]) if self.kind == NAS else None
 
     @property
+    def state(self) -> dict[str, Tensor]:
+        """The weights under their names in a whole model of either toolkit."""
+        return {f"{PREFIX}{name}": tensor for name, tensor in self.weights.items()}
+
+    @property
     def parameters(self) -> int:
         """Number of trained values."""
         buffers = {f"network.{name}" for name, _ in self.build().named_buffers()}
         return sum(value.numel() for name, value in self.weights.items() if name not in buffers)
 
     def build(self) -> nn.Module:
-        """Build the network, without the weights.
-
-        Raises:
-            ProblemsError: The genotype or an option is invalid.
-        """
+        """Build the network without the weights; ProblemsError if an option is invalid."""
         options = dict(self.options)
         if self.kind == NAS:
             return build_encoder(options.pop("genotype"), **options)
@@ -72,10 +74,8 @@ class Encoder:
             ("is unknown to the network of the config", self.weights.keys() - expected.keys()),
         ):
             if names:
-                found.append(
-                    f"{PREFIX}{min(names)}: {what}"
-                    + (f", as are {len(names) - 1} more" if len(names) > 1 else "")
-                )
+                more = f", as are {len(names) - 1} more" if len(names) > 1 else ""
+                found.append(f"{PREFIX}{min(names)}: {what}{more}")
         found += [
             f"{PREFIX}{name}: has shape {tuple(value.shape)}, the config gives "
             f"{tuple(expected[name])}"
@@ -137,10 +137,7 @@ class Features:
     tensors: dict[str, Tensor]
 
     def problems(self) -> list[str]:
-        """Return what prevents the other toolkit from computing them.
-
-        If librosa is missing or broken, only the options are checked.
-        """
+        """Return what prevents the other toolkit from computing them, as far as librosa works."""
         cls: Any = ESPnetFeatures if self.style == "espnet" else NeMoFeatures
         try:
             expected = cls(**self.options).state_dict()
@@ -172,6 +169,7 @@ class Model:
         notes: What else differs.
         facts: What the checkpoint says about its training.
         obstacles: Why only the encoder can be converted; empty if everything can.
+        used: Names of the tensors that are converted.
     """
 
     source: str
@@ -183,13 +181,31 @@ class Model:
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     obstacles: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
 
-    def check(self) -> None:
-        """Check the encoder, and record problems elsewhere as obstacles.
+    def whole(self) -> tuple[Head, Features]:
+        """Return all but the encoder; CheckpointError if only the encoder can be converted."""
+        if self.obstacles or self.head is None or self.features is None:
+            found = self.obstacles or ["holds nothing but an encoder"]
+            remedy = "only the encoder can be converted (--encoder-only)"
+            raise CheckpointError(self.source, [*found, remedy])
+        return self.head, self.features
+
+    def check(self, state: Mapping[str, Tensor], reasons: Mapping[str, str]) -> None:
+        """Check the encoder; record problems elsewhere as obstacles, and what is left out.
+
+        Args:
+            state: The checkpoint.
+            reasons: Start of a name -> why the other toolkit has no place for it.
 
         Raises:
             CheckpointError: Lists every problem of the encoder.
         """
+        for name in state:
+            if name not in self.used:
+                known = (reason for start, reason in reasons.items() if name.startswith(start))
+                reason = next(known, "no counterpart in the other toolkit")
+                self.left_out.setdefault(reason, []).append(name)
         found = self.encoder.problems()
         if found:
             raise CheckpointError(self.source, found)
@@ -216,24 +232,22 @@ def own_options(
     Raises:
         ProblemsError: The genotype is missing or invalid.
     """
-    known = known_options() if kind == NAS else defaults_of(BASELINES[kind].Config)
-    fields = set(known) - {"taps", "conditioning"}
-    if kind == NAS:
-        fields.add("genotype")
-    options: dict[str, Any] = {}
-    unknown = []
-    for name, value in given.items():
-        own = words.get(name, name)
-        if own in fields:
-            options[own] = list(value) if isinstance(value, tuple) else value
-        else:
-            unknown.append(name)
+    known = options_of(kind)
+    fields = {*known, *(["genotype"] if kind == NAS else [])} - {"taps", "conditioning"}
+    given = renamed(given, words)
+    options = {name: plain(value) for name, value in given.items() if name in fields}
+    unknown = [name for name in given if name not in fields]
     options.setdefault("output_size", known["output_size"])  # the CTC layer must know it
     if kind == NAS:
         if options.get("genotype") is None:
             raise CheckpointError("encoder options", ["genotype: is missing"])
         options["genotype"] = load_genotype(options["genotype"]).to_dict()
     return options, unknown
+
+
+def renamed(options: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """Return options under other names, where ``words`` has them."""
+    return {words.get(name, name): value for name, value in options.items()}
 
 
 def take(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from nas_encoder.common.documents import parse_yaml, plain
+from nas_encoder.common.documents import plain
 from nas_encoder.common.problems import is_number, show
 from nas_encoder.errors import CheckpointError
 from nas_encoder.interchange import tokens
@@ -18,16 +19,19 @@ from nas_encoder.interchange.files import (
     Archive,
     dump_tensors,
     load_tensors,
+    parse_config,
     read_file,
     write_tar,
 )
 from nas_encoder.interchange.model import (
+    DECODERS,
     PREFIX,
     Encoder,
     Features,
     Head,
     Model,
     own_options,
+    renamed,
     take,
 )
 from nas_encoder.tables import encoder_targets
@@ -48,12 +52,12 @@ _OF_FEATURES = {
     "sample_rate", "window", "normalize", "n_fft", "preemph", "features", "lowfreq", "highfreq",
     "log", "log_zero_guard_type", "log_zero_guard_value", "dither", "mag_power", "mel_norm",
 }  # fmt: skip
+_LENGTHS = ("window_size", "window_stride", "n_window_size", "n_window_stride")
 # Where a CTC layer is: the prefix of its weights, the key of its configuration.
 _HEADS = (
     ("decoder.decoder_layers.0.", ("decoder",)),
     ("ctc_decoder.decoder_layers.0.", ("aux_ctc", "decoder")),
 )
-Read = Callable[[str], bytes]
 
 
 def read_nemo(path: Path) -> Model:
@@ -65,58 +69,42 @@ def read_nemo(path: Path) -> Model:
     Raises:
         CheckpointError: It cannot be read; all problems are listed.
     """
-    read: Read
-    if path.is_dir():
-        read = _reader(path)
-    else:
-        read = Archive(path).read
-    config = parse_yaml(read(CONFIG), f"{path}: {CONFIG}", CheckpointError)
-    if isinstance(config, Mapping) and isinstance(config.get("model"), Mapping):
+    read = partial(_read_in, path) if path.is_dir() else Archive(path).read
+    subject = f"{path}: {CONFIG}"
+    config = parse_config(read(CONFIG), subject)
+    if isinstance(config.get("model"), Mapping):
         config = config["model"]
-    if not isinstance(config, Mapping):
-        raise CheckpointError(f"{path}: {CONFIG}", [f"must be a mapping, got {show(config)}"])
     state = load_tensors(read(WEIGHTS), f"{path}: {WEIGHTS}")
-    encoder, notes = _encoder(f"{path}: {CONFIG}", config, state)
+    encoder, notes = read_encoder(subject, config, state)
     model = Model(str(path), "nemo", encoder, notes=notes)
-    used = {f"{PREFIX}{name}" for name in encoder.weights}
-    model.head, head_names = _head(config, state, read, model)
+    model.used |= encoder.state.keys()
     model.facts = {
         title: block.get("manifest_filepath")
         for title, name in (("training", "train_ds"), ("validation", "validation_ds"))
         if isinstance(block := config.get(name), Mapping)
     }
+    model.head = _head(config, state, read, model)
     model.features = _features(config, state, model)
-    used |= head_names
     if model.features is not None:
-        used |= {name for name in state if name.startswith("preprocessor.")}
-    _leave(model, state, used)
-    model.check()
+        model.used |= {name for name in state if name.startswith("preprocessor.")}
+    decoders = ("decoder.", "joint.", "transf_decoder.", "ctc_decoder.")
+    adapters = {f"{PREFIX}adapter_points": "adapters do not exist in ESPnet"}
+    model.check(state, dict.fromkeys(decoders, DECODERS) | adapters)
     return model
 
 
-def _reader(folder: Path) -> Read:
-    def read(name: str) -> bytes:
-        return read_file(folder / name)
-
-    return read
+def _read_in(folder: Path, name: str) -> bytes:
+    return read_file(folder / name)
 
 
-def _leave(model: Model, state: Mapping[str, Tensor], used: set[str]) -> None:
-    for name in state:
-        if name in used:
-            continue
-        if name.startswith(("decoder.", "joint.", "transf_decoder.", "ctc_decoder.")):
-            reason = "attention or transducer decoders differ between the toolkits"
-        elif name.startswith(f"{PREFIX}adapter_points"):
-            reason = "adapters do not exist in ESPnet"
-        else:
-            reason = "no counterpart in the other toolkit"
-        model.left_out.setdefault(reason, []).append(name)
-
-
-def _encoder(
+def read_encoder(
     subject: str, config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[Encoder, list[str]]:
+    """Return the encoder of a model's configuration, and what else differs.
+
+    Raises:
+        ProblemsError: It is none of ours.
+    """
     block = config.get("encoder")
     target = block.get("_target_") if isinstance(block, Mapping) else None
     targets = encoder_targets()
@@ -125,12 +113,10 @@ def _encoder(
         wanted = " or ".join(targets.values())
         raise CheckpointError(subject, [f"encoder._target_: must be {wanted}, got {show(target)}"])
     options, unknown = own_options(kind, block, _WORDS)
-    weights = take(state, PREFIX)
-    adapters = [name for name in weights if "adapter" in name.partition(".")[0]]
+    found = take(state, PREFIX)
+    weights = {name: t for name, t in found.items() if "adapter" not in name.partition(".")[0]}
     notes = []
-    for name in adapters:
-        del weights[name]
-    if adapters:
+    if len(weights) < len(found):
         notes.append("adapters: the encoder has some; without them it gives other outputs")
     leftovers = [name for name in unknown if name not in ("_target_", "adapters")]
     if leftovers:
@@ -139,8 +125,11 @@ def _encoder(
 
 
 def _head(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], read: Read, model: Model
-) -> tuple[Head | None, set[str]]:
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    read: Callable[[str], bytes],
+    model: Model,
+) -> Head | None:
     for prefix, keys in _HEADS:
         names = {f"{prefix}weight", f"{prefix}bias"}
         if not names <= state.keys():
@@ -155,28 +144,28 @@ def _head(
             model.obstacles.append(
                 f"{'.'.join(keys)}.vocabulary: must list {len(bias) - 1} classes"
             )
-            return None, set()
+            return None
         try:
             piece_model = _tokenizer(config, read)
         except CheckpointError as error:
             model.obstacles += error.problems
-            return None, set()
+            return None
+        model.used |= names
         labels = [str(item) for item in labels]
         kind = "bpe" if piece_model is not None else tokens.guess_type(labels)
-        return tokens.from_nemo(labels, weight, bias, piece_model, kind), names
+        return tokens.from_nemo(labels, weight, bias, piece_model, kind)
     model.obstacles.append("model: has no CTC layer")
-    return None, set()
+    return None
 
 
-def _tokenizer(config: Mapping[str, Any], read: Read) -> bytes | None:
+def _tokenizer(config: Mapping[str, Any], read: Callable[[str], bytes]) -> bytes | None:
     block = config.get("tokenizer")
     if not isinstance(block, Mapping):
         return None
     kind, path = block.get("type"), str(block.get("model_path") or "")
     if kind != "bpe" or not path:
-        raise CheckpointError(
-            "tokenizer", [f"tokenizer.type: only 'bpe' can be converted, got {show(kind)}"]
-        )
+        problem = f"tokenizer.type: only 'bpe' can be converted, got {show(kind)}"
+        raise CheckpointError("tokenizer", [problem])
     return read(path.removeprefix("nemo:"))
 
 
@@ -188,14 +177,13 @@ def _features(
     if not isinstance(block, Mapping) or not isinstance(target, str):
         model.obstacles.append("preprocessor._target_: is missing")
         return None
-    numbers = ("sample_rate", "window_size", "window_stride", "n_window_size", "n_window_stride")
-    odd = [
+    problems = [
         f"preprocessor.{name}: must be a number, got {show(block[name])}"
-        for name in numbers
+        for name in ("sample_rate", *_LENGTHS)
         if not is_number(block.get(name) or 0)
     ]
-    if odd:
-        model.obstacles += odd
+    if problems:
+        model.obstacles += problems
         return None
     tensors = take(state, "preprocessor.featurizer.")
     if target == OWN_FEATURES:
@@ -203,15 +191,13 @@ def _features(
     if not target.endswith(".AudioToMelSpectrogramPreprocessor"):
         model.obstacles.append(f"preprocessor._target_: {target} cannot be computed in ESPnet")
         return None
-    problems = []
     if block.get("frame_splicing", 1) != 1:
         problems.append("preprocessor.frame_splicing: must be 1")
     if block.get("exact_pad", False):
         problems.append("preprocessor.exact_pad: must be false")
     if isinstance(block.get("normalize"), Mapping):
         problems.append("preprocessor.normalize: must be a name")
-    known = _NEUTRAL | _OF_FEATURES | {"frame_splicing", "exact_pad", "_target_"}
-    known |= {"window_size", "window_stride", "n_window_size", "n_window_stride"}
+    known = {*_NEUTRAL, *_OF_FEATURES, *_LENGTHS, "frame_splicing", "exact_pad", "_target_"}
     problems += [f"preprocessor.{name}: is not known here" for name in block if name not in known]
     if problems:
         model.obstacles += problems
@@ -226,11 +212,8 @@ def _features(
 
 def _own_features(block: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of ESPnetFeatures from the options of a NeMo preprocessor."""
-    options = {
-        name: value
-        for name, value in block.items()
-        if name not in ("_target_", "window_size", "window_stride", "features")
-    }
+    left = ("_target_", "window_size", "window_stride", "features")
+    options = {name: value for name, value in block.items() if name not in left}
     options["win_length"] = samples(block, "window_size", "n_window_size", 0.032)
     options["hop_length"] = samples(block, "window_stride", "n_window_stride", 0.008)
     options["n_mels"] = block.get("features", 80)
@@ -243,17 +226,16 @@ def _own_features(block: Mapping[str, Any]) -> dict[str, Any]:
 def nemo_encoder(encoder: Encoder) -> dict[str, Any]:
     """Return the ``encoder`` block of a NeMo model's configuration."""
     words = {own: name for name, own in _WORDS.items()}
-    options = {words.get(name, name): value for name, value in encoder.options.items()}
-    return {"_target_": encoder_targets()[encoder.kind], **options}
+    return {"_target_": encoder_targets()[encoder.kind], **renamed(encoder.options, words)}
 
 
 def nemo_preprocessor(features: Features) -> dict[str, Any]:
     """Return the ``preprocessor`` block."""
     options = dict(features.options)
-    rate = options.get("sample_rate", 16000)
+    rate = options.pop("sample_rate", 16000)
     if features.style == "nemo":
         size, stride = options.pop("n_window_size"), options.pop("n_window_stride")
-        target = _NATIVE_FEATURES
+        target, options["pad_to"] = _NATIVE_FEATURES, 0
     else:
         size = options.pop("win_length", None) or options.get("n_fft", 512)
         stride = options.pop("hop_length", 128)
@@ -264,8 +246,7 @@ def nemo_preprocessor(features: Features) -> dict[str, Any]:
         "sample_rate": rate,
         "window_size": seconds(size, rate),
         "window_stride": seconds(stride, rate),
-        **{name: value for name, value in options.items() if name != "sample_rate"},
-        **({"pad_to": 0} if features.style == "nemo" else {}),
+        **options,
     }
 
 
@@ -282,9 +263,7 @@ def write_nemo(model: Model, path: Path) -> list[Path]:
         CheckpointError: It cannot be written.
         MissingDependencyError: sentencepiece is missing, for a model with a BPE model.
     """
-    head, features = model.head, model.features
-    if head is None or features is None:
-        raise CheckpointError(model.source, model.obstacles or ["has no CTC layer"])
+    head, features = model.whole()
     labels, weight, bias, lost = tokens.to_nemo(head)
     if lost:
         model.left_out["tokens that the BPE model does not have"] = lost
@@ -317,8 +296,10 @@ def write_nemo(model: Model, path: Path) -> list[Path]:
         files["./vocab.txt"] = "".join(f"{item}\n" for item in labels).encode()
         scores = tokens.pieces_of(head.bpe_model).items()
         files["./tokenizer.vocab"] = "".join(f"{p}\t{score:g}\n" for p, score in scores).encode()
-    state = {f"{PREFIX}{name}": tensor for name, tensor in model.encoder.weights.items()}
-    state |= {"decoder.decoder_layers.0.weight": weight, "decoder.decoder_layers.0.bias": bias}
+    state = model.encoder.state | {
+        "decoder.decoder_layers.0.weight": weight,
+        "decoder.decoder_layers.0.bias": bias,
+    }
     state |= {f"preprocessor.featurizer.{name}": t for name, t in features.tensors.items()}
     text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
     files[f"./{CONFIG}"] = text.encode()

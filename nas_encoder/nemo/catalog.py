@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from nas_encoder.common.documents import parse_yaml, read_yaml
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError
 
 FOLDERS = "NAS_ENCODER_MODELS"
@@ -22,15 +21,8 @@ INDEX = "models.yaml"
 OURS = "nas_encoder.nemo."
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A trained model.
-
-    Attributes:
-        name: What ``from_pretrained`` takes.
-        path: The ``.nemo`` file.
-        description: What it is, and what distinguishes the file from an older one of that name.
-    """
+class Entry(NamedTuple):
+    """A trained model: what ``from_pretrained`` takes, the ``.nemo`` file, and what it is."""
 
     name: str
     path: Path
@@ -88,13 +80,13 @@ def _entry(path: Path, name: str, description: str) -> Entry:
 
 def _describe(path: Path) -> str | None:
     """Return a line from the model's own configuration; None if its encoder is not ours."""
-    from nas_encoder.interchange.files import Archive
+    from nas_encoder.interchange.files import Archive, parse_config
     from nas_encoder.interchange.nemo_files import CONFIG
 
     if path.is_dir():
         return None
-    document: Any = parse_yaml(Archive(path).read(CONFIG), f"{path}: {CONFIG}", CheckpointError)
-    encoder = document.get("encoder") if isinstance(document, dict) else None
+    document = parse_config(Archive(path).read(CONFIG), f"{path}: {CONFIG}")
+    encoder = document.get("encoder")
     target = encoder.get("_target_") if isinstance(encoder, dict) else None
     if not isinstance(encoder, dict) or not str(target).startswith(OURS):
         return None

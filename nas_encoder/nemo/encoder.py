@@ -30,39 +30,50 @@ from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.nemo.adapters import POINTS, add_points
 from nas_encoder.nemo.options import (
     DEFAULT_GENOTYPE,
-    build_baseline_network,
-    build_nas,
-    nas_options,
+    build_network,
+    nemo_options,
     signature,
     widths,
 )
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
-from nas_encoder.spaces.options import defaults_of
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 
 class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin):
-    """NeMo's interface around a network of ours.
+    """NeMo's interface around a network of ours; :func:`encoder_class` gives the classes.
+
+    Args:
+        options: Those of :class:`NASEncoder`, or the fields of the baseline's config under NeMo's
+            names.
+
+    Raises:
+        ConfigError: Lists everything that is wrong with the options.
 
     Attributes:
+        kind: Its name in ESPnet: ``nas`` or a baseline.
         network: The network; its parameters are ``encoder.network.*`` in NeMo's models, as in
             ESPnet's.
         d_model: D.
         subsampling_factor: S, input frames per output frame.
     """
 
-    def __init__(self, network: nn.Module, feat_in: int) -> None:
+    kind: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
         super().__init__()
+        network, warnings = build_network(self.kind, plain(options))
         self.network: Any = network
-        self.d_model: int = network.output_size  # type: ignore[assignment]
-        self.subsampling_factor: int = network.subsampling_factor  # type: ignore[assignment]
+        self.d_model: int = self.network.output_size
+        self.subsampling_factor: int = self.network.subsampling_factor
         # The names that NeMo's models read.
-        self._feat_in = feat_in
+        self._feat_in = self.network.config.input_size
         self._feat_out = self.d_model
         self._masked_norms = [
             name for name, part in network.named_modules() if isinstance(part, MaskedBatchNorm2d)
         ]
+        for text in warnings:
+            logging.warning(text)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child, and keep masked batch norms masked.
@@ -81,7 +92,7 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         Args:
             options: The ``encoder`` block, as plain types.
         """
-        return {}
+        return widths(options, nemo_options(cls.kind))
 
     @property
     def input_types(self) -> dict[str, Any]:
@@ -226,51 +237,21 @@ class NASEncoder(NetworkEncoder):
         ConfigError: Lists everything that is wrong with the genotype and the options.
     """
 
-    __signature__ = signature(nas_options())
-
-    def __init__(self, **options: Any) -> None:
-        network, warnings = build_nas(plain(options))
-        super().__init__(network, network.config.input_size)  # type: ignore[union-attr,arg-type]
-        _warn(warnings)
+    kind = NAS
+    __signature__ = signature(nemo_options(NAS))
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the genotype as a mapping and the widths; GenotypeError if it cannot be loaded."""
         genotype = options.get("genotype")
         document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
-        return {"genotype": document.to_dict(), **widths(options, nas_options())}
+        return {"genotype": document.to_dict(), **super().portable(options)}
 
     def extra_repr(self) -> str:
         """Name the genotype and its origin in the model's summary."""
         genotype: Genotype = self.network.genotype
         kind = genotype.provenance.get("kind")
         return f"genotype={genotype.name} ({kind}), hash={genotype.hash}"
-
-
-class BaselineEncoder(NetworkEncoder):
-    """``_target_: nas_encoder.nemo.<class>Encoder``: a baseline, see :func:`encoder_class`.
-
-    Args:
-        feat_in: F.
-        d_model: D.
-        options: The other fields of the baseline's config.
-        leftovers: As for :class:`NASEncoder`.
-
-    Raises:
-        ConfigError: Lists everything that is wrong with the options.
-    """
-
-    baseline: ClassVar[str]
-
-    def __init__(self, **options: Any) -> None:
-        network, warnings = build_baseline_network(self.baseline, plain(options))
-        super().__init__(network, network.config.input_size)  # type: ignore[union-attr,arg-type]
-        _warn(warnings)
-
-    @classmethod
-    def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the widths."""
-        return widths(options, defaults_of(BASELINES[cls.baseline].Config))
 
 
 @cache
@@ -282,16 +263,15 @@ def encoder_class(name: str) -> type[NetworkEncoder]:
     """
     if name == NAS:
         return NASEncoder
-    encoder: Any = BASELINES[name]
     cls = f"{encoder_stems()[name]}Encoder"
-    summary = (inspect.getdoc(encoder) or "a baseline.").partition("\n")[0]
+    summary = (inspect.getdoc(BASELINES[name]) or "a baseline.").partition("\n")[0]
     contents = {
         "__module__": __name__,
         "__doc__": f"``_target_: nas_encoder.nemo.{cls}``: {summary}",
-        "__signature__": signature(defaults_of(encoder.Config)),
-        "baseline": name,
+        "__signature__": signature(nemo_options(name)),
+        "kind": name,
     }
-    return type(cls, (BaselineEncoder,), contents)
+    return type(cls, (NetworkEncoder,), contents)
 
 
 def __getattr__(attribute: str) -> Any:
@@ -309,8 +289,3 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in options.items()
     }
-
-
-def _warn(warnings: list[str]) -> None:
-    for text in warnings:
-        logging.warning(text)

@@ -1,20 +1,27 @@
-"""Writes a model card beside every checkpoint of a NeMo model with an encoder of ours.
+"""Adds our trained models to NeMo's list, and a model card to every checkpoint of ours.
 
-It holds what the model knows: its configuration, training manifests and the trainer's metrics. All
-else is marked as unknown. A card that cannot be written is a warning; saving never fails for it.
+A card holds what the model knows: its configuration, training manifests and the trainer's metrics.
+All else is marked as unknown. A card that cannot be written is a warning, and saving succeeds.
+
+The import hook (:mod:`nas_encoder.autoload`) calls :func:`register` right after NeMo's module has
+been executed, so it costs nothing if no model is used.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nas_encoder import __version__
 from nas_encoder.interchange import card as cards
 
 PACKAGE = "nas_encoder.nemo."
+MODELS = f"{PACKAGE}models"
 
 
 def is_ours(model: Any) -> bool:
@@ -36,9 +43,8 @@ def card(model: Any, title: str | None = None) -> str:
         "Data": _data(config),
         "Numbers": _numbers(model),
     }
-    return cards.render(
-        title or str(config.get("name") or type(model).__name__), "nemo", genotype, sections
-    )
+    title = title or str(config.get("name") or type(model).__name__)
+    return cards.render(title, "nemo", genotype, sections)
 
 
 def write_model_card(model: Any, path: str | Path) -> Path:
@@ -53,13 +59,15 @@ def write_model_card(model: Any, path: str | Path) -> Path:
     return target
 
 
-def write_after_saving(cls: type) -> None:
-    """Make ``save_to`` and ``on_save_checkpoint`` of NeMo's ``ASRModel`` write cards too.
+def register(module: ModuleType) -> None:
+    """Register with ``nemo.collections.asr.models.asr_model``; a second call changes nothing.
 
-    Only models with an encoder of ours get one. A second call changes nothing.
+    NeMo's model list walks all subclasses of ``ASRModel``, so importing ours is enough.
     """
-    inner_save: Any = cls.save_to  # type: ignore[attr-defined]
-    inner_checkpoint: Any = cls.on_save_checkpoint  # type: ignore[attr-defined]
+    if MODELS not in sys.modules:  # else it is the one that is importing NeMo's module
+        import_module(MODELS)
+    cls = module.ASRModel
+    inner_save, inner_checkpoint = cls.save_to, cls.on_save_checkpoint
     if hasattr(inner_save, "nas_encoder_card"):
         return
 
@@ -78,8 +86,7 @@ def write_after_saving(cls: type) -> None:
         return result
 
     save_to.nas_encoder_card = True  # type: ignore[attr-defined]
-    cls.save_to = save_to  # type: ignore[attr-defined]
-    cls.on_save_checkpoint = on_save_checkpoint  # type: ignore[attr-defined]
+    cls.save_to, cls.on_save_checkpoint = save_to, on_save_checkpoint
 
 
 def _beside_lightning(model: Any) -> None:
@@ -105,18 +112,14 @@ def _try(write: Any) -> None:
 
 def _model(model: Any, config: Mapping[str, Any], genotype: Any) -> dict[str, Any]:
     encoder = model.encoder
-    target = _at(config, "encoder", "_target_")
-    sizes = {
-        name: value
-        for name, value in (config.get("encoder") or {}).items()
-        if name not in ("_target_", "genotype")
-    }
+    block = dict(config.get("encoder") or {})
+    target, _ = block.pop("_target_", None), block.pop("genotype", None)
     vocabulary = _at(config, "decoder", "vocabulary") or config.get("labels")
     return {
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "encoder": target or type(encoder).__qualname__,
         "genotype": f"{genotype.name}, hash {genotype.hash}" if genotype else "none (a baseline)",
-        "encoder options": sizes,
+        "encoder options": block,
         "parameters of the encoder": sum(p.numel() for p in encoder.parameters()),
         "parameters of the model": sum(p.numel() for p in model.parameters()),
         "frame rate": f"1 output frame for {encoder.subsampling_factor} input frames",
@@ -143,30 +146,24 @@ def _provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(config: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for title, key in (
-        ("training", "train_ds"),
-        ("validation", "validation_ds"),
-        ("test", "test_ds"),
-    ):
-        block = config.get(key)
-        block = block if isinstance(block, Mapping) else {}
-        places = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path")
-        found[title] = next((block[name] for name in places if block.get(name)), None)
-    return found
+    places = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path")
+    return {
+        title: next((given for name in places if (given := _at(config, key, name))), None)
+        for title, key in (
+            ("training", "train_ds"),
+            ("validation", "validation_ds"),
+            ("test", "test_ds"),
+        )
+    }
 
 
 def _numbers(model: Any) -> dict[str, Any]:
     trainer = getattr(model, "_trainer", None)
     metrics = getattr(trainer, "callback_metrics", None) or {}
     found: dict[str, Any] = {name: float(value) for name, value in sorted(metrics.items())}
-    if trainer is None or not trainer.global_step:
-        return found
-    return {
-        **found,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-    }
+    if trainer is not None and trainer.global_step:
+        found |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    return found
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -13,14 +13,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from torch import nn
-
-from nas_encoder.baselines import BASELINES, build_baseline
+from nas_encoder.baselines import options_of, try_build
 from nas_encoder.common.problems import is_integer
-from nas_encoder.errors import ConfigError, ProblemsError
-from nas_encoder.network.factory import try_build_encoder
-from nas_encoder.spaces.options import defaults_of, known_options
-from nas_encoder.tables import encoder_targets
+from nas_encoder.errors import ConfigError
+from nas_encoder.tables import NAS, encoder_targets
 
 DEFAULT_GENOTYPE = "asrnet_b"
 DEFAULT_FEATURES = 80
@@ -35,10 +31,11 @@ _USED = {"jasper": "filters of its last block", "feat_out": "width", "frame_spli
 _OURS = {"n_layers": "layers", "subsampling_factor": "stem_stride", "conv_channels": "channels"}
 
 
-def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
-    """Build the network of a :class:`~nas_encoder.nemo.encoder.NASEncoder`.
+def build_network(kind: str, options: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Build the network of an encoder.
 
     Args:
+        kind: ``nas`` or a baseline.
         options: The ``encoder`` block without ``_target_``, as plain types.
 
     Returns:
@@ -47,27 +44,14 @@ def build_nas(options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     Raises:
         ConfigError: Lists all problems of the genotype and the options.
     """
-    own, warnings, found = split(options, nas_options())
-    genotype = own.pop("genotype", None)
-    network, of_genotype, of_options = try_build_encoder(
-        DEFAULT_GENOTYPE if genotype is None else genotype, own, NEMO_WORDS
-    )
-    found += [*of_genotype, *of_options]
+    known = nemo_options(kind)
+    own, warnings, found = split(options, known)
+    if "genotype" in known and own.get("genotype") is None:
+        own["genotype"] = DEFAULT_GENOTYPE
+    network, problems = try_build(kind, own, NEMO_WORDS)
+    found += problems
     if found or network is None:
-        raise ConfigError("encoder config of nas_encoder.nemo.NASEncoder", found)
-    return network, warnings
-
-
-def build_baseline_network(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
-    """Build a baseline's network; other arguments and errors as in :func:`build_nas`."""
-    encoder: Any = BASELINES[name]
-    own, warnings, found = split(options, defaults_of(encoder.Config))
-    try:
-        network = build_baseline(name, own, NEMO_WORDS)
-    except ProblemsError as error:
-        found += error.problems
-    if found:
-        raise ConfigError(f"encoder config of {encoder_targets()[name]}", found)
+        raise ConfigError(f"encoder config of {encoder_targets()[kind]}", found)
     return network, warnings
 
 
@@ -93,23 +77,19 @@ def split(
             problems.append(f"{name}: {_NOT_OPTIONS[name]}")
         elif name in NEMO_WORDS:
             problems.append(f"{name}: is called {NEMO_WORDS[name]} in NeMo")
-        elif name in nemo_options():
-            warnings.append(_leftover(name))
-        elif guess := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+        elif name not in foreign_options() and (
+            guess := difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+        ):
             problems.append(f"{name}: unknown option, did you mean '{guess[0]}'?")
         else:
             warnings.append(_leftover(name))
     # Leftovers of another encoder may say what the rest of the model expects.
     own["output_size"] = width(options, known)
     own.pop("d_model", None)
-    own["input_size"] = own.pop("feat_in", DEFAULT_FEATURES)
-    splicing = options.get("frame_splicing")
-    if (
-        "frame_splicing" not in names
-        and is_integer(splicing, 1)
-        and is_integer(own["input_size"], 1)
-    ):
-        own["input_size"] *= splicing
+    own["input_size"] = size = own.pop("feat_in", DEFAULT_FEATURES)
+    splicing = 1 if "frame_splicing" in names else options.get("frame_splicing")
+    if is_integer(splicing, 1) and is_integer(size, 1):
+        own["input_size"] = size * splicing
     return own, warnings, problems
 
 
@@ -138,9 +118,10 @@ def widths(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
     return {"d_model": width(options, known), **missing}
 
 
-def nas_options() -> dict[str, Any]:
-    """Return the options of a NASEncoder, including those that some spaces refuse."""
-    return {"genotype": DEFAULT_GENOTYPE, **known_options()}
+def nemo_options(kind: str) -> dict[str, Any]:
+    """Return our options with their defaults; of ``nas``, also those that some spaces refuse."""
+    genotype = {"genotype": DEFAULT_GENOTYPE} if kind == NAS else {}
+    return genotype | options_of(kind)
 
 
 def option_names(known: Iterable[str]) -> list[str]:
@@ -149,16 +130,16 @@ def option_names(known: Iterable[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def nemo_options() -> frozenset[str]:
+def foreign_options() -> frozenset[str]:
     """Return the names of all options of the installed NeMo's encoders."""
     from nemo.collections.asr import modules
 
-    names = {"self", "args", "kwargs"}
-    found: set[str] = set()
-    for cls in vars(modules).values():
-        if inspect.isclass(cls) and "Encoder" in cls.__name__:
-            found |= set(inspect.signature(cls.__init__).parameters)
-    return frozenset(found - names)
+    return frozenset(
+        name
+        for cls in vars(modules).values()
+        if inspect.isclass(cls) and "Encoder" in cls.__name__
+        for name in inspect.signature(cls.__init__).parameters
+    ) - {"self", "args", "kwargs"}
 
 
 def signature(known: Mapping[str, Any]) -> inspect.Signature:

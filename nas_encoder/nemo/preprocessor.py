@@ -116,13 +116,13 @@ def _build(
     problems = Problems()
     known = [item.name for item in fields(ESPnetOptions) if item.name not in _OWN]
     problems.mapping(options, "", (), known)
-    times = {"win_length": 1, "hop_length": 1}
     seconds = {"window_size": window_size, "window_stride": window_stride}
     for name, value in seconds.items():
         if not is_number(value):
             problems.add(name, f"must be a number of seconds, got {show(value)}")
-    if not problems and is_number(sample_rate):
-        times = dict(zip(times, (int(s * sample_rate) for s in seconds.values()), strict=True))
+    sound = not problems and is_number(sample_rate)
+    counts = [int(s * sample_rate) if sound else 1 for s in seconds.values()]
+    times = dict(zip(("win_length", "hop_length"), counts, strict=True))
     own = {name: value for name, value in options.items() if name in known}
     try:
         built = ESPnetFeatures(sample_rate=sample_rate, n_mels=features, **times, **own)

@@ -9,19 +9,28 @@ whatever can be reached under it. NeMo's own checks of what a path leads to stay
 compares prefixes, what is reached from a class of ours (``NASEncoder.__base__``) is refused too.
 
 The import hook (:mod:`nas_encoder.autoload`) calls it in every process, right after NeMo's module
-has been executed; ``NAS_ENCODER_AUTOLOAD=0`` switches it off.
+has been executed. With ``NAS_ENCODER_AUTOLOAD=0`` it only adds to NeMo's message ("blocked ...
+approved namespace") that our registration is switched off.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, MutableMapping
 from types import ModuleType
 from typing import Any
 
+from nas_encoder.autoload import SWITCH, enabled
 from nas_encoder.errors import NasEncoderError
-from nas_encoder.nemo import refusal
-from nas_encoder.nemo.refusal import PACKAGE, targets
+from nas_encoder.tables import BASELINES, encoder_targets
+
+PACKAGE = "nas_encoder."
+
+
+def targets() -> tuple[str, ...]:
+    """Return the full paths of the classes that NeMo may build."""
+    return (*encoder_targets().values(), "nas_encoder.nemo.ESPnetPreprocessor")
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
@@ -33,12 +42,15 @@ def register(module: ModuleType) -> tuple[str, ...]:
     Returns:
         The paths that this call added.
     """
-    _nothing_behind_ours(module)  # first: if this fails, nothing is allowed
+    _wrap(module, "_unsafe_target_error", functools.partial(_explained, module))
+    if not enabled():
+        return ()
+    # Before anything is allowed: paths that merely start with one of ours stay refused.
+    _wrap(module, "_is_target_allowed", _exactly_ours)
     allowed: list[str] = module.ALLOWED_TARGET_PREFIXES
     added = tuple(target for target in targets() if target not in allowed)
     allowed.extend(added)
-    refusal.register(module)
-    _portable_before_build(module.Serialization)
+    _wrap(module.Serialization, "from_config_dict", _portable_before)
     if added:
         _log(f"nas_encoder: NeMo may now build {', '.join(added)} (added to its allow-list)")
     return added
@@ -77,37 +89,56 @@ def make_portable(config: Any) -> None:
         config.update(values)
 
 
-def _nothing_behind_ours(module: ModuleType) -> None:
-    """Make NeMo refuse paths that merely start with one of ours."""
-    inner: Callable[[Any], bool] = module._is_target_allowed
-    if hasattr(inner, "nas_encoder_exact"):
+def _wrap(place: Any, name: str, call: Callable[..., Any]) -> None:
+    """Replace a function, or a class method, by ``call(the function, *its arguments)``, once."""
+    found = vars(place)[name]
+    inner: Any = getattr(found, "__func__", found)
+    if hasattr(inner, "nas_encoder_wraps"):
         return
 
     @functools.wraps(inner)
-    def is_target_allowed(target: Any) -> bool:
-        ours = str(target).startswith(PACKAGE)
-        return (not ours or target in targets()) and inner(target)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return call(inner, *args, **kwargs)
 
-    is_target_allowed.nas_encoder_exact = True  # type: ignore[attr-defined]
-    module._is_target_allowed = is_target_allowed  # type: ignore[attr-defined]
+    wrapper.nas_encoder_wraps = True  # type: ignore[attr-defined]
+    setattr(place, name, classmethod(wrapper) if found is not inner else wrapper)
 
 
-def _portable_before_build(serialization: Any) -> None:
-    """Wrap ``from_config_dict`` so that it calls :func:`make_portable` on the model's own config.
+def _exactly_ours(inner: Callable[..., bool], target: Any) -> bool:
+    return (not str(target).startswith(PACKAGE) or target in targets()) and inner(target)
 
-    NeMo passes it the node of the model's config that it later saves, so changes there are saved.
-    """
-    inner: Callable[..., Any] = serialization.__dict__["from_config_dict"].__func__
-    if hasattr(inner, "nas_encoder_portable"):
-        return
 
-    @functools.wraps(inner)
-    def from_config_dict(cls: type, config: Any, *args: Any, **kwargs: Any) -> Any:
-        make_portable(config)
-        return inner(cls, config, *args, **kwargs)
+def _portable_before(
+    inner: Callable[..., Any], cls: type, config: Any, *args: Any, **kw: Any
+) -> Any:
+    # NeMo passes the node of the model's config that it later saves, so changes are saved.
+    make_portable(config)
+    return inner(cls, config, *args, **kw)
 
-    from_config_dict.nas_encoder_portable = True  # type: ignore[attr-defined]
-    serialization.from_config_dict = classmethod(from_config_dict)
+
+def _explained(
+    module: ModuleType, inner: Callable[..., ValueError], target: Any, key: str
+) -> ValueError:
+    error = inner(target, key)
+    if str(target).startswith(PACKAGE):
+        error.args = (f"{error.args[0]} {_hint(module)}", *error.args[1:])
+    return error
+
+
+def _hint(module: ModuleType) -> str:
+    """Return what to do if something in our package is refused."""
+    ours = ", ".join(targets())
+    if all(target in module.ALLOWED_TARGET_PREFIXES for target in targets()):
+        return f"Of nas_encoder, NeMo may build {ours}, and nothing else{BASELINES.note()}."
+    if not enabled():
+        return (
+            f"nas_encoder is switched off by {SWITCH}={os.environ[SWITCH]!r} in the environment; "
+            f"unset it (or set {SWITCH}=1) to let NeMo build {ours}."
+        )
+    return (
+        "nas_encoder is not registered in this process: 'nas-encoder doctor' says why; "
+        "nas_encoder.autoload.install() before the model is built registers it."
+    )
 
 
 def _log(text: str) -> None:

@@ -1,18 +1,15 @@
 """The transducer loss of the package warp-rnnt, for NeMo: ``model.loss.loss_name=warp_rnnt``.
 
-NeMo looks a loss up in ``nemo.collections.asr.losses.rnnt``: the table ``RNNT_LOSS_RESOLVER`` says
-whether it is available, the function ``resolve_rnnt_loss`` builds it. Its ``warprnnt`` is another
-package. :func:`register` adds our name to the table and builds our loss; NeMo handles all other
-names as before. The import hook (:mod:`nas_encoder.autoload`) calls it right after NeMo's module
-has been executed.
+NeMo looks losses up in the table ``RNNT_LOSS_RESOLVER`` and builds them in ``resolve_rnnt_loss``;
+its ``warprnnt`` is another package. The import hook (:mod:`nas_encoder.autoload`) calls
+:func:`register`, which adds our name and leaves all others to NeMo.
 
 Source: Ivan Sorokin's CUDA-Warp RNN-Transducer (package ``warp_rnnt``), versions 0.4 and later, as
 read; FastEmit: Yu et al. 2021 (arXiv 2010.11148).
 
-NOT RUN: the package builds and runs only with CUDA, and we had no such machine. What ran is the
-registration, and the errors when the package is missing. The test of the loss itself
-(``tests/integration/test_nemo_rnnt_losses.py``) compares loss and gradient with NeMo's, and is
-skipped without the package or a CUDA device.
+NOT RUN: the package builds and runs only with CUDA, and we had no such machine. The test of the
+loss (``tests/integration/test_nemo_rnnt_losses.py``) compares loss and gradient with NeMo's, and
+is skipped without the package or a CUDA device.
 """
 
 from __future__ import annotations

@@ -70,22 +70,20 @@ def _build(
 
 
 def try_build_encoder(
-    genotype: str | Path | Mapping[str, Any] | Genotype | None,
-    options: Mapping[str, Any],
-    words: Mapping[str, str] | None = None,
-) -> tuple[nn.Module | None, list[str], list[str]]:
+    options: Mapping[str, Any], words: Mapping[str, str]
+) -> tuple[nn.Module | None, list[str]]:
     """Build an encoder, or return all problems of its genotype and its options.
 
     Args:
-        genotype: As for :func:`build_encoder`; None if it is missing.
-        options: Likewise.
+        options: The arguments of :func:`build_encoder`; the ``genotype`` may be missing.
         words: The user's names of options, where they differ.
 
     Returns:
-        The encoder or None, the problems of the genotype, and those of the options; without a
+        The encoder or None, and the problems of the genotype and the options; without a
         genotype these are still checked, as options of the first space's networks.
     """
-    loaded, wrong = None, []
+    options = dict(options)
+    genotype, loaded, wrong = options.pop("genotype", None), None, []
     if genotype is not None:
         try:
             loaded = load_genotype(genotype)
@@ -93,8 +91,8 @@ def try_build_encoder(
             wrong = [f"genotype ({error.subject}): {line}" for line in error.problems]
     try:
         if loaded is not None:
-            return _build(loaded, {**_SIZES, **options}, words), [], []
+            return _build(loaded, {**_SIZES, **options}, words), []
         next(iter(SPACES.values())).options.from_dict(options, words=words)
     except ProblemsError as error:
-        return None, wrong, list(error.problems)
-    return None, wrong, []
+        wrong += error.problems
+    return None, wrong

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from nas_encoder import autoload
 from nas_encoder.autoload import SWITCH
-from nas_encoder.nemo.refusal import targets
+from nas_encoder.nemo.registration import targets
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
@@ -42,7 +42,7 @@ def test_exactly_our_class_paths_are_added(common: ModuleType) -> None:
 def everything_else() -> list[str]:
     """Every other path that can be reached under our package, and some that cannot."""
     import nas_encoder.nemo
-    from nas_encoder.nemo import adapters, encoder, options, refusal, registration
+    from nas_encoder.nemo import adapters, encoder, options, registration
 
     paths = {
         "nas_encoder.nemo",
@@ -55,7 +55,7 @@ def everything_else() -> list[str]:
         "nas_encoder.load_genotype",
         "nas_encoder",
     }
-    for module in (nas_encoder.nemo, adapters, encoder, options, refusal, registration):
+    for module in (nas_encoder.nemo, adapters, encoder, options, registration):
         paths |= {f"{module.__name__}.{name}" for name in vars(module)}
     for target in targets():
         module_name, _, name = target.rpartition(".")

@@ -150,11 +150,11 @@ def check_trained(outcome: Outcome) -> dict[str, Any]:
 
 def check_target(outcome: Outcome, block: Mapping[str, Any]) -> None:
     """Check a job that changed nothing but ``_target_``."""
-    from nas_encoder.nemo.options import nas_options, option_names
+    from nas_encoder.nemo.options import nemo_options, option_names
 
     saved = check_trained(outcome)
     assert saved["genotype"]["name"] == "asrnet_b"
-    foreign = set(block) - {"_target_"} - set(option_names(nas_options()))
+    foreign = set(block) - {"_target_"} - set(option_names(nemo_options("nas")))
     assert foreign, "a test of leftovers needs some"
     assert sorted(outcome.leftovers()) == sorted(foreign)
     if "d_model" in block:
