@@ -84,7 +84,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         ConfigError: A size is out of range.
     """
     from nas_encoder.network import build_encoder
-    from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
+    from nas_encoder.network.complexity import count_macs, count_parameters
 
     options = {
         "input_size": args.input_size,
@@ -116,7 +116,8 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
         costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
     with contextlib.suppress(ConfigError):  # some are unbounded
-        field, shift = receptive_field(genotype, encoder.config), args.frame_shift
+        network, shift = get_space(genotype.space).network, args.frame_shift
+        field = network.receptive_field(genotype.architecture, encoder.config)
         costs["receptive_field"] = {
             "frames": field.frames,
             "left_frames": field.left,

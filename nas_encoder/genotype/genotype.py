@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nas_encoder.common.documents import plain, write_yaml
 from nas_encoder.common.problems import Problems, check_plain, show
@@ -18,16 +18,6 @@ from nas_encoder.tables import SPACES
 SCHEMA_VERSION = 1
 PROVENANCE_KINDS = ("search", "published", "reconstruction", "sampled", "handwritten")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}\Z")
-
-
-class Architecture(Protocol):
-    """The interface of every kind of architecture."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the space's own keys of the YAML document."""
-
-    def canonical(self) -> list[Any]:
-        """Return a JSON value that is equal only for equal architectures."""
 
 
 @dataclass(frozen=True)

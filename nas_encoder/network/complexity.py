@@ -1,17 +1,19 @@
-"""What a network costs: parameters, multiply-adds, receptive field."""
+"""What networks cost: parameters and multiply-adds, exact and expected."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_encoder.common.receptive_field import ReceptiveField
-from nas_encoder.genotype import Genotype
+from nas_encoder.common.choices import Candidates
 from nas_encoder.ops import AvgPool3
-from nas_encoder.spaces import get_space
+
+Cost = dict[str, float]
+_TINY = 1e-300
+_QUANTITIES = ("parameters", "macs")
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -56,17 +58,80 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     return (int(counter.get_total_flops()) - left_out) // 2 + sum(steps)
 
 
-def _lstm_macs(lstm: nn.Module, x: torch.Tensor) -> int:
+def _lstm_macs(lstm: nn.Module, x: Tensor) -> int:
     """Return the multiply-adds of an LSTM on (B, T, C)."""
     weights = [p.numel() for name, p in lstm.named_parameters() if name.startswith("weight")]
     return x.size(0) * x.size(1) * sum(weights)
 
 
-def receptive_field(genotype: Genotype, options: Any) -> ReceptiveField:
-    """Return the receptive field in time of an output frame, relative to its first input frame.
+class RowCosts:
+    """The costs of networks of one size, each the sum of one cost per row and a fixed part.
 
-    Raises:
-        ConfigError: The network has an LSTM, which sees everything back to the beginning.
+    Args:
+        kind: Kind of the choices that have costs.
+        rows: For each row, operation -> its cost.
+        fixed: Costs of what every network has.
+        never: Operations that are never derived, excluded from the expectation.
     """
-    network = get_space(genotype.space).network
-    return network.receptive_field(genotype.architecture, options)
+
+    def __init__(
+        self,
+        kind: str,
+        rows: Sequence[Mapping[str, Cost]],
+        fixed: Cost,
+        never: Sequence[str] = (),
+    ) -> None:
+        self.quantities = list(_QUANTITIES)
+        self._kind = kind
+        self._rows = rows
+        self._fixed = fixed
+        self._never = never
+
+    def of_operations(self, operations: Sequence[str]) -> Cost:
+        """Return the cost of the network with one operation per row, by quantity."""
+        chosen = [row[op] for row, op in zip(self._rows, operations, strict=True)]
+        return total([self._fixed, *chosen])
+
+    def cheapest(self, name: str) -> float:
+        """Return the cost of the cheapest network that a search can find."""
+        rows = [
+            min(cost[name] for op, cost in row.items() if op not in self._never)
+            for row in self._rows
+        ]
+        return self._fixed[name] + sum(rows)
+
+    def expected(
+        self,
+        weights: Mapping[str, Tensor],
+        candidates: Candidates,
+        edges: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the expected costs; each row draws from its probabilities, ``edges`` is unused."""
+        probabilities = weights[self._kind].double()
+        names = candidates[self._kind]
+        counted = [[float(op not in self._never) for op in own] for own in names]
+        # Clamped, since a probability can underflow to zero when the others are certain.
+        kept = probabilities.clamp(min=_TINY) * probabilities.new_tensor(counted)
+        drawn = kept / kept.sum(1, keepdim=True)
+        totals = {}
+        for name in self.quantities:
+            table = [
+                [row[op][name] for op in own] for row, own in zip(self._rows, names, strict=True)
+            ]
+            totals[name] = self._fixed[name] + (drawn * drawn.new_tensor(table)).sum()
+        return totals
+
+
+def total(costs: Sequence[Cost]) -> Cost:
+    """Return the sum of costs."""
+    return {name: sum(cost[name] for cost in costs) for name in _QUANTITIES}
+
+
+def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
+    """Return the cost of a module on inputs, which may be on the device ``meta``."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*inputs)
+    return {
+        "parameters": float(count_parameters(module)),
+        "macs": float(counter.get_total_flops() // 2),
+    }

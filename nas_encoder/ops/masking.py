@@ -36,7 +36,7 @@ def strided(mask: Tensor | None, stride: int) -> Tensor | None:
 
 
 def apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set the padding frames of (B, C, T, F) to zero."""
+    """Set the padding frames of (B, C, T, F) or (B, T, C), with a mask that fits, to zero."""
     return x if mask is None else x * mask.to(x.dtype)
 
 

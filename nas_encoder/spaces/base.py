@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 from nas_encoder.common.choices import (
     NO_EDGES,
@@ -325,29 +325,3 @@ class SearchSpace(ABC):
         if not self.has(name):
             raise NasEncoderError(f"the space '{self.name}' has no {name} ({self.package}.{name})")
         return import_module(f"{self.package}.{name}")
-
-
-class TrialSpace(Protocol):
-    """What a trial search needs of a space, or of the part of it that a table covers."""
-
-    name: str
-    size: int
-
-    @property
-    def bounds(self) -> list[int]:
-        """Number of values of each choice."""
-
-    def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype uniformly."""
-
-    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Return a neighbouring member."""
-
-    def validate(self, genotype: Genotype) -> None:
-        """Raise GenotypeError, listing all problems, if ``genotype`` is not a member."""
-
-    def encode(self, genotype: Genotype) -> list[int]:
-        """Return the choices as integers."""
-
-    def decode(self, vector: Sequence[int]) -> Genotype:
-        """Return the genotype of a vector of choices."""

@@ -23,14 +23,9 @@ class NetworkModule(Protocol):
     """``network.py`` of a space."""
 
     def build(self, genotype: Genotype, options: Any) -> nn.Module:
-        """Build the encoder of a genotype.
+        """Build the :class:`~nas_encoder.network.tapped.TappedEncoder` of a genotype.
 
-        Args:
-            genotype: A genotype of the space.
-            options: Checked options, of the space's type ``options``.
-
-        Returns:
-            A :class:`~nas_encoder.network.tapped.TappedEncoder`.
+        ``options`` are checked, and of the space's type ``options``.
         """
 
     def receptive_field(self, architecture: Any, options: Any) -> ReceptiveField:
@@ -57,7 +52,7 @@ class SupernetModule(Protocol):
         Args:
             space: The space of the folder.
             candidates: Candidates of each choice.
-            options: As for an encoder.
+            options: Checked options.
             regularized: Operations followed by dropout; all, if the space has no ``LIMITS``.
             sampled: Whether it is given drawn paths
                 (:class:`~nas_encoder.network.choices.straight_through.Paths`) rather than the
@@ -98,23 +93,14 @@ class Costs(Protocol):
 
 
 class CostsModule(Protocol):
-    """``costs.py`` of a space.
-
-    Attributes:
-        LatencyTable: The file of measured pieces; only of spaces with ``LATENCY``, see
-            :class:`~nas_encoder.spaces.cells.latency_table.LatencyTable`.
-    """
+    """``costs.py`` of a space."""
 
     LatencyTable: Any
+    """The file of measured pieces, only of spaces with ``LATENCY``; see
+    :class:`~nas_encoder.spaces.cells.latency_table.LatencyTable`."""
 
     def build(self, space: Any, options: Any, frames: int) -> Costs:
-        """Return the costs of networks of one size.
-
-        Args:
-            space: The space of the folder.
-            options: Options of the networks.
-            frames: T, length of the utterance whose multiply-adds are counted.
-        """
+        """Return the costs of networks of one size, for an utterance of T ``frames``."""
 
     def build_with_latency(self, space: Any, options: Any, frames: int, table: str | None) -> Costs:
         """Return the same with latencies; only for spaces with ``LATENCY``.

@@ -92,7 +92,12 @@ class NetworkOptions(Declared):
         """Read it from plain types, or check an object of the class; collect the problems."""
         if isinstance(document, Mapping):
             own = {item.name for item in fields(cls)}
-            others = {name: off for name, off in shared_options().items() if name not in own}
+            others = {
+                item.name: item.metadata["off"]
+                for space in SPACES.values()
+                for item in fields(space.options)
+                if "off" in item.metadata and item.name not in own
+            }
             for name, off in others.items():
                 value = tupled(document.get(name, off))
                 if off is not ANYTHING and value != off:
@@ -110,9 +115,7 @@ class NetworkOptions(Declared):
     def problems(self, path: str = "", architecture: Any = None) -> list[str]:
         """Return one line per broken rule, starting with the field's name below ``path``.
 
-        Args:
-            path: Path of the options.
-            architecture: What the network is built of; None if not yet known.
+        ``architecture`` is what the network is built of, None if not yet known.
         """
         found = Problems()
         self.read(self, found.under(path))
@@ -137,16 +140,6 @@ class NetworkOptions(Declared):
         for place, tap in enumerate(given.taps):
             if found.sound(f"taps[{place}]"):
                 found.integer(tap, f"taps[{place}]", first, last, why)
-
-
-def shared_options() -> dict[str, Any]:
-    """Return the options that every network accepts, with the values that switch them off."""
-    return {
-        item.name: item.metadata["off"]
-        for space in SPACES.values()
-        for item in fields(space.options)
-        if "off" in item.metadata
-    }
 
 
 def known_options() -> dict[str, Any]:

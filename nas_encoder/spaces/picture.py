@@ -51,35 +51,33 @@ def draw(genotype: Genotype) -> Figure:
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "plot", "drawing a genotype") from error
     titles, graphs = zip(*SPACES[genotype.space].picture.graphs(genotype.architecture), strict=True)
-    x_of = [_column_places(layout, draws) for layout, draws in graphs]
-    width = max(places[-1] for places in x_of) + 1.3
+    columns = [_columns(layout, shapes) for layout, shapes in graphs]
+    width = max(places[-1] for places, _ in columns) + 1.3
     heights = [layout.height * _UNIT + 1.1 for layout, _ in graphs]
-    figure = Figure(figsize=(width, sum(heights) + 0.75), facecolor="white")
     total = sum(heights) + 0.75
     top = total - 0.75
-    figure.text(
-        0.3 / width, 1 - 0.28 / total, genotype.name, fontsize=14, weight="bold", va="center"
-    )
-    figure.text(
-        0.3 / width, 1 - 0.55 / total, _subtitle(genotype), fontsize=9, va="center", color="#444444"
-    )
-    for title, (layout, shapes), places, height in zip(titles, graphs, x_of, heights, strict=True):
+    figure = Figure(figsize=(width, total), facecolor="white")
+    left = 0.3 / width
+    style: dict[str, Any] = {"va": "center"}
+    figure.text(left, 1 - 0.28 / total, genotype.name, fontsize=14, weight="bold", **style)
+    figure.text(left, 1 - 0.55 / total, _subtitle(genotype), fontsize=9, color="#444444", **style)
+    for title, graph, column, height in zip(titles, graphs, columns, heights, strict=True):
         top -= height
         axes = figure.add_axes((0.0, top / total, 1.0, height / total))
         axes.set_axis_off()
-        middle = [y * _UNIT for _, y in layout.position.values()]
+        middle = [y * _UNIT for _, y in graph[0].position.values()]
         centre = (max(middle) + min(middle)) / 2 + 0.17
         axes.set_xlim(-0.65, width - 0.65)
         axes.set_ylim(centre - height / 2, centre + height / 2)
         axes.text(-0.35, centre + height / 2 - 0.1, title, fontsize=11, va="top")
-        _draw_graph(axes, layout, shapes, places)
+        _draw_graph(axes, graph, column)
     return figure
 
 
 def save_picture(genotype: Genotype, path: str | Path) -> None:
     """Draw a genotype into a file; the suffix chooses the format.
 
-        The same genotype gives the same SVG and PDF, byte by byte, so they can be committed.
+    The same genotype gives the same SVG and PDF, byte by byte, so they can be committed.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -104,6 +102,7 @@ def save_picture(genotype: Genotype, path: str | Path) -> None:
 # What to draw at a vertex: (text, fill, edge, width in inches, height in units).
 Shape = tuple[str, str, str, float, float]
 Graph = tuple[Layout, dict[Vertex, Shape]]
+Columns = tuple[list[float], list[float]]
 
 
 def state_shape(text: str, outer: bool = True) -> Shape:
@@ -151,30 +150,31 @@ def _colours(op: str) -> tuple[str, str]:
     return _COLOURS[max(matches, key=len)] if matches else _OTHER
 
 
-def _column_places(layout: Layout, shapes: dict[Vertex, Shape]) -> list[float]:
-    """Return the x of each column's centre, in inches."""
-    widths = [0.0] * (1 + max(column for column, _ in layout.position.values()))
+def _columns(layout: Layout, shapes: dict[Vertex, Shape]) -> Columns:
+    """Return the x of each column's centre and half of its width, in inches."""
+    halves = [0.0] * (1 + max(column for column, _ in layout.position.values()))
     for vertex, (column, _) in layout.position.items():
-        widths[column] = max(widths[column], shapes[vertex][3])
+        halves[column] = max(halves[column], shapes[vertex][3] / 2)
     places = [0.0]
-    for before, after in zip(widths, widths[1:], strict=False):
-        places.append(places[-1] + before / 2 + _GAP + after / 2)
-    return places
+    for before, after in zip(halves, halves[1:], strict=False):
+        places.append(places[-1] + before + _GAP + after)
+    return places, halves
 
 
-def _draw_graph(
-    axes: Axes, layout: Layout, shapes: dict[Vertex, Shape], places: list[float]
-) -> None:
+def _draw_graph(axes: Axes, graph: Graph, columns: Columns) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    half_width = [0.0] * len(places)
-    for vertex, (column, _) in layout.position.items():
-        half_width[column] = max(half_width[column], shapes[vertex][3] / 2)
+    (layout, shapes), (places, halves) = graph, columns
     own_half = {layout.position[vertex]: shape[3] / 2 for vertex, shape in shapes.items()}
     end = layout.position[("out",)]
     for points in layout.route:
-        colour = "#a3acb7" if points[-1] == end else "#4f5964"  # concatenation, data
-        _draw_edge(axes, points, places, half_width, own_half, colour)
+        way: list[tuple[float, float]] = []
+        for index, (column, y) in enumerate(points):
+            ends = index in (0, len(points) - 1)
+            half = own_half[(column, y)] if ends else halves[column]
+            way += [(places[column] - half, y * _UNIT), (places[column] + half, y * _UNIT)]
+        # Concatenation, data. An edge starts at its tail's right side and ends at its head's left.
+        _draw_edge(axes, way[1:-1], "#a3acb7" if points[-1] == end else "#4f5964")
     for vertex, (text, fill, line, width, height) in shapes.items():
         column, y = layout.position[vertex]
         x, centre, tall = places[column], y * _UNIT, height * _UNIT
@@ -203,26 +203,11 @@ def _draw_graph(
         )
 
 
-def _draw_edge(
-    axes: Axes,
-    points: list[tuple[int, float]],
-    places: list[float],
-    half_width: list[float],
-    own_half: dict[tuple[int, float], float],
-    colour: str,
-) -> None:
+def _draw_edge(axes: Axes, way: list[tuple[float, float]], colour: str) -> None:
     """Draw a smooth line that is level in every column it passes."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
-    way: list[tuple[float, float]] = []
-    for index, (column, y) in enumerate(points):
-        ends = index in (0, len(points) - 1)
-        half = own_half[(column, y)] if ends else half_width[column]
-        if index > 0:
-            way.append((places[column] - half, y * _UNIT))
-        if index < len(points) - 1:
-            way.append((places[column] + half, y * _UNIT))
     vertices, codes = [way[0]], [int(Curve.MOVETO)]
     for (x0, y0), (x1, y1) in zip(way, way[1:], strict=False):
         middle = (x0 + x1) / 2

@@ -13,7 +13,7 @@ from nas_encoder.errors import GenotypeError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.straight_through import draw_paths
-from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
+from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.spaces import SearchSpace, get_space, list_spaces
 from nas_encoder.testing.baselines import every_parameter_takes_part, padding_changes_nothing
 
@@ -138,7 +138,9 @@ class NetworkContract:
         every_parameter_takes_part(network)
 
     def test_the_receptive_field_is_what_is_seen(self, network: Any, genotype: Genotype) -> None:
-        field = receptive_field(genotype, network.config)
+        field = get_space(genotype.space).network.receptive_field(
+            genotype.architecture, network.config
+        )
         factor = network.subsampling_factor
         middle = -(-field.left // factor) + 1
         frames = (middle + 1) * factor + field.right

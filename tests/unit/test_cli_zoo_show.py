@@ -14,7 +14,8 @@ import torch
 from nas_encoder import build_encoder, list_genotypes, load_genotype
 from nas_encoder.cli.main import main
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
+from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.spaces import get_space
 
 QUICK = ["--seconds", "0.08"]
 
@@ -105,7 +106,8 @@ def test_show_agrees_with_the_network(capsys: pytest.CaptureFixture[str]) -> Non
         "frame_ms": 100.0,
         "frames_per_second": 10.0,
     }
-    reach = receptive_field(load_genotype("darts_v2"), encoder.config)
+    cells = load_genotype("darts_v2").architecture
+    reach = get_space("darts").network.receptive_field(cells, encoder.config)
     assert shown["receptive_field"]["frames"] == reach.frames
     assert shown["receptive_field"]["ms"] == 12.5 * reach.frames
     assert sum(part["parameters"] for part in shown["parts"]) == count_parameters(encoder)
@@ -178,6 +180,6 @@ def test_receptive_field_is_what_a_gradient_reaches(
     first = 400 // encoder.subsampling_factor
     (gradient,) = torch.autograd.grad(y[0, first].sum(), x)
     seen = gradient[0].abs().sum(-1).nonzero().flatten()
-    reach = receptive_field(genotype, encoder.config)
+    reach = get_space(genotype.space).network.receptive_field(genotype.architecture, encoder.config)
     own = first * encoder.subsampling_factor
     assert (own - int(seen[0]), int(seen[-1]) - own) == (reach.left, reach.right)

@@ -15,9 +15,9 @@ from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.network.complexity import (
     count_macs,
     count_parameters,
-    receptive_field,
 )
 from nas_encoder.spaces.cells.config import CellConfig
+from nas_encoder.spaces.cells.network import receptive_field
 
 
 class ConvNet(nn.Module):
@@ -140,7 +140,7 @@ SINGLE = [
 def check_reach(genotype: Any, options: dict[str, Any]) -> None:
     genotype = load_genotype(genotype)
     config = CellConfig(input_size=9, channels=3, output_size=4, **options)
-    claimed = receptive_field(genotype, config)
+    claimed = receptive_field(genotype.architecture, config)
     factor = config.subsampling_factor
     place = -(-claimed.left // factor) + 1
     frames = place * factor + claimed.right + 2 * factor

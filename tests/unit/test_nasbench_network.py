@@ -13,11 +13,11 @@ from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
-from nas_encoder.network.complexity import count_macs, count_parameters, receptive_field
+from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED, NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.network import padding, tensorflow_parameters
+from nas_encoder.spaces.nasbench_asr.network import padding, receptive_field, tensorflow_parameters
 from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 EXAMPLE = [[1, 0], [1, 0, 0], [1, 0, 0, 0]]
@@ -231,7 +231,7 @@ def test_the_claimed_receptive_field_is_the_measured_one(seed: int) -> None:
     touched = x.grad[0].abs().sum(1).nonzero().flatten()
     if genotype.architecture.reduced().vector == ((5, 0), (5, 0, 0), (5, 0, 0, 0)):
         return
-    reach = receptive_field(genotype, encoder.config)
+    reach = receptive_field(genotype.architecture, encoder.config)
     assert int(touched.min()) == 4 * place - reach.left
     assert int(touched.max()) == 4 * place + reach.right
 
@@ -240,7 +240,7 @@ def test_an_lstm_has_no_finite_receptive_field() -> None:
     genotype = SPACE.from_vector(EXAMPLE)
     encoder: Any = build_encoder(genotype, **SMALL, lstm_size=3)
     with pytest.raises(ConfigError, match="an LSTM reaches back to the beginning"):
-        receptive_field(genotype, encoder.config)
+        receptive_field(genotype.architecture, encoder.config)
 
 
 def test_multiply_adds_by_hand_with_the_lstm() -> None:

@@ -15,10 +15,10 @@ from torch import nn
 from nas_encoder import Genotype, build_encoder
 from nas_encoder.cli.main import main
 from nas_encoder.errors import ConfigError, GenotypeError, InputError, UtteranceTooShortError
-from nas_encoder.network.complexity import count_parameters, receptive_field
+from nas_encoder.network.complexity import count_parameters
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.picture import architecture_lines, save_picture
-from nas_encoder.spaces.tdnn_chain.network import ChainEncoder, tdnn_shape
+from nas_encoder.spaces.tdnn_chain.network import ChainEncoder, receptive_field, tdnn_shape
 from nas_encoder.spaces.tdnn_chain.space import ChainArchitecture, ChainConfig
 
 BLOCKS = ["tdnn_c1_d1", "tdnn_c2_d2", "tdnn_c1_d2", "tdnn_c2_d1", "tdnn_c1_d1", "tdnn_c2_d2"]
@@ -171,7 +171,7 @@ def test_the_receptive_field_is_what_a_gradient_reaches(deltas: bool) -> None:
     for _ in range(6):
         drawn = get_space("tdnn_chain").sample(rng)
         encoder: Any = build_encoder(drawn, 3, channels=48, output_size=48, deltas=deltas).double()
-        claimed = receptive_field(drawn, encoder.config)
+        claimed = receptive_field(drawn.architecture, encoder.config)
         x = torch.randn(1, 300, 3, dtype=torch.float64, requires_grad=True)
         output, _ = encoder(x, torch.tensor([300]))
         # Not a sum: after a layer norm that is a constant.

@@ -46,6 +46,9 @@ class Members:
         return self._nearest[vector]
 
 
+TrialSpace = SearchSpace | Members  # what trials are drawn from
+
+
 def distance(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the number of choices in which two vectors differ."""
     return sum(x != y for x, y in zip(a, b, strict=True))

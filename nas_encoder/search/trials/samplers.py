@@ -1,6 +1,6 @@
 """Choosing the next trial: Optuna's samplers and pruners, and regularized evolution.
 
-Every choice of a space (see :meth:`~nas_encoder.spaces.base.TrialSpace.encode`) is a categorical
+Every choice of a space (see :meth:`~nas_encoder.spaces.base.SearchSpace.encode`) is a categorical
 parameter of the study, so a trial's parameters are the vector of a genotype.
 """
 
@@ -20,7 +20,7 @@ from nas_encoder.common.seeding import derive_seed
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trial_sections import PruningConfig
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.spaces.base import TrialSpace
+from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.tables import STRATEGIES
 
 Distributions = dict[str, BaseDistribution]

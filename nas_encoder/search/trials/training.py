@@ -23,8 +23,8 @@ from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.base import TrialSpace
 from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of, open_data

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.complexity import count_macs, count_parameters
-from nas_encoder.network.costs import RowCosts, cost_of, total
+from nas_encoder.network.complexity import RowCosts, cost_of, count_macs, count_parameters, total
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk, build_node_operation
@@ -35,7 +34,7 @@ class SkipCosts(RowCosts):
                         layer = build_node_operation(op, x.size(2), config.groups)
                         found[op].append(cost_of(layer, x))
         row = {op: total(costs) for op, costs in found.items()}
-        super().__init__(NODE, [row] * space.nodes, [fixed], never=(ZERO,))
+        super().__init__(NODE, [row] * space.nodes, fixed, never=(ZERO,))
 
     def of(self, architecture: SkipArchitecture) -> dict[str, float]:
         """Return the costs of an architecture's network, by quantity."""

@@ -34,7 +34,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.deltas import WINDOW, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
-from nas_encoder.ops.masking import is_capturing
+from nas_encoder.ops.masking import apply_mask, is_capturing
 from nas_encoder.spaces.nasbench_asr.architecture import NODES, ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import CLIP, EPSILON, KERNEL, STRIDES, NasBenchConfig
 
@@ -89,8 +89,7 @@ class TimeConvolution(nn.Conv1d):
 
         Padding frames hold any finite values; ``mask`` (B, T, 1) is 1 for valid frames, or None.
         """
-        x = x if mask is None else x * mask.to(x.dtype)
-        x = F.pad(x, (0, 0, self.behind, self.ahead))
+        x = F.pad(apply_mask(x, mask), (0, 0, self.behind, self.ahead))
         stride, dilation = int(self.stride[0]), int(self.dilation[0])
         # Three ways to compute the same; each is the fastest on CPUs for its kind of convolution
         # (benchmarks/nasbench_asr.py), and all give contiguous frames to the layer norms.
@@ -200,8 +199,7 @@ class NasBenchTrunk(TappedEncoder):
         """Map the output of a cell of the last block to (B, T', D), zero in padding frames."""
         if self.lstm is not None:
             x, _ = self.lstm(F.dropout(x, dropout, self.training))
-        y: Tensor = self.head(x)
-        return y if mask is None else y * mask.to(y.dtype)
+        return apply_mask(self.head(x), mask)
 
 
 class SkipCell(nn.Module):

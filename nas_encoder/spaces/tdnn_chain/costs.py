@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.costs import RowCosts, cost_of
+from nas_encoder.network.complexity import RowCosts, cost_of
 from nas_encoder.spaces.tdnn_chain.network import Chain, build_tdnn
 from nas_encoder.spaces.tdnn_chain.space import BLOCKS, ChainArchitecture, ChainConfig, ChainSpace
 
@@ -26,7 +26,7 @@ class ChainCosts(RowCosts):
                 }
                 for x in skeleton.inputs
             ]
-        super().__init__(BLOCKS, rows, [fixed])
+        super().__init__(BLOCKS, rows, fixed)
 
     def of(self, architecture: ChainArchitecture) -> dict[str, float]:
         """Return the costs of an architecture's network, by quantity."""

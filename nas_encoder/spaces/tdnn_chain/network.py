@@ -22,6 +22,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.deltas import WINDOW, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
+from nas_encoder.ops.masking import apply_mask
 from nas_encoder.spaces.tdnn_chain.space import (
     SUBSAMPLE_AFTER,
     SUBSAMPLING,
@@ -138,8 +139,7 @@ class Chain(TappedEncoder):
 
     def output(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map the output of a block to (B, T', D), zero in padding frames."""
-        y: Tensor = self.head(x)
-        return y if mask is None else y * mask.to(y.dtype)
+        return apply_mask(self.head(x), mask)
 
 
 class ChainEncoder(Chain):
@@ -180,8 +180,7 @@ class ChainEncoder(Chain):
             condition = taps.take(number, partial(self.output, y, mask))
             if condition is None:
                 return y
-            added: Tensor = self.condition_projection(condition)
-            return y + (added if mask is None else added * mask.to(added.dtype))
+            return y + apply_mask(self.condition_projection(condition), mask)
 
         return self.through_blocks(x, lengths, dropout, run)
 
