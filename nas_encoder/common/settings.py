@@ -1,21 +1,25 @@
-"""Settings of the command line (``--set key=value``) on top of a document."""
+"""Configurations: shipped or a file, with settings of the command line (``--set key=value``)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.documents import parse_yaml
+from nas_encoder.common.documents import parse_yaml, read_yaml
 from nas_encoder.common.problems import EXPONENT, show
+from nas_encoder.common.resources import find_config
 from nas_encoder.errors import ConfigError
 
 
-def apply_settings(document: Any, settings: Sequence[str]) -> None:
-    """Apply ``key=value`` settings to a configuration document, in place.
+def read_config(kind: str, name_or_path: str | Path, settings: Sequence[str]) -> tuple[Any, Path]:
+    """Return the document of a shipped configuration or a file, with settings, and its path.
 
     Raises:
-        ConfigError: A setting is wrong; all problems are listed.
+        ConfigError: There is no such file, or a setting is wrong; all problems are listed.
     """
+    path = find_config(name_or_path, kind)
+    document = read_yaml(path, ConfigError)
     problems: list[str] = []
     for setting in settings:
         try:
@@ -24,6 +28,7 @@ def apply_settings(document: Any, settings: Sequence[str]) -> None:
             problems += [f"{error.subject}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError("command line", problems)
+    return document, path
 
 
 def _apply_setting(document: Any, setting: str) -> None:
@@ -36,17 +41,11 @@ def _apply_setting(document: Any, setting: str) -> None:
     *parents, last = key.strip().split(".")
     place = document
     for step in parents:
-        place = place[_place(place, step, key)] if _present(place, step) else _new(place, step, key)
+        at = _place(place, step, key)
+        if isinstance(place, dict) and place.get(at) is None:
+            place[at] = {}
+        place = place[at]
     place[_place(place, last, key)] = value
-
-
-def _present(place: Any, step: str) -> bool:
-    return isinstance(place, list) or (isinstance(place, dict) and place.get(step) is not None)
-
-
-def _new(place: Any, step: str, key: str) -> Any:
-    place[_place(place, step, key)] = {}
-    return place[step]
 
 
 def _place(place: Any, step: str, key: str) -> int | str:

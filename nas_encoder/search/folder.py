@@ -1,26 +1,13 @@
 """The folder of a search run; its files survive a kill at any moment.
 
-::
+config.yaml (can be given to --config again), run.yaml (seed, data, versions, commit, machine),
+metrics.jsonl (an object per epoch or trial), genotype.yaml (the result) and report.html; then
 
-    config.yaml      the resolved configuration; can be given to --config again
-    run.yaml         seed, data, versions, commit and machine
-    tokens.txt       the tokens, features.json the feature settings and statistics
-    genotype.yaml    the result, once there is one
-    genotypes/       the genotype derived after each epoch
-    last.ckpt        the state that --resume starts from
-    metrics.jsonl    one object per epoch
-    tensorboard/     the same for TensorBoard
-    report.html      the same for people
-    operations.yaml  with a latency budget: the table of latencies
-    seed*/           with several seeds: the folder of each seed's search, next to config.yaml,
-                     run.yaml, genotype.yaml (the best) and report.html
-
-A search by trials has no last.ckpt, no tensorboard/ and nothing in genotypes/; metrics.jsonl has
-one object per trial, and the folder also has::
-
-    study.db         the Optuna study, unless another storage is given
-    front/           with several objectives: the genotypes of the Pareto front
-    front.json       the objectives of each of them
+- of a gradient search: last.ckpt (for --resume), genotypes/ (derived after each epoch), tokens.txt,
+  features.json, tensorboard/ and, with a latency budget, operations.yaml (the table of latencies);
+- of several seeds: seed*/, the folder of each seed's search; the others are those of the best;
+- of a search by trials: study.db (the Optuna study, unless another storage is given) and, with
+  several objectives, front/ (the genotypes of the Pareto front) and front.json (their objectives).
 """
 
 from __future__ import annotations
@@ -41,17 +28,11 @@ from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "last.ckpt"
 STUDY = "study.db"
+IDENTITY = frozenset({"seed", "seeds", "train", "valid", "table"})  # what a resumed run keeps
 
 
 class RunFolder:
-    """Paths, atomic writes and checks of a run folder.
-
-    Args:
-        path: The folder; :meth:`begin` creates it.
-
-    Attributes:
-        writes: Whether this process writes; only one of several does.
-    """
+    """Paths, atomic writes and checks of a run folder; only one of several processes ``writes``."""
 
     def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path = Path(path)
@@ -85,18 +66,15 @@ class RunFolder:
         try:
             (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                f"run folder {self.path}", [f"cannot be made: {error.strerror}"]
-            ) from None
+            raise self._error(f"cannot be made: {error.strerror}") from None
         # A run that failed before its first checkpoint (bad data) leaves nothing to keep.
         kept = any(
             (self.path / name).exists()
             for name in (CHECKPOINT, STUDY, "metrics.jsonl", "genotype.yaml")
         ) or any(self.path.glob("seed*/metrics.jsonl"))
         if kept and not resume:
-            raise CheckpointError(
-                f"run folder {self.path}",
-                ["already holds a run; add --resume to continue it, or choose another --output"],
+            raise self._error(
+                "already holds a run; add --resume to continue it, or choose another --output"
             )
         if kept:
             self._require_same(config, run)
@@ -108,7 +86,7 @@ class RunFolder:
         before = config.completed(read_yaml(self.path / "config.yaml", CheckpointError))
         # The machine and the commit of a run may change; what it computes must not.
         old, new = (
-            {"run": {key: document.get(key) for key in _IDENTITY & run.keys()}}
+            {"run": {key: document.get(key) for key in IDENTITY & run.keys()}}
             for document in (self.run(), run)
         )
         problems = [
@@ -126,7 +104,7 @@ class RunFolder:
         """
         path = self.path / "run.yaml"
         if not path.is_file():
-            raise CheckpointError(f"run folder {self.path}", ["holds no search (no run.yaml)"])
+            raise self._error("holds no search (no run.yaml)")
         document = read_yaml(path, CheckpointError)
         if not isinstance(document, dict):
             raise CheckpointError(str(path), ["must be a mapping"])
@@ -174,9 +152,8 @@ class RunFolder:
             CheckpointError: Another line is damaged.
         """
         rows: list[Any] = []
-        if not self.metrics.exists():
-            return rows
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        exists = self.metrics.exists()
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if exists else []
         for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
@@ -209,9 +186,8 @@ class RunFolder:
 
     def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
         """Write the genotype derived after an epoch (stage and epoch counted from 1)."""
-        self._write_yaml(
-            str(self.genotype_path(stage, epoch).relative_to(self.path)), genotype.to_dict()
-        )
+        name = self.genotype_path(stage, epoch).relative_to(self.path)
+        self._write_yaml(name, genotype.to_dict())
 
     def genotype_path(self, stage: int, epoch: int) -> Path:
         """Return the path of the genotype derived after an epoch (both counted from 1)."""
@@ -257,9 +233,7 @@ class RunFolder:
             tokens.save(self.path / "tokens.txt")
             features.save(self.path / "features.json")
         except OSError as error:
-            raise CheckpointError(
-                f"run folder {self.path}", [f"cannot be written: {error.strerror}"]
-            ) from None
+            raise self._error(f"cannot be written: {error.strerror}") from None
 
     def keep_table(self, table: Mapping[str, Any], resume: bool) -> None:
         """Save the table of latencies of the budgets.
@@ -275,19 +249,15 @@ class RunFolder:
             )
         self._write_yaml("operations.yaml", table)
 
-    def _write_yaml(self, name: str, document: Mapping[str, Any]) -> None:
+    def _error(self, problem: str) -> CheckpointError:
+        return CheckpointError(f"run folder {self.path}", [problem])
+
+    def _write_yaml(self, name: str | Path, document: Mapping[str, Any]) -> None:
         if self.writes:
             write_yaml(self.path / name, dict(document), CheckpointError)
 
 
-def is_first_process() -> bool:
-    """Return whether this process is the writing one, even before it has joined the others."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
 def open_folder(path: str | Path) -> RunFolder:
-    """Open a run folder; only the first of several processes writes to it."""
-    return RunFolder(path, writes=is_first_process())
-
-
-_IDENTITY = frozenset({"seed", "seeds", "train", "valid", "table"})
+    """Open a run folder; only the first of several processes writes, even before they have met."""
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    return RunFolder(path, writes=int(rank) == 0)

@@ -18,7 +18,7 @@ from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder, open_folder
 from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.gradient.objective import Objective, build_costs
+from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.seeds import choose
 from nas_encoder.search.report.build import write_report
@@ -49,8 +49,8 @@ def run_search(
             errors up in a table.
         output: The run folder.
         valid: Validation data of the same kinds, for the score; with ``architecture_data: valid``
-            the architecture learns from them too. By default the half of the training data that
-            the architecture learns from; trials that train need validation data.
+            the architecture learns from them too. By default the architecture's half of the
+            training data; trials that train need validation data.
         seed: Seed of all randomness; by default the configuration's seeds, each in turn, or 0.
         resume: Resume the run in ``output``; start one where there is none.
         config_name: Recorded in the genotype.
@@ -58,10 +58,9 @@ def run_search(
         storage: For trials, an Optuna storage URL in place of ``trials.storage``; not recorded.
 
     Returns:
-        The genotype, also written to ``genotype.yaml`` in the run folder. Of several seeds, the one
-        with the lowest validation token error rate, on a tie the lowest loss, then the first; its
-        provenance names the others. For trials, see
-        :func:`~nas_encoder.search.trials.run.run_trials`.
+        The genotype, also in ``genotype.yaml`` of the run folder. Of several seeds, the one with
+        the lowest validation token error rate, on a tie the lowest loss, then the first; its
+        provenance names the others. Of trials, see :func:`.trials.run.run_trials`.
 
     Raises:
         ConfigError: A budget needs a table of latencies, a device is missing, or an argument does
@@ -74,7 +73,13 @@ def run_search(
         folder = RunFolder(output)
         genotype = run_trials(config, train, output, valid, seed, resume, config_name, storage)
     else:
-        _check_arguments(config, train, storage)
+        problems = []
+        if train is None:
+            problems.append("--train: is needed for a search with gradients")
+        if storage is not None:
+            problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
+        if problems:
+            raise ConfigError("search", problems)
         folder = open_folder(output)
         about: dict[str, Any] = {
             "train": str(train),
@@ -95,16 +100,6 @@ def run_search(
     return genotype
 
 
-def _check_arguments(config: SearchConfig, train: object, storage: str | None) -> None:
-    problems = []
-    if train is None:
-        problems.append("--train: is needed for a search with gradients")
-    if storage is not None:
-        problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
-    if problems:
-        raise ConfigError("search", problems)
-
-
 def _search(
     config: SearchConfig,
     folder: RunFolder,
@@ -113,7 +108,8 @@ def _search(
     fabric: Fabric | None,
 ) -> Genotype:
     """Search with one seed."""
-    objective = build_objective(config)
+    network, shift = config.encoder_config(config.stages[-1]), config.features.frame_shift
+    objective = Objective.of(config.objective, get_space(config.space), network, shift)
     folder.begin(config, run, resume)
     if config.objective.table is not None:
         folder.keep_table(read_yaml(config.objective.table, ConfigError), resume)
@@ -170,21 +166,3 @@ def _search_seeds(
     result = choose(found)
     folder.save_result(result)
     return result
-
-
-def build_objective(config: SearchConfig) -> Objective | None:
-    """Return the costs of what can be found, and the budgets; None where costs are unknown.
-
-    Raises:
-        ConfigError: The table of latencies that a budget needs is missing.
-    """
-    objective, space = config.objective, get_space(config.space)
-    network = config.encoder_config(config.stages[-1])
-    costs = build_costs(objective, space, network, config.features.frame_shift)
-    if costs is not None:
-        return Objective(objective, costs)
-    if objective.budgets:
-        raise ConfigError(
-            "objective", [f"the costs of networks of the space '{space.name}' are not known"]
-        )
-    return None

@@ -15,25 +15,18 @@ GRADIENT, TRIALS = "gradient", "trials"
 
 @dataclass(frozen=True)
 class Strategy:
-    """What a configuration may ask of a strategy, and the address of its code.
+    """What a configuration may ask of a strategy, and the address of its code."""
 
-    Attributes:
-        kind: ``gradient`` or ``trials``.
-        target: ``module:attribute``. With gradients, a class with the methods of
-            :class:`~nas_encoder.search.gradient.strategies.base.GradientStrategy`; by trials, a
-            function from (configuration, space, seed) to an Optuna sampler.
-        second_order: With gradients: whether it supports ``order: second``.
-        paths: With gradients: the largest ``paths`` it supports.
-        objectives: By trials: the smallest and the largest number of objectives.
-        prunes: By trials: whether it always prunes trials.
-    """
-
-    kind: str
+    kind: str  # ``gradient`` or ``trials``
+    # ``module:attribute``. With gradients, a class with the methods of
+    # :class:`~nas_encoder.search.gradient.strategies.base.Strategy`; by trials, a function from
+    # (configuration, space, seed) to an Optuna sampler.
     target: str
-    second_order: bool = False
-    paths: int = 1
+    second_order: bool = False  # with gradients: whether it supports ``order: second``
+    paths: int = 1  # with gradients: the largest ``paths`` it supports
+    # By trials: the smallest and the largest number of objectives.
     objectives: tuple[int, int] = (1, 1 + len(COSTS))
-    prunes: bool = False
+    prunes: bool = False  # by trials: whether it always prunes trials
 
     def load(self) -> Any:
         """Import the code."""

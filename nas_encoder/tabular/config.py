@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.fields import (
     ACCELERATORS,
     Declared,
@@ -21,12 +20,10 @@ from nas_encoder.common.fields import (
     tuple_of,
 )
 from nas_encoder.common.problems import Problems, show
-from nas_encoder.common.resources import find_config
-from nas_encoder.common.settings import apply_settings
+from nas_encoder.common.settings import read_config
 from nas_encoder.data import FeatureConfig
 from nas_encoder.data.phones import FOLDINGS
 from nas_encoder.data.tokens import SPLIT_KINDS
-from nas_encoder.errors import ConfigError
 from nas_encoder.tables import SPACES
 from nas_encoder.training.config import BatchConfig, DataConfig
 
@@ -160,7 +157,5 @@ def load_table_config(name_or_path: str | Path, settings: Sequence[str] = ()) ->
     Raises:
         ConfigError: A file, a setting or a value is wrong; all problems are listed.
     """
-    path = find_config(name_or_path, "table")
-    document = read_yaml(path, ConfigError)
-    apply_settings(document, settings)
+    document, path = read_config("table", name_or_path, settings)
     return TableConfig.from_dict(document, f"config {path.name}")

@@ -29,25 +29,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SpeechData:
-    """Checked data.
-
-    Attributes:
-        config: Their configuration.
-        cuts: ``train`` and the other sets, by name.
-        tokens: Tokens of the training texts.
-        features: Features with the statistics of the training audio.
-        factor: Input frames per output frame.
-        min_length: Frames of the shortest utterance used.
-        seed: Seed of the random splits and samples.
-    """
+    """Checked data."""
 
     config: DataConfig
-    cuts: Mapping[str, CutSet]
-    tokens: TokenSet
-    features: FeatureExtractor
-    factor: int
-    min_length: int
-    seed: int
+    cuts: Mapping[str, CutSet]  # ``train`` and the other sets, by name
+    tokens: TokenSet  # tokens of the training texts
+    features: FeatureExtractor  # features with the statistics of the training audio
+    factor: int  # input frames per output frame
+    min_length: int  # frames of the shortest utterance used
+    seed: int  # seed of the random splits and samples
 
     def loader(self, cuts: CutSet, train: bool, **options: Any) -> AsrLoader:
         """Return a loader of cuts; ``train`` shuffles and augments.

@@ -56,19 +56,12 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a network.
+    """The score of a network."""
 
-    Attributes:
-        loss: Mean over utterances of the loss per token.
-        utterance_loss: Mean loss of an utterance, in nats.
-        edits: Edit distance between transcripts and hypotheses.
-        tokens: Number of tokens of the transcripts.
-    """
-
-    loss: float
-    utterance_loss: float
-    edits: int
-    tokens: int
+    loss: float  # mean over utterances of the loss per token
+    utterance_loss: float  # mean loss of an utterance, in nats
+    edits: int  # edit distance between transcripts and hypotheses
+    tokens: int  # number of tokens of the transcripts
 
     @property
     def ter(self) -> float:
@@ -76,30 +69,16 @@ class Score:
         return 100.0 * self.edits / max(1, self.tokens)
 
 
+@dataclass(eq=False)
 class WeightSteps:
-    """Moves the weights of one network.
+    """Moves the weights of one network."""
 
-    Args:
-        fabric: Device, precision and backward.
-        network: Has ``forward(x, lengths)``; see :class:`~nas_encoder.network.ctc.CtcNetwork`.
-        optimizer: Optimizer of its weights.
-        grad_clip: Maximum norm of the gradient; 0 for no limit.
-        objective: The loss.
-    """
-
-    def __init__(
-        self,
-        fabric: Fabric,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        grad_clip: float = 0.0,
-        objective: Objective = ctc_loss,
-    ) -> None:
-        self.fabric = fabric
-        self.network = network
-        self.optimizer = optimizer
-        self.grad_clip = grad_clip
-        self.objective = objective
+    fabric: Fabric  # device, precision and backward
+    # Has ``forward(x, lengths)``; see :class:`~nas_encoder.network.ctc.CtcNetwork`.
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    grad_clip: float = 0.0  # maximum norm of the gradient; 0 for no limit
+    objective: Objective = ctc_loss
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

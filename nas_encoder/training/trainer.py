@@ -19,7 +19,6 @@ from nas_encoder.data import Batch
 from nas_encoder.training.config import StopConfig
 from nas_encoder.training.devices import any_process, of_all_processes
 from nas_encoder.training.diverged import require_finite
-from nas_encoder.training.early_stopping import EarlyStopping
 from nas_encoder.training.random_state import random_state, set_random_state
 from nas_encoder.training.steps import WeightSteps
 
@@ -28,21 +27,48 @@ State = dict[str, Any]
 
 
 @dataclass
+class EarlyStopping:
+    """The state of early stopping by :class:`StopConfig`; plain values, for checkpoints."""
+
+    best: float | None = None  # lowest validation loss that counted, in nats per utterance
+    since: int = 0  # epochs without gain since then
+    decays: int = 0  # number of decays of the learning rate
+    stopped: bool = False  # whether the stage is over
+
+    def rate(self, stop: StopConfig | None) -> float:
+        """Return the factor of the weights' learning rate."""
+        return 1.0 if stop is None else stop.factor**self.decays
+
+    def see(self, stop: StopConfig, epoch: int, loss: float) -> bool:
+        """Update with an epoch's validation loss; return whether it is the best so far.
+
+        The epoch is counted from 1 within the stage; the loss is in nats per utterance.
+        """
+        if epoch <= stop.min_epochs:
+            better = self.best is None or loss < self.best
+            self.best = loss if better else self.best
+            return better
+        if self.best is None or loss < self.best - stop.min_gain:
+            self.best, self.since = loss, 0
+            return True
+        self.since += 1
+        if self.since >= stop.patience:
+            if self.decays >= stop.decays:
+                self.stopped = True
+            else:
+                self.decays += 1
+        return False
+
+
+@dataclass
 class Position:
-    """Progress of a training: everything up to this step is done.
+    """Progress of a training: everything up to this step is done."""
 
-    Attributes:
-        epoch: Counted from 0.
-        step: Batches done in the epoch.
-        sums: Sums over the epoch's steps, such as ``loss`` and ``steps``.
-        seconds: Time spent in the epoch.
-        stopping: State of early stopping.
-    """
-
-    epoch: int = 0
-    step: int = 0
+    epoch: int = 0  # counted from 0
+    step: int = 0  # batches done in the epoch
+    # Sums over the epoch's steps, such as ``loss`` and ``steps``.
     sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = 0.0  # time spent in the epoch
     stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
     @classmethod
@@ -60,40 +86,26 @@ class Position:
 
 @dataclass
 class Trainer:
-    """Epochs of steps on one network.
+    """Epochs of steps on one network."""
 
-    Attributes:
-        steps: The network and its steps.
-        epochs: Number of epochs.
-        batches: Returns the batches of an epoch from the n-th on.
-        rate: Returns the learning rate at a position.
-        step: Takes a step on a group of batches with a learning rate; returns what to add to the
-            epoch's sums. None for a weight step.
-        stop: Early stopping; None for none.
-        accumulate: Batches whose gradients are added up for one step.
-        seed: Reseeds each epoch; None to continue the random numbers of the previous one.
-        write: Writes a checkpoint; None for none.
-        step_seconds: Time between two checkpoints within an epoch.
-        epoch_seconds: Likewise at the end of epochs; 0 for one after each.
-        show: Called after each step with its batches.
-        position: Where to start.
-        where: What the epochs are part of, for errors, such as ``" of stage 1"``.
-    """
-
-    steps: WeightSteps
+    steps: WeightSteps  # the network and its steps
     epochs: int
+    # Returns the batches of an epoch from the n-th on.
     batches: Callable[[int, int], Iterator[Batch]]
-    rate: Callable[[Any], float]
+    rate: Callable[[Any], float]  # returns the learning rate at a position
+    # Takes a step on a group of batches with a learning rate; returns what to add to the epoch's
+    # sums. None for a weight step.
     step: Callable[[list[Batch], float], dict[str, float]] | None = None
     stop: StopConfig | None = None
-    accumulate: int = 1
+    accumulate: int = 1  # batches whose gradients are added up for one step
+    # Reseeds each epoch; None to continue the random numbers of the previous one.
     seed: Callable[[int], int] | None = None
-    write: Callable[[State], None] | None = None
-    step_seconds: float = float("inf")
-    epoch_seconds: float = 0.0
-    show: Callable[[int], None] = lambda batches: None
-    position: Any = field(default_factory=Position)
-    where: str = ""
+    write: Callable[[State], None] | None = None  # writes a checkpoint; None for none
+    step_seconds: float = float("inf")  # time between two checkpoints within an epoch
+    epoch_seconds: float = 0.0  # likewise at the end of epochs; 0 for one after each
+    show: Callable[[int], None] = lambda batches: None  # called after each step with its batches
+    position: Any = field(default_factory=Position)  # where to start
+    where: str = ""  # what the epochs are part of, for errors, such as ``" of stage 1"``
     _group: list[Batch] = field(default_factory=list, init=False)
     _written: float = field(default_factory=time.monotonic, init=False)
 

@@ -18,7 +18,7 @@ from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.sections import EDGES, StageConfig
 from nas_encoder.search.gradient.steps import StepsContext
-from nas_encoder.search.gradient.strategies.base import GradientStrategy
+from nas_encoder.search.gradient.strategies.base import Strategy
 from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space, searchable_spaces
 from nas_encoder.spaces.base import LEARNED_EDGES, LIMITS
@@ -56,7 +56,7 @@ def learned(case: tuple[str, str]) -> bool:
 @pytest.fixture(params=sorted(strategies(GRADIENT)))
 def strategy(
     request: pytest.FixtureRequest, case: tuple[str, str], space: Any, learned: bool
-) -> GradientStrategy:
+) -> Strategy:
     document = {
         "strategy": request.param,
         "space": space.name,
@@ -121,7 +121,7 @@ def require_choices(alive: Candidates, space: Any, count: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_choices_shrink_as_the_stages_say(
-    strategy: GradientStrategy, space: Any, learned: bool, seed: int
+    strategy: Strategy, space: Any, learned: bool, seed: int
 ) -> None:
     alive = strategy.first_candidates()
     stages = stages_of(space, learned)
@@ -139,7 +139,7 @@ def test_choices_shrink_as_the_stages_say(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_member_of_the_space_is_derived_at_any_time(
-    strategy: GradientStrategy, space: Any, learned: bool, seed: int
+    strategy: Strategy, space: Any, learned: bool, seed: int
 ) -> None:
     alive = strategy.first_candidates()
     for stage in range(len(STAGES)):
@@ -163,7 +163,7 @@ def test_a_member_of_the_space_is_derived_at_any_time(
             alive = strategy.next_candidates(stage, made.probabilities())
 
 
-def test_deriving_changes_no_parameter_and_draws_nothing(strategy: GradientStrategy) -> None:
+def test_deriving_changes_no_parameter_and_draws_nothing(strategy: Strategy) -> None:
     made = parameters(strategy.first_candidates(), 0)
     before = {kind: alphas.detach().clone() for kind, alphas in made.alphas.items()}
     state = torch.get_rng_state()
@@ -175,7 +175,7 @@ def test_deriving_changes_no_parameter_and_draws_nothing(strategy: GradientStrat
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_architecture_moves_in_every_stage(
-    strategy: GradientStrategy, stage: StageConfig
+    strategy: Strategy, stage: StageConfig
 ) -> None:
     moves = [strategy.moves_architecture(stage, epoch) for epoch in range(stage.epochs)]
     assert all(isinstance(move, bool) for move in moves)
@@ -185,7 +185,7 @@ def test_the_architecture_moves_in_every_stage(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dropout_is_a_probability_that_falls(
-    strategy: GradientStrategy, stage: StageConfig
+    strategy: Strategy, stage: StageConfig
 ) -> None:
     values = [strategy.operation_dropout(stage, epoch) for epoch in range(stage.epochs)]
     assert all(0 <= value < 1 for value in values)
@@ -194,7 +194,7 @@ def test_dropout_is_a_probability_that_falls(
 
 
 @pytest.mark.parametrize("phase", ["warmup", "retrain"])
-def test_the_architecture_rests_in_other_phases(strategy: GradientStrategy, phase: str) -> None:
+def test_the_architecture_rests_in_other_phases(strategy: Strategy, phase: str) -> None:
     stage = StageConfig(phase=phase, epochs=3, warmup_epochs=0)
     assert not any(strategy.moves_architecture(stage, epoch) for epoch in range(3))
 
@@ -214,7 +214,7 @@ def small_batch(bins: int) -> Batch:
 
 
 def test_the_steps_of_a_strategy_move_what_they_should(
-    strategy: GradientStrategy, space: Any, learned: bool
+    strategy: Strategy, space: Any, learned: bool
 ) -> None:
     """On its own network: every strategy, in every space."""
     count = stages_of(space, learned)[0].operations
@@ -260,7 +260,7 @@ def test_the_steps_of_a_strategy_move_what_they_should(
 
 
 def test_a_penalty_pulls_the_architecture(
-    strategy: GradientStrategy, space: Any, learned: bool
+    strategy: Strategy, space: Any, learned: bool
 ) -> None:
     """With the loss of the data switched off, Adam moves every alpha against the penalty."""
     made = ArchitectureParameters(

@@ -243,14 +243,14 @@ def test_what_a_stage_takes_over(
     """The search keeps the warm-up's weights and their optimizer; retraining starts anew."""
     begun: list[dict[str, Any]] = []
     ended: list[dict[str, Any]] = []
-    build, finish = GradientSearch.fresh_stage, GradientSearch._finish_stage
+    build, finish = GradientSearch._steps, GradientSearch._finish_stage
 
     def snapshot(steps: Steps) -> dict[str, Any]:
         parts = {"network": steps.network, "alphas": steps.parameters, "weights": steps.optimizer}
         return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
 
-    def building(self: GradientSearch, index: int, previous: Steps | None) -> Steps:
-        steps = build(self, index, previous)
+    def building(self: GradientSearch, *where: Any) -> Steps:
+        steps = build(self, *where)
         begun.append(snapshot(steps))
         return steps
 
@@ -258,7 +258,7 @@ def test_what_a_stage_takes_over(
         ended.append(snapshot(steps))
         finish(self, steps, index)
 
-    monkeypatch.setattr(GradientSearch, "fresh_stage", building)
+    monkeypatch.setattr(GradientSearch, "_steps", building)
     monkeypatch.setattr(GradientSearch, "_finish_stage", finishing)
     run_search(config("stnas_chain"), corpus[0], tmp_path, valid=corpus[1], seed=SEED)
     require_same(begun[1], ended[0])
@@ -275,10 +275,10 @@ def test_edges_keep_their_strengths_between_stages(
 ) -> None:
     begun: list[dict[str, Any]] = []
     ended: list[dict[str, Any]] = []
-    build, finish = GradientSearch.fresh_stage, GradientSearch._finish_stage
+    build, finish = GradientSearch._steps, GradientSearch._finish_stage
 
-    def building(self: GradientSearch, index: int, previous: Steps | None) -> Steps:
-        steps = build(self, index, previous)
+    def building(self: GradientSearch, *where: Any) -> Steps:
+        steps = build(self, *where)
         begun.append(copy.deepcopy(steps.parameters.state_dict()))
         return steps
 
@@ -286,7 +286,7 @@ def test_edges_keep_their_strengths_between_stages(
         ended.append(copy.deepcopy(steps.parameters.state_dict()))
         finish(self, steps, index)
 
-    monkeypatch.setattr(GradientSearch, "fresh_stage", building)
+    monkeypatch.setattr(GradientSearch, "_steps", building)
     monkeypatch.setattr(GradientSearch, "_finish_stage", finishing)
     run_search(config("pdarts_drawn"), corpus[0], tmp_path, valid=corpus[1], seed=SEED)
     assert len(begun) == len(ended) == 2

@@ -19,7 +19,7 @@ from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
-from nas_encoder.search.config.trial_sections import EvolutionConfig, MeasureConfig
+from nas_encoder.search.config.sections import EvolutionConfig, MeasureConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials import run_trials

@@ -21,7 +21,7 @@ from nas_encoder.deploy.latency import BenchSettings, measure_table
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig
 from nas_encoder.network.choices.parameters import ArchitectureParameters
-from nas_encoder.search.gradient.objective import Objective, build_costs
+from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.costs import CellCosts
@@ -78,8 +78,9 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
         latency_ms=1e3, table=str(table), layers=5, channels=2, seconds=0.4, weight=2.0, margin=0.0
     )
     network = CellConfig(input_size=8, output_size=6)
-    costs = build_costs(config, SPACE, network, 0.01)
-    assert isinstance(costs, CellCosts)
+    large = Objective.of(config, SPACE, network, 0.01)
+    assert large is not None and isinstance(large.costs, CellCosts)
+    costs = large.costs
     loaded = LatencyTable.load(table)
     # The slowest of some, so that a budget below it is still above the fastest network there is.
     drawn = [SPACE.sample(random.Random(seed)).architecture for seed in range(20)]
@@ -100,7 +101,7 @@ def test_a_search_takes_its_latencies_from_it(table: Path) -> None:
 def test_another_network_is_refused(table: Path) -> None:
     config = ObjectiveConfig(latency_ms=80, table=str(table), layers=6, channels=2, seconds=0.5)
     with pytest.raises(ConfigError) as caught:
-        build_costs(config, get_space("darts"), CellConfig(input_size=8, output_size=6), 0.01)
+        Objective.of(config, get_space("darts"), CellConfig(input_size=8, output_size=6), 0.01)
     text = str(caught.value)
     for part in (
         "space: is 'asr_revised' in the table, the search has 'darts'",

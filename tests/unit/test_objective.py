@@ -18,7 +18,7 @@ from nas_encoder.network.choices.edges import inclusion_probabilities
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search import SearchConfig
-from nas_encoder.search.gradient.objective import Objective, build_costs
+from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.architecture import CellArchitecture
 from nas_encoder.spaces.cells.config import CellConfig
@@ -37,9 +37,9 @@ def make(space: str = "asr_revised", size: dict[str, Any] = SIZES[0], **config: 
     settings = ObjectiveConfig(**{"layers": 6, "channels": 3, "seconds": 0.37, **config})
     kinds = {"tdnn_chain": ChainConfig, "nasbench_asr": NasBenchConfig}
     network: Any = kinds.get(space, CellConfig)(**size)
-    costs = build_costs(settings, get_space(space), network, 0.01)
-    assert costs is not None
-    return Objective(settings, costs)
+    objective = Objective.of(settings, get_space(space), network, 0.01)
+    assert objective is not None
+    return objective
 
 
 def certain(architecture: CellArchitecture, operations: tuple[str, ...]) -> dict[str, Tensor]:
@@ -326,8 +326,8 @@ def test_within_the_budget_nothing_is_added() -> None:
     penalty = objective.penalty(parameters.weights(), all_candidates(cells), architecture)
     assert float(penalty) == 0 and not penalty.requires_grad
     report = objective.report(parameters.weights(), all_candidates(cells), architecture)
-    assert report["macs"]["budget"] == 1e12
-    assert report["parameters"]["derived"] == objective.costs.of(architecture)["parameters"]
+    assert report["macs"].budget == 1e12
+    assert report["parameters"].derived == objective.costs.of(architecture)["parameters"]
 
 
 def test_pruned_choices_cost_too() -> None:

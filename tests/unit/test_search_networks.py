@@ -11,8 +11,8 @@ from choice_samples import all_candidates
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search import SearchConfig
+from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.report.gradient import choices_of
-from nas_encoder.search.run import build_objective
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr.config import spread_cells
 
@@ -79,11 +79,16 @@ def test_what_is_not_given_is_the_default_of_the_space(space: str) -> None:
     assert ("avg_pool_3x3" in config.regularization.at_most) == ("avg_pool_3x3" in known)
 
 
+def objective_of(config: SearchConfig) -> Objective | None:
+    network = config.encoder_config(config.stages[-1])
+    return Objective.of(config.objective, get_space(config.space), network, 0.01)
+
+
 def test_the_size_that_a_budget_is_for() -> None:
     costs = {}
     for layers in (None, 4, 18):
         config = SearchConfig.from_dict(document(objective={"layers": layers}))
-        objective = build_objective(config)
+        objective = objective_of(config)
         assert objective is not None
         costs[layers] = objective.costs.cheapest("parameters")
     assert costs[None] == costs[4] < costs[18]
@@ -92,7 +97,7 @@ def test_the_size_that_a_budget_is_for() -> None:
 def test_costs_where_zero_is_all_but_certain() -> None:
     """Nothing is NaN: the share of the others is even where they are equally improbable."""
     space = get_space("nasbench_asr")
-    objective = build_objective(SearchConfig.from_dict(document()))
+    objective = objective_of(SearchConfig.from_dict(document()))
     assert objective is not None
     alphas = torch.zeros(3, 6)
     alphas[0, space.operations.index("zero")] = 200.0

@@ -18,7 +18,7 @@ import torch
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.config.trial_sections import MeasureConfig
+from nas_encoder.search.config.sections import MeasureConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
 from nas_encoder.search.records import Cost, EpochRecord, TrialRecord

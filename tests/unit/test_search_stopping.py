@@ -7,7 +7,7 @@ import pytest
 from nas_encoder.errors import ConfigError
 from nas_encoder.search import SearchConfig, load_search_config
 from nas_encoder.training.config import StopConfig
-from nas_encoder.training.early_stopping import EarlyStopping
+from nas_encoder.training.trainer import EarlyStopping
 
 
 def follow(stop: StopConfig, losses: list[float]) -> tuple[int, list[float], list[int]]:

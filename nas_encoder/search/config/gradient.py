@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import yaml
 
 from nas_encoder.common.fields import choice, integer, option, section, tuple_of
-from nas_encoder.common.problems import Problems
+from nas_encoder.common.problems import Problems, show
 from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.search.config.networks import check_network, read_network
 from nas_encoder.search.config.sections import (
     OptimizationConfig,
     RegularizationConfig,
@@ -22,12 +21,42 @@ from nas_encoder.search.config.sections import (
 from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space, searchable_spaces
 from nas_encoder.spaces.base import LEARNED_EDGES, LIMITS
-from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
-from nas_encoder.tables import STRATEGIES
+from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork, tupled
+from nas_encoder.tables import SPACES, STRATEGIES
 from nas_encoder.training.config import DataConfig
 
 DATA_USES = ("half", "valid")
 DEFAULT_SPACE = "asr_revised"
+
+
+def _network(value: Any, path: str, problems: Problems) -> SearchedNetwork:
+    """Read the section ``network``: the section already read, or (space, document).
+
+    Options of other spaces' networks may be given with the value that switches them off.
+    """
+    here = problems.under(path)
+    if isinstance(value, SearchedNetwork):
+        return type(value).read(value, here)
+    space, document = value
+    if isinstance(document, dict):
+        own = {item.name for item in fields(space.section)}
+        others = {
+            item.name: item.default
+            for other in SPACES.values()
+            for item in fields(other.section)
+            if item.name not in own
+        }
+        for name, off in others.items():
+            given = tupled(document.get(name, off))
+            if given != off:
+                shown, wanted = (show(list(v) if isinstance(v, tuple) else v) for v in (given, off))
+                here.add(
+                    name,
+                    f"must be {wanted}: networks of the space '{space.name}' have no such part, "
+                    f"got {shown}",
+                )
+        document = {name: item for name, item in document.items() if name not in others}
+    return space.section.read({} if document is None else document, here)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -50,7 +79,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
     train_utterances: int | None = option(None, integer(2, 10**9))
     architecture_data: str = option("half", choice("data for the architecture", DATA_USES))
     seeds: tuple[int, ...] = option((), tuple_of(integer(0, 10**9), 0, 1000, once="a seed"))
-    network: SearchedNetwork = option(lambda: get_space(DEFAULT_SPACE).section(), read_network)
+    network: SearchedNetwork = option(lambda: get_space(DEFAULT_SPACE).section(), _network)
     objective: ObjectiveConfig = option(ObjectiveConfig, section(ObjectiveConfig))
     selection: SelectionConfig | None = option(None, section(SelectionConfig))
 
@@ -93,23 +122,23 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
         strategy = STRATEGIES[self.strategy]
         if strategy.kind != GRADIENT:
             found.conflict("strategy", f"'{self.strategy}' searches by trials, not with gradients")
-        if self.paths > strategy.paths:
-            able = [f"'{name}'" for name, it in strategies(GRADIENT).items() if it.paths > 1]
-            rule = (
-                f"{self.paths} is for the strategy {' or '.join(able)}, not for '{self.strategy}'"
-            )
-            found.conflict("paths", rule, "strategy")
+        supported: dict[str, Callable[[Any], bool]] = {
+            "paths": lambda it: it.paths >= self.paths,
+            "order": lambda it: it.second_order or self.order == "first",
+        }
+        for name, supports in supported.items():
+            if not supports(strategy):
+                able = [f"'{key}'" for key, it in strategies(GRADIENT).items() if supports(it)]
+                rule = f"is for the strategy {' or '.join(able)}, not for '{self.strategy}'"
+                found.conflict(name, f"{getattr(self, name)!r} {rule}", "strategy")
         if self.order == "first":
             return
-        if not strategy.second_order:
-            able = [f"'{name}'" for name, it in strategies(GRADIENT).items() if it.second_order]
-            rule = f"'second' is for the strategy {' or '.join(able)}, not for '{self.strategy}'"
-            found.conflict("order", rule, "strategy")
-        elif self.weights.optimizer != "sgd":
+        if self.weights.optimizer != "sgd":
             rule = "'second' needs weights.optimizer sgd: it unrolls a step of it"
             found.conflict("order", rule, "strategy")
-        elif self.batch.accumulate != 1:
-            found.conflict("batch.accumulate", "must be 1 with order 'second'", "strategy")
+        if self.batch.accumulate != 1:
+            rule = "must be 1 with order 'second'"
+            found.conflict("batch.accumulate", rule, "strategy", "order")
         if self.edges == "drawn":
             found.conflict("edges", "'drawn' is for first-order gradients, order is 'second'")
 
@@ -118,7 +147,16 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
         for index, stage in enumerate(self.stages):
             here = found.under(f"stages[{index}]")
             options = self.encoder_config(stage)
-            check_network(get_space(self.space), self.network, stage.layers, options, index, found)
+            get_space(self.space).check_layers(
+                stage.layers, self.network, f"stages[{index}].layers", found
+            )
+            for line in options.problems():
+                if line.startswith(("layers:", "channels:")):
+                    found.lines.append(f"stages[{index}].{line}")
+                # The dropout is reported by the stage; features set the input size; the first
+                # stage also checks what all share.
+                elif not index and not line.startswith(("dropout:", "input_size:")):
+                    found.lines.append(f"network.{line}")
             if stage.phase == "retrain" or not here.sound("operations"):
                 continue
             if index == 0 and most and stage.operations != most:
@@ -185,7 +223,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
         )
 
     def new_strategy(self) -> Any:
-        """Return the strategy, a :class:`~.search.gradient.strategies.base.GradientStrategy`."""
+        """Return the strategy, of :mod:`nas_encoder.search.gradient.strategies`."""
         return STRATEGIES[self.strategy].load()(self, self.encoder_config)
 
     def of_one_seed(self) -> SearchConfig:

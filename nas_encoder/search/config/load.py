@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from nas_encoder.common.documents import read_yaml
-from nas_encoder.common.resources import find_config
-from nas_encoder.common.settings import apply_settings
-from nas_encoder.errors import ConfigError
+from nas_encoder.common.settings import read_config
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.strategies import TRIALS, strategies
@@ -25,7 +21,8 @@ def load_search_config(name_or_path: str | Path, settings: Sequence[str] = ()) -
     Raises:
         ConfigError: A file, a setting or a value is wrong; all problems are listed.
     """
-    return SearchConfig.from_dict(*_read(name_or_path, settings))
+    document, path = read_config("search", name_or_path, settings)
+    return SearchConfig.from_dict(document, str(path))
 
 
 def load_any_search_config(
@@ -35,14 +32,6 @@ def load_any_search_config(
 
     Arguments and errors are those of :func:`load_search_config`.
     """
-    document, subject = _read(name_or_path, settings)
-    if isinstance(document, dict) and document.get("strategy") in strategies(TRIALS):
-        return TrialsConfig.from_dict(document, subject)
-    return SearchConfig.from_dict(document, subject)
-
-
-def _read(name_or_path: str | Path, settings: Sequence[str]) -> tuple[Any, str]:
-    path = find_config(name_or_path, "search")
-    document = read_yaml(path, ConfigError)
-    apply_settings(document, settings)
-    return document, str(path)
+    document, path = read_config("search", name_or_path, settings)
+    trials = isinstance(document, dict) and document.get("strategy") in strategies(TRIALS)
+    return (TrialsConfig if trials else SearchConfig).from_dict(document, str(path))

@@ -11,11 +11,11 @@ from nas_encoder.common.fields import choice, network_options, option, section, 
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
 from nas_encoder.registry import Names
-from nas_encoder.search.config.sections import Named
-from nas_encoder.search.config.trial_sections import (
+from nas_encoder.search.config.sections import (
     EvolutionConfig,
     LookupConfig,
     MeasureConfig,
+    Named,
     PruningConfig,
     StudyConfig,
     TrainingConfig,

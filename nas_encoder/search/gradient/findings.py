@@ -23,17 +23,11 @@ _EXCESS = 1.25  # times the probability of a uniform choice
 
 @dataclass(frozen=True)
 class Finding:
-    """A warning to read before trusting the genotype.
+    """A warning to read before trusting the genotype."""
 
-    Attributes:
-        kind: ``uniform``, ``edges``, ``cheap``, ``none`` or ``unlearned``.
-        where: The kind of cell or of blocks; empty for the whole network.
-        text: A sentence or two.
-    """
-
-    kind: str
-    where: str
-    text: str
+    kind: str  # ``uniform``, ``edges``, ``cheap``, ``none`` or ``unlearned``
+    where: str  # the kind of cell or of blocks; empty for the whole network
+    text: str  # a sentence or two
 
 
 def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) -> list[Finding]:
@@ -41,14 +35,33 @@ def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) 
     chosen = {} if genotype is None else space.chosen(genotype.architecture)
     found = []
     for kind in epoch.probabilities:
+        title = space.kinds[kind].title
+        operations = epoch.relative_entropy(kind) or 0.0
+        edges = (epoch.edge_entropy or {}).get(kind, 0.0)
+        zero = _excess(epoch, kind, (space.zero,))
+        if operations > UNIFORM:
+            text = (
+                f"The parameters of the {title} have hardly left the uniform choice (entropy "
+                f"{100 * operations:.1f} % of uniform): its operations are little better than "
+                "chance. More epochs, more data or a larger architecture.lr may help."
+            )
+            found.append(Finding("uniform", kind, text))
+        if edges > UNIFORM:
+            text = (
+                f"The choice of edges in the {title} has hardly left the uniform one (entropy "
+                f"{100 * edges:.1f} % of uniform): where its nodes take their inputs from is "
+                "little better than chance."
+            )
+            found.append(Finding("edges", kind, text))
         taken = [operation for _, operation in chosen.get(kind, ())]
-        texts = {
-            "uniform": _operations(epoch, kind, space),
-            "edges": _edges(epoch, kind, space),
-            "cheap": _weightless(epoch, kind, space, taken),
-            "none": _zero(epoch, kind, space),
-        }
-        found += [Finding(name, kind, text) for name, text in texts.items() if text]
+        if text := _weightless(epoch, kind, space, taken):
+            found.append(Finding("cheap", kind, text))
+        if zero:
+            text = (
+                f"'{space.zero}' has {100 * zero:.0f} % of the probability in the {title}: the "
+                "search has little to say about the operations that a genotype can hold."
+            )
+            found.append(Finding("none", kind, text))
     if epoch.valid_ter > HARDLY_LEARNED:
         text = (
             f"The network's token error rate on the validation data is {epoch.valid_ter:.1f} %: "
@@ -56,28 +69,6 @@ def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) 
         )
         found.append(Finding("unlearned", "", text))
     return found
-
-
-def _operations(epoch: EpochRecord, kind: str, space: SearchSpace) -> str:
-    share = epoch.relative_entropy(kind)
-    if share is None or share <= UNIFORM:
-        return ""
-    return (
-        f"The parameters of the {space.kinds[kind].title} have hardly left the uniform choice "
-        f"(entropy {100 * share:.1f} % of uniform): its operations are little better than chance. "
-        "More epochs, more data or a larger architecture.lr may help."
-    )
-
-
-def _edges(epoch: EpochRecord, kind: str, space: SearchSpace) -> str:
-    share = (epoch.edge_entropy or {}).get(kind, 0.0)
-    if share <= UNIFORM:
-        return ""
-    return (
-        f"The choice of edges in the {space.kinds[kind].title} has hardly left the uniform one "
-        f"(entropy {100 * share:.1f} % of uniform): where its nodes take their inputs from is "
-        "little better than chance."
-    )
 
 
 def _weightless(epoch: EpochRecord, kind: str, space: SearchSpace, taken: Sequence[str]) -> str:
@@ -96,17 +87,6 @@ def _weightless(epoch: EpochRecord, kind: str, space: SearchSpace, taken: Sequen
     limited = [kind.title for kind in space.kinds.values() if kind.limited]
     hint = f"; regularization.at_most limits them in the {', '.join(limited)}" if limited else ""
     return f"{text} They look good early in a search, a known failure of DARTS{hint}."
-
-
-def _zero(epoch: EpochRecord, kind: str, space: SearchSpace) -> str:
-    share = _excess(epoch, kind, (space.zero,))
-    if not share:
-        return ""
-    return (
-        f"'{space.zero}' has {100 * share:.0f} % of the probability in the "
-        f"{space.kinds[kind].title}: the search has little to say about the operations that a "
-        "genotype can hold."
-    )
 
 
 def _excess(epoch: EpochRecord, kind: str, operations: Collection[str | None]) -> float:

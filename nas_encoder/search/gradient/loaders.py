@@ -14,21 +14,13 @@ from nas_encoder.training.loaders import SpeechData, epoch_of
 
 @dataclass
 class SearchLoaders:
-    """The data of a search.
-
-    Attributes:
-        weights: Batches for the weights.
-        architecture: Batches for the architecture.
-        score: Batches for the score.
-        vocabulary: V, number of tokens including the blank.
-        retrain: Batches of all training data, for a stage of phase ``retrain``.
-    """
+    """The data of a search."""
 
     weights: AsrLoader
     architecture: AsrLoader
     score: AsrLoader
-    vocabulary: int
-    retrain: AsrLoader
+    vocabulary: int  # V, number of tokens including the blank
+    retrain: AsrLoader  # batches of all training data, for a stage of phase ``retrain``
     _counts: dict[int, int] = field(default_factory=dict, repr=False)
 
     @classmethod

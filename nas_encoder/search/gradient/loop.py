@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.network.ctc import CtcNetwork
-from nas_encoder.search.config.sections import OptimizationConfig, StageConfig
+from nas_encoder.search.config.sections import OptimizationConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.objective import Objective
@@ -31,64 +31,42 @@ from nas_encoder.search.gradient.steps import (
     StepsContext,
     architecture_optimizer,
 )
-from nas_encoder.search.gradient.strategies.base import GradientStrategy
-from nas_encoder.search.records import Cost, EpochRecord
-from nas_encoder.training.devices import (
-    open_fabric,
-    synchronize_norms,
-    use_deterministic_algorithms,
-)
+from nas_encoder.search.gradient.strategies.base import Strategy
+from nas_encoder.search.records import EpochRecord
+from nas_encoder.training.devices import synchronize_norms, use_deterministic_algorithms
 from nas_encoder.training.diverged import DivergedError, save_batch
 from nas_encoder.training.optimizers import weights_optimizer
 from nas_encoder.training.random_state import part_seed
+from nas_encoder.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class GradientSearch:
-    """Runs all stages of a gradient strategy.
+    """Runs all stages of a gradient strategy."""
 
-    Args:
-        strategy: The strategy.
-        config: Optimizers and trainer.
-        accumulate: Batches per step.
-        loaders: The data.
-        seed: Seed of all randomness except the order of the data, which the loaders own.
-        folder: Where checkpoints go.
-        on_epoch: Called after each epoch with its record and the derived architecture.
-        fabric: The devices; by default those of the configuration.
-        objective: Costs and budgets; None where costs are unknown.
-    """
+    strategy: Strategy
+    config: OptimizationConfig  # optimizers and trainer
+    accumulate: int  # batches per step
+    loaders: SearchLoaders
+    seed: int  # seed of all randomness except the order of the data, which the loaders own
+    folder: RunFolder  # where checkpoints go
+    # Called after each epoch with its record and the derived architecture.
+    on_epoch: Callable[[EpochRecord, Any], None]
+    fabric: Fabric
+    objective: Objective | None  # costs and budgets; None where costs are unknown
+    candidates: Candidates = field(init=False)  # the choices of the current stage
+    # State of its best epoch if it can stop early; the search then derives from it.
+    best: dict[str, Tensor] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        strategy: GradientStrategy,
-        config: OptimizationConfig,
-        accumulate: int,
-        loaders: SearchLoaders,
-        seed: int,
-        folder: RunFolder,
-        on_epoch: Callable[[EpochRecord, Any], None],
-        fabric: Fabric | None = None,
-        objective: Objective | None = None,
-    ) -> None:
-        self.strategy = strategy
-        self.stages = strategy.config.stages
-        self.config = config
-        self.accumulate = accumulate
-        self.loaders = loaders
-        self.seed = seed
-        self.folder = folder
-        self.on_epoch = on_epoch
-        self.fabric = fabric or open_fabric(config.trainer)
-        self.objective = objective
+    def __post_init__(self) -> None:
+        self.stages = self.strategy.config.stages
         # Epochs differ by a batch or two; planning all of them for a bar would take too long.
         self.progress = Progress(
-            self.stages, self.strategy, lambda stage: loaders.of_stage(stage).num_batches(0)
+            self.strategy, lambda stage: self.loaders.of_stage(stage).num_batches(0)
         )
-        self.candidates: Candidates = self.strategy.first_candidates()
-        # State of the stage's best epoch where it stops early; the search derives from it.
-        self.best: dict[str, Tensor] | None = None
+        self.candidates = self.strategy.first_candidates()
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -112,12 +90,9 @@ class GradientSearch:
         architecture: Any = None
         with bar, logging_redirect_tqdm():
             for index in range(position.stage, len(self.stages)):
-                if resume is None:
-                    steps = self.fresh_stage(index, steps)
-                    stage = self._stage(steps, SearchPosition(stage=index), bar)
-                else:
-                    steps = self.restored_stage(index, resume)
-                    stage = self._stage(steps, position, bar)
+                steps = self._steps(index, steps, resume)
+                stage = self._stage(steps, SearchPosition(stage=index), bar)
+                if resume is not None:
                     stage.trainer.restore({**resume, "network": _prefixed(resume["network"])})
                     resume = None
                 try:
@@ -136,18 +111,22 @@ class GradientSearch:
             bar.update(batches * self.progress.step(stage.config, now.epoch))
             bar.set_postfix_str(f"loss {now.mean('loss'):.3f}")
 
-        stage = Stage(
+        own, before = self.stages[position.stage], self.stages[: position.stage]
+        epochs_before = sum(earlier.epochs for earlier in before)
+        stage = Stage(steps, own, self.strategy, self.loaders, config.weights, epochs_before)
+        stage.trainer = Trainer(
             steps,
-            self.stages[position.stage],
-            self.strategy,
-            self.loaders,
-            config.weights,
-            sum(earlier.epochs for earlier in self.stages[: position.stage]),
-            position,
-            show=show,
-            accumulate=self.accumulate,
+            own.epochs,
+            stage.batches,
+            stage.rate,
+            stage.step,
+            own.stop,
+            self.accumulate,
             write=lambda state: self._save(steps, state),
             step_seconds=60 * config.trainer.checkpoint_minutes,
+            show=show,
+            position=position,
+            where=f" of stage {position.stage + 1}",
         )
         return stage
 
@@ -178,8 +157,7 @@ class GradientSearch:
         if self.objective is not None:
             with torch.no_grad():
                 present = steps.parameters.weights(), self.candidates, architecture
-                report = self.objective.report(*present, steps.parameters.edges())
-            costs = {name: Cost(**cost) for name, cost in report.items()}
+                costs = self.objective.report(*present, steps.parameters.edges())
         record = EpochRecord(
             stage=position.stage + 1,
             epoch=position.epoch + 1,
@@ -208,51 +186,41 @@ class GradientSearch:
         return architecture
 
     def _finish_stage(self, steps: Steps, index: int) -> None:
-        stages = self.stages
-        if index + 1 < len(stages) and stages[index + 1].phase == "search":
+        if index + 1 < len(self.stages) and self.stages[index + 1].phase == "search":
             self.candidates = self.strategy.next_candidates(index, steps.parameters.probabilities())
         self.best = None
 
     # -- building and restoring ---------------------------------------------------------------
 
-    def fresh_stage(self, index: int, previous: Steps | None) -> Steps:
-        """Build the steps of a new stage (from 0), after the ``previous`` stage's."""
-        parameters = self._parameters(index)
-        stages = self.stages
+    def _steps(self, index: int, previous: Steps | None, state: dict[str, Any] | None) -> Steps:
+        """Build the steps of a stage (from 0): after the ``previous`` stage's, or resumed.
+
+        Of a resumed stage, the trainer restores the network's weights.
+        """
+        config, stage = self.config, self.stages[index]
+        # The initial state of a stage depends only on the seed and its number.
+        seed = part_seed(self.seed, index)
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        learned = self.strategy.config.learns_edges
+        parameters = ArchitectureParameters(self.candidates, generator, learned)
         # Inherit the choice of the previous stage, or else only its pruning.
-        goes_on = index > 0 and stages[index - 1].phase == "warmup"
-        if previous is not None:
-            if goes_on or stages[index].phase == "retrain":
+        goes_on = index > 0 and self.stages[index - 1].phase == "warmup"
+        if state is not None:
+            parameters.load_state_dict(state["architecture"])
+        elif previous is not None:
+            if goes_on or stage.phase == "retrain":
                 parameters.load_state_dict(previous.parameters.state_dict())
             else:
                 # Stages prune operations but never edges, so the edge strengths carry over.
                 strengths = previous.parameters.strengths.state_dict()
                 parameters.strengths.load_state_dict(strengths)
-        steps = self._steps(index, parameters)
-        if previous is not None and goes_on and stages[index].phase == "search":
-            steps.network.load_state_dict(previous.network.state_dict())
-            steps.optimizer.load_state_dict(previous.optimizer.state_dict())
-        return steps
-
-    def restored_stage(self, index: int, state: dict[str, Any]) -> Steps:
-        """Build the steps of a resumed stage; the trainer restores the network's weights."""
-        parameters = self._parameters(index)
-        parameters.load_state_dict(state["architecture"])
-        steps = self._steps(index, parameters)
-        steps.architecture.load_state_dict(state["architecture_optimizer"])
-        steps.load_state(state["steps"])
-        return steps
-
-    def _parameters(self, index: int) -> ArchitectureParameters:
-        # The initial state of a stage depends only on the seed and its number.
-        seed = part_seed(self.seed, index)
-        torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
-        return ArchitectureParameters(self.candidates, generator, self.strategy.config.learns_edges)
-
-    def _steps(self, index: int, parameters: ArchitectureParameters) -> Steps:
-        config, stage = self.config, self.stages[index]
-        network = self._build_network(stage, parameters)
+        if stage.phase == "retrain":
+            genotype = self._genotype(self.strategy.derive(parameters))
+            encoder = build_encoder(genotype, **asdict(self.strategy.network(stage)))
+            network: nn.Module = CtcNetwork(encoder, self.loaders.vocabulary)
+        else:
+            network = self.strategy.supernet(self.candidates, stage, self.loaders.vocabulary)
         if self.fabric.world_size > 1 and config.trainer.sync_batchnorm:
             synchronize_norms(network)
         network.to(self.fabric.device)
@@ -265,8 +233,8 @@ class GradientSearch:
             architecture=architecture_optimizer(config.architecture, parameters),
             grad_clip=config.weights.grad_clip,
             stage=stage,
-            seed=part_seed(self.seed, index),
-            penalty=self._penalty(parameters) if stage.phase == "search" else None,
+            seed=seed,
+            penalty=self._penalty() if stage.phase == "search" else None,
         )
         steps = self.strategy.steps(context)
         rank = self.fabric.global_rank
@@ -277,14 +245,13 @@ class GradientSearch:
             "stage %d of %d: %d cells, %d channels, %d operations on an edge, %d epochs",
             *(index + 1, len(self.stages), *sizes),
         )
+        if state is not None:
+            steps.architecture.load_state_dict(state["architecture_optimizer"])
+            steps.load_state(state["steps"])
+        elif previous is not None and goes_on and stage.phase == "search":
+            steps.network.load_state_dict(previous.network.state_dict())
+            steps.optimizer.load_state_dict(previous.optimizer.state_dict())
         return steps
-
-    def _build_network(self, stage: StageConfig, parameters: ArchitectureParameters) -> nn.Module:
-        if stage.phase != "retrain":
-            return self.strategy.supernet(self.candidates, stage, self.loaders.vocabulary)
-        genotype = self._genotype(self.strategy.derive(parameters))
-        encoder = build_encoder(genotype, **asdict(self.strategy.network(stage)))
-        return CtcNetwork(encoder, self.loaders.vocabulary)
 
     def _genotype(self, architecture: Any) -> Genotype:
         config = self.strategy.config
@@ -303,12 +270,12 @@ class GradientSearch:
             }
         )
 
-    def _penalty(self, parameters: ArchitectureParameters) -> Penalty | None:
+    def _penalty(self) -> Penalty | None:
         objective = self.objective
         if objective is None or not objective.config.budgets:
             return None
         return lambda present: objective.penalty(
-            present.weights(), self.candidates, self.strategy.derive(parameters), present.edges()
+            present.weights(), self.candidates, self.strategy.derive(present), present.edges()
         )
 
 

@@ -6,6 +6,7 @@ E edges of a cell, blocks of a chain or nodes of NAS-Bench-ASR, n candidates of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -15,41 +16,13 @@ from torch import Tensor
 from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.budgets import ObjectiveConfig, readable
+from nas_encoder.search.records import Cost
 from nas_encoder.spaces import SearchSpace
 from nas_encoder.spaces.base import LATENCY
 from nas_encoder.spaces.modules import Costs
 
-NONE_LEARNED: Mapping[str, Tensor] = MappingProxyType({})
 
-
-def build_costs(
-    config: ObjectiveConfig, space: SearchSpace, network: Any, frame_shift: float
-) -> Costs | None:
-    """Return the costs of what a search can find; None where the space defines none.
-
-    Args:
-        config: The size, and the table of latencies.
-        space: The searched space.
-        network: Options of the last stage's network.
-        frame_shift: Frame shift of the features, in seconds.
-
-    Raises:
-        ConfigError: There is no table of latencies for exactly this network.
-    """
-    if not space.has("costs"):
-        return None
-    options = space.target_options(network, config.layers, config.channels)
-    frames = round(config.seconds / frame_shift)
-    if config.latency_ms is None and config.table is None:
-        return space.costs.build(space, options, frames)
-    if LATENCY not in space.features:
-        raise ConfigError(
-            "objective.latency_ms",
-            [f"is for spaces of cells, the operations of '{space.name}' are not measured"],
-        )
-    return space.costs.build_with_latency(space, options, frames, config.table)
-
-
+@dataclass(frozen=True)
 class Objective:
     """The penalty for exceeding budgets; ``costs`` are those of the derivable networks.
 
@@ -57,14 +30,15 @@ class Objective:
         ConfigError: A budget cannot be met, or the cost that it limits is unknown.
     """
 
-    def __init__(self, config: ObjectiveConfig, costs: Costs) -> None:
-        self.config = config
-        self.costs = costs
+    config: ObjectiveConfig
+    costs: Costs
+
+    def __post_init__(self) -> None:
         problems = []
-        for name, budget in config.budgets.items():
-            if name not in costs.quantities:
+        for name, budget in self.config.budgets.items():
+            if name not in self.costs.quantities:
                 problems.append(f"{name}: is not known for networks of this space")
-            elif budget < (least := costs.cheapest(name)):
+            elif budget < (least := self.costs.cheapest(name)):
                 problems.append(
                     f"{name}: no network of the space and of this size costs less than "
                     f"{readable(name, least)}, the budget is {readable(name, budget)}"
@@ -72,12 +46,45 @@ class Objective:
         if problems:
             raise ConfigError("objective", problems)
 
+    @classmethod
+    def of(
+        cls, config: ObjectiveConfig, space: SearchSpace, network: Any, frame_shift: float
+    ) -> Objective | None:
+        """Return that of a search; None where the space defines no costs and there is no budget.
+
+        Args:
+            config: The budgets, the size they are for, and the table of latencies.
+            space: The searched space.
+            network: Options of the last stage's network.
+            frame_shift: Frame shift of the features, in seconds.
+
+        Raises:
+            ConfigError: As above, or there is no table of latencies for exactly this network.
+        """
+        if not space.has("costs"):
+            if config.budgets:
+                raise ConfigError(
+                    "objective",
+                    [f"the costs of networks of the space '{space.name}' are not known"],
+                )
+            return None
+        options = space.target_options(network, config.layers, config.channels)
+        frames = round(config.seconds / frame_shift)
+        if config.latency_ms is None and config.table is None:
+            return cls(config, space.costs.build(space, options, frames))
+        if LATENCY not in space.features:
+            raise ConfigError(
+                "objective.latency_ms",
+                [f"is for spaces of cells, the operations of '{space.name}' are not measured"],
+            )
+        return cls(config, space.costs.build_with_latency(space, options, frames, config.table))
+
     def penalty(
         self,
         weights: Mapping[str, Tensor],
         candidates: Candidates,
         derived: Any,
-        edges: Mapping[str, Tensor] = NONE_LEARNED,
+        edges: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
         """Return the term added to the architecture's loss; 0 within all budgets.
 
@@ -116,17 +123,13 @@ class Objective:
         weights: Mapping[str, Tensor],
         candidates: Candidates,
         derived: Any,
-        edges: Mapping[str, Tensor] = NONE_LEARNED,
-    ) -> dict[str, dict[str, float]]:
-        """Return plain numbers for each quantity: ``derived``, ``expected`` and the ``budget``."""
+        edges: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> dict[str, Cost]:
+        """Return each cost."""
         with torch.no_grad():
             expected = self.costs.expected(weights, candidates, edges)
-        costs = self.costs.of(derived)
+        costs, budgets = self.costs.of(derived), self.config.budgets
         return {
-            name: {
-                "derived": costs[name],
-                "expected": float(expected[name]),
-                **({"budget": self.config.budgets[name]} if name in self.config.budgets else {}),
-            }
+            name: Cost(costs[name], float(expected[name]), budgets.get(name))
             for name in self.costs.quantities
         }

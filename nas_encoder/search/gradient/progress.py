@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
 from nas_encoder.search.config.sections import StageConfig
-from nas_encoder.search.gradient.strategies.base import GradientStrategy
+from nas_encoder.search.gradient.strategies.base import Strategy
 
 
+@dataclass(frozen=True)
 class Progress:
     """Relative costs of steps and epochs, for the ETA; ``batches`` returns the steps per epoch."""
 
-    def __init__(
-        self,
-        stages: Sequence[StageConfig],
-        strategy: GradientStrategy,
-        batches: Callable[[StageConfig], int],
-    ) -> None:
-        self.stages = stages
-        self.strategy = strategy
-        self.batches = batches
+    strategy: Strategy
+    batches: Callable[[StageConfig], int]
 
     def step(self, stage: StageConfig, epoch: int) -> float:
         """Return the cost of a step."""
@@ -37,13 +32,14 @@ class Progress:
 
     def bar(self, stage: int, epoch: int, step: int, hidden: bool = False) -> Any:
         """Return a bar at the position of the search; a hidden one shows nothing."""
+        stages = self.strategy.config.stages
         costs = {
             (index, number): self.epoch(config, number)
-            for index, config in enumerate(self.stages)
+            for index, config in enumerate(stages)
             for number in range(config.epochs)
         }
         done = sum(cost for place, cost in costs.items() if place < (stage, epoch))
-        done += step * self.step(self.stages[stage], epoch)
+        done += step * self.step(stages[stage], epoch)
         return tqdm(
             total=sum(costs.values()),
             initial=done,

@@ -68,12 +68,8 @@ def _find(folder: RunFolder, stage: int | None, epoch: int | None) -> EpochRecor
         f"stage {number}: 1..{max(record.epoch for record in records if record.stage == number)}"
         for number in sorted({record.stage for record in records})
     )
-    found = [
-        record
-        for record in records
-        if record.stage == (stage if stage is not None else records[-1].stage)
-        and (epoch is None or record.epoch == epoch)
-    ]
+    wanted = records[-1].stage if stage is None and records else stage
+    found = [one for one in records if one.stage == wanted and epoch in (None, one.epoch)]
     if not found:
         asked = f"stage {stage or 'last'}, epoch {epoch or 'last'}"
         raise CheckpointError(

@@ -1,8 +1,6 @@
-"""Several seeds: the derived network that validates best is the result.
+"""Several seeds, because the outcome of a search depends on chance: the best is the result.
 
-He et al. 2020 repeat their search 3 times with different seeds because the outcome depends on
-chance (sections 3.2 and 4.3). So do Liu et al. 2019 and Chen et al. 2019, who train each derived
-network briefly and keep the best one on validation data.
+He et al. 2020 (sections 3.2 and 4.3), Liu et al. 2019 and Chen et al. 2019 repeat theirs too.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ from nas_encoder.genotype import Genotype
 
 def choose(found: dict[int, Genotype]) -> Genotype:
     """Return the best genotype, with all of them in its provenance."""
-    ranked = sorted(found, key=lambda seed: (*score_of(found[seed]), list(found).index(seed)))
-    best = found[ranked[0]]
+    best = min(found.values(), key=score_of)
     candidates = [
         {"seed": seed, "hash": genotype.hash, "validation": genotype.provenance.get("validation")}
         for seed, genotype in found.items()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from nas_encoder.data import Batch
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.steps import Steps
-from nas_encoder.search.gradient.strategies.base import GradientStrategy
+from nas_encoder.search.gradient.strategies.base import Strategy
 from nas_encoder.training.config import WeightsConfig
 from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import cosine
@@ -19,65 +18,32 @@ from nas_encoder.training.trainer import Position, Trainer
 
 @dataclass
 class SearchPosition(Position):
-    """Progress of a search.
+    """Progress of a search."""
 
-    Attributes:
-        stage: Counted from 0.
-        architecture_batches: Architecture batches consumed in the stage.
-    """
-
-    stage: int = 0
-    architecture_batches: int = 0
+    stage: int = 0  # counted from 0
+    architecture_batches: int = 0  # architecture batches consumed in the stage
 
 
+@dataclass
 class Stage:
-    """The epochs of a stage.
+    """The epochs of a stage."""
 
-    Args:
-        steps: The strategy's steps.
-        config: The stage's configuration.
-        strategy: Decides when the architecture moves, and the dropout.
-        loaders: The data.
-        rates: Learning rates of the weights.
-        before: Epochs of the previous stages.
-        position: Where to start.
-        options: Further options of :class:`~nas_encoder.training.trainer.Trainer`.
-    """
-
-    def __init__(
-        self,
-        steps: Steps,
-        config: StageConfig,
-        strategy: GradientStrategy,
-        loaders: SearchLoaders,
-        rates: WeightsConfig,
-        before: int,
-        position: SearchPosition,
-        **options: Any,
-    ) -> None:
-        self.steps, self.config, self.strategy, self.loaders = steps, config, strategy, loaders
-        self.rates, self.before = rates, before
-        where = f" of stage {position.stage + 1}"
-        self.trainer = Trainer(
-            steps,
-            config.epochs,
-            self._batches,
-            self._rate,
-            self._step,
-            config.stop,
-            position=position,
-            where=where,
-            **options,
-        )
-        self.dropout = 0.0
+    steps: Steps
+    config: StageConfig
+    strategy: Strategy  # decides when the architecture moves, and the dropout
+    loaders: SearchLoaders
+    rates: WeightsConfig  # learning rates of the weights
+    before: int  # epochs of the previous stages
+    dropout: float = 0.0  # the current epoch's, after regularized operations
+    trainer: Trainer = field(init=False)  # runs them; it is built with the methods below
 
     @property
     def position(self) -> SearchPosition:
         """The progress of the search."""
         return self.trainer.position  # type: ignore[no-any-return]
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Begin an epoch."""
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Begin an epoch; return its batches."""
         now, loader = self.position, self.loaders.of_stage(self.config)
         self._moves = self.strategy.moves_architecture(self.config, epoch)
         self._others = self.loaders.architecture_from(now.stage, now.architecture_batches)
@@ -86,10 +52,11 @@ class Stage:
         self._length = len(loader)
         return batches
 
-    def _rate(self, now: SearchPosition) -> float:
+    def rate(self, now: SearchPosition) -> float:
+        """Return the learning rate at a position."""
         return cosine(self.rates, (now.epoch + now.step / self._length) / self.config.epochs)
 
-    def _step(self, group: list[Batch], lr: float) -> dict[str, float]:
+    def step(self, group: list[Batch], lr: float) -> dict[str, float]:
         """Move the architecture, if it moves in this epoch, then the weights."""
         sums: dict[str, float] = {}
         if self._moves:

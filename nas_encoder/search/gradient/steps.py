@@ -37,28 +37,17 @@ def architecture_optimizer(
 
 @dataclass(frozen=True)
 class StepsContext:
-    """What a stage passes to the steps of a strategy.
+    """What a stage passes to the steps of a strategy."""
 
-    Attributes:
-        fabric: Device, precision and backward.
-        network: The supernet, ``forward(x, lengths, weights, dropout)``.
-        parameters: The architecture parameters.
-        weights: Optimizer of the network's weights.
-        architecture: Optimizer of the architecture parameters.
-        grad_clip: Largest norm of the weights' gradient; 0 for no limit.
-        stage: The stage's configuration.
-        seed: The stage's seed, for the strategy's random draws.
-        penalty: Function of the parameters, added to the architecture's loss; None for nothing.
-    """
-
-    fabric: Fabric
-    network: nn.Module
+    fabric: Fabric  # device, precision and backward
+    network: nn.Module  # the supernet, ``forward(x, lengths, weights, dropout)``
     parameters: ArchitectureParameters
     weights: torch.optim.Optimizer
     architecture: torch.optim.Optimizer
-    grad_clip: float
+    grad_clip: float  # largest norm of the weights' gradient; 0 for no limit
     stage: StageConfig
-    seed: int
+    seed: int  # the stage's seed, for the strategy's random draws
+    # Function of the parameters, added to the architecture's loss; None for nothing.
     penalty: Penalty | None = None
 
 

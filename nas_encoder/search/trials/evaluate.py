@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.trial_sections import LookupConfig
+from nas_encoder.search.config.sections import LookupConfig
 from nas_encoder.search.trials.members import Members, TrialSpace
 from nas_encoder.spaces import get_space
 from nas_encoder.tabular import Table, load_table, model_hash

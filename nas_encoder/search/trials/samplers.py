@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.trial_sections import PruningConfig
+from nas_encoder.search.config.sections import PruningConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.tables import STRATEGIES

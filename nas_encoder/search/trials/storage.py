@@ -18,7 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_encoder.errors import CheckpointError
-from nas_encoder.search.config.trial_sections import StudyConfig
+from nas_encoder.search.config.sections import StudyConfig
 from nas_encoder.search.trials.processes import is_dead
 
 WORKER = "worker"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -19,55 +19,16 @@ from nas_encoder.spaces.options import NetworkOptions
 NetworkOf = Callable[[StageConfig], NetworkOptions]
 
 
-class GradientStrategy(Protocol):
-    """A way to search with gradients on a supernet.
+class Strategy:
+    """A way to search with gradients on a supernet; others override some of it.
 
     Attributes:
         config: The strategy's configuration.
         network: Returns the options of a stage's network.
+        sampled: Whether the supernet's choices are paths.
     """
 
-    config: StrategyConfig
-    network: NetworkOf
-
-    def __init__(self, config: StrategyConfig, network: NetworkOf) -> None:
-        """Take the checked sections."""
-
-    def first_candidates(self) -> Candidates:
-        """Return the choices of the first stage."""
-
-    def next_candidates(self, stage: int, probabilities: Probabilities) -> Candidates:
-        """Return the choices of stage ``stage + 1`` from the result of stage ``stage``."""
-
-    def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
-        """Return whether the architecture parameters move in this epoch of a stage."""
-
-    def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
-        """Return the dropout after regularized operations in this epoch."""
-
-    def step_cost(self, stage: StageConfig, moves: bool) -> float:
-        """Return roughly a step's time, relative to one of the derived network; for an ETA.
-
-        ``moves``: whether the architecture moves too.
-        """
-
-    def derive(self, parameters: ArchitectureParameters) -> Any:
-        """Return the architecture that the parameters encode."""
-
-    def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
-        """Return the architecture that recorded probabilities encode; deterministic."""
-
-    def supernet(self, candidates: Candidates, stage: StageConfig, vocabulary: int) -> nn.Module:
-        """Build the network of a stage, ``forward(x, lengths, weights, dropout)``."""
-
-    def steps(self, context: StepsContext) -> Steps:
-        """Return the steps of a stage."""
-
-
-class Strategy:
-    """What strategies have in common: mixtures, one or more stages, first-order gradients."""
-
-    sampled = False  # whether the supernet's choices are paths
+    sampled = False
 
     def __init__(self, config: StrategyConfig, network: NetworkOf) -> None:
         self.config = config
@@ -76,36 +37,42 @@ class Strategy:
         self.limits = dict(config.regularization.at_most)
 
     def first_candidates(self) -> Candidates:
-        """Return every operation of the space on every edge."""
+        """Return the choices of the first stage: every operation of the space on every edge."""
         return self.space.first_candidates(self.config.learns_edges)
 
     def next_candidates(self, stage: int, probabilities: Probabilities) -> Candidates:
-        """Keep each edge's most probable operations, as many as the next stage has."""
+        """Return the choices of stage ``stage + 1`` from the result of stage ``stage``.
+
+        They are each edge's most probable operations, as many as the next stage has.
+        """
         keep = self.config.stages[stage + 1].operations
         return self.space.prune(probabilities, keep, self.limits)
 
     def moves_architecture(self, stage: StageConfig, epoch: int) -> bool:
-        """Move the architecture in a search stage, once the weights have warmed up."""
+        """Return whether the architecture moves in this epoch: in a search, after the warm-up."""
         return stage.phase == "search" and epoch >= stage.warmup_epochs
 
     def operation_dropout(self, stage: StageConfig, epoch: int) -> float:
-        """Return the dropout of the stage."""
+        """Return the dropout after regularized operations in this epoch."""
         return stage.dropout
 
     def step_cost(self, stage: StageConfig, moves: bool) -> float:
-        """Count the operations of a mixture; both steps take about equally long."""
+        """Return roughly a step's time, relative to one of the derived network; for an ETA.
+
+        A mixture counts its operations, twice if the architecture ``moves`` too.
+        """
         return stage.operations * (2.0 if moves else 1.0)
 
     def derive(self, parameters: ArchitectureParameters) -> Any:
-        """Derive an architecture from the current parameters."""
+        """Return the architecture that the parameters encode."""
         return self.derive_from(parameters.probabilities(), parameters.edge_probabilities())
 
     def derive_from(self, probabilities: Probabilities, edges: EdgeProbabilities = NO_EDGES) -> Any:
-        """Derive an architecture from recorded probabilities."""
+        """Return the architecture that recorded probabilities encode; deterministic."""
         return self.space.derive(probabilities, self.limits, edges)
 
     def supernet(self, candidates: Candidates, stage: StageConfig, vocabulary: int) -> nn.Module:
-        """Build the space's supernet with a CTC output."""
+        """Build the network of a stage, ``forward(x, lengths, weights, dropout)``."""
         options = self.network(stage)
         regularized = self.config.regularization.operations
         supernet = self.space.supernet
@@ -113,7 +80,5 @@ class Strategy:
         return CtcNetwork(encoder, vocabulary)
 
     def steps(self, context: StepsContext) -> Steps:
-        """Return first-order steps."""
-        if self.config.edges == "drawn":
-            return DrawnEdgesSteps(context)
-        return Steps(context)
+        """Return the steps of a stage."""
+        return (DrawnEdgesSteps if self.config.edges == "drawn" else Steps)(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +13,30 @@ from nas_encoder.network.choices.edges import draw_taken
 from nas_encoder.search.gradient.steps import Steps, StepsContext
 
 
-class DrawingSteps(Steps):
+class DrawingSteps(Steps, ABC):
     """Steps with a random generator, whose state is checkpointed."""
 
     def __init__(self, context: StepsContext) -> None:
         super().__init__(context)
         self.generator = torch.Generator().manual_seed(context.seed)
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> Any:
+        """Return the network's ``weights`` for a step."""
+
+    def mixture(self) -> Any:
+        """Draw for a weight step."""
+        return self.draw(self.generator)
+
+    def architecture_mixture(self) -> Any:
+        """Draw for an architecture step."""
+        return self.draw(self.generator)
+
+    def score_mixtures(self) -> Iterator[Any]:
+        """Draw for each validation batch, the same in every epoch."""
+        generator = torch.Generator().manual_seed(self.context.seed)
+        while True:
+            yield self.draw(generator)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides parameters and optimizers."""
@@ -40,21 +59,8 @@ class DrawnEdgesSteps(DrawingSteps):
     Merged ones compute them with weight zero: their running statistics then follow all edges.
     """
 
-    def mixture(self) -> dict[str, Tensor]:
-        """Draw the edges of a weight step."""
-        return self._mixture(self.generator)
-
-    def architecture_mixture(self) -> dict[str, Tensor]:
-        """Draw the edges of an architecture step."""
-        return self._mixture(self.generator)
-
-    def score_mixtures(self) -> Iterator[dict[str, Tensor]]:
-        """Draw edges for each validation batch, the same in every epoch."""
-        generator = torch.Generator().manual_seed(self.context.seed)
-        while True:
-            yield self._mixture(generator)
-
-    def _mixture(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the edges of a step."""
         edges = self.parameters.edges()
         found = {}
         for kind, weights in self.parameters.weights().items():

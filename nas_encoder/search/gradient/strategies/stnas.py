@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -58,10 +57,6 @@ class SampledSteps(DrawingSteps):
         self.candidates = candidates
         self.uniform = context.stage.phase == "warmup"
 
-    def mixture(self) -> dict[str, Paths]:
-        """Draw the paths of a weight step."""
-        return self._draw(self.generator)
-
     def architecture_mixture(self) -> dict[str, Paths]:
         """Draw the paths of an architecture step."""
         paths = {
@@ -74,13 +69,8 @@ class SampledSteps(DrawingSteps):
             for kind, own in paths.items()
         }
 
-    def score_mixtures(self) -> Any:
-        """Draw paths for each validation batch, the same in every epoch."""
-        generator = torch.Generator().manual_seed(self.context.seed)
-        while True:
-            yield self._draw(generator)
-
-    def _draw(self, generator: torch.Generator) -> dict[str, Paths]:
+    def draw(self, generator: torch.Generator) -> dict[str, Paths]:
+        """Draw the paths of a step."""
         weights = self.parameters.weights()
         if self.uniform:
             weights = {kind: torch.ones_like(value) for kind, value in weights.items()}
