@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,39 +31,47 @@ def count_macs(module: nn.Module, frames: int, input_size: int) -> int:
     """
     parameter = next(module.parameters())
     x = torch.zeros(1, frames, input_size, dtype=parameter.dtype, device=parameter.device)
-    lengths = torch.tensor([frames], device=parameter.device)
     modes = {part: part.training for part in module.modules()}
     module.eval()
-    counter = FlopCounterMode(display=False)
-    recurrent = {name: part for name, part in module.named_modules() if isinstance(part, nn.LSTM)}
-    steps: list[int] = []
+    try:
+        return _count(module, partial(module, x, torch.tensor([frames], device=x.device)))
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def cost_of(module: nn.Module, call: Callable[[], object]) -> Cost:
+    """Return the cost of a module; ``call`` runs it, possibly on the device ``meta``."""
+    return {"parameters": float(count_parameters(module)), "macs": float(_count(module, call))}
+
+
+def _count(module: nn.Module, call: Callable[[], object]) -> int:
+    counter, apart = FlopCounterMode(display=False), [0]
+
+    # On CPU average pools run as convolutions, which must not count. The counter does not know
+    # the kernels of LSTMs; their steps are counted here.
+    def enter(part: nn.Module, given: Any) -> None:
+        apart.append(counter.get_total_flops())
+
+    def leave(part: nn.Module, given: Any, _: Any) -> None:
+        apart[0] += counter.get_total_flops() - apart.pop()
+        if isinstance(part, nn.LSTM):
+            weights = [p.numel() for name, p in part.named_parameters() if "weight" in name]
+            apart[0] -= 2 * given[0].size(0) * given[0].size(1) * sum(weights)
+
     handles = [
-        part.register_forward_hook(lambda part, given, _: steps.append(_lstm_macs(part, given[0])))
-        for part in recurrent.values()
+        handle
+        for part in module.modules()
+        if isinstance(part, (AvgPool3, nn.LSTM))
+        for handle in (part.register_forward_pre_hook(enter), part.register_forward_hook(leave))
     ]
     try:
         with counter, torch.no_grad():
-            module(x, lengths)
+            call()
     finally:
         for handle in handles:
             handle.remove()
-        for part, training in modes.items():
-            part.training = training
-    # On CPU average pools run as convolutions, which must not count. The counter does not know
-    # the kernels of LSTMs; they are counted here.
-    root = type(module).__name__
-    apart = {
-        f"{root}.{name}" for name, part in module.named_modules() if isinstance(part, AvgPool3)
-    } | {f"{root}.{name}" for name in recurrent}
-    counted = counter.get_flop_counts()
-    left_out = sum(sum(counted[name].values()) for name in apart if name in counted)
-    return (int(counter.get_total_flops()) - left_out) // 2 + sum(steps)
-
-
-def _lstm_macs(lstm: nn.Module, x: Tensor) -> int:
-    """Return the multiply-adds of an LSTM on (B, T, C)."""
-    weights = [p.numel() for name, p in lstm.named_parameters() if name.startswith("weight")]
-    return x.size(0) * x.size(1) * sum(weights)
+    return (counter.get_total_flops() - apart[0]) // 2
 
 
 class RowCosts:
@@ -125,13 +135,3 @@ class RowCosts:
 def total(costs: Sequence[Cost]) -> Cost:
     """Return the sum of costs."""
     return {name: sum(cost[name] for cost in costs) for name in _QUANTITIES}
-
-
-def cost_of(module: nn.Module, *inputs: Tensor | None) -> Cost:
-    """Return the cost of a module on inputs, which may be on the device ``meta``."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
-    return {
-        "parameters": float(count_parameters(module)),
-        "macs": float(counter.get_total_flops() // 2),
-    }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.network.complexity import RowCosts, cost_of, count_macs, count_parameters, total
+from nas_encoder.network.complexity import RowCosts, cost_of, total
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
 from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk, build_node_operation
@@ -21,39 +21,28 @@ class SkipCosts(RowCosts):
     """
 
     def __init__(self, space: NasBenchSpace, config: NasBenchConfig, frames: int) -> None:
+        inputs: list[Tensor] = []
+
+        def run(number: int, cell: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+            inputs.append(x)
+            y: Tensor = cell(x)
+            return y
+
         with torch.device("meta"):
-            skeleton = _Skeleton(config, nn.LayerNorm)
-            fixed = {
-                "parameters": float(count_parameters(skeleton)),
-                "macs": float(count_macs(skeleton, frames, config.input_size)),
-            }
-            found: dict[str, list[dict[str, float]]] = {op: [] for op in space.operations}
-            for x in skeleton.inputs:
-                for op in space.operations:
-                    if op != ZERO:
-                        layer = build_node_operation(op, x.size(2), config.groups)
-                        found[op].append(cost_of(layer, x))
-        row = {op: total(costs) for op, costs in found.items()}
+            trunk = NasBenchTrunk(config, nn.LayerNorm)  # cells hold only their norm
+            x = torch.empty(1, frames, config.input_size)
+            fixed = cost_of(trunk, lambda: trunk.output(*trunk.through_cells(x, None, run), 0.0))
+            row = {ZERO: total([])}
+            for op in space.operations:
+                if op != ZERO:
+                    layers = [build_node_operation(op, x.size(2), config.groups) for x in inputs]
+                    costs = map(cost_of, layers, map(partial, layers, inputs))
+                    row[op] = total(list(costs))
         super().__init__(NODE, [row] * space.nodes, fixed, never=(ZERO,))
 
     def of(self, architecture: SkipArchitecture) -> dict[str, float]:
         """Return the costs of an architecture's network, by quantity."""
         return self.of_operations([node.op for node in architecture.reduced().nodes])
-
-
-class _Skeleton(NasBenchTrunk):
-    """A network whose cells hold only their norm; it records the inputs of the cells."""
-
-    def forward(self, x: Tensor, *_: Any) -> Any:
-        """Return (B, ceil(T / 4), D)."""
-        self.inputs: list[Tensor] = []
-
-        def run(number: int, cell: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-            self.inputs.append(x)
-            y: Tensor = cell(x)
-            return y
-
-        return self.output(*self.through_cells(x, None, run), 0.0)
 
 
 build = SkipCosts
