@@ -17,8 +17,6 @@ import pytest
 import yaml
 
 from nas_encoder.errors import ConfigError, DataError
-from recipes.mini.espnet.local import training_config as espnet_config
-from recipes.mini.espnet.local.training_config import steps_in_epoch
 from tools.experiments import equal_time
 from tools.experiments.collect import run_of
 from tools.experiments.equal_time import plan
@@ -26,7 +24,7 @@ from tools.experiments.job_costs import costs_path, read_costs, training_seconds
 from tools.experiments.job_progress import Progress
 from tools.experiments.recipe import read_options
 from tools.experiments.resumable import Job, JobError
-from tools.experiments.schedules import merge
+from tools.experiments.schedules import SCHEDULES, merge, steps_in_epoch
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "tests" / "workflow"
@@ -314,7 +312,7 @@ def test_equal_time_is_planned_from_what_the_trainings_have_cost(tmp_path: Path)
 
     def planned_run(seconds: float) -> str:
         write_costs(tmp_path, "other", seconds)
-        arguments = ["--schedule", espnet_config.__name__, "--expdir", tmp_path]
+        arguments = ["--toolkit", "espnet", "--expdir", tmp_path]
         arguments += ["--reference", "train/epochs/searched"]
         arguments += ["--reference-config", config, "--job", "train/epochs/other"]
         arguments += ["--config", config, "--output", planned]
@@ -332,7 +330,7 @@ def test_equal_time_is_planned_from_what_the_trainings_have_cost(tmp_path: Path)
 def test_equal_time_is_met_by_epochs_and_steps() -> None:
     config = {"max_epoch": 10, "num_iters_per_epoch": 62, "scheduler_conf": {"max_lr": 0.002}}
     for seconds, budget in ((40.0, 350.0), (130.0, 350.0), (380.0, 350.0), (900.0, 350.0)):
-        planned = plan(config, seconds, budget, espnet_config)
+        planned = plan(config, seconds, budget, SCHEDULES["espnet"])
         steps = planned["max_epoch"] * planned["num_iters_per_epoch"]
         assert steps / 620 == pytest.approx(budget / seconds, rel=0.02)
         assert planned["num_iters_per_epoch"] == pytest.approx(62, rel=0.15)

@@ -13,8 +13,7 @@ from data_samples import nemo_manifest, write_tone
 
 from nas_encoder import build_encoder
 from nas_encoder.common.documents import read_yaml
-from nas_encoder.errors import ConfigError, DataError, InputError
-from recipes.mini.nemo.local import training_config
+from nas_encoder.errors import ConfigError, DataError
 from recipes.mini.nemo.local.epoch_lines import EpochLines
 from recipes.mini.nemo.local.evaluate import model_path, read_test_set
 from recipes.mini.nemo.local.make_config import Writer, infeasible
@@ -22,9 +21,10 @@ from tools.experiments.collect import run_of
 from tools.experiments.equal_time import plan
 from tools.experiments.job_progress import Progress
 from tools.experiments.match_size import Match
-from tools.experiments.measure import Measurable, measure, named_paths
-from tools.experiments.schedules import merge
+from tools.experiments.measure import Measurable, measure, named_path
+from tools.experiments.schedules import SCHEDULES, merge
 
+SCHEDULE = SCHEDULES["nemo"]
 CONF = Path(__file__).resolve().parents[2] / "recipes" / "mini" / "nemo" / "conf"
 TEMPLATES = sorted(set(CONF.glob("*.yaml")) - {CONF / "common.yaml"})
 
@@ -34,7 +34,7 @@ def test_every_template_says_what_is_needed() -> None:
     common = read_yaml(CONF / "common.yaml", ConfigError)
     for path in TEMPLATES:
         config = merge(common, read_yaml(path, ConfigError))
-        match = Match.from_dict(config["match"])
+        match = Match(**config["match"])
         low, high = match.fine_range
         assert low < config["model"]["encoder"][match.fine] < high
         assert 0 < config["model"]["optim"]["lr"] < 0.1
@@ -45,13 +45,13 @@ def test_every_template_says_what_is_needed() -> None:
 def test_equal_time_never_asks_for_more_than_a_pass_in_an_epoch() -> None:
     config = {"trainer": {"max_epochs": 8, "limit_train_batches": 125, "devices": 1}}
     for seconds, budget in ((90.0, 580.0), (110.0, 580.0), (700.0, 580.0), (580.0, 60.0)):
-        planned = plan(config, seconds, budget, training_config)
-        epochs, steps = training_config.epochs_and_steps(planned)
+        planned = plan(config, seconds, budget, SCHEDULE)
+        epochs, steps = SCHEDULE.epochs_and_steps(planned)
         assert steps <= 125  # the data loader ends there
         assert epochs * steps / 1000 == pytest.approx(budget / seconds, rel=0.02)
         assert planned["trainer"]["devices"] == 1
     with pytest.raises(ConfigError, match="at least 3 steps"):
-        training_config.with_steps(config, 1, 2)
+        SCHEDULE.with_steps(config, 1, 2)
 
 
 def test_characters_that_frames_cannot_carry_are_counted() -> None:
@@ -106,9 +106,9 @@ def test_the_test_set_is_read_with_its_ids(tmp_path: Path) -> None:
 
 
 def test_systems_are_named() -> None:
-    assert named_paths(["a=x/y", "b=z"]) == {"a": Path("x/y"), "b": Path("z")}
-    with pytest.raises(InputError, match="must be NAME=PATH, got 'a'"):
-        named_paths(["a"])
+    assert named_path("a=x/y") == ("a", Path("x/y"))
+    with pytest.raises(argparse.ArgumentTypeError, match="must be NAME=PATH, got 'a'"):
+        named_path("a")
 
 
 class Model(pl.LightningModule):

@@ -28,7 +28,7 @@ def test_rank_test_against_counting() -> None:
 
     errors, others = [1.0, 2.5, 3.0], [2.0, 4.0, 5.0, 6.0]
     found = collect.rank_test(errors, others)
-    assert found.lower == pytest.approx(sum(e < o for e in errors for o in others) / 12)
+    assert found["lower"] == pytest.approx(sum(e < o for e in errors for o in others) / 12)
 
     def larger(chosen: tuple[int, ...]) -> int:
         ranked = sorted(errors + others)
@@ -39,8 +39,8 @@ def test_rank_test_against_counting() -> None:
     mine = sum(e > o for e in errors for o in others)
     splits = [larger(chosen) for chosen in combinations(range(7), 3)]
     as_extreme = sum(abs(count - 6) >= abs(mine - 6) for count in splits)
-    assert found.p == pytest.approx(as_extreme / len(splits))
-    assert found.smallest_p == pytest.approx(2 / len(splits))
+    assert found["p"] == pytest.approx(as_extreme / len(splits))
+    assert found["smallest_p"] == pytest.approx(2 / len(splits))
 
 
 def test_the_best_of_some_random_ones_against_counting() -> None:
@@ -58,7 +58,7 @@ def test_the_best_of_some_random_ones_against_counting() -> None:
 
 def test_no_difference_and_complete_separation() -> None:
     same = collect.rank_test([3.0, 3.0], [3.0, 3.0, 3.0])
-    assert same.lower == 0.5 and same.p == 1.0
+    assert same["lower"] == 0.5 and same["p"] == 1.0
     groups = [
         collect.Group("stnas", [result(cer) for cer in (10, 11, 12)], [5.0, 6.0, 7.0]),
         collect.Group("pdarts", [result(cer) for cer in (50, 51, 52)], [9.0] * 3),

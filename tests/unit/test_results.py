@@ -36,7 +36,7 @@ def system(name: str, cer: Score) -> System:
         wer=cer,
         encoder_parameters=260_000,
         parameters=262_500,
-        macs=123_400_000,
+        macs_10s=123_400_000,
         rtf=0.0123,
         epochs=10,
         training_seconds=350.4,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,11 +12,12 @@ from typing import Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
-from nas_encoder.errors import ConfigError, NasEncoderError
+from nas_encoder.errors import ConfigError
 from tools.experiments.job_costs import read_costs, training_seconds
 from tools.experiments.schedules import Schedule
 from tools.results import Comparison, System, read_transcripts, score
-from tools.results.document import write_results
+from tools.results.document import corpus_name, corpus_sentence, write_results
+from tools.scripts import command
 
 CONDITIONS = {"epochs": "Equal epochs", "time": "Equal training time"}
 
@@ -54,17 +54,10 @@ def run_of(expdir: Path, condition: str, name: str) -> str:
 
 
 class Collector:
-    """Reads the results of the jobs.
-
-    Args:
-        recipe: The toolkit's recipe.
-        expdir: Folder of the experiments.
-        reference: Kaldi ``text`` of the test set.
-    """
+    """Reads the results of a recipe's jobs; ``reference`` is the Kaldi ``text`` of the test set."""
 
     def __init__(self, recipe: Recipe, expdir: Path, reference: Path) -> None:
-        self.recipe = recipe
-        self.expdir = expdir
+        self.recipe, self.expdir = recipe, expdir
         self.reference = read_transcripts(reference)
         self.measures = json.loads((expdir / "measure.json").read_text(encoding="utf-8"))["systems"]
 
@@ -82,7 +75,7 @@ class Collector:
             wer=score(self.reference, recognised, "word"),
             encoder_parameters=measured["encoder_parameters"],
             parameters=measured["parameters"],
-            macs=measured["macs_10s"],
+            macs_10s=measured["macs_10s"],
             rtf=measured["rtf"],
             epochs=round(epochs * steps / once, 1),
             training_seconds=training_seconds(costs, epochs),
@@ -106,21 +99,14 @@ def notes(
     comparisons: Sequence[Comparison],
 ) -> list[str]:
     """Return the paragraphs below the heading."""
-    train, test = (
-        next(split for name, split in corpus["splits"].items() if name.startswith(kind))
-        for kind in ("train", "test")
-    )
     machine_load = max(
         collector.wall_seconds(run_of(collector.expdir, condition, name)) / system.training_seconds
         for condition, item in zip(CONDITIONS, comparisons, strict=True)
         for name, system in zip(systems, item.systems, strict=True)
     )
     paragraphs = [
-        "**Synthetic speech** (espeak-ng), "
-        f"{train['utterances']} training utterances ({train['hours']:.2f} h) by "
-        f"{len(train['speakers'])} voices, {test['utterances']} test utterances by "
-        f"{len(test['speakers'])} other voices with other sentences. It shows that the parts work "
-        "together; it says nothing about recorded speech.",
+        f"{corpus_sentence(corpus)} It shows that the parts work together; it says nothing about "
+        "recorded speech.",
         *collector.recipe.notes(collector, systems),
     ]
     if machine_load > 1.25:
@@ -131,18 +117,14 @@ def notes(
     return paragraphs
 
 
-def main(recipe: Recipe, arguments: list[str] | None = None) -> int:
-    """Run the command for a toolkit's recipe; return its exit status."""
+@command
+def main(recipe: Recipe, arguments: list[str] | None = None) -> None:
+    """Run the command for a toolkit's recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--expdir", type=Path, required=True, help="experiments")
-    add(
-        "--systems",
-        nargs="+",
-        choices=list(recipe.systems),
-        required=True,
-        help="the searched one first",
-    )
+    names = list(recipe.systems)
+    add("--systems", nargs="+", choices=names, required=True, help="the searched one first")
     add("--reference", type=Path, required=True, help="Kaldi text of the test set")
     add("--corpus", type=Path, required=True, help="corpus.json of the synthetic corpus")
     add("--seed", type=int, required=True, help="of the demo; also of the bootstrap")
@@ -150,34 +132,23 @@ def main(recipe: Recipe, arguments: list[str] | None = None) -> int:
     add("--command", required=True, help="the command line, to write down")
     add("--output", type=Path, required=True, help="folder for RESULTS.md and the others")
     args = parser.parse_args(arguments)
-    try:
-        collector = Collector(recipe, args.expdir, args.reference)
-        comparisons = [
-            Comparison(
-                f"{title} (synthetic corpus)",
-                [collector.system(condition, name) for name in args.systems],
-                args.seed,
-            )
-            for condition, title in CONDITIONS.items()
-        ]
-        corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
-        facts = {
-            "command": args.command,
-            "seed": args.seed,
-            "decoding": f"{recipe.decoder} {args.decoding}".strip(),
-            "corpus": f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}",
-            **environment(),
-            recipe.toolkit: version(recipe.toolkit),
-        }
-        text = write_results(
-            args.output,
-            recipe.heading,
-            notes(collector, corpus, args.systems, comparisons),
-            comparisons,
-            facts,
+    collector = Collector(recipe, args.expdir, args.reference)
+    comparisons = [
+        Comparison(
+            f"{title} (synthetic corpus)",
+            [collector.system(condition, name) for name in args.systems],
+            args.seed,
         )
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
+        for condition, title in CONDITIONS.items()
+    ]
+    corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
+    facts = {
+        "command": args.command,
+        "seed": args.seed,
+        "decoding": f"{recipe.decoder} {args.decoding}".strip(),
+        "corpus": corpus_name(corpus),
+        **environment(),
+        recipe.toolkit: version(recipe.toolkit),
+    }
+    paragraphs = notes(collector, corpus, args.systems, comparisons)
+    print(write_results(args.output, recipe.heading, paragraphs, comparisons, facts))

@@ -1,6 +1,6 @@
 # Stages of every recipe that compares a searched encoder with others: trainings that take as long
 # as the searched one's, and the table. The including Snakefile sets TRAIN_STAGE, TIME_STAGE and
-# RESULTS_STAGE, SCRIPTS (the package of its local/), REFERENCE (Kaldi text of the test set) and
+# RESULTS_STAGE, TOOLKIT, SCRIPTS (the package of its local/), REFERENCE (Kaldi text of the test set) and
 # DECODED (the output of decoding a run). Its rule `train` handles the CONDITIONS.
 SYSTEMS = config["systems"].split()
 SEARCHED, *OTHERS = SYSTEMS
@@ -49,7 +49,7 @@ if stage(TIME_STAGE):
         output: "conf/time/{system}.yaml"
         log: "log/plan/{system}.log"
         shell:
-            "python -m tools.experiments.equal_time --schedule {SCRIPTS}.training_config --expdir ."
+            "python -m tools.experiments.equal_time --toolkit {TOOLKIT} --expdir ."
             " --reference train/epochs/searched --reference-config {input.reference}"
             " --job train/epochs/{wildcards.system} --config {input.config} --output {output}"
             " --same conf/time/{wildcards.system}.same > {log} 2>&1"

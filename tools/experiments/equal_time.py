@@ -6,18 +6,17 @@ The time is that of the epochs, in CPU seconds, as the first trainings at equal 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
-from nas_encoder.errors import ConfigError, NasEncoderError
+from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.errors import ConfigError
 from tools.experiments.job_costs import read_costs, training_seconds
-from tools.experiments.schedules import FEWEST_STEPS, Schedule
+from tools.experiments.schedules import FEWEST_STEPS, SCHEDULES, Schedule
+from tools.scripts import command, write_json
 
 # Times that differ by less count as equal: on two cores that share caches and hyper-threads, the
 # same training's CPU seconds vary by as much, depending on what else runs.
@@ -44,11 +43,12 @@ def plan(
     return schedule.with_steps(config, new_epochs, max(FEWEST_STEPS, round(wanted / new_epochs)))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--schedule", type=import_module, required=True, help="module that reads such configs")
+    add("--toolkit", choices=list(SCHEDULES), required=True, help="whose configs they are")
     add("--expdir", type=Path, required=True, help="experiments with the costs of their trainings")
     add("--reference", required=True, help="job whose training time is the budget")
     add("--reference-config", type=Path, required=True, help="its config")
@@ -57,35 +57,28 @@ def main(arguments: list[str] | None = None) -> int:
     add("--output", type=Path, required=True, help="config to write")
     add("--same", type=Path, required=True, help="file to write where the times are equal already")
     args = parser.parse_args(arguments)
-    schedule: Schedule = args.schedule
-    try:
-        reference = read_yaml(args.reference_config, ConfigError)
-        config = read_yaml(args.config, ConfigError)
-        before = schedule.epochs_and_steps(config)
-        budget, seconds = (
-            training_seconds(read_costs(args.expdir, job), schedule.epochs_and_steps(trained)[0])
-            for job, trained in ((args.reference, reference), (args.job, config))
-        )
-        planned = plan(config, seconds, budget, schedule)
+    schedule = SCHEDULES[args.toolkit]
+    reference = read_yaml(args.reference_config, ConfigError)
+    config = read_yaml(args.config, ConfigError)
+    before = schedule.epochs_and_steps(config)
+    budget, seconds = (
+        training_seconds(read_costs(args.expdir, job), schedule.epochs_and_steps(trained)[0])
+        for job, trained in ((args.reference, reference), (args.job, config))
+    )
+    planned = plan(config, seconds, budget, schedule)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_yaml(args.output, planned, ConfigError)
+    if abs(seconds / budget - 1) <= SAME:
         facts = {"budget_seconds": budget, "seconds_at_equal_epochs": seconds}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_yaml(args.output, planned, ConfigError)
-        if abs(seconds / budget - 1) <= SAME:
-            write_atomically(args.same, json.dumps(facts).encode() + b"\n", ConfigError)
-        else:
-            args.same.unlink(missing_ok=True)
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if args.same.exists():
+        write_json(args.same, facts, indent=None)
         print(f"{seconds:.0f} s is within 10 % of the {budget:.0f} s of {args.reference}")
     else:
+        args.same.unlink(missing_ok=True)
         after = schedule.epochs_and_steps(planned)
         print(
             f"{args.output}: {after[0]} epochs of {after[1]} steps instead of {before[0]} of "
             f"{before[1]}: {budget:.0f} s instead of {seconds:.0f} s"
         )
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.complexity import count_parameters
+from tools.experiments.schedules import merge
 
 # Two encoders within this of the target are within 5 % of each other.
 TOLERANCE = 0.02
@@ -31,16 +35,31 @@ class Match:
     """
 
     fine: str
-    fine_range: tuple[int, int]
+    fine_range: Sequence[int]
     coarse: str | None = None
-    coarse_range: tuple[int, int] = (0, 0)
+    coarse_range: Sequence[int] = (0, 0)
 
-    @classmethod
-    def from_dict(cls, section: Mapping[str, Any]) -> Match:
-        """Read the section from plain YAML types."""
-        low, high = section["fine_range"]
-        coarse_low, coarse_high = section.get("coarse_range", (0, 0))
-        return cls(section["fine"], (low, high), section.get("coarse"), (coarse_low, coarse_high))
+
+def read_template(common: Path, template: Path, *required: str) -> tuple[dict[str, Any], Match]:
+    """Return a training config without its ``match`` section, and that section.
+
+    Args:
+        common: What all encoders share.
+        template: What an encoder adds.
+        required: Keys that there must be, dotted.
+
+    Raises:
+        ConfigError: A file cannot be read, or keys are missing.
+    """
+    config = merge(read_yaml(common, ConfigError), read_yaml(template, ConfigError))
+    missing = []
+    for key in (*required, "match"):
+        *sections, name = key.split(".")
+        if name not in functools.reduce(dict.__getitem__, sections, config):
+            missing.append(f"'{key}' is missing")
+    if missing:
+        raise ConfigError(str(template), missing)
+    return config, Match(**config.pop("match"))
 
 
 def match_size(
@@ -84,6 +103,14 @@ def match_size(
         )
     _, best, count = min(found, key=lambda item: item[0])
     return best, count
+
+
+def write_config(path: Path, config: Mapping[str, Any], count: int, target: int) -> None:
+    """Write a training config and print how near its encoder comes to the target."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_yaml(path, config, ConfigError)
+    off = 100 * (count / target - 1)
+    print(f"{path}: {count} encoder parameters, {off:+.2f} % off {target}")
 
 
 def _fit(

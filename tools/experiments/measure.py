@@ -7,8 +7,6 @@ and take turns, so that whatever else the machine does hits all of them alike.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_encoder.common.documents import write_atomically
 from nas_encoder.deploy import timing
-from nas_encoder.errors import DataError, InputError, NasEncoderError
+from nas_encoder.errors import DataError
 from nas_encoder.network.complexity import count_macs, count_parameters
+from tools.scripts import command, write_json
 
 SECONDS = 10.0
 FRAMES = 1000  # of 10 ms
@@ -85,9 +83,7 @@ def measure(
 
 def write_measures(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the result of :func:`measure` as JSON, and print it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"machine_threads": 1, "systems": found}, indent=2) + "\n"
-    write_atomically(path, data.encode(), DataError)
+    write_json(path, {"machine_threads": 1, "systems": found})
     for name, values in found.items():
         print(
             f"{name}: {values['encoder_parameters']} encoder parameters, "
@@ -95,33 +91,24 @@ def write_measures(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def named_paths(texts: list[str]) -> dict[str, Path]:
-    """Read ``NAME=PATH`` arguments.
-
-    Raises:
-        InputError: An argument has no ``=``.
-    """
-    found = {}
-    for text in texts:
-        name, sign, path = text.partition("=")
-        if not sign:
-            raise InputError(f"systems: must be NAME=PATH, got '{text}'")
-        found[name] = Path(path)
-    return found
+def named_path(text: str) -> tuple[str, Path]:
+    """Read a command line's ``NAME=PATH``."""
+    name, sign, path = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"must be NAME=PATH, got '{text}'")
+    return name, Path(path)
 
 
-def main(load: Callable[[Path], Measurable], arguments: list[str] | None = None) -> int:
-    """Run the command with a toolkit's function to load a model; return its exit status."""
+@command
+def main(load: Callable[[Path], Measurable], arguments: list[str] | None = None) -> None:
+    """Run the command with a toolkit's function to load a model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("systems", nargs="+", metavar="NAME=PATH", help="what trainings saved")
+    parser.add_argument(
+        "systems", nargs="+", type=named_path, metavar="NAME=PATH", help="what trainings saved"
+    )
     parser.add_argument("--repeats", type=int, default=9, help="timed passes (default 9)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     args = parser.parse_args(arguments)
-    try:
-        systems = {name: load(path) for name, path in named_paths(args.systems).items()}
-        write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    systems = {name: load(path) for name, path in args.systems}
+    write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))

@@ -31,19 +31,9 @@ class Interval:
         """Whether both ends are on the same side of 0."""
         return self.low > 0 or self.high < 0
 
-    def to_dict(self) -> dict[str, float]:
-        """Return plain values."""
-        return {"estimate": self.estimate, "low": self.low, "high": self.high}
-
 
 def rate_interval(score: Score, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Return the error rate with its interval.
-
-    Args:
-        score: The system's errors.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
-    """
+    """Return the error rate with its interval."""
     return _interval(score.rate, _rates(score, seed, resamples))
 
 
@@ -51,12 +41,6 @@ def paired_difference(
     first: Score, second: Score, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
     """Return the rate of ``first`` minus that of ``second``; below 0, the first is better.
-
-    Args:
-        first: Errors of one system.
-        second: Errors of another on the same utterances.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
 
     Raises:
         ValueError: The systems were scored on different utterances or references.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tools.results.bootstrap import Interval, paired_difference, rate_interval
 from tools.results.scoring import Score
+
+_SCORES = ("name", "cer", "wer")  # a System's attributes that are no plain measures
+_HEADER = (
+    "encoder", "CER % [95 %]", "WER %", "encoder par.", "model par.", "MACs/10 s", "RTF", "epochs",
+    "training", "peak memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class System:
         wer: Word errors.
         encoder_parameters: Trainable scalars of the encoder.
         parameters: Trainable scalars of the whole model.
-        macs: Multiply-adds of the encoder for 10 s of speech.
+        macs_10s: Multiply-adds of the encoder for 10 s of speech.
         rtf: Encoder time over duration, one thread.
         epochs: Epochs of training.
         training_seconds: CPU seconds of all epochs, validation included.
@@ -32,7 +38,7 @@ class System:
     wer: Score
     encoder_parameters: int
     parameters: int
-    macs: int
+    macs_10s: int
     rtf: float
     epochs: float
     training_seconds: float
@@ -91,29 +97,13 @@ class Comparison:
 
     def table(self) -> str:
         """Return a Markdown table that is also aligned as plain text."""
-        header = (
-            "encoder",
-            "CER % [95 %]",
-            "WER %",
-            "encoder par.",
-            "model par.",
-            "MACs/10 s",
-            "RTF",
-            "epochs",
-            "training",
-            "peak memory",
-        )
-        rows = [header, *(self._row(system) for system in self.systems)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = []
-        for row in rows:
-            cells = [
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
+        rows = [_HEADER, *(self._row(system) for system in self.systems)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines.insert(1, "| " + " | ".join(rule) + " |")
+        lines = []
+        for first, *others in (rows[0], rule, *rows[1:]):
+            right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+            lines.append("| " + " | ".join([first.ljust(widths[0]), *right]) + " |")
         return "\n".join(lines)
 
     def _row(self, system: System) -> tuple[str, ...]:
@@ -124,16 +114,12 @@ class Comparison:
             f"{100 * system.wer.rate:.1f}",
             f"{system.encoder_parameters / 1e3:.1f} k",
             f"{system.parameters / 1e3:.1f} k",
-            f"{system.macs / 1e6:.0f} M",
+            f"{system.macs_10s / 1e6:.0f} M",
             f"{system.rtf:.4f}",
             f"{system.epochs:.4g}",
             f"{system.training_seconds:.0f} s",
             f"{system.peak_memory_mib:.0f} MiB",
         )
-
-    def sentences(self) -> list[str]:
-        """Return what the numbers say about the first system against each of the others."""
-        return [pair.sentence() for pair in self.pairs]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; rates, not percent."""
@@ -144,7 +130,7 @@ class Comparison:
                 {
                     "first": pair.first,
                     "second": pair.second,
-                    "cer": pair.difference.to_dict(),
+                    "cer": asdict(pair.difference),
                     "shown": pair.difference.excludes_zero,
                     "text": pair.sentence(),
                 }
@@ -153,9 +139,10 @@ class Comparison:
         }
 
     def _system(self, system: System) -> dict[str, Any]:
+        measured = {key: value for key, value in vars(system).items() if key not in _SCORES}
         return {
             "name": system.name,
-            "cer": self.intervals[system.name].to_dict(),
+            "cer": asdict(self.intervals[system.name]),
             "cer_errors": {
                 "substitutions": system.cer.substitutions,
                 "deletions": system.cer.deletions,
@@ -164,11 +151,5 @@ class Comparison:
                 "utterances": len(system.cer.utterances),
             },
             "wer": system.wer.rate,
-            "encoder_parameters": system.encoder_parameters,
-            "parameters": system.parameters,
-            "macs_10s": system.macs,
-            "rtf": system.rtf,
-            "epochs": system.epochs,
-            "training_seconds": system.training_seconds,
-            "peak_memory_mib": system.peak_memory_mib,
+            **measured,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from nas_encoder.errors import DataError
 from tools.results.bootstrap import RESAMPLES
 from tools.results.comparison import Comparison
 from tools.results.plot import plot
+from tools.scripts import write_json
 
 _READING = f"""\
 CER counts the spaces between words. Brackets: 95 % bootstrap interval over test utterances
@@ -23,30 +23,43 @@ epochs with their validation, one thread, without Python's start. Peak memory: l
 set of the training process, libraries included."""
 
 
-def markdown(
-    heading: str,
-    notes: Sequence[str],
-    comparisons: Sequence[Comparison],
-    facts: Mapping[str, Any],
-    picture: str,
+def corpus_sentence(corpus: Mapping[str, Any]) -> str:
+    """Return a sentence on a synthetic corpus, given its manifest."""
+    train, test = (
+        next(split for name, split in corpus["splits"].items() if name.startswith(kind))
+        for kind in ("train", "test")
+    )
+    return (
+        f"**Synthetic speech** (espeak-ng), {train['utterances']} training utterances "
+        f"({train['hours']:.2f} h) by {len(train['speakers'])} voices, {test['utterances']} test "
+        f"utterances by {len(test['speakers'])} other voices with other sentences."
+    )
+
+
+def corpus_name(corpus: Mapping[str, Any]) -> str:
+    """Return what identifies a synthetic corpus, given its manifest."""
+    return f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}"
+
+
+def write_files(
+    folder: Path, parts: Sequence[str], origin: Mapping[str, Any], document: Mapping[str, Any]
 ) -> str:
-    """Return the document.
+    """Write ``RESULTS.md`` and ``results.json``.
 
     Args:
-        heading: First line.
-        notes: Paragraphs under it.
-        comparisons: A section each.
-        facts: What the numbers depend on (seed, commit, machine, command).
-        picture: Name of the picture beside the document.
+        folder: Where to write; made if missing.
+        parts: Paragraphs of the text.
+        origin: What the numbers depend on (seed, commit, machine, command), for its end.
+        document: The data.
+
+    Returns:
+        The text.
     """
-    parts = [f"# {heading}", *notes]
-    for item in comparisons:
-        parts += [f"## {item.title}", item.table()]
-        parts.append("\n".join(f"- {sentence}" for sentence in item.sentences()))
-    parts += [f"![CER by encoder and over training time]({picture})", "## How to read it", _READING]
-    rows = "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None)
-    parts += ["## Where it comes from", rows]
-    return "\n\n".join(parts) + "\n"
+    rows = "\n".join(f"- {name}: {value}" for name, value in origin.items() if value is not None)
+    text = "\n\n".join([*parts, "## Where it comes from", rows]) + "\n"
+    write_json(folder / "results.json", document, ascii_only=False)
+    write_atomically(folder / "RESULTS.md", text.encode(), DataError)
+    return text
 
 
 def write_results(
@@ -60,13 +73,13 @@ def write_results(
 
     Args:
         folder: Where to write; made if missing.
-        heading: Heading of the document and the picture.
+        heading: Heading of the text and the picture.
         notes: Paragraphs below the heading.
         comparisons: A section each.
         facts: What the numbers depend on.
 
     Returns:
-        The Markdown document.
+        The text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plot(comparisons, heading, [folder / "results.png", folder / "results.svg"])
@@ -76,8 +89,13 @@ def write_results(
         "facts": dict(facts),
         "comparisons": [item.to_dict() for item in comparisons],
     }
-    text = markdown(heading, notes, comparisons, facts, "results.png")
-    data = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / "results.json", data.encode(), DataError)
-    write_atomically(folder / "RESULTS.md", text.encode(), DataError)
-    return text
+    parts = [f"# {heading}", *notes]
+    for item in comparisons:
+        parts += [f"## {item.title}", item.table()]
+        parts.append("\n".join(f"- {pair.sentence()}" for pair in item.pairs))
+    parts += [
+        "![CER by encoder and over training time](results.png)",
+        "## How to read it",
+        _READING,
+    ]
+    return write_files(folder, parts, facts, document)

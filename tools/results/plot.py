@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from nas_encoder.errors import MissingDependencyError
@@ -26,6 +27,7 @@ def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ModuleNotFoundError as error:
         raise MissingDependencyError("matplotlib", "plot", "the plot of the results") from error
     names = list(dict.fromkeys(s.name for item in comparisons for s in item.systems))
@@ -38,20 +40,13 @@ def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -
             interval = item.intervals[system.name]
             index = names.index(system.name)
             colour = _COLOURS[index % len(_COLOURS)]
-            ends = [
-                [100 * (interval.estimate - interval.low)],
-                [100 * (interval.high - interval.estimate)],
-            ]
-            style = {
-                "color": colour,
-                "marker": _MARKERS[place % len(_MARKERS)],
-                "capsize": 3,
-                "markersize": 7,
-                "linestyle": "none",
-            }
-            estimate = [100 * interval.estimate]
-            rates.errorbar([index + shift], estimate, yerr=ends, **style)
-            cost.errorbar([system.training_seconds / 60], estimate, yerr=ends, **style)
+            below, above = interval.estimate - interval.low, interval.high - interval.estimate
+            for axes, x in ((rates, index + shift), (cost, system.training_seconds / 60)):
+                axes.errorbar(
+                    [x], [100 * interval.estimate], yerr=[[100 * below], [100 * above]],
+                    color=colour, marker=_MARKERS[place % len(_MARKERS)],
+                    capsize=3, markersize=7, linestyle="none",
+                )  # fmt: skip
     rates.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
     rates.set_xlim(-0.6, len(names) - 0.4)
     rates.set_title("by encoder", fontsize=10)
@@ -63,30 +58,16 @@ def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    _legends(rates, cost, comparisons, names)
+    for axes, labels, colours, markers in (
+        (rates, [item.title for item in comparisons], ("0.3",), _MARKERS),
+        (cost, names, _COLOURS, "o"),
+    ):
+        looks = zip(labels, cycle(colours), cycle(markers), strict=False)
+        marks = [
+            Line2D([], [], color=colour, marker=marker, linestyle="none", label=label)
+            for label, colour, marker in looks
+        ]
+        axes.legend(handles=marks, frameon=False)
     figure.suptitle(title, fontsize=11)
     for path in paths:
         figure.savefig(path, dpi=150)
-
-
-def _legends(rates: object, cost: object, runs: Sequence[Comparison], names: list[str]) -> None:
-    from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
-
-    assert isinstance(rates, Axes) and isinstance(cost, Axes)
-    rates.legend(
-        handles=[
-            Line2D([], [], color="0.3", marker=_MARKERS[i % len(_MARKERS)], linestyle="none",
-                   label=item.title)
-            for i, item in enumerate(runs)
-        ],
-        frameon=False,
-    )  # fmt: skip
-    cost.legend(
-        handles=[
-            Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker="o", linestyle="none",
-                   label=name)
-            for i, name in enumerate(names)
-        ],
-        frameon=False,
-    )  # fmt: skip

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import DataError
-from recipes.mini.espnet.local import training_config
 from tools.experiments.collect import Collector, Recipe, main
 from tools.experiments.job_costs import read_costs
+from tools.experiments.schedules import SCHEDULES
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
@@ -33,7 +33,7 @@ RECIPE = Recipe(
         "dfsmn_san": "DFSMN-SAN",
         "transformer": "Transformer",
     },
-    schedule=training_config,
+    schedule=SCHEDULES["espnet"],
     transcripts="1best_recog/text",
     decoder="espnet2.bin.asr_inference",
     notes=notes,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,24 @@ from torch import nn
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.baselines import BASELINES, build_baseline
-from nas_encoder.common.documents import read_yaml, write_yaml
-from nas_encoder.errors import ConfigError, NasEncoderError
-from recipes.mini.espnet.local.training_config import steps_in_epoch, with_steps
-from tools.experiments.match_size import Match, match_size
-from tools.experiments.schedules import merge
+from nas_encoder.errors import ConfigError
+from tools.experiments.match_size import match_size, read_template, write_config
+from tools.experiments.schedules import SCHEDULES, merge, steps_in_epoch
+from tools.scripts import command
+
+ENCODERS = ("nas", "transformer", *BASELINES)
 
 
-def _nas(options: Mapping[str, Any]) -> nn.Module:
-    return build_encoder(**options)
+def build(encoder: str, options: Mapping[str, Any]) -> nn.Module:
+    """Return one of the ENCODERS, built from ``encoder_conf`` and ``input_size``."""
+    if encoder == "nas":
+        return build_encoder(**options)
+    if encoder == "transformer":
+        from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
-
-def _transformer(options: Mapping[str, Any]) -> nn.Module:
-    from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
-
-    encoder: nn.Module = TransformerEncoder(**options)
-    return encoder
-
-
-# The template's encoder -> how to build it from encoder_conf and input_size
-BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "nas": _nas,
-    "transformer": _transformer,
-    **{name: partial(build_baseline, name) for name in BASELINES},
-}
+        transformer: nn.Module = TransformerEncoder(**options)
+        return transformer
+    return build_baseline(encoder, options)
 
 
 def make_config(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -45,20 +38,20 @@ def make_config(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     Raises:
         ConfigError: A template is incomplete, or no width gives the size.
     """
-    config = merge(read_yaml(args.common, ConfigError), read_yaml(args.template, ConfigError))
-    missing = [f"'{key}' is missing" for key in ("encoder", "match") if key not in config]
-    if not missing and config["encoder"] not in BUILDERS:
-        missing.append(f"encoder: must be one of {list(BUILDERS)}, got '{config['encoder']}'")
-    if missing:
-        raise ConfigError(str(args.template), missing)
-    match = Match.from_dict(config.pop("match"))
+    config, match = read_template(args.common, args.template, "encoder")
+    encoder = config["encoder"]
+    if encoder not in ENCODERS:
+        rule = f"encoder: must be one of {list(ENCODERS)}, got '{encoder}'"
+        raise ConfigError(str(args.template), [rule])
     options = dict(config.get("encoder_conf", {}))
     if args.genotype is not None:
         options["genotype"] = load_genotype(args.genotype).to_dict()
-    builder = BUILDERS[config["encoder"]]
     bins = config["frontend_conf"]["n_mels"]
     options, count = match_size(
-        lambda values: builder({"input_size": bins, **values}), options, match, args.parameters
+        lambda values: build(encoder, {"input_size": bins, **values}),
+        options,
+        match,
+        args.parameters,
     )
     utterances = sum(1 for line in args.utterances.open(encoding="utf-8") if line.strip())
     config = merge(
@@ -72,11 +65,13 @@ def make_config(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         },
     )
     config["encoder_conf"] = options
-    return with_steps(config, args.epochs, steps_in_epoch(utterances, config["batch_size"])), count
+    steps = steps_in_epoch(utterances, config["batch_size"])
+    return SCHEDULES["espnet"].with_steps(config, args.epochs, steps), count
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--template", type=Path, required=True, help="encoder, learning rate, what to match")
@@ -90,16 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, required=True)
     add("--output", type=Path, required=True)
     args = parser.parse_args(arguments)
-    try:
-        config, count = make_config(args)
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_yaml(args.output, config, ConfigError)
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    off = 100 * (count / args.parameters - 1)
-    print(f"{args.output}: {count} encoder parameters, {off:+.2f} % off {args.parameters}")
-    return 0
+    config, count = make_config(args)
+    write_config(args.output, config, count, args.parameters)
 
 
 if __name__ == "__main__":

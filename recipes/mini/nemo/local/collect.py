@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from nas_encoder import Genotype
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError
-from recipes.mini.nemo.local import training_config
 from tools.experiments.collect import Collector, Recipe, main
+from tools.experiments.schedules import SCHEDULES
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
@@ -47,7 +47,7 @@ RECIPE = Recipe(
         "fastconformer": "FastConformer",
         "dfsmn_san": "DFSMN-SAN",
     },
-    schedule=training_config,
+    schedule=SCHEDULES["nemo"],
     transcripts="text",
     decoder="EncDecCTCModel.transcribe",
     notes=notes,

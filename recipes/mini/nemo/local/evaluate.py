@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.common.documents import write_atomically
-from nas_encoder.errors import DataError, NasEncoderError
+from nas_encoder.common.files import write_lines
+from nas_encoder.errors import DataError
 from tools.experiments.collect import CONDITIONS, run_of
 from tools.experiments.measure import Measurable, measure, write_measures
+from tools.scripts import command
 
 BATCH = 8
 
@@ -74,15 +75,15 @@ def transcribe(model: Any, utterances: Sequence[tuple[str, str]], output: Path) 
     files = [audio for _, audio in utterances]
     found = model.transcribe(files, batch_size=BATCH, num_workers=0, verbose=False)
     lines = [
-        f"{key} {hypothesis.text}".strip() + "\n"
+        f"{key} {hypothesis.text}".strip()
         for (key, _), hypothesis in zip(utterances, found, strict=True)
     ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, "".join(lines).encode(), DataError)
+    write_lines(output, lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--expdir", type=Path, required=True, help="experiments")
@@ -93,23 +94,18 @@ def main(arguments: list[str] | None = None) -> int:
     add("--output", type=Path, required=True, help="JSON with the measures, to write")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
-        utterances = read_test_set(args.test)
-        runs = {run_of(args.expdir, which, name) for which in CONDITIONS for name in args.systems}
-        models = {run: load(args.expdir, run) for run in sorted(runs)}
-        for number, (run, model) in enumerate(models.items(), 1):
-            print(f"{number}/{len(models)}: {run}", flush=True)
-            transcribe(model, utterances, args.expdir / "decode" / run / "text")
-        systems = {}
-        for name in args.systems:
-            model = models[f"epochs/{name}"]
-            encoder = FramesFirst(model.encoder).eval()
-            systems[name] = Measurable(model, encoder, model.cfg.preprocessor.features)
-        write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    utterances = read_test_set(args.test)
+    runs = {run_of(args.expdir, which, name) for which in CONDITIONS for name in args.systems}
+    models = {run: load(args.expdir, run) for run in sorted(runs)}
+    for number, (run, model) in enumerate(models.items(), 1):
+        print(f"{number}/{len(models)}: {run}", flush=True)
+        transcribe(model, utterances, args.expdir / "decode" / run / "text")
+    systems = {}
+    for name in args.systems:
+        model = models[f"epochs/{name}"]
+        encoder = FramesFirst(model.encoder).eval()
+        systems[name] = Measurable(model, encoder, model.cfg.preprocessor.features)
+    write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
 
 
 if __name__ == "__main__":

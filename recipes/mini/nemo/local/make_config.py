@@ -6,7 +6,6 @@ All of them in one process: importing NeMo takes longer than the rest.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +15,14 @@ import torch
 from torch import nn
 
 from nas_encoder import load_genotype
-from nas_encoder.common.documents import read_yaml, write_atomically, write_yaml
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.data import TokenSet, ctc_frames_needed, open_cuts
 from nas_encoder.data.tokens import BLANK, SPACE, UNK
-from nas_encoder.errors import ConfigError, DataError, NasEncoderError
-from recipes.mini.nemo.local.training_config import with_steps
-from tools.experiments.match_size import Match, match_size
-from tools.experiments.measure import named_paths
-from tools.experiments.schedules import merge
+from nas_encoder.errors import ConfigError
+from tools.experiments.match_size import match_size, read_template, write_config
+from tools.experiments.measure import named_path
+from tools.experiments.schedules import SCHEDULES, merge, steps_in_epoch
+from tools.scripts import command, write_json
 
 NAS = "nas_encoder.nemo.NASEncoder"
 COUNTED = (4, 8)  # subsampling factors for which infeasible utterances are counted
@@ -40,21 +39,12 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def infeasible(needed: Sequence[int], frames: Sequence[int], factor: int) -> int:
-    """Return how many utterances need more output frames for CTC than they have.
-
-    Args:
-        needed: Output frames that each utterance's characters need.
-        frames: Feature frames of each utterance.
-        factor: Feature frames per output frame.
-    """
+    """Return how many utterances need more output frames than their ``frames`` give at a factor."""
     return sum(least > -(-have // factor) for least, have in zip(needed, frames, strict=True))
 
 
 class Writer:
-    """Writes configs from what those of all encoders share.
-
-    Args:
-        args: The command line.
+    """Makes configs from the command line and the training data.
 
     Raises:
         DataError: The training manifest cannot be read.
@@ -63,8 +53,7 @@ class Writer:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.common = read_yaml(args.common, ConfigError)
-        features = self.common["model"]["preprocessor"]
+        features = read_yaml(args.common, ConfigError)["model"]["preprocessor"]
         self.bins = features["features"]
         cuts = open_cuts(args.train)
         texts = [cut.supervisions[0].text for cut in cuts]
@@ -84,19 +73,14 @@ class Writer:
             ConfigError: The template is incomplete, no width gives the size, or most utterances
                 have more characters than the encoder has output frames.
         """
-        config = merge(self.common, read_yaml(template, ConfigError))
-        missing = [key for key in ("encoder", "optim") if key not in config["model"]]
-        missing += [key for key in ("match",) if key not in config]
-        if missing:
-            raise ConfigError(str(template), [f"'{key}' is missing" for key in missing])
+        config, match = read_template(self.args.common, template, "model.encoder", "model.optim")
         options = {**config["model"]["encoder"], "feat_in": self.bins}
         if options["_target_"] == NAS:
             options["genotype"] = load_genotype(self.args.genotype).to_dict()
-        match = Match.from_dict(config.pop("match"))
         options, count = match_size(build, options, match, self.args.parameters)
         factor = int(getattr(build(options), "subsampling_factor", 1))
         self.require_feasible(factor, template)
-        data = {"sample_rate": self.common["model"]["sample_rate"], "labels": self.labels}
+        data = {"sample_rate": config["model"]["sample_rate"], "labels": self.labels}
         model = {
             "labels": self.labels,
             "encoder": options,
@@ -106,8 +90,8 @@ class Writer:
         }
         config = merge(config, {"name": name, "seed": self.args.seed, "model": model})
         config["model"]["encoder"] = options
-        batch_size = config["model"]["train_ds"]["batch_size"]
-        return with_steps(config, self.args.epochs, max(self.utterances // batch_size, 1)), count
+        steps = steps_in_epoch(self.utterances, config["model"]["train_ds"]["batch_size"])
+        return SCHEDULES["nemo"].with_steps(config, self.args.epochs, steps), count
 
     def require_feasible(self, factor: int, template: Path) -> None:
         """Refuse a subsampling factor at which CTC learns nothing from most utterances.
@@ -119,12 +103,10 @@ class Writer:
         """
         lost = infeasible(self.needed, self.frames, factor)
         if 2 * lost > self.utterances:
+            rule = "utterances with more characters than output frames"
             raise ConfigError(
                 str(template),
-                [
-                    f"subsampling_factor: {factor} leaves {lost} of {self.utterances} utterances "
-                    "with more characters than output frames"
-                ],
+                [f"subsampling_factor: {factor} leaves {lost} of {self.utterances} {rule}"],
             )
 
     def feasibility(self) -> dict[str, Any]:
@@ -133,11 +115,15 @@ class Writer:
         return {"utterances": self.utterances, "infeasible": counts}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("systems", nargs="+", metavar="NAME=TEMPLATE", help="encoder, learning rate, what to match")
+    add(
+        "systems", nargs="+", type=named_path, metavar="NAME=TEMPLATE",
+        help="encoder, learning rate, what to match",
+    )  # fmt: skip
     add("--common", type=Path, required=True, help="what all encoders share")
     add("--genotype", required=True, help="file or zoo name, for the searched encoder")
     add("--parameters", type=int, required=True, help="of the encoder")
@@ -147,22 +133,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, required=True)
     add("--output", type=Path, required=True, help="folder; gets NAME.yaml and ctc.json")
     args = parser.parse_args(arguments)
-    try:
-        templates = named_paths(args.systems)
-        writer = Writer(args)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for name, template in templates.items():
-            config, count = writer.config(name, template)
-            path = args.output / f"{name}.yaml"
-            write_yaml(path, config, ConfigError)
-            off = 100 * (count / args.parameters - 1)
-            print(f"{path}: {count} encoder parameters, {off:+.2f} % off {args.parameters}")
-        facts = json.dumps(writer.feasibility(), indent=1) + "\n"
-        write_atomically(args.output / "ctc.json", facts.encode(), DataError)
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    writer = Writer(args)
+    for name, template in args.systems:
+        config, count = writer.config(name, template)
+        write_config(args.output / f"{name}.yaml", config, count, args.parameters)
+    write_json(args.output / "ctc.json", writer.feasibility(), indent=1)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.provenance import environment
-from nas_encoder.errors import DataError, NasEncoderError
+from nas_encoder.errors import DataError
 from nas_encoder.genotype import load_genotype
 from recipes.mini.strategies.local.shape import relations, shape
 from tools.experiments.job_costs import read_costs
+from tools.results.document import corpus_name, corpus_sentence, write_files
+from tools.scripts import command
 
 RANDOM = "random"
 TITLES = {
@@ -54,34 +55,25 @@ class Group:
         return [float(result["cer"]) for result in self.results]
 
 
-@dataclass(frozen=True)
-class RankTest:
-    """Mann-Whitney U of a strategy's errors against those of random genotypes.
+def rank_test(errors: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Compare a strategy's errors with those of random genotypes by Mann-Whitney's U.
 
-    Attributes:
-        lower: Probability that a genotype of the strategy has a lower error than a random one
-            (ties count half); 0.5 if there is no difference.
-        p: Two-sided p-value, exact without ties: how often chance ranks at least as unequally.
-        smallest_p: The p-value of a complete separation of this many genotypes.
+    Returns:
+        ``lower``, the probability that a genotype of the strategy has a lower error than a random
+        one (ties count half), 0.5 if there is no difference; ``p``, two-sided, exact without ties:
+        how often chance ranks at least as unequally; ``smallest_p``, that of a complete separation
+        of this many genotypes.
     """
-
-    lower: float
-    p: float
-    smallest_p: float
-
-
-def rank_test(errors: Sequence[float], others: Sequence[float]) -> RankTest:
-    """Compare two samples of errors by their ranks."""
     from scipy.stats import mannwhitneyu
 
     pairs = len(errors) * len(others)
     larger = float(mannwhitneyu(errors, others).statistic)  # pairs in which `errors` is larger
     apart = mannwhitneyu(range(len(errors)), range(100, 100 + len(others)), method="exact")
-    return RankTest(
-        1.0 - larger / pairs,
-        float(mannwhitneyu(errors, others, method="auto").pvalue),
-        float(apart.pvalue),
-    )
+    return {
+        "lower": 1.0 - larger / pairs,
+        "p": float(mannwhitneyu(errors, others, method="auto").pvalue),
+        "smallest_p": float(apart.pvalue),
+    }
 
 
 def expected_best(errors: Sequence[float], count: int) -> float:
@@ -139,25 +131,20 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
     return groups
 
 
-def deviation(values: Sequence[float]) -> float:
-    """Return the standard deviation of a sample; 0 for a single value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Return one row of the table for each group, with its rank test against the random one."""
     found = []
     others = groups[-1].errors
     for group in groups:
         errors = group.errors
-        test = None if group.name == RANDOM else rank_test(errors, others)
+        test = {} if group.name == RANDOM else rank_test(errors, others)
         draws = draws_for(group, groups[-1])
         found.append(
             {
                 "name": group.name,
                 "genotypes": len(errors),
                 "mean": statistics.mean(errors),
-                "deviation": deviation(errors),
+                "deviation": statistics.stdev(errors) if len(errors) > 1 else 0.0,
                 "best": min(errors),
                 "errors": errors,
                 "search_seconds": (
@@ -166,9 +153,7 @@ def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 "equal_cost_draws": draws,
                 "equal_cost_best": None if draws is None else expected_best(others, draws),
                 "macs_10s": statistics.mean(float(result["macs_10s"]) for result in group.results),
-                "lower": None if test is None else test.lower,
-                "p": None if test is None else test.p,
-                "smallest_p": None if test is None else test.smallest_p,
+                **{name: test.get(name) for name in ("lower", "p", "smallest_p")},
             }
         )
     return found
@@ -253,8 +238,9 @@ def plot(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--expdir", type=Path, required=True, help="experiments")
@@ -265,55 +251,29 @@ def main(arguments: list[str] | None = None) -> int:
     add("--command", required=True, help="the command line, to write down")
     add("--output", type=Path, required=True, help="folder for RESULTS.md and the others")
     args = parser.parse_args(arguments)
-    try:
-        groups = read_groups(args.expdir, args.strategies, args.seeds, args.draws)
-        found = rows(groups)
-        corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
-        text = document(found, groups, corpus, args.command)
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.output / "RESULTS.md", text.encode("utf-8"), DataError)
-        facts = {"command": args.command, "corpus": corpus["sha256"], **environment()}
-        data = {"facts": facts, "rows": found, "trainings": {g.name: g.results for g in groups}}
-        write_atomically(
-            args.output / "results.json",
-            (json.dumps(data, indent=2) + "\n").encode("utf-8"),
-            DataError,
-        )
-        plot(found, args.output / "results.png")
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    groups = read_groups(args.expdir, args.strategies, args.seeds, args.draws)
+    found = rows(groups)
+    corpus = json.loads(args.corpus.read_text(encoding="utf-8"))
+    facts = {"command": args.command, "corpus": corpus["sha256"], **environment()}
+    data = {"facts": facts, "rows": found, "trainings": {g.name: g.results for g in groups}}
+    origin = facts | {"corpus": corpus_name(corpus)}
+    text = write_files(args.output, paragraphs(found, groups, corpus), origin, data)
+    plot(found, args.output / "results.png")
     print(text)
-    return 0
 
 
-def document(
-    found: Sequence[Mapping[str, Any]],
-    groups: Sequence[Group],
-    corpus: Mapping[str, Any],
-    command: str,
-) -> str:
-    """Return RESULTS.md."""
-    train, test = (
-        next(split for name, split in corpus["splits"].items() if name.startswith(kind))
-        for kind in ("train", "test")
-    )
+def paragraphs(
+    found: Sequence[Mapping[str, Any]], groups: Sequence[Group], corpus: Mapping[str, Any]
+) -> list[str]:
+    """Return the paragraphs of RESULTS.md."""
     trainings = [result for group in groups for result in group.results]
     sizes = sorted(result["encoder_parameters"] for result in trainings)
     steps = sorted({result["steps"] for result in trainings})
-    facts = {
-        "command": command,
-        "corpus": f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}",
-        **environment(),
-    }
-    parts = [
+    return [
         "# Strategies against random genotypes, on a synthetic corpus",
-        f"**Synthetic speech** (espeak-ng), {train['utterances']} training utterances "
-        f"({train['hours']:.2f} h) by {len(train['speakers'])} voices, {test['utterances']} test "
-        f"utterances by {len(test['speakers'])} other voices with other sentences. Every genotype "
-        f"is trained from scratch for {', '.join(map(str, steps))} steps of equal batches, with "
-        f"{sizes[0]} to {sizes[-1]} parameters in the encoder; random genotypes are drawn "
-        "uniformly from the same space.",
+        f"{corpus_sentence(corpus)} Every genotype is trained from scratch for "
+        f"{', '.join(map(str, steps))} steps of equal batches, with {sizes[0]} to {sizes[-1]} "
+        "parameters in the encoder; random genotypes are drawn uniformly from the same space.",
         table(found),
         "\n".join(sentences(found)),
         "![CER of every genotype](results.png)",
@@ -327,10 +287,7 @@ def document(
         "for the cost of a search and the training of what it finds, k random genotypes can be "
         "trained instead; the expected lowest of k of these errors. That favours chance: the "
         "lowest is chosen by the test data themselves.",
-        "## Where it comes from",
-        "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

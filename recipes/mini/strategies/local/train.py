@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -16,9 +15,9 @@ import torch
 from tqdm import tqdm
 
 from nas_encoder import build_encoder, load_genotype
-from nas_encoder.common.documents import read_yaml, write_atomically
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.data import FeatureConfig, SpecAugmentConfig
-from nas_encoder.errors import ConfigError, DataError, NasEncoderError
+from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.ctc import CtcNetwork
@@ -32,6 +31,7 @@ from nas_encoder.training.random_state import part_seed
 from nas_encoder.training.steps import WeightSteps
 from nas_encoder.training.trainer import State, Trainer
 from tools.experiments.match_size import Match, match_size
+from tools.scripts import command, write_json
 
 FRAMES = 1000  # 10 s, for the multiply-adds
 KEYS = ("network", "match", "features", "tokens", "augment", "max_lr", "grad_clip", "batch")
@@ -65,7 +65,7 @@ class Training:
         options, self.parameters = match_size(
             lambda values: build_encoder(genotype, input_size=features.num_mel_bins, **values),
             config["network"],
-            Match.from_dict(config["match"]),
+            Match(**config["match"]),
             parameters,
         )
         self.encoder_config: Any = get_space(genotype.space).options.from_dict(
@@ -175,8 +175,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--config", type=Path, required=True, help="conf/train.yaml")
@@ -188,27 +189,20 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, required=True)
     add("--output", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args(arguments)
-    try:
-        training = Training(
-            read_config(args.config),
-            load_genotype(args.genotype),
-            {"train": args.train, "test": args.test},
-            args.parameters,
-            args.steps,
-            args.seed,
-        )
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = args.output.with_suffix(".ckpt")
-        result = training.run(checkpoint)
-        write_atomically(
-            args.output, (json.dumps(result, indent=2) + "\n").encode("utf-8"), DataError
-        )
-        checkpoint.unlink(missing_ok=True)
-    except NasEncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    training = Training(
+        read_config(args.config),
+        load_genotype(args.genotype),
+        {"train": args.train, "test": args.test},
+        args.parameters,
+        args.steps,
+        args.seed,
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.output.with_suffix(".ckpt")
+    result = training.run(checkpoint)
+    write_json(args.output, result)
+    checkpoint.unlink(missing_ok=True)
     print(f"{args.output}: CER {result['cer']:.1f} %, {result['encoder_parameters']} parameters")
-    return 0
 
 
 if __name__ == "__main__":
