@@ -72,10 +72,10 @@ class Step:
     name: str  # name of its stamp and log
     title: str  # what it does and why, in one line
     inputs: tuple[str, ...]  # files whose content determines what it installs
-    action: Callable[[Environment], str]  # returns a line for the user, or ""
+    # Arguments of "pip install", or a function that may return a line for the user:
+    action: Sequence[str] | Callable[[Environment], str | None]
 
 
-@dataclass(frozen=True)
 class Environment:
     """The environment being built.
 
@@ -85,18 +85,10 @@ class Environment:
             killed set-up keeps the next one waiting.
     """
 
-    venv: Path
-    lock: int
-
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.venv / "bin" / "python"
-
-    @property
-    def state(self) -> Path:
-        """Folder of the lock, the stamps and the logs."""
-        return self.venv / ".setup"
+    def __init__(self, venv: Path, lock: int) -> None:
+        self.venv, self.lock = venv, lock
+        self.python = venv / "bin" / "python"
+        self.state = venv / ".setup"  # the lock, the stamps and the logs
 
     def site_packages(self) -> Path:
         """Folder that packages are installed into."""
@@ -110,7 +102,7 @@ class Environment:
         log = self.state / f"{name}.log"
         with log.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(
-                [str(part) for part in command],
+                command,
                 cwd=ROOT,
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
@@ -125,14 +117,17 @@ class Environment:
                 process.wait()
                 raise
         text = log.read_text(encoding="utf-8", errors="replace")
-        if status != 0:
-            raise SetupError(explain(name, status, text, log))
-        return text
-
-    def pip(self, name: str, *arguments: str) -> str:
-        """Run pip inside the environment; return no line for the user."""
-        self.run(name, [self.python, "-m", "pip", "--no-input", "install", *arguments])
-        return ""
+        if status == 0:
+            return text
+        lines = [line for line in text.splitlines() if line.strip()]
+        tail = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
+        meaning = next(
+            (meaning for pattern, meaning in DIAGNOSES if re.search(pattern, text)),
+            "the cause is not one that this script knows; the log may tell",
+        )
+        raise SetupError(
+            f"step '{name}' failed (exit status {status}): {meaning}.\n{tail}\n  whole log: {log}"
+        )
 
 
 def clean_environment() -> dict[str, str]:
@@ -152,23 +147,8 @@ def clean_environment() -> dict[str, str]:
     return variables
 
 
-def explain(name: str, status: int, text: str, log: Path) -> str:
-    """Turn the output of a failed command into a message with the cause and the remedy."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    tail = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
-    meaning = next(
-        (meaning for pattern, meaning in DIAGNOSES if re.search(pattern, text)),
-        "the cause is not one that this script knows; the log may tell",
-    )
-    return f"step '{name}' failed (exit status {status}): {meaning}.\n{tail}\n  whole log: {log}"
-
-
 def require_space(folder: Path, gibibytes: float) -> None:
-    """Refuse to start if the disk cannot hold the result.
-
-    Raises:
-        SetupError: Less than ``gibibytes`` are free in ``folder``.
-    """
+    """Raise SetupError if less than ``gibibytes`` are free in ``folder``."""
     free = shutil.disk_usage(folder).free / 2**30
     if free < gibibytes:
         raise SetupError(
@@ -207,12 +187,11 @@ def delete(path: Path) -> None:
 def remove_damaged(site_packages: Path) -> list[str]:
     """Delete the metadata of partly installed packages, so that pip installs them again.
 
-    pip considers a package installed as soon as its ``METADATA`` exists, but writes
-    ``INSTALLER`` and the final ``RECORD`` only after all of its files.
+    pip considers a package installed as soon as its ``METADATA`` exists, but writes ``INSTALLER``
+    and the final ``RECORD`` only after all of its files. An interrupted removal leaves ``~...``.
 
     Returns:
-        The names of the deleted ``*.dist-info`` folders and remains of an interrupted removal
-        (pip renames those to ``~...``).
+        The names of what was deleted.
     """
     damaged = [
         info
@@ -225,7 +204,7 @@ def remove_damaged(site_packages: Path) -> list[str]:
     return sorted(path.name for path in damaged)
 
 
-def create_venv(env: Environment) -> str:
+def create_venv(env: Environment) -> None:
     """Create an empty environment; delete the remains of an earlier attempt."""
     for path in env.venv.iterdir():
         if path != env.state:
@@ -233,10 +212,9 @@ def create_venv(env: Environment) -> str:
     # Not sys.executable, which may be the .venv/bin/python just deleted.
     base: str = getattr(sys, "_base_executable", sys.executable)
     env.run("venv", [base, "-I", "-m", "venv", env.venv])
-    return ""
 
 
-def make_torchaudio_importable(env: Environment) -> str:
+def make_torchaudio_importable(env: Environment) -> str | None:
     """Remove torchaudio's native libraries if they cannot be loaded for lack of CUDA."""
     probe = (
         "import torch\n"
@@ -249,7 +227,7 @@ def make_torchaudio_importable(env: Environment) -> str:
     )
     answer = env.run("torchaudio-libraries", [env.python, "-c", probe]).strip().splitlines()[-1]
     if answer == "fine":
-        return ""
+        return None
     if not answer.startswith("cpu "):
         raise SetupError(f"torchaudio does not load beside a CUDA build of torch: {answer}")
     libraries = sorted((env.site_packages() / "torchaudio" / "lib").glob("*.so"))
@@ -266,12 +244,7 @@ def make_torchaudio_importable(env: Environment) -> str:
 def requirements(name: str, title: str, *options: str) -> Step:
     """Return the step that installs ``requirements/<name>.txt``."""
     file = f"requirements/{name}.txt"
-    return Step(
-        name,
-        title,
-        (file, CONSTRAINTS),
-        lambda env: env.pip(name, *options, "-c", CONSTRAINTS, "-r", file),
-    )
+    return Step(name, title, (file, CONSTRAINTS), [*options, "-c", CONSTRAINTS, "-r", file])
 
 
 STEPS = (
@@ -292,7 +265,7 @@ STEPS = (
         "project",
         "nas_encoder itself, editable, with its registration hook",
         ("pyproject.toml", "setup.py", "nas_encoder/nas_encoder_autoload.pth"),
-        lambda env: env.pip("project", "--no-deps", "--no-build-isolation", "--editable", "."),
+        ["--no-deps", "--no-build-isolation", "--editable", "."],
     ),
 )
 
@@ -340,14 +313,17 @@ def build(env: Environment) -> bool:
         if removed:
             say(f"cut short earlier and installed again now: {', '.join(removed)}")
     for step in todo:
-        started = time.monotonic()
+        started, note, took = time.monotonic(), None, ""
         print(f"setup: [{STEPS.index(step) + 1}/{len(STEPS)}] {step.title} ...", end="", flush=True)
         try:
-            note = step.action(env)
-        except BaseException:
-            print(flush=True)
-            raise
-        print(f" {time.monotonic() - started:.0f} s", flush=True)
+            if callable(step.action):
+                note = step.action(env)
+            else:
+                pip = ("-m", "pip", "--no-input", "install")
+                env.run(step.name, [env.python, *pip, *step.action])
+            took = f" {time.monotonic() - started:.0f} s"
+        finally:
+            print(took, flush=True)
         if note:
             say(f"      {note}")
         stamp = env.state / f"{step.name}.stamp"
@@ -359,11 +335,8 @@ def build(env: Environment) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the environment, then let ``nas-encoder doctor`` inspect it."""
     parser = argparse.ArgumentParser(prog="make setup", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--if-needed",
-        action="store_true",
-        help="say and inspect nothing where the environment is complete already",
-    )
+    text = "say and inspect nothing where the environment is complete already"
+    parser.add_argument("--if-needed", action="store_true", help=text)
     args = parser.parse_args(argv)
     # A request to end acts like Ctrl-C, so that the running pip ends too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -19,9 +19,9 @@ from recipes.mini.nemo.local.evaluate import model_path, read_test_set
 from recipes.mini.nemo.local.make_config import Writer, infeasible
 from tools.experiments.collect import run_of
 from tools.experiments.equal_time import plan
-from tools.experiments.job_progress import Progress
+from tools.experiments.job_costs import Progress
 from tools.experiments.match_size import Match
-from tools.experiments.measure import Measurable, measure, named_path
+from tools.experiments.measure import measure, named_path
 from tools.experiments.schedules import SCHEDULES, merge
 
 SCHEDULE = SCHEDULES["nemo"]
@@ -169,10 +169,10 @@ def test_the_epochs_of_a_training_that_goes_on_are_read(
 def test_encoders_are_measured_in_turns_and_only_at_equal_size() -> None:
     size = {"input_size": 8, "layers": 3, "output_size": 4, "stem_stride": (2, 2)}
     small, large = (build_encoder("darts_v2", channels=c, **size).eval() for c in (1, 2))
-    found = measure({"a": Measurable(small, small, 8), "b": Measurable(small, small, 8)}, 3, seed=0)
+    found = measure({"a": (small, small, 8), "b": (small, small, 8)}, 3, seed=0)
     for system in found.values():
         assert len(system["rtf_each"]) == 3
         assert system["rtf"] == sorted(system["rtf_each"])[1] > 0
         assert system["encoder_parameters"] == system["parameters"] > 0 < system["macs_10s"]
     with pytest.raises(DataError, match="must be equal within 5 %, differ by"):
-        measure({"a": Measurable(small, small, 8), "b": Measurable(large, large, 8)}, 1, seed=0)
+        measure({"a": (small, small, 8), "b": (large, large, 8)}, 1, seed=0)

@@ -13,7 +13,7 @@ from search_samples import tone_corpus
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
-from recipes.mini.strategies.local import collect, shape, train
+from recipes.mini.strategies.local import collect, train
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "recipes" / "mini" / "strategies"
 
@@ -87,14 +87,15 @@ def test_the_shape_of_a_genotype() -> None:
         edges = [[{"op": op, "from": source} for op, source in node] for node in nodes]
         document[kind] = {"nodes": edges, "concat": [2, 3, 4, 5]}  # type: ignore[assignment]
     genotype = Genotype.from_dict(document)
-    found = shape.shape(genotype)
+    found = get_space(genotype.space).shape(genotype.architecture)
     assert [found[f"normal {name}"] for name in ("depth", "inputs", "pools")] == [5, 4, 3]
     assert [found[f"reduction {name}"] for name in ("depth", "inputs", "pools")] == [0, 8, 8]
-    assert shape.shape(get_space("tdnn_chain").sample(random.Random(0))) == {}
+    chain = get_space("tdnn_chain")
+    assert chain.shape(chain.sample(random.Random(0)).architecture) == {}
     shapes = [{"normal depth": n, "normal pools": 1} for n in (1, 2, 3, 4)]
-    ((title, rho, _),) = shape.relations(shapes, [1.0, 2.0, 4.0, 3.0])
+    ((title, rho, _),) = collect.relations(shapes, [1.0, 2.0, 4.0, 3.0])
     assert title == "most convolutions in a row, normal cell" and rho == pytest.approx(0.8)
-    assert shape.relations([{}, {}], [1.0, 2.0]) == []
+    assert collect.relations([{}, {}], [1.0, 2.0]) == []
 
 
 def test_missing_results_are_all_named(tmp_path: Path) -> None:

@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 
 from nas_encoder.errors import DataError
-from tools.results import (
-    Comparison,
-    Interval,
-    Pair,
-    Score,
-    System,
-    paired_difference,
-    rate_interval,
-    read_transcripts,
-    score,
-)
+from tools.results.bootstrap import Interval, paired_difference, rate_interval
+from tools.results.comparison import Comparison, Pair, System
 from tools.results.document import write_results
+from tools.results.scoring import Score, read_transcripts, score
 
 
 def scored(errors: list[int], length: int = 20) -> Score:

@@ -15,8 +15,9 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError
 from tools.experiments.job_costs import read_costs, training_seconds
 from tools.experiments.schedules import Schedule
-from tools.results import Comparison, System, read_transcripts, score
+from tools.results.comparison import Comparison, System
 from tools.results.document import corpus_name, corpus_sentence, write_results
+from tools.results.scoring import read_transcripts, score
 from tools.scripts import command
 
 CONDITIONS = {"epochs": "Equal epochs", "time": "Equal training time"}

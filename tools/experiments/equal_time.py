@@ -30,12 +30,6 @@ def plan(
 
     There are as many epochs as passes through the data, the last one rounded up, with equally many
     steps that add up to the total: no epoch is longer than a pass.
-
-    Args:
-        config: The toolkit's config of the training that took ``seconds``.
-        seconds: CPU seconds.
-        budget: CPU seconds.
-        schedule: Reads and changes such configs.
     """
     epochs, steps = schedule.epochs_and_steps(config)
     wanted = epochs * steps * budget / seconds

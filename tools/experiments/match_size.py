@@ -46,10 +46,7 @@ def read_template(common: Path, template: Path, *required: str) -> tuple[dict[st
     Args:
         common: What all encoders share.
         template: What an encoder adds.
-        required: Keys that there must be, dotted.
-
-    Raises:
-        ConfigError: A file cannot be read, or keys are missing.
+        required: Dotted keys that there must be, else it is a ConfigError.
     """
     config = merge(read_yaml(common, ConfigError), read_yaml(template, ConfigError))
     missing = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,8 @@ FRAMES = 1000  # of 10 ms
 SPREAD = 0.05  # the largest encoder may exceed the smallest by this fraction of parameters
 
 
-@dataclass(frozen=True)
-class Measurable:
-    """One system, in evaluation mode.
-
-    Attributes:
-        model: The whole model.
-        encoder: Its encoder, with ``forward(x (B, T, F), lengths (B,))``.
-        input_size: F.
-    """
-
-    model: nn.Module
-    encoder: nn.Module
-    input_size: int
+Measurable = tuple[nn.Module, nn.Module, int]
+"""A model in evaluation mode, its encoder with ``forward(x (B, T, F), lengths (B,))``, and F."""
 
 
 def measure(
@@ -55,29 +43,27 @@ def measure(
         DataError: The encoders differ in size by more than 5 %.
     """
     torch.set_num_threads(1)
-    counts = {name: count_parameters(system.encoder) for name, system in systems.items()}
+    counts = {name: count_parameters(encoder) for name, (_, encoder, _) in systems.items()}
     spread = max(counts.values()) / min(counts.values()) - 1
     if spread > SPREAD:
         rule = f"must be equal within {100 * SPREAD:.0f} %, differ by {100 * spread:.1f} %"
         raise DataError("sizes of the encoders", [f"{rule}: {counts}"])
     generator, lengths = torch.Generator().manual_seed(seed), torch.tensor([FRAMES])
     calls = {
-        name: partial(
-            system.encoder, torch.randn(1, FRAMES, system.input_size, generator=generator), lengths
-        )
-        for name, system in systems.items()
+        name: partial(encoder, torch.randn(1, FRAMES, bins, generator=generator), lengths)
+        for name, (_, encoder, bins) in systems.items()
     }
     with torch.inference_mode():
         taken = timing.measure(calls, repeats)
     return {
         name: {
             "encoder_parameters": counts[name],
-            "parameters": count_parameters(system.model),
-            "macs_10s": count_macs(system.encoder, FRAMES, system.input_size),
+            "parameters": count_parameters(model),
+            "macs_10s": count_macs(encoder, FRAMES, bins),
             "rtf": taken[name].median / SECONDS,
             "rtf_each": [value / SECONDS for value in taken[name].times],
         }
-        for name, system in systems.items()
+        for name, (model, encoder, bins) in systems.items()
     }
 
 

@@ -43,11 +43,7 @@ HIDDEN = ("    input: ", "    output: ", "    resources: ", "Select jobs", "Exec
 
 
 def value(default: Any, pattern: str, text: str) -> Any:
-    """Return an option's value: an integer if its default is one.
-
-    Raises:
-        argparse.ArgumentTypeError: It is not an integer, or does not match the pattern.
-    """
+    """Return an option's value, which must match the pattern: an integer if its default is one."""
     if isinstance(default, int) and not re.fullmatch("[0-9]+", text):
         raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'")
     if not re.fullmatch(pattern, text):
@@ -92,10 +88,7 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
 
 
 def forget_lost(expdir: Path) -> None:
-    """Delete the costs of jobs whose outputs are gone, so that the jobs are repeated.
-
-    The outputs are in folders that Snakemake does not own; see :mod:`tools.experiments.resumable`.
-    """
+    """Delete the costs of jobs whose outputs, which Snakemake does not own, are gone."""
     for path in (expdir / "costs").rglob("*.json"):
         outputs = json.loads(path.read_text(encoding="utf-8"))["outputs"]
         if not all((expdir / output).exists() for output in outputs):

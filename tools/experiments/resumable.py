@@ -3,11 +3,10 @@
     python -m tools.experiments.resumable train/epochs/searched --folder models/epochs/searched \
         --inputs conf/epochs/searched.yaml --outputs models/epochs/searched/best.pth -- COMMAND
 
-Snakemake cannot do this: it removes the outputs of a stopped job, so a training's folder is not an
-output of its rule; it does not tell a job why it is repeated, so what another command or other
-inputs left in the folder is removed here; its ``benchmark:`` measures only the last session, so all
-sessions are added up here. The rule's output is ``costs/NAME.json``, the log ``log/NAME.log``.
-Paths are relative to the working directory, the experiments' folder.
+Snakemake removes the outputs of a stopped job, does not tell a job why it is repeated, and measures
+only the last session. So a training's folder is no output of its rule; what another command or
+other inputs left in it is removed here, and all sessions are added up. The rule's output is
+``costs/NAME.json``, the log ``log/NAME.log``. The working directory is the experiments' folder.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ import psutil
 
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import ConfigError, NasEncoderError
-from tools.experiments.job_costs import costs_path
-from tools.experiments.job_progress import Progress
+from tools.experiments.job_costs import Progress, costs_path
 
 BASH = Path(__file__).with_name("bash")
 SAY_SECONDS = 30.0  # between two lines about one job

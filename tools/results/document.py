@@ -44,16 +44,13 @@ def corpus_name(corpus: Mapping[str, Any]) -> str:
 def write_files(
     folder: Path, parts: Sequence[str], origin: Mapping[str, Any], document: Mapping[str, Any]
 ) -> str:
-    """Write ``RESULTS.md`` and ``results.json``.
+    """Write ``RESULTS.md`` and the data ``results.json``; return the text.
 
     Args:
         folder: Where to write; made if missing.
         parts: Paragraphs of the text.
         origin: What the numbers depend on (seed, commit, machine, command), for its end.
         document: The data.
-
-    Returns:
-        The text.
     """
     rows = "\n".join(f"- {name}: {value}" for name, value in origin.items() if value is not None)
     text = "\n\n".join([*parts, "## Where it comes from", rows]) + "\n"
@@ -69,17 +66,9 @@ def write_results(
     comparisons: Sequence[Comparison],
     facts: Mapping[str, Any],
 ) -> str:
-    """Write ``RESULTS.md``, ``results.json``, ``results.png`` and ``results.svg``.
+    """Write ``RESULTS.md``, ``results.json``, ``results.png`` and ``results.svg``; return the text.
 
-    Args:
-        folder: Where to write; made if missing.
-        heading: Heading of the text and the picture.
-        notes: Paragraphs below the heading.
-        comparisons: A section each.
-        facts: What the numbers depend on.
-
-    Returns:
-        The text.
+    Below the heading and the notes there is a section for each comparison.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plot(comparisons, heading, [folder / "results.png", folder / "results.svg"])

@@ -15,15 +15,9 @@ _MARKERS = "osD^vP"
 
 
 def plot(comparisons: Sequence[Comparison], title: str, paths: Sequence[Path]) -> None:
-    """Plot CER with intervals by system, and CER over training time, a point for each run.
+    """Plot CER with intervals by system, and over training time, with a marker for each comparison.
 
-    Args:
-        comparisons: One marker each; systems are in the order of the first.
-        title: Title of the picture.
-        paths: Files to write; suffixes choose the formats.
-
-    Raises:
-        MissingDependencyError: Matplotlib is not installed.
+    Suffixes of ``paths`` choose the formats.
     """
     try:
         from matplotlib.figure import Figure

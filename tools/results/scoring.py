@@ -98,17 +98,14 @@ def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str
     if problems:
         raise DataError("transcripts", problems)
     utterances = tuple(sorted(reference))
-    errors, lengths = [], []
-    kinds = {"sub": 0, "del": 0, "ins": 0}
-    for key in utterances:
-        wanted = _units(reference[key], unit)
-        counts = edit_distance(wanted, _units(hypothesis[key], unit))
-        errors.append(int(counts["total"]))
-        lengths.append(len(wanted))
-        for kind in kinds:
-            kinds[kind] += int(counts[kind])
+    wanted = [_units(reference[key], unit) for key in utterances]
+    found = [_units(hypothesis[key], unit) for key in utterances]
+    counts = [edit_distance(*pair) for pair in zip(wanted, found, strict=True)]
     return Score(
-        utterances, tuple(errors), tuple(lengths), kinds["sub"], kinds["del"], kinds["ins"]
+        utterances,
+        tuple(int(count["total"]) for count in counts),
+        tuple(map(len, wanted)),
+        *(sum(int(count[kind]) for count in counts) for kind in ("sub", "del", "ins")),
     )
 
 

@@ -51,12 +51,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the recordings are made.
-
-    Attributes:
-        snr: Lowest and highest signal-to-noise ratio in dB, None for no added noise.
-        reverb: Whether rooms reverberate.
-    """
+    """Range of the signal-to-noise ratio in dB, None for no added noise; and rooms or none."""
 
     snr: tuple[float, float] | None = None
     reverb: bool = False
@@ -111,10 +106,7 @@ def room_response(rng: np.random.Generator) -> FloatArray:
 
     The statistical model of J.-D. Polack (1988): late reflections are Gaussian noise under an
     envelope that falls by 60 dB within the reverberation time, here 0.2 to 0.6 s. The direct
-    path is 0 to 9 dB louder than all reflections together and has no delay.
-
-    Returns:
-        Shape (R,), at :data:`SAMPLE_RATE`; the first sample is 1.
+    path, the first sample (1) of shape (R,), is 0 to 9 dB louder than all reflections together.
     """
     seconds = rng.uniform(0.2, 0.6)
     length = int(SAMPLE_RATE * seconds)

@@ -44,7 +44,7 @@ def build(
 
     Args:
         request: The corpus to make.
-        output: The corpus folder; must not exist, be empty, or hold this very corpus.
+        output: Its folder; must not exist, be empty, or hold this very corpus.
         jobs: Number of processes; does not influence the result.
         progress: Whether to show a progress bar.
 
@@ -174,10 +174,7 @@ def speak(task: Task, espeak: Espeak) -> dict[str, Any]:
 
 
 def describe(request: Request, plan: Plan, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the manifest of a finished corpus from the notes on its utterances, by id.
-
-    Equal corpora have equal manifests.
-    """
+    """Return the manifest of a finished corpus; equal corpora have equal ones."""
     with Espeak() as espeak:
         versions = {"python": platform.python_version(), "espeak-ng": espeak.version}
     for package in PACKAGES:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from nas_encoder.common.documents import plain
 from tools.synth.audio import Conditions
 from tools.synth.voices import Speaker
 
@@ -40,16 +41,7 @@ class Request:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the request in plain types, equal for equal corpora."""
-        fields = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
-        return {"generator_version": GENERATOR_VERSION, **fields}
-
-    @property
-    def conditions(self) -> Conditions:
-        """Noise and reverberation of the recordings."""
-        return Conditions(self.snr, self.reverb)
+        return {"generator_version": GENERATOR_VERSION, **plain(self)}
 
     def problems(self) -> list[str]:
         """Return every value that breaks a rule."""
@@ -67,9 +59,8 @@ class Request:
         if not 80 <= slow <= fast <= 300:
             found.append(f"--rate: 80 <= LO <= HI <= 300 must hold, got {slow} {fast}")
         if self.snr is not None and not -20 <= self.snr[0] <= self.snr[1] <= 80:
-            found.append(
-                f"--snr: -20 <= LO <= HI <= 80 must hold, got {self.snr[0]:g} {self.snr[1]:g}"
-            )
+            low, high = self.snr
+            found.append(f"--snr: -20 <= LO <= HI <= 80 must hold, got {low:g} {high:g}")
         if not 0 <= self.seed < 2**63:
             found.append(f"--seed: must be between 0 and 2**63 - 1, got {self.seed}")
         if self.test_other < 0:
@@ -117,13 +108,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Plan:
-    """A corpus before it is spoken.
-
-    Attributes:
-        splits: Train, dev, test and any further test set, in this order.
-        speakers: Speakers of all splits, in the order of the splits.
-        utterances: Utterances of all splits, in the order of the splits.
-    """
+    """A corpus before it is spoken, in the order of its splits: train, dev, test, other."""
 
     splits: tuple[Split, ...]
     speakers: tuple[Speaker, ...]

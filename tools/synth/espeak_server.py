@@ -25,14 +25,6 @@ CHARS_UTF8 = 1
 EVENT_LIST_TERMINATED, EVENT_WORD, EVENT_PHONEME = 0, 1, 7
 
 
-class _Name(ctypes.Union):
-    _fields_ = [
-        ("number", ctypes.c_int),
-        ("name", ctypes.c_char_p),
-        ("string", ctypes.c_char * 8),
-    ]
-
-
 class _Event(ctypes.Structure):
     _fields_ = [
         ("type", ctypes.c_int),
@@ -42,7 +34,7 @@ class _Event(ctypes.Structure):
         ("audio_position", ctypes.c_int),  # in ms; `sample` is the exact one
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("id", _Name),
+        ("phoneme", ctypes.c_char * 8),  # of a union with a number and a pointer
     ]
 
 
@@ -69,7 +61,7 @@ def speak(library: ctypes.CDLL, request: dict[str, Any]) -> dict[str, Any]:
         while events[index].type != EVENT_LIST_TERMINATED:
             event = events[index]
             if event.type == EVENT_PHONEME:
-                phones.append((event.sample, event.id.string.decode("utf-8")))
+                phones.append((event.sample, event.phoneme.decode("utf-8")))
             elif event.type == EVENT_WORD:
                 words.append((event.sample, event.text_position, event.length))
             index += 1

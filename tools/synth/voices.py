@@ -40,14 +40,7 @@ SHARES: tuple[tuple[str, float], ...] = (("test", 0.25), ("dev", 0.15))
 
 @dataclass(frozen=True)
 class Speaker:
-    """One synthetic speaker.
-
-    Attributes:
-        name: The speaker's name in the corpus layout.
-        split: ``train``, ``dev`` or ``test``, or a layout's further test split.
-        gender: ``F`` or ``M``.
-        voice: The espeak voice.
-    """
+    """One synthetic speaker; the layout names it and its split, gender is ``F`` or ``M``."""
 
     name: str
     split: str

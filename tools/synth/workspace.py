@@ -18,14 +18,6 @@ MANIFEST = "corpus.json"
 """Name of the file that describes a finished corpus, beside the data."""
 
 
-def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the arguments that differ between two requests."""
-    return [
-        f"{key}: the folder has {was!r}, asked for is {now!r}"
-        for key, was, now in differences(old, new)
-    ]
-
-
 def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest of the requested corpus, or None if ``output`` is still empty.
 
@@ -40,15 +32,23 @@ def finished(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
             str(output),
             ["exists and is no corpus of this tool; choose another --output or remove it"],
         )
-    if found := differing(manifest["arguments"], request):
-        raise DataError(
-            str(output),
-            [
-                "holds a corpus made with other arguments; choose another --output or remove it",
-                *found,
-            ],
-        )
+    _require_same(
+        manifest["arguments"],
+        request,
+        output,
+        "holds a corpus made with other arguments; choose another --output or remove it",
+    )
     return manifest
+
+
+def _require_same(old: dict[str, Any], new: dict[str, Any], folder: Path, otherwise: str) -> None:
+    """Raise DataError, with what differs, if the folder's request is not the new one."""
+    found = [
+        f"{key}: the folder has {was!r}, asked for is {now!r}"
+        for key, was, now in differences(old, new)
+    ]
+    if found:
+        raise DataError(str(folder), [otherwise, *found])
 
 
 @contextmanager
@@ -76,14 +76,13 @@ def workspace(output: Path, request: dict[str, Any]) -> Iterator[Path]:
         begun = _read(arguments)
         if begun is None:
             write_json(arguments, request)
-        elif found := differing(begun, request):
-            raise DataError(
-                str(root),
-                [
-                    "is left from an interrupted run with other arguments; repeat that run to "
-                    "finish it, choose another --output, or remove the folder",
-                    *found,
-                ],
+        else:
+            _require_same(
+                begun,
+                request,
+                root,
+                "is left from an interrupted run with other arguments; repeat that run to finish "
+                "it, choose another --output, or remove the folder",
             )
         yield root
 

@@ -9,5 +9,3 @@ from tools.synth.layouts.timit import Timit
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (LibriSpeech(), Aishell(), Timit())}
 """All layouts by name."""
-
-__all__ = ["LAYOUTS", "Layout"]

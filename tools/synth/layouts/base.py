@@ -9,7 +9,7 @@ from pathlib import Path
 
 import soundfile
 
-from tools.synth.audio import SAMPLE_RATE, Recording
+from tools.synth.audio import SAMPLE_RATE, Conditions, Recording
 from tools.synth.corpus import Plan, Request, Split, Utterance
 from tools.synth.espeak import Speech
 from tools.synth.voices import Speaker
@@ -66,7 +66,7 @@ class Layout(ABC):
     def splits(self, request: Request) -> list[Split]:
         """Return train, dev and test, then any other."""
         return [
-            Split(kind, kind, count, speakers, request.conditions)
+            Split(kind, kind, count, speakers, Conditions(request.snr, request.reverb))
             for kind, count, speakers in zip(
                 ("train", "dev", "test"), request.utterances, request.speakers, strict=True
             )

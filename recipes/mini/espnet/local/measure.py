@@ -13,7 +13,7 @@ def load(folder: Path) -> Measurable:
     from espnet2.tasks.asr import ASRTask
 
     model, _ = ASRTask.build_model_from_file(folder / "config.yaml", None, "cpu")
-    return Measurable(model.eval(), model.encoder, model.frontend.output_size())
+    return model.eval(), model.encoder, model.frontend.output_size()
 
 
 if __name__ == "__main__":

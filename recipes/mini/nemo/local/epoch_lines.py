@@ -1,4 +1,4 @@
-"""Prints a Lightning training's progress for :mod:`tools.experiments.job_progress`."""
+"""Prints a Lightning training's progress for :mod:`tools.experiments.job_costs`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nas_encoder.common.files import write_lines
 from nas_encoder.errors import DataError
 from tools.experiments.collect import CONDITIONS, run_of
-from tools.experiments.measure import Measurable, measure, write_measures
+from tools.experiments.measure import measure, write_measures
 from tools.scripts import command
 
 BATCH = 8
@@ -37,11 +37,7 @@ class FramesFirst(nn.Module):
 
 
 def load(expdir: Path, run: str) -> Any:
-    """Return the model that a training saved, in evaluation mode.
-
-    Raises:
-        DataError: There is none.
-    """
+    """Return the model that a training saved, in evaluation mode; DataError if there is none."""
     from nemo.collections.asr.models import EncDecCTCModel
 
     path = model_path(expdir, run)
@@ -56,11 +52,7 @@ def model_path(expdir: Path, run: str) -> Path:
 
 
 def read_test_set(manifest: Path) -> list[tuple[str, str]]:
-    """Return the id and audio file of each utterance.
-
-    Raises:
-        DataError: The manifest cannot be read, or a line lacks one of the two.
-    """
+    """Return the id and audio file of each utterance; DataError if a line lacks one of them."""
     try:
         rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
         return [(row["utt_id"], row["audio_filepath"]) for row in rows]
@@ -104,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in args.systems:
         model = models[f"epochs/{name}"]
         encoder = FramesFirst(model.encoder).eval()
-        systems[name] = Measurable(model, encoder, model.cfg.preprocessor.features)
+        systems[name] = (model, encoder, model.cfg.preprocessor.features)
     write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
 
 

@@ -44,12 +44,7 @@ def infeasible(needed: Sequence[int], frames: Sequence[int], factor: int) -> int
 
 
 class Writer:
-    """Makes configs from the command line and the training data.
-
-    Raises:
-        DataError: The training manifest cannot be read.
-        ConfigError: The common config cannot be read.
-    """
+    """Makes configs from the command line and the training data."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -97,9 +92,6 @@ class Writer:
         """Refuse a subsampling factor at which CTC learns nothing from most utterances.
 
         NeMo's loss would silently count them as zero.
-
-        Raises:
-            ConfigError: The factor is too large; the numbers are given.
         """
         lost = infeasible(self.needed, self.frames, factor)
         if 2 * lost > self.utterances:

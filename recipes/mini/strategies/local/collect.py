@@ -15,7 +15,7 @@ from typing import Any
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import DataError
 from nas_encoder.genotype import load_genotype
-from recipes.mini.strategies.local.shape import relations, shape
+from nas_encoder.spaces import get_space
 from tools.experiments.job_costs import read_costs
 from tools.results.document import corpus_name, corpus_sentence, write_files
 from tools.scripts import command
@@ -32,6 +32,11 @@ TITLES = {
     "darts_second_edges": "DARTS, second order, learned edges",
     "stnas_edges": "ST-NAS, learned edges",
     RANDOM: "random genotypes",
+}
+SHAPES = {
+    "depth": "most convolutions in a row",
+    "inputs": "edges from the cell's two inputs",
+    "pools": "poolings",
 }
 
 
@@ -98,11 +103,7 @@ def draws_for(group: Group, others: Group) -> int | None:
 
 
 def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int) -> list[Group]:
-    """Read the trainings and the costs of the searches.
-
-    Raises:
-        DataError: A result is missing.
-    """
+    """Read the trainings and the costs of the searches; DataError if results are missing."""
     missing: list[str] = []
 
     def read(name: str) -> Mapping[str, Any]:
@@ -117,7 +118,8 @@ def read_groups(expdir: Path, strategies: Sequence[str], seeds: int, draws: int)
         result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = load_genotype(genotype)
         # The whole genotype, so that it can be trained again without its search.
-        return {**result, "shape": shape(found), "document": found.to_dict()}
+        numbers = get_space(found.space).shape(found.architecture)
+        return {**result, "shape": numbers, "document": found.to_dict()}
 
     groups = []
     for strategy in strategies:
@@ -198,6 +200,24 @@ def sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{row['smallest_p']:.3f} at best."
         )
     return said
+
+
+def relations(
+    shapes: Sequence[Mapping[str, int]], errors: Sequence[float]
+) -> list[tuple[str, float, float]]:
+    """Return the title, Spearman's rho with the errors, and p of each number that varies."""
+    from scipy.stats import spearmanr
+
+    found = []
+    for name in shapes[0] if shapes else ():
+        values = [shape.get(name) for shape in shapes]
+        if None in values or len(set(values)) < 2:
+            continue
+        kind, number = name.split()
+        result = spearmanr(values, errors)
+        title = f"{SHAPES[number]}, {kind} cell"
+        found.append((title, float(result.statistic), float(result.pvalue)))
+    return sorted(found, key=lambda relation: relation[2])
 
 
 def shapes_table(groups: Sequence[Group]) -> list[str]:

@@ -93,10 +93,7 @@ class Training:
         self.losses: list[float] = []
 
     def run(self, checkpoint: Path) -> dict[str, Any]:
-        """Train what is left and return the results.
-
-        Args:
-            checkpoint: File to resume from, written after each pass over the data.
+        """Train what is left and return the results; ``checkpoint`` is written after each pass.
 
         Raises:
             DivergedError: The loss or a weight is NaN or infinite.
@@ -161,11 +158,7 @@ class Training:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read ``conf/train.yaml``.
-
-    Raises:
-        ConfigError: A key is missing or unknown.
-    """
+    """Read ``conf/train.yaml``; ConfigError if keys are missing or unknown."""
     document = read_yaml(path, ConfigError)
     problems = [f"{key}: is missing" for key in KEYS if key not in document]
     problems += [f"{key}: unknown key" for key in document if key not in KEYS]
