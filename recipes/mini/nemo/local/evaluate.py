@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.common.files import write_lines
+from nas_encoder.common.documents import write_lines
 from nas_encoder.errors import DataError
 from tools.experiments.collect import CONDITIONS, run_of
 from tools.experiments.measure import measure, write_measures
