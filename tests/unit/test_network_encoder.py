@@ -118,9 +118,10 @@ def test_checkpointing_keeps_fewer_activations() -> None:
 def only_last(op: str) -> nn.Module:
     """Return a cell of two edges into one node, the first of them the operation."""
     from nas_encoder.spaces.cells.architecture import Cell, Edge
+    from nas_encoder.spaces.cells.stack import StackedCell
 
     cell = Cell(((Edge(op, 0), Edge("max_pool_3x3", 1)),), (2,))
-    return CellModule(cell, 4, (4, 4), reduction=False, halve_first=False).double().train()
+    return CellModule(cell, StackedCell("normal", 4, (4, 4), False)).double().train()
 
 
 def test_drop_path_drops_whole_operations_of_utterances_and_keeps_the_mean() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nas_encoder.common.problems import Problems
 
+KINDS = NORMAL, REDUCTION = "normal", "reduction"
 MAX_NODES = 8
 MAX_EDGES_PER_NODE = 8
 INPUT_STATES = 2
@@ -113,9 +114,9 @@ class CellArchitecture:
     normal: Cell
     reduction: Cell
 
-    def of_kind(self, reduction: bool) -> Cell:
+    def of_kind(self, kind: str) -> Cell:
         """Return the cell of a kind."""
-        return self.reduction if reduction else self.normal
+        return self.normal if kind == NORMAL else self.reduction
 
     def to_dict(self) -> dict[str, Any]:
         """Return the YAML form."""
@@ -126,16 +127,13 @@ class CellArchitecture:
         return ["cells_2d", self.normal.canonical(), self.reduction.canonical()]
 
 
-KEYS = ("normal", "reduction")
-
-
 def parse_cells(
     document: Mapping[str, Any], operations: tuple[str, ...], problems: Problems
 ) -> CellArchitecture | None:
     """Read the two cells of a genotype document; None if there were problems."""
     cells = {
         kind: _parse_cell(document[kind], kind, operations, problems)
-        for kind in KEYS
+        for kind in KINDS
         if kind in document
     }
     normal, reduction = cells.get("normal"), cells.get("reduction")

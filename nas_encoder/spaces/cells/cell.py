@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,8 +12,7 @@ from nas_encoder.ops import FactorizedReduce, Identity, build_operation
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.architecture import INPUT_STATES, Cell
-
-OperationFactory = Callable[[str, int, int], nn.Module]
+from nas_encoder.spaces.cells.stack import StackedCell
 
 
 class State(NamedTuple):
@@ -57,33 +55,22 @@ class CellModule(nn.Module):
 
     Args:
         cell: The genotype of this cell.
-        channels: C, channels of its operations.
-        input_channels: Channels of the outputs of the cell before the previous one, and of the
-            previous one.
-        reduction: Whether edges from the inputs have stride 2.
-        halve_first: Whether the first input still has twice this cell's resolution (the
-            previous cell was a reduction).
+        place: Its place in the network.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        channels: int,
-        input_channels: tuple[int, int],
-        reduction: bool,
-        halve_first: bool,
-    ) -> None:
+    def __init__(self, cell: Cell, place: StackedCell) -> None:
         super().__init__()
+        channels = place.channels
         self.sources = tuple(tuple(edge.source for edge in node) for node in cell.nodes)
         self.concat = cell.concat
         self.output_channels = channels * len(cell.concat)
-        self.halve_first = halve_first
-        self.stride = 2 if reduction else 1
+        self.halve_first = place.halves_first
+        self.stride = place.stride
         self.used_inputs = cell.used_inputs()
         if 0 in self.used_inputs:
-            self.preprocess0 = build_preprocess(input_channels[0], channels, halve_first)
+            self.preprocess0 = build_preprocess(place.inputs[0], channels, place.halves_first)
         if 1 in self.used_inputs:
-            self.preprocess1 = build_preprocess(input_channels[1], channels, False)
+            self.preprocess1 = build_preprocess(place.inputs[1], channels, False)
         self.nodes = nn.ModuleList(
             nn.ModuleList(
                 build_operation(edge.op, channels, self.stride if edge.source < INPUT_STATES else 1)

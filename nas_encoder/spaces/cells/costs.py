@@ -154,7 +154,7 @@ class CellCosts:
         """Return (E, n): the cost of an operation on an edge, summed over all cells of a kind."""
         key = (kind, candidates, name, device)
         if key not in self._tables:
-            places = [cell for cell in self.network.cells if cell.kind == kind]
+            places = [cell for cell in self.network.cells if cell.place.kind == kind]
             edges = edge_list(self.network.nodes)
             rows = [
                 [

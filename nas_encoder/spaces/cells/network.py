@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache, partial, reduce
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from nas_encoder.spaces.cells.cell import CellModule, State
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS
-from nas_encoder.spaces.cells.stack import NORMAL, REDUCTION, live_cells, stack
+from nas_encoder.spaces.cells.stack import live_cells, stack
 from nas_encoder.spaces.cells.stem import Stem
 
 
@@ -60,56 +61,46 @@ class CellEncoder(TappedEncoder):
         self.drop_path = float(config.drop_path)
         self.stem = Stem(config)
         self.cells = nn.ModuleDict()
-        self._build_cells(genotype.architecture)
+        architecture = genotype.architecture
+        live = live_cells(architecture, config)
+        joined = {kind: len(architecture.of_kind(kind).concat) for kind in KINDS}
+        self.places, width = stack(config.layers, config.channels, joined)
+        for index, place in enumerate(self.places):
+            if index in live:
+                self.cells[str(index)] = CellModule(architecture.of_kind(place.kind), place)
         self.possible_taps = tuple(
             number
             for number in range(config.reductions[1] + 1, config.layers)
             if str(number - 1) in self.cells
         )
-        self.head = Head(self._output_channels, config)
+        self.head = Head(width, config)
         if config.conditioning:
-            self.condition_projection = nn.Linear(config.output_size, self._output_channels)
-
-    def _build_cells(self, architecture: CellArchitecture) -> None:
-        config = self.config
-        live = live_cells(architecture, config)
-        joined = {kind: len(getattr(architecture, kind).concat) for kind in KINDS}
-        places, self._output_channels = stack(config.layers, config.channels, joined)
-        for index, place in enumerate(places):
-            if index in live:
-                cell = architecture.of_kind(place.reduces)
-                self.cells[str(index)] = CellModule(
-                    cell, place.channels, place.inputs, place.reduces, place.halves_first
-                )
+            self.condition_projection = nn.Linear(config.output_size, width)
 
     def parts(self) -> list[dict[str, Any]]:
         """Return the parameters of each part; consecutive equal cells make one part."""
-        first, last = self.config.reductions
         rows: list[dict[str, Any]] = []
         for row in super().parts():
             if row["part"] != "cells":
                 rows.append(row)
                 continue
-            run: dict[str, Any] = {}
-            group = None
-            for index, cell in self.cells.items():
-                number = int(index)
-                reduction = number in (first, last)
-                channels = self.config.channels * 2 ** ((number >= first) + (number >= last))
-                if group != (reduction, channels):
-                    group = (reduction, channels)
-                    run = {
-                        "part": REDUCTION if reduction else NORMAL,
-                        "first": number + 1,
+            for (kind, channels), group in groupby(self.cells, self._size):
+                run = list(group)
+                rows.append(
+                    {
+                        "part": kind,
+                        "first": int(run[0]) + 1,
                         "channels": channels,
-                        "cells": 0,
-                        "parameters": 0,
+                        "cells": len(run),
+                        "parameters": sum(count_parameters(self.cells[index]) for index in run),
+                        "last": int(run[-1]) + 1,
                     }
-                    rows.append(run)
-                run["last"] = number + 1
-                run["cells"] += 1
-                run["parameters"] += count_parameters(cell)
+                )
         return rows
+
+    def _size(self, index: str) -> tuple[str, int]:
+        place = self.places[int(index)]
+        return place.kind, place.channels
 
     def set_drop_path(self, probability: float) -> None:
         """Set the probability of drop-path from now on, for example by a schedule."""
@@ -165,25 +156,23 @@ def receptive_field(architecture: CellArchitecture, config: CellConfig) -> Recep
     field = ReceptiveField().plus(2 * WINDOW if config.deltas else 0).plus(jump)  # 3x3 stem
     jump *= config.stem_stride[0]
     outputs = [field, field]  # of the two previous cells
-    after_reduction = False
-    for index in range(config.layers):
-        reduction = index in config.reductions
-        cell = architecture.of_kind(reduction)
+    places, _ = stack(config.layers, config.channels, dict.fromkeys(KINDS, 1))
+    for place in places:
+        cell = architecture.of_kind(place.kind)
         states = list(outputs)
-        if after_reduction:
+        if place.halves_first:
             states[0] = _seen(states[0], "skip_connect", 2, jump // 2)
-        stride = 2 if reduction else 1
         for node in cell.nodes:
             fields = [
-                _seen(states[edge.source], edge.op, stride, jump)
+                _seen(states[edge.source], edge.op, place.stride, jump)
                 if edge.source < INPUT_STATES
-                else _seen(states[edge.source], edge.op, 1, jump * stride)
+                else _seen(states[edge.source], edge.op, 1, jump * place.stride)
                 for edge in node
             ]
             states.append(reduce(ReceptiveField.union, fields))
         output = reduce(ReceptiveField.union, [states[state] for state in cell.concat])
         outputs = [outputs[1], output]
-        after_reduction, jump = reduction, jump * stride
+        jump *= place.stride
     return outputs[1]
 
 

@@ -24,7 +24,7 @@ from nas_encoder.spaces.cells.cell import State, build_preprocess
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS, CellSpace
-from nas_encoder.spaces.cells.stack import REDUCTION, STEM_WIDTH, live_cells, stack
+from nas_encoder.spaces.cells.stack import STEM_WIDTH, StackedCell, live_cells, stack
 from nas_encoder.spaces.cells.stem import Stem
 
 STEM, HEAD, POINTWISE, HALVING = "stem", "head", "pointwise", "halving"
@@ -60,29 +60,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class CellPieces:
-    """The pieces that a cell can be made of, at its place in the network.
+    """The pieces that a cell can be made of.
 
     Attributes:
-        kind: ``normal`` or ``reduction``.
+        place: Its place in the network.
         preprocess: The pieces that its two inputs go through, if an edge reads them.
-        channels: C, channels of its operations.
         frames: T, frames of its operations' input.
         bins: F, frequency bins of its operations' input.
     """
 
-    kind: str
+    place: StackedCell
     preprocess: tuple[Piece, Piece]
-    channels: int
     frames: int
     bins: int
 
     def operation(self, name: str, source: int) -> Piece:
         """Return the piece of an operation on an edge that leaves state ``source``."""
-        stride = 2 if self.kind == REDUCTION else 1
+        stride, channels = self.place.stride, self.place.channels
         frames, bins = self.frames, self.bins
         if source >= INPUT_STATES:
             frames, bins, stride = -(-frames // stride), -(-bins // stride), 1
-        return Piece(name, self.channels, self.channels, stride, frames, bins)
+        return Piece(name, channels, channels, stride, frames, bins)
 
 
 class CellNetwork:
@@ -107,9 +105,9 @@ class CellNetwork:
             if place.halves_first:
                 first = replace(first, name=HALVING, stride=2)
             second = Piece(POINTWISE, place.inputs[1], place.channels, 1, *sizes[-1])
-            self.cells.append(CellPieces(place.kind, (first, second), place.channels, *sizes[-1]))
+            self.cells.append(CellPieces(place, (first, second), *sizes[-1]))
             time, bins = sizes[-1]
-            sizes.append((-(-time // 2), -(-bins // 2)) if place.reduces else (time, bins))
+            sizes.append((-(-time // place.stride), -(-bins // place.stride)))
         head = Piece(HEAD, width, config.output_size, 1, *sizes[-1])
         self.fixed = (stem, head)
 
@@ -117,10 +115,10 @@ class CellNetwork:
         """Return the pieces of one network, repeated as often as they occur."""
         found = list(self.fixed)
         for index in sorted(live_cells(architecture, self.config)):
-            place = self.cells[index]
-            cell = architecture.of_kind(place.kind == REDUCTION)
-            found += [place.preprocess[state] for state in sorted(cell.used_inputs())]
-            found += [place.operation(edge.op, edge.source) for edge in cell.edges]
+            pieces = self.cells[index]
+            cell = architecture.of_kind(pieces.place.kind)
+            found += [pieces.preprocess[state] for state in sorted(cell.used_inputs())]
+            found += [pieces.operation(edge.op, edge.source) for edge in cell.edges]
         return found
 
     def all_pieces(self) -> list[Piece]:
@@ -140,11 +138,11 @@ class CellNetwork:
         with torch.device(device):
             module = self._module(piece).eval()
             if piece.name == STEM:
-                features = torch.randn(1, piece.frames, piece.bins)
-                return module, lambda: module(features, None)
-            x = torch.randn(1, piece.input_channels, piece.frames, piece.bins)
-        if device == "cpu":  # the memory layout that the stem chooses
-            x = x.contiguous(memory_format=torch.channels_last)
+                x = torch.randn(1, piece.frames, piece.bins)
+            else:
+                x = torch.randn(1, piece.input_channels, piece.frames, piece.bins)
+                if device == "cpu":  # the memory layout that the stem chooses
+                    x = x.contiguous(memory_format=torch.channels_last)
         if piece.name == HEAD:
             return module, lambda: module(State(x, None))
         return module, lambda: module(x, None)

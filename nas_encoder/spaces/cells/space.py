@@ -19,18 +19,18 @@ from nas_encoder.errors import NasEncoderError
 from nas_encoder.spaces.base import LATENCY, LEARNED_EDGES, LIMITS, Kind, SearchSpace
 from nas_encoder.spaces.cells.architecture import (
     INPUT_STATES,
-    KEYS,
+    NORMAL,
     Cell,
     CellArchitecture,
     Edge,
     parse_cells,
 )
+from nas_encoder.spaces.cells.architecture import KINDS as KINDS
 from nas_encoder.spaces.cells.config import CellConfig, CellSection
 from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OPERATIONS, NONE
 
 NODES = 4
 EDGES_PER_NODE = 2
-KINDS = ("normal", "reduction")
 # Numbers of consecutive convolutions of the operations that have any.
 _CONVOLUTIONS = {
     "sep_conv_3x3": 2,
@@ -73,7 +73,7 @@ class CellSpace(SearchSpace):
     package = __package__
     options = CellConfig
     section = CellSection
-    keys = KEYS
+    keys = KINDS
     features = frozenset({LEARNED_EDGES, LIMITS, LATENCY})
     zero = NONE
     weightless = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
@@ -95,7 +95,7 @@ class CellSpace(SearchSpace):
         names = tuple(f"{node + INPUT_STATES} ← {state_name(state)}" for node, state in self.edges)
         groups = tuple(node for node, _ in self.edges)
         self.kinds = {
-            kind: Kind(f"{kind} cell", names, operations, groups, limited=kind == "normal")
+            kind: Kind(f"{kind} cell", names, operations, groups, limited=kind == NORMAL)
             for kind in KINDS
         }
 
@@ -116,8 +116,8 @@ class CellSpace(SearchSpace):
     def vector_of(self, architecture: CellArchitecture) -> list[int]:
         """Return 24 integers: for each node of each cell its pair of sources and two ops."""
         vector: list[int] = []
-        for cell in (architecture.normal, architecture.reduction):
-            for node, edges in enumerate(cell.nodes):
+        for kind in KINDS:
+            for node, edges in enumerate(architecture.of_kind(kind).nodes):
                 first, second = sorted(edges, key=lambda edge: edge.source)
                 vector.append(self.pairs[node].index((first.source, second.source)))
                 vector += [self.choices.index(first.op), self.choices.index(second.op)]
@@ -141,7 +141,7 @@ class CellSpace(SearchSpace):
             problems.add("architecture", "must be two 2-D cells")
             return
         for kind in KINDS:
-            self._check_cell(getattr(architecture, kind), kind, problems)
+            self._check_cell(architecture.of_kind(kind), kind, problems)
 
     def _check_cell(self, cell: Cell, kind: str, problems: Problems) -> None:
         if len(cell.nodes) != NODES:
@@ -180,7 +180,7 @@ class CellSpace(SearchSpace):
         return {
             kind: [
                 (self.edges.index((node, edge.source)), edge.op)
-                for node, edges in enumerate(getattr(architecture, kind).nodes)
+                for node, edges in enumerate(architecture.of_kind(kind).nodes)
                 for edge in edges
             ]
             for kind in KINDS
@@ -188,20 +188,17 @@ class CellSpace(SearchSpace):
 
     def lines(self, architecture: CellArchitecture) -> list[str]:
         """Return both cells as text."""
-        return [
-            line
-            for kind in KINDS
-            for line in (
-                f"{kind} cell",
-                *(f"  {text}" for text in cell_lines(getattr(architecture, kind))),
-            )
-        ]
+        lines = []
+        for kind in KINDS:
+            lines.append(f"{kind} cell")
+            lines += [f"  {text}" for text in cell_lines(architecture.of_kind(kind))]
+        return lines
 
     def shape(self, architecture: CellArchitecture) -> dict[str, int]:
         """Return numbers of both cells by ``normal depth``, ``reduction pools``, ..."""
         found = {}
         for kind in KINDS:
-            cell: Cell = getattr(architecture, kind)
+            cell = architecture.of_kind(kind)
             found[f"{kind} depth"] = depth(cell)
             found[f"{kind} inputs"] = sum(edge.source < INPUT_STATES for edge in cell.edges)
             found[f"{kind} pools"] = sum("pool" in edge.op for edge in cell.edges)

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas_encoder.spaces.cells.architecture import CellArchitecture
+from nas_encoder.spaces.cells.architecture import NORMAL, REDUCTION, CellArchitecture
 
-NORMAL, REDUCTION = "normal", "reduction"
 STEM_WIDTH = 3  # times C, as in DARTS
 
 
@@ -33,14 +32,19 @@ class StackedCell:
     halves_first: bool
 
     @property
-    def reduces(self) -> bool:
-        """Whether it is a reduction."""
-        return self.kind == REDUCTION
+    def stride(self) -> int:
+        """Stride of edges from its inputs: 2 in a reduction."""
+        return 2 if self.kind == REDUCTION else 1
 
 
 def reductions(layers: int) -> tuple[int, int]:
     """Return the indices, from 0, of the two reduction cells (He et al. 2020, section 3.1)."""
     return layers // 3, 2 * layers // 3
+
+
+def kind_of(index: int, layers: int) -> str:
+    """Return the kind of a cell."""
+    return REDUCTION if index in reductions(layers) else NORMAL
 
 
 def stack(layers: int, channels: int, joined: Mapping[str, int]) -> tuple[list[StackedCell], int]:
@@ -51,10 +55,10 @@ def stack(layers: int, channels: int, joined: Mapping[str, int]) -> tuple[list[S
     widths = [STEM_WIDTH * channels] * 2
     places: list[StackedCell] = []
     for index in range(layers):
-        kind = REDUCTION if index in reductions(layers) else NORMAL
+        kind = kind_of(index, layers)
         if kind == REDUCTION:
             channels *= 2
-        after_reduction = bool(places) and places[-1].reduces
+        after_reduction = index - 1 in reductions(layers)
         places.append(StackedCell(kind, channels, (widths[-2], widths[-1]), after_reduction))
         widths.append(channels * joined[kind])
     return places, widths[-1]
@@ -82,5 +86,5 @@ def read_by_any(
     return frozenset(
         index - 2 + state
         for index in cells
-        for state in architecture.of_kind(index in reductions(layers)).used_inputs()
+        for state in architecture.of_kind(kind_of(index, layers)).used_inputs()
     )

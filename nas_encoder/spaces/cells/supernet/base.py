@@ -19,7 +19,7 @@ from nas_encoder.spaces.cells.cell import State, build_preprocess
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS, edge_list
-from nas_encoder.spaces.cells.stack import stack
+from nas_encoder.spaces.cells.stack import StackedCell, stack
 from nas_encoder.spaces.cells.stem import Stem
 
 
@@ -30,46 +30,38 @@ class CellOfEdges(nn.Module):
     operation could raise its weight by its scale. ``none`` adds nothing and is not computed.
 
     Args:
+        edges: Class of the edges that leave one state, see :class:`CellSupernet`.
         candidates: Operations of each edge.
         nodes: Number of intermediate nodes.
-        channels: C.
-        input_channels: Channels of the two inputs.
-        reduction: Whether it halves time and frequency.
-        halve_first: Whether the previous cell did, so that the first input has to be halved.
+        place: The cell's place in the network.
         regularized: Operations followed by dropout.
     """
 
-    # Module of the edges that leave one state, built from (operations of each edge, their rows,
-    # channels, stride, regularized); ``forward(x, mask, weights, dropout)`` returns the output of
-    # each edge, None for zeros.
-    edges: ClassVar[type[nn.Module]]
-
     def __init__(
         self,
+        edges: type[nn.Module],
         candidates: Sequence[Sequence[str]],
         nodes: int,
-        channels: int,
-        input_channels: tuple[int, int],
-        reduction: bool,
-        halve_first: bool,
+        place: StackedCell,
         regularized: Container[str],
     ) -> None:
         super().__init__()
         self.nodes = nodes
-        self.stride = 2 if reduction else 1
-        self.preprocess0 = build_preprocess(input_channels[0], channels, halve_first, affine=False)
-        self.preprocess1 = build_preprocess(input_channels[1], channels, False, affine=False)
-        edges = edge_list(nodes)
+        self.stride = place.stride
+        first, second = place.inputs
+        self.preprocess0 = build_preprocess(first, place.channels, place.halves_first, affine=False)
+        self.preprocess1 = build_preprocess(second, place.channels, False, affine=False)
+        pairs = edge_list(nodes)
         self.rows = [
-            [row for row, (_, source) in enumerate(edges) if source == state]
+            [row for row, (_, source) in enumerate(pairs) if source == state]
             for state in range(INPUT_STATES + nodes - 1)
         ]
-        self.heads = [[edges[row][0] for row in rows] for rows in self.rows]
+        self.heads = [[pairs[row][0] for row in rows] for rows in self.rows]
         self.sources = nn.ModuleList(
-            type(self).edges(
+            edges(
                 [candidates[row] for row in rows],
                 rows,
-                channels,
+                place.channels,
                 self.stride if state < INPUT_STATES else 1,
                 regularized,
             )
@@ -102,11 +94,21 @@ class CellOfEdges(nn.Module):
             return torch.zeros_like(like[:, :, :: self.stride, :: self.stride])
         return total
 
+    def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
+        """Return views of the kernels of each candidate on an edge of a mixture."""
+        for rows, source in zip(self.rows, self.sources, strict=True):
+            if row in rows:
+                return source.kernels(rows.index(row))  # type: ignore[operator, no-any-return]
+        raise IndexError(f"a cell has {sum(map(len, self.rows))} edges, got edge {row}")
+
 
 class CellSupernet(TappedEncoder):
     """The encoder that a gradient search trains; arguments as for :class:`CellOfEdges`."""
 
-    cell: ClassVar[type[CellOfEdges]]
+    # Built from (operations of each edge, their rows, channels, stride, regularized);
+    # ``forward(x, mask, weights, dropout)`` returns the output of each edge, None for zeros.
+    edges: ClassVar[type[nn.Module]]
+    takes_choices = True
 
     def __init__(
         self,
@@ -120,20 +122,10 @@ class CellSupernet(TappedEncoder):
         places, width = stack(config.layers, config.channels, dict.fromkeys(KINDS, nodes))
         self.kinds = [place.kind for place in places]
         self.cells = nn.ModuleList(
-            type(self).cell(
-                candidates[place.kind],
-                nodes,
-                place.channels,
-                place.inputs,
-                place.reduces,
-                place.halves_first,
-                regularized,
-            )
+            CellOfEdges(self.edges, candidates[place.kind], nodes, place, regularized)
             for place in places
         )
         self.head = Head(width, config)
-
-    takes_choices = True
 
     def encode(
         self,

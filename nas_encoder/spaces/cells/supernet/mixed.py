@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nas_encoder.ops import OPERATIONS
 from nas_encoder.spaces.cells.operations import NONE
-from nas_encoder.spaces.cells.supernet.base import CellOfEdges, CellSupernet
+from nas_encoder.spaces.cells.supernet.base import CellSupernet
 from nas_encoder.spaces.cells.supernet.folded.source import can_fold, source_sums
 from nas_encoder.spaces.cells.supernet.merged import Source, build_merged
 
@@ -93,26 +93,14 @@ class SourceEdges(nn.Module):
                 parts[edge].append(part)
         return [reduce(torch.add, values) if values else None for values in parts]
 
-
-class SupernetCell(CellOfEdges):
-    """A cell whose edges mix their operations (Liu et al. 2019, equation 2)."""
-
-    edges = SourceEdges
-
-    def edge_kernels(self, row: int) -> dict[str, list[Tensor]]:
+    def kernels(self, edge: int) -> dict[str, list[Tensor]]:
         """Return views of the kernels of each candidate on an edge."""
-        for rows, source in zip(self.rows, self.sources, strict=True):
-            if row in rows:
-                assert isinstance(source, SourceEdges)
-                edge = rows.index(row)
-                return {
-                    op: operation.kernels(users.index(edge))  # type: ignore[operator]
-                    for op, users, operation in zip(
-                        source.names, source.users, source.operations, strict=True
-                    )
-                    if edge in users
-                }
-        raise IndexError(f"a cell has {sum(map(len, self.rows))} edges, got edge {row}")
+        columns = zip(self.names, self.users, self.operations, strict=True)
+        return {
+            op: operation.kernels(users.index(edge))  # type: ignore[operator]
+            for op, users, operation in columns
+            if edge in users
+        }
 
 
 class Supernet(CellSupernet):
@@ -123,4 +111,4 @@ class Supernet(CellSupernet):
     for the gradient of their weight.
     """
 
-    cell = SupernetCell
+    edges = SourceEdges

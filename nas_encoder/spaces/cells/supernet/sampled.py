@@ -7,7 +7,8 @@ B batch, C channels, T frames, F frequency bins, V tokens (blank included), E ed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from nas_encoder.ops import AvgPool3, MaxPool3, build_operation
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.operations import NONE
-from nas_encoder.spaces.cells.supernet.base import CellOfEdges, CellSupernet
+from nas_encoder.spaces.cells.supernet.base import CellSupernet
 
 
 class _NormedPool(nn.Module):
@@ -32,13 +33,6 @@ class _NormedPool(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.norm(self.pool(x, mask), strided(mask, self.stride))  # type: ignore[no-any-return]
-
-
-def _candidate(operation: str, channels: int, stride: int) -> nn.Module:
-    module = build_operation(operation, channels, stride, affine=False)
-    if isinstance(module, (AvgPool3, MaxPool3)):
-        return _NormedPool(module, channels, stride)
-    return module
 
 
 class _Edges(nn.Module):
@@ -62,7 +56,9 @@ class _Edges(nn.Module):
             for name in names:
                 if name == NONE or name in self.shared:
                     continue
-                module = _candidate(name, channels, stride)
+                module = build_operation(name, channels, stride, affine=False)
+                if isinstance(module, (AvgPool3, MaxPool3)):
+                    module = _NormedPool(module, channels, stride)
                 if next(module.parameters(), None) is None:
                     self.shared[name] = module
                 else:
@@ -75,91 +71,55 @@ class _Edges(nn.Module):
 
         It is None for ``none`` and edges not taken, if the paths are not trained.
         """
-        active = {row: self.names[row][paths.active[row]] for row in self.names}
-        with_graph = {op for row, op in active.items() if paths.takes(row)}
-        outputs = _Outputs(self, x, mask, frozenset(with_graph), dropout)
+        rows = self.names.items()
+        with_graph = {names[paths.active[row]] for row, names in rows if paths.takes(row)}
+        done: dict[str, Tensor] = {}  # outputs of shared operations
+
+        def output(row: int, name: str, trained: bool) -> Tensor | None:
+            """Return one operation's output, evaluated once; None for ``none``."""
+            if name == NONE:
+                return None
+            if name not in self.shared:
+                value = _run(self.own[f"{row}_{name}"], x, mask, trained)
+            else:
+                if name not in done:  # with its graph if it is active on any edge
+                    done[name] = _run(self.shared[name], x, mask, name in with_graph)
+                value = done[name] if trained else done[name].detach()
+            if dropout and name in self.regularized:
+                value = F.dropout(value, dropout, self.training)
+            return value
+
+        zeros = partial(torch.zeros_like, x[:, :, :: self.stride, :: self.stride])
         found: list[Tensor | None] = []
-        for row, names in self.names.items():
-            if not paths.takes(row):
-                found.append(self._left_out(x, outputs.get, row, active[row], paths.edges))
-                continue
-            value = outputs.get(row, active[row], True)
-            if paths.involved is None:
-                found.append(value)
-                continue
-            assert paths.shares is not None
-            places = paths.involved[row]
-            candidates = [
-                value if place == paths.active[row] else outputs.get(row, names[place], False)
-                for place in places
-            ]
-            if value is None:
-                value = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
-            chosen = places.index(paths.active[row])
-            value = straight_through(value, paths.shares[row], candidates, chosen)
-            if paths.edges is not None:
-                value = straight_through(value, paths.edges[row : row + 1], [value], 0)
+        for row, names in rows:
+            chosen, value = paths.active[row], None
+            own = None if paths.edges is None else paths.edges[row : row + 1]
+            if paths.takes(row):
+                value = output(row, names[chosen], True)
+                if paths.involved is not None:
+                    assert paths.shares is not None
+                    places = paths.involved[row]
+                    candidates = [
+                        value if place == chosen else output(row, names[place], False)
+                        for place in places
+                    ]
+                    value = zeros() if value is None else value
+                    at = places.index(chosen)
+                    value = straight_through(value, paths.shares[row], candidates, at)
+                    if own is not None:
+                        value = straight_through(value, own, [value], 0)
+            elif own is not None:
+                # The edge's probability gets a gradient; only for it the operation is evaluated,
+                # with a graph: a pooling that another edge shares keeps its graph for that edge.
+                value = straight_through(zeros(), own, [output(row, names[chosen], False)], -1)
             found.append(value)
         return found
 
-    def _left_out(
-        self,
-        x: Tensor,
-        evaluate: Callable[[int, str, bool], Tensor | None],
-        row: int,
-        name: str,
-        edges: Tensor | None,
-    ) -> Tensor | None:
-        """Return the zeros of an edge that its node does not take.
 
-        If the choice of edges is trained, they pass a gradient to the edge's probability; only
-        for this is the output of the edge's operation evaluated.
-        """
-        if edges is None:
-            return None
-        # Not under no_grad: a pooling shared with another edge keeps its graph for that edge.
-        candidate = evaluate(row, name, False)
-        zeros = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
-        return straight_through(zeros, edges[row : row + 1], [candidate], -1)
-
-
-class _Outputs:
-    """Outputs of the operations on one state, each evaluated once, on demand."""
-
-    def __init__(
-        self, edges: _Edges, x: Tensor, mask: Tensor | None, active: frozenset[str], dropout: float
-    ) -> None:
-        self.edges = edges
-        self.x = x
-        self.mask = mask
-        self.active = active
-        self.dropout = dropout
-        self.done: dict[str, Tensor] = {}
-
-    def get(self, row: int, name: str, with_graph: bool) -> Tensor | None:
-        """Return one operation's output, None for ``none``."""
-        if name == NONE:
-            return None
-        if name not in self.edges.shared:
-            value = self._run(self.edges.own[f"{row}_{name}"], with_graph)
-        else:
-            if name not in self.done:  # with its graph if it is active on any edge
-                self.done[name] = self._run(self.edges.shared[name], name in self.active)
-            value = self.done[name] if with_graph else self.done[name].detach()
-        if self.dropout and name in self.edges.regularized:
-            value = F.dropout(value, self.dropout, self.edges.training)
-        return value
-
-    def _run(self, module: nn.Module, with_graph: bool) -> Tensor:
-        with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-            value: Tensor = module(self.x, self.mask)
-        return value
-
-
-class SampledCell(CellOfEdges):
-    """A cell in which each edge has one active operation."""
-
-    edges = _Edges
+def _run(module: nn.Module, x: Tensor, mask: Tensor | None, trained: bool) -> Tensor:
+    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        value: Tensor = module(x, mask)
+    return value
 
 
 class SampledSupernet(CellSupernet):
@@ -168,4 +128,4 @@ class SampledSupernet(CellSupernet):
     Its ``forward`` takes the sampled paths of each kind of cell.
     """
 
-    cell = SampledCell
+    edges = _Edges
