@@ -172,7 +172,7 @@ def test_the_expectation_is_the_mean_over_networks_drawn_as_it_says() -> None:
                     mean += float(chance * share) * sum(
                         objective.costs._costs[cell.operation(op, source)]["parameters"]
                         for cell in objective.costs.network.cells
-                        if cell.kind == "normal"
+                        if cell.place.kind == "normal"
                     )
     others = certain(architecture, cells.operations)
     others["normal"][rows] = 0.0
