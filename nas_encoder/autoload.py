@@ -44,10 +44,7 @@ EXPLANATIONS = {
 def hook_for(fullname: str, hooks: "dict[str, str] | None" = None) -> "str | None":
     """Return the name of our registration module for an imported module, or None."""
     hooks = HOOKS if hooks is None else hooks
-    found = hooks.get(fullname)
-    if found is None:
-        found = hooks.get(fullname.rpartition(".")[0] + ".*")
-    return found
+    return hooks.get(fullname) or hooks.get(fullname.rpartition(".")[0] + ".*")
 
 
 class RegisteringLoader:

@@ -1,17 +1,14 @@
 """Packages that add entries to our tables, found by the entry points of installed packages.
 
-An extension is an installed distribution with an entry point of the group
-``nas_encoder.extensions``. It names a function without arguments, or a module, that adds lines to
+The entry point names a function without arguments, or a module, that adds lines to
 :mod:`nas_encoder.tables`::
 
     [project.entry-points."nas_encoder.extensions"]
     toy = "toy_package:register"
 
 Extensions are loaded once per process, when a table is listed or lacks a name: scanning the
-installed packages takes about 0.1 s, too much for ``import nas_encoder``.
-
-An extension that fails is logged with its traceback and breaks nothing else; errors about unknown
-names then mention it. Entries that it added before it failed stay.
+installed packages takes about 0.1 s. One that fails is logged with its traceback and breaks nothing
+else; errors about unknown names then mention it. Entries that it added before it failed stay.
 
 Environment:
     NAS_ENCODER_EXTENSIONS: ``0`` loads none.

@@ -26,8 +26,7 @@ class Registry(Mapping[str, T], Generic[T]):
     """Ordered mapping in which a duplicate name and an unknown name are errors.
 
     Args:
-        kind: What the table holds, in the singular, for messages
-            (``"operation"``, ``"search space"``).
+        kind: What the table holds, in the singular, for messages (``"search space"``).
         extensions: Packages that may add to it, loaded if a name is missing or all are listed.
         reserved: Class names that no entry may have. If given, entries are classes and their names
             must be unique, since toolkits find ours by name.

@@ -32,8 +32,9 @@ class NetworkEncoder(AbsEncoder):
     Args:
         input_size: F.
         genotype: For ``nas`` only.
-        interctc_layer_idx: Parts, counted from 1, for InterCTC.
-        interctc_use_conditioning: Self-conditioned CTC at those parts.
+        interctc_layer_idx: Cells or blocks, counted from 1, for InterCTC; those of cells must
+            follow the second reduction cell.
+        interctc_use_conditioning: Self-conditioned CTC there.
         **options: The options of the genotype's space, or the fields of the baseline's config.
 
     Raises:
@@ -168,18 +169,11 @@ class NASEncoder(NetworkEncoder):
     """``encoder: nas``: the network of a genotype.
 
     Args:
-        input_size: F.
         genotype: A zoo name, the path of a YAML file, or the document as a mapping. The
             ``config.yaml`` that ESPnet saves holds the mapping (see
             :mod:`nas_encoder.espnet.registration`).
-        interctc_layer_idx: Cells, counted from 1, for InterCTC; they must follow the second
-            reduction cell.
-        interctc_use_conditioning: Self-conditioned CTC at those cells.
-        **options: The network options of the genotype's space, for example ``channels``,
-            ``layers``, ``output_size``, ``stem_stride``, ``dropout``, ``drop_path``.
-
-    Raises:
-        ConfigError: Lists everything that is wrong with the genotype and the options.
+        **options: Those of :class:`NetworkEncoder`; for example ``channels``, ``layers``,
+            ``output_size``, ``stem_stride``, ``dropout``, ``drop_path``.
     """
 
     kind = NAS
@@ -189,11 +183,7 @@ class NASEncoder(NetworkEncoder):
 
     @classmethod
     def portable_conf(cls, conf: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``encoder_conf`` with the genotype inline, as plain YAML types.
-
-        Raises:
-            GenotypeError: The genotype cannot be loaded.
-        """
+        """Return ``encoder_conf`` with the genotype inline; GenotypeError if there is none."""
         portable = dict(conf)
         if portable.get("genotype") is not None:
             portable["genotype"] = load_genotype(portable["genotype"]).to_dict()
@@ -208,14 +198,9 @@ class NASEncoder(NetworkEncoder):
 
 @cache
 def encoder_class(name: str, variant: type[NetworkEncoder]) -> type:
-    """Return our class for a name used in configs.
+    """Return our class for ``nas`` or a baseline; RegistryError if there is no such encoder.
 
-    Args:
-        name: ``nas`` or a baseline.
-        variant: NetworkEncoder, or the mixin for tasks that call their encoders differently.
-
-    Raises:
-        RegistryError: There is no such encoder.
+    ``variant`` is NetworkEncoder, or the mixin for tasks that call their encoders differently.
     """
     contents: dict[str, Any] = {"__module__": variant.__module__}
     if variant is not NetworkEncoder:

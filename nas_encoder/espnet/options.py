@@ -58,14 +58,9 @@ def build_network(
 
 
 def signature(options: Mapping[str, Any], *first: inspect.Parameter) -> inspect.Signature:
-    """Return a constructor's signature that names the options.
+    """Return a constructor's signature: ``input_size``, the parameters ``first``, the options.
 
-    ESPnet (``--print_config``), ``help()`` and editors read the options and their defaults from
-    it, so the fields are declared only once.
-
-    Args:
-        options: Our options with their defaults, including ``input_size`` and ``taps``.
-        *first: Parameters between ``input_size`` and the options.
+    ESPnet (``--print_config``), ``help()`` and editors read the options and their defaults there.
     """
     named = {name: value for name, value in options.items() if name not in _WORDS}
     del named["input_size"]

@@ -32,14 +32,7 @@ OTHER = {"espnet": "nemo", "nemo": "espnet"}
 
 @dataclass
 class Conversion:
-    """Result of a conversion.
-
-    Attributes:
-        model: What was read, with what was left out.
-        target: ``espnet`` or ``nemo``.
-        files: The files written.
-        encoder_only: Whether only the encoder was requested.
-    """
+    """What was read (and left out), for which toolkit, and the files that were written."""
 
     model: Model
     target: str
@@ -70,11 +63,7 @@ class Conversion:
 
 
 def toolkit_of(path: Path) -> str:
-    """Return whose checkpoint a path is: ``espnet`` or ``nemo``.
-
-    Raises:
-        CheckpointError: It is neither's.
-    """
+    """Return ``espnet`` or ``nemo``, whose checkpoint it is; CheckpointError if neither's."""
     if path.is_dir():
         held = {file.name for file in path.iterdir()}
         marks = {name: toolkit for toolkit, name in ENCODER_WEIGHTS.items()}

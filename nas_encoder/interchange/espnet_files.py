@@ -115,8 +115,8 @@ def _read_beside(folder: Path, name: str) -> bytes:
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration's facts about the training, for the model card."""
     facts: dict[str, Any] = {}
-    for title in ("training", "validation"):
-        rows = config.get(f"{title[:5]}_data_path_and_name_and_type")
+    for title, start in (("training", "train"), ("validation", "valid")):
+        rows = config.get(f"{start}_data_path_and_name_and_type")
         rows = rows if isinstance(rows, (list, tuple)) else []
         facts[title] = [row[0] for row in rows if isinstance(row, (list, tuple)) and row] or None
     names = ("max_epoch", "optim", "optim_conf", "seed")
@@ -131,14 +131,13 @@ def read_encoder(
     Raises:
         ProblemsError: It is none of ours, or cannot be converted.
     """
-    blocks = ("encoder_conf", "frontend_conf", "normalize_conf", "model_conf")
     problems = [
         f"{name}: must be a mapping, got {show(config[name])}"
-        for name in blocks
+        for name in ("encoder_conf", "frontend_conf", "normalize_conf", "model_conf")
         if not isinstance(config.get(name) or {}, Mapping)
     ]
     kind, conf = config.get("encoder"), config.get("encoder_conf") or {}
-    if kind not in encoder_stems():
+    if not isinstance(kind, str) or kind not in encoder_stems():
         problems.append(f"encoder: must be one of {', '.join(encoder_stems())}, got {show(kind)}")
     if problems or not isinstance(kind, str):
         raise CheckpointError(subject, problems)
@@ -301,29 +300,18 @@ def _default_frontend(features: Features) -> dict[str, Any]:
 
 def _training_config(model: Model, head: Head) -> dict[str, Any]:
     """Return the configuration from which ESPnet rebuilds the model or trains it further."""
+    absent = ("specaug", "preencoder", "postencoder", "decoder")
+    default = ("normalize", "ctc", "preprocessor")
     return {
         "token_list": list(head.tokens),
         "token_type": head.token_type,
-        "bpemodel": None,
-        "input_size": None,
-        "init": None,
-        "specaug": None,
-        "specaug_conf": {},
-        "normalize_conf": {},
         "model": "espnet",
         "model_conf": {"ctc_weight": 1.0},
-        "preencoder": None,
-        "preencoder_conf": {},
         **espnet_encoder(model.encoder),
-        "postencoder": None,
-        "postencoder_conf": {},
-        "decoder": None,
-        "decoder_conf": {},
-        "ctc_conf": {},
-        "joint_net_conf": None,
         "preprocessor": "default",
-        "preprocessor_conf": {},
         "use_preprocessor": True,
+        **dict.fromkeys(("bpemodel", "input_size", "init", "joint_net_conf", *absent)),
+        **{f"{name}_conf": {} for name in (*absent, *default)},
     }
 
 

@@ -129,7 +129,7 @@ class Features:
     Attributes:
         style: Whose feature extraction it is: ``espnet`` or ``nemo``.
         options: See :mod:`nas_encoder.interchange.feature_options`.
-        tensors: The buffers of the feature extraction.
+        tensors: Its buffers.
     """
 
     style: str
@@ -218,12 +218,7 @@ class Model:
 def own_options(
     kind: str, given: Mapping[str, Any], words: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Pick our encoder's options from a toolkit's config.
-
-    Args:
-        kind: ``nas`` or a baseline.
-        given: The toolkit's options.
-        words: The toolkit's name -> ours, where they differ.
+    """Pick our encoder's options from a toolkit's, whose names ``words`` maps to ours.
 
     Returns:
         The given options, with the genotype as a mapping and without those that do not concern

@@ -40,15 +40,7 @@ def to_nemo(head: Head) -> tuple[list[str], Tensor, Tensor, list[str]]:
 def from_nemo(
     labels: list[str], weight: Tensor, bias: Tensor, bpe_model: bytes | None, token_type: str
 ) -> Head:
-    """Convert NeMo's decoder to a head.
-
-    Args:
-        labels: V - 1 names.
-        weight: (V, D, 1), the blank last.
-        bias: (V,).
-        bpe_model: The SentencePiece model of a tokenizer.
-        token_type: ``char``, ``word``, ``phn`` or ``bpe``.
-    """
+    """Convert NeMo's decoder, V - 1 labels, weight (V, D, 1) and bias (V,), to a head."""
     given = Head([*labels, BLANK], weight[:, :, 0], bias)
     order = [i for i in range(len(labels)) if not given.silent(i)]
     names = {i: token(labels[i], token_type) for i in order}
@@ -79,18 +71,14 @@ def label(token_: str, token_type: str) -> str:
     """Return NeMo's label for an ESPnet token; NeMo joins labels without a separator."""
     if token_ == SPACE:
         return " "
-    if token_type in ("word", "phn"):
-        return token_ + " "
-    return token_
+    return token_ + " " if token_type in ("word", "phn") else token_
 
 
 def token(label_: str, token_type: str) -> str:
     """Return ESPnet's token for a NeMo label: the inverse of :func:`label`."""
     if label_ == " ":
         return SPACE
-    if token_type in ("word", "phn"):
-        return label_.removesuffix(" ")
-    return label_
+    return label_.removesuffix(" ") if token_type in ("word", "phn") else label_
 
 
 def guess_type(labels: list[str]) -> str:
@@ -100,7 +88,7 @@ def guess_type(labels: list[str]) -> str:
 
 
 def pieces_of(model: bytes) -> dict[str, float]:
-    """Return the pieces of a SentencePiece model in the order of their ids, with their scores.
+    """Return the pieces of a SentencePiece model by id, with their scores.
 
     Raises:
         CheckpointError: It is not such a model.

@@ -7,7 +7,6 @@ output frames (S the network's subsampling factor).
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
@@ -87,28 +86,20 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
 
     @classmethod
     def portable(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what makes the config that NeMo saves independent of other files.
-
-        Args:
-            options: The ``encoder`` block, as plain types.
-        """
+        """Return what makes an ``encoder`` block, in plain types, independent of other files."""
         return widths(options, nemo_options(cls.kind))
 
     @property
     def input_types(self) -> dict[str, Any]:
         """Neural types of the inputs."""
-        return OrderedDict(
-            audio_signal=NeuralType(("B", "D", "T"), SpectrogramType()),
-            length=NeuralType(tuple("B"), LengthsType()),
-        )
+        signal = NeuralType(("B", "D", "T"), SpectrogramType())
+        return {"audio_signal": signal, "length": NeuralType(tuple("B"), LengthsType())}
 
     @property
     def output_types(self) -> dict[str, Any]:
         """Neural types of the outputs."""
-        return OrderedDict(
-            outputs=NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
-            encoded_lengths=NeuralType(tuple("B"), LengthsType()),
-        )
+        outputs = NeuralType(("B", "D", "T"), AcousticEncodedRepresentation())
+        return {"outputs": outputs, "encoded_lengths": NeuralType(tuple("B"), LengthsType())}
 
     def input_example(self, max_batch: int = 2, max_dim: int = 256) -> tuple[Tensor, Tensor]:
         """Return (B, F, T) noise and (B,) unequal lengths, for tracing."""
@@ -168,9 +159,8 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         features = features.masked_fill(padding[:, :, None], 0.0)
         missing = max(0, fewest - features.size(1))
         features = nn.functional.pad(features, (0, 0, 0, missing))
-        output, _, taps = self.network.forward_taps(
-            features, lengths.clamp(min=fewest), taps=layers
-        )
+        extended = lengths.clamp(min=fewest)
+        output, _, taps = self.network.forward_taps(features, extended, taps=layers)
         lengths = reduced_lengths(lengths, self.subsampling_factor)
         index = torch.arange(output.size(1), device=output.device)
         kept = (index[None, :] < lengths[:, None])[:, :, None].to(output.dtype)
@@ -233,8 +223,6 @@ class NASEncoder(NetworkEncoder):
         leftovers: Options of another NeMo encoder; each is ignored with a warning, except those
             that give the output width that the decoder expects.
 
-    Raises:
-        ConfigError: Lists everything that is wrong with the genotype and the options.
     """
 
     kind = NAS
@@ -256,11 +244,7 @@ class NASEncoder(NetworkEncoder):
 
 @cache
 def encoder_class(name: str) -> type[NetworkEncoder]:
-    """Return our class for ``nas`` or a baseline.
-
-    Raises:
-        RegistryError: There is no such encoder.
-    """
+    """Return our class for ``nas`` or a baseline; RegistryError if there is no such encoder."""
     if name == NAS:
         return NASEncoder
     cls = f"{encoder_stems()[name]}Encoder"

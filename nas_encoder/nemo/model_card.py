@@ -31,10 +31,7 @@ def is_ours(model: Any) -> bool:
 
 
 def card(model: Any, title: str | None = None) -> str:
-    """Return the card of a NeMo model with an encoder of ours.
-
-    ``title`` is by default the name in its configuration or that of its class.
-    """
+    """Return a model's card; its title is by default the name in the config or of the class."""
     config = _plain(getattr(model, "cfg", None))
     genotype = getattr(model.encoder.network, "genotype", None)
     sections = {
@@ -48,11 +45,7 @@ def card(model: Any, title: str | None = None) -> str:
 
 
 def write_model_card(model: Any, path: str | Path) -> Path:
-    """Write the card of a model beside its ``.nemo`` file; return the card's path.
-
-    Raises:
-        CheckpointError: It cannot be written.
-    """
+    """Write a model's card beside its ``.nemo`` file; CheckpointError if it cannot be written."""
     path = Path(path).expanduser()
     target = cards.card_path(path)
     cards.write(target, card(model, path.name.removesuffix(".nemo")))

@@ -1,6 +1,6 @@
 """Builds a network from the ``encoder`` block of a NeMo config.
 
-NeMo's ``feat_in`` is our ``input_size``, its ``d_model`` our ``output_size``. Overriding only
+Overriding only
 ``model.encoder._target_`` leaves the replaced encoder's options in the block; each is ignored with
 a warning. What looks like a misspelled option of ours is an error.
 """
@@ -58,11 +58,7 @@ def build_network(kind: str, options: Mapping[str, Any]) -> tuple[Any, list[str]
 def split(
     options: Mapping[str, Any], known: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Divide an ``encoder`` block into our options, leftovers and mistakes.
-
-    Args:
-        options: The block, as plain types.
-        known: Our options with their defaults.
+    """Divide an ``encoder`` block.
 
     Returns:
         Our options under our names, a warning for each leftover, and a problem for each mistake.

@@ -5,7 +5,6 @@ Letters in shapes: B batch, N samples, D mel bands, T frames.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import fields
 from typing import Any
 
@@ -64,18 +63,17 @@ class ESPnetPreprocessor(NeuralModule, Exportable):
     @property
     def input_types(self) -> dict[str, Any]:
         """Neural types of the inputs."""
-        return OrderedDict(
-            input_signal=NeuralType(("B", "T"), AudioSignal(freq=self._sample_rate)),
-            length=NeuralType(tuple("B"), LengthsType()),
-        )
+        signal = NeuralType(("B", "T"), AudioSignal(freq=self._sample_rate))
+        return {"input_signal": signal, "length": NeuralType(tuple("B"), LengthsType())}
 
     @property
     def output_types(self) -> dict[str, Any]:
         """Neural types of the outputs."""
-        return OrderedDict(
-            processed_signal=NeuralType(("B", "D", "T"), MelSpectrogramType()),
-            processed_length=NeuralType(tuple("B"), LengthsType()),
-        )
+        signal = NeuralType(("B", "D", "T"), MelSpectrogramType())
+        return {
+            "processed_signal": signal,
+            "processed_length": NeuralType(tuple("B"), LengthsType()),
+        }
 
     def input_example(self, max_batch: int = 2, max_dim: int = 32000) -> tuple[Tensor, Tensor]:
         """Return (B, N) noise and (B,) unequal lengths, for tracing."""

@@ -34,13 +34,9 @@ def targets() -> tuple[str, ...]:
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
-    """Put our class paths on NeMo's allow-list; a second call changes nothing.
+    """Put our class paths on the allow-list of ``nemo.core.classes.common``; return the new ones.
 
-    Args:
-        module: ``nemo.core.classes.common``.
-
-    Returns:
-        The paths that this call added.
+    A second call changes nothing.
     """
     _wrap(module, "_unsafe_target_error", functools.partial(_explained, module))
     if not enabled():
