@@ -65,14 +65,12 @@ def measure_table(
 ) -> Any:
     """Measure every piece and some whole networks, continuing where an earlier run stopped.
 
-    The file is rewritten atomically after each measurement.
-
     Args:
         space: A space whose pieces can be measured.
         options: Options of its networks.
         frames: T, length of the utterance.
         settings: How to measure.
-        path: The file.
+        path: The file, rewritten atomically after each measurement.
         progress: Wraps a list of work items with a title, for example in a progress bar.
 
     Returns:

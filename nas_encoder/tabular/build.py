@@ -93,15 +93,14 @@ class TableBuilder:
 
     Args:
         config: The configuration.
-        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts.
-        valid: Data of the same kinds, on which the best epoch is chosen.
-        test: Data of the same kinds.
+        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts, like the next two.
+        valid: Data on which the best epoch is chosen.
+        test: Data on which it is tested.
         output: The SQLite file.
         shard: (i, n): build part i, from 1, of n.
         resume: Whether to continue an existing file.
         checkpoint_seconds: Time between two checkpoints of a training.
-        added: Names in the zoo or paths of YAML files of further architectures, which may be added
-            to a complete file too.
+        added: Further architectures (names in the zoo or files), for complete files too.
 
     Raises:
         ConfigError: A setting, or an option of the networks, is wrong.
@@ -245,18 +244,17 @@ class TableBuilder:
         decode = greedy if beam == 1 else partial(prefix_beam, width=beam)
         folding = FOLDINGS[self.config.folding] if self.config.folding else {}
         fabric = open_fabric(TrainerConfig(accelerator=self.device.type))
-        loaders: TableLoaders | None = None
-        of_seed = None
-        began, done = time.monotonic(), 0
+        loaders: dict[int, TableLoaders] = {}
+        began = time.monotonic()
         with tqdm(total=len(missing), desc="training", unit="run", disable=None) as bar:
-            for genotype, seed in missing:
-                if loaders is None or of_seed != seed:
-                    loaders, of_seed = self._loaders(data, seed), seed
+            for done, (genotype, seed) in enumerate(missing, 1):
+                if seed not in loaders:
+                    loaders = {seed: self._loaders(data, seed)}
                 key = model_hash(genotype)
                 training = RecipeTraining(
                     recipe,
                     partial(self._classifier, genotype, len(data.tokens)),
-                    loaders,
+                    loaders[seed],
                     decode,
                     lambda ids: fold([data.tokens.tokens[i] for i in ids], folding),
                     seed,
@@ -267,8 +265,7 @@ class TableBuilder:
                 )
 
                 def step(word: str, key: str = key) -> None:
-                    bar.set_postfix_str(f"{key[:8]} {word}", refresh=False)
-                    bar.refresh()
+                    bar.set_postfix_str(f"{key[:8]} {word}")
 
                 trainings = training.run(step)
                 for found in trainings.values():
@@ -278,7 +275,6 @@ class TableBuilder:
                 training.close()
                 bar.update()
                 if bar.disable:  # no terminal: lines for a log
-                    done += 1
                     left = (time.monotonic() - began) / done * (len(missing) - done)
                     logger.info(
                         "%d of %d trained, about %.0f min left", done, len(missing), left / 60
@@ -299,20 +295,16 @@ class TableBuilder:
         return f"{machine()}, {self.config.latency.threads} thread, fp32"
 
     def _loaders(self, data: SpeechData, seed: int) -> TableLoaders:
-        size = self.config.recipe.batch
-
         def training(**options: Any) -> AsrLoader:
             return data.loader(data.cuts["train"], train=True, seed=seed, **options)
 
         def scoring(name: str) -> AsrLoader:
             # These batches affect nothing but speed, and scoring leaves out no utterance, however
             # difficult.
-            return data.loader(
-                data.cuts[name], train=False, max_cuts=max(32, size), subsampling_factor=None
-            )
+            cuts, size = data.cuts[name], max(32, self.config.recipe.batch)
+            return data.loader(cuts, train=False, max_cuts=size, subsampling_factor=None)
 
-        train = training()
-        warm_up = []
+        train, warm_up = training(), []
         for seconds in self.config.recipe.warm_up:
             try:
                 longest = round(seconds / self.config.features.frame_shift)

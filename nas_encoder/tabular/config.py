@@ -148,11 +148,7 @@ class TableConfig(Declared):
 
 
 def load_table_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> TableConfig:
-    """Read a shipped configuration or a file, with ``key=value`` settings on top.
-
-    Args:
-        name_or_path: For example ``"nasbench_asr_timit"`` or ``"my/table.yaml"``.
-        settings: For example ``"recipe.batch=16"``.
+    """Read a shipped configuration or a file, with settings (``recipe.batch=16``) on top.
 
     Raises:
         ConfigError: A file, a setting or a value is wrong; all problems are listed.

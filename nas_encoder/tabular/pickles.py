@@ -1,14 +1,9 @@
 """The published files of NAS-Bench-ASR: two pickles in a row, read without running their code.
 
-Loading a pickle from somebody else may run anything. The published files hold only plain data: a
-header dict, then a list of rows in the order of the header's ``columns``. This reader admits only
-plain data, and NumPy numbers, which the rows may hold: the names that create them are replaced by
-functions of this module, so NumPy is not called either. Everything else is refused before it is
-looked up.
-
-The formats are described in the README of https://github.com/SamsungLabs/nb-asr; the files are
-named ``nb-asr-e40-1234.pickle`` (training: 40 epochs, seed 1234), ``nb-asr-bench-DEVICE.pickle``
-and ``nb-asr-info.pickle``.
+Loading a pickle from somebody else may run anything. These files (see the README of
+https://github.com/SamsungLabs/nb-asr) hold a header dict, then a list of rows in the order of its
+``columns``. Only plain data and NumPy numbers are admitted; the names that create the latter are
+replaced by functions of this module. Everything else is refused before it is looked up.
 """
 
 from __future__ import annotations
@@ -39,20 +34,12 @@ _NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One published file.
-
-    Attributes:
-        path: Its path.
-        kind: One of :data:`KINDS`.
-        header: The header, in plain types.
-        columns: Names of the values of a row.
-        rows: Lists of plain values.
-    """
+    """One published file, in plain types."""
 
     path: Path
-    kind: str
+    kind: str  # one of KINDS
     header: dict[str, Any]
-    columns: list[str]
+    columns: list[str]  # names of the values of a row
     rows: list[list[Any]]
 
 
@@ -189,14 +176,8 @@ def _check(subject: str, header: Any, rows: Any) -> tuple[str, list[str]]:
 
 
 def _is_plain_row(kind: str, row: list[Any] | tuple[Any, ...]) -> bool:
-    if not isinstance(row[0], str):
-        return False
+    name, *numbers = row[: len(_COLUMNS[kind])]
     if kind == "training":
-        values, test = row[1], row[2]
-        return (
-            isinstance(values, (list, tuple))
-            and len(values) > 0
-            and all(isinstance(v, (int, float)) for v in values)
-            and isinstance(test, (int, float))
-        )
-    return isinstance(row[1], (int, float))
+        vals, test = numbers
+        numbers = [*vals, test] if vals and isinstance(vals, (list, tuple)) else [None]
+    return isinstance(name, str) and all(isinstance(number, (int, float)) for number in numbers)

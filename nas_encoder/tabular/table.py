@@ -57,17 +57,11 @@ def _key_of_vector(name: str, vector: tuple[tuple[int, ...], ...]) -> str:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one architecture.
+    """One training of one architecture."""
 
-    Attributes:
-        val: Validation error after each epoch.
-        test: Test error of the checkpoint with the best validation error.
-        more: Other values, for example ``seconds`` and ``commit``.
-    """
-
-    val: tuple[float, ...]
-    test: float
-    more: Mapping[str, Any] = field(default_factory=dict)
+    val: tuple[float, ...]  # validation error after each epoch
+    test: float  # of the checkpoint with the best validation error
+    more: Mapping[str, Any] = field(default_factory=dict)  # such as seconds and commit
 
 
 class Table:

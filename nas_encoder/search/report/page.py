@@ -13,43 +13,25 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page; its attributes are in the order of display.
-
-    Attributes:
-        title: Its heading.
-        note: How to read it.
-        png: A picture.
-        alt: Alternative text of the picture; by default the title.
-        text: Preformatted text.
-        head: Headings of a table; may be empty.
-        rows: Cells of the table; None for an empty one.
-        steps: (purpose, command) pairs.
-    """
+    """A part of a page; its attributes are in the order of display."""
 
     title: str
-    note: str = ""
+    note: str = ""  # how to read it
     png: bytes = b""
-    alt: str = ""
-    text: str = ""
-    head: Sequence[str] = ()
-    rows: Sequence[Sequence[object]] = ()
-    steps: Iterable[tuple[str, str]] = ()
+    alt: str = ""  # alternative text of the picture; by default the title
+    text: str = ""  # preformatted
+    head: Sequence[str] = ()  # of a table
+    rows: Sequence[Sequence[object]] = ()  # of that table; None for an empty cell
+    steps: Iterable[tuple[str, str]] = ()  # (purpose, command) pairs
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report.
-
-    Attributes:
-        title: Its heading.
-        state: Progress of the search.
-        warnings: To read before trusting the result.
-        sections: Its parts.
-    """
+    """A report."""
 
     title: str
-    state: str
-    warnings: Iterable[str]
+    state: str  # progress of the search
+    warnings: Iterable[str]  # to read before trusting the result
     sections: Iterable[Section]
 
 

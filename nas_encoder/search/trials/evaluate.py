@@ -49,10 +49,10 @@ class TableEvaluator:
     Args:
         lookup: Names the table and its trainings.
         space: The searched space.
-        objectives: Objectives that the table must provide.
+        objectives: What the table must provide.
         epochs: Epochs of an evaluation, if not all trained ones count.
-        seed: Seed of the search; selects the trainings to look up.
-        table: The table, instead of reading the one named by ``lookup``.
+        seed: Seed of the search; selects the trainings.
+        table: The table, if it is not to be read.
 
     Raises:
         ConfigError: The table is of another space, or lacks an objective.

@@ -49,10 +49,7 @@ def run_trials(
 
     All processes with the same configuration, seed and storage work on the same study. Each ends
     when the study has all its trials, and writes the same result. Start workers that share a run
-    folder with ``resume``.
-
-    Arguments and errors are those of :func:`nas_encoder.search.run_search`, which also writes a
-    report.
+    folder with ``resume``. Arguments and errors are those of :func:`nas_encoder.search.run_search`.
 
     Returns:
         The genotype with the lowest error, also written to ``genotype.yaml`` in the run folder.
