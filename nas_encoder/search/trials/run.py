@@ -57,7 +57,6 @@ def run_trials(
     """
     require_optuna()
     import optuna
-    from optuna.study import StudyDirection
 
     from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
@@ -65,17 +64,22 @@ def run_trials(
     from nas_encoder.search.trials.study import Worker
 
     seed = seed or 0
-    if config.table is None:
-        missing = [
-            f"--{name}: is needed: the trials train networks (only with a table they do not)"
-            for name, data in (("train", train), ("valid", valid))
-            if data is None
-        ]
-        if missing:
-            raise ConfigError("search", missing)
-    elif train is not None or valid is not None:
-        raise ConfigError("search", ["table: errors are looked up in it; omit --train and --valid"])
-    evaluator = _evaluator(config, train, valid, seed)
+    evaluator: Evaluator
+    if config.table is not None:
+        if train is not None or valid is not None:
+            rule = "table: errors are looked up in it; omit --train and --valid"
+            raise ConfigError("search", [rule])
+        evaluator = TableEvaluator(
+            config.table, config.space, config.objectives, config.training.epochs, seed
+        )
+    elif train is None or valid is None:
+        rule = "is needed: the trials train networks (only with a table they do not)"
+        data = {"train": train, "valid": valid}
+        raise ConfigError("search", [f"--{name}: {rule}" for name in data if data[name] is None])
+    else:
+        from nas_encoder.search.trials.training import TrainingEvaluator
+
+        evaluator = TrainingEvaluator(config, train, valid, seed)
     space, folder = evaluator.space, RunFolder(output)
     run: dict[str, Any] = {
         "seed": seed,
@@ -93,11 +97,13 @@ def run_trials(
     try:
         with quiet():
             sampler = build_sampler(config, space, seed)
-            study = store.open_study(
-                config.study_name,
-                [StudyDirection.MINIMIZE] * len(config.objectives),
-                sampler,
-                build_pruner(config.pruning, evaluator.epochs),
+            study = optuna.create_study(
+                storage=store.rdb,
+                sampler=sampler,
+                pruner=build_pruner(config.pruning, evaluator.epochs),
+                study_name=config.study_name,
+                directions=["minimize"] * len(config.objectives),
+                load_if_exists=True,
             )
         sampler.study = study
         identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
@@ -126,19 +132,6 @@ def run_trials(
     return genotype
 
 
-def _evaluator(
-    config: TrialsConfig, train: str | Path | None, valid: str | Path | None, seed: int
-) -> Evaluator:
-    if config.table is not None:
-        return TableEvaluator(
-            config.table, config.space, config.objectives, config.training.epochs, seed
-        )
-    from nas_encoder.search.trials.training import TrainingEvaluator
-
-    assert train is not None and valid is not None
-    return TrainingEvaluator(config, train, valid, seed)
-
-
 def _join(study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage: str) -> None:
     """Refuse to mix two searches in one study.
 
@@ -148,7 +141,7 @@ def _join(study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage
     begun = bool(study.get_trials(deepcopy=False))  # first, before another worker can interfere
     before = study.user_attrs.get(_IDENTITY)
     if before is None:
-        if begun:
+        if begun or len(study.directions) != len(config.objectives):
             raise CheckpointError(
                 f"storage {storage}",
                 [

@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_encoder.errors import CheckpointError
@@ -75,36 +75,6 @@ class Storage:
     def close(self) -> None:
         """Close all connections; an SQLite database is then a single file again."""
         self.rdb.engine.dispose()
-
-    def open_study(
-        self,
-        name: str,
-        directions: Sequence[StudyDirection],
-        sampler: optuna.samplers.BaseSampler,
-        pruner: optuna.pruners.BasePruner,
-    ) -> Study:
-        """Return the study of this name; create it if it does not exist.
-
-        Raises:
-            CheckpointError: The study exists with other objectives.
-        """
-        study = optuna.create_study(
-            storage=self.rdb,
-            sampler=sampler,
-            pruner=pruner,
-            study_name=name,
-            directions=directions,
-            load_if_exists=True,
-        )
-        if len(study.directions) != len(directions):
-            raise CheckpointError(
-                f"storage {self.shown}",
-                [
-                    f"its study '{name}' has {len(study.directions)} objectives, the "
-                    f"configuration {len(directions)}; choose another trials.study"
-                ],
-            )
-        return study
 
     # -- trials of workers that died ----------------------------------------------------------
 
