@@ -39,13 +39,9 @@ _COLUMNS = {"about": 2, "architectures": 3, "trainings": 5, "epochs": 5, "latenc
 
 
 class TableFile:
-    """The SQLite file of a table.
+    """The SQLite file of a table, created if missing unless ``create`` is off.
 
     Every ``add_`` is one transaction.
-
-    Args:
-        path: The file.
-        create: Whether to create a missing file.
 
     Raises:
         DataError: It cannot be opened, or is no table.

@@ -53,18 +53,13 @@ class _Results:
 
 
 class RecipeTraining:
-    """Trains one architecture with one seed.
+    """Trains one architecture with one seed (of weights, data order and dropout).
 
     Args:
-        recipe: The recipe.
         build: Builds the classifier; called with the weights' seed set.
-        loaders: The data.
         decode: Log-probabilities (T', V) -> tokens.
         spell: Tokens -> units to compare in scoring.
-        seed: Seed of weights, data order and dropout.
-        fabric: The device.
-        checkpoint: File that a stopped training resumes from.
-        key: Identifies the training in that file.
+        checkpoint: File that a stopped training resumes from; ``key`` is its name there.
         checkpoint_seconds: Time between two checkpoints; 0 for every step.
     """
 

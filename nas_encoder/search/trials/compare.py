@@ -216,7 +216,7 @@ class Comparison:
         while spent < self.budget:
             with quiet():
                 trial = study.ask()
-            evaluate(study, trial, config.objectives, evaluator.space, evaluator)
+            evaluate(study, trial, config.objectives, evaluator)
             result = study.get_trials(deepcopy=False)[trial.number].user_attrs[RESULT]
             spent += len(result[ERRORS])
             count += 1

@@ -80,7 +80,7 @@ def run_trials(
         from nas_encoder.search.trials.training import TrainingEvaluator
 
         evaluator = TrainingEvaluator(config, train, valid, seed)
-    space, folder = evaluator.space, RunFolder(output)
+    folder = RunFolder(output)
     run: dict[str, Any] = {
         "seed": seed,
         "train": None if train is None else str(train),
@@ -96,7 +96,7 @@ def run_trials(
     store = Storage(url, config.trials)
     try:
         with quiet():
-            sampler = build_sampler(config, space, seed)
+            sampler = build_sampler(config, evaluator.space, seed)
             study = optuna.create_study(
                 storage=store.rdb,
                 sampler=sampler,
@@ -116,16 +116,14 @@ def run_trials(
                 folder.write_records(records_of(study, config.objectives))
                 written = time.monotonic()
 
-        own = Worker(
-            study, store, config.objectives, config.trials.count, space, evaluator, record
-        ).run()
+        count = config.trials.count
+        own = Worker(study, store, config.objectives, count, evaluator, record).run()
         records = records_of(study, config.objectives)
     finally:
         store.close()
     folder.write_records(records)
-    genotype = save_results(
-        folder, records, config, config.objectives, config.trials.count, {**run, **folder.run()}
-    )
+    run = {**run, **folder.run()}
+    genotype = save_results(folder, records, config, config.objectives, count, run)
     logger.info(
         "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -28,15 +29,9 @@ _TELL = 10.0  # seconds between log lines
 _POLL = 0.5  # seconds between checks of other workers' trials
 
 
-def evaluate(
-    study: Study,
-    trial: Trial,
-    objectives: Sequence[str],
-    space: TrialSpace,
-    evaluator: Evaluator,
-) -> None:
+def evaluate(study: Study, trial: Trial, objectives: Sequence[str], evaluator: Evaluator) -> None:
     """Run one trial and report its result to the study; nothing is trained twice."""
-    began = time.monotonic()
+    began, space = time.monotonic(), evaluator.space
     genotype = evaluator.nearest(space.decode(suggest(trial, space)))
     known = _known(study, genotype.hash, evaluator.epochs)
     costs = evaluator.costs(genotype) if known is None else known[COST]
@@ -73,6 +68,7 @@ def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
     return None
 
 
+@dataclass(frozen=True)
 class Worker:
     """One of the processes that work on a study.
 
@@ -87,20 +83,12 @@ class Worker:
     of this worker.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        storage: Storage,
-        objectives: Sequence[str],
-        count: int,
-        space: TrialSpace,
-        evaluator: Evaluator,
-        on_finish: Callable[[], Any],
-    ) -> None:
-        self.study, self.storage = study, storage
-        self.objectives, self.count, self.space = objectives, count, space
-        self.evaluator, self.on_finish = evaluator, on_finish
-        self.name = this_process()
+    study: Study
+    storage: Storage
+    objectives: Sequence[str]
+    count: int
+    evaluator: Evaluator
+    on_finish: Callable[[], Any]
 
     def run(self) -> int:
         """Work until the study is finished; return the number of this worker's trials."""
@@ -151,12 +139,12 @@ class Worker:
         number = trial.number
         try:
             with self.storage.heartbeat(self.study, number):
-                trial.set_user_attr(WORKER, self.name)
+                trial.set_user_attr(WORKER, this_process())
                 if rank_of(self.study, number) >= self.count:
                     # Another worker was faster.
                     self.study.tell(trial, state=TrialState.FAIL)
                     return False
-                evaluate(self.study, trial, self.objectives, self.space, self.evaluator)
+                evaluate(self.study, trial, self.objectives, self.evaluator)
         except UpdateFinishedTrialError:
             # This process sent no heartbeat for so long that another one took over its trial.
             logger.warning("trial %d was given to another worker", number)

@@ -38,13 +38,8 @@ logger = logging.getLogger(__name__)
 class TrainingEvaluator:
     """Trains the network of each genotype for some epochs.
 
-    A training depends only on the genotype, the data and the seed, not on its trial or worker.
-
-    Args:
-        config: The checked configuration.
-        train: Kaldi/ESPnet folder, NeMo manifest or lhotse cuts.
-        valid: Validation data of the same kinds, for the errors.
-        seed: Seed of weights, data order and dropout; the same for all trials.
+    A training depends only on the genotype, the data (``valid`` is for the errors) and the seed (of
+    weights, data order and dropout, the same for all trials), not on its trial or worker.
 
     Raises:
         ConfigError: A network option is wrong, or a device is missing.
