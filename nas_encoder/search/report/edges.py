@@ -84,6 +84,8 @@ def edge_courses(
 
     Edges of the genotype derived at the end are marked.
     """
+    import numpy as np
+
     step = -(-len(rows) // _MOST_BARS)
     shown = rows[step - 1 :: step]
     edges = len(shown[0].probabilities[kind])
@@ -102,23 +104,20 @@ def edge_courses(
         left = number % columns * _PITCH[0]
         base = number // columns * _PITCH[1] + 1
         borders = [left + place * width for place in range(len(shown) + 1)]
-        bottom = [0.0] * len(shown)
-        for operation in about.operations:
-            heights = [
-                row.taken(kind)[number] * row.probabilities[kind][number].get(operation, 0.0)
-                for row in shown
-            ]
-            top = [low + height for low, height in zip(bottom, heights, strict=True)]
+        heights = [
+            [row.taken(kind)[number] * row.probabilities[kind][number].get(op, 0) for row in shown]
+            for op in about.operations
+        ]
+        edges_of_bands = base - np.cumsum([[0.0] * len(shown), *heights], axis=0)
+        for operation, ends in zip(about.operations, pairwise(edges_of_bands), strict=True):
             axes.fill_between(
                 borders,
-                [base - value for value in (*bottom, bottom[-1])],
-                [base - value for value in (*top, top[-1])],
+                *(np.append(end, end[-1]) for end in ends),
                 step="post",
                 color=colours[operation],
                 linewidth=0,
                 label="" if number else operation,
             )
-            bottom = top
         for start in stage_starts(shown)[1:]:
             axes.plot([borders[start]] * 2, [base - 1, base], color="#222222", lw=0.8, ls="--")
         axes.text(

@@ -1,10 +1,9 @@
 """Compare search algorithms on a table, as if they trained what they look up.
 
-The budget is counted in epochs of training, so that searches with and without pruning are
-comparable. Each seed of a search sees one training of each architecture (the table's seeds in
-turn) and selects by validation error. The selected architecture is judged by its regret: its test
-error, mean over the table's seeds, minus that of the table's best architecture (Ying et al. 2019,
-NAS-Bench-101, section 4.3).
+The budget is counted in epochs, so that searches with and without pruning are comparable. A search
+sees one training of each architecture (the table's seeds in turn) and selects by validation error.
+Its regret is the test error of what it selected, mean over the table's seeds, minus that of the
+table's best architecture (Ying et al. 2019, NAS-Bench-101, section 4.3).
 """
 
 from __future__ import annotations
