@@ -108,11 +108,12 @@ def edge_courses(
             [row.taken(kind)[number] * row.probabilities[kind][number].get(op, 0) for row in shown]
             for op in about.operations
         ]
-        edges_of_bands = base - np.cumsum([[0.0] * len(shown), *heights], axis=0)
-        for operation, ends in zip(about.operations, pairwise(edges_of_bands), strict=True):
+        ends = base - np.cumsum([[0.0] * len(shown), *heights], axis=0)
+        for operation, (low, high) in zip(about.operations, pairwise(ends), strict=True):
             axes.fill_between(
                 borders,
-                *(np.append(end, end[-1]) for end in ends),
+                np.append(low, low[-1]),
+                np.append(high, high[-1]),
                 step="post",
                 color=colours[operation],
                 linewidth=0,

@@ -16,7 +16,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.evaluate import Evaluator
-from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
 from nas_encoder.search.trials.storage import WORKER, Storage, quiet
