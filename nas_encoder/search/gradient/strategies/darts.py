@@ -45,14 +45,11 @@ class UnrolledSteps(Steps):
         ``batches`` and ``ahead``, the batch of the next weight step, hold one batch each.
         """
         ((batch, _),), ((batch_ahead, _),) = parts(batches), parts(ahead)
-        # The weights' loss is taken three times: with the same dropout, and without moving the
-        # running statistics.
         state = random_state()
 
         def weights_loss() -> Tensor:
-            set_random_state(state)
-            with recomputing():
-                return self.loss(batch_ahead, self.parameters.mixture(), dropout)[0]
+            set_random_state(state)  # three times the same dropout
+            return self.loss(batch_ahead, self.parameters.mixture(), dropout)[0]
 
         losses: list[ArchitectureLoss] = []
 
@@ -60,15 +57,16 @@ class UnrolledSteps(Steps):
             losses.append(self.architecture_loss(batch, dropout))
             return losses[0].tensor
 
-        unrolled_gradient(
-            weights_loss,
-            architecture_loss,
-            list(self.network.parameters()),
-            list(self.parameters.parameters()),
-            self.optimizer,
-            lr,
-            self._backward,
-        )
+        with recomputing():  # running statistics are not those of weights that are only tried
+            unrolled_gradient(
+                weights_loss,
+                architecture_loss,
+                list(self.network.parameters()),
+                list(self.parameters.parameters()),
+                self.optimizer,
+                lr,
+                self._backward,
+            )
         self.architecture.step()
         self.architecture.zero_grad(set_to_none=True)
         return losses[0].value, losses[0].penalty
