@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "zoo": ("nas_encoder.cli.zoo", "list the genotypes that ship with the package"),
     "show": ("nas_encoder.cli.show", "show a genotype: cells, parameters, MACs, receptive field"),
     "data": ("nas_encoder.cli.data", "read a corpus with lhotse, export it to ESPnet and NeMo"),
+    "config": ("nas_encoder.cli.config", "print a shipped configuration for ESPnet or NeMo"),
     "search": ("nas_encoder.cli.search", "search a genotype on speech data"),
     "derive": ("nas_encoder.cli.derive", "derive a genotype from any epoch of a search"),
     "report": ("nas_encoder.cli.report", "make the report of a search from its run folder"),

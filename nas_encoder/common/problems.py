@@ -59,7 +59,8 @@ def is_number(value: object, low: float = -LARGEST, high: float = LARGEST) -> bo
 class Problems:
     """A list of problems, each starting with its path in the document.
 
-    ``words`` maps keys to the user's names of them, where these differ.
+    ``words`` maps keys to the user's names of them, where these differ; an empty name hides a key
+    that is not the user's to set.
     """
 
     def __init__(self, words: Mapping[str, str] | None = None) -> None:
@@ -76,7 +77,7 @@ class Problems:
 
     def word(self, key: str) -> str:
         """Return the user's name of a key."""
-        return key if self._prefix else self._words.get(key, key)
+        return key if self._prefix else self._words.get(key, key) or key
 
     def add(self, path: str, text: str) -> None:
         """Record one problem at ``path`` (empty for the document itself)."""
@@ -114,7 +115,8 @@ class Problems:
             return None
         required = list(required)
         known = [*required, *optional]
-        shown = known if path else [self.word(key) for key in known]
+        hidden = {key for key, word in self._words.items() if not word}
+        shown = known if path else [self.word(key) for key in known if key not in hidden]
         dot = f"{path}." if path else ""
         for key in required:
             if key not in value:

@@ -56,6 +56,7 @@ class NetworkEncoder(AbsEncoder):
 
     def __init__(
         self,
+        /,  # an option of that name is an unknown one
         input_size: int,
         genotype: str | Mapping[str, Any] | None = None,
         *,

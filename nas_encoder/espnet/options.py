@@ -18,6 +18,7 @@ from nas_encoder.tables import NAS
 
 TAPS, CONDITIONING = "interctc_layer_idx", "interctc_use_conditioning"
 _WORDS = {"taps": TAPS, "conditioning": CONDITIONING}
+_HIDDEN = {"input_size": ""}  # ESPnet passes it
 
 
 def build_network(
@@ -50,7 +51,7 @@ def build_network(
         found.append(f"{CONDITIONING}: must be true or false, got {conditioning!r}")
     elif conditioning and not own["taps"]:
         found.append(f"{CONDITIONING}: needs at least one block in '{TAPS}'")
-    network, problems = try_build(kind, own, _WORDS)
+    network, problems = try_build(kind, own, _WORDS | _HIDDEN)
     found += problems
     if network is None or found:
         raise ConfigError(f"encoder_conf of '{kind}'", found)

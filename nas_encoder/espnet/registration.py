@@ -7,18 +7,21 @@ module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the m
 It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype given by
 name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet writes
 ``config.yaml`` from those ``args`` *after* building the model ("they are allowed to modify args"),
-so that file is enough to rebuild the model, whatever process wrote it.
+so that file is enough to rebuild the model, whatever process wrote it. What a constructor cannot
+know is checked there too (:mod:`.advice`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from nas_encoder.errors import NasEncoderError, RegistryError
+from nas_encoder.common.problems import show
+from nas_encoder.errors import ConfigError, NasEncoderError, RegistryError
 from nas_encoder.tables import BASELINES, NAS
 
 # Encoder tables of the modules in which the table is not "encoder_choices".
@@ -108,23 +111,50 @@ def _register_frontends(module: ModuleType) -> None:
         choices.classes.setdefault(key, getattr(home, name))
 
 
-def inline_conf(args: Any, choices: Any) -> None:
-    """Replace ``args.<encoder>_conf`` by its portable form if the table's encoder is ours."""
+def prepare(args: Any, choices: Any) -> bool:
+    """Replace ``args.<encoder>_conf`` by its portable form if the table's encoder is ours.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        ConfigError: The encoder is given what ESPnet gives it itself.
+        InputError: The model is built to decode a stream.
+    """
     chosen = getattr(args, choices.name, None)
     conf = getattr(args, f"{choices.name}_conf", None)
-    encoder = choices.classes.get(chosen.lower()) if isinstance(chosen, str) else None
+    encoder: Any = choices.classes.get(chosen.lower()) if isinstance(chosen, str) else None
     portable_conf = getattr(encoder, "portable_conf", None)
-    if portable_conf is None or not isinstance(conf, dict):
-        return
+    if portable_conf is None:
+        return False
+    conf = {} if conf is None else conf  # "encoder_conf:" with nothing behind it
+    if not isinstance(conf, dict) or not all(isinstance(name, str) for name in conf):
+        raise ConfigError(f"{choices.name}_conf", [f"must be a mapping of names, got {show(conf)}"])
+    setattr(args, f"{choices.name}_conf", conf)
+    import_module("nas_encoder.espnet.advice").refuse_streaming(chosen)
+    if "input_size" in conf:
+        raise _own_size(encoder, conf, f"{choices.name}_conf")
+    # What cannot be loaded is reported by the constructor, called next, with all other problems.
+    with contextlib.suppress(NasEncoderError):
+        setattr(args, f"{choices.name}_conf", portable_conf(conf))
+    return True
+
+
+def _own_size(encoder: Any, conf: dict[str, Any], subject: str) -> ConfigError:
+    """Return the error about ``input_size`` and everything else that is wrong with a config."""
+    problems = [
+        "input_size: is not set here, because ESPnet passes the number of its features; remove it "
+        "and set frontend_conf.n_mels (for features without a frontend, input_size beside encoder)"
+    ]
     try:
-        portable = portable_conf(conf)
-    except NasEncoderError:
-        return  # the constructor, called next, reports this with all other problems
-    setattr(args, f"{choices.name}_conf", portable)
+        encoder(80, **{name: value for name, value in conf.items() if name != "input_size"})
+    except ConfigError as error:
+        problems += error.problems
+    return ConfigError(subject, problems)
 
 
 def _inline_before_build(task: type, choices: Any) -> None:
-    """Wrap the task's own ``build_model`` so that it calls :func:`inline_conf` first."""
+    """Wrap the task's own ``build_model`` so that it calls :func:`prepare` first."""
     method = task.__dict__.get("build_model")
     listed = getattr(task, "class_choices_list", ())
     if not isinstance(method, classmethod) or not any(choices is entry for entry in listed):
@@ -140,9 +170,11 @@ def _inline_before_build(task: type, choices: Any) -> None:
     @functools.wraps(inner)
     def build_model(cls: type, *args: Any, **kwargs: Any) -> Any:
         namespace = kwargs.get("args", args[0] if args else None)
-        for table in tables:
-            inline_conf(namespace, table)
-        return inner(cls, *args, **kwargs)
+        ours = [prepare(namespace, table) for table in tables]
+        model = inner(cls, *args, **kwargs)
+        if any(ours):
+            import_module("nas_encoder.espnet.advice").advise(model, namespace)
+        return model
 
     build_model.nas_encoder_choices = tables  # type: ignore[attr-defined]
     task.build_model = classmethod(build_model)  # type: ignore[attr-defined]

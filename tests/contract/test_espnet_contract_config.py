@@ -37,6 +37,39 @@ def test_print_config_shows_our_options_with_their_defaults(asr: ModuleType) -> 
     assert get_default_kwargs(asr.encoder_choices.get_class("dfsmn_san"))["blocks"] == 10
 
 
+def build_error(asr: ModuleType, conf: object) -> str:
+    """Return the error of ESPnet's task about an ``encoder_conf``."""
+    args = arguments(asr, "nas")
+    args.encoder_conf = conf
+    with pytest.raises(ConfigError) as caught:
+        asr.ASRTask.build_model(args)
+    return str(caught.value)
+
+
+def test_input_size_is_refused_with_everything_else_that_is_wrong(asr: ModuleType) -> None:
+    message = build_error(asr, NAS | {"input_size": 40, "chanels": 3, "layers": 1})
+    for part in (
+        "input_size: is not set here, because ESPnet passes the number of its features; remove it",
+        "chanels: unknown key (did you mean 'channels'?); known: channels, ",
+        "layers: must be in 2..1024, got 1",
+    ):
+        assert part in message
+    assert ", input_size" not in message, "it is no option here, so it must not be listed"
+
+
+@pytest.mark.parametrize(
+    ("conf", "part"),
+    [
+        (None, "genotype: is missing"),
+        ([], "encoder_conf: must be a mapping of names, got []"),
+        ({3: 4}, "encoder_conf: must be a mapping of names, got {3: 4}"),
+        (NAS | {"self": 1}, "self: unknown key"),
+    ],
+)
+def test_what_is_no_option_is_our_error(asr: ModuleType, conf: object, part: str) -> None:
+    assert part in build_error(asr, conf)
+
+
 def test_every_problem_of_encoder_conf_is_reported_together(asr: ModuleType) -> None:
     with pytest.raises(ConfigError) as caught:
         encoder_of(

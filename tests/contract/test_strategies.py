@@ -174,9 +174,7 @@ def test_deriving_changes_no_parameter_and_draws_nothing(strategy: Strategy) -> 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_architecture_moves_in_every_stage(
-    strategy: Strategy, stage: StageConfig
-) -> None:
+def test_the_architecture_moves_in_every_stage(strategy: Strategy, stage: StageConfig) -> None:
     moves = [strategy.moves_architecture(stage, epoch) for epoch in range(stage.epochs)]
     assert all(isinstance(move, bool) for move in moves)
     assert any(moves)
@@ -184,9 +182,7 @@ def test_the_architecture_moves_in_every_stage(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dropout_is_a_probability_that_falls(
-    strategy: Strategy, stage: StageConfig
-) -> None:
+def test_dropout_is_a_probability_that_falls(strategy: Strategy, stage: StageConfig) -> None:
     values = [strategy.operation_dropout(stage, epoch) for epoch in range(stage.epochs)]
     assert all(0 <= value < 1 for value in values)
     assert values == sorted(values, reverse=True)
@@ -259,9 +255,7 @@ def test_the_steps_of_a_strategy_move_what_they_should(
     assert 2 * score.loss < score.utterance_loss < 3 * score.loss
 
 
-def test_a_penalty_pulls_the_architecture(
-    strategy: Strategy, space: Any, learned: bool
-) -> None:
+def test_a_penalty_pulls_the_architecture(strategy: Strategy, space: Any, learned: bool) -> None:
     """With the loss of the data switched off, Adam moves every alpha against the penalty."""
     made = ArchitectureParameters(
         strategy.first_candidates(), torch.Generator().manual_seed(0), learned_edges=learned

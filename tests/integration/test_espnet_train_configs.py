@@ -23,9 +23,12 @@ pytestmark = [
 ]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf" / "train" / "espnet"
+CTC_ONLY = {"train_asr_nas_ctc"}
+ASR_SH_SELECTS_BY = ("valid", "acc", "max")  # its default: valid.acc.ave.pth
 # Encoder parameters in millions, and how close a config must come.
 SIZES = {
     "train_asr_nas_small": (6.03, 0.01),
+    "train_asr_nas_ctc": (6.03, 0.01),
     "train_asr_nas_medium": (13.97, 0.01),
     "train_asr_dfsmn_san_14m": (14.4, 0.01),
     "train_asr_dfsmn_san_36m": (36.1, 0.01),
@@ -72,7 +75,7 @@ def test_parser_takes_every_key_as_it_is_written(asr: Any, name: str) -> None:
         if key == "best_model_criterion":
             got = [list(criterion) for criterion in got]
         assert got == value, key
-    assert arguments.decoder is None
+    assert arguments.decoder == (None if name in CTC_ONLY else "transformer")
     # What ESPnet's own constructors are given by name must exist there.
     for choices, key in ((asr.frontend_choices, "frontend"), (asr.specaug_choices, "specaug")):
         known = inspect.signature(choices.get_class(getattr(arguments, key))).parameters
@@ -85,7 +88,10 @@ def test_model_has_the_promised_size(asr: Any, name: str) -> None:
     millions = sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6
     expected, tolerance = SIZES[name]
     assert millions == pytest.approx(expected, rel=tolerance)
-    assert model.ctc_weight == 1.0 and model.decoder is None
+    if name in CTC_ONLY:
+        assert model.ctc_weight == 1.0 and model.decoder is None
+    else:
+        assert model.ctc_weight == 0.3 and model.decoder is not None
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -102,7 +108,11 @@ def test_model_trains_a_step_and_gives_a_frame_every_40_ms(asr: Any, name: str) 
     loss, statistics, _ = model(**batch)
     loss.backward()
     assert torch.isfinite(loss)
-    assert statistics["loss_ctc"] is not None and statistics["loss_att"] is None
+    assert statistics["loss_ctc"] is not None
+    # What ESPnet then selects checkpoints by, and asr.sh decodes with.
+    (criterion,) = arguments.best_model_criterion
+    assert criterion == (("valid", "cer_ctc", "min") if name in CTC_ONLY else ASR_SH_SELECTS_BY)
+    assert name in CTC_ONLY or statistics["acc"] is not None
     silent = [key for key, parameter in model.encoder.named_parameters() if parameter.grad is None]
     assert not silent
     model.eval()
@@ -125,4 +135,16 @@ def test_dfsmn_san_configs_are_those_of_the_package(size: str) -> None:
 def test_an_update_sees_the_same_amount_of_speech_everywhere() -> None:
     for name in SIZES:
         document = read(name)
-        assert document["batch_bins"] * document["accum_grad"] == 9_600_000, name
+        # More than 1 would end the training of a small corpus after its first epoch.
+        assert (document["batch_bins"], document["accum_grad"]) == (1_600_000, 1), name
+
+
+def test_window_hop_bins_and_masks_are_given_together() -> None:
+    for name in SIZES:
+        document = read(name)
+        frontend, masks = document["frontend_conf"], document["specaug_conf"]
+        assert {"n_fft", "win_length", "hop_length", "n_mels"} == set(frontend), name
+        # ESPnet draws widths below the upper end; its own 27 of 80 bins are the measure.
+        _, bound = masks["freq_mask_width_range"]
+        assert (bound - 1) / frontend["n_mels"] <= 26 / 80 < 1 / 3, name
+        assert masks["num_freq_mask"] == 2, name

@@ -221,6 +221,14 @@ def test_every_installation_works_and_goes_without_a_trace(
     assert "darts_v2" in checked([venv.folder / "bin" / "nas-encoder", "zoo"], venv.folder)
     configs = "from nas_encoder.common.resources import list_configs; print(list_configs('search'))"
     assert "'tiny'" in venv.code(configs).stdout
+    for kind, folder, name in (
+        ("espnet", "train", "train_asr_nas_small"),
+        ("espnet", "decode", "decode_ctc"),
+        ("nemo", "train", "nas_ctc_bpe"),
+    ):
+        command = [venv.folder / "bin" / "nas-encoder", "config", kind, name]
+        shipped = repository / "conf" / folder / kind / f"{name}.yaml"
+        assert checked(command, venv.folder) == shipped.read_text(encoding="utf-8")
 
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     assert json.loads(venv.code(METADATA).stdout) == {

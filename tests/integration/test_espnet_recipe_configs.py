@@ -1,0 +1,96 @@
+"""The shipped configurations in ESPnet's own programs, called as asr.sh calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from espnet_recipe import Recipe, write_corpus
+
+from nas_encoder.cli.main import main
+from nas_encoder.espnet.advice import CTC_RECIPE
+
+pytestmark = [pytest.mark.slow, pytest.mark.espnet]
+
+# The network at a size for a test; nothing else is changed.
+TINY = (
+    "--encoder_conf channels=2 --encoder_conf layers=3 --encoder_conf output_size=16 "
+    "--decoder_conf linear_units=16 --decoder_conf num_blocks=1 --num_workers 0 "
+)
+CTC_TINY = TINY.replace("--decoder_conf linear_units=16 --decoder_conf num_blocks=1 ", "")
+GARBAGE = "this model is CTC only, and with any other value"
+
+
+def put_config(folder: Path, name: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Do what ``nas-encoder config espnet NAME > conf/FILE`` does."""
+    assert main(["config", "espnet", name]) == 0
+    (folder / "conf").mkdir(exist_ok=True)
+    (folder / "conf" / file).write_text(capsys.readouterr().out)
+
+
+@pytest.fixture
+def recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shared_folder: Callable[..., Path]
+) -> Recipe:
+    write_corpus(tmp_path, {"train": 6, "dev": 2, "test": 2})
+    for name, file in (
+        ("train_asr_nas_small", "train_asr_nas.yaml"),
+        ("train_asr_nas_ctc", "train_asr_nas_ctc.yaml"),
+        ("decode_ctc", "decode_ctc.yaml"),
+    ):
+        put_config(tmp_path, name, file, capsys)
+    made = Recipe(tmp_path)
+    made.collect_stats("conf/train_asr_nas.yaml")
+    return made
+
+
+def test_hybrid_config_trains_and_decodes_with_nothing_else(recipe: Recipe) -> None:
+    """``./run.sh --asr_config conf/train_asr_nas.yaml``: all of asr.sh's defaults."""
+    said = recipe.checked(
+        recipe.train("conf/train_asr_nas.yaml", TINY + "--max_epoch 2"), recipe.decode()
+    )
+    assert "2epoch results" in said and "NASEncoder(" in said
+    for warning in (GARBAGE, "covers more than a third", "best_model_criterion: must"):
+        assert warning not in said
+    decoded = recipe.folder / "exp/asr/decoded/1best_recog/text"
+    assert [line.split()[0] for line in decoded.read_text().splitlines()] == ["test00", "test01"]
+    # ESPnet's rule, for which the configs do not accumulate: fewer batches in an epoch than
+    # accum_grad make no update, and the training ends there.
+    options = TINY + "--max_epoch 3 --accum_grad 6"
+    said = recipe.checked(recipe.train("conf/train_asr_nas.yaml", options, "exp/accumulated"))
+    assert "This training was stopped at 1epoch" in said and "2epoch results" not in said
+
+
+def test_ctc_config_with_its_command_and_what_other_weights_say(recipe: Recipe) -> None:
+    options = CTC_TINY + "--max_epoch 2"
+    own = {
+        "inference_asr_model": "valid.cer_ctc.ave.pth",
+        "inference_config": "conf/decode_ctc.yaml",
+    }
+    assert CTC_RECIPE == " ".join(f"--{name} {value}" for name, value in own.items())
+    said = recipe.checked(
+        recipe.train("conf/train_asr_nas_ctc.yaml", options), recipe.decode(**own)
+    )
+    assert GARBAGE not in said and "best_model_criterion: must" not in said
+    # The recipes' own settings: no accuracy to select by, and another weight.
+    assert not (recipe.folder / "exp/asr/valid.acc.ave.pth").exists()
+    own.pop("inference_config")
+    done = recipe.run(
+        recipe.decode(**own), recipe.decode(**own, tool="espnet2.bin.asr_inference_streaming")
+    )
+    assert done.stderr.count(GARBAGE) == 1
+    assert f"got 0.5: {GARBAGE}" in done.stderr and CTC_RECIPE in done.stderr
+    # Streaming inference: ESPnet's bare AssertionError, said in words.
+    assert done.returncode != 0 and "AssertionError" not in done.stderr
+    assert done.stderr.rstrip().endswith("(asr.sh: --use_streaming false)")
+    # A CTC-only model with the criterion of a decoder, and masks made for 80 bins.
+    train = yaml.safe_load((recipe.folder / "conf/train_asr_nas_ctc.yaml").read_text())
+    train["best_model_criterion"] = [["valid", "acc", "max"]]
+    train["specaug_conf"]["freq_mask_width_range"] = [0, 27]
+    (recipe.folder / "conf/wrong.yaml").write_text(yaml.safe_dump(train))
+    said = recipe.checked(recipe.train("conf/wrong.yaml", options, "exp/wrong"))
+    assert said.count("best_model_criterion: must not rest on a decoder") == 1
+    assert said.count("a mask of up to 26 bins covers more than a third of the encoder's 40") == 1
+    assert "Use freq_mask_width_range: [0, 14] or narrower" in said
