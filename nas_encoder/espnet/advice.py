@@ -84,7 +84,7 @@ def _advise_decoding() -> None:
 
 
 def _advise_masks(part: Any) -> None:
-    masks = getattr(getattr(part, "specaug", None), "freq_mask", None)
+    masks: Any = getattr(getattr(part, "specaug", None), "freq_mask", None)
     bins = part.encoder.network.input_size
     widest = getattr(masks, "mask_width_range", (0, 0))[1] - 1  # ESPnet never draws the bound
     if getattr(part, "preencoder", None) is None and 3 * widest > bins:
