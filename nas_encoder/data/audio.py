@@ -1,53 +1,35 @@
-"""Finding audio files and reading their headers, many at a time."""
+"""Recordings and utterances: the headers of many sounds, and cuts of them."""
 
 from __future__ import annotations
 
-import io
+import math
 import os
+import re
 import shlex
-import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
-from lhotse.audio import AudioSource
 from tqdm import tqdm
 
 from nas_encoder.data.findings import Findings
+from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError
 from nas_encoder.errors import DataError
 
 _DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest
-_DECODERS = ("flac", "cat")  # commands that only turn one file into a stream
-
-
-def find_audio(location: str, folder: Path) -> Path | None:
-    """Return the path of an audio file named in a manifest in ``folder``, or None.
-
-    ESPnet's relative paths start at the working directory, NeMo's at the manifest's folder.
-    """
-    path = os.path.expanduser(location)
-    for candidate in (path, os.path.join(folder, path)):
-        if os.path.isfile(candidate):  # Path.is_file raises on names that are too long
-            return Path(os.path.abspath(candidate))
-    return None
+_FLAC = {"--stdout": "c", "--decode": "d", "--silent": "s"}
 
 
 def read_recordings(
-    locations: Mapping[str, tuple[str, str]],
-    folder: Path,
-    findings: Findings,
-    *,
-    jobs: int | None = None,
+    locations: Mapping[str, tuple[str, str]], findings: Findings, *, jobs: int | None = None
 ) -> dict[str, Recording]:
     """Read the headers of audio files.
 
     Args:
-        locations: Recording id -> (a path, or a shell command that ends in ``|`` as in Kaldi and
-            ESPnet; ``file:line`` for messages).
-        folder: The manifest's folder.
+        locations: Recording id -> (a path, ``ARCHIVE:OFFSET``, or a shell command that ends in
+            ``|``, as in Kaldi and ESPnet; ``file:line`` for messages).
         findings: Receives every location that is missing, unreadable, empty or not mono.
         jobs: Threads; by default one per processor, at most 8.
 
@@ -56,29 +38,28 @@ def read_recordings(
     """
     recordings: dict[str, Recording] = {}
     with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda key: _read_one(key, locations[key][0].strip(), folder), locations)
+        results = pool.map(lambda key: _read_one(key, locations[key][0].strip()), locations)
         few, total = len(locations) < 2000, len(locations)
         progress = tqdm(results, total=total, desc="audio headers", unit="file", disable=few)
-        for (key, (_, where)), (recording, problem) in zip(
-            locations.items(), progress, strict=True
-        ):
-            if recording is None:
-                findings.add(problem, f"{where} '{key}'")
+        for (key, (_, where)), found in zip(locations.items(), progress, strict=True):
+            if isinstance(found, str):
+                findings.add(found, f"{where} '{key}'")
             else:
-                recordings[key] = recording
+                recordings[key] = found
     return recordings
 
 
 def utterance(
     key: str,
     recording: Recording,
-    start: float,
-    duration: float,
+    samples: tuple[int, int],
     text: str,
     speaker: str | None,
     language: str | None = None,
 ) -> MonoCut:
-    """Return a cut with one supervision over its whole length; times in seconds."""
+    """Return a cut of samples ``first`` to before ``last``, with one supervision over all of it."""
+    rate, (first, last) = recording.sampling_rate, samples
+    start, duration = first / rate, (last - first) / rate
     supervision = SupervisionSegment(
         id=key,
         recording_id=recording.id,
@@ -91,65 +72,68 @@ def utterance(
     return MonoCut(key, start, duration, 0, [supervision], recording=recording)
 
 
-def _read_one(key: str, location: str, folder: Path) -> tuple[Recording | None, str]:
+def seconds(samples: int, rate: int) -> float:
+    """Return the time of so many samples, which ``int(time * rate)`` turns back to their number.
+
+    That is how kaldiio and NeMo convert times; plain division would often lose a sample.
+    """
+    time = round(samples / rate, 6)
+    while int(time * rate) < samples:
+        time = math.nextafter(max(time, samples / rate), math.inf)
+    return time
+
+
+def _read_one(key: str, location: str) -> Recording | str:
+    """Return a recording, or why there is none."""
+    kind, source = "file", location
+    place = ARCHIVE.fullmatch(location)
     if location.endswith("|"):
-        inner = _plain_file(location)
-        if inner is None:
-            return _read_command(key, location[:-1].strip())
-        location = inner
-    path = find_audio(location, folder)
-    if path is None:
-        if ":" in location and location.rsplit(":", 1)[1].isdigit():
-            return None, "audio in Kaldi archives (.ark) is not read; point to audio files"
-        return None, "the audio file does not exist"
+        kind, source = _without_process(location[:-1].strip())
+    elif re.search(r"\[[\d:,]*\]$", location):
+        return "ranges of samples ('[first:last]') are not read"
+    elif place and os.path.isfile(location) and os.path.isfile(place[1]):
+        return f"is a file, and by Kaldi's rules also a place in the file {place[1]}: rename one"
     try:
-        recording = Recording.from_file(path, recording_id=key)
-    except Exception as error:  # lhotse tries several decoders; each has its own error types
-        lines = str(error).splitlines() or [type(error).__name__]
-        return None, f"the audio header cannot be read ({type(error).__name__}: {lines[0][:120]})"
-    if recording.num_samples < 1:
-        return None, "the audio file holds no samples"
-    if recording.num_channels != 1:
-        return None, f"audio must be mono, it has {recording.num_channels} channels"
-    return recording, ""
+        sound = Sound.opened(kind, os.path.abspath(source) if kind == "file" else source)
+    except UnusableSoundError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError) and not os.path.isabs(source)
+        return f"{error} (paths start at {os.getcwd()})" if missing else str(error)
+    return Recording(key, [sound], sound.rate, sound.samples, sound.samples / sound.rate)
 
 
-def _plain_file(command: str) -> str | None:
-    """Return FILE of ``flac -c -d -s FILE |`` and the like, which need no process."""
+def _without_process(command: str) -> tuple[str, str]:
+    """Return (kind, source): the file, of a command that only copies it or decodes it as flac.
+
+    Anything else about the command, an option or a character that the shell might interpret, and
+    the shell runs it.
+    """
+    plain = not set(command) & set("|;&<>$`*?[]{}()~#!\\\n")
     try:
-        words = shlex.split(command[:-1])
-    except ValueError:
-        return None
-    files = [word for word in words[1:] if not word.startswith("-")]
-    plain = words and os.path.basename(words[0]) in _DECODERS and len(files) == 1
-    return files[0] if plain and not set(command[:-1]) & set("|;&<>$`") else None
-
-
-def _read_command(key: str, command: str) -> tuple[Recording | None, str]:
-    done = subprocess.run(command, shell=True, capture_output=True, check=False)
-    try:
-        samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:
-        message = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no audio"]
-        return None, f"its command failed with status {done.returncode} ({message[0][:120]})"
-    if len(samples) < 1 or samples.shape[1] != 1:
-        return None, f"its command must give mono audio, gave {samples.shape[::-1]}"
-    source = AudioSource(type="command", channels=[0], source=command)
-    return Recording(key, [source], rate, len(samples), len(samples) / rate), ""
+        name, *options, path = shlex.split(command) if plain else []
+    except ValueError:  # fewer words, or a quote without its end
+        return "command", command
+    if not os.path.isfile(path) or path.startswith("-"):
+        return "command", command
+    letters = [_FLAC.get(word, word[1:] if re.match("-.", word) else "?") for word in options]
+    decodes = name == "flac" and {*"cd"} <= {*"".join(letters)} <= {*"cds"}
+    if decodes:
+        with open(path, "rb") as file:
+            decodes = file.read(4) == b"fLaC"
+    return ("file", path) if decodes or (name == "cat" and not options) else ("command", command)
 
 
 def check_header(cut: Any, subject: str) -> None:
-    """Compare a file with its manifest.
+    """Compare a file with its lhotse manifest.
 
     lhotse ignores the file's rate and pads a truncated file with up to half a second of
-    reflected audio.
+    reflected audio. (A :class:`Sound` checks itself.)
 
     Raises:
         DataError: Rate or length differ.
     """
     recording = cut.recording
     source = recording.sources[0]
-    if source.type != "file" or recording.transforms:
+    if source.type != "file" or recording.transforms or isinstance(source, Sound):
         return
     try:
         header = soundfile.info(str(source.source))

@@ -1,12 +1,14 @@
 """Reads Kaldi and ESPnet data folders into lhotse cuts.
 
 lhotse's own ``load_kaldi_data_dir`` truncates durations to milliseconds, trusts one sampling rate
-for all files and reports bad folders by bare assertions; this reader builds the same lhotse
-objects from the audio headers and names file and line.
+for all files and reports bad folders by bare assertions. This reader gives the ids, texts and
+samples that kaldiio and ESPnet's readers give, and names file and line of what they would refuse.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,16 +16,28 @@ from lhotse import MonoCut
 
 from nas_encoder.data.audio import read_recordings, utterance
 from nas_encoder.data.findings import Findings
+from nas_encoder.data.sound import ARCHIVE
+
+Lines = dict[str, tuple[str, str]]  # key -> (value, file:line)
+_OVERSHOOT = 0.5  # seconds that a segment may end after its recording, as in Kaldi's own tools
+# Files that state how long utterances are -> the difference that their rounding explains
+_LENGTHS = {"utt2num_samples": 0.0, "utt2dur": 0.1}
 
 
 def read_kaldi_dir(
-    path: Path, findings: Findings, *, jobs: int | None = None, require_text: bool = True
+    path: Path,
+    findings: Findings,
+    dropped: Findings,
+    *,
+    jobs: int | None = None,
+    require_text: bool = True,
 ) -> list[tuple[str, MonoCut]]:
     """Read ``wav.scp``, ``text``, ``utt2spk`` and, if present, ``segments``.
 
     Args:
         path: The folder.
         findings: Receives the problems; the caller raises.
+        dropped: Receives what is left out, or clipped, as ESPnet's tools do it.
         jobs: Threads for audio headers.
         require_text: Whether an utterance without a transcript is a problem.
 
@@ -35,9 +49,13 @@ def read_kaldi_dir(
     speakers = _read_map(path / "utt2spk", findings, missing_ok=True)
     if not locations and not findings:
         findings.add("the file is empty", str(path / "wav.scp"))
-    recordings = read_recordings(locations, path, findings, jobs=jobs)
+    paths = {key: (_found(file, path), where) for key, (file, where) in locations.items()}
+    recordings = read_recordings(paths, findings, jobs=jobs)
     cuts = []
+    heard, used = set(), set()
     for key, recording_id, start, end, where in _segments(path, locations, findings):
+        heard.add(key)
+        used.add(recording_id)
         if require_text and key not in texts:
             if texts:
                 findings.add(f"the utterance has no line in {path / 'text'}", f"{where} '{key}'")
@@ -45,55 +63,97 @@ def read_kaldi_dir(
         recording = recordings.get(recording_id)
         if recording is None:  # already reported
             continue
-        end = recording.duration if end is None else end
-        if not 0 <= start < end <= recording.duration + 0.01:
+        rate, total = recording.sampling_rate, recording.num_samples
+        first = int(start * rate)
+        last = total if end == -1 else int(end * rate)
+        if last > total:
+            last = total
+            dropped.add("clipped at the end of its recording", f"{where} '{key}'")
+        if end > recording.duration + _OVERSHOOT or not 0 <= first < last:
             findings.add(
                 "segment must lie inside its recording, end after start",
                 f"{where} '{key}' [{start}, {end}] of {recording.duration:.3f} s",
             )
             continue
         text, speaker = texts.get(key, ("", ""))[0], speakers.get(key, (None, ""))[0]
-        duration = min(end, recording.duration) - start
-        cuts.append((where, utterance(key, recording, start, duration, text, speaker)))
+        cuts.append((where, utterance(key, recording, (first, last), text, speaker)))
+    for names, kept, name in ((texts, heard, "text"), (locations, used, "wav.scp")):
+        for key, (_, where) in names.items():
+            if key not in kept:
+                dropped.add(f"a line of {name} that no utterance uses", f"{where} '{key}'")
+    for name, rounding in _LENGTHS.items():
+        _check_lengths(_read_map(path / name, findings, missing_ok=True), cuts, rounding, findings)
     return cuts
 
 
+def _found(location: str, folder: Path) -> str:
+    """Return a location as ESPnet takes it, or in the data folder if it is only there."""
+    archive = ARCHIVE.fullmatch(location)
+    file = archive[1] if archive and not os.path.isfile(location) else location
+    inside = os.path.join(folder, file)
+    if location.endswith("|") or os.path.isfile(file) or not os.path.isfile(inside):
+        return location
+    return os.path.join(folder, location)
+
+
+def _check_lengths(
+    stated: Lines, cuts: list[tuple[str, MonoCut]], rounding: float, findings: Findings
+) -> None:
+    """Compare cuts with their stated lengths: in samples where nothing is rounded, else seconds."""
+    for _, cut in cuts:
+        if cut.id not in stated:
+            continue
+        value, where = stated[cut.id]
+        length, unit = (cut.duration, "s") if rounding else (cut.num_samples, "samples")
+        try:
+            agrees = abs(float(value) - length) <= rounding
+        except ValueError:
+            agrees = False
+        if not agrees:
+            file = where.rpartition(":")[0].rpartition("/")[2]
+            place = f"{where} '{cut.id}' ({value}; {length:g} {unit} in the audio)"
+            findings.add(f"{file} and the audio disagree: is the audio cut short?", place)
+
+
 def _segments(
-    path: Path, locations: dict[str, tuple[str, str]], findings: Findings
-) -> Iterator[tuple[str, str, float, float | None, str]]:
-    """Yield (utterance, recording, start, end or None for the whole recording, where)."""
+    path: Path, locations: Lines, findings: Findings
+) -> Iterator[tuple[str, str, float, float, str]]:
+    """Yield (utterance, recording, start, end or -1 for the recording's, where)."""
     segments = path / "segments"
     if not segments.is_file():
         for key, (_, where) in locations.items():
-            yield key, key, 0.0, None, where
+            yield key, key, 0.0, -1.0, where
         return
     for key, (value, where) in _read_map(segments, findings).items():
-        parts = value.split()
         try:
-            recording_id, start, end = parts[0], float(parts[1]), float(parts[2])
-        except (IndexError, ValueError):
+            recording_id, *times = value.split()
+            start, end = map(float, times)
+        except ValueError:
+            start = end = math.nan
+        if not (math.isfinite(start) and math.isfinite(end)):
             findings.add("expected 'utterance recording start end'", f"{where} '{key}'")
-            continue
-        if recording_id not in locations:
+        elif recording_id not in locations:
             findings.add("its recording has no line in wav.scp", f"{where} '{key}'")
-            continue
-        yield key, recording_id, start, None if end == -1 else end, where
+        else:
+            yield key, recording_id, start, end, where
 
 
 def _read_map(
     path: Path, findings: Findings, *, empty_ok: bool = False, missing_ok: bool = False
-) -> dict[str, tuple[str, str]]:
+) -> Lines:
     """Read ``key value`` lines; return key -> (value, file:line)."""
     if not path.is_file():
         if not missing_ok:
             findings.add("the file does not exist", str(path))
         return {}
-    found: dict[str, tuple[str, str]] = {}
+    found: Lines = {}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         findings.add(f"cannot be read: {error}", str(path))
         return {}
+    if lines[0].startswith("\ufeff"):
+        findings.add("begins with a byte order mark, which would be part of an id", str(path))
     if lines[-1] == "":  # after the last newline
         lines.pop()
     for number, line in enumerate(lines, 1):

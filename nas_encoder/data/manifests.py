@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import random
 import zlib
@@ -14,13 +15,17 @@ from typing import Any
 
 from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
+from lhotse.utils import fastcopy
 
 from nas_encoder.common.problems import is_number
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.kaldi import read_kaldi_dir
 from nas_encoder.data.nemo_manifest import looks_like_nemo, read_nemo_manifest
+from nas_encoder.data.sound import ARCHIVE, Sound
 from nas_encoder.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _ROUNDING = 0.05  # seconds that times in a manifest may be off
 PREPARED = "prepared.json"  # written last by `data prepare`; names the splits
@@ -74,11 +79,22 @@ def _read(
 ) -> list[tuple[str, Any]]:
     """Return (where, cut) for all cuts of any kind of source on disk."""
     if not path.exists():
-        raise DataError(f"data {path}", ["no such file or folder"])
+        several = "," in path.name or "_OP_" in path.name
+        remedy = "; several manifests are not read: join them into one" if several else ""
+        raise DataError(f"data {path}", [f"no such file or folder{remedy}"])
+    if path.name == "wav.scp":
+        raise DataError(f"data {path}", [f"give the folder, {path.parent}"])
+    if path.suffix == ".tar":
+        raise DataError(f"data {path}", ["tarred data is not read: unpack it"])
     if path.is_dir():
         path = _inside_folder(path, split)
     if path.is_dir():
-        return list(read_kaldi_dir(path, findings, jobs=jobs, require_text=require_text))
+        dropped = Findings(f"data {path}")
+        options: Any = {"jobs": jobs, "require_text": require_text}
+        kaldi = list(read_kaldi_dir(path, findings, dropped, **options))
+        for line in dropped.problems() if not findings else ():
+            logger.warning("%s: %s", dropped.subject, line)
+        return kaldi
     rows = _json_lines(path, findings)
     first = next(rows, None)
     if first is None:
@@ -86,8 +102,7 @@ def _read(
         raise DataError(f"data {path}", ["the manifest is empty"])
     rows = chain([first], rows)
     if looks_like_nemo(first[1]):
-        options: Any = {"jobs": jobs, "require_text": require_text}
-        return list(read_nemo_manifest(rows, path.parent, findings, **options))
+        return list(read_nemo_manifest(rows, path, findings, jobs=jobs, require_text=require_text))
     return list(_lhotse_cuts(rows, findings))
 
 
@@ -95,8 +110,9 @@ def _inside_folder(path: Path, split: str | None) -> Path:
     """Return the Kaldi folder or the cuts file that a folder means."""
     if (path / "wav.scp").is_file():
         return path
-    if (path / "cuts.jsonl.gz").is_file():
-        return path / "cuts.jsonl.gz"
+    for name in ("cuts.jsonl.gz", "cuts.jsonl"):
+        if (path / name).is_file():
+            return path / name
     if (path / PREPARED).is_file():
         have = sorted(folder.name for folder in (path / "lhotse").glob("*") if folder.is_dir())
         if split not in have:
@@ -104,15 +120,22 @@ def _inside_folder(path: Path, split: str | None) -> Path:
             choices = ", ".join(str(path / "espnet" / name) for name in have)
             raise DataError(f"data {path}", [f"{problem} Open one of: {choices}"])
         return path / "lhotse" / split / "cuts.jsonl.gz"
-    raise DataError(
-        f"data {path}",
-        ["the folder has neither wav.scp (Kaldi, ESPnet) nor cuts.jsonl.gz (lhotse)"],
-    )
+    problem = "the folder has neither wav.scp (Kaldi, ESPnet) nor cuts.jsonl.gz (lhotse)"
+    if any(path.glob("cuts.*.jsonl*")):
+        problem = (
+            "lhotse Shar data is not read: store its audio in files "
+            "(CutSet.from_shar(in_dir=...).save_audios(...)) and write cuts.jsonl.gz"
+        )
+    raise DataError(f"data {path}", [problem])
 
 
 def _json_lines(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
     """Yield (``file:line``, decoded line) of a text file, gzipped or not, without blank lines."""
     try:
+        with path.open("rb") as start:
+            zipped = start.read(2) == b"\x1f\x8b"
+        if zipped and path.suffix != ".gz":
+            raise DataError(f"data {path}", ["is gzipped: its name must end in .gz"])
         opened: Any = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else None
         with opened or path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
@@ -166,12 +189,31 @@ def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: boo
             elif not broken:
                 cuts.append(piece)
             seen.add(str(piece.id))
-    for cut in cuts:
-        for source in cut.recording.sources:
-            if source.type == "file" and not os.path.isfile(source.source):
+    return [_with_sounds(cut, findings) for cut in cuts]
+
+
+def _with_sounds(cut: Any, findings: Findings) -> Any:
+    """Return a cut whose commands and archives are read strictly, as in a Kaldi folder."""
+    recording = cut.recording
+    plain = len(recording.sources) == 1 and not recording.transforms
+    expected = (recording.sampling_rate, recording.num_samples) if plain else (0, 0)
+    sources = []
+    for source in recording.sources:
+        path = source.source
+        if source.type == "file" and not os.path.isfile(path):
+            archive = ARCHIVE.fullmatch(path)
+            path = archive[1] if archive else path
+            if not os.path.isfile(path):
                 place = f"{source.source} of utterance '{cut.id}'"
                 findings.add("the audio file does not exist", place)
-    return cuts
+        elif source.type == "shar":
+            findings.add("lhotse Shar data is not read: store its audio in files", f"'{cut.id}'")
+        if not isinstance(source, Sound) and (source.type == "command" or path != source.source):
+            source = Sound(source.type, source.channels, source.source, None, *expected)
+        sources.append(source)
+    if sources == recording.sources:
+        return cut
+    return fastcopy(cut, recording=fastcopy(recording, sources=sources))
 
 
 def _pieces(cut: Any, findings: Findings, where: str) -> list[Any]:
@@ -184,6 +226,16 @@ def _pieces(cut: Any, findings: Findings, where: str) -> list[Any]:
         return []
     if not cut.supervisions or (len(cut.supervisions) == 1 and _spans(cut)):
         return [cut]
+    for said in cut.supervisions:
+        if said.start < -_ROUNDING or said.end > cut.duration + _ROUNDING:
+            rule = (
+                "the supervision reaches outside its cut, so that its text is not what is heard: "
+                "cut at supervisions (CutSet.trim_to_supervisions), not into windows"
+            )
+            times = f"[{said.start:g}, {said.end:g}] of {cut.duration:g} s"
+            findings.add(rule, f"{where} '{cut.id}' ({times})")
+            return []
+    cut = fastcopy(cut, supervisions=[said.trim(cut.duration) for said in cut.supervisions])
     trimmed = list(cut.trim_to_supervisions(keep_overlapping=False))
     if len(trimmed) == 1:
         return [trimmed[0].with_id(cut.id)]

@@ -52,8 +52,7 @@ def test_kaldi_segments_and_pipes(tmp_path):
     assert cuts[0].recording.sources[0].type == "file"
     assert cuts[1].recording.sources[0].type == "command"
     assert cuts[0].load_audio().shape == (1, 8000)
-    with pytest.warns(UserWarning, match="subset of a recording"):  # lhotse on cost
-        piece = cuts[1].load_audio()
+    piece = cuts[1].load_audio()
     assert (piece == cuts[1].recording.load_audio()[:, 8000:]).all()
 
 
@@ -174,7 +173,7 @@ def test_kaldi_folder_without_text_or_with_bad_segments(tmp_path):
     (folder / "text").write_text("".join(f"{key} x\n" for key in "abcdef"))
     text = problems_of(folder)
     assert f"{folder}/segments:1 'a' [0.5, 0.5] of 1.000 s: segment must lie inside" in text
-    assert "(3 such; also " in text and "segments:4 'd'" in text
+    assert "(2 such; also " in text and "segments:4 'd'" in text
     assert f"{folder}/segments:2 'b': its recording has no line in wav.scp" in text
     assert f"{folder}/segments:3 'c': expected 'utterance recording start end'" in text
     (folder / "text").unlink()
@@ -194,7 +193,7 @@ def test_stereo_empty_and_archive_audio(tmp_path):
     text = problems_of(folder)
     assert "'spk00-u000': audio must be mono, it has 2 channels" in text
     assert "'spk00-u001': the audio file holds no samples" in text
-    assert "'spk01-u002': audio in Kaldi archives" in text
+    assert "'spk01-u002': the audio file does not exist" in text
     replace_line(folder / "wav.scp", 3, "spk01-u002 false |")
     assert "its command failed with status 1" in problems_of(folder)
 
