@@ -23,7 +23,11 @@ _FLAC = {"--stdout": "c", "--decode": "d", "--silent": "s"}
 
 
 def read_recordings(
-    locations: Mapping[str, tuple[str, str]], findings: Findings, *, jobs: int | None = None
+    locations: Mapping[str, tuple[str, str]],
+    findings: Findings,
+    *,
+    jobs: int | None = None,
+    seeks: bool = False,
 ) -> dict[str, Recording]:
     """Read the headers of audio files.
 
@@ -32,13 +36,14 @@ def read_recordings(
             ``|``, as in Kaldi and ESPnet; ``file:line`` for messages).
         findings: Receives every location that is missing, unreadable, empty or not mono.
         jobs: Threads; by default one per processor, at most 8.
+        seeks: See :class:`Sound`.
 
     Returns:
         id -> recording, in the order given; those with problems are absent.
     """
     recordings: dict[str, Recording] = {}
     with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda key: _read_one(key, locations[key][0].strip()), locations)
+        results = pool.map(lambda key: _read_one(key, locations[key][0].strip(), seeks), locations)
         few, total = len(locations) < 2000, len(locations)
         progress = tqdm(results, total=total, desc="audio headers", unit="file", disable=few)
         for (key, (_, where)), found in zip(locations.items(), progress, strict=True):
@@ -83,7 +88,7 @@ def seconds(samples: int, rate: int) -> float:
     return time
 
 
-def _read_one(key: str, location: str) -> Recording | str:
+def _read_one(key: str, location: str, seeks: bool) -> Recording | str:
     """Return a recording, or why there is none."""
     kind, source = "file", location
     place = ARCHIVE.fullmatch(location)
@@ -94,7 +99,7 @@ def _read_one(key: str, location: str) -> Recording | str:
     elif place and os.path.isfile(location) and os.path.isfile(place[1]):
         return f"is a file, and by Kaldi's rules also a place in the file {place[1]}: rename one"
     try:
-        sound = Sound.opened(kind, os.path.abspath(source) if kind == "file" else source)
+        sound = Sound.opened(kind, os.path.abspath(source) if kind == "file" else source, seeks)
     except UnusableSoundError as error:
         missing = isinstance(error.__cause__, FileNotFoundError) and not os.path.isabs(source)
         return f"{error} (paths start at {os.getcwd()})" if missing else str(error)

@@ -289,7 +289,8 @@ def _positive(value: Any) -> bool:
 
 
 def _named(source: Any) -> bool:
-    return source.type == "memory" or (isinstance(source.source, str) and bool(source.source))
+    named = isinstance(source.source, str) and bool(source.source)
+    return named or source.type in ("memory", "shar")
 
 
 def _inside(cut: Any, recording: Any) -> bool:

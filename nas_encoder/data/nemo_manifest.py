@@ -64,7 +64,7 @@ def read_nemo_manifest(
     locations: dict[str, tuple[str, str]] = {}
     for where, _, file, _ in good:
         locations.setdefault(file, (file, where))
-    recordings = read_recordings(locations, findings, jobs=jobs)
+    recordings = read_recordings(locations, findings, jobs=jobs, seeks=True)
     if not recordings and any(path.parent.glob("*.tar")):
         findings.add(f"{_UNTAR}; there are tar files beside it", str(path))
     cuts: list[tuple[str, MonoCut]] = []

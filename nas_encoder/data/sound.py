@@ -48,6 +48,8 @@ class Sound(AudioSource):  # type: ignore[misc]
         video: None.
         rate: Sampling rate in Hz that is expected; 0 for any.
         samples: Number of samples expected; 0 for any.
+        seeks: Whether lossy audio is decoded as NeMo does it, from where a part starts, and not as
+            ESPnet does it, from the beginning after a seek; the last bits of mp3 depend on it.
     """
 
     def __init__(
@@ -58,12 +60,13 @@ class Sound(AudioSource):  # type: ignore[misc]
         video: VideoInfo | None = None,
         rate: int = 0,
         samples: int = 0,
+        seeks: bool = False,
     ) -> None:
         super().__init__(type, channels, source, video)
-        self.rate, self.samples = rate, samples
+        self.rate, self.samples, self.seeks = rate, samples, seeks
 
     @classmethod
-    def opened(cls, kind: str, source: str) -> Sound:
+    def opened(cls, kind: str, source: str, seeks: bool = False) -> Sound:
         """Read the header, or the output of a command, of mono audio.
 
         Raises:
@@ -74,7 +77,7 @@ class Sound(AudioSource):  # type: ignore[misc]
                 raise UnusableSoundError(f"audio must be mono, it has {file.channels} channels")
             if kind == "command":  # its output is at hand, so that all of it can be decoded
                 _read(file, 0, file.frames)
-            return cls(kind, [0], source, rate=file.samplerate, samples=file.frames)
+            return cls(kind, [0], source, None, file.samplerate, file.frames, seeks)
 
     def load_audio(
         self,
@@ -102,7 +105,9 @@ class Sound(AudioSource):  # type: ignore[misc]
             start = min(round(offset * file.samplerate), file.frames)
             rest = file.frames - start
             count = rest if duration is None else min(rest, round(duration * file.samplerate))
-            return _read(file, start, count).T
+            if file.format in ("MP3", "OGG") and not self.seeks:
+                return _read(file, 0, start + count)[start:].T
+            return _read(file, start, count, seek=start > 0 or not self.seeks).T
 
 
 def _changed(source: str, before: int, now: int, unit: str) -> str:
@@ -131,9 +136,12 @@ def _opened(kind: str, source: str) -> Iterator[soundfile.SoundFile]:
         raise UnusableSoundError(f"the audio file cannot be opened: {reason}") from error
 
 
-def _read(file: soundfile.SoundFile, start: int, count: int) -> npt.NDArray[np.float32]:
+def _read(
+    file: soundfile.SoundFile, start: int, count: int, seek: bool = True
+) -> npt.NDArray[np.float32]:
     try:
-        file.seek(start)
+        if seek:
+            file.seek(start)
         samples: npt.NDArray[np.float32] = file.read(count, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise UnusableSoundError(f"is damaged or cut short: {error}") from None

@@ -1,0 +1,16 @@
+"""Our reader of data beside kaldiio, ESPnet's and NeMo's own, on random folders and manifests."""
+
+from __future__ import annotations
+
+import pytest
+from reader_cases import cases
+
+
+@pytest.mark.slow
+@pytest.mark.espnet
+@pytest.mark.nemo
+def test_ours_agrees_with_the_toolkits_readers_or_says_why_not():
+    outcomes = cases(seed=11, count=2000)
+    assert sum(outcomes.values()) == 2000
+    for form in ("kaldi", "nemo"):
+        assert outcomes[f"{form}: the same"] > 400 and outcomes[f"{form}: refused"] > 200
