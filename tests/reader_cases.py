@@ -444,8 +444,14 @@ def cases(seed: int, count: int) -> Counter[str]:
         AssertionError: The readers differ; the folder is kept, and named.
     """
     outcomes: Counter[str] = Counter()
-    logging.getLogger("nemo_logger").setLevel(logging.CRITICAL)
-    logging.getLogger("nas_encoder").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NeMo's imports, of other libraries
+        import nemo.collections.asr.parts.preprocessing.segment
+        import nemo.collections.common.parts.preprocessing.collections  # noqa: F401
+    loggers = [logging.getLogger(name) for name in ("nemo_logger", "nas_encoder")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     root = Path(tempfile.mkdtemp(prefix="readers-"))
     rng = random.Random(seed)
     (root / "pool").mkdir()
@@ -468,6 +474,8 @@ def cases(seed: int, count: int) -> Counter[str]:
             folder.rmdir()
     finally:
         os.chdir(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     for path in (root / "pool").iterdir():
         path.unlink()
     (root / "pool").rmdir()
