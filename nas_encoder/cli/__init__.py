@@ -1,5 +1,6 @@
 """The ``nas-encoder`` command. One file per sub-command; see :mod:`nas_encoder.cli.main`."""
 
+import json
 from typing import Any
 
 
@@ -8,3 +9,24 @@ def add_settings(parser: Any, text: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=text
     )
+
+
+def add_tokens(parser: Any, default: str) -> None:
+    """Add --tokens and --bpe-size; ``default`` is what holds without them."""
+    parser.add_argument(
+        "--tokens",
+        metavar="KIND|FILE",
+        help=f"char, word, phone, syllable, bpe, or a token list (tokens.txt of ESPnet) or BPE "
+        f".model file (default: {default})",
+    )
+    parser.add_argument("--bpe-size", type=int, metavar="N", help="pieces, for --tokens bpe")
+
+
+def token_settings(args: Any) -> list[str]:
+    """Return the settings of a configuration that --tokens and --bpe-size mean."""
+    size = [] if args.bpe_size is None else [f"bpe_size={args.bpe_size}"]
+    if args.tokens is None:
+        return size
+    # JSON is YAML in which a path cannot be taken for anything else.
+    chosen = [f"tokens={json.dumps(args.tokens)}", "token_kind=null"]
+    return [*chosen, *(size or ["bpe_size=null"])]

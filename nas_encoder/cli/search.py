@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from nas_encoder.cli import add_settings
+from nas_encoder.cli import add_settings, add_tokens, token_settings
 from nas_encoder.common.resources import list_configs
 
 EXAMPLES = """examples:
@@ -20,6 +20,8 @@ EXAMPLES = """examples:
   nas-encoder search --config he2020_revised --train dump/raw/train_sp --output exp/he --seed 1 \\
       --set batch.max_utterances=8 --set trainer.precision=bf16-mixed
   nas-encoder search --config small --train data/train --valid data/dev --output exp/search --resume
+  nas-encoder search --config small --train dump/raw/train_sp --valid dump/raw/dev \\
+      --output exp/zh --tokens data/zh_token_list/char/tokens.txt
   nas-encoder search --config small --train data/train --valid data/dev --output exp/three \\
       --seeds 0 1 2
   nas-encoder search --config small --train data/train --valid data/dev --output exp/light \\
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="searches by trials: any Optuna storage (default: study.db in the run folder)",
     )
+    add_tokens(parser, "the config's")
     add_settings(
         parser, "change the configuration, for example weights.lr=0.02 or stages.0.epochs=3"
     )
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from nas_encoder.search import run_search
     from nas_encoder.search.config.load import load_any_search_config
 
-    settings = list(args.settings)
+    settings = [*token_settings(args), *args.settings]
     if args.seeds is not None:
         settings.append(f"seeds={args.seeds}")
     genotype = run_search(

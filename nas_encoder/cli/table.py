@@ -11,7 +11,7 @@ import json
 import string
 from typing import Any
 
-from nas_encoder.cli import add_settings, table_compare
+from nas_encoder.cli import add_settings, add_tokens, table_compare, token_settings
 from nas_encoder.common.resources import list_configs
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.genotype import load_genotype
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GENOTYPE",
         help="further architectures: zoo names or files; with --resume also into a finished table",
     )
+    add_tokens(build, "the config's")
     add_settings(build, "change the configuration, for example recipe.batch=16")
     merge = commands.add_parser("merge", help="join the files of shards")
     merge.add_argument("parts", nargs="+", metavar="FILE")
@@ -94,7 +95,7 @@ def _build(args: argparse.Namespace) -> int:
     from nas_encoder.tabular.build import TableBuilder
     from nas_encoder.tabular.config import load_table_config
 
-    config = load_table_config(args.config, args.settings)
+    config = load_table_config(args.config, [*token_settings(args), *args.settings])
     where = (args.train, args.valid, args.test, args.output)
     TableBuilder(config, *where, args.shard, args.resume, added=args.add).run()
     print(args.output)

@@ -315,6 +315,11 @@ def texts(cuts: Iterable[Any]) -> list[str]:
     return [text_of(cut) for cut in cuts]
 
 
+def transcripts(cuts: Iterable[Any]) -> list[tuple[str, str]]:
+    """Return (utterance id, transcript) of cuts, in order."""
+    return [(cut.id, text_of(cut)) for cut in cuts]
+
+
 def split_half(cuts: CutSet, seed: int) -> tuple[CutSet, CutSet]:
     """Split a training set at random into two halves, one for weights, one for architecture.
 

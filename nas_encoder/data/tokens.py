@@ -7,26 +7,26 @@ prepended if missing.
 from __future__ import annotations
 
 import io
-import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import write_atomically, write_lines
 from nas_encoder.data.findings import Findings
-from nas_encoder.errors import DataError, MissingDependencyError
-
-logger = logging.getLogger(__name__)
-
-BLANK = "<blank>"
-UNK = "<unk>"
-SPACE = "<space>"
-SPLIT_KINDS = ("char", "word", "phone", "syllable")  # texts are split, nothing is learned
-TOKEN_KINDS = (*SPLIT_KINDS, "bpe")
-_SPECIAL = {BLANK, UNK, SPACE, "<sos/eos>", "<sos>", "<eos>"}
-_HANZI = re.compile(r"[\u3400-\u9fff]")
+from nas_encoder.data.splitting import (
+    BLANK,
+    SPACE,
+    TOKEN_KINDS,
+    UNK,
+    fault_of,
+    guess_kind,
+    import_sentencepiece,
+    load_model,
+    splitter,
+)
+from nas_encoder.data.unknown import Missing
+from nas_encoder.errors import DataError
 
 
 class TokenSet:
@@ -34,8 +34,9 @@ class TokenSet:
 
     Args:
         tokens: All tokens, ``<blank>`` first.
-        kind: One of ``char`` (the space is ``<space>``), ``word`` and ``phone`` (split at white
-            space), ``syllable`` (as ``word``; hanzi become tone-numbered pinyin), ``bpe``.
+        kind: One of ``char`` (the space is ``<space>``; longer tokens such as ``<noise>`` are
+            found in texts as they stand), ``word`` (split at white space), ``phone`` (split at
+            every space), ``syllable`` (as ``word``; hanzi become tone-numbered pinyin), ``bpe``.
         model: For ``bpe``, the serialized sentencepiece model.
 
     Raises:
@@ -54,8 +55,8 @@ class TokenSet:
             problems.append("a sentencepiece model belongs to kind 'bpe' and to no other")
         seen: set[str] = set()
         for position, token in enumerate(tokens):
-            if not token or token.split() != [token]:
-                problems.append(f"token {position} is empty or holds white space: {token!r}")
+            if fault := fault_of(token, kind):
+                problems.append(f"token {position}: {fault}, got {token!r}")
             if token in seen:
                 problems.append(f"token {position} is a duplicate: {token!r}")
             seen.add(token)
@@ -67,6 +68,7 @@ class TokenSet:
         self._ids = {token: position for position, token in enumerate(tokens)}
         self._unk = self._ids.get(UNK)
         self._model = model
+        self._split: Callable[[str], list[str]] | None = None
         self._processor: Any = None
 
     def __len__(self) -> int:
@@ -81,7 +83,7 @@ class TokenSet:
         return hash((self.tokens, self.kind))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_processor": None}
+        return {**self.__dict__, "_split": None, "_processor": None}
 
     def __repr__(self) -> str:
         return f"TokenSet({len(self)} tokens, kind={self.kind!r})"
@@ -103,7 +105,8 @@ class TokenSet:
             texts: The transcripts.
             kind: One of :data:`TOKEN_KINDS`; for ``bpe``, sentencepiece learns the pieces (byte
                 pair encoding of Sennrich et al. 2016, every character of the texts kept).
-            unk: Whether to add ``<unk>`` as id 1; a BPE set always has it.
+            unk: Whether to add ``<unk>`` as id 1; a BPE set, and one of texts that hold it,
+                always has it.
             size: Number of pieces, ``<unk>`` included; for ``bpe`` only.
 
         Raises:
@@ -118,17 +121,21 @@ class TokenSet:
             raise DataError("token set", [f"a size is for kind 'bpe', got {size} for {kind!r}"])
         if kind == "bpe":
             return cls._train_bpe(texts, size or 0)
-        found = {token for text in texts for token in _split(text, kind)} - {BLANK, UNK}
-        if not found:
+        split = splitter(kind, ())
+        found = {token for text in texts for token in split(text)}
+        unk = unk or UNK in found
+        # White space in texts that no list of ESPnet's holds: <unk> for its networks too.
+        kept = {t for t in found - {BLANK, UNK} if not t.isspace() and not fault_of(t, kind)}
+        if not kept - {SPACE}:
             raise DataError("token set", ["the texts hold no token at all"])
-        return cls([BLANK, *([UNK] if unk else []), *sorted(found)], kind)
+        return cls([BLANK, *([UNK] if unk else []), *sorted(kept)], kind)
 
     @classmethod
     def _train_bpe(cls, texts: Iterable[str], size: int) -> TokenSet:
         lines = sorted(" ".join(text.split()) for text in texts)
         if not any(lines):
             raise DataError("token set", ["the texts hold no token at all"])
-        trainer, model = _import_sentencepiece("learning BPE pieces"), io.BytesIO()
+        trainer, model = import_sentencepiece("learning BPE pieces"), io.BytesIO()
         try:
             trainer.SentencePieceTrainer.train(
                 sentence_iterator=iter(lines),
@@ -165,57 +172,63 @@ class TokenSet:
         """Read a token list (one per line) or a sentencepiece ``.model``.
 
         Args:
-            path: The file. A list of BPE pieces needs its model beside it, under the same name.
-            kind: How texts are split; by default guessed: ``char`` if all tokens have one
-                character or there is a ``<space>``; ``bpe`` if pieces have a word mark; else
-                ``word``.
+            path: The file, or a folder with ``tokens.txt``. A list of BPE pieces needs its model
+                beside it, under the same name or as ``bpe.model``.
+            kind: How texts are split; by default that of the list's folder in an ESPnet recipe,
+                else guessed: ``bpe`` if pieces have a word mark; ``char`` if all tokens but tags
+                have one character or there is a ``<space>``; else ``word``.
 
         Raises:
             DataError: The file is missing, empty or malformed; the line is named.
             MissingDependencyError: A BPE model without sentencepiece.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
+        if path.is_dir() and (path / "tokens.txt").is_file():
+            path /= "tokens.txt"
+        findings = Findings(f"token list {path}")
         try:
             if path.suffix == ".model":
                 return cls._from_model(path.read_bytes(), str(path))
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"token list {path}", [f"cannot be read: {error}"]) from error
-        while lines and not lines[-1].strip():
+            raise DataError(findings.subject, [f"cannot be read: {error}"]) from error
+        while lines and not lines[-1]:
             lines.pop()
-        findings = Findings(f"token list {path}")
+        tokens = [line[:1] + line[1:].rstrip() for line in lines]  # as ESPnet reads them
+        kind = kind or guess_kind([token for token in tokens if token], path.resolve().parent.name)
         first_line: dict[str, int] = {}
-        for number, line in enumerate(lines, 1):
-            token = line.strip()
-            if not token or token.split() != [token]:
+        for number, token in enumerate(tokens, 1):
+            if token.startswith("\ufeff"):
                 findings.add(
-                    "one token without white space is expected", f"line {number}: {line!r}"
+                    "a byte order mark, which ESPnet reads as a part of the token; remove it, for "
+                    "example with sed -i 's/^\\xEF\\xBB\\xBF//'",
+                    f"line {number}: {token!r}",
                 )
+            elif fault := fault_of(token, kind):
+                findings.add(fault, f"line {number}: {token!r}")
             elif token in first_line:
                 findings.add("a token may occur once", f"line {number}: {token!r}")
             else:
                 first_line[token] = number
         if first_line.get(BLANK, 1) != 1:
             findings.add(f"'{BLANK}' must be the first token", f"line {first_line[BLANK]}")
-        if not first_line:
+        if not tokens:
             findings.add("the list is empty", "file")
+        models = dict.fromkeys((path.with_suffix(".model"), path.with_name("bpe.model")))
+        model = next((found for found in models if found.is_file()), None)
+        if kind == "bpe" and model is None:
+            rule = "holds BPE pieces, but their sentencepiece model is missing"
+            findings.add(rule, " and ".join(map(str, models)))
         findings.raise_any()
-        tokens = [token for token in first_line if token != BLANK]
-        if kind is None:
-            kind = _guess_kind(tokens)
-        if kind == "bpe":
-            model_path = path.with_suffix(".model")
-            if not model_path.is_file():
-                raise DataError(
-                    f"token list {path}",
-                    [f"holds BPE pieces, but their sentencepiece model {model_path} is missing"],
-                )
-            return cls([BLANK, *tokens], kind, model=model_path.read_bytes())
-        return cls([BLANK, *tokens], kind)
+        return cls(
+            [BLANK, *(token for token in tokens if token != BLANK)],
+            kind,
+            model=model.read_bytes() if kind == "bpe" and model else None,
+        )
 
     @classmethod
     def _from_model(cls, model: bytes, subject: str) -> TokenSet:
-        processor = _sentencepiece(model, subject)
+        processor = load_model(model, subject)
         pieces = [
             processor.id_to_piece(position)
             for position in range(processor.get_piece_size())
@@ -236,30 +249,44 @@ class TokenSet:
     # -- using ------------------------------------------------------------------------------
 
     def split(self, text: str) -> list[str]:
-        """Split a text into tokens, known or not."""
-        if self.kind == "bpe":
-            if self._processor is None:
-                self._processor = _sentencepiece(self._model or b"", "token set")
-            return list(self._processor.encode(text, out_type=str))
-        return _split(text, self.kind)
+        """Split a text into tokens, known or not.
+
+        Raises:
+            DataError: For ``bpe``, the text is no valid Unicode.
+        """
+        if self.kind != "bpe":
+            self._split = self._split or splitter(self.kind, self.tokens)
+            return self._split(text)
+        try:
+            return list(self.processor.encode(text, out_type=str))
+        except UnicodeEncodeError as error:
+            raise DataError(f"text {text[:80]!r}", [f"is no valid Unicode: {error}"]) from None
+
+    @property
+    def processor(self) -> Any:
+        """The sentencepiece processor of a BPE set."""
+        if self._processor is None:
+            self._processor = load_model(self._model or b"", "token set")
+        return self._processor
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text's tokens, without blanks.
 
         Raises:
             DataError: A token is unknown and the set has no ``<unk>``. (If it has,
-                :attr:`unknown_count` counts them.)
+                :attr:`unknown_count` counts them.) The text holds ``<blank>``, which is CTC's own.
         """
         pieces = self.split(text)
-        ids = [self._ids.get(piece, self._unk) for piece in pieces]
         unknown = [piece for piece in pieces if piece not in self._ids]
+        problems = [f"holds '{BLANK}', which belongs to CTC alone"] if BLANK in pieces else []
         if unknown and self._unk is None:
-            raise DataError(
-                f"text {text!r}",
-                [f"token {piece!r} is not in the token set" for piece in dict.fromkeys(unknown)],
-            )
+            problems += [
+                f"token {piece!r} is not in the token set" for piece in dict.fromkeys(unknown)
+            ]
+        if problems:
+            raise DataError(f"text {text[:200]!r}", problems[:10])
         self.unknown_count += len(unknown)
-        return [i for i in ids if i is not None]
+        return [self._ids.get(piece, self._unk or 0) for piece in pieces]
 
     def decode(self, ids: Iterable[int], *, ctc: bool = False) -> str:
         """Return the text of token ids without blanks.
@@ -280,19 +307,36 @@ class TokenSet:
         pieces = [self.tokens[i] for i in numbers if i != 0]
         if self.kind == "char":
             return "".join(" " if piece == SPACE else piece for piece in pieces)
-        if self.kind == "bpe":
-            return "".join(pieces).replace("\u2581", " ").strip()
+        if self.kind == "bpe":  # bytes become characters again
+            return str(self.processor.decode_pieces(pieces))
         return " ".join(pieces)
+
+    def with_unk(self, position: int | None = None) -> TokenSet:
+        """Return the set with ``<unk>``, at its end or at a position."""
+        if self.has_unk:
+            return self
+        tokens = list(self.tokens)
+        tokens.insert(len(tokens) if position is None else position, UNK)
+        return TokenSet(tokens, self.kind, model=self._model)
 
     def unknown(self, texts: Iterable[tuple[str, str]]) -> dict[str, tuple[int, str]]:
         """Return unknown token -> (occurrences, first utterance) of (utterance id, text) pairs."""
+        return self.missing(texts).found
+
+    def missing(self, texts: Iterable[tuple[str, str]]) -> Missing:
+        """Return what the set lacks to encode (utterance id, text) pairs."""
         found: dict[str, tuple[int, str]] = {}
+        total, blanks = 0, []
         for utterance, text in texts:
-            for piece in self.split(text):
-                if piece not in self._ids:
+            pieces = self.split(text)
+            total += len(pieces)
+            for piece in pieces:
+                if piece == BLANK:
+                    blanks.append(utterance)
+                elif piece not in self._ids:
                     count, example = found.get(piece, (0, utterance))
                     found[piece] = (count + 1, example)
-        return found
+        return Missing(total, found, blanks)
 
     def require_known(self, texts: Iterable[tuple[str, str]], subject: str) -> int:
         """Check that every text can be encoded.
@@ -302,76 +346,12 @@ class TokenSet:
             subject: What the texts are, for messages ("validation data").
 
         Returns:
-            Number of tokens that will be mapped to ``<unk>`` (with a warning); 0 without ``<unk>``.
+            Number of tokens that are read as ``<unk>``; 0 without ``<unk>``.
 
         Raises:
             DataError: There are unknown tokens and the set has no ``<unk>``.
         """
-        problems = self.unknown_problems(texts)
-        if not problems:
-            return 0
-        count, lines = problems
-        if not self.has_unk:
-            raise DataError(subject, lines)
-        logger.warning("%s: %d tokens are mapped to %s: %s", subject, count, UNK, "; ".join(lines))
-        return count
-
-    def unknown_problems(self, texts: Iterable[tuple[str, str]]) -> tuple[int, list[str]] | None:
-        """Return (occurrences, lines naming the unknown tokens), or None if all are known."""
-        found = self.unknown(texts)
-        if not found:
-            return None
-        total = sum(count for count, _ in found.values())
-        ranked = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
-        lines = [
-            f"token {token!r} is not in the token set of {len(self)} "
-            f"({count} times, for example in utterance '{example}')"
-            for token, (count, example) in ranked[:20]
-        ]
-        if len(ranked) > 20:
-            lines.append(f"and {len(ranked) - 20} more unknown tokens")
-        return total, lines
-
-
-def _split(text: str, kind: str) -> list[str]:
-    if kind == "char":
-        return [SPACE if c == " " else c for c in " ".join(text.split())]
-    if kind == "syllable" and _HANZI.search(text):
-        return _pinyin(text)
-    return text.split()
-
-
-def _pinyin(text: str) -> list[str]:
-    """Convert hanzi to tone-numbered pinyin; keep the rest, split at white space."""
-    try:
-        from pypinyin import Style, lazy_pinyin
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("pypinyin", "search", "turning hanzi to syllables") from error
-    converted = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
-    return [syllable for part in converted for syllable in part.split()]
-
-
-def _guess_kind(tokens: Sequence[str]) -> str:
-    plain = [token for token in tokens if token not in _SPECIAL]
-    if SPACE in tokens or all(len(token) == 1 for token in plain):
-        return "char"
-    if any("\u2581" in token for token in plain):
-        return "bpe"
-    return "word"
-
-
-def _import_sentencepiece(purpose: str) -> Any:
-    try:
-        import sentencepiece
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("sentencepiece", "bpe", purpose) from error
-    return sentencepiece
-
-
-def _sentencepiece(model: bytes, subject: str) -> Any:
-    processor = _import_sentencepiece("reading a BPE model").SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(model)
-    except (RuntimeError, OSError) as error:
-        raise DataError(f"sentencepiece model {subject}", [f"cannot be read: {error}"]) from error
-    return processor
+        missing = self.missing(texts)
+        if problems := missing.problems(forbidden=not self.has_unk):
+            raise DataError(subject, problems)
+        return missing.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from nas_encoder.common.problems import Problems, show
 from nas_encoder.common.settings import read_config
 from nas_encoder.data import FeatureConfig
 from nas_encoder.data.phones import FOLDINGS
-from nas_encoder.data.tokens import SPLIT_KINDS
+from nas_encoder.data.splitting import TOKEN_KINDS
 from nas_encoder.tables import SPACES
-from nas_encoder.training.config import BatchConfig, DataConfig
+from nas_encoder.training.config import BatchConfig, DataConfig, TokenConfig
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Measuring(Declared):
 
 
 @dataclass(frozen=True)
-class TableConfig(Declared):
+class TableConfig(TokenConfig):
     """The configuration of a table.
 
     Attributes:
@@ -116,7 +116,7 @@ class TableConfig(Declared):
         architectures: Architectures of the space.
         network: Options of :func:`~nas_encoder.network.build_encoder` except the input size.
         features: See :class:`~nas_encoder.data.FeatureConfig`.
-        tokens: Kind of the tokens: ``char``, ``word``, ``phone`` or ``syllable``.
+        tokens: As for a search; see also the other options of its tokens.
         folding: Tokens merged in scoring: ``timit39`` or nothing.
         beam: Beam width of the decoding; 1 for greedy.
         recipe: How to train them.
@@ -132,7 +132,7 @@ class TableConfig(Declared):
     features: FeatureConfig = option(
         lambda: FeatureConfig(num_mel_bins=80), section(FeatureConfig, num_mel_bins=80)
     )
-    tokens: str = option("phone", choice("kind of tokens", SPLIT_KINDS))
+    tokens: str = option("phone", text(f"one of {', '.join(TOKEN_KINDS)} or a path"))
     folding: str | None = option(None, choice("folding", FOLDINGS))
     beam: int = option(12, integer(1, 1000))
     recipe: Recipe = option(Recipe, section(Recipe))
@@ -144,7 +144,8 @@ class TableConfig(Declared):
     def data(self) -> DataConfig:
         """The data configuration; no utterance is too short or too long."""
         batch = BatchConfig(self.recipe.batch, longest_utterance=10**7, shortest_utterance=1)
-        return DataConfig(tokens=self.tokens, features=self.features, batch=batch)
+        own = {item.name: getattr(self, item.name) for item in fields(TokenConfig)}
+        return DataConfig(**own, features=self.features, batch=batch)
 
 
 def load_table_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> TableConfig:

@@ -18,7 +18,8 @@ from nas_encoder.common.fields import (
 )
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.data import FeatureConfig, SpecAugmentConfig
-from nas_encoder.data.tokens import TOKEN_KINDS
+from nas_encoder.data.splitting import TOKEN_KINDS
+from nas_encoder.data.vocabulary import UNKNOWN
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -119,31 +120,25 @@ class TrainerConfig(Declared):
 
 
 @dataclass(frozen=True)
-class DataConfig(Declared):
-    """Tokens, features and batches of the data.
+class TokenConfig(Declared):
+    """The tokens to be predicted.
 
     Attributes:
         tokens: A kind, to collect from the training texts, or the path of a token list.
         token_kind: If ``tokens`` is a path, the kind of its tokens (``syllable`` turns hanzi into
             pinyin); null to guess it from the list.
         bpe_size: With ``tokens: bpe``, the number of pieces to learn.
-        train_utterances: Size of a random subset of the training data to train on (a proxy data
-            set); null for all of it.
-        features: Input features of the network.
-        augment: Augmentation of the training data; null for none.
-        batch: Limits of utterances and batches.
+        unknown_tokens: What becomes of tokens in texts that are not among these: read as
+            ``<unk>`` (``unk``), which is added where it is needed and told, or an ``error``.
     """
 
     tokens: str = option("char", text(f"one of {', '.join(TOKEN_KINDS)} or a path"))
     token_kind: str | None = option(None, choice("kind of tokens", TOKEN_KINDS))
     bpe_size: int | None = option(None, integer(2, 10**6, " (the pieces of 'tokens: bpe')"))
-    train_utterances: int | None = option(None, integer(1, 10**9))
-    features: FeatureConfig = option(FeatureConfig, section(FeatureConfig))
-    augment: SpecAugmentConfig | None = option(None, section(SpecAugmentConfig))
-    batch: BatchConfig = option(BatchConfig, section(BatchConfig))
+    unknown_tokens: str = option("unk", choice("treatment of unknown tokens", UNKNOWN))
 
     def conflicts(self, found: Problems) -> None:
-        """Check the tokens' options, and that masks are not wider than the features."""
+        """Check the options against each other."""
         if self.tokens == "bpe" and self.bpe_size is None:
             found.conflict("bpe_size", "is missing: the number of pieces of 'tokens: bpe'")
         elif self.tokens != "bpe" and self.bpe_size is not None:
@@ -152,5 +147,27 @@ class DataConfig(Declared):
         if self.token_kind is not None and self.tokens in TOKEN_KINDS:
             rule = "is for a list in a file: 'tokens' says it already"
             found.conflict("token_kind", rule, "tokens")
+
+
+@dataclass(frozen=True)
+class DataConfig(TokenConfig):
+    """Tokens, features and batches of the data.
+
+    Attributes:
+        train_utterances: Size of a random subset of the training data to train on (a proxy data
+            set); null for all of it.
+        features: Input features of the network.
+        augment: Augmentation of the training data; null for none.
+        batch: Limits of utterances and batches.
+    """
+
+    train_utterances: int | None = option(None, integer(1, 10**9))
+    features: FeatureConfig = option(FeatureConfig, section(FeatureConfig))
+    augment: SpecAugmentConfig | None = option(None, section(SpecAugmentConfig))
+    batch: BatchConfig = option(BatchConfig, section(BatchConfig))
+
+    def conflicts(self, found: Problems) -> None:
+        """Check the tokens' options, and that masks are not wider than the features."""
+        super().conflicts(found)
         if self.augment is not None and found.sound("features"):
             self.augment.check_bins(self.features.num_mel_bins, found.under("augment"))

@@ -18,9 +18,10 @@ from nas_encoder.data import (
     LoaderConfig,
     TokenSet,
     check_data,
+    fit_tokens,
     open_cuts,
     split_half,
-    texts,
+    transcripts,
 )
 from nas_encoder.training.config import DataConfig
 
@@ -89,21 +90,27 @@ def open_data(
     Raises:
         DataError: The data cannot be used; all problems found are listed.
     """
-    train = open_cuts(str(paths["train"]))
-    kind, size = config.token_kind, config.bpe_size
-    tokens = TokenSet.of(config.tokens, texts(train), kind=kind, size=size)
+    cuts = {name: open_cuts(path) for name, path in paths.items() if path is not None}
+    train = cuts["train"]
+    tokens = fit_tokens(
+        config.tokens,
+        {name: transcripts(own) for name, own in cuts.items()},
+        kind=config.token_kind,
+        size=config.bpe_size,
+        unknown=config.unknown_tokens,
+    )
     features = FeatureExtractor.fit(config.features, train, seed=seed, progress=progress)
     if config.train_utterances is not None:
         # Tokens and statistics are still those of all training data.
-        train = _sample(train, config.train_utterances, seed)
-    cuts = {"train": train}
+        cuts["train"] = train = _sample(train, config.train_utterances, seed)
     if halves:
         cuts["half"], cuts["other_half"] = split_half(train, seed)
     shortest = max(config.batch.shortest_utterance, min_length)
     for name, path in paths.items():
         if name == "train":
             continue
-        cuts[name] = cuts["other_half"] if path is None else open_cuts(path)
+        if path is None:
+            cuts[name] = cuts["other_half"]
         report = check_data(
             train,
             cuts[name],

@@ -1,0 +1,100 @@
+"""How texts become tokens and back, as ESPnet's tokenizers do it for lists that ESPnet makes.
+
+Characters and phones follow ``CharTokenizer`` and ``PhonemeTokenizer`` of espnet2.text to the
+letter: every space counts, nothing is stripped or normalized.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nas_encoder.errors import DataError, MissingDependencyError
+
+BLANK = "<blank>"
+UNK = "<unk>"
+SPACE = "<space>"
+SPECIAL = frozenset((BLANK, UNK, SPACE, "<sos/eos>", "<sos>", "<eos>"))
+SPLIT_KINDS = ("char", "word", "phone", "syllable")  # texts are split, nothing is learned
+TOKEN_KINDS = (*SPLIT_KINDS, "bpe")
+WORD_MARK = "\u2581"  # sentencepiece's, in front of a word
+_HANZI = re.compile(r"[\u3400-\u9fff]")
+_TAG = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+_KINDS_OF_FOLDERS = {"char": "char", "word": "word", "phn": "phone"}  # of ESPnet's recipes
+
+
+def splitter(kind: str, tokens: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what splits texts into tokens of a kind other than ``bpe``.
+
+    In a list of characters, tokens of several characters (``<noise>``, ``[laughter]``) are what
+    ESPnet calls non-linguistic symbols: the longest that fits is one token, wherever it stands.
+    """
+    if kind == "char":
+        tags = sorted((t for t in tokens if len(t) > 1 and t not in SPECIAL), key=len, reverse=True)
+        pattern = re.compile("|".join([*map(re.escape, tags), "."]), re.DOTALL)
+        return lambda text: [SPACE if p == " " else p for p in pattern.findall(text)]
+    return {"word": str.split, "phone": _phones, "syllable": _syllables}[kind]
+
+
+def guess_kind(tokens: Sequence[str], folder: str) -> str:
+    """Return the kind of the tokens in a list, from its folder in an ESPnet recipe or its look."""
+    plain = [token for token in tokens if token not in SPECIAL and not _TAG.fullmatch(token)]
+    if any(WORD_MARK in token for token in plain):
+        return "bpe"
+    if folder in _KINDS_OF_FOLDERS:
+        return _KINDS_OF_FOLDERS[folder]
+    return "char" if SPACE in tokens or all(len(token) == 1 for token in plain) else "word"
+
+
+def fault_of(token: str, kind: str) -> str | None:
+    """Return the rule that a token breaks, or None.
+
+    ESPnet's lists hold one token a line and lose white space at its end. A character may be white
+    space, and the tags among characters may hold some.
+    """
+    if not token or "\n" in token or "\r" in token:
+        return "one token in a line is expected"
+    if len(token) == 1:
+        plain = kind in ("char", "bpe") and token != " "
+        return None if plain or not token.isspace() else "the space is written <space>"
+    if token != token.strip() or (kind != "char" and len(token.split()) != 1):
+        return "one token without white space is expected"
+    return None
+
+
+def _phones(text: str) -> list[str]:
+    """Split at every space; three in a row stand for the token ' ', a boundary of words."""
+    phones = text.replace("   ", f" {SPACE} ").split(" ")
+    return [p.replace(SPACE, " ") for p in phones] if "   " in text else phones
+
+
+def _syllables(text: str) -> list[str]:
+    """Convert hanzi to tone-numbered pinyin; keep the rest, split at white space."""
+    if not _HANZI.search(text):
+        return text.split()
+    try:
+        from pypinyin import Style, lazy_pinyin
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("pypinyin", "search", "turning hanzi to syllables") from error
+    converted = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
+    return [syllable for part in converted for syllable in part.split()]
+
+
+def import_sentencepiece(purpose: str) -> Any:
+    """Return the package, or say how to get it."""
+    try:
+        import sentencepiece
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("sentencepiece", "bpe", purpose) from error
+    return sentencepiece
+
+
+def load_model(model: bytes, subject: str) -> Any:
+    """Return the processor of a serialized sentencepiece model."""
+    processor = import_sentencepiece("reading a BPE model").SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"sentencepiece model {subject}", [f"cannot be read: {error}"]) from error
+    return processor
