@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from nas_encoder.cli import add_tokens
 from nas_encoder.errors import ConfigError
 
 EXAMPLES = """\
@@ -21,6 +22,8 @@ examples:
   nas-encoder data prepare timit /corpora/TIMIT data/timit --phones 39 --jobs 4
   nas-encoder data check --train data/timit/espnet/train --valid data/timit/nemo/dev.json \\
       --tokens phone
+  nas-encoder data check --train dump/raw/train_sp --valid dump/raw/dev --full \\
+      --tokens data/zh_token_list/char/tokens.txt
 """
 
 _SPLITS = ("train", "dev", "test")
@@ -51,13 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="check training and validation data")
     check.add_argument("--train", required=True, help="ESPnet folder, NeMo manifest or lhotse cuts")
     check.add_argument("--valid", required=True, help="the same for validation")
+    add_tokens(check, "char")
     check.add_argument(
-        "--tokens",
-        default="char",
-        metavar="KIND|FILE",
-        help="char (default), word, phone, syllable, bpe, or a token list or BPE .model file",
+        "--unknown-tokens",
+        choices=("unk", "error"),
+        default="unk",
+        help="whether tokens of the texts that are not among these are read as <unk> (default) "
+        "or are an error",
     )
-    check.add_argument("--bpe-size", type=int, metavar="N", help="pieces, for --tokens bpe")
     check.add_argument("--num-mel-bins", type=int, default=40, help="filters (default 40)")
     check.add_argument(
         "--sampling-rate", type=int, default=None, help="Hz (default: the rate of the data)"
@@ -68,7 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--max-frames", type=int, default=1024, help="longest utterance used (default 1024)"
     )
-    check.add_argument("--jobs", type=int, default=None, help="threads that read audio headers")
+    check.add_argument(
+        "--full", action="store_true", help="read all audio, not only 8 utterances of each set"
+    )
+    check.add_argument("--jobs", type=int, default=None, help="threads that read audio")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -102,19 +109,28 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from nas_encoder.data import FeatureConfig, TokenSet, check_data, open_cuts, texts
+    from nas_encoder.data import FeatureConfig, TokenSet, check_data, open_cuts, transcripts
+    from nas_encoder.data.vocabulary import widened
 
-    train = open_cuts(args.train, jobs=args.jobs)
-    valid = open_cuts(args.valid, jobs=args.jobs)
-    tokens = TokenSet.of(args.tokens, texts(train), size=args.bpe_size)
+    sets = {name: open_cuts(getattr(args, name), jobs=args.jobs) for name in ("train", "valid")}
+    pairs = {name: transcripts(cuts) for name, cuts in sets.items()}
+    spec, size = args.tokens or "char", args.bpe_size
+    tokens = TokenSet.of(spec, (text for _, text in pairs["train"]), size=size)
+    if args.unknown_tokens == "unk":
+        missing = {name: tokens.missing(own) for name, own in pairs.items()}
+        tokens = widened(tokens, missing, spec)
     report = check_data(
-        train,
-        valid,
+        sets["train"],
+        sets["valid"],
         tokens,
         FeatureConfig(num_mel_bins=args.num_mel_bins, sampling_rate=args.sampling_rate),
         subsampling_factor=args.subsampling_factor,
         max_frames=args.max_frames,
+        probe=None if args.full else 8,
         raise_errors=False,
+        unknown=args.unknown_tokens,
+        jobs=args.jobs,
+        progress=args.full,
     )
     print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if args.json else report)
     return 0 if report.ok else 1

@@ -14,10 +14,11 @@ from lhotse import CutSet
 
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.features import FeatureConfig, FeatureExtractor
-from nas_encoder.data.findings import Findings
-from nas_encoder.data.manifests import speaker_of, text_of
+from nas_encoder.data.listening import listen
+from nas_encoder.data.manifests import speaker_of, transcripts
 from nas_encoder.data.selection import REASONS, select_utterances
-from nas_encoder.data.tokens import UNK, TokenSet
+from nas_encoder.data.splitting import UNK
+from nas_encoder.data.tokens import TokenSet
 from nas_encoder.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class SplitReport:
 
     ``sampling_rates`` are Hz -> utterances, ``used`` counts what a loader keeps, ``too_short``,
     ``too_long`` and ``infeasible`` (more tokens than CTC can place) what it leaves out;
-    ``unknown_tokens`` are token -> (occurrences, an utterance).
+    ``unknown_tokens`` are token -> (occurrences, an utterance); ``listened`` is the number of
+    utterances whose audio was read.
     """
 
     name: str
@@ -43,6 +45,7 @@ class SplitReport:
     too_long: int = 0
     infeasible: int = 0
     unknown_tokens: dict[str, tuple[int, str]] = field(default_factory=dict)
+    listened: int = 0
 
     def __str__(self) -> str:
         rates = ", ".join(f"{rate} Hz" for rate in sorted(self.sampling_rates))
@@ -52,6 +55,11 @@ class SplitReport:
             f"{self.name}: {self.utterances} utterances, {self.hours:.2f} h, "
             f"{self.speakers} speakers, {rates}; used {self.used} ({self.used_hours:.2f} h)"
             + (f"; left out: {', '.join(left_out)}" if left_out else "")
+            + (
+                f"; audio: all {self.listened} read"
+                if self.listened == self.utterances
+                else f"; audio: probed {self.listened} of {self.utterances}"
+            )
         )
 
 
@@ -95,9 +103,12 @@ def check_data(
     subsampling_factor: int = 4,
     max_frames: int | None = 1024,
     min_frames: int | None = None,
-    probe: int = 8,
+    probe: int | None = 8,
     seed: int = 0,
     raise_errors: bool = True,
+    unknown: str = "unk",
+    jobs: int | None = None,
+    progress: bool = False,
 ) -> DataReport:
     """Check training and validation data against tokens, features and the network.
 
@@ -112,9 +123,12 @@ def check_data(
         subsampling_factor: Input frames per output frame of the encoder.
         max_frames: Longest utterance used.
         min_frames: Shortest utterance the encoder accepts.
-        probe: Number of random utterances of each split to read and turn into features.
+        probe: Number of random utterances of each split whose audio is read; None for all.
         seed: Seed of that choice.
         raise_errors: Whether to raise; if not, see ``report.errors``.
+        unknown: ``unk`` or ``error``; without ``<unk>`` among the tokens, unknown ones are errors.
+        jobs: Threads that read audio; by default one per processor, at most 8.
+        progress: Whether to show a bar, with the time that is left, while audio is read.
 
     Raises:
         ConfigError: Feature settings are out of range.
@@ -128,9 +142,17 @@ def check_data(
         "subsampling_factor": subsampling_factor,
     }
     report = DataReport(SplitReport("train"), SplitReport("valid"), len(tokens))
+    forbidden = unknown == "error" or not tokens.has_unk
+    told: list[str] = []  # when the tokens were made
     for split, cuts in ((report.train, list(train)), (report.valid, list(valid))):
-        _check_split(split, cuts, tokens, features, limits, report)
-        _probe(split.name, cuts, features, probe, seed, report.errors)
+        told += _check_split(split, cuts, tokens, features, limits, report.errors, forbidden)
+        chosen = cuts
+        if probe is not None and probe < len(cuts):
+            chosen = random.Random(derive_seed(seed)).sample(cuts, probe)
+        split.listened = len(chosen)
+        errors, warnings = listen(split.name, chosen, features, jobs=jobs, progress=progress)
+        report.errors += errors
+        report.warnings += warnings
     _check_between(list(train), list(valid), report.warnings)
     rates = {*report.train.sampling_rates, *report.valid.sampling_rates}
     if rates - {features.rate}:
@@ -138,6 +160,7 @@ def check_data(
         report.warnings.append(f"the data has {seen}; all is resampled to {features.rate} Hz")
     for text in report.warnings:
         logger.warning("%s", text)
+    report.warnings += told
     if raise_errors:
         report.raise_errors()
     return report
@@ -149,28 +172,32 @@ def _check_split(
     tokens: TokenSet,
     features: FeatureExtractor,
     limits: dict[str, int | None],
-    whole: DataReport,
-) -> None:
+    errors: list[str],
+    forbidden: bool,
+) -> list[str]:
+    """Fill in a report, add errors, and return what is read as ``<unk>``."""
     name = report.name
     if not cuts:
-        whole.errors.append(f"{name}: no utterance at all")
-        return
-    pairs = [(cut.id, text_of(cut)) for cut in cuts]
+        errors.append(f"{name}: no utterance at all")
+        return []
+    pairs = transcripts(cuts)
     report.utterances = len(cuts)
     report.hours = sum(cut.duration for cut in cuts) / 3600
     report.speakers = len({speaker_of(cut) for cut in cuts} - {None})
     report.sampling_rates = dict(Counter(int(cut.sampling_rate) for cut in cuts))
-    report.unknown_tokens = tokens.unknown(pairs)
-    unknown = tokens.unknown_problems(pairs)
-    if unknown and not tokens.has_unk:
-        whole.errors.extend(f"{name}: {line}" for line in unknown[1])
-    elif unknown:
-        count, lines = unknown
-        whole.warnings.append(f"{name}: {count} tokens are mapped to {UNK}: {'; '.join(lines)}")
-    # Feasibility depends only on the pattern of repetitions, so unknown tokens are harmless.
+    missing = tokens.missing(pairs)
+    report.unknown_tokens = missing.found
+    errors.extend(f"{name}: {line}" for line in missing.problems(forbidden))
+    # Feasibility depends only on the pattern of repetitions, so it holds without <unk> too.
     numbers: dict[str, int] = {}
     targets = [
-        np.array([numbers.setdefault(p, len(numbers)) for p in tokens.split(text)], dtype=np.int32)
+        np.array(
+            [
+                numbers.setdefault(UNK if piece in missing.found else piece, len(numbers))
+                for piece in tokens.split(text)
+            ],
+            dtype=np.int32,
+        )
         for _, text in pairs
     ]
     frames = [features.num_frames(cut) for cut in cuts]
@@ -179,30 +206,10 @@ def _check_split(
     report.used_hours = sum(cuts[index].duration for index in selection.kept) / 3600
     for reason in REASONS:
         setattr(report, reason, len(getattr(selection, reason)))
-    whole.errors.extend(f"{name}: {line}" for line in selection.problems())
+    errors.extend(f"{name}: {line}" for line in selection.problems())
     if selection.counts():
         logger.info("%s", report)
-
-
-def _probe(
-    name: str,
-    cuts: Sequence[Any],
-    features: FeatureExtractor,
-    count: int,
-    seed: int,
-    errors: list[str],
-) -> None:
-    """Read a few utterances, to find unreadable or NaN audio before the search starts."""
-    findings = Findings(name)
-    chosen = random.Random(derive_seed(seed)).sample(list(cuts), min(count, len(cuts)))
-    for cut in chosen:
-        if features.num_frames(cut) < 1:  # counted as too short
-            continue
-        try:
-            features.extract(cut)
-        except DataError as error:
-            findings.add("; ".join(error.problems), error.subject)
-    errors.extend(f"{name}: {line}" for line in findings.problems())
+    return [f"{name}: read as {UNK}: {missing}"] if missing.found and not forbidden else []
 
 
 def _check_between(train: Sequence[Any], valid: Sequence[Any], warnings: list[str]) -> None:

@@ -211,10 +211,7 @@ class FeatureExtractor:
         expected = self.num_frames(cut)
         if expected < 1:
             raise DataError(subject, [f"{cut.duration} s of audio are too short for one frame"])
-        audio = self._audio(cut, subject)
-        if not bool(torch.isfinite(audio).all()):
-            bad = f"{int((~torch.isfinite(audio)).sum())} of {audio.numel()}"
-            raise DataError(subject, [f"{bad} audio samples are NaN or infinite"])
+        audio = self.audio(cut)
         noise = seeded(derive_seed(*cut.id.encode())) if self.config.dither else nullcontext()
         with noise:
             features = self._fbank.extract(audio, self.rate)
@@ -228,15 +225,29 @@ class FeatureExtractor:
             raise DataError(subject, ["its features are NaN or infinite"])
         return features
 
-    def _audio(self, cut: Any, subject: str) -> Tensor:
+    def audio(self, cut: Any, native: bool = False) -> Tensor:
+        """Return a cut's samples (1, N), float32, at the features' rate or its own (``native``).
+
+        Raises:
+            DataError: The audio cannot be read, is shorter or longer than the manifest says, or
+                holds NaN or infinities.
+        """
+        subject = f"utterance '{cut.id}'"
         check_header(cut, subject)
         try:
-            samples = self._at_rate(cut).load_audio()
+            samples = (cut if native else self._at_rate(cut)).load_audio()
         except (AudioLoadingError, DurationMismatchError, *_WRONG) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             source = cut.recording.sources[0].source
             raise DataError(subject, [f"its audio {source} cannot be read: {reason}"]) from error
-        return torch.from_numpy(samples[:1]).float()
+        audio = torch.from_numpy(samples[:1]).float()
+        if not bool(torch.isfinite(audio).all()):
+            bad = f"{int((~torch.isfinite(audio)).sum())} of {audio.numel()}"
+            raise DataError(subject, [f"{bad} audio samples are NaN or infinite"])
+        if native and abs(audio.numel() - cut.num_samples) > 1:
+            lengths = f"the manifest says {cut.num_samples} samples, the audio has {audio.numel()}"
+            raise DataError(subject, [lengths])
+        return audio
 
     def _at_rate(self, cut: Any) -> Any:
         return cut if cut.sampling_rate == self.rate else cut.resample(self.rate)

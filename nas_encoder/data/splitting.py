@@ -34,7 +34,12 @@ def splitter(kind: str, tokens: Sequence[str]) -> Callable[[str], list[str]]:
         tags = sorted((t for t in tokens if len(t) > 1 and t not in SPECIAL), key=len, reverse=True)
         pattern = re.compile("|".join([*map(re.escape, tags), "."]), re.DOTALL)
         return lambda text: [SPACE if p == " " else p for p in pattern.findall(text)]
-    return {"word": str.split, "phone": _phones, "syllable": _syllables}[kind]
+    others: dict[str, Callable[[str], list[str]]] = {
+        "word": lambda text: text.split(),
+        "phone": _phones,
+        "syllable": _syllables,
+    }
+    return others[kind]
 
 
 def guess_kind(tokens: Sequence[str], folder: str) -> str:

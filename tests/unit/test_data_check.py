@@ -57,8 +57,8 @@ def test_all_errors_of_both_splits_come_together(folders):
     with pytest.raises(DataError) as caught:
         check_data(train, valid, tokens, CONFIG, subsampling_factor=40)
     problems = "\n".join(caught.value.problems)
-    assert "train: token 'c' is not in the token set of 4 (2 times, for example" in problems
-    assert "valid: token 'c' is not" in problems and "utterance 'val00-u001'" in problems
+    assert "train: not in the token set: 2 of 18 tokens (11.11%), 1 different: 'c' (2" in problems
+    assert "valid: not in the token set: 1 of 5" in problems and "in 'val00-u001')" in problems
     assert "train: 3 of 4 utterances of allowed length have more tokens" in problems
     assert "train: utterance 'spk00-u000': 16000 of 16000 audio samples are NaN" in problems
     assert "valid: utterance 'val00-u001': its audio" in problems
@@ -89,7 +89,7 @@ def test_warnings(tmp_path, folders, caplog):
     with caplog.at_level(logging.WARNING):
         report = check_data(train, eight, tokens, CONFIG)
     text = "\n".join(report.warnings)
-    assert "valid: 1 tokens are mapped to <unk>: token '?'" in text
+    assert "valid: read as <unk>: 1 of 3 tokens (33.33%), 1 different: '?' (1, first in" in text
     assert "1 speakers are in both train and valid (spk00" in text
     assert "1 utterance ids are in both" in text
     assert "the data has 8000 Hz, 16000 Hz; all is resampled to 16000 Hz" in text
@@ -117,6 +117,68 @@ def test_command_line(folders, capsys, tmp_path):
     (tmp_path / "tokens.txt").write_text("a\nb\n")
     tokens = str(tmp_path / "tokens.txt")
     assert main(["data", "check", "--train", train, "--valid", valid, "--tokens", tokens]) == 1
-    assert "error: train: token '<space>'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "error: train: not in the token set: 5 of 18 tokens" in out and "'<space>' (3" in out
     assert main(["data", "check", "--train", train, "--valid", valid + "x"]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_the_command_says_what_it_sampled_and_full_reads_everything(tmp_path, capsys):
+    """Two NaN files among 30, which a probe of 8 may miss, and each other fault."""
+    train = kaldi_dir(tmp_path / "train", [0.5] * 30, ["ab"] * 30)
+    valid = kaldi_dir(tmp_path / "valid", [0.5] * 12, ["ba"] * 12, prefix="val")
+    files = sorted((train / "wav").iterdir())
+    command = ["data", "check", "--train", str(train), "--valid", str(valid)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "; audio: probed 8 of 30" in out and "; audio: probed 8 of 12" in out
+    assert main([*command, "--full"]) == 0
+    found = capsys.readouterr()
+    assert "; audio: all 30 read" in found.out and "; audio: all 12 read" in found.out
+    assert "audio of train: 100%" in found.err and "00:00<00:00" in found.err  # with the time left
+    wave = np.sin(np.arange(8000) / 7).astype(np.float32)
+    faulty = {
+        files[3]: np.where(np.arange(8000) == 77, np.nan, wave),
+        files[17]: np.full(8000, np.nan),
+        files[5]: np.clip(3 * wave, -1, 1),
+        files[6]: np.zeros(8000),
+        files[7]: wave * 1e-4,
+        files[8]: np.full(8000, 0.1),
+        files[9]: wave,  # at full scale, but whole
+    }
+    for file, samples in faulty.items():
+        soundfile.write(file, samples, 16000, subtype="FLOAT")
+    assert main([*command, "--full", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["train"]["listened"] == 30
+    assert report["errors"] == [
+        f"train: utterance '{files[3].stem}': 1 of 8000 audio samples are NaN or infinite",
+        f"train: utterance '{files[17].stem}': 8000 of 8000 audio samples are NaN or infinite",
+    ]
+    warnings = "\n".join(report["warnings"])
+    for number, rule in (
+        (5, "the audio is clipped"),
+        (6, "the audio is silent"),
+        (7, "the audio is silent: no sample above -70 dB of full scale"),
+        (8, "all samples are equal"),
+    ):
+        assert f"train: utterance '{files[number].stem}': {rule}" in warnings
+    assert files[9].stem not in warnings
+
+
+def test_full_finds_files_that_changed_since_their_manifest(tmp_path, capsys):
+    folder = kaldi_dir(tmp_path / "train", [0.5] * 20, ["ab"] * 20)
+    cuts = open_cuts(folder)
+    cuts.to_file(tmp_path / "train.jsonl")
+    files = sorted((folder / "wav").iterdir())
+    samples, _ = soundfile.read(files[2])
+    soundfile.write(files[2], samples, 8000)  # another rate
+    soundfile.write(files[4], samples[:3000], 16000)  # truncated
+    files[6].write_bytes(b"RIFF")
+    valid = kaldi_dir(tmp_path / "valid", [0.5], ["ba"], prefix="val")
+    command = ["data", "check", "--train", str(tmp_path / "train.jsonl"), "--valid", str(valid)]
+    assert main([*command, "--full", "--json"]) == 1
+    errors = "\n".join(json.loads(capsys.readouterr().out)["errors"])
+    assert f"'{files[2].stem}'" in errors and "8000 Hz" in errors
+    assert f"'{files[4].stem}'" in errors and "3000" in errors
+    assert f"'{files[6].stem}'" in errors

@@ -59,6 +59,7 @@ def test_aishell(tmp_path, caplog):
         "text",
         "utt_id",
         "speaker",
+        "lang",
     }
     # The folder inside, as some unpack it, is the same corpus.
     again = prepare_corpus("aishell", tmp_path / "c" / "data_aishell", tmp_path / "out2")

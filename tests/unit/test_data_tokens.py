@@ -110,8 +110,12 @@ def test_tokens_of_a_training_and_what_only_its_other_sets_hold(tmp_path, caplog
     with pytest.raises(DataError, match="valid: not in the token set: 3 of 6") as caught:
         fit_tokens("char", sets, unknown="error")
     assert "set unknown_tokens to unk" in caught.value.problems[-1]
-    (tmp_path / "list.txt").write_text("<blank>\na\nb\n<space>\n")  # its ids stay
-    assert fit_tokens(str(tmp_path / "list.txt"), sets).tokens[-2:] == (SPACE, UNK)
+    listed = tmp_path / "list.txt"
+    listed.write_text("<blank>\na\nb\n<space>\n")  # its ids stay
+    assert fit_tokens(str(listed), sets).tokens[-2:] == (SPACE, UNK)
+    listed.write_text("<blank>\na\nb\n")  # not the list of these texts, or <unk> was forgotten
+    with pytest.raises(DataError, match="train: not in the token set: 2 of 8"):
+        fit_tokens(str(listed), sets)
     sets["valid"] = [("v1", "xyz")]
     with pytest.raises(DataError, match="valid: most is not in the token set, which is of other"):
         fit_tokens("char", sets)

@@ -17,7 +17,7 @@ from torch import nn
 from nas_encoder import load_genotype
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.data import TokenSet, ctc_frames_needed, open_cuts
-from nas_encoder.data.tokens import BLANK, SPACE, UNK
+from nas_encoder.data.splitting import BLANK, SPACE, UNK
 from nas_encoder.errors import ConfigError
 from tools.experiments.match_size import match_size, read_template, write_config
 from tools.experiments.measure import named_path
