@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from espnet2.text.build_tokenizer import build_tokenizer
-from espnet2.text.token_id_converter import TokenIDConverter
+from nemo_configs import imported
 
 from nas_encoder.data import BLANK, SPACE, UNK, TokenSet
 from nas_encoder.errors import DataError
@@ -95,6 +94,12 @@ def run(seed: int, count: int, folder: Path, nemo: bool = False) -> Counts:
 
 def compare(case: Case, folder: Path, counts: Counts) -> None:
     """Compare one case with ESPnet."""
+    from espnet2.text.char_tokenizer import CharTokenizer
+    from espnet2.text.phoneme_tokenizer import PhonemeTokenizer
+    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+    from espnet2.text.token_id_converter import TokenIDConverter
+    from espnet2.text.word_tokenizer import WordTokenizer
+
     path = folder / "tokens.txt"
     path.write_bytes(case.content)
     (folder / "bpe.model").write_bytes(case.model or b"")
@@ -109,11 +114,12 @@ def compare(case: Case, folder: Path, counts: Counts) -> None:
     converter = TokenIDConverter(path if has_unk else [*case.tokens, UNK])
     shift = 0 if case.tokens[0] == BLANK else 1  # we put the blank in front
     tags = [t for t in case.tokens if len(t) > 1 and t not in (BLANK, UNK, SPACE, "<sos/eos>")]
-    tokenizer = build_tokenizer(
-        {"phone": "phn"}.get(case.kind, case.kind),
-        bpemodel=str(folder / "bpe.model"),
-        non_linguistic_symbols=tags if case.kind == "char" else None,
-    )
+    tokenizer: Any = {
+        "char": lambda: CharTokenizer(tags),
+        "word": WordTokenizer,
+        "phone": lambda: PhonemeTokenizer(None),
+        "bpe": lambda: SentencepiecesTokenizer(folder / "bpe.model"),
+    }[case.kind]()
     for text in case.texts:
         counts.texts += 1
         pieces = tokenizer.text2tokens(text)
@@ -139,20 +145,16 @@ def compare_with_nemo(case: Case, folder: Path) -> None:
         return
     ours = TokenSet.load(folder / "tokens.txt", kind=case.kind)
     if case.kind == "bpe":
-        from nemo.collections.common.tokenizers.sentencepiece_tokenizer import (
-            SentencePieceTokenizer,
-        )
-
-        theirs = SentencePieceTokenizer(str(folder / "bpe.model"))
+        module = imported("nemo.collections.common.tokenizers.sentencepiece_tokenizer")
+        theirs = module.SentencePieceTokenizer(str(folder / "bpe.model"))
         for text in case.texts:
             assert ours.split(text) == theirs.text_to_tokens(text), text
             ids = theirs.text_to_ids(text)
             assert ours.decode(ours.encode(text)) == theirs.ids_to_text(ids), text
         return
-    from nemo.collections.common.parts.preprocessing.parsers import CharParser
-
     labels = [" " if token == SPACE else token for token in ours.tokens]
-    parser = CharParser(labels, unk_id=labels.index(UNK), do_normalize=False)
+    module = imported("nemo.collections.common.parts.preprocessing.parsers")
+    parser = module.CharParser(labels, unk_id=labels.index(UNK), do_normalize=False)
     for text in case.texts:
         if not any(len(label) > 1 and label in text for label in labels):
             assert ours.encode(text) == parser(text), text

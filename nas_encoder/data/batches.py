@@ -26,7 +26,7 @@ from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.augment import SpecAugment, SpecAugmentConfig
 from nas_encoder.data.cache import FeatureCache
 from nas_encoder.data.features import FeatureExtractor
-from nas_encoder.data.manifests import text_of
+from nas_encoder.data.manifests import text_of, transcripts
 from nas_encoder.data.selection import Ids, select_utterances
 from nas_encoder.data.tokens import TokenSet
 from nas_encoder.errors import ConfigError, DataError
@@ -162,8 +162,9 @@ class AsrLoader:
         self.config = config
         self.epoch = 0
         listed = list(cuts)
-        tokens.require_known(((cut.id, text_of(cut)) for cut in listed), "transcripts")
-        targets: list[Ids] = [np.array(tokens.encode(text_of(c)), dtype=np.int32) for c in listed]
+        pairs = transcripts(listed)
+        tokens.require_known(pairs, "transcripts")
+        targets: list[Ids] = [np.array(tokens.encode(text), dtype=np.int32) for _, text in pairs]
         frames = [features.num_frames(cut) for cut in listed]
         self.selection = select_utterances(
             frames,

@@ -311,13 +311,16 @@ def speaker_of(cut: Any) -> str | None:
 
 
 def texts(cuts: Iterable[Any]) -> list[str]:
-    """Return the transcripts of cuts, in order."""
-    return [text_of(cut) for cut in cuts]
+    """Return the transcripts of cuts, in order; as :func:`transcripts`."""
+    return [text for _, text in transcripts(cuts)]
 
 
 def transcripts(cuts: Iterable[Any]) -> list[tuple[str, str]]:
-    """Return (utterance id, transcript) of cuts, in order."""
-    return [(cut.id, text_of(cut)) for cut in cuts]
+    """Return (utterance id, transcript) of cuts, in order.
+
+    As ESPnet and NeMo hand texts to their tokenizers: without white space at both ends.
+    """
+    return [(cut.id, text_of(cut).strip()) for cut in cuts]
 
 
 def split_half(cuts: CutSet, seed: int) -> tuple[CutSet, CutSet]:

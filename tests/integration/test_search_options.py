@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,50 @@ def test_accumulated_gradients_and_bpe(
     load_genotype(tmp_path / "run" / "genotype.yaml")
     # Gone on with: the pieces are learned again and must be the same.
     run_search(settings, corpus[0], tmp_path / "run", valid=corpus[1], resume=True)
+
+
+@pytest.mark.slow
+def test_tokens_of_espnet_and_a_token_that_only_validation_has(
+    corpus: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A list as asr.sh leaves it gives its ids; a rare character becomes <unk>, or an error."""
+    valid = tmp_path / "valid"
+    shutil.copytree(corpus[1], valid)
+    lines = (valid / "text").read_text().splitlines()
+    (valid / "text").write_text("\n".join([lines[0] + "龘", *lines[1:], ""]))
+    write_yaml(tmp_path / "quick.yaml", config(stages=[STAGE | {"epochs": 1}]).to_dict())
+    command = ["search", "--config", str(tmp_path / "quick.yaml"), "--train", corpus[0]]
+    command += ["--valid", str(valid)]
+    listed = tmp_path / "zh_token_list" / "char" / "tokens.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("<blank>\n<unk>\nd\nc\nb\na\n<space>\n<sos/eos>\n")
+    with caplog.at_level(logging.WARNING, "nas_encoder"):
+        assert main([*command, "--output", str(tmp_path / "run"), "--tokens", str(listed)]) == 0
+        assert main([*command, "--output", str(tmp_path / "built")]) == 0
+    assert (tmp_path / "run" / "tokens.txt").read_text() == listed.read_text()
+    assert TokenSet.load(tmp_path / "built" / "tokens.txt").tokens[:2] == ("<blank>", "<unk>")
+    told = [r.message for r in caplog.records if "'龘' (1, first in" in r.message]
+    assert len(told) == 2 and told[0].startswith("valid: read as <unk>, not in the token set: 1 of")
+    refused = [*command, "--output", str(tmp_path / "no"), "--set", "unknown_tokens=error"]
+    assert main(refused) == 2
+    assert not (tmp_path / "no" / "features.json").exists()
+
+
+def test_tokens_on_the_command_line_replace_those_of_the_config(tmp_path: Path) -> None:
+    from nas_encoder.cli import token_settings
+    from nas_encoder.cli.main import build_parser
+    from nas_encoder.search.config.load import load_search_config
+
+    bpe = config(tokens="bpe", bpe_size=12)
+    write_yaml(tmp_path / "bpe.yaml", bpe.to_dict())
+    given = ["--config", "x", "--output", "y"]
+    for words, expected in (
+        ([], ("bpe", 12)),
+        (["--bpe-size", "20"], ("bpe", 20)),
+        (["--tokens", "word"], ("word", None)),
+        (["--tokens", "data/1e5: [x]"], ("data/1e5: [x]", None)),
+        (["--tokens", "bpe", "--bpe-size", "30"], ("bpe", 30)),
+    ):
+        args = build_parser("search").parse_args(["search", *given, *words])
+        found = load_search_config(tmp_path / "bpe.yaml", token_settings(args))
+        assert (found.tokens, found.bpe_size) == expected
