@@ -96,10 +96,11 @@ def _advise_masks(part: Any) -> None:
 
 
 def _advise_selection(args: Any) -> None:
-    criteria = [tuple(criterion) for criterion in getattr(args, "best_model_criterion", ())]
-    if criteria and not any(name not in ("acc", "loss_att") for _, name, _ in criteria):
+    criteria = [list(criterion) for criterion in getattr(args, "best_model_criterion", ())]
+    wrong = [criterion for criterion in criteria if criterion[1] in ("acc", "loss_att")]
+    if wrong:
         _warn_once(
-            f"best_model_criterion: must not rest on a decoder, got {criteria}: this model is CTC "
-            "only, so no best or averaged model would be written. Use best_model_criterion: "
+            f"best_model_criterion: must not rest on a decoder, got {wrong}: the model is CTC only "
+            f"and no {'.'.join(wrong[-1][:2])}.ave.pth will be written. Use best_model_criterion: "
             f"[[valid, cer_ctc, min]]; asr.sh then decodes with {CTC_RECIPE}"
         )
