@@ -22,6 +22,7 @@ from typing import Any
 from nas_encoder import __version__
 from nas_encoder.autoload import SWITCH, enabled
 from nas_encoder.cli.enable import PACKAGE, PTH, active_at_startup, hook_files
+from nas_encoder.common.resources import conf_root
 from nas_encoder.extensions import INSTALLED
 
 EXAMPLES = """examples:
@@ -141,6 +142,11 @@ def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
     elif version is not None and name == "hydra":
         problem = f"Python does not find the plug-in {_ADAPTERS[name]}"
         todo = _FIND_US
+        package = find_spec("hydra_plugins")
+        if package is not None and package.origin is not None:
+            problem = f"{package.origin} hides the plug-ins of all other packages"
+            configs = conf_root() / "train" / "nemo"
+            todo = f"delete that file (Hydra wants none there), or add --config-dir={configs}"
     return {
         "version": version,
         "adapter": adapter,

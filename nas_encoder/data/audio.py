@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -75,17 +74,6 @@ def utterance(
         language=language,
     )
     return MonoCut(key, start, duration, 0, [supervision], recording=recording)
-
-
-def seconds(samples: int, rate: int) -> float:
-    """Return the time of so many samples, which ``int(time * rate)`` turns back to their number.
-
-    That is how kaldiio and NeMo convert times; plain division would often lose a sample.
-    """
-    time = round(samples / rate, 6)
-    while int(time * rate) < samples:
-        time = math.nextafter(max(time, samples / rate), math.inf)
-    return time
 
 
 def _read_one(key: str, location: str, seeks: bool) -> Recording | str:

@@ -172,6 +172,7 @@ class AsrLoader:
             min_length=config.min_length,
             max_length=config.max_length,
             subsampling_factor=config.subsampling_factor,
+            spelled=[text_of(cut) for cut in listed] if tokens.kind == "char" else (),
         )
         if problems := self.selection.problems():
             raise DataError("loader", problems)

@@ -201,7 +201,8 @@ def _check_split(
         for _, text in pairs
     ]
     frames = [features.num_frames(cut) for cut in cuts]
-    selection = select_utterances(frames, targets, **limits)
+    spelled = [text for _, text in pairs] if tokens.kind == "char" else ()
+    selection = select_utterances(frames, targets, **limits, spelled=spelled)
     report.used = len(selection.kept)
     report.used_hours = sum(cuts[index].duration for index in selection.kept) / 3600
     for reason in REASONS:

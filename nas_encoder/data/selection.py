@@ -31,12 +31,14 @@ class Selection:
         too_short: Utterances with fewer frames than the network accepts.
         too_long: Utterances with more frames than allowed.
         infeasible: Utterances with more tokens (and blanks that CTC needs) than output frames.
+        remedy: What to do about many of those.
     """
 
     kept: list[int] = field(default_factory=list)
     too_short: list[int] = field(default_factory=list)
     too_long: list[int] = field(default_factory=list)
     infeasible: list[int] = field(default_factory=list)
+    remedy: str = "use coarser tokens, a smaller time stride, or slower speech"
 
     @property
     def total(self) -> int:
@@ -55,7 +57,7 @@ class Selection:
             return [
                 f"{len(self.infeasible)} of {usable} utterances of allowed length have more "
                 "tokens (with the blanks that CTC needs between equal ones) than output frames; "
-                "use coarser tokens, a smaller time stride, or slower speech"
+                f"{self.remedy}"
             ]
         if self.kept:
             return []
@@ -70,6 +72,7 @@ def select_utterances(
     min_length: int | None = None,
     max_length: int | None = None,
     subsampling_factor: int | None = None,
+    spelled: Sequence[str] = (),
 ) -> Selection:
     """Sort utterances into usable and unusable ones.
 
@@ -80,6 +83,8 @@ def select_utterances(
         max_length: Most frames allowed.
         subsampling_factor: Input frames per output frame; None skips the CTC rule
             ``tokens + repeats <= ceil(frames / factor)``.
+        spelled: The texts, if the tokens are their characters. Where that makes most of them
+            infeasible, as with phones, and words would not, the remedy says so.
     """
     selection = Selection()
     for index, (length, ids) in enumerate(zip(frames, targets, strict=True)):
@@ -91,4 +96,19 @@ def select_utterances(
             selection.infeasible.append(index)
         else:
             selection.kept.append(index)
+    if spelled and selection.problems():
+        numbers: dict[str, int] = {}
+        words = [[numbers.setdefault(w, len(numbers)) for w in text.split()] for text in spelled]
+        whole = select_utterances(
+            frames,
+            words,
+            min_length=min_length,
+            max_length=max_length,
+            subsampling_factor=subsampling_factor,
+        )
+        if selection.infeasible and not whole.problems():
+            selection.remedy = (
+                "they are spelled letter by letter: for phones, or words, use --tokens word "
+                "('tokens: word' in a configuration)"
+            )
     return selection

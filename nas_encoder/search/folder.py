@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
 from nas_encoder.common.fields import Declared, T
@@ -47,6 +48,13 @@ class RunFolder:
     def metrics(self) -> Path:
         """The file that records epochs or trials."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def study_url(self) -> str:
+        """The SQLAlchemy URL of the study's file, in which '?' would begin options."""
+        path = str(self.path.resolve() / STUDY)
+        plain = not set(path) & set("?{}")  # Optuna fills in what is in braces
+        return f"sqlite:///{path}" if plain else f"sqlite:///file:{quote(path)}?uri=true"
 
     def begin(self, config: Declared, run: Mapping[str, Any], resume: bool) -> None:
         """Record the run; refuse to mix two runs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,21 @@ def test_import_loads_nothing_heavy() -> None:
         "nas_encoder.common.resources",
         "nas_encoder.errors",
     ]
+
+
+def test_doctor_names_a_package_that_hides_all_plug_ins(tmp_path: Path) -> None:
+    hiding = tmp_path / "hydra_plugins" / "__init__.py"
+    hiding.parent.mkdir()
+    hiding.write_text("", encoding="utf-8")
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from nas_encoder.cli.doctor import _toolkit\n"
+        "print(json.dumps(_toolkit('hydra', {})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    found = json.loads(done.stdout)
+    assert found["problem"] == f"{hiding} hides the plug-ins of all other packages"
+    folder = found["todo"].partition("--config-dir=")[2]
+    assert (Path(folder) / "nas_ctc_bpe.yaml").is_file()

@@ -182,3 +182,20 @@ def test_full_finds_files_that_changed_since_their_manifest(tmp_path, capsys):
     assert f"'{files[2].stem}'" in errors and "8000 Hz" in errors
     assert f"'{files[4].stem}'" in errors and "3000" in errors
     assert f"'{files[6].stem}'" in errors
+
+
+def test_phones_as_characters_are_told_to_be_words(tmp_path):
+    phones = "sil sh ix hv ae dcl d y er dcl d aa r kcl k s uw dx ih ng gcl g r iy s iy w aa"
+    cuts = open_cuts(kaldi_dir(tmp_path, [1.5] * 4, [phones] * 4))
+    tokens = TokenSet.build(texts(cuts))
+    remedy = "they are spelled letter by letter: for phones, or words, use --tokens word"
+    report = check_data(cuts, cuts, tokens, CONFIG, raise_errors=False)
+    assert len(report.errors) == 2 and all(remedy in error for error in report.errors)
+    features = FeatureExtractor.fit(CONFIG, cuts)
+    options = LoaderConfig(max_cuts=2, subsampling_factor=4)
+    with pytest.raises(DataError, match=remedy):
+        AsrLoader(cuts, tokens, features, options)
+    assert len(AsrLoader(cuts, TokenSet.build(texts(cuts), "word"), features, options)) == 2
+    # Where words would not fit either, nothing of the kind is said.
+    report = check_data(cuts, cuts, tokens, CONFIG, subsampling_factor=40, raise_errors=False)
+    assert "use coarser tokens" in report.errors[0] and "--tokens" not in report.errors[0]

@@ -14,7 +14,6 @@ from data_samples import kaldi_dir, nemo_manifest, write_tone
 from lhotse import CutSet
 
 from nas_encoder.data import FeatureConfig, FeatureExtractor, open_cuts
-from nas_encoder.data.audio import seconds
 from nas_encoder.data.sound import Sound, UnusableSoundError
 from nas_encoder.errors import DataError
 
@@ -235,12 +234,6 @@ def test_segments_are_cut_as_kaldiio_cuts_them(tmp_path, wav, caplog):
     assert "text:5 'z': a line of text that no utterance uses" in caplog.text
     (folder / "segments").write_text("a r 0 1 A\n")
     assert "expected 'utterance recording start end'" in problem_of(folder)
-
-
-def test_times_survive_the_toolkits_conversion_to_samples():
-    for rate in (8000, 11025, 16000, 44100, 48000):
-        for samples in range(1, 200_000, 37):
-            assert int(seconds(samples, rate) * rate) == samples
 
 
 def test_nemo_reads_so_many_samples(tmp_path, wav):

@@ -17,12 +17,15 @@ from nas_encoder.errors import ConfigError, NasEncoderError
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search import SearchConfig
 from nas_encoder.search.config.load import load_any_search_config
+from nas_encoder.search.config.sections import StudyConfig
 from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import TRIALS, strategies
 from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.processes import is_dead, this_process
 from nas_encoder.search.trials.samplers import EvolutionSampler, distributions
+from nas_encoder.search.trials.storage import Storage
 from nas_encoder.spaces import get_space
 from nas_encoder.tabular import Table, model_hash
 
@@ -314,3 +317,13 @@ def test_a_process_is_dead_when_it_is_gone() -> None:
     process = subprocess.Popen([sys.executable, "-S", "-c", ""])
     process.wait()
     assert is_dead({**me, "pid": process.pid, "started": 1})
+
+
+@pytest.mark.parametrize("name", ["plain", "what?", "a?b=c&d", "{x}", "e%20f", "g#h", "?{%41}#"])
+def test_the_study_lies_in_its_folder_whatever_that_is_called(name: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / name)
+    folder.path.mkdir()
+    for _ in range(2):  # made, and opened again
+        Storage(folder.study_url, StudyConfig()).close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in folder.path.iterdir()] == ["study.db"]

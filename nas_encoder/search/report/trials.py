@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -137,7 +138,7 @@ class TrialsReport:
         if (folder / STUDY).is_file():
             yield (
                 "Browse all trials with optuna-dashboard (pip install optuna-dashboard):",
-                f"optuna-dashboard sqlite:///{folder / STUDY}",
+                f"optuna-dashboard {shlex.quote(self.folder.study_url)}",
             )
 
 

@@ -14,7 +14,7 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.folder import STUDY, RunFolder
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def run_trials(
     }
     folder.begin(config, run, resume)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage or config.trials.storage or f"sqlite:///{folder.path.resolve() / STUDY}"
+    url = storage or config.trials.storage or folder.study_url
     store = Storage(url, config.trials)
     try:
         with quiet():
