@@ -47,6 +47,14 @@ def encoder_stems() -> dict[str, str]:
     return {NAS: "NAS", **{name: BASELINES.attribute(name) for name in BASELINES}}
 
 
+def saved_name(name: str) -> str:
+    """Return a second name of an encoder in ESPnet, which the configurations that it saves have.
+
+    Where this package is missing, the name in the file is all that ESPnet's error tells.
+    """
+    return "nas_encoder" if name == NAS else f"nas_encoder.{name}"
+
+
 def encoder_targets() -> dict[str, str]:
     """Return the class paths of our encoders in NeMo by registered name."""
     return {name: f"nas_encoder.nemo.{stem}Encoder" for name, stem in encoder_stems().items()}

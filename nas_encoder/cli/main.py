@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "table": ("nas_encoder.cli.table", "tables of trained architectures: build, convert, ask"),
     "bench": ("nas_encoder.cli.bench", "measure latencies of operations or of whole networks"),
     "convert": ("nas_encoder.cli.convert", "turn an ESPnet model into a NeMo one, and back"),
+    "card": ("nas_encoder.cli.card", "write the README.md for a model hub"),
     "doctor": ("nas_encoder.cli.doctor", "say what is installed and registered, and what to do"),
     "enable": ("nas_encoder.cli.enable", "register with ESPnet and NeMo in this environment"),
     "disable": ("nas_encoder.cli.disable", "undo 'enable'"),

@@ -7,8 +7,9 @@ module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the m
 It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype given by
 name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet writes
 ``config.yaml`` from those ``args`` *after* building the model ("they are allowed to modify args"),
-so that file is enough to rebuild the model, whatever process wrote it. What a constructor cannot
-know is checked there too (:mod:`.advice`).
+so that file is enough to rebuild the model, whatever process wrote it. ``encoder:`` becomes
+``nas_encoder`` there, so that ESPnet names the package where it is missing. What a constructor
+cannot know is checked there too (:mod:`.advice`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from nas_encoder.common.problems import show
 from nas_encoder.errors import ConfigError, NasEncoderError, RegistryError
-from nas_encoder.tables import BASELINES, NAS
+from nas_encoder.tables import BASELINES, NAS, saved_name
 
 # Encoder tables of the modules in which the table is not "encoder_choices".
 TABLES: dict[str, tuple[str, ...]] = {
@@ -76,9 +77,11 @@ def register(module: ModuleType) -> tuple[str, ...]:
     for table in tables:
         choices = getattr(module, table)
         for key, encoder in classes.items():
-            present = choices.classes.setdefault(key.lower(), encoder)
-            if present is not encoder:
-                problems.append(f"{name}.{table} has another encoder '{key}' already: {present!r}")
+            for word in (key, saved_name(key)):
+                present = choices.classes.setdefault(word.lower(), encoder)
+                if present is not encoder:
+                    rule = f"{name}.{table} has another encoder '{word}' already"
+                    problems.append(f"{rule}: {present!r}")
         for task in list(vars(module).values()):
             if isinstance(task, type) and task.__module__ == name:
                 _inline_before_build(task, choices)
@@ -137,6 +140,7 @@ def prepare(args: Any, choices: Any) -> bool:
     # What cannot be loaded is reported by the constructor, called next, with all other problems.
     with contextlib.suppress(NasEncoderError):
         setattr(args, f"{choices.name}_conf", portable_conf(conf))
+        setattr(args, choices.name, saved_name(encoder.kind))
     return True
 
 

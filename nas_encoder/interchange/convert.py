@@ -26,7 +26,7 @@ from nas_encoder.interchange.nemo_files import CONFIG as NEMO_CONFIG
 BLOCK, GENOTYPE = "encoder.yaml", "genotype.yaml"
 CARD = f"model{card.SUFFIX}"  # in a folder
 ENCODER_WEIGHTS = {"nemo": "encoder.ckpt", "espnet": "encoder.pth"}
-TITLES = {"espnet": "ESPnet", "nemo": "NeMo"}
+TITLES = card.TITLES
 OTHER = {"espnet": "nemo", "nemo": "espnet"}
 
 
@@ -79,13 +79,18 @@ def toolkit_of(path: Path) -> str:
     raise CheckpointError(str(path), [f"holds none of {', '.join(named)}"])
 
 
-def read(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
+def read(
+    path: Path,
+    checkpoint: str | None = None,
+    bpe_model: str | None = None,
+    convertible: bool = True,
+) -> Model:
     """Read a checkpoint of either toolkit; arguments and errors as in the two readers."""
     toolkit = toolkit_of(path)
     if path.is_dir() and (path / ENCODER_WEIGHTS[toolkit]).is_file():
         return _read_encoder(path, toolkit)
     if toolkit == "espnet":
-        return espnet_files.read_espnet(path, checkpoint, bpe_model)
+        return espnet_files.read_espnet(path, checkpoint, bpe_model, convertible)
     if checkpoint is not None:
         raise ConfigError("--checkpoint", ["is for folders of ESPnet; a .nemo file has one"])
     return nemo_files.read_nemo(path)

@@ -33,7 +33,7 @@ from nas_encoder.interchange.model import (
     renamed,
     take,
 )
-from nas_encoder.tables import encoder_stems
+from nas_encoder.tables import encoder_stems, saved_name
 
 CONFIG, WEIGHTS, STATS, BPE = "config.yaml", "model.pth", "feats_stats.npz", "bpe.model"
 FRONTEND = "nemo"  # the name of NeMo's features in ESPnet
@@ -42,13 +42,19 @@ _NORMALIZATION = ("norm_means", "norm_vars", "eps")
 _NOT_WEIGHTS = re.compile(r"checkpoint|latest|\d+epoch")
 
 
-def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None = None) -> Model:
+def read_espnet(
+    path: Path,
+    checkpoint: str | None = None,
+    bpe_model: str | None = None,
+    convertible: bool = True,
+) -> Model:
     """Read an ESPnet model.
 
     Args:
         path: The folder with ``config.yaml``, a ``.pth`` file in it, or a packed ``.zip``.
         checkpoint: Name of the ``.pth`` file, if the folder has several.
         bpe_model: The SentencePiece model, if that of the config is not found.
+        convertible: Whether an encoder that NeMo cannot hold is an error.
 
     Raises:
         CheckpointError: It cannot be read; all problems are listed.
@@ -68,8 +74,8 @@ def read_espnet(path: Path, checkpoint: str | None = None, bpe_model: str | None
         config = parse_config(archive.read(config_name), f"{path}: {config_name}")
         state = load_tensors(archive.read(name), f"{path}: {name}")
         source, read = str(path), archive.read
-    encoder, notes = read_encoder(f"{source}: config", config, state)
-    model = Model(source, "espnet", encoder, notes=notes, facts=_facts(config))
+    encoder, notes = read_encoder(f"{source}: config", config, state, convertible)
+    model = Model(source, "espnet", encoder, notes=notes, facts=_facts(config), config=config)
     model.used |= encoder.state.keys()
     for name, what in (("preencoder", "before"), ("postencoder", "after")):
         if config.get(name) is not None:
@@ -124,7 +130,7 @@ def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_encoder(
-    subject: str, config: Mapping[str, Any], state: Mapping[str, Tensor]
+    subject: str, config: Mapping[str, Any], state: Mapping[str, Tensor], convertible: bool = True
 ) -> tuple[Encoder, list[str]]:
     """Return the encoder of a training configuration, and what else differs.
 
@@ -137,11 +143,12 @@ def read_encoder(
         if not isinstance(config.get(name) or {}, Mapping)
     ]
     kind, conf = config.get("encoder"), config.get("encoder_conf") or {}
+    kind = {saved_name(name): name for name in encoder_stems()}.get(str(kind), kind)
     if not isinstance(kind, str) or kind not in encoder_stems():
         problems.append(f"encoder: must be one of {', '.join(encoder_stems())}, got {show(kind)}")
     if problems or not isinstance(kind, str):
         raise CheckpointError(subject, problems)
-    if conf.get("interctc_use_conditioning"):
+    if convertible and conf.get("interctc_use_conditioning"):
         problems.append(
             "encoder_conf.interctc_use_conditioning: self-conditioned CTC does not exist in NeMo, "
             "and without it this encoder gives other outputs"
@@ -165,6 +172,8 @@ def read_encoder(
 def _input_size(config: Mapping[str, Any]) -> Any:
     if config.get("input_size") is not None:
         return config["input_size"]
+    if config.get("preencoder") == "linear":
+        return (config.get("preencoder_conf") or {}).get("output_size")
     conf = config.get("frontend_conf") or {}
     if config.get("frontend") == FRONTEND:
         return conf.get("features", 64)
@@ -252,7 +261,7 @@ def _rate(value: Any) -> Any:
 def espnet_encoder(encoder: Encoder) -> dict[str, Any]:
     """Return the ``encoder`` and ``encoder_conf`` of a training configuration."""
     options = {name: value for name, value in encoder.options.items() if name != "input_size"}
-    return {"encoder": encoder.kind, "encoder_conf": options}
+    return {"encoder": saved_name(encoder.kind), "encoder_conf": options}
 
 
 def write_espnet(model: Model, folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from nas_encoder.network import build_encoder
 from nas_encoder.tables import NAS
 
 PREFIX = "encoder."
+# Tensors of a whole model that are counted apart (the encoder's), computed or running statistics.
+_NOT_TRAINED = re.compile(r"^(encoder|frontend|normalize|preprocessor)\.|\.running_(mean|var)$")
 DECODERS = "attention or transducer decoders differ between the toolkits"
 BLANK, UNKNOWN, ENDS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 # Bias of a class, without weights, that the other toolkit needs and this model never had.
@@ -168,6 +171,8 @@ class Model:
         left_out: Reason -> names of the tensors that are not converted.
         notes: What else differs.
         facts: What the checkpoint says about its training.
+        config: The toolkit's configuration.
+        parameters: Number of trained values of the whole model.
         obstacles: Why only the encoder can be converted; empty if everything can.
         used: Names of the tensors that are converted.
     """
@@ -180,6 +185,8 @@ class Model:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    parameters: int = 0
     obstacles: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
@@ -209,6 +216,11 @@ class Model:
         found = self.encoder.problems()
         if found:
             raise CheckpointError(self.source, found)
+        self.parameters = self.encoder.parameters + sum(
+            value.numel()
+            for name, value in state.items()
+            if value.is_floating_point() and not _NOT_TRAINED.search(name)
+        )
         if self.head is not None:
             self.obstacles += self.head.problems(self.encoder.options["output_size"])
         if self.features is not None:

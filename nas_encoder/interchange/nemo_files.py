@@ -76,7 +76,7 @@ def read_nemo(path: Path) -> Model:
         config = config["model"]
     state = load_tensors(read(WEIGHTS), f"{path}: {WEIGHTS}")
     encoder, notes = read_encoder(subject, config, state)
-    model = Model(str(path), "nemo", encoder, notes=notes)
+    model = Model(str(path), "nemo", encoder, notes=notes, config=config)
     model.used |= encoder.state.keys()
     model.facts = {
         title: block.get("manifest_filepath")

@@ -8,28 +8,22 @@ of its time on ESPnet's imports and each step needs the one before.
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import subprocess
-import sys
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from wheel_environment import ENVIRONMENT, checked, install_wheel
 
 from nas_encoder import load_genotype
 
 pytestmark = [pytest.mark.slow, pytest.mark.espnet]
 
-ENVIRONMENT = {
-    key: value
-    for key, value in os.environ.items()
-    if key not in ("PYTHONPATH", "NAS_ENCODER_AUTOLOAD") and not key.startswith("PIP_")
-}
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
 TRAIN, VALID = 8, 4
 
@@ -142,39 +136,6 @@ def main():
 if __name__ == "__main__":
     main()
 """
-
-
-def checked(command: Sequence[str | Path], folder: Path) -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=550,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    return done.stdout + done.stderr
-
-
-def install_wheel(repository: Path, folder: Path) -> Path:
-    """Build the wheel and install it, alone, into a new environment; return its Python."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    alone = ["--no-deps", "--no-index"]
-    checked(
-        [*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", folder, repository], folder
-    )
-    checked([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], folder)
-    python = folder / "venv" / "bin" / "python"
-    (wheel,) = folder.glob("*.whl")
-    checked([*pip, "--python", python, "install", *alone, wheel], folder)
-    (site_packages,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
-    # The toolkits of this environment. The .pth files *in* these folders are not read, so an
-    # editable installation of this package there does not reach the new environment.
-    parents = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (site_packages / "parents.pth").write_text("\n".join(parents) + "\n")
-    return python
 
 
 def write_data(folder: Path) -> None:

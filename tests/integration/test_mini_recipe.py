@@ -38,7 +38,7 @@ def check_genotype(exp: Path) -> None:
     found = yaml.safe_load((exp / "search" / "genotype.yaml").read_text(encoding="utf-8"))
     config = exp / "models" / "epochs" / "searched" / "config.yaml"
     saved = yaml.safe_load(config.read_text(encoding="utf-8"))
-    assert saved["encoder"] == "nas"
+    assert saved["encoder"] == "nas_encoder"
     assert saved["encoder_conf"]["genotype"]["normal"] == found["normal"]
     assert saved["encoder_conf"]["genotype"]["reduction"] == found["reduction"]
 
