@@ -172,8 +172,9 @@ def read_encoder(
 def _input_size(config: Mapping[str, Any]) -> Any:
     if config.get("input_size") is not None:
         return config["input_size"]
-    if config.get("preencoder") == "linear":
-        return (config.get("preencoder_conf") or {}).get("output_size")
+    projection = config.get("preencoder_conf") or {}
+    if config.get("preencoder") == "linear" and "output_size" in projection:
+        return projection["output_size"]
     conf = config.get("frontend_conf") or {}
     if config.get("frontend") == FRONTEND:
         return conf.get("features", 64)
@@ -261,7 +262,7 @@ def _rate(value: Any) -> Any:
 def espnet_encoder(encoder: Encoder) -> dict[str, Any]:
     """Return the ``encoder`` and ``encoder_conf`` of a training configuration."""
     options = {name: value for name, value in encoder.options.items() if name != "input_size"}
-    return {"encoder": saved_name(encoder.kind), "encoder_conf": options}
+    return {"encoder": encoder.kind, "encoder_conf": options}
 
 
 def write_espnet(model: Model, folder: Path) -> list[Path]:
@@ -317,6 +318,7 @@ def _training_config(model: Model, head: Head) -> dict[str, Any]:
         "model": "espnet",
         "model_conf": {"ctc_weight": 1.0},
         **espnet_encoder(model.encoder),
+        "encoder": saved_name(model.encoder.kind),
         "preprocessor": "default",
         "use_preprocessor": True,
         **dict.fromkeys(("bpemodel", "input_size", "init", "joint_net_conf", *absent)),
