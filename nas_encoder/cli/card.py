@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from nas_encoder.errors import ConfigError
 
@@ -23,6 +24,7 @@ Metadata that are not given are left out, and named on standard error; hubs ask 
 docs/model_zoo.md shows a whole upload.
 """
 
+REPEATS = 5
 ASKED = ("language", "datasets", "license")
 
 
@@ -43,6 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON: output, notes, text")
 
 
+def _seconds(network: Any, frames: int, bins: int) -> float:
+    """Return the median time of one utterance, one thread."""
+    import torch
+
+    from nas_encoder.deploy import timing
+
+    x = torch.randn(1, frames, bins, generator=torch.Generator().manual_seed(0))
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        calls = {"network": lambda: network(x, torch.tensor([frames]))}
+        return float(timing.measure(calls, REPEATS)["network"].median)
+
+
 def run(args: argparse.Namespace) -> int:
     """Write or print the card."""
     from nas_encoder.interchange import card
@@ -61,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         requirement=args.requirement or card.WHEEL,
         results=Path(args.results) if args.results is not None else None,
         checkpoint=args.checkpoint,
-        timed=args.timed,
+        time=_seconds if args.timed else None,
     )
     missing = [f"--{name}" for name in ASKED if not getattr(args, name)]
     if missing:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from torch import nn
 
 from nas_encoder import __version__
 from nas_encoder.common.documents import plain
 from nas_encoder.common.problems import show
 from nas_encoder.common.provenance import machine
-from nas_encoder.deploy import timing
 from nas_encoder.errors import ConfigError
 from nas_encoder.interchange import card
 from nas_encoder.interchange.convert import read
@@ -24,7 +22,6 @@ from nas_encoder.interchange.model import Model
 from nas_encoder.network.complexity import count_macs
 
 SECONDS = 10.0  # of speech, for multiply-adds and the real-time factor
-REPEATS = 5
 RESULTS = "RESULTS.md"  # of ESPnet's recipes
 _RATES = {"k": 1000.0, "": 1.0}
 # Option -> what each of its values must look like, and what that is called.
@@ -58,7 +55,7 @@ def write_readme(
     requirement: str = card.WHEEL,
     results: Path | None = None,
     checkpoint: str | None = None,
-    timed: bool = True,
+    time: Callable[[nn.Module, int, int], float] | None = None,
 ) -> tuple[str, list[str]]:
     """Return the card of a trained model, and what prevents others from using the model.
 
@@ -72,7 +69,7 @@ def write_readme(
         requirement: What users give to pip for this package.
         results: Markdown with results; by default the RESULTS.md beside or in the model.
         checkpoint: The ``.pth`` file in the folder.
-        timed: Whether to measure the encoder's real-time factor here.
+        time: Measures the seconds of a network on (frames, features), for the real-time factor.
 
     Raises:
         CheckpointError: The model cannot be read.
@@ -87,7 +84,7 @@ def write_readme(
     data = ("training", "validation")
     sections: dict[str, Mapping[str, Any] | str] = {
         "Use": _use(model, repo or source.name),
-        "Model": _facts(model, timed),
+        "Model": _facts(model, time),
         "Results": _results(source, results),
         "Training": {
             "card written": f"{card.today()}, nas_encoder {__version__}",
@@ -169,7 +166,7 @@ def _hop(model: Model) -> float:
     return float(conf.get("hop_length", 128)) / _rate(model)
 
 
-def _facts(model: Model, timed: bool) -> dict[str, Any]:
+def _facts(model: Model, time: Callable[[nn.Module, int, int], float] | None) -> dict[str, Any]:
     encoder = model.encoder
     network = encoder.build().eval()
     network.load_state_dict(
@@ -187,18 +184,9 @@ def _facts(model: Model, timed: bool) -> dict[str, Any]:
         "frame rate": f"1 output frame for {network.subsampling_factor} input frames",
         "input frames": f"{bins} features every {1000 * _hop(model):g} ms at {_rate(model):g} Hz",
     }
-    if timed:
-        x = torch.randn(1, frames, bins, generator=torch.Generator().manual_seed(0))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with torch.inference_mode():
-                call = partial(network, x, torch.tensor([frames]))
-                taken = timing.measure({"encoder": call}, REPEATS)["encoder"].median
-        finally:
-            torch.set_num_threads(threads)
+    if time is not None:
         facts["real-time factor of the encoder"] = (
-            f"{taken / SECONDS:.4f} ({SECONDS:g} s, one thread, {machine()})"
+            f"{time(network, frames, bins) / SECONDS:.4f} ({SECONDS:g} s, one thread, {machine()})"
         )
     return {name: plain(value) for name, value in facts.items()}
 
