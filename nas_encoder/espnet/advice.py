@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,7 +31,7 @@ def refuse_streaming(name: str) -> None:
     Raises:
         InputError: ESPnet's streaming inference is building the model.
     """
-    if any(frame.f_code.co_filename.endswith("_inference_streaming.py") for frame in _callers()):
+    if next(_programs("_inference_streaming"), None) is not None:
         raise InputError(
             f"encoder '{name}': must be 'contextual_block_conformer' or "
             "'contextual_block_transformer' for ESPnet's streaming inference; this encoder needs "
@@ -66,14 +67,22 @@ def _callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def _programs(ending: str) -> Iterator[FrameType]:
+    """Yield the calling frames of ESPnet's own programs whose name has that ending."""
+    for frame in _callers():
+        path = Path(frame.f_code.co_filename)
+        if path.stem.endswith(ending) and path.parts[-3:-1] == ("espnet2", "bin"):
+            yield frame
+
+
 @cache
 def _warn_once(text: str) -> None:
     logging.warning(text)
 
 
 def _advise_decoding() -> None:
-    program = (frame for frame in _callers() if frame.f_code.co_filename.endswith("_inference.py"))
-    weight = getattr(next(program, None), "f_locals", {}).get("ctc_weight", 1.0)
+    settings = next((frame.f_locals for frame in _programs("_inference")), {})
+    weight = settings.get("ctc_weight", 1.0)
     if weight != 1.0:
         _warn_once(
             f"ctc_weight: must be 1.0, got {weight}: this model is CTC only, and with any other "
