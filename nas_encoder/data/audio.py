@@ -14,7 +14,7 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError
+from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError, shortage
 from nas_encoder.errors import DataError
 
 _DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest
@@ -116,22 +116,26 @@ def _without_process(command: str) -> tuple[str, str]:
 
 
 def check_header(cut: Any, subject: str) -> None:
-    """Compare a file with its lhotse manifest.
+    """Compare a file with its header and its lhotse manifest.
 
     lhotse ignores the file's rate and pads a truncated file with up to half a second of
     reflected audio. (A :class:`Sound` checks itself.)
 
     Raises:
-        DataError: Rate or length differ.
+        DataError: Rate or length differ, or the header promises more than the file holds.
     """
     recording = cut.recording
     source = recording.sources[0]
     if source.type != "file" or recording.transforms or isinstance(source, Sound):
         return
     try:
-        header = soundfile.info(str(source.source))
-    except (soundfile.LibsndfileError, OSError):
-        return  # missing or not a libsndfile format: reading it will report that
+        with soundfile.SoundFile(source.source) as header:
+            short = shortage(header, source.source)
+    # Missing, or not a format that libsndfile knows: reading it will report that.
+    except (soundfile.LibsndfileError, OSError, TypeError):
+        return
+    if short:
+        raise DataError(subject, [f"{source.source}: {short}"])
     rate, length = recording.sampling_rate, recording.num_samples
     if header.samplerate != rate:
         says, has = f"{rate} Hz", f"{header.samplerate} Hz"
@@ -140,3 +144,15 @@ def check_header(cut: Any, subject: str) -> None:
     else:
         return
     raise DataError(subject, [f"the manifest says {says}, {source.source} has {has}"])
+
+
+def why_unread(source: Any, error: BaseException) -> str:
+    """Return why lhotse failed to read a source: by libsndfile's words if that cannot either."""
+    if source.type == "file" and not isinstance(source, Sound):
+        try:
+            Sound.opened("file", source.source)
+        except UnusableSoundError as reason:
+            return str(reason)
+    # lhotse lists a reason for each decoder, and then the whole cut.
+    text = " ".join(str(error).partition("[extra info]")[0].split())
+    return text[:500] or type(error).__name__

@@ -176,9 +176,8 @@ class AsrLoader:
         )
         if problems := self.selection.problems():
             raise DataError("loader", problems)
-        if left_out := self.selection.counts():
-            counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-            logger.warning("left out of %d utterances: %s", len(listed), counts)
+        if left_out := self.selection.named([cut.id for cut in listed]):
+            logger.warning("left out of %d utterances: %s", len(listed), left_out)
         kept = self.selection.kept
         self._cuts = [listed[index] for index in kept]
         self._targets = [targets[index] for index in kept]

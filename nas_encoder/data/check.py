@@ -210,6 +210,7 @@ def _check_split(
     errors.extend(f"{name}: {line}" for line in selection.problems())
     if selection.counts():
         logger.info("%s", report)
+        logger.info("%s leaves out: %s", name, selection.named([cut.id for cut in cuts]))
     return [f"{name}: read as {UNK}: {missing}"] if missing.found and not forbidden else []
 
 

@@ -27,7 +27,7 @@ from nas_encoder.common.documents import differences, write_lines
 from nas_encoder.common.fields import Declared, choice, integer, number, option, section, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.common.seeding import derive_seed, one_thread, seeded
-from nas_encoder.data.audio import check_header
+from nas_encoder.data.audio import check_header, why_unread
 from nas_encoder.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -237,9 +237,9 @@ class FeatureExtractor:
         try:
             samples = (cut if native else self._at_rate(cut)).load_audio()
         except (AudioLoadingError, DurationMismatchError, *_WRONG) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            source = cut.recording.sources[0].source
-            raise DataError(subject, [f"its audio {source} cannot be read: {reason}"]) from error
+            source = cut.recording.sources[0]
+            reason = f"its audio {source.source} cannot be read: {why_unread(source, error)}"
+            raise DataError(subject, [reason]) from error
         audio = torch.from_numpy(samples[:1]).float()
         if not bool(torch.isfinite(audio).all()):
             bad = f"{int((~torch.isfinite(audio)).sum())} of {audio.numel()}"

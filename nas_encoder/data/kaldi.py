@@ -37,7 +37,7 @@ def read_kaldi_dir(
     Args:
         path: The folder.
         findings: Receives the problems; the caller raises.
-        dropped: Receives what is left out, or clipped, as ESPnet's tools do it.
+        dropped: Receives what is left out, clipped, or found where ESPnet would not look.
         jobs: Threads for audio headers.
         require_text: Whether an utterance without a transcript is a problem.
 
@@ -50,6 +50,10 @@ def read_kaldi_dir(
     if not locations and not findings:
         findings.add("the file is empty", str(path / "wav.scp"))
     paths = {key: (_found(file, path), where) for key, (file, where) in locations.items()}
+    for key, (file, where) in paths.items():
+        if file != locations[key][0]:
+            rule = "is only in the data folder; ESPnet itself looks in the working directory"
+            dropped.add(rule, f"{where} '{key}'")
     recordings = read_recordings(paths, findings, jobs=jobs)
     cuts = []
     heard, used = set(), set()

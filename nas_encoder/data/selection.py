@@ -50,6 +50,16 @@ class Selection:
         sizes = {reason: len(getattr(self, name)) for name, reason in REASONS.items()}
         return {reason: size for reason, size in sizes.items() if size}
 
+    def named(self, ids: Sequence[str]) -> str:
+        """Return the same with the first ids of each reason, for messages."""
+        parts = []
+        for name, reason in REASONS.items():
+            chosen = [f"'{ids[index]}'" for index in getattr(self, name)]
+            more = ", ..." if len(chosen) > 3 else ""
+            if chosen:
+                parts.append(f"{len(chosen)} {reason} ({', '.join(chosen[:3])}{more})")
+        return ", ".join(parts)
+
     def problems(self) -> list[str]:
         """Return what makes the data unusable: nothing left, or more than half infeasible."""
         usable = len(self.kept) + len(self.infeasible)

@@ -125,7 +125,7 @@ def _opened(kind: str, source: str) -> Iterator[soundfile.SoundFile]:
             except (soundfile.LibsndfileError, TypeError) as error:
                 raise UnusableSoundError(_why_unreadable(data, error)) from None
             with file:
-                short = _shortage(file, data)
+                short = shortage(file, data)
                 if short:
                     raise UnusableSoundError(short)
                 yield file
@@ -228,7 +228,7 @@ def _archived(path: str, offset: int) -> IO[bytes]:
 # -- headers ------------------------------------------------------------------------------------
 
 
-def _shortage(file: soundfile.SoundFile, data: Data) -> str:
+def shortage(file: soundfile.SoundFile, data: Data) -> str:
     """Return how a file holds less than its header promises, or ''."""
     found = re.search(_PROMISES.get(file.format, "(?!)"), file.extra_info)
     promised, there = map(int, found.groups()) if found else (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import kaldiio
@@ -12,6 +13,8 @@ import pytest
 import soundfile
 from data_samples import kaldi_dir, nemo_manifest, write_tone
 from lhotse import CutSet
+from lhotse.audio import AudioSource
+from lhotse.utils import fastcopy
 
 from nas_encoder.data import FeatureConfig, FeatureExtractor, open_cuts
 from nas_encoder.data.sound import Sound, UnusableSoundError
@@ -282,6 +285,33 @@ def test_formats_that_libsndfile_does_not_know(tmp_path):
     assert "'a': the audio header cannot be read by libsndfile, which ESPnet and NeMo use" in text
     assert "it is MPEG-4 audio: convert it to wav or flac" in text
     assert "or write 'sph2pipe -f wav -p FILE |' into wav.scp" in text
+
+
+def test_lhotse_cuts_say_the_same_of_their_files(tmp_path):
+    (cut,) = open_cuts(kaldi_dir(tmp_path / "k", [2.0]))
+    path = tmp_path / "cuts.jsonl"
+
+    def reason_of(kind: str, source: str) -> str:
+        source = AudioSource(kind, [0], str(source))
+        CutSet.from_cuts(
+            [fastcopy(cut, recording=fastcopy(cut.recording, sources=[source]))]
+        ).to_file(path)
+        (read,) = open_cuts(path)
+        with pytest.raises(DataError) as caught:
+            FeatureExtractor(FeatureConfig(normalization="none")).extract(read)
+        return str(caught.value)
+
+    wav = tmp_path / "k" / "wav" / "spk00-u000.wav"
+    assert "failed with status 7" in reason_of("command", f"head -c 9000 {wav}; exit 7")
+    assert "it is cut short" in reason_of("command", f"head -c 9000 {wav}")
+    m4a = tmp_path / "x.m4a"
+    m4a.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(200))
+    assert "it is MPEG-4 audio: convert it to wav or flac" in reason_of("file", m4a)
+    wav.write_bytes(wav.read_bytes()[:9000])
+    assert "its header promises 64000 bytes of audio, 8956 are there" in reason_of("file", wav)
+    if shutil.which("sph2pipe") is None:
+        sph = write_tone(tmp_path / "x.sph", 2.0, format="NIST")
+        assert "did you run 'lhotse install-sph2pipe'?" in reason_of("file", sph)
 
 
 def test_tarred_sharded_and_shar_data(tmp_path):
