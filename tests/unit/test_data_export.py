@@ -14,7 +14,7 @@ import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
-from nas_encoder.data import write_espnet_dir, write_nemo_manifest
+from nas_encoder.data import open_cuts, write_espnet_dir, write_nemo_manifest
 from nas_encoder.data.export import seconds_of
 from nas_encoder.errors import DataError
 
@@ -221,3 +221,22 @@ def test_what_else_cannot_be_written(tmp_path: Path, write: Any) -> None:
         for bad in ({"key": "a b"}, {"key": "c", "speaker": "d e"}):
             found = problems(write, [cut_of(path, **bad)], tmp_path / "out")  # type: ignore[arg-type]
             assert "ids must not hold white space" in found
+
+
+def test_sounds_in_kaldi_archives_and_of_commands(tmp_path: Path) -> None:
+    """An archive's place goes into wav.scp as it came; NeMo has no name for it."""
+    folder = tmp_path / "in"
+    samples = np.random.default_rng(0).integers(-9999, 9999, 8000, dtype=np.int16)
+    soundfile.write(tmp_path / "c.wav", samples[::-1], RATE)
+    folder.mkdir()
+    kaldiio.save_ark(str(tmp_path / "a.ark"), {"a": (RATE, samples)}, scp=str(folder / "wav.scp"))
+    with (folder / "wav.scp").open("a") as scp:
+        scp.write(f"b cat {tmp_path / 'c.wav'} | head -c 9999999 |\n")
+    (folder / "text").write_text("a x\nb y\n")
+    cuts = open_cuts(folder)
+    write_espnet_dir(cuts, tmp_path / "out")
+    assert (tmp_path / "out" / "wav.scp").read_text() == (folder / "wav.scp").read_text()
+    loaded = kaldiio.load_scp(str(tmp_path / "out" / "wav.scp"))
+    assert (loaded["a"][1] == samples).all() and (loaded["b"][1] == samples[::-1]).all()
+    found = problems(write_nemo_manifest, cuts, tmp_path / "nemo.json")
+    assert "NeMo manifests can name audio files only" in found and "2 such" in found

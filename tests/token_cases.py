@@ -1,4 +1,6 @@
-"""Random token lists and texts, and what ESPnet and NeMo make of them.
+"""Random token lists and texts, split and joined by ours and by the toolkits' own tokenizers.
+
+    python tests/token_cases.py --count 1000 --seed 1      # prints how many of each outcome
 
 Each case is a list as a file, sound or spoiled in a way that users' files are, and texts. A case
 passes if our tokens have the ids and texts of the real tokenizers, or if we refuse what is spoiled.
@@ -6,10 +8,13 @@ passes if our tokens have the ids and texts of the real tokenizers, or if we ref
 
 from __future__ import annotations
 
+import argparse
 import io
 import random
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,38 +67,34 @@ class Case:
     model: bytes | None = None
 
 
-@dataclass
-class Counts:
-    """What became of cases."""
-
-    same: int = 0
-    refused_lists: int = 0
-    refused_texts: int = 0
-    texts: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-
-def cases(seed: int, count: int) -> Iterator[Case]:
+def lists(seed: int, count: int) -> Iterator[Case]:
     """Yield random cases, the same ones for the same seed."""
     for number in range(count):
         yield _case(number, random.Random(f"{seed} {number}"))
 
 
-def run(seed: int, count: int, folder: Path, nemo: bool = False) -> Counts:
-    """Compare ``count`` cases with the real tokenizers, NeMo's too if asked."""
-    counts = Counts()
-    for case in cases(seed, count):
-        try:
-            compare(case, folder, counts)
-            if nemo:
-                compare_with_nemo(case, folder)
-        except Exception as error:  # anything but our error is a finding
-            counts.wrong.append(f"{case.kind} {case.number} ({case.spoil}): {error!r:.300}")
-    return counts
+def cases(seed: int, count: int, nemo: bool = True) -> Counter[str]:
+    """Try ``count`` token lists, each with texts; return how many had which outcome.
+
+    Raises:
+        AssertionError: Ids or texts differ from those of ESPnet or NeMo; the case is named.
+    """
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for case in lists(seed, count):
+            try:
+                outcome = compare(case, Path(folder), outcomes)
+                if nemo:
+                    compare_with_nemo(case, Path(folder))
+            except Exception as error:
+                what = f"case {case.number} of seed {seed}: {case.kind}, {case.spoil or 'sound'}"
+                raise AssertionError(what) from error
+            outcomes[f"{case.kind}: {outcome}"] += 1
+    return outcomes
 
 
-def compare(case: Case, folder: Path, counts: Counts) -> None:
-    """Compare one case with ESPnet."""
+def compare(case: Case, folder: Path, outcomes: Counter[str]) -> str:
+    """Compare one case with ESPnet; return its outcome, and count those of its texts."""
     from espnet2.text.char_tokenizer import CharTokenizer
     from espnet2.text.phoneme_tokenizer import PhonemeTokenizer
     from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
@@ -107,8 +108,7 @@ def compare(case: Case, folder: Path, counts: Counts) -> None:
         ours = TokenSet.load(path, kind=case.kind)
     except DataError:
         assert case.spoil not in HARMLESS, "a sound list was refused"
-        counts.refused_lists += 1
-        return
+        return "refused"
     assert case.spoil in HARMLESS, "a spoiled list was read"
     has_unk = UNK in case.tokens
     converter = TokenIDConverter(path if has_unk else [*case.tokens, UNK])
@@ -121,7 +121,6 @@ def compare(case: Case, folder: Path, counts: Counts) -> None:
         "bpe": lambda: SentencepiecesTokenizer(folder / "bpe.model"),
     }[case.kind]()
     for text in case.texts:
-        counts.texts += 1
         pieces = tokenizer.text2tokens(text)
         assert ours.split(text) == pieces, (text, pieces)
         expected = [i + shift for i in converter.tokens2ids(pieces)]
@@ -130,13 +129,14 @@ def compare(case: Case, folder: Path, counts: Counts) -> None:
         except DataError:
             unknown = not set(pieces) <= set(case.tokens)
             assert BLANK in pieces or (unknown and not has_unk), (text, pieces)
-            counts.refused_texts += 1
+            outcomes["texts: refused"] += 1
             continue
         assert ids == expected, (text, ids, expected)
         said = tokenizer.tokens2text(converter.ids2tokens([i - shift for i in ids]))
         joined = " ".join if case.kind == "phone" else lambda _, said=said: said
         assert ours.decode(ids) == joined([ours.tokens[i] for i in ids]), text
-    counts.same += 1
+        outcomes["texts: the same"] += 1
+    return "the same"
 
 
 def compare_with_nemo(case: Case, folder: Path) -> None:
@@ -263,3 +263,16 @@ def _model(number: int) -> tuple[bytes, tuple[str, ...]]:
     processor.LoadFromSerializedProto(model.getvalue())
     pieces = map(processor.id_to_piece, range(processor.get_piece_size()))
     return model.getvalue(), tuple(p for p in pieces if p not in (UNK, "<s>", "</s>"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    for outcome, number in sorted(cases(args.seed, args.count).items()):
+        print(f"{number:6} {outcome}")
+
+
+if __name__ == "__main__":
+    main()
