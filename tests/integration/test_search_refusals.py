@@ -23,7 +23,7 @@ from search_samples import (
 )
 
 from nas_encoder.errors import CheckpointError, DataError
-from nas_encoder.search import run_search
+from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.training.diverged import DivergedError
@@ -85,7 +85,9 @@ def test_missing_audio(corpus: tuple[str, str], tmp_path: Path) -> None:
 
 def test_tokens_that_training_does_not_have(corpus: tuple[str, str], tmp_path: Path) -> None:
     train = tone_corpus(tmp_path / "train", 8, seed=4, seconds=0.6, letters="abc")
-    require_refused(train, corpus[1], tmp_path / "run", "valid: token 'd' is not in the token set")
+    strict = SearchConfig.from_dict(quick_config().to_dict() | {"unknown_tokens": "error"})
+    texts = ("valid: not in the token set: 6 of 24", "'d' (6, first in", "set unknown_tokens")
+    require_refused(train, corpus[1], tmp_path / "run", *texts, config=strict)
 
 
 def test_utterances_too_short_or_with_too_many_tokens(
