@@ -108,6 +108,23 @@ def require_drawn(page: Page) -> None:
         assert pixels[..., :3].std() > 0.05
 
 
+def require_full_tables(page: Page) -> None:
+    """Check that every column of a table with headings has a cell that is not empty."""
+    for heading, (head, *rows) in page.tables.items():
+        if heading != "Provenance":
+            for place, name in enumerate(head):
+                assert any(row[place] for row in rows), f"{heading}: column '{name}' is empty"
+
+
+def require_whole_numbers(page: Page) -> None:
+    """Check that axes of epochs and trials are marked at whole numbers only."""
+    for shows, figure in page.figures.items():
+        for axes in figure.axes:
+            if re.search(r"epoch|trial", axes.get_xlabel()):
+                ticks = axes.get_xticks()
+                assert np.array_equal(ticks, np.round(ticks)), f"{shows}: {ticks}"
+
+
 @contextmanager
 def saved_figures() -> Iterator[list[Figure]]:
     """Collect the figures that are written, each once."""
@@ -152,6 +169,8 @@ def check_page(folder: Path, page: Page) -> None:
     kind = RunFolder(folder).kind()
     {"gradient": check_search, "seeds": check_seeds, "trials": check_trials}[kind](folder, page)
     require_drawn(page)
+    require_full_tables(page)
+    require_whole_numbers(page)
     genotype = load_genotype(folder / "genotype.yaml")
     assert page.texts[f"Genotype {genotype.name}"] == ["\n".join(architecture_lines(genotype))]
     assert f"Hash {genotype.hash}" in page.words
@@ -262,9 +281,10 @@ def check_search(folder: Path, page: Page) -> None:
     ]
     for (name, cost), row in zip(costs.items(), page.rows("Cost against budget"), strict=True):
         budget = cost.get("budget")
-        assert row["budget"] == ("" if budget is None else readable(name, budget))
+        shown = "" if budget is None else readable(name, budget)
+        assert row.get("budget", "") == shown
         over = budget is not None and cost["derived"] > budget
-        assert any(f"than the budget of {row['budget']}" in w for w in page.warnings) == over
+        assert any(f"than the budget of {shown}." in w for w in page.warnings) == over
     for (name, _), axes in zip(
         costs.items(), page.figures["Cost against budget"].axes, strict=True
     ):
@@ -279,22 +299,15 @@ def check_seeds(folder: Path, page: Page) -> None:
     found = {seed: load_genotype(folder / f"seed{seed}" / "genotype.yaml") for seed in seeds}
     assert f"finished: {len(seeds)} of {len(seeds)} searches" in page.words
     assert f"Of seed {result.provenance['seed']}, the lowest token error rate" in page.words
-    best = min(float(row["token error rate, %"]) for row in page.rows("Candidates"))
+    trials = RunFolder(folder / f"seed{seeds[0]}").kind() == "trials"
+    error = "error, %" if trials else "token error rate, %"
+    best = min(float(row[error]) for row in page.rows("Candidates"))
     for seed, shown in zip(seeds, page.rows("Candidates"), strict=True):
         rows = rows_of(folder / f"seed{seed}")
         assert (shown["seed"], shown["genotype"]) == (str(seed), found[seed].hash)
-        assert shown["epochs"] == str(len(rows))
-        assert shown["token error rate, %"] == f"{rows[-1]['valid_ter']:.1f}"
-        assert shown["validation loss"] == f"{rows[-1]['valid_loss']:.3f}"
-        for name, cost in rows[-1]["costs"].items():
-            assert shown[TITLES[name]] == readable(name, cost["derived"])
+        (check_trials_of_seed if trials else check_epochs_of_seed)(page, seed, rows, shown)
         if seed == result.provenance["seed"]:
-            assert float(shown["token error rate, %"]) == best
-        for axes, key in zip(
-            page.figures["Validation"].axes, ("valid_loss", "valid_ter"), strict=True
-        ):
-            values = [row[key] for row in rows]
-            np.testing.assert_array_equal(line(axes, f"seed {seed}")[:, 1], values)
+            assert float(shown[error]) == best
     space = get_space(result.space)
     chance = re.search(r"drawn at random have (\d+\.\d) in common", page.words)
     assert chance is not None
@@ -308,6 +321,36 @@ def check_seeds(folder: Path, page: Page) -> None:
         same = sum(len(set(one[kind]) & set(other[kind])) for kind in one)
         assert shown["seeds"] == f"{first} and {second}"
         assert shown["same choices"] == f"{same} of {sum(map(len, one.values()))}"
+
+
+def check_epochs_of_seed(
+    page: Page, seed: int, rows: list[dict[str, Any]], shown: dict[str, str]
+) -> None:
+    """Check what a page of several seeds shows of one search with gradients."""
+    assert shown["epochs"] == str(len(rows))
+    assert shown["token error rate, %"] == f"{rows[-1]['valid_ter']:.1f}"
+    assert shown["validation loss"] == f"{rows[-1]['valid_loss']:.3f}"
+    for name, cost in rows[-1]["costs"].items():
+        assert shown[TITLES[name]] == readable(name, cost["derived"])
+    for axes, key in zip(page.figures["Validation"].axes, ("valid_loss", "valid_ter"), strict=True):
+        values = [row[key] for row in rows]
+        np.testing.assert_array_equal(line(axes, f"seed {seed}")[:, 1], values)
+
+
+def check_trials_of_seed(
+    page: Page, seed: int, rows: list[dict[str, Any]], shown: dict[str, str]
+) -> None:
+    """Check what a page of several seeds shows of one search by trials."""
+    assert shown["trials"] == str(len(rows))
+    complete = [row for row in rows if row["state"] == "complete"]
+    best = min(complete, key=lambda row: row["error"])
+    assert shown["error, %"] == f"{best['error']:.2f}"
+    errors = [row["error"] if row["state"] == "complete" else np.inf for row in rows]
+    course = np.minimum.accumulate(errors)
+    (axes,) = page.figures["Search histories"].axes
+    (drawn,) = [found for found in axes.get_lines() if found.get_label() == f"seed {seed}"]
+    expected = np.where(np.isinf(course), np.nan, course)
+    np.testing.assert_array_equal(drawn.get_ydata(orig=True), expected)
 
 
 def check_trials(folder: Path, page: Page) -> None:

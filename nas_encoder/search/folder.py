@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -56,7 +56,13 @@ class RunFolder:
         plain = not set(path) & set("?{}")  # Optuna fills in what is in braces
         return f"sqlite:///{path}" if plain else f"sqlite:///file:{quote(path)}?uri=true"
 
-    def begin(self, config: Declared, run: Mapping[str, Any], resume: bool) -> None:
+    def begin(
+        self,
+        config: Declared,
+        run: Mapping[str, Any],
+        resume: bool,
+        growing: Collection[str] = (),
+    ) -> list[str]:
         """Record the run; refuse to mix two runs.
 
         Args:
@@ -64,13 +70,17 @@ class RunFolder:
                 defaults there.
             run: What else defines the run, and where and when it started.
             resume: Whether to resume a run in the folder.
+            growing: Numbers of the configuration that may rise when a run is resumed.
+
+        Returns:
+            What has risen, for people.
 
         Raises:
             CheckpointError: The folder cannot be created or written to, it holds a run and
                 ``resume`` is off, or the resumed run has another configuration, seed or data.
         """
         if not self.writes:
-            return
+            return []
         try:
             (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -85,24 +95,32 @@ class RunFolder:
                 "already holds a run; add --resume to continue it, or choose another --output"
             )
         if kept:
-            self._require_same(config, run)
-            return
+            return self._require_same(config, run, growing)
         self._write_yaml("config.yaml", config.to_dict())
         self._write_yaml("run.yaml", run)
+        return []
 
-    def _require_same(self, config: Declared, run: Mapping[str, Any]) -> None:
+    def _require_same(
+        self, config: Declared, run: Mapping[str, Any], growing: Collection[str]
+    ) -> list[str]:
         before = config.completed(read_yaml(self.path / "config.yaml", CheckpointError))
         # The machine and the commit of a run may change; what it computes must not.
         old, new = (
             {"run": {key: document.get(key) for key in IDENTITY & run.keys()}}
             for document in (self.run(), run)
         )
-        problems = [
-            f"{key}: was {was!r} when the run began, now {now!r}"
-            for key, was, now in differences(before, config.to_dict()) + differences(old, new)
-        ]
+        problems, grown = [], []
+        for key, was, now in differences(before, config.to_dict()) + differences(old, new):
+            if key in growing and was < now:
+                grown.append(f"{key} from {was} to {now}")
+            else:
+                rule = " (it can only be raised)" if key in growing else ""
+                problems.append(f"{key}: was {was!r} when the run began, now {now!r}{rule}")
         if problems:
             raise CheckpointError(f"cannot resume {self.path}", problems)
+        if grown:
+            self._write_yaml("config.yaml", config.to_dict())
+        return grown
 
     def run(self) -> dict[str, Any]:
         """Return the content of run.yaml.

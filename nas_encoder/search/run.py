@@ -20,9 +20,10 @@ from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.recorder import Recorder
-from nas_encoder.search.gradient.seeds import choose
+from nas_encoder.search.records import TrialRecord
 from nas_encoder.search.report.build import write_report
-from nas_encoder.search.trials.run import run_trials
+from nas_encoder.search.seeds import choose
+from nas_encoder.search.trials.run import GROWING, run_trials
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import open_data
@@ -69,10 +70,8 @@ def run_search(
         CheckpointError: The run folder holds another run, or cannot be written.
         MissingDependencyError: Optuna is needed and not installed.
     """
-    if isinstance(config, TrialsConfig):
-        folder = RunFolder(output)
-        genotype = run_trials(config, train, output, valid, seed, resume, config_name, storage)
-    else:
+    trials = isinstance(config, TrialsConfig)
+    if not trials:
         problems = []
         if train is None:
             problems.append("--train: is needed for a search with gradients")
@@ -80,20 +79,22 @@ def run_search(
             problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
         if problems:
             raise ConfigError("search", problems)
-        folder = open_folder(output)
-        about: dict[str, Any] = {
-            "train": str(train),
-            "valid": None if valid is None else str(valid),
-            "config": config_name,
-            "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **environment(),
-        }
-        if seed is None and config.seeds:
-            run: dict[str, Any] = {"seeds": list(config.seeds), **about}
-            genotype = _search_seeds(config, folder, run, resume)
-        else:
-            run = {"seed": seed or 0, **about, "devices": config.trainer.devices}
-            genotype = _search(config, folder, run, resume, fabric)
+    folder = RunFolder(output) if trials else open_folder(output)
+    about: dict[str, Any] = {
+        "train": None if train is None else str(train),
+        "valid": None if valid is None else str(valid),
+        "config": config_name,
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **environment(),
+    }
+    if seed is None and config.seeds:
+        run: dict[str, Any] = {"seeds": list(config.seeds), **about}
+        genotype = _search_seeds(config, folder, run, resume, storage)
+    elif isinstance(config, TrialsConfig):
+        genotype = run_trials(config, train, output, valid, seed, resume, config_name, storage)
+    else:
+        run = {"seed": seed or 0, **about, "devices": config.trainer.devices}
+        genotype = _search(config, folder, run, resume, fabric)
     if folder.writes:
         write_report(folder)
     logger.info("genotype %s is %s", genotype.hash, folder.path / "genotype.yaml")
@@ -149,20 +150,43 @@ def _search(
 
 
 def _search_seeds(
-    config: SearchConfig, folder: RunFolder, run: dict[str, Any], resume: bool
+    config: SearchConfig | TrialsConfig,
+    folder: RunFolder,
+    run: dict[str, Any],
+    resume: bool,
+    storage: str | None,
 ) -> Genotype:
     """Search with each of ``config.seeds``, each in a run folder below this one."""
-    folder.begin(config, run, resume)
-    own = config.of_one_seed()
-    fabric = open_fabric(config.trainer)
+    by_trials = isinstance(config, TrialsConfig)
+    folder.begin(config, run, resume, GROWING if by_trials else ())
+    fabric = None if by_trials else open_fabric(config.trainer)
     found: dict[int, Genotype] = {}
     for place, seed in enumerate(config.seeds, 1):
         logger.info("seed %d, %d of %d", seed, place, len(config.seeds))
+        own: SearchConfig | TrialsConfig
+        if isinstance(config, TrialsConfig):
+            own = config.of_one_seed(seed, shared=bool(storage or config.trials.storage))
+        else:
+            own = config.of_one_seed()
         path = folder.seed_path(seed)
-        # Resume a seed that has started; start the others.
-        found[seed] = open_folder(path).result() or run_search(
-            own, run["train"], path, run["valid"], seed, True, run["config"], fabric
+        # Resume a seed that has started or is to become longer; start the others.
+        found[seed] = _finished(open_folder(path), own) or run_search(
+            own, run["train"], path, run["valid"], seed, True, run["config"], fabric, storage
         )
     result = choose(found)
+    if isinstance(config, TrialsConfig) and len(config.objectives) > 1:
+        from nas_encoder.search.trials.results import save_front
+
+        searches = {seed: RunFolder(folder.seed_path(seed)) for seed in config.seeds}
+        trials = {seed: search.records(TrialRecord) for seed, search in searches.items()}
+        runs = {seed: search.run() for seed, search in searches.items()}
+        save_front(folder, trials, config, config.objectives, config.trials.count, runs)
     folder.save_result(result)
     return result
+
+
+def _finished(folder: RunFolder, config: SearchConfig | TrialsConfig) -> Genotype | None:
+    """Return the result of a search; None if there is none or a study has too few trials yet."""
+    if isinstance(config, TrialsConfig) and len(folder.rows()) < config.trials.count:
+        return None
+    return folder.result()

@@ -27,6 +27,9 @@ class Strategy:
     # By trials: the smallest and the largest number of objectives.
     objectives: tuple[int, int] = (1, 1 + len(COSTS))
     prunes: bool = False  # by trials: whether it always prunes trials
+    # By trials: whether no trial depends on how many are to follow. Otherwise a study that is made
+    # longer differs from one that was as long from the start.
+    open_ended: bool = True
 
     def load(self) -> Any:
         """Import the code."""

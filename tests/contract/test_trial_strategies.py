@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from report_pages import check_page, page_of
 from trials_samples import lookup_config, write_table
 
+from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.strategies import TRIALS, strategies
 from nas_encoder.search.trials import run_trials
 from nas_encoder.search.trials.samplers import distributions
 from nas_encoder.spaces import get_space, list_spaces
+from nas_encoder.tables import STRATEGIES
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,59 @@ def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
         assert [row["vector"] for row in again[0]] == [row["vector"] for row in rows]
     else:
         assert again == [rows, result, front]
+
+
+@pytest.mark.parametrize("strategy", strategies(TRIALS))
+def test_a_study_made_longer_is_one_of_that_length(
+    strategy: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    source = sources["tdnn_chain"]
+    search(strategy, source, tmp_path / "whole", trials={"count": 20})
+    search(strategy, source, tmp_path / "grown")
+    first = outcome(tmp_path / "grown")
+    for file in ("genotype.yaml", "front.json"):  # what is told of 12 trials
+        assert (tmp_path / "grown" / file).exists() == (tmp_path / "whole" / file).exists()
+    genotype = search(strategy, source, tmp_path / "grown", trials={"count": 20})
+    assert genotype.provenance["trials"] == 20
+    rows, *result = outcome(tmp_path / "grown")
+    assert [rows, *result] == outcome(tmp_path / "whole")
+    assert rows[:12] == first[0] and len(rows) == 20
+    fronts = [sorted(p.name for p in tmp_path.glob(f"{n}/front/*")) for n in ("grown", "whole")]
+    assert fronts[0] == fronts[1]
+    check_page(tmp_path / "grown", page_of(tmp_path / "grown"))
+    with pytest.raises(CheckpointError, match=r"trials.count: was 20 .* \(it can only be raised"):
+        search(strategy, source, tmp_path / "grown")
+
+
+def test_a_study_that_grows_is_not_finished(sources: dict[str, Path], tmp_path: Path) -> None:
+    """It has a result from before, which the report must not take for that of all trials."""
+    search("random", sources["tdnn_chain"], tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in(patch, trial=3)
+        with pytest.raises(KeyboardInterrupt):
+            search("random", sources["tdnn_chain"], tmp_path, trials={"count": 20})
+    page = page_of(tmp_path)
+    assert ": not finished, 13 of 20 trials" in page.words  # written every two seconds
+    assert page.warnings == ["The search is not finished; this is its state so far."]
+    search("random", sources["tdnn_chain"], tmp_path, trials={"count": 20})
+    page = page_of(tmp_path)
+    check_page(tmp_path, page)
+    assert f"--output {tmp_path} --seed 5 --resume --set trials.count=40" in page.words
+
+
+def test_a_strategy_that_plans_for_a_length_says_so(
+    sources: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    search("random", sources["tdnn_chain"], tmp_path)
+    monkeypatch.setitem(
+        STRATEGIES._entries, "random", replace(STRATEGIES["random"], open_ended=False)
+    )
+    search("random", sources["tdnn_chain"], tmp_path, trials={"count": 14})
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("'random' plans for a number of trials: the result is not that of")
 
 
 def stop_in(patch: pytest.MonkeyPatch, trial: int) -> None:

@@ -15,10 +15,10 @@ from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.gradient.seeds import choose, score_of
 from nas_encoder.search.report.build import write_report
 from nas_encoder.search.report.page import render
 from nas_encoder.search.report.seeds import SeedsReport
+from nas_encoder.search.seeds import choose, score_of
 
 STAGE = {"layers": 3, "channels": 1, "operations": 8, "epochs": 1, "warmup_epochs": 0}
 

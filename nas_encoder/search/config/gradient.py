@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from nas_encoder.common.fields import choice, integer, option, section, tuple_of
+from nas_encoder.common.fields import choice, integer, option, section
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.network.budgets import ObjectiveConfig
 from nas_encoder.search.config.sections import (
+    SEEDS,
     OptimizationConfig,
     RegularizationConfig,
     SelectionConfig,
@@ -78,7 +79,7 @@ class SearchConfig(OptimizationConfig, DataConfig, StrategyConfig):
     space: str = option(DEFAULT_SPACE, choice("search space", searchable_spaces))
     train_utterances: int | None = option(None, integer(2, 10**9))
     architecture_data: str = option("half", choice("data for the architecture", DATA_USES))
-    seeds: tuple[int, ...] = option((), tuple_of(integer(0, 10**9), 0, 1000, once="a seed"))
+    seeds: tuple[int, ...] = option((), SEEDS)
     network: SearchedNetwork = option(lambda: get_space(DEFAULT_SPACE).section(), _network)
     objective: ObjectiveConfig = option(ObjectiveConfig, section(ObjectiveConfig))
     selection: SelectionConfig | None = option(None, section(SelectionConfig))

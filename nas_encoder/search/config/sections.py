@@ -24,6 +24,7 @@ from nas_encoder.training.config import OPTIMIZERS, StopConfig, TrainerConfig, W
 PHASES = ("warmup", "search", "retrain")
 EDGES = ("operations", "learned", "drawn")
 PRUNERS = ("hyperband", "asha")
+SEEDS = tuple_of(integer(0, 10**9), 0, 1000, once="a seed")
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ class StudyConfig(Declared):
     """The Optuna study that the trials belong to.
 
     Attributes:
-        count: Trials to finish (pruned ones included), over all workers.
+        count: Trials to finish (pruned ones included), over all workers; a study can be resumed
+            with more.
         storage: Optuna storage URL; null for an SQLite file in the run folder. Prefer
             ``--storage``, which is recorded nowhere, for a URL with a password.
         study: Name of the study in the storage; null for the configuration's name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas_encoder.common.fields import choice, network_options, option, section, text, tuple_of
@@ -12,6 +12,7 @@ from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
 from nas_encoder.registry import Names
 from nas_encoder.search.config.sections import (
+    SEEDS,
     EvolutionConfig,
     LookupConfig,
     MeasureConfig,
@@ -43,6 +44,8 @@ class TrialsConfig(DataConfig, Named):
         objectives: Quantities to minimize: ``error``, the lowest validation token error rate of
             any epoch so far, in %; and ``latency_ms``, ``macs`` or ``parameters``.
         pruning: Null for none, except that ``hyperband`` always prunes.
+        seeds: Search with each in turn; the genotype with the lowest error is the result. Empty for
+            the one seed of the command line.
         table: Table to look errors up in instead of training, without data; null to train.
     """
 
@@ -56,11 +59,17 @@ class TrialsConfig(DataConfig, Named):
     pruning: PruningConfig | None = option(None, section(PruningConfig))
     measure: MeasureConfig = option(MeasureConfig, section(MeasureConfig))
     table: LookupConfig | None = option(None, section(LookupConfig))
+    seeds: tuple[int, ...] = option((), SEEDS)
 
     @property
     def study_name(self) -> str:
         """The name of the study in the storage."""
         return self.trials.study or self.name
+
+    def of_one_seed(self, seed: int, shared: bool) -> TrialsConfig:
+        """Return the configuration of one seed's search; ``shared``: all use one storage."""
+        study = f"{self.study_name}-seed{seed}" if shared else self.trials.study
+        return replace(self, seeds=(), trials=replace(self.trials, study=study))
 
     def identity(self) -> dict[str, Any]:
         """Return what all workers of a study must have in common."""
@@ -130,7 +139,7 @@ class TrialsConfig(DataConfig, Named):
 
 # Settings that may differ between the workers of a study.
 _OWN = {
-    "trials": ("storage", "heartbeat", "retries"),
+    "trials": ("count", "storage", "heartbeat", "retries"),
     "batch": ("workers",),
     "trainer": ("accelerator",),
     "table": ("source",),

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.report.gradient import GradientReport
 from nas_encoder.search.report.page import render
 from nas_encoder.search.report.pictures import require_matplotlib
-from nas_encoder.search.report.seeds import SeedsReport
-from nas_encoder.search.report.trials import TrialsReport
+from nas_encoder.search.report.seeds import REPORTS, SeedsReport
 
 logger = logging.getLogger(__name__)
 
 NAME = "report.html"
-REPORTS: dict[str, Callable[[RunFolder], GradientReport | SeedsReport | TrialsReport]] = {
-    "gradient": GradientReport,
-    "seeds": SeedsReport,
-    "trials": TrialsReport,
-}
 
 
 def write_report(folder: RunFolder) -> Path | None:
@@ -51,7 +43,7 @@ def build_report(folder: RunFolder) -> Path:
         MissingDependencyError: matplotlib is not installed.
     """
     require_matplotlib()
-    html = render(REPORTS[folder.kind()](folder).page())
+    html = render({**REPORTS, "seeds": SeedsReport}[folder.kind()](folder).page())
     path = folder.path / NAME
     write_atomically(path, html.encode(), CheckpointError)
     return path

@@ -62,7 +62,7 @@ def picture(document: Mapping[str, Any]) -> bytes:
         if several:
             axes.axhspan(found["lower_quartile"], found["upper_quartile"], color=colour, alpha=0.1)
     axes.set_ylim(bottom=0)
-    finish(axes, "epochs of training that the search would have spent")
+    finish(axes, "epochs of training that the search would have spent", whole=True)
     title = (
         f"{document['table']}: {document['architectures']} architectures of {document['space']}, "
         f"{document['runs']} seeds, median and quartiles"

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.genotype import Genotype
@@ -24,6 +25,7 @@ from nas_encoder.search.report.next_steps import (
 )
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import (
+    compared_curves,
     costs,
     curves,
     genotype_section,
@@ -58,10 +60,37 @@ class GradientReport:
         path = self.folder.genotype_path(*epoch.place)
         return Genotype.from_dict(read_yaml(path), str(path)) if path.is_file() else None
 
+    @property
+    def seconds(self) -> float:
+        """Time spent so far."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def figures(self) -> dict[str, object]:
+        """Return what the searches of several seeds are compared by."""
+        last = self.epochs[-1] if self.epochs else None
+        return {
+            "epochs": f"{len(self.epochs)}" + ("" if self.finished else " so far"),
+            "token error rate, %": number(last.valid_ter if last else None, 1),
+            "validation loss": number(last.valid_loss if last else None, 3),
+            **{TITLES[n]: readable(n, cost.derived) for n, cost in self.last_costs().items()},
+        }
+
+    @staticmethod
+    def compare(reports: Mapping[int, GradientReport]) -> tuple[str, list[Section]]:
+        """Return what the figures of several seeds are of, and pictures of their searches."""
+        epochs = {f"seed {seed}": r.epochs for seed, r in reports.items() if r.epochs}
+        trained = any(epoch.phase == "retrain" for own in epochs.values() for epoch in own)
+        what = (
+            "the derived network, trained from scratch"
+            if trained
+            else "the supernet (no derived network was trained: set 'selection' for that)"
+        )
+        return what, [compared_curves(epochs)] if epochs else []
+
     def page(self) -> Page:
         """Return the page."""
         total = sum(stage.epochs for stage in self.config.stages)
-        seconds = duration(sum(epoch.seconds for epoch in self.epochs))
+        seconds = duration(self.seconds)
         state = "finished" if self.finished else "not finished"
         # A stage may end early, so a finished search may have fewer epochs.
         return Page(
@@ -79,7 +108,11 @@ class GradientReport:
             found.append("The search is not finished; this is its state so far.")
         if not self.epochs:
             return [*found, "No epoch is finished yet."]
-        return [*found, *(finding.text for finding in self.findings()), *self.exceeded()]
+        return [*found, *self.doubts()]
+
+    def doubts(self) -> list[str]:
+        """Return the warnings about what was found."""
+        return [*(finding.text for finding in self.findings()), *self.exceeded()]
 
     def findings(self) -> list[Finding]:
         """Return the findings about the last epoch that chose operations."""
@@ -186,12 +219,17 @@ class GradientReport:
                 again("budget", seed, f"objective.weight={weight:g}"),
             )
         yield show_step(path)
-        yield train_step(path, config.space, config.objective)
+        yield self.train_step(path)
         yield (
             "See how much of the result is chance: search with other seeds and compare, and train "
             "a random genotype of the same space beside the one found:",
             again(f"seed{seed + 1}", seed + 1),
         )
+
+    def train_step(self, path: Path) -> Step:
+        """Return the step that trains the result in ``path``."""
+        wanted = self.config.objective
+        return train_step(path, self.space.target_sizes(wanted.layers, wanted.channels))
 
     def _within_budgets(self) -> EpochRecord | None:
         """Return the last epoch of the last stage within all budgets."""

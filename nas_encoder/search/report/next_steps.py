@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from nas_encoder.network.budgets import ObjectiveConfig
-from nas_encoder.spaces import get_space
 
 Step = tuple[str, str]  # purpose, command
 
@@ -22,10 +20,10 @@ def search_command(path: Path, run: Mapping[str, Any], output: object, *options:
     return shlex.join([*words, "--output", str(output), *options])
 
 
-def resume_command(path: Path, run: Mapping[str, Any]) -> str:
+def resume_command(path: Path, run: Mapping[str, Any], *options: str) -> str:
     """Return the command that resumes the search in a run folder."""
     seed = ["--seed", str(run["seed"])] if "seed" in run else []
-    return search_command(path, run, path, *seed, "--resume")
+    return search_command(path, run, path, *seed, "--resume", *options)
 
 
 def show_step(path: Path) -> Step:
@@ -36,11 +34,10 @@ def show_step(path: Path) -> Step:
     )
 
 
-def train_step(path: Path, space: str, wanted: ObjectiveConfig) -> Step:
-    """Return the step that trains the result of a search, in the wanted size."""
-    sizes = get_space(space).target_sizes(wanted.layers, wanted.channels)
-    options = "".join(f"\n    {name}: {value}" for name, value in sizes.items())
+def train_step(path: Path, options: Mapping[str, Any]) -> Step:
+    """Return the step that trains the result of a search, with these options of its network."""
+    lines = "".join(f"\n    {name}: {json.dumps(value)}" for name, value in options.items())
     return (
         "Train it: in the training config of an ESPnet2 recipe,",
-        f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml{options}",
+        f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml{lines}",
     )

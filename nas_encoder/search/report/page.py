@@ -24,6 +24,15 @@ class Section:
     rows: Sequence[Sequence[object]] = ()  # of that table; None for an empty cell
     steps: Iterable[tuple[str, str]] = ()  # (purpose, command) pairs
 
+    @property
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+        """The head and the rows, without columns that have nothing but a heading."""
+        if not self.head:
+            return self.head, self.rows
+        columns = zip(self.head, *self.rows, strict=True)
+        kept = [column for column in columns if any(cell not in (None, "") for cell in column[1:])]
+        return [column[0] for column in kept], list(zip(*(c[1:] for c in kept), strict=True))
+
 
 @dataclass(frozen=True)
 class Page:

@@ -67,9 +67,13 @@ def new_panels(height: float, *labels: str) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def finish(axes: Axes, label: str = "") -> None:
-    """Add the grid, the label of the x axis and the legend, if there is one."""
+def finish(axes: Axes, label: str = "", whole: bool = False) -> None:
+    """Add the grid, the label of the x axis (of ``whole`` numbers) and the legend, if any."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.grid(alpha=0.25)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if label:
         axes.set_xlabel(label, fontsize=9)
     if axes.get_legend_handles_labels()[0]:

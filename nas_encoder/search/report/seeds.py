@@ -6,16 +6,22 @@ import random
 from collections.abc import Iterator
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 from nas_encoder.errors import CheckpointError
-from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.report.gradient import GradientReport, choices_of, shared_choices
-from nas_encoder.search.report.next_steps import resume_command, show_step, train_step
-from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
-from nas_encoder.search.report.pictures import compared_curves, genotype_section, to_png
+from nas_encoder.search.report.next_steps import resume_command, show_step
+from nas_encoder.search.report.page import Page, Section, duration, provenance_section
+from nas_encoder.search.report.pictures import genotype_section, to_png
+from nas_encoder.search.report.trials import TrialsReport
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.picture import draw
+
+REPORTS: dict[str, type[GradientReport] | type[TrialsReport]] = {
+    "gradient": GradientReport,
+    "trials": TrialsReport,
+}
 
 
 class SeedsReport:
@@ -31,22 +37,25 @@ class SeedsReport:
         seeds = self.run.get("seeds")
         if not isinstance(seeds, list) or not seeds:
             raise CheckpointError(str(folder.path / "run.yaml"), ["seeds: must be a list"])
-        begun = {seed: folder.seed_path(seed) for seed in seeds}
         self.seeds: list[int] = seeds
-        self.reports = {
-            seed: GradientReport(RunFolder(path))
-            for seed, path in begun.items()
-            if (path / "run.yaml").is_file()
+        begun = {seed: RunFolder(folder.seed_path(seed)) for seed in seeds}
+        self.reports: dict[int, Any] = {
+            seed: REPORTS[own.kind()](own)
+            for seed, own in begun.items()
+            if (own.path / "run.yaml").is_file()
         }
         self.genotype = folder.result()
+        self.finished = self.genotype is not None and all(
+            seed in self.reports and self.reports[seed].finished for seed in seeds
+        )
 
     def page(self) -> Page:
         """Return the page."""
         reports = self.reports.values()
         name = next((report.config.name for report in reports), "nothing yet")
         done = sum(report.finished for report in reports)
-        seconds = duration(sum(epoch.seconds for report in reports for epoch in report.epochs))
-        state = "finished" if self.genotype is not None else "not finished"
+        seconds = duration(sum(report.seconds for report in reports))
+        state = "finished" if self.finished else "not finished"
         return Page(
             f"Search of {name} with {len(self.seeds)} seeds",
             f"{state}: {done} of {len(self.seeds)} searches in {seconds}",
@@ -55,10 +64,10 @@ class SeedsReport:
         )
 
     def _warnings(self) -> Iterator[str]:
-        if self.genotype is None:
+        if not self.finished:
             yield "Not all seeds are finished; this is the state so far."
         for seed, report in self.reports.items():
-            for text in (*(finding.text for finding in report.findings()), *report.exceeded()):
+            for text in report.doubts():
                 yield f"Seed {seed}: {text}"
 
     def _sections(self) -> Iterator[Section]:
@@ -69,11 +78,11 @@ class SeedsReport:
                 f"Of seed {self.genotype.provenance.get('seed')}, the lowest token error rate on "
                 f"the validation data. Hash {self.genotype.hash}.",
             )
-        yield self._candidates()
-        yield from self._agreement()
-        recorded = {f"seed {seed}": r.epochs for seed, r in self.reports.items() if r.epochs}
-        if recorded:
-            yield compared_curves(recorded)
+        if self.reports:
+            what, pictures = next(iter(self.reports.values())).compare(self.reports)
+            yield self._candidates(what)
+            yield from self._agreement()
+            yield from pictures
         for seed, report in self.reports.items():
             if report.genotype is not None and report.genotype != self.genotype:
                 yield Section(
@@ -84,35 +93,22 @@ class SeedsReport:
         yield Section("What to run next", steps=self._next())
         yield provenance_section(self.run)
 
-    def _candidates(self) -> Section:
-        reports = self.reports.values()
-        names = list(dict.fromkeys(name for report in reports for name in report.last_costs()))
-        rows = []
-        for seed, report in self.reports.items():
-            last, costs = report.epochs[-1] if report.epochs else None, report.last_costs()
-            rows.append(
-                (
-                    seed,
-                    report.genotype and report.genotype.hash,
-                    f"{len(report.epochs)}" + ("" if report.finished else " so far"),
-                    number(last.valid_ter if last else None, 1),
-                    number(last.valid_loss if last else None, 3),
-                    *(readable(n, costs[n].derived) if n in costs else "" for n in names),
-                    f"seed{seed}/report.html",
-                )
-            )
-        trained = any(epoch.phase == "retrain" for report in reports for epoch in report.epochs)
-        what = (
-            "the derived network, trained from scratch"
-            if trained
-            else "the supernet (no derived network was trained: set 'selection' for that)"
-        )
-        head = ["seed", "genotype", "epochs", "token error rate, %", "validation loss"]
+    def _candidates(self, what: str) -> Section:
+        figures = {seed: report.figures() for seed, report in self.reports.items()}
+        names = list(dict.fromkeys(name for own in figures.values() for name in own))
         return Section(
             "Candidates",
             f"Validation figures of {what}. Each search has its own report.",
-            head=[*head, *(TITLES[name] for name in names), "report"],
-            rows=rows,
+            head=["seed", "genotype", *names, "report"],
+            rows=[
+                (
+                    seed,
+                    self.reports[seed].genotype and self.reports[seed].genotype.hash,
+                    *map(own.get, names),
+                    f"seed{seed}/report.html",
+                )
+                for seed, own in figures.items()
+            ],
         )
 
     def _agreement(self) -> Iterator[Section]:
@@ -131,10 +127,10 @@ class SeedsReport:
             )
 
     def _next(self) -> list[tuple[str, str]]:
-        if self.genotype is None:
-            return [("Resume the searches:", resume_command(self.folder.path, self.run))]
-        path, config = self.folder.path, next(iter(self.reports.values())).config
-        return [show_step(path), train_step(path, config.space, config.objective)]
+        path = self.folder.path
+        if not self.finished:
+            return [("Resume the searches:", resume_command(path, self.run))]
+        return [show_step(path), next(iter(self.reports.values())).train_step(path)]
 
 
 def _common_by_chance(name: str) -> float:

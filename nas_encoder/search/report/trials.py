@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
 
 import yaml
 
 from nas_encoder.network.budgets import TITLES, UNITS
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import STUDY, RunFolder
-from nas_encoder.search.records import TrialRecord, front_of
-from nas_encoder.search.report.next_steps import Step, resume_command, show_step
+from nas_encoder.search.records import TrialRecord, best_of, front_of
+from nas_encoder.search.report.next_steps import Step, resume_command, show_step, train_step
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
-from nas_encoder.search.report.pictures import finish, genotype_section, new_panels, to_png
+from nas_encoder.search.report.pictures import COLOURS, finish, genotype_section, new_panels, to_png
 from nas_encoder.search.strategies import COSTS, ERROR
 
 _MOST = 200  # rows in the table of trials
@@ -36,35 +38,78 @@ class TrialsReport:
         self.genotype = folder.result()
         self.complete = [trial for trial in self.trials if trial.complete]
 
+    @property
+    def finished(self) -> bool:
+        """Whether the study has all its trials; one that is made longer has a result before."""
+        return self.genotype is not None and len(self.trials) >= self.config.trials.count
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far by all workers."""
+        return sum(trial.seconds for trial in self.trials)
+
+    def figures(self) -> dict[str, object]:
+        """Return what the searches of several seeds are compared by."""
+        found: dict[str, object] = {
+            "trials": f"{len(self.trials)}" + ("" if self.finished else " so far")
+        }
+        if self.complete:
+            best = best_of(self.trials)
+            values = {ERROR: best.error, **best.costs}
+            found |= {_title(name): _figure(name, value) for name, value in values.items()}
+        return found
+
+    @staticmethod
+    def compare(reports: Mapping[int, TrialsReport]) -> tuple[str, list[Section]]:
+        """Return what the figures of several seeds are of, and pictures of their searches."""
+        done = {seed: report for seed, report in reports.items() if report.complete}
+        pictures: list[Section] = []
+        if done:
+            names = next(iter(done.values())).config.objectives
+            if len(names) > 1:
+                pictures += front_sections(
+                    [trial for report in done.values() for trial in report.trials],
+                    names,
+                    {id(trial): seed for seed, own in done.items() for trial in own.trials},
+                )
+            pictures.append(compared_histories({seed: own.trials for seed, own in done.items()}))
+        return "the network of each seed's best trial", pictures
+
     def page(self) -> Page:
         """Return the page."""
-        seconds = duration(sum(trial.seconds for trial in self.trials))
         epochs = sum(trial.epochs for trial in self.trials)
-        state = "finished" if self.genotype is not None else "not finished"
+        state = "finished" if self.finished else "not finished"
         pruned = len(self.trials) - len(self.complete)
         return Page(
             f"Search of {self.config.name}",
             f"{self.config.strategy} in the space {self.config.space}, seed {self.run['seed']}: "
             f"{state}, {len(self.trials)} of {self.config.trials.count} trials ({pruned} pruned), "
-            f"{epochs} epochs in {seconds} of all workers",
+            f"{epochs} epochs in {duration(self.seconds)} of all workers",
             self._warnings(),
             self._sections(),
         )
 
     def _warnings(self) -> Iterator[str]:
-        if self.genotype is None:
+        if not self.finished:
             yield "The search is not finished; this is its state so far."
         if not self.complete:
             yield "No trial is complete yet."
-            return
+        yield from self.doubts()
+
+    def doubts(self) -> list[str]:
+        """Return the warnings about what was found."""
         errors = {trial.error for trial in self.complete}
         if len(self.complete) > 1 and len(errors) == 1:
-            yield "All complete trials have the same error: the search cannot distinguish them."
-        elif min(errors) > 95:
-            yield (
-                f"The best error is {min(errors):.1f} %: no network has learned anything yet. More "
-                "epochs, another learning rate or more data would be needed."
-            )
+            return ["All complete trials have the same error: the search cannot distinguish them."]
+        if not errors or min(errors) <= 95:
+            return []
+        remedy = (
+            "Raise training.epochs, change training.lr, or search with more data."
+            if self.config.table is None
+            else "The table's trainings are too short to compare architectures by."
+        )
+        best = f"The best error is {min(errors):.1f} %: no network has learned anything yet."
+        return [f"{best} {remedy}"]
 
     def _sections(self) -> Iterator[Section]:
         if self.genotype is not None:
@@ -75,7 +120,7 @@ class TrialsReport:
                 f"Hash {self.genotype.hash}, error {error:.2f} %.",
             )
         if len(self.config.objectives) > 1 and self.complete:
-            yield from self._front()
+            yield from front_sections(self.trials, self.config.objectives)
         if self.complete:
             yield history_picture(self.trials)
         if any(len(trial.errors) > 1 for trial in self.trials):
@@ -86,24 +131,6 @@ class TrialsReport:
         yield provenance_section(self.run)
         text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         yield Section("Configuration", text=text)
-
-    def _front(self) -> Iterator[Section]:
-        names, front = self.config.objectives, front_of(self.trials)
-        pictures = [front_picture(self.complete, front, name) for name in names if name != ERROR]
-        yield from pictures[:-1]
-        yield replace(
-            pictures[-1],
-            head=("", "trial", "genotype", *map(_title, names)),
-            rows=[
-                (
-                    place,
-                    trial.trial,
-                    trial.genotype,
-                    *(_figure(name, trial.value(name)) for name in names),
-                )
-                for place, trial in enumerate(front, 1)
-            ],
-        )
 
     def _table(self) -> Section:
         costs = [name for name in COSTS if any(name in trial.costs for trial in self.trials)]
@@ -130,31 +157,88 @@ class TrialsReport:
         )
 
     def _next(self) -> Iterator[Step]:
-        folder = self.folder.path
-        if self.genotype is not None:
+        folder, count = self.folder.path, self.config.trials.count
+        options: list[str] = []
+        if not (folder / STUDY).is_file() and self.config.trials.storage is None:
+            options = ["--storage", "URL"]  # it was given on the command line
+        if self.finished:
             yield show_step(folder)
+            yield self.train_step(folder)
+            options += ["--set", f"trials.count={2 * count}"]
+            yield (
+                "Make the study longer; it goes on where it ended:",
+                resume_command(folder, self.run, *options),
+            )
         else:
-            yield "Resume the search, or add a worker:", resume_command(folder, self.run)
+            command = resume_command(folder, self.run, *options)
+            yield "Resume the search, or add a worker:", command
         if (folder / STUDY).is_file():
             yield (
                 "Browse all trials with optuna-dashboard (pip install optuna-dashboard):",
                 f"optuna-dashboard {shlex.quote(self.folder.study_url)}",
             )
 
+    def train_step(self, path: Path) -> Step:
+        """Return the step that trains the result in ``path``."""
+        return train_step(path, self.config.network)
+
+
+def front_sections(
+    trials: Sequence[TrialRecord], names: Sequence[str], seeds: Mapping[int, int] | None = None
+) -> list[Section]:
+    """Draw and list the front of some trials; of several searches, with ``id`` -> seed."""
+    complete, front = [trial for trial in trials if trial.complete], front_of(trials)
+    pictures = [front_picture(complete, front, name) for name in names if name != ERROR]
+    table = replace(
+        pictures[-1],
+        head=("", *(["seed"] if seeds else []), "trial", "genotype", *map(_title, names)),
+        rows=[
+            (
+                place,
+                *([seeds[id(trial)]] if seeds else []),
+                trial.trial,
+                trial.genotype,
+                *(_figure(name, trial.value(name)) for name in names),
+            )
+            for place, trial in enumerate(front, 1)
+        ],
+    )
+    return [*pictures[:-1], table]
+
+
+def best_so_far(trials: Sequence[TrialRecord]) -> list[float]:
+    """Return the lowest error of a complete trial after each trial; NaN before the first."""
+    errors = [trial.error if trial.complete else float("inf") for trial in trials]
+    return [e if e < float("inf") else float("nan") for e in accumulate(errors, min)]
+
+
+def compared_histories(searches: Mapping[int, Sequence[TrialRecord]]) -> Section:
+    """Draw the best error so far of several seeds."""
+    figure, (axes,) = new_panels(3.2, "lowest error so far, %")
+    for place, (seed, trials) in enumerate(searches.items()):
+        colour = COLOURS[1 + (3 * place) % (len(COLOURS) - 1)]
+        course = best_so_far(trials)
+        axes.step(
+            range(1, len(trials) + 1), course, where="post", color=colour, label=f"seed {seed}"
+        )
+    finish(axes, "trial, in the order in which they were finished", whole=True)
+    return Section(
+        "Search histories",
+        "The lowest token error rate so far on the validation data, by seed.",
+        to_png(figure),
+    )
+
 
 def history_picture(trials: Sequence[TrialRecord]) -> Section:
     """Draw each trial's error and the best so far."""
     figure, (axes,) = new_panels(3.2, "token error rate, %")
-    best, course = float("inf"), []
-    for trial in trials:
-        best = min(best, trial.error) if trial.complete else best
-        course.append(best if best < float("inf") else float("nan"))
     for state, colour in (("complete", _DONE), ("pruned", _PRUNED)):
         own = [(place, t.error) for place, t in enumerate(trials, 1) if t.state == state]
         if own:
             axes.plot(*zip(*own, strict=True), "o", ms=4, color=colour, label=state)
-    axes.step(range(1, len(trials) + 1), course, where="post", color=_BEST, label="best so far")
-    finish(axes, "trial, in the order in which they were finished")
+    places = range(1, len(trials) + 1)
+    axes.step(places, best_so_far(trials), where="post", color=_BEST, label="best so far")
+    finish(axes, "trial, in the order in which they were finished", whole=True)
     return Section(
         "Search history",
         "The lowest token error rate of each trial on the validation data. Pruned trials were "
@@ -170,7 +254,7 @@ def curves_picture(trials: Sequence[TrialRecord]) -> Section:
         colour = _DONE if trial.complete else _PRUNED
         epochs = range(1, len(trial.errors) + 1)
         axes.plot(epochs, trial.errors, "-o", ms=2.5, lw=0.8, color=colour, alpha=0.6)
-    finish(axes, "epoch")
+    finish(axes, "epoch", whole=True)
     return Section(
         "Epochs of the trials",
         "Blue: complete; grey: pruned because others were better after as many epochs.",

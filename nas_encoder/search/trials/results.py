@@ -60,38 +60,68 @@ def save_results(
         NasEncoderError: No trial is complete.
         CheckpointError: A file cannot be written.
     """
-
-    def genotype_of(trial: TrialRecord, name: str) -> Genotype:
-        found = get_space(config.space).decode(list(trial.vector))
-        provenance = {
-            "kind": "search",
-            "strategy": config.strategy,
-            "config": run["config"],
-            "seed": run["seed"],
-            "data": run["train"] or f"table {run['table']}",
-            "version": run["version"],
-            "commit": run["commit"],
-            "machine": run["machine"],
-            "trial": trial.trial,
-            "trials": count,
-            "epochs": trial.epochs,
-            "validation": {"token_error_rate": trial.error, **trial.costs},
-        }
-        return Genotype(name, config.space, found.architecture, provenance)
-
-    best = genotype_of(best_of(trials), config.name)
-    members = []
-    for place, trial in enumerate(front_of(trials) if len(objectives) > 1 else (), 1):
-        name = f"{config.name}-{place:02d}"
-        file = folder.path / FRONT / f"{name}.yaml"
-        file.parent.mkdir(exist_ok=True)
-        genotype = genotype_of(trial, name)
-        write_yaml(file, genotype.to_dict(), CheckpointError)
-        about = {"file": f"{FRONT}/{file.name}", "hash": genotype.hash, "trial": trial.trial}
-        members.append(about | {objective: trial.value(objective) for objective in objectives})
-    if members:
-        document = {"objectives": list(objectives), "front": members}
-        text = json.dumps(document, indent=2) + "\n"
-        write_atomically(folder.path / "front.json", text.encode(), CheckpointError)
+    best = _genotype(best_of(trials), config.name, config, count, run)
+    if len(objectives) > 1:
+        save_front(folder, {0: trials}, config, objectives, count, {0: run})
     folder.save_result(best)
     return best
+
+
+def save_front(
+    folder: RunFolder,
+    trials: Mapping[int, Sequence[TrialRecord]],
+    config: Named,
+    objectives: Sequence[str],
+    count: int,
+    runs: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Write the Pareto front of one search's trials, or of those of several seeds.
+
+    Args:
+        folder: Where ``front/`` and ``front.json`` belong.
+        trials: Seed -> its trials.
+        config: The configuration.
+        objectives: What is minimized.
+        count: Number of trials of a search.
+        runs: Seed -> the content of its run.yaml.
+    """
+    seeds = {id(trial): seed for seed, own in trials.items() for trial in own}
+    members = []
+    for place, trial in enumerate(front_of(trial for own in trials.values() for trial in own), 1):
+        name, seed = f"{config.name}-{place:02d}", seeds[id(trial)]
+        file = folder.path / FRONT / f"{name}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        genotype = _genotype(trial, name, config, count, runs[seed])
+        write_yaml(file, genotype.to_dict(), CheckpointError)
+        about = {"file": f"{FRONT}/{file.name}", "hash": genotype.hash, "trial": trial.trial}
+        about |= {"seed": seed} if len(trials) > 1 else {}
+        members.append(about | {objective: trial.value(objective) for objective in objectives})
+    document = {"objectives": list(objectives), "front": members}
+    text = json.dumps(document, indent=2) + "\n"
+    write_atomically(folder.path / "front.json", text.encode(), CheckpointError)
+    # Of a study that was shorter, the front may have been longer.
+    kept = {member["file"] for member in members}
+    for file in (folder.path / FRONT).glob("*.yaml"):
+        if f"{FRONT}/{file.name}" not in kept:
+            file.unlink()
+
+
+def _genotype(
+    trial: TrialRecord, name: str, config: Named, count: int, run: Mapping[str, Any]
+) -> Genotype:
+    found = get_space(config.space).decode(list(trial.vector))
+    provenance = {
+        "kind": "search",
+        "strategy": config.strategy,
+        "config": run["config"],
+        "seed": run["seed"],
+        "data": run["train"] or f"table {run['table']}",
+        "version": run["version"],
+        "commit": run["commit"],
+        "machine": run["machine"],
+        "trial": trial.trial,
+        "trials": count,
+        "epochs": trial.epochs,
+        "validation": {"token_error_rate": trial.error, **trial.costs},
+    }
+    return Genotype(name, config.space, found.architecture, provenance)

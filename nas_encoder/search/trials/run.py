@@ -16,9 +16,11 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
+from nas_encoder.tables import STRATEGIES
 
 logger = logging.getLogger(__name__)
 
+GROWING = ("trials.count",)  # what may be raised when a study is resumed
 _WRITE_EVERY = 2.0  # seconds; a table look-up takes far less
 _IDENTITY = "nas_encoder"
 
@@ -49,7 +51,10 @@ def run_trials(
 
     All processes with the same configuration, seed and storage work on the same study. Each ends
     when the study has all its trials, and writes the same result. Start workers that share a run
-    folder with ``resume``. Arguments and errors are those of :func:`nas_encoder.search.run_search`.
+    folder with ``resume``. With a higher ``trials.count``, ``resume`` makes a study longer; the
+    result is that of one that was as long from the start, unless several workers take part or the
+    strategy is not ``open_ended``. Arguments and errors are those of
+    :func:`nas_encoder.search.run_search`.
 
     Returns:
         The genotype with the lowest error, also written to ``genotype.yaml`` in the run folder.
@@ -90,7 +95,14 @@ def run_trials(
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
-    folder.begin(config, run, resume)
+    if grown := folder.begin(config, run, resume, GROWING):
+        logger.info("the study is made longer: %s", ", ".join(grown))
+        if not STRATEGIES[config.strategy].open_ended:
+            logger.warning(
+                "'%s' plans for a number of trials: the result is not that of a study that was as "
+                "long from the start",
+                config.strategy,
+            )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage or config.trials.storage or folder.study_url
     store = Storage(url, config.trials)
