@@ -128,7 +128,7 @@ def _show(args: argparse.Namespace) -> int:
             "val_per": error,
             "test_per": table.test_acc(key, seed="mean"),
             **table.static.get(key, {}),
-            "latency": table.latency(key) if table.latencies else None,
+            "latency": table.latencies_of(key),
         }
         for key, error in list(table.ranking())[: args.top]
     ]
@@ -136,7 +136,7 @@ def _show(args: argparse.Namespace) -> int:
         "space": table.space,
         "architectures": len(table),
         "targets": table.targets,
-        "seeds": table.seeds(),
+        "seeds": table.seeds,
         "devices": table.devices,
         "best": best,
         "about": table.about,
@@ -145,7 +145,7 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps(document))
         return 0
     print(f"space {table.space}, {len(table)} architectures")
-    print(f"target epochs {_list(table.targets)}; seeds {_list(table.seeds())}")
+    print(f"target epochs {_list(table.targets)}; seeds {_list(table.seeds)}")
     print(f"latencies on {'; '.join(table.devices) or 'no device'}")
     if note := table.about.get("note"):
         print(note)
@@ -177,7 +177,7 @@ def _query(args: argparse.Namespace) -> int:
         "val_per": error,
         "last_val_per": table.val_acc(key, epoch=args.epoch, best=False, **asked),
         "test_per": table.test_acc(key, **asked),
-        "latency": table.latency(key) if table.latencies else None,
+        "latency": table.latencies_of(key),
         "info": table.info(key) if table.static else None,
     }
     if args.json:

@@ -94,6 +94,11 @@ class SearchSpace(ABC):
     kinds: Mapping[str, Kind]
 
     @property
+    def layout(self) -> dict[str, Any]:
+        """What a table says of the space: ``shape`` (options of each choice) and ``ops``."""
+        return {"shape": self.bounds, "ops": list(self.operations)}
+
+    @property
     def unique_size(self) -> int:
         """Number of distinct genotypes, as tables distinguish them."""
         return self.size

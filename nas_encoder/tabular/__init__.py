@@ -7,10 +7,11 @@ For example::
     table.val_acc([[1, 0], [1, 0, 0], [1, 0, 0, 0]], epoch=8, seed=1234)
 """
 
+from nas_encoder.tabular.contents import Training, model_hash
 from nas_encoder.tabular.pickles import PublishedFile, read_published
-from nas_encoder.tabular.published import load_published
+from nas_encoder.tabular.published import from_folder, load_published
 from nas_encoder.tabular.store import TableFile, convert, list_tables, load_table
-from nas_encoder.tabular.table import AGGREGATES, Table, Training, model_hash
+from nas_encoder.tabular.table import AGGREGATES, Table
 
 __all__ = [
     "AGGREGATES",
@@ -19,6 +20,7 @@ __all__ = [
     "TableFile",
     "Training",
     "convert",
+    "from_folder",
     "list_tables",
     "load_published",
     "load_table",

@@ -32,9 +32,9 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.spaces import get_space
 from nas_encoder.tabular.config import TableConfig
+from nas_encoder.tabular.contents import model_hash
 from nas_encoder.tabular.merge import conflicts
 from nas_encoder.tabular.store import TableFile
-from nas_encoder.tabular.table import model_hash
 from nas_encoder.tabular.training import RecipeTraining, TableLoaders
 from nas_encoder.training.config import TrainerConfig
 from nas_encoder.training.decoding import greedy, prefix_beam

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.errors import DataError
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular.contents import Training
 from nas_encoder.tabular.pickles import PublishedFile, read_published
-from nas_encoder.tabular.table import Table, Training
+from nas_encoder.tabular.table import Table
 
 SPACE = "nasbench_asr"
 NAMES = re.compile(r"nb-asr-(e\d+-\d+|bench-[A-Za-z0-9-]+|info)\.pickle\Z")
@@ -35,6 +36,68 @@ def load_published(source: str | Path | Iterable[str | Path]) -> Table:
     else:
         paths = [Path(path) for path in source]
     return _table([read_published(path) for path in paths])
+
+
+def from_folder(
+    folder: str | Path,
+    max_epochs: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    devices: str | Sequence[str] | bool | None = None,
+    include_static_info: bool = False,
+    validate_data: bool = True,
+) -> Table:
+    """Read some of the published files of a folder, as the published function of this name does.
+
+    Args:
+        folder: The folder; ``~`` is the home.
+        max_epochs: Target epochs of the trainings; None for those of full trainings, 40.
+        seeds: Seeds of the trainings; None for all. Those without a file are left out, like
+            devices.
+        devices: Devices of the latencies; None for all, False for none.
+        include_static_info: Whether to read parameters and the like.
+        validate_data: Whether all files must list the same architectures.
+
+    Raises:
+        DataError: There is no training, a file cannot be read, or they do not belong together.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise DataError(str(folder), ["is not a folder"])
+    wanted = [seeds] if isinstance(seeds, int) else seeds
+    named = [devices] if isinstance(devices, str) else devices
+    chosen, trainings = [], 0
+    for file in sorted(path.iterdir()):
+        name = NAMES.match(file.name)
+        if name is None:
+            continue
+        kind, _, rest = name[1].partition("-")
+        if kind == "info":
+            taken = include_static_info
+        elif kind == "bench":
+            taken = named is None or (not isinstance(named, bool) and rest in named)
+        else:
+            taken = kind == f"e{max_epochs or 40}" and (wanted is None or int(rest) in wanted)
+            trainings += taken
+        if taken:
+            chosen.append(file)
+    if not trainings:
+        pattern = f"nb-asr-e{max_epochs or 40}-{'SEED' if wanted is None else wanted}.pickle"
+        raise DataError(str(folder), [f"holds no training {pattern}"])
+    table = load_published(chosen)
+    if validate_data:
+        groups: dict[str, Mapping[str, Any]] = {
+            **{f"seed {seed}": rows for (_, seed), rows in table.trainings.items()},
+            **{f"device {name}": rows for name, rows in table.latencies.items()},
+        }
+        (first, known), *others = groups.items()
+        problems = [
+            f"{name}: {len(rows)} architectures that are not the {len(known)} of {first}"
+            for name, rows in others
+            if rows.keys() != known.keys()
+        ]
+        if problems:
+            raise DataError(str(folder), problems)
+    return table
 
 
 def _table(files: list[PublishedFile]) -> Table:
@@ -83,5 +146,6 @@ def _table(files: list[PublishedFile]) -> Table:
         "source": "NAS-Bench-ASR (Mehrotra et al. 2021), the published files",
         "files": [file.path.name for file in files],
         "search_space": spaces[0] if spaces else None,
+        "version": max((file.header.get("version", 1) for file in files), default=1),
     }
     return Table(SPACE, trainings, latencies, static, about=about)

@@ -11,8 +11,9 @@ from typing import Any
 
 from nas_encoder.common.resources import conf_root
 from nas_encoder.errors import DataError
+from nas_encoder.tabular.contents import Training
 from nas_encoder.tabular.published import load_published
-from nas_encoder.tabular.table import Table, Training
+from nas_encoder.tabular.table import Table
 
 SCHEMA = 1
 _TABLES = """
@@ -151,8 +152,11 @@ class TableFile:
             for key, target, seed, test, more in self._get(
                 "model_hash, target_epochs, seed, test_per, more FROM trainings"
             ):
+                values = json.loads(more)
+                if "arch_vec" in values:  # JSON has no tuples
+                    values["arch_vec"] = list(map(tuple, values["arch_vec"]))
                 trainings.setdefault((target, seed), {})[key] = Training(
-                    tuple(vals.get((key, target, seed), ())), test, json.loads(more)
+                    tuple(vals.get((key, target, seed), ())), test, values
                 )
             for key, device, seconds in self._get("model_hash, device, seconds FROM latencies"):
                 latencies.setdefault(device, {})[key] = seconds

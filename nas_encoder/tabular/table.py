@@ -8,18 +8,14 @@ error, latencies are by device. Errors are phone (or token) error rates, from 0;
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from nas_encoder.errors import DataError
-from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
+from nas_encoder.tabular.contents import Architecture, Contents, Training, model_hash
 
-Architecture = Genotype | Sequence[Sequence[int]] | str
 MEAN = "mean"
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
     MEAN: statistics.fmean,
@@ -29,112 +25,8 @@ AGGREGATES: dict[str, Callable[[list[float]], float]] = {
 }
 
 
-def model_hash(architecture: Architecture, space: str = "nasbench_asr") -> str:
-    """Return the key of an architecture in a table.
-
-    Args:
-        architecture: A genotype; a vector of ``space``, as published (``[[1, 0], [1, 0, 0],
-            [1, 0, 0, 0]]``); or the key itself. Genotypes of ``nasbench_asr`` have the published
-            hash, those of other spaces their own.
-        space: Space of a vector.
-    """
-    if isinstance(architecture, str):
-        return architecture
-    if isinstance(architecture, Genotype):
-        return get_space(architecture.space).key(architecture)
-    try:
-        return _key_of_vector(space, tuple(map(tuple, architecture)))
-    except TypeError:  # no list of lists of numbers: the space says what is wrong with it
-        get_space(space).from_vector(architecture)
-        raise
-
-
-@lru_cache(maxsize=16384)  # a search by trials asks for the same ones again and again
-def _key_of_vector(name: str, vector: tuple[tuple[int, ...], ...]) -> str:
-    space = get_space(name)
-    return space.key(space.from_vector(vector))
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training of one architecture."""
-
-    val: tuple[float, ...]  # validation error after each epoch
-    test: float  # of the checkpoint with the best validation error
-    more: Mapping[str, Any] = field(default_factory=dict)  # such as seconds and commit
-
-
-class Table:
-    """Trained architectures with their errors, latencies and sizes.
-
-    Args:
-        space: Name of the search space.
-        trainings: By target number of epochs and seed, then by key.
-        latencies: Seconds of one batch, by device, then by key.
-        static: ``params``, ``macs``, ``flops`` ... by key.
-        genotypes: Documents by key; the published files have none.
-        about: Origin of the numbers.
-        rng: Draws a seed for queries without one.
-    """
-
-    def __init__(
-        self,
-        space: str,
-        trainings: Mapping[tuple[int, int], Mapping[str, Training]],
-        latencies: Mapping[str, Mapping[str, float]] | None = None,
-        static: Mapping[str, Mapping[str, Any]] | None = None,
-        genotypes: Mapping[str, Mapping[str, Any]] | None = None,
-        about: Mapping[str, Any] | None = None,
-        rng: random.Random | None = None,
-    ) -> None:
-        self.space = space
-        self.trainings = {key: dict(trainings[key]) for key in sorted(trainings)}
-        self.latencies = {device: dict(rows) for device, rows in (latencies or {}).items()}
-        self.static = {key: dict(row) for key, row in (static or {}).items()}
-        self.genotypes = dict(genotypes or {})
-        self.about = dict(about or {})
-        self.rng = rng or random.Random(0)
-        self._seeds: dict[int, list[int]] = {}
-        for epochs, seed in self.trainings:
-            self._seeds.setdefault(epochs, []).append(seed)
-
-    # -- what there is ------------------------------------------------------------------------
-
-    @property
-    def targets(self) -> list[int]:
-        """Target numbers of epochs, ascending."""
-        return list(self._seeds)
-
-    @property
-    def devices(self) -> list[str]:
-        """Devices with latencies."""
-        return list(self.latencies)
-
-    def seeds(self, target: int | None = None) -> list[int]:
-        """Return the seeds of a number of target epochs (default: the largest)."""
-        return list(self._seeds.get(self._target(target), []))
-
-    def hashes(self) -> list[str]:
-        """Return the keys of all trained architectures."""
-        return list(dict.fromkeys(key for rows in self.trainings.values() for key in rows))
-
-    def __len__(self) -> int:
-        return len(self.hashes())
-
-    def __contains__(self, architecture: object) -> bool:
-        key = model_hash(architecture)  # type: ignore[arg-type]
-        return any(key in rows for rows in self.trainings.values())
-
-    def genotype(self, architecture: Architecture) -> Genotype:
-        """Return the genotype of a key.
-
-        Raises:
-            DataError: The table has no document of it.
-        """
-        key = model_hash(architecture)
-        if key not in self.genotypes:
-            raise DataError("table", [f"no genotype of {key} is recorded"])
-        return Genotype.from_dict(self.genotypes[key], key)
+class Table(Contents):
+    """Trained architectures with their errors, latencies and sizes, and the published queries."""
 
     # -- questions ----------------------------------------------------------------------------
 
@@ -179,24 +71,30 @@ class Table:
         return self._over_seeds(model_hash(architecture), seed, target, lambda found: found.test)
 
     def latency(
-        self, architecture: Architecture, device: str | None = None
-    ) -> dict[str, float] | float | None:
-        """Return the latency in seconds on a device, or by device if None is given.
+        self,
+        architecture: Architecture,
+        devices: str | Sequence[str] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Return the latencies on some devices (None: all), in seconds.
 
         Returns:
-            The latency; None if the table lacks the architecture.
+            A row ``[seconds]`` for each device, or ``{device: {"latency": seconds}}``; None if the
+            table lacks one of them.
 
         Raises:
-            DataError: There are no latencies, or none of that device.
+            DataError: There are no latencies, or none of a device.
         """
+        rows = self._latencies(model_hash(architecture), devices)
+        if None in rows.values():
+            return None
+        if return_dict:
+            return {name: {"latency": value} for name, value in rows.items() if value is not None}
+        return [[value] for value in rows.values() if value is not None]
+
+    def latencies_of(self, architecture: Architecture) -> dict[str, float] | None:
+        """Return the seconds on each device that has the architecture; None if no one has."""
         key = model_hash(architecture)
-        if not self.latencies:
-            raise DataError("table", ["no latencies are recorded"])
-        if device is not None:
-            if device not in self.latencies:
-                known = ", ".join(self.latencies)
-                raise DataError("table", [f"device: no '{device}' here; known: {known}"])
-            return self.latencies[device].get(key)
         found = {name: rows[key] for name, rows in self.latencies.items() if key in rows}
         return found or None
 
@@ -212,45 +110,75 @@ class Table:
         return None if found is None else dict(found)
 
     def params(self, architecture: Architecture) -> int | None:
-        """Return the number of parameters; None if the table lacks it."""
-        found = self.info(architecture)
-        return None if found is None else int(found["params"])
+        """Return the number of parameters; None if the table lacks the architecture.
+
+        Raises:
+            DataError: The table has no numbers of parameters.
+        """
+        return self._static_number(architecture, "params")
+
+    def flops(self, architecture: Architecture) -> int | None:
+        """Return the number of floating point operations; None if the table lacks it.
+
+        Raises:
+            DataError: The table has no such numbers. Ours have ``macs`` in :meth:`info`, and the
+                published files have them from version 2 on.
+        """
+        return self._static_number(architecture, "flops")
 
     def full_info(
-        self, architecture: Architecture, seed: int | None = None, target: int | None = None
-    ) -> dict[str, Any] | None:
-        """Return everything about one training of an architecture in one dict.
+        self,
+        architecture: Architecture,
+        seed: int | None = None,
+        devices: str | Sequence[str] | bool | None = None,
+        include_static_info: bool | None = None,
+        return_dict: bool = True,
+        target: int | None = None,
+    ) -> Any:
+        """Return everything about one training of an architecture.
 
         Args:
             architecture: See :func:`model_hash`.
             seed: Seed of the training; None for a random one.
+            devices: Devices whose latencies to add; None for all that there are, False for none.
+            include_static_info: Whether to add what is known without training. As in the published
+                code (not in its documentation), None stands for no.
+            return_dict: False for the values alone, in a list.
             target: As in :meth:`val_acc`.
 
         Returns:
-            ``model_hash``, ``seed``, ``target_epochs``, ``val_per``, ``test_per``, ``latency`` by
-            device and ``info`` where known, and the other recorded values; None if the table lacks
-            the architecture.
+            The values of :attr:`columns` by name (the hash after the others), ``seed``,
+            ``{"latency": seconds}`` under the name of each device, and ``info``. As a list: the
+            values in the order of :attr:`columns`, the seed, a list for each device, a list of
+            static values. None if the table lacks the architecture.
+
+        Raises:
+            DataError: There is no such seed, target, device or information.
         """
         key = model_hash(architecture)
-        found = self._found(key, target)
-        if not found:
-            return None
-        chosen = self._seed(found, seed)
-        training = found[chosen]
-        result: dict[str, Any] = {
-            "model_hash": key,
-            "seed": chosen,
-            "target_epochs": self._target(target),
-            "val_per": list(training.val),
-            "test_per": training.test,
-            **training.more,
-        }
-        latency = {name: rows[key] for name, rows in self.latencies.items() if key in rows}
-        if latency:
-            result["latency"] = latency
-        if key in self.static:
-            result["info"] = dict(self.static[key])
-        return result
+        return self._full(key, seed, devices, include_static_info, return_dict, target)
+
+    def full_info_by_graph(
+        self,
+        graph: Any,
+        seed: int | None = None,
+        devices: str | Sequence[str] | bool | None = None,
+        include_static_info: bool | None = None,
+        return_dict: bool = True,
+        target: int | None = None,
+    ) -> Any:
+        """Return what :meth:`full_info` does, of a graph (adjacency matrix, labels of vertices).
+
+        The published ``get_model_graph`` makes such graphs; the pair that it returns will do too.
+
+        Raises:
+            DataError: It is no such graph, or as for :meth:`full_info`.
+        """
+        key_of_graph = getattr(get_space(self.space), "key_of_graph", None)
+        if key_of_graph is None:
+            raise DataError("table", [f"graph: the space '{self.space}' has no published graphs"])
+        key = key_of_graph(graph)
+        return self._full(key, seed, devices, include_static_info, return_dict, target)
 
     def ranking(
         self, seed: int | str = MEAN, target: int | None = None
@@ -262,12 +190,52 @@ class Table:
 
     # -- parts --------------------------------------------------------------------------------
 
-    def _target(self, target: int | None) -> int:
-        if target is None:
-            return max(self._seeds, default=0)
-        if target not in self._seeds:
-            raise DataError("table", [f"target: must be one of {self.targets}, got {target}"])
-        return target
+    def _static_number(self, architecture: Architecture, name: str) -> int | None:
+        found = self.info(architecture)
+        if found is not None and name not in found:
+            known = ", ".join(found)
+            raise DataError("table", [f"{name}: is not recorded; known without training: {known}"])
+        return None if found is None else int(found[name])
+
+    def _latencies(self, key: str, devices: str | Sequence[str] | None) -> dict[str, float | None]:
+        if not self.latencies:
+            raise DataError("table", ["no latencies are recorded"])
+        names = [devices] if isinstance(devices, str) else devices
+        unknown = [name for name in names or () if name not in self.latencies]
+        if unknown:
+            known = ", ".join(self.latencies)
+            raise DataError(
+                "table", [f"device: no '{name}' here; known: {known}" for name in unknown]
+            )
+        return {name: self.latencies[name].get(key) for name in names or self.latencies}
+
+    def _full(
+        self,
+        key: str,
+        seed: int | None,
+        devices: str | Sequence[str] | bool | None,
+        include_static_info: bool | None,
+        return_dict: bool,
+        target: int | None,
+    ) -> Any:
+        found = self._found(key, target)
+        if not found:
+            return None
+        chosen = self._seed(found, seed)
+        training = found[chosen]
+        values = {"val_per": list(training.val), "test_per": training.test, **training.more}
+        latencies: dict[str, float | None] = {}
+        if not isinstance(devices, bool) and (devices is not None or self.latencies):
+            latencies = self._latencies(key, devices)
+        if include_static_info and not self.static:
+            raise DataError("table", ["no static information is recorded"])
+        static = self.static.get(key, {}) if include_static_info else None
+        if return_dict:
+            rows = {name: {"latency": value} for name, value in latencies.items()}
+            info = {} if static is None else {"info": dict(static)}
+            return {**values, "model_hash": key, "seed": chosen, **rows, **info}
+        lists = [] if static is None else [list(static.values())]
+        return [key, *values.values(), chosen, *([value] for value in latencies.values()), *lists]
 
     def _found(self, key: str, target: int | None) -> dict[int, Training]:
         epochs = self._target(target)

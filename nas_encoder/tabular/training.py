@@ -22,7 +22,7 @@ from nas_encoder.data import AsrLoader, Batch
 from nas_encoder.errors import DataError
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.tabular.config import Recipe
-from nas_encoder.tabular.table import Training
+from nas_encoder.tabular.contents import Training
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of

@@ -85,21 +85,9 @@ def test_latency_and_static_information(table: Table) -> None:
     first = rows_of(some_vectors(), 0, "benchmarking")[0][1]
     second = rows_of(some_vectors(), 1, "benchmarking")[0][1]
     _, params, flops = rows_of(some_vectors(), 9, "static")[0]
-    assert table.latency(EXAMPLE, DEVICES[0]) == first
-    assert table.latency(EXAMPLE) == {DEVICES[0]: first, DEVICES[1]: second}
+    assert table.latencies_of(EXAMPLE) == {DEVICES[0]: first, DEVICES[1]: second}
     assert table.info(EXAMPLE) == {"params": params, "flops": flops}
-    assert table.params(EXAMPLE) == params
-
-
-def test_everything_at_once(table: Table) -> None:
-    found = table.full_info(EXAMPLE, seed=1234)
-    assert found is not None
-    assert found["model_hash"] == EXAMPLE_HASH
-    assert found["val_per"] == vals_of(1234)
-    assert (found["seed"], found["target_epochs"]) == (1234, EPOCHS)
-    assert found["arch_vec"] == [(1, 0), (1, 0, 0), (1, 0, 0, 0)]
-    assert set(found["latency"]) == set(DEVICES)
-    assert set(found["info"]) == {"params", "flops"}
+    assert (table.params(EXAMPLE), table.flops(EXAMPLE)) == (params, flops)
 
 
 def test_vectors_genotypes_and_hashes_are_the_same_question(table: Table) -> None:
@@ -126,8 +114,10 @@ def test_what_the_table_does_not_have(table: Table) -> None:
         table.full_info(absent),
         table.latency(absent),
         table.latency(absent, DEVICES[0]),
+        table.latencies_of(absent),
         table.info(absent),
         table.params(absent),
+        table.flops(absent),
     ):
         assert answer is None
     for question, expected in (
@@ -152,7 +142,7 @@ def test_the_longest_target_is_the_default_and_ranking_is_by_validation() -> Non
         (40, 2): {"a": Training((0.3, 0.1), 0.2), "b": Training((0.5, 0.45), 0.4)},
     }
     table = Table("any", trainings)
-    assert table.targets == [5, 40] and table.seeds() == [1, 2] and table.seeds(5) == [1]
+    assert table.targets == [5, 40] and table.seeds == [1, 2] and table.seeds_of(5) == [1]
     assert table.val_acc("a", seed=1) == 0.2 and table.val_acc("a", seed=1, target=5) == 0.5
     assert [key for key, _ in table.ranking()] == ["a", "b"]
     assert [key for key, _ in table.ranking(target=5)] == ["b", "a"]
@@ -167,14 +157,11 @@ def test_conversion_keeps_every_number(tmp_path: Path, folder: Path, table: Tabl
     convert(folder, output)
     again = load_table(output)
     assert again.hashes() == table.hashes() or set(again.hashes()) == set(table.hashes())
-    assert (again.space, again.targets, again.seeds()) == ("nasbench_asr", [EPOCHS], list(SEEDS))
+    assert (again.space, again.targets, again.seeds) == ("nasbench_asr", [EPOCHS], list(SEEDS))
     for key in table.hashes():
         for seed in SEEDS:
-            mine, theirs = again.full_info(key, seed), table.full_info(key, seed)
-            assert mine is not None and theirs is not None
-            vector = mine.pop("arch_vec")  # JSON has no tuples
-            assert list(map(tuple, vector)) == theirs.pop("arch_vec")
-            assert mine == theirs
+            mine, theirs = (t.full_info(key, seed, None, True) for t in (again, table))
+            assert mine == theirs and mine is not None
     assert [path.name for path in tmp_path.iterdir()] == ["table.sqlite"]
     with pytest.raises(DataError, match="already exists"):
         convert(folder, output)

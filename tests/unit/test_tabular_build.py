@@ -27,8 +27,8 @@ from nas_encoder.spaces import get_space
 from nas_encoder.tabular import TableFile, load_table
 from nas_encoder.tabular.build import TableBuilder
 from nas_encoder.tabular.config import load_table_config
+from nas_encoder.tabular.contents import model_hash
 from nas_encoder.tabular.merge import merge_tables
-from nas_encoder.tabular.table import model_hash
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def whole(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_table_holds_everything(whole: Path) -> None:
     table = load_table(whole)
     assert (table.space, len(table)) == ("nasbench_asr", 3)
-    assert table.targets == [1, 2] and table.seeds() == [3, 4]
+    assert table.targets == [1, 2] and table.seeds == [3, 4]
     assert table.hashes() != [] and len(numbers(table)) == 3 * 2 * 2
     for key in table.hashes():
         found = table.full_info(key, seed=3)
@@ -268,7 +268,7 @@ def test_the_timit_recipe_runs_on_its_layout(tmp_path: Path) -> None:
             for name, part in (("train", "train"), ("valid", "dev"), ("test", "test"))}  # fmt: skip
     TableBuilder(recipe, **cuts, output=tmp_path / "t.sqlite").run()
     table = load_table(tmp_path / "t.sqlite")
-    assert table.seeds() == [1234, 1235, 1236] and table.targets == [1, 2]
+    assert table.seeds == [1234, 1235, 1236] and table.targets == [1, 2]
     # The transcripts have the closure and the folded vowel; scoring counts sil and ih.
     assert {"vcl", "ix", "sil"} <= set(table.about["tokens"])
     assert all(training.val for rows in table.trainings.values() for training in rows.values())

@@ -158,14 +158,14 @@ def test_the_shipped_table_is_what_its_configuration_makes() -> None:
     assert drawn < set(table.hashes()) and len(drawn) == 30
     strategies = [genotype.provenance["strategy"] for genotype in found]
     assert sorted(strategies) == ["darts"] * 5 + ["stnas"] * 5
-    assert table.targets == [4, 10] and table.seeds() == [1234, 1235]
+    assert table.targets == [4, 10] and table.seeds == [1234, 1235]
     assert len(numbers(table)) == 40 * 2 * 2
     for genotype in [*chosen, *found]:
         encoder: Any = build_encoder(genotype, input_size=24, **settings.network)
         output = (encoder.output_size + 1) * len(table.about["tokens"])
         assert table.params(genotype) == count_parameters(encoder) + output
         assert table.genotype(genotype).architecture == genotype.architecture
-        (seconds,) = table.latency(genotype).values()  # type: ignore[union-attr]
+        ((seconds,),) = table.latency(genotype)  # type: ignore[misc]
         assert 1e-5 < seconds < 0.1
     errors = [table.val_acc(genotype, seed="mean") for genotype in chosen]
     assert len(set(errors)) > 25 and 0.2 < min(errors) < 0.5 < max(errors) <= 1.1  # type: ignore[type-var, operator]

@@ -212,7 +212,7 @@ def test_errors_are_the_lowest_so_far_in_per_cent() -> None:
     key = table.hashes()[0]
     genotype = table.genotype(key)
     found = list(evaluator(table, 11).errors(genotype))
-    seeds = table.seeds()
+    seeds = table.seeds
     wanted = [
         100 * (table.val_acc(key, epoch=e, seed=seeds[11 % 2]) or 0) for e in range(1, EPOCHS + 1)
     ]

@@ -75,7 +75,7 @@ class TableEvaluator:
         problems = self._problems(lookup, space, objectives)
         if problems:
             raise ConfigError(f"table {lookup.source}", problems)
-        seeds = self.table.seeds(self.target)
+        seeds = self.table.seeds_of(self.target)
         self.seed = lookup.seed if lookup.seed is not None else seeds[seed % len(seeds)]
         rows = self.table.trainings[self._target, self.seed]
         recorded = min(len(training.val) for training in rows.values())
@@ -98,7 +98,7 @@ class TableEvaluator:
         elif not table.targets:
             problems.append("holds no trainings")
         else:
-            seed, seeds = lookup.seed, table.seeds(self.target)
+            seed, seeds = lookup.seed, table.seeds_of(self.target)
             if seed is not None and seed not in seeds:
                 problems.append(f"table.seed: must be one of {seeds}, got {seed}")
         if "latency_ms" in objectives:

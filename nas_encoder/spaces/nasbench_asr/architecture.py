@@ -121,6 +121,13 @@ def graph_hash(vector: Vector) -> str:
     return _hash(edges, tuple(labels[vertex] for vertex in vertices))
 
 
+def hash_of_graph(matrix: Sequence[Sequence[bool]], operations: Sequence[str]) -> str:
+    """Return the hash of a graph as it is: of input, these operations and output, or of nothing."""
+    edges = {(a, b) for a, row in enumerate(matrix) for b, edge in enumerate(row) if edge}
+    labels = (_INPUT_LABEL, *map(OPERATIONS.index, operations), _OUTPUT_LABEL)
+    return _hash(frozenset(edges), labels if matrix else ())
+
+
 @lru_cache(maxsize=4096)
 def _minimal(zeros: tuple[bool, ...], skips: Vector) -> tuple[tuple[int, ...], Edges]:
     """Return the remaining vertices, and the edges between their positions in that list."""

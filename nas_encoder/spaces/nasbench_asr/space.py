@@ -12,8 +12,8 @@ from math import prod
 from typing import Any, cast
 
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
-from nas_encoder.common.problems import Problems
-from nas_encoder.errors import GenotypeError, NasEncoderError
+from nas_encoder.common.problems import Problems, show
+from nas_encoder.errors import DataError, GenotypeError, NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.base import Kind, SearchSpace
 from nas_encoder.spaces.nasbench_asr.architecture import (
@@ -25,6 +25,7 @@ from nas_encoder.spaces.nasbench_asr.architecture import (
     SkipArchitecture,
     all_vectors,
     graph_hash,
+    hash_of_graph,
     is_minimal,
 )
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig, NasBenchSection, spread_cells
@@ -94,6 +95,12 @@ class NasBenchSpace(SearchSpace):
         return SkipArchitecture(tuple(nodes)) if len(problems.lines) == before else None
 
     @property
+    def layout(self) -> dict[str, Any]:
+        """The header of the published files: options of each choice, operations, nodes."""
+        shape = [[len(self.operations), *[2] * number] for number in range(1, self.nodes + 1)]
+        return {"shape": shape, "ops": list(self.operations), "nodes": self.nodes}
+
+    @property
     def unique_size(self) -> int:
         """Number of distinct published hashes."""
         return 8242
@@ -145,6 +152,33 @@ class NasBenchSpace(SearchSpace):
     def key(self, genotype: Genotype) -> str:
         """Return the published hash."""
         return str(genotype.architecture.graph_hash)
+
+    def key_of_graph(self, graph: Any) -> str:
+        """Return the published hash of a graph: (adjacency matrix, labels of the vertices).
+
+        A pair whose first half is such a graph, as the published code returns it, will do too.
+
+        Raises:
+            DataError: It is no such graph.
+        """
+        if isinstance(graph, tuple | list) and len(graph) == 2:
+            matrix, names = graph[0] if isinstance(graph[0], tuple) else graph
+            rows, labels = [list(map(bool, row)) for row in matrix], list(names)
+            ends, operations = [*labels[:1], *labels[-1:]], labels[1:-1]
+            if (
+                all(len(row) == len(rows) for row in rows)
+                and len(rows) == len(labels) != 1
+                and ends in (["input", "output"], [])  # no vertex: the output is cut off
+                and set(operations) <= set(self.operations)
+            ):
+                return hash_of_graph(rows, operations)
+        raise DataError(
+            "graph",
+            [
+                "must be (square adjacency matrix, labels), the labels 'input', operations of "
+                f"{list(self.operations)}, 'output', got {show(graph)}"
+            ],
+        )
 
     def enumerate(self) -> Iterator[Genotype]:
         """Yield each of the 8,242 distinct genotypes once, in a fixed order.
