@@ -13,7 +13,14 @@ They need pytest, which the package does not install.
 """
 
 from nas_encoder.testing.baselines import BaselineContract
+from nas_encoder.testing.convolutions import only_sound_convolutions
 from nas_encoder.testing.operations import OperationContract
 from nas_encoder.testing.spaces import NetworkContract, SpaceContract
 
-__all__ = ["BaselineContract", "NetworkContract", "OperationContract", "SpaceContract"]
+__all__ = [
+    "BaselineContract",
+    "NetworkContract",
+    "OperationContract",
+    "SpaceContract",
+    "only_sound_convolutions",
+]

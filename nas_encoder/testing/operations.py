@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nas_encoder.ops import OperationBuilder
 from nas_encoder.ops.masking import frame_mask, strided
+from nas_encoder.testing.convolutions import only_sound_convolutions
 
 CHANNELS = 4
 SIZES = ((9, 7), (8, 6), (5, 1), (1, 1), (2, 3), (4, 10))
@@ -131,6 +132,19 @@ class OperationContract:
         assert torch.autograd.gradcheck(
             lambda x: module(x * mask, mask), (x,), eps=1e-6, atol=1e-5, check_undefined_grad=False
         )
+
+    @both_strides
+    @in_both_modes
+    def test_no_convolution_can_damage_memory(
+        self, operation: OperationBuilder, stride: int, training: bool
+    ) -> None:
+        module = operation(CHANNELS, stride, True).train(training)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(2, CHANNELS, 8, 6).contiguous(memory_format=layout).requires_grad_()
+            with only_sound_convolutions():
+                y = module(x, None)
+                if y.requires_grad:
+                    y.sum().backward()
 
     @both_strides
     def test_it_sees_as_far_as_it_says(self, operation: OperationBuilder, stride: int) -> None:

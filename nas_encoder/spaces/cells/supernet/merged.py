@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nas_encoder.ops import AvgPool3, MaxPool3, build_operation
 from nas_encoder.ops.depthwise import DepthwiseConv2d
+from nas_encoder.ops.identity import even_and_odd
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.registry import Registry
@@ -182,12 +183,13 @@ class MergedReduce(MergedOperation):
     def __init__(self, channels: int, copies: int, stride: int) -> None:
         super().__init__(channels, copies, stride)
         half = channels // 2
-        self.even = nn.Conv2d(channels, copies * half, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(channels, copies * (channels - half), 1, stride=2, bias=False)
+        self.even = nn.Conv2d(channels, copies * half, 1, bias=False)
+        self.odd = nn.Conv2d(channels, copies * (channels - half), 1, bias=False)
         self.norm = _MergedNorm(channels, copies)
 
     def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        parts = (self.even(x), self.odd(F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]))
+        even, odd = even_and_odd(x)
+        parts = (self.even(even), self.odd(odd))
         split = [part.unflatten(1, (self.copies, -1)) for part in parts]
         return torch.cat(split, dim=2).flatten(1, 2)  # (B, nC, T', F')
 
