@@ -110,9 +110,11 @@ def _missing(source: Path, model: Model) -> list[str]:
         "normalize_conf.stats_file": (config.get("normalize_conf") or {}).get("stats_file"),
         "bpemodel": config.get("bpemodel"),
     }
+    remedy = "pack again with --option and that file, in the folder that its path starts from"
     return [
         f"{source}: {name}: {file} is not in it, so that the model loads on this machine only; "
-        "pack with --option and that file, in the folder that its path starts from"
+        + ("make the path in the config relative and " if Path(file).is_absolute() else "")
+        + remedy
         for name, file in files.items()
         if file is not None and str(file) not in held
     ]

@@ -144,6 +144,16 @@ def test_saved_config_alone_rebuilds_the_model(
     torch.testing.assert_close(before, after, atol=0, rtol=0)
 
 
+@both
+def test_a_saved_config_names_the_package(asr: ModuleType, option: str) -> None:
+    args = arguments(asr, option)
+    first = asr.ASRTask.build_model(args).encoder
+    # All that ESPnet prints about an encoder that it does not know.
+    assert args.encoder == {"nas": "nas_encoder", "dfsmn_san": "nas_encoder.dfsmn_san"}[option]
+    again = asr.ASRTask.build_model(args).encoder
+    assert type(again) is type(first) and again.kind == option
+
+
 def test_the_mapping_that_a_user_holds_is_left_alone(asr: ModuleType) -> None:
     args = arguments(asr, "nas")
     mine = args.encoder_conf

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import yaml
 from interchange_samples import CELLS, espnet_folder
 
 from nas_encoder import build_encoder
-from nas_encoder.cli.main import main
+from nas_encoder.cli.main import build_parser, main
+from nas_encoder.interchange.card import WHEEL
 from nas_encoder.nemo.catalog import SHIPPED
 from nas_encoder.network.complexity import count_parameters
 
@@ -82,6 +85,16 @@ def test_card_of_a_nemo_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "unsafe target 'nas_encoder.nemo...' is blocked" in text
     _, text = card(capsys, tmp_path / "mine.nemo", "--repo", "me/mine")
     assert "ASRModel.from_pretrained('me/mine')" in text
+
+
+def test_the_commands_of_the_document(repository: Path) -> None:
+    text = (repository / "docs" / "model_zoo.md").read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in blocks.splitlines() if line]
+    cards = [words for words in commands if words[:2] == ["nas-encoder", "card"]]
+    assert len(cards) == 2 and cards[0][-1].endswith(WHEEL)
+    for words in cards:
+        build_parser(only="card").parse_args(words[1:])
 
 
 def test_all_wrong_metadata_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
