@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 SWITCH = "NAS_ENCODER_AUTOLOAD"
 
-# Imported module ("package.*": every module directly in that package) -> our module, whose
-# register(module) is called right after the imported one has been executed.
+# Imported module -> our module, whose register(module) is called right after the imported one has
+# been executed. "*" stands for any name, as the last part or the one before it.
 HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
+    "espnet3.systems.*.task": "nas_encoder.espnet.registration",
+    "espnet3.utils.task_utils": "nas_encoder.espnet.espnet3",
+    "espnet3.utils.publication_utils": "nas_encoder.espnet.espnet3",
     "nemo.core.classes.common": "nas_encoder.nemo.registration",
     "nemo.collections.asr.models.asr_model": "nas_encoder.nemo.model_card",
     "nemo.collections.asr.losses.rnnt": "nas_encoder.nemo.rnnt_loss",
@@ -44,7 +47,9 @@ EXPLANATIONS = {
 def hook_for(fullname: str, hooks: "dict[str, str] | None" = None) -> "str | None":
     """Return the name of our registration module for an imported module, or None."""
     hooks = HOOKS if hooks is None else hooks
-    return hooks.get(fullname) or hooks.get(fullname.rpartition(".")[0] + ".*")
+    parent, _, name = fullname.rpartition(".")
+    package = parent.rpartition(".")[0]
+    return hooks.get(fullname) or hooks.get(f"{parent}.*") or hooks.get(f"{package}.*.{name}")
 
 
 class RegisteringLoader:

@@ -42,6 +42,9 @@ found = {
     for name, cls in module.encoder_choices.classes.items()
     if cls.__module__.startswith("nas_encoder.")
 }
+if found:  # else nothing of ours can be imported there
+    from nas_encoder.espnet.survey import survey
+    tables = survey()
 """,
     "nemo": """
 import nemo.core.classes.common as module
@@ -61,7 +64,10 @@ folders = [e.path.removeprefix("file://") for e in paths if e.provider == "nas_e
 found = {file.stem: str(file) for folder in folders for file in pathlib.Path(folder).glob("*.yaml")}
 """,
 }
-_REPORT = f'import json, sys; sys.stdout.write("\\n{_MARK}" + json.dumps(found) + "\\n")'
+_REPORT = f"""
+import json, sys
+sys.stdout.write("\\n{_MARK}" + json.dumps([found, tables]) + "\\n")
+"""
 
 _FIND_US = f"pip install {PACKAGE.parent}, or PYTHONPATH={PACKAGE.parent}"
 
@@ -131,50 +137,56 @@ def _torch() -> dict[str, Any]:
 
 def _toolkit(name: str, hook: dict[str, Any]) -> dict[str, Any]:
     """Examine one toolkit; ``problem`` and ``todo`` are None if all is well."""
-    version, adapter = _version(_DISTRIBUTIONS[name]), _has_adapter(name)
-    registered: dict[str, str] = {}
-    problem: str | None = None
-    todo: str | None = None
-    if version is None and name != "hydra":  # which comes with NeMo
-        todo = f"to use it: pip install 'nas_encoder[{name}]'"
-    elif version is not None and adapter:
-        registered, problem, todo = _ask(name, hook)
-    elif version is not None and name == "hydra":
-        problem = f"Python does not find the plug-in {_ADAPTERS[name]}"
-        todo = _FIND_US
+    facts: dict[str, Any] = {
+        "version": _version(_DISTRIBUTIONS[name]),
+        "adapter": _has_adapter(name),
+        "registered": {},
+        "tables": {},
+        "problem": None,
+        "todo": None,
+    }
+    if facts["version"] is None and name != "hydra":  # which comes with NeMo
+        facts["todo"] = f"to use it: pip install 'nas_encoder[{name}]'"
+    elif facts["version"] is not None and facts["adapter"]:
+        facts["registered"], facts["tables"], problem, todo = _ask(name, hook)
+        facts |= {"problem": problem, "todo": todo}
+    elif facts["version"] is not None and name == "hydra":
+        facts["problem"] = f"Python does not find the plug-in {_ADAPTERS[name]}"
+        facts["todo"] = _FIND_US
         package = find_spec("hydra_plugins")
         if package is not None and package.origin is not None:
-            problem = f"{package.origin} hides the plug-ins of all other packages"
+            facts["problem"] = f"{package.origin} hides the plug-ins of all other packages"
             configs = conf_root() / "train" / "nemo"
             todo = f"delete that file (Hydra wants none there), or add --config-dir={configs}"
-    return {
-        "version": version,
-        "adapter": adapter,
-        "registered": registered,
-        "problem": problem,
-        "todo": todo,
-    }
+            facts["todo"] = todo
+    return facts
 
 
-def _ask(name: str, hook: dict[str, Any]) -> tuple[dict[str, str], str | None, str | None]:
-    """Return what a toolkit knows of ours, else a problem and what to do."""
-    command = [sys.executable, "-c", _PROBES[name] + _REPORT]
+def _ask(
+    name: str, hook: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, Any], str | None, str | None]:
+    """Return what a toolkit, and each of its tables, knows of ours; a problem; what to do."""
+    command = [sys.executable, "-c", f"tables = {{}}{_PROBES[name]}{_REPORT}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         problem = f"its import took longer than {TIMEOUT} s"
-        return {}, problem, "try again when the machine is less busy"
+        return {}, {}, problem, "try again when the machine is less busy"
     marked = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     last = done.stderr.strip().rpartition("\n")[2].strip()
     if not marked:
         problem = f"its import fails: {last or f'exit status {done.returncode}'}"
-        return {}, problem, "repair the toolkit's installation first"
-    registered = json.loads(marked[-1][len(_MARK) :])
+        return {}, {}, problem, "repair the toolkit's installation first"
+    registered, tables = json.loads(marked[-1][len(_MARK) :])
+    lacking = [table for table, facts in tables.items() if facts["state"] == "missing"]
+    if lacking:
+        todo = "this ESPnet may be newer than this nas_encoder; report this"
+        return registered, tables, f"not in {', '.join(lacking)}", todo
     if registered:
-        return registered, None, None
+        return registered, tables, None, None
     if name == "hydra":
-        return {}, last or "its folder of configs is missing", "install nas_encoder again"
-    return {}, *_why_not(done.stderr, hook)
+        return {}, {}, last or "its folder of configs is missing", "install nas_encoder again"
+    return {}, {}, *_why_not(done.stderr, hook)
 
 
 def _why_not(stderr: str, hook: dict[str, Any]) -> tuple[str, str]:
@@ -240,6 +252,11 @@ def as_text(report: dict[str, Any]) -> list[str]:
     lines.append(_line("import hook", state, where))
     for name, toolkit in report["toolkits"].items():
         lines.append(_line(_TITLES[name], toolkit["version"] or "-", _finding(toolkit, name)))
+        states: dict[str, list[str]] = {}
+        for table, facts in toolkit["tables"].items():
+            short = table.removeprefix("espnet2.tasks.").removesuffix(".encoder_choices")
+            states.setdefault(facts["state"], []).append(short)
+        lines += [_line("", state, ", ".join(tables)) for state, tables in states.items()]
         if toolkit["todo"]:
             lines.append(_line("", "", f"-> {toolkit['todo']}"))
     for name, error in report["extensions"].items():

@@ -1,38 +1,42 @@
-"""Adds our encoders to the tables of ESPnet2's tasks.
+"""Adds our encoders to the tables of ESPnet's tasks.
 
-Every ESPnet2 task module holds ``ClassChoices`` tables, from which its command line and its
-models are built. :func:`register` adds ``nas`` and the baselines to the encoder table of one such
-module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the module was executed.
+Every task module of ESPnet2 and ESPnet3 holds ``ClassChoices`` tables, from which its command line
+and its models are built. :func:`register` adds ``nas`` and the baselines to the encoder table of
+one such module; the import hook (:mod:`nas_encoder.autoload`) calls it right after the module was
+executed.
 
 It also wraps ``build_model`` of the module's tasks: before a model is built, a genotype given by
 name or path is replaced by the document itself in ``args.<encoder>_conf``. ESPnet writes
 ``config.yaml`` from those ``args`` *after* building the model ("they are allowed to modify args"),
 so that file is enough to rebuild the model, whatever process wrote it. ``encoder:`` becomes
 ``nas_encoder`` there, so that ESPnet names the package where it is missing. What a constructor
-cannot know is checked there too (:mod:`.advice`).
+cannot know is checked there too (:mod:`.advice`). ESPnet3 saves another config, see
+:mod:`.espnet3`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from nas_encoder.common.problems import show
+from nas_encoder.common.wrapping import wrap_once
 from nas_encoder.errors import ConfigError, NasEncoderError, RegistryError
 from nas_encoder.tables import BASELINES, NAS, saved_name
 
-# Encoder tables of the modules in which the table is not "encoder_choices".
+# Encoder tables of the modules in which the table is not "encoder_choices": copies of their
+# sub-tasks' tables, made on import.
 TABLES: dict[str, tuple[str, ...]] = {
-    # Copies of its sub-tasks' tables, made on import.
     "espnet2.tasks.enh_s2t": ("asr_encoder_choices", "st_encoder_choices", "diar_encoder_choices"),
+    "espnet2.tasks.gan_tok": ("asr_encoder_choices",),
 }
 
 # Tasks whose "encoder" is something else, and why ours cannot take its place.
 EXCLUDED: dict[str, str] = {
+    "espnet2.tasks.beats": "is the whole pre-training model, on patches of a spectrogram",
     "espnet2.tasks.enh": "maps a waveform to a spectrum that a decoder inverts",
     "espnet2.tasks.enh_tse": "maps a waveform to a spectrum that a decoder inverts",
     "espnet2.tasks.hubert": "is the whole pre-training model with masking and targets",
@@ -60,7 +64,7 @@ def encoder_class(module_name: str, name: str) -> type:
 
 
 def register(module: ModuleType) -> tuple[str, ...]:
-    """Register our encoders in one module of ``espnet2.tasks``; a second call changes nothing.
+    """Register our encoders in one module of tasks; a second call changes nothing.
 
     Returns:
         The names of the tables that now hold our encoders; none for a module without any.
@@ -82,11 +86,11 @@ def register(module: ModuleType) -> tuple[str, ...]:
                 if present is not encoder:
                     rule = f"{name}.{table} has another encoder '{word}' already"
                     problems.append(f"{rule}: {present!r}")
-        for task in list(vars(module).values()):
-            if isinstance(task, type) and task.__module__ == name:
-                _inline_before_build(task, choices)
     if tables:
         _register_frontends(module)
+        for task in list(vars(module).values()):
+            if isinstance(task, type) and task.__module__ == name and "build_model" in vars(task):
+                wrap_once(task, "build_model", _prepare_and_build)
     if problems:
         raise RegistryError("; ".join(problems))
     return tuple(tables)
@@ -157,28 +161,10 @@ def _own_size(encoder: Any, conf: dict[str, Any], subject: str) -> ConfigError:
     return ConfigError(subject, problems)
 
 
-def _inline_before_build(task: type, choices: Any) -> None:
-    """Wrap the task's own ``build_model`` so that it calls :func:`prepare` first."""
-    method = task.__dict__.get("build_model")
-    listed = getattr(task, "class_choices_list", ())
-    if not isinstance(method, classmethod) or not any(choices is entry for entry in listed):
-        return
-    inner: Callable[..., Any] = method.__func__
-    handled: list[Any] | None = getattr(inner, "nas_encoder_choices", None)
-    if handled is not None:
-        if not any(choices is entry for entry in handled):
-            handled.append(choices)
-        return
-    tables = [choices]
-
-    @functools.wraps(inner)
-    def build_model(cls: type, *args: Any, **kwargs: Any) -> Any:
-        namespace = kwargs.get("args", args[0] if args else None)
-        ours = [prepare(namespace, table) for table in tables]
-        model = inner(cls, *args, **kwargs)
-        if any(ours):
-            import_module("nas_encoder.espnet.advice").advise(model, namespace)
-        return model
-
-    build_model.nas_encoder_choices = tables  # type: ignore[attr-defined]
-    task.build_model = classmethod(build_model)  # type: ignore[attr-defined]
+def _prepare_and_build(build: Callable[..., Any], task: Any, *args: Any, **kwargs: Any) -> Any:
+    namespace = kwargs.get("args", args[0] if args else None)
+    ours = [prepare(namespace, choices) for choices in task.class_choices_list]
+    model = build(task, *args, **kwargs)
+    if any(ours):
+        import_module("nas_encoder.espnet.advice").advise(model, namespace)
+    return model

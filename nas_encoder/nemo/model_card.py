@@ -9,7 +9,6 @@ been executed, so it costs nothing if no model is used.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from nas_encoder import __version__
+from nas_encoder.common.wrapping import wrap_once
 from nas_encoder.interchange import card as cards
 
 PACKAGE = "nas_encoder.nemo."
@@ -59,27 +59,22 @@ def register(module: ModuleType) -> None:
     """
     if MODELS not in sys.modules:  # else it is the one that is importing NeMo's module
         import_module(MODELS)
-    cls = module.ASRModel
-    inner_save, inner_checkpoint = cls.save_to, cls.on_save_checkpoint
-    if hasattr(inner_save, "nas_encoder_card"):
-        return
+    wrap_once(module.ASRModel, "save_to", _after_save_to)
+    wrap_once(module.ASRModel, "on_save_checkpoint", _after_checkpoint)
 
-    @functools.wraps(inner_save)
-    def save_to(self: Any, save_path: Any, *args: Any, **kwargs: Any) -> Any:
-        result = inner_save(self, save_path, *args, **kwargs)
-        if is_ours(self) and Path(save_path).expanduser().is_file():
-            _try(lambda: write_model_card(self, save_path))
-        return result
 
-    @functools.wraps(inner_checkpoint)
-    def on_save_checkpoint(self: Any, checkpoint: Any) -> Any:
-        result = inner_checkpoint(self, checkpoint)
-        if is_ours(self):
-            _try(lambda: _beside_lightning(self))
-        return result
+def _after_save_to(inner: Any, model: Any, save_path: Any, *args: Any, **kwargs: Any) -> Any:
+    result = inner(model, save_path, *args, **kwargs)
+    if is_ours(model) and Path(save_path).expanduser().is_file():
+        _try(lambda: write_model_card(model, save_path))
+    return result
 
-    save_to.nas_encoder_card = True  # type: ignore[attr-defined]
-    cls.save_to, cls.on_save_checkpoint = save_to, on_save_checkpoint
+
+def _after_checkpoint(inner: Any, model: Any, checkpoint: Any) -> Any:
+    result = inner(model, checkpoint)
+    if is_ours(model):
+        _try(lambda: _beside_lightning(model))
+    return result
 
 
 def _beside_lightning(model: Any) -> None:

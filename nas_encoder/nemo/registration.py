@@ -15,13 +15,14 @@ approved namespace") that our registration is switched off.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from nas_encoder.autoload import SWITCH, enabled
+from nas_encoder.common.wrapping import wrap_once
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.tables import BASELINES, encoder_targets
 
@@ -38,15 +39,15 @@ def register(module: ModuleType) -> tuple[str, ...]:
 
     A second call changes nothing.
     """
-    _wrap(module, "_unsafe_target_error", functools.partial(_explained, module))
+    wrap_once(module, "_unsafe_target_error", partial(_explained, module))
     if not enabled():
         return ()
     # Before anything is allowed: paths that merely start with one of ours stay refused.
-    _wrap(module, "_is_target_allowed", _exactly_ours)
+    wrap_once(module, "_is_target_allowed", _exactly_ours)
     allowed: list[str] = module.ALLOWED_TARGET_PREFIXES
     added = tuple(target for target in targets() if target not in allowed)
     allowed.extend(added)
-    _wrap(module.Serialization, "from_config_dict", _portable_before)
+    wrap_once(module.Serialization, "from_config_dict", _portable_before)
     if added:
         _log(f"nas_encoder: NeMo may now build {', '.join(added)} (added to its allow-list)")
     return added
@@ -83,21 +84,6 @@ def make_portable(config: Any) -> None:
             config.update(values)
     else:
         config.update(values)
-
-
-def _wrap(place: Any, name: str, call: Callable[..., Any]) -> None:
-    """Replace a function, or a class method, by ``call(the function, *its arguments)``, once."""
-    found = vars(place)[name]
-    inner: Any = getattr(found, "__func__", found)
-    if hasattr(inner, "nas_encoder_wraps"):
-        return
-
-    @functools.wraps(inner)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return call(inner, *args, **kwargs)
-
-    wrapper.nas_encoder_wraps = True  # type: ignore[attr-defined]
-    setattr(place, name, classmethod(wrapper) if found is not inner else wrapper)
 
 
 def _exactly_ours(inner: Callable[..., bool], target: Any) -> bool:

@@ -14,9 +14,9 @@ is skipped without the package or a CUDA device.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.common.problems import is_number
+from nas_encoder.common.wrapping import wrap_once
 from nas_encoder.errors import ConfigError, InputError, MissingDependencyError
 
 NAME = "warp_rnnt"
@@ -111,16 +112,20 @@ def register(module: ModuleType) -> None:
         installation_msg="pip install 'nas_encoder[rnnt]'  (its source builds where CUDA is)",
         force_float32=True,
     )
-    inner: Callable[..., nn.Module] = module.resolve_rnnt_loss
+    wrap_once(module, "resolve_rnnt_loss", partial(_resolve, module))
 
-    @functools.wraps(inner)
-    def resolve_rnnt_loss(loss_name: str, blank_idx: int, loss_kwargs: Any = None) -> nn.Module:
-        if loss_name != NAME or not table[NAME].is_available:
-            return inner(loss_name, blank_idx, loss_kwargs)
-        options = dict(loss_kwargs or {})
-        loss = WarpRNNTLoss(blank_idx, options.pop("fastemit_lambda", 0.0))
-        if options:
-            module._warn_unused_additional_kwargs(loss_name, options)
-        return loss
 
-    module.resolve_rnnt_loss = resolve_rnnt_loss  # type: ignore[attr-defined]
+def _resolve(
+    module: ModuleType,
+    inner: Callable[..., nn.Module],
+    loss_name: str,
+    blank_idx: int,
+    loss_kwargs: Any = None,
+) -> nn.Module:
+    if loss_name != NAME or not module.RNNT_LOSS_RESOLVER[NAME].is_available:
+        return inner(loss_name, blank_idx, loss_kwargs)
+    options = dict(loss_kwargs or {})
+    loss = WarpRNNTLoss(blank_idx, options.pop("fastemit_lambda", 0.0))
+    if options:
+        module._warn_unused_additional_kwargs(loss_name, options)
+    return loss
