@@ -267,6 +267,12 @@ STEPS = (
         ("pyproject.toml", "setup.py", "nas_encoder/nas_encoder_autoload.pth"),
         ["--no-deps", "--no-build-isolation", "--editable", "."],
     ),
+    requirements(
+        "espnet-202611",
+        "ESPnet 202611, in a folder of its own for the tests",
+        *("--no-deps", "--ignore-requires-python", "--upgrade"),
+        *("--target", ".venv/espnet-202611"),
+    ),
 )
 
 

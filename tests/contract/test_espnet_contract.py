@@ -162,6 +162,9 @@ def test_streaming_is_refused(asr: ModuleType, option: str) -> None:
 def test_init_leaves_norms_alone(asr: ModuleType, option: str, kind: str) -> None:
     from espnet2.torch_utils.initialize import initialize
 
+    offered = next(action for action in asr.ASRTask.get_parser()._actions if action.dest == "init")
+    if kind not in (offered.choices or ()):
+        pytest.skip(f"this ESPnet has no 'init: {kind}'")
     encoder = encoder_of(asr, option)
     initialize(encoder, kind)
     norms = [

@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tabular": NETWORK | {"data", "training", "deploy"},
     "deploy": NETWORK,
     "interchange": NETWORK | {"baselines"},
-    "espnet": BUILT,
+    "espnet": BUILT | {"autoload"},
     "nemo": BUILT | {"autoload"},
     "testing": NETWORK | {"baselines"},
 }
@@ -92,9 +92,9 @@ ROOMS = {
 # A family's package is a name only: its modules belong to one of the two rooms above.
 FAMILIES = {path.parent.name for path in PACKAGE.glob("spaces/*/space.py")}
 
-TOOLKITS = {"espnet", "espnet2", "espnetez", "nemo"}
+TOOLKITS = {"espnet", "espnet2", "espnet3", "espnetez", "nemo"}
 # The only rooms that may name a toolkit's module.
-TOOLKITS_OF = {"espnet": {"espnet", "espnet2", "espnetez"}, "nemo": {"nemo"}}
+TOOLKITS_OF = {"espnet": TOOLKITS - {"nemo"}, "nemo": {"nemo"}}
 
 # What a base install has. Rooms that work on it import anything else inside functions only.
 INSTALLED = {"torch", "yaml"}
