@@ -59,10 +59,11 @@ def portable_config(config: Any, task: str | None) -> Any:
     result = copy.deepcopy(config) if OmegaConf.is_config(config) else OmegaConf.create(config)
     model: Any = OmegaConf.to_container(result.model, resolve=True)
     namespace = argparse.Namespace(**model)
-    for choices in get_class(task).class_choices_list:
+    cls: Any = get_class(task)
+    for choices in cls.class_choices_list:
         prepare(namespace, choices)
     with flag_override(result, ["readonly", "struct"], False):
         for name, value in vars(namespace).items():
-            if value != model[name]:  # an encoder of ours, or its options
+            if value != model.get(name):  # an encoder of ours, or its options
                 OmegaConf.update(result, f"model.{name}", value, merge=False)
     return result
