@@ -40,7 +40,7 @@ import espnet2.tasks.asr as module
 found = {
     name: f"{cls.__module__}.{cls.__qualname__}"
     for name, cls in module.encoder_choices.classes.items()
-    if cls.__module__.startswith("nas_encoder.")
+    if cls.__module__.startswith("nas_encoder.") and not name.startswith("nas_encoder")
 }
 if found:  # else nothing of ours can be imported there
     from nas_encoder.espnet.survey import survey

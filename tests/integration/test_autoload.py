@@ -362,6 +362,9 @@ def test_doctor_tells_whether_the_toolkits_know_us(venv: Path) -> None:
         "dfsmn_san": "nas_encoder.espnet.encoder.DFSMNSANEncoder",
     }
     assert espnet["problem"] is None and espnet["version"]
+    table = espnet["tables"]["espnet2.tasks.asr.encoder_choices"]
+    assert table == {"encoders": ["nas", "dfsmn_san"], "state": "registered", "why": None}
+    assert espnet["tables"]["espnet2.tasks.ssl.encoder_choices"]["state"] == "not offered"
     nemo, hydra = report["toolkits"]["nemo"], report["toolkits"]["hydra"]
     for name in ("NASEncoder", "DFSMNSANEncoder"):
         assert nemo["registered"][name] == f"nas_encoder.nemo.{name}"
