@@ -227,22 +227,33 @@ def make_kaldi(case: Case) -> None:
     """Write ``wav.scp``, ``text`` and perhaps ``segments``."""
     rng = case.rng
     ids = rng.sample(IDS, rng.randint(1, 5))
-    scp, utterances = [], []
+    scp, utterances, short = [], list(ids), set()
     for key in ids:
         gap = rng.choice([" ", " ", "  ", "\t"])
         scp.append(f"{key}{gap}{_location(case)}{rng.choice(['', '', ' ', '  '])}")
-        utterances.append(key)
+        if case.cut_short:
+            short.add(key)
+            case.cut_short = False
     if case.maybe(0.35):
         utterances, lines = [], []
         for key in ids:
             for part in range(rng.randint(0, 2)):
-                start = round(rng.uniform(0, 0.05), rng.randint(2, 8))
+                start = round(rng.uniform(0, 0.024), rng.randint(3, 8))
                 end = rng.choice([-1, round(start + rng.uniform(0.005, 0.08), rng.randint(2, 8))])
-                if end != -1 and end > 0.06:
+                if end != -1 and end > 0.025:
                     case.spoil()  # may lie outside of the shortest recordings
                 if case.maybe(0.03):
                     case.spoil()
-                    start, end = rng.choice([(-0.01, 0.05), (0.5, 0.4), (0.1, 99.0), ("x", 1.0)])
+                    start, end = rng.choice(
+                        [
+                            (-0.01, 0.05),
+                            (0.5, 0.4),
+                            (0.1, 99.0),
+                            ("x", 1.0),
+                            (0, 1e308),
+                            (1e308, -1),
+                        ]
+                    )
                 utterances.append(f"{key}-{part}")
                 lines.append(f"{key}-{part} {key} {start} {end}")
                 if case.maybe(0.02):
@@ -251,6 +262,7 @@ def make_kaldi(case: Case) -> None:
         if not lines:
             case.spoil()
         (case.folder / "segments").write_bytes(case.mangled(lines))
+    case.cut_short = any(key.removesuffix("-0").removesuffix("-1") in short for key in utterances)
     texts = [f"{key} {rng.choice(TEXTS)}" for key in utterances]
     if case.maybe(0.05) and texts:
         case.spoil()
@@ -350,6 +362,11 @@ def make_nemo(case: Case) -> None:
             row["speaker"] = rng.choice(["s", 3, None])
         if case.maybe(0.06):
             _damage(case, row)
+        if case.maybe(0.03):
+            case.spoil()
+            archived = case.pool.archived[rng.choice(list(case.pool.archived))]
+            other = rng.choice([archived, f"cat {path} |", f"{path} ", f" {path}", f"{path}[0:9]"])
+            row["audio_filepath"] = other
         rows.append(row)
     audio = [row.get("audio_filename", row.get("audio_filepath")) for row in rows]
     if len({os.path.basename(str(path)) for path in audio}) < len(rows):
@@ -383,7 +400,9 @@ def _damage(case: Case, row: dict[str, Any]) -> None:
     if case.maybe(0.4):
         del row[key]
     else:
-        row[key] = case.rng.choice([None, -1, 0, "", "x", float("nan"), [], True, 1e9, 10**400])
+        row[key] = case.rng.choice(
+            [None, -1, 0, "", "x", float("nan"), [], True, 1e9, 1e308, 10**400]
+        )
 
 
 class NemoReference:

@@ -26,23 +26,23 @@ def read_recordings(
     findings: Findings,
     *,
     jobs: int | None = None,
-    seeks: bool = False,
+    plain: bool = False,
 ) -> dict[str, Recording]:
     """Read the headers of audio files.
 
     Args:
-        locations: Recording id -> (a path, ``ARCHIVE:OFFSET``, or a shell command that ends in
-            ``|``, as in Kaldi and ESPnet; ``file:line`` for messages).
+        locations: Recording id -> (where its audio is; ``file:line`` for messages).
         findings: Receives every location that is missing, unreadable, empty or not mono.
         jobs: Threads; by default one per processor, at most 8.
-        seeks: See :class:`Sound`.
+        plain: Whether all are paths of files, as in NeMo; if not, they may also be
+            ``ARCHIVE:OFFSET``, or a shell command that ends in ``|``, as in Kaldi and ESPnet.
 
     Returns:
         id -> recording, in the order given; those with problems are absent.
     """
     recordings: dict[str, Recording] = {}
     with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda key: _read_one(key, locations[key][0].strip(), seeks), locations)
+        results = pool.map(lambda key: _read_one(key, locations[key][0], plain), locations)
         few, total = len(locations) < 2000, len(locations)
         progress = tqdm(results, total=total, desc="audio headers", unit="file", disable=few)
         for (key, (_, where)), found in zip(locations.items(), progress, strict=True):
@@ -76,18 +76,23 @@ def utterance(
     return MonoCut(key, start, duration, 0, [supervision], recording=recording)
 
 
-def _read_one(key: str, location: str, seeks: bool) -> Recording | str:
+def _read_one(key: str, location: str, plain: bool) -> Recording | str:
     """Return a recording, or why there is none."""
     kind, source = "file", location
     place = ARCHIVE.fullmatch(location)
-    if location.endswith("|"):
+    if plain:
+        if not os.path.isfile(location):
+            return "the audio file does not exist"
+    elif location.endswith("|"):
         kind, source = _without_process(location[:-1].strip())
     elif re.search(r"\[[\d:,]*\]$", location):
         return "ranges of samples ('[first:last]') are not read"
     elif place and os.path.isfile(location) and os.path.isfile(place[1]):
         return f"is a file, and by Kaldi's rules also a place in the file {place[1]}: rename one"
     try:
-        sound = Sound.opened(kind, os.path.abspath(source) if kind == "file" else source, seeks)
+        sound = Sound.opened(
+            kind, os.path.abspath(source) if kind == "file" else source, seeks=plain
+        )
     except UnusableSoundError as error:
         missing = isinstance(error.__cause__, FileNotFoundError) and not os.path.isabs(source)
         return f"{error} (paths start at {os.getcwd()})" if missing else str(error)

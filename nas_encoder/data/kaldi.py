@@ -68,12 +68,13 @@ def read_kaldi_dir(
         if recording is None:  # already reported
             continue
         rate, total = recording.sampling_rate, recording.num_samples
-        first = int(start * rate)
-        last = total if end == -1 else int(end * rate)
+        latest = recording.duration + _OVERSHOOT
+        first = int(min(start, latest) * rate)
+        last = total if end == -1 else int(min(end, latest) * rate)
         if last > total:
             last = total
             dropped.add("clipped at the end of its recording", f"{where} '{key}'")
-        if end > recording.duration + _OVERSHOOT or not 0 <= first < last:
+        if end > latest or not 0 <= first < last:
             findings.add(
                 "segment must lie inside its recording, end after start",
                 f"{where} '{key}' [{start}, {end}] of {recording.duration:.3f} s",

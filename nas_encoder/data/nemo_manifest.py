@@ -64,7 +64,7 @@ def read_nemo_manifest(
     locations: dict[str, tuple[str, str]] = {}
     for where, _, file, _ in good:
         locations.setdefault(file, (file, where))
-    recordings = read_recordings(locations, findings, jobs=jobs, seeks=True)
+    recordings = read_recordings(locations, findings, jobs=jobs, plain=True)
     if not recordings and any(path.parent.glob("*.tar")):
         findings.add(f"{_UNTAR}; there are tar files beside it", str(path))
     cuts: list[tuple[str, MonoCut]] = []
@@ -83,14 +83,14 @@ def read_nemo_manifest(
             continue
         recording = recordings[file]
         rate, total = recording.sampling_rate, recording.num_samples
-        first = int(offset * rate)
-        last = first + int(duration * rate)
-        if first >= total or last > total + _TOLERANCE * rate:
+        if max(offset, offset + duration - _TOLERANCE) >= recording.duration:
             findings.add(
                 "offset + duration lies beyond the end of the audio",
                 f"{where} '{file}' ({offset} + {duration} s of {recording.duration:.3f} s)",
             )
             continue
+        first = int(offset * rate)
+        last = first + int(duration * rate)
         if first == last:
             findings.add("'duration' must cover a sample", f"{where} (got {duration!r})")
             continue

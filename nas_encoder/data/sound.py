@@ -20,6 +20,7 @@ Data = str | IO[bytes]  # a path, or content
 ARCHIVE = re.compile(r"(.+):(\d+)", re.DOTALL)  # Kaldi's FILE:OFFSET
 # Lengths in bytes from here on stand for "unknown", where an encoder could not seek back.
 _UNKNOWN = 0x7FFF0000
+_HEADER = 64  # bytes; some encoders count the header as audio
 # What libsndfile logs where a header promises more than the file holds, by format.
 _PROMISES = {
     "WAV": r"data : (\d+) \(should be (\d+)\)",
@@ -232,18 +233,21 @@ def shortage(file: soundfile.SoundFile, data: Data) -> str:
     """Return how a file holds less than its header promises, or ''."""
     found = re.search(_PROMISES.get(file.format, "(?!)"), file.extra_info)
     promised, there = map(int, found.groups()) if found else (0, 0)
-    unit = "bytes of audio"
+    unit, allowed = "bytes of audio", _HEADER
     if file.format == "NIST":
         said = re.search(rb"sample_count -i (\d+)", _head(data, 1024))
-        promised, there, unit = int(said[1]) if said else 0, file.frames, "samples"
+        promised, there = int(said[1]) if said else 0, file.frames
+        unit, allowed = "samples", 0
     elif file.subtype == "MPEG_LAYER_III":
-        counted = _mp3_samples(data)
-        if counted not in (0, file.frames):
+        tag, size = _mp3_tag(data)
+        if tag is None and (samples := _mp3_samples(data)) != file.frames:
             return (
-                f"the mp3 has no frame count: libsndfile takes its {counted} samples for "
+                f"the mp3 has no frame count: libsndfile takes its {samples} samples for "
                 f"{file.frames}; convert it to wav or flac"
             )
-    if there < promised < _UNKNOWN:
+        promised, there = tag or 0, size
+        allowed = promised // 100  # tags that were removed count too
+    if there + allowed < promised < _UNKNOWN:
         return f"its header promises {promised} {unit}, {there} are there: it is cut short"
     if file.frames >= 1 << 40:
         return "its header does not say how many samples it holds; convert it to wav or flac"
@@ -260,6 +264,15 @@ def _head(data: Data, size: int = -1) -> bytes:
     head = data.read(size)
     data.seek(place)
     return head
+
+
+def _size(data: Data) -> int:
+    if isinstance(data, str):
+        return os.path.getsize(data)
+    place = data.tell()
+    size = data.seek(0, os.SEEK_END)
+    data.seek(place)
+    return size
 
 
 def _why_unreadable(data: Data, error: Exception) -> str:
@@ -283,18 +296,36 @@ _BITRATES = {  # kbit/s of layer III
 _RATES = (44100, 48000, 32000)
 
 
-def _mp3_samples(data: Data) -> int:
-    """Count the samples of an mp3 by its frames; 0 if it has a frame count of its own.
+def _mp3_tag(data: Data) -> tuple[int | None, int]:
+    """Return (bytes that an mp3 promises, bytes that it has).
 
-    Without one (Xing, Info, VBRI), libsndfile divides the size of the file by the bitrate of its
-    first frame, and reads no further.
+    The first is None without a count of frames (Xing, Info, VBRI), 0 with one but no bytes.
     """
-    raw, at, samples = _head(data), 0, 0
-    if raw[:3] == b"ID3":
-        at = 10 + sum((byte & 0x7F) << 21 - 7 * place for place, byte in enumerate(raw[6:10]))
-    tag = re.search(rb"(?:Xing|Info)...(.)|(VBRI)", raw[at : at + 256], re.DOTALL)
-    if tag and (tag[2] or tag[1][0] & 1):
-        return 0
+    raw = _head(data, 1 << 14)
+    start = _id3_size(raw)
+    if start + 1024 > len(raw):  # behind a picture, perhaps
+        raw = _head(data)
+    size = _size(data) - start
+    tag = re.search(rb"(?:Xing|Info)...(.)(....)(....)|VBRI", raw[start : start + 256], re.DOTALL)
+    if tag is None or (tag[1] and not tag[1][0] & 1):
+        return None, size
+    promised = int.from_bytes(tag[3], "big") if tag[1] and tag[1][0] & 2 else 0
+    return promised, size
+
+
+def _id3_size(raw: bytes) -> int:
+    bits = sum((byte & 0x7F) << 21 - 7 * place for place, byte in enumerate(raw[6:10]))
+    return 10 + bits if raw[:3] == b"ID3" else 0
+
+
+def _mp3_samples(data: Data) -> int:
+    """Count the samples of an mp3 by its frames.
+
+    Without a count, libsndfile divides the size of the file by the bitrate of its first frame,
+    and reads no further.
+    """
+    raw, samples = _head(data), 0
+    at = _id3_size(raw)
     while 0 <= at < len(raw) - 3:
         version, layer = raw[at + 1] >> 3 & 3, raw[at + 1] >> 1 & 3
         bitrate, rate = raw[at + 2] >> 4, raw[at + 2] >> 2 & 3

@@ -103,6 +103,19 @@ def test_a_header_without_a_length_as_encoders_write_to_pipes(tmp_path, wav, len
         assert cut.num_samples == cut.load_audio().shape[1] == 64000
 
 
+@pytest.mark.parametrize(("more", "read"), [(8, True), (44, True), (66, False)])
+def test_a_length_that_counts_the_header_too(tmp_path, wav, more, read):
+    data = bytearray(wav.read_bytes())
+    data[40:44] = (128000 + more).to_bytes(4, "little")
+    wav.write_bytes(data)
+    folder = folder_of(tmp_path / "k", {"u": str(wav)})
+    if read:
+        (cut,) = open_cuts(folder)
+        assert np.array_equal(cut.load_audio()[0], soundfile.read(wav, dtype="float32")[0])
+    else:
+        assert "its header promises 128066 bytes of audio, 128000 are there" in problem_of(folder)
+
+
 def test_stated_lengths_are_compared(tmp_path, wav):
     folder = folder_of(tmp_path / "k", {"u": str(wav)}, utt2dur="u 4.03\n")
     assert len(open_cuts(folder)) == 1
@@ -129,6 +142,17 @@ def test_mp3_without_a_frame_count(tmp_path, mode, rate):
     path.write_bytes(data[data.find(data[:2], 2) :])  # its first frame only counts the others
     assert len(soundfile.read(path)[0]) < 7 * rate  # as ESPnet and NeMo would read it
     assert "'u': the mp3 has no frame count" in problem_of(folder)
+
+
+def test_mp3_that_is_cut_short(tmp_path):
+    path = write_tone(tmp_path / "x.mp3", 4.0)
+    data = path.read_bytes()
+    path.write_bytes(b"ID3\x04\0\0\0\0\x01\x00" + bytes(128) + data)
+    folder = folder_of(tmp_path / "k", {"u": str(path)})
+    assert len(open_cuts(folder)) == 1
+    path.write_bytes(data[: len(data) // 2])
+    text = f"its header promises {len(data)} bytes of audio, {len(data) // 2} are there"
+    assert text in problem_of(folder)
 
 
 def test_constant_mp3_without_a_frame_count_is_read(tmp_path):
