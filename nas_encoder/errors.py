@@ -7,6 +7,7 @@ manifest) carries *all* the problems found, each with its path in the document.
 from __future__ import annotations
 
 import copyreg
+import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,9 @@ _MOST = 100  # problems listed in a message; the exception holds them all
 
 
 class NasEncoderError(Exception):
-    """Base of all errors raised by nas_encoder."""
+    """Base of all errors raised by nas_encoder; ``status`` is the exit status of a command."""
+
+    status = 2
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders (data loader workers, spawned ranks). Their own way would
@@ -57,6 +60,15 @@ class DataError(ProblemsError):
 
 class CheckpointError(ProblemsError):
     """A checkpoint or a run folder cannot be read, written or resumed."""
+
+
+class StoppedError(NasEncoderError):
+    """A signal stopped a run; it can be resumed."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+        self.status = 128 + signal_number
 
 
 class InputError(NasEncoderError, ValueError):

@@ -118,7 +118,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     ]
     state = RunFolder(folder).load_checkpoint()
     assert state is not None
-    state["position"].pop("seconds")
+    for part in (state["position"], *state["records"]):
+        part.pop("seconds")
+    del state["run"]
     genotypes = {p.name: p.read_text() for p in sorted((folder / "genotypes").iterdir())}
     result = (folder / "genotype.yaml").read_text()
     return {"rows": rows, "state": state, "genotypes": genotypes, "result": result}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec
 
 from nas_encoder.common.documents import write_atomically
-from nas_encoder.errors import DataError, NasEncoderError
+from nas_encoder.errors import DataError, NasEncoderError, StoppedError
 
 P = ParamSpec("P")
 
@@ -22,6 +23,10 @@ def command(main: Callable[P, None]) -> Callable[P, int]:
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             main(*args, **kwargs)
+        except StoppedError as stopped:
+            again = shlex.join([sys.executable, *sys.argv])
+            print(f"{stopped}; run the same command again to go on:\n  {again}", file=sys.stderr)
+            return stopped.status
         except NasEncoderError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

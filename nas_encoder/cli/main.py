@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from nas_encoder import __version__
-from nas_encoder.errors import NasEncoderError
+from nas_encoder.errors import NasEncoderError, StoppedError
 
 # name -> (module, one-line help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -62,19 +64,27 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its status (0 done, 1 negative finding, 2 bad input)."""
+    """Run the command line; return its status.
+
+    0 done, 1 negative finding, 2 bad input, 130 or 143 stopped by SIGINT or SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = next((word for word in arguments if word in COMMANDS), "")
     args = build_parser(only=asked).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         return int(args.run(args))
+    except (StoppedError, KeyboardInterrupt) as stopped:
+        text = str(stopped) or "interrupted"
+        if hasattr(args, "resume"):
+            words = arguments if args.resume else [*arguments, "--resume"]
+            text += f"; go on with:\n  {shlex.join(['nas-encoder', *words])}"
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            print(f"nas-encoder {args.command}: {text}", file=sys.stderr)
+        return stopped.status if isinstance(stopped, StoppedError) else 130
     except NasEncoderError as error:
         print(f"nas-encoder {args.command}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"nas-encoder {args.command}: interrupted", file=sys.stderr)
-        return 130
+        return error.status
     except BrokenPipeError:  # `nas-encoder zoo | head`
         sys.stderr.close()
         return 0

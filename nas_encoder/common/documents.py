@@ -135,20 +135,28 @@ def read_yaml(path: str | Path, error: type[ProblemsError] = GenotypeError) -> A
     return parse_yaml(data, str(path), error)
 
 
+def dump_yaml(document: Any, subject: str, error: type[ProblemsError] = GenotypeError) -> bytes:
+    """Return the YAML form of a document.
+
+    Raises:
+        ProblemsError: (the class given as ``error``) it has none.
+    """
+    try:
+        text = yaml.dump(
+            document, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True
+        )
+        return text.encode("utf-8")
+    except (yaml.YAMLError, UnicodeEncodeError, RecursionError) as problem:
+        raise error(subject, [f"cannot be written: {_one_line(problem)}"]) from None
+
+
 def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = GenotypeError) -> None:
     """Write a document atomically: the old file stays until the new one is on disk.
 
     Raises:
         ProblemsError: (the class given as ``error``) the file cannot be written.
     """
-    try:
-        text = yaml.dump(
-            document, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True
-        )
-        data = text.encode("utf-8")
-    except (yaml.YAMLError, UnicodeEncodeError, RecursionError) as problem:
-        raise error(str(path), [f"cannot be written: {_one_line(problem)}"]) from None
-    write_atomically(path, data, error)
+    write_atomically(path, dump_yaml(document, str(path), error), error)
 
 
 def write_atomically(

@@ -9,6 +9,7 @@ from typing import Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.problems import show
+from nas_encoder.common.sealed import check_unaltered
 from nas_encoder.errors import GenotypeError
 from nas_encoder.genotype.genotype import Genotype
 
@@ -57,4 +58,6 @@ def load_genotype(source: str | Path | Mapping[str, Any] | Genotype) -> Genotype
                 "a file is given by a path that ends in .yaml or holds a '/'"
             ],
         )
-    return Genotype.from_dict(read_yaml(source), text)
+    document = read_yaml(source)
+    check_unaltered(Path(source))
+    return Genotype.from_dict(document, text)

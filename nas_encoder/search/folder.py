@@ -1,10 +1,11 @@
 """The folder of a search run; its files survive a kill at any moment.
 
 config.yaml (can be given to --config again), run.yaml (seed, data, versions, commit, machine),
-metrics.jsonl (an object per epoch or trial), genotype.yaml (the result) and report.html; then
+metrics.jsonl (an object per epoch or trial), genotype.yaml (the result), report.html,
+checksums.json (of the others) and data/ (what each utterance was); then
 
-- of a gradient search: last.ckpt (for --resume), genotypes/ (derived after each epoch), tokens.txt,
-  features.json, tensorboard/ and, with a latency budget, operations.yaml (the table of latencies);
+- of a gradient search: last.ckpt (for --resume) and the one before it, genotypes/ (derived after
+  each epoch), tokens.txt, features.json, tensorboard/ and, with a latency budget, operations.yaml;
 - of several seeds: seed*/, the folder of each seed's search; the others are those of the best;
 - of a search by trials: study.db (the Optuna study, unless another storage is given) and, with
   several objectives, front/ (the genotypes of the Pareto front) and front.json (their objectives).
@@ -12,49 +13,37 @@ metrics.jsonl (an object per epoch or trial), genotype.yaml (the result) and rep
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
 
-from nas_encoder.common.documents import differences, read_yaml, write_atomically, write_yaml
+from nas_encoder.common.documents import differences
 from nas_encoder.common.fields import Declared, T
+from nas_encoder.common.sealed import ANEW
 from nas_encoder.data import FeatureExtractor, TokenSet
+from nas_encoder.data.fingerprint import SAME_DATA, Fingerprint, data_changes, summaries
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.records import R, Record
-from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
+from nas_encoder.training.checkpoint import State, load_checkpoint, save_checkpoint
+from nas_encoder.training.holding import METRICS, RESULT, HeldFolder
+from nas_encoder.training.lock import holder_of
 
-CHECKPOINT = "last.ckpt"
-STUDY = "study.db"
+logger = logging.getLogger(__name__)
+
 IDENTITY = frozenset({"seed", "seeds", "train", "valid", "table"})  # what a resumed run keeps
+AGAIN = "--resume makes it again"
 
 
-class RunFolder:
-    """Paths, atomic writes and checks of a run folder; only one of several processes ``writes``."""
+class RunFolder(HeldFolder):
+    """What is in a run folder: atomic writes and checks."""
 
-    def __init__(self, path: str | Path, writes: bool = True) -> None:
-        self.path = Path(path)
-        self.writes = writes
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file with the state of an unfinished run."""
-        return self.path / CHECKPOINT
-
-    @property
-    def metrics(self) -> Path:
-        """The file that records epochs or trials."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def study_url(self) -> str:
-        """The SQLAlchemy URL of the study's file, in which '?' would begin options."""
-        path = str(self.path.resolve() / STUDY)
-        plain = not set(path) & set("?{}")  # Optuna fills in what is in braces
-        return f"sqlite:///{path}" if plain else f"sqlite:///file:{quote(path)}?uri=true"
+    resumed = False
 
     def begin(
         self,
@@ -63,7 +52,7 @@ class RunFolder:
         resume: bool,
         growing: Collection[str] = (),
     ) -> list[str]:
-        """Record the run; refuse to mix two runs.
+        """Record the run, or find one to resume (``resumed``); refuse to mix two runs.
 
         Args:
             config: The configuration; options that a run of an older version lacks count as their
@@ -80,30 +69,34 @@ class RunFolder:
                 ``resume`` is off, or the resumed run has another configuration, seed or data.
         """
         if not self.writes:
+            self.resumed = self.begun()
             return []
         try:
             (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._error(f"cannot be made: {error.strerror}") from None
-        # A run that failed before its first checkpoint (bad data) leaves nothing to keep.
-        kept = any(
-            (self.path / name).exists()
-            for name in (CHECKPOINT, STUDY, "metrics.jsonl", "genotype.yaml")
-        ) or any(self.path.glob("seed*/metrics.jsonl"))
+            raise self.error(f"cannot be made: {error.strerror}") from None
+        workers = self.workers()
+        if workers and not resume:
+            raise self.error(f"is in use by {holder_of(workers[0])}; add --resume to join it")
+        # A start that failed before its first checkpoint (bad data) leaves nothing to keep.
+        kept = self.begun() or bool(workers)
         if kept and not resume:
-            raise self._error(
+            raise self.error(
                 "already holds a run; add --resume to continue it, or choose another --output"
             )
+        self.resumed = kept
         if kept:
             return self._require_same(config, run, growing)
-        self._write_yaml("config.yaml", config.to_dict())
-        self._write_yaml("run.yaml", run)
+        self.take_back()
+        (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
+        self.write_yaml("config.yaml", config.to_dict())
+        self.write_yaml("run.yaml", run)
         return []
 
     def _require_same(
         self, config: Declared, run: Mapping[str, Any], growing: Collection[str]
     ) -> list[str]:
-        before = config.completed(read_yaml(self.path / "config.yaml", CheckpointError))
+        before = config.completed(self.read_yaml("config.yaml"))
         # The machine and the commit of a run may change; what it computes must not.
         old, new = (
             {"run": {key: document.get(key) for key in IDENTITY & run.keys()}}
@@ -119,8 +112,10 @@ class RunFolder:
         if problems:
             raise CheckpointError(f"cannot resume {self.path}", problems)
         if grown:
-            self._write_yaml("config.yaml", config.to_dict())
+            self.write_yaml("config.yaml", config.to_dict())
         return grown
+
+    # -- what is run --------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """Return the content of run.yaml.
@@ -128,28 +123,107 @@ class RunFolder:
         Raises:
             CheckpointError: The folder holds no search, or the file is damaged.
         """
-        path = self.path / "run.yaml"
-        if not path.is_file():
-            raise self._error("holds no search (no run.yaml)")
-        document = read_yaml(path, CheckpointError)
+        document = self.read_yaml("run.yaml")
+        if document is None:
+            raise self.error("holds no search (no run.yaml)")
         if not isinstance(document, dict):
-            raise CheckpointError(str(path), ["must be a mapping"])
+            raise CheckpointError(str(self.path / "run.yaml"), ["must be a mapping"])
         return document
 
     def config(self, cls: type[T]) -> T:
         """Return the configuration in config.yaml.
 
         Raises:
-            CheckpointError: There is no such file.
-            ConfigError: It is damaged, or of another kind of search.
+            CheckpointError: There is no such file, or it is damaged.
+            ConfigError: It is of another kind of search.
         """
-        path = self.path / "config.yaml"
-        return cls.from_dict(read_yaml(path, CheckpointError), str(path))
+        document = self.read_yaml("config.yaml")
+        if document is None:
+            raise self.error("holds no search (no config.yaml)")
+        return cls.from_dict(document, str(self.path / "config.yaml"))
 
     def kind(self) -> str:
         """Return the kind of search: ``gradient``, ``seeds`` (several of them) or ``trials``."""
         run = self.run()
         return "seeds" if "seeds" in run else "trials" if "table" in run else "gradient"
+
+    def check_sets(self, sets: Mapping[str, Fingerprint], resumed: bool) -> None:
+        """Record what the data are, or compare them with what a resumed run began with.
+
+        Raises:
+            CheckpointError: They have changed; the message says which and how.
+        """
+        if not sets:
+            return
+        if not resumed:
+            if self.writes:
+                (self.path / "data").mkdir(exist_ok=True)
+                for name, found in sets.items():
+                    (self.path / "data" / f"{name}.jsonl.gz").write_bytes(found.pack())
+                self.write_yaml("run.yaml", {**self.run(), "data": summaries(sets)})
+            return
+        kept = self.run().get("data")
+        if kept is None:
+            logger.warning(
+                "%s: an earlier version, which did not record its data, began this run; that they "
+                "are the same is not checked",
+                self.path,
+            )
+            return
+        self.require_sets(kept, sets)
+
+    def require_sets(
+        self, kept: Mapping[str, Mapping[str, Any]], sets: Mapping[str, Fingerprint]
+    ) -> None:
+        """Refuse data that differ from those with these summaries."""
+        files = {name: self.path / "data" / f"{name}.jsonl.gz" for name in kept}
+        rows = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+        if problems := data_changes(kept, rows, sets):
+            raise CheckpointError(
+                f"cannot resume {self.path}, its data have changed", [*problems, SAME_DATA]
+            )
+
+    def keep_data(self, tokens: TokenSet, features: FeatureExtractor, resumed: bool) -> None:
+        """Save the tokens and the features' settings and statistics.
+
+        Raises:
+            CheckpointError: The resumed run has other data, or they cannot be written.
+        """
+        problems = []
+        if resumed:
+            for name in ("tokens.txt", "features.json"):
+                self.read(name, ANEW)
+            if TokenSet.load(self.path / "tokens.txt", kind=tokens.kind) != tokens:
+                problems.append(
+                    "the tokens of the training data differ from those the run started with"
+                )
+            if FeatureExtractor.load(self.path / "features.json").cmvn != features.cmvn:
+                problems.append("the training audio differs from that the run started with")
+        if problems:
+            raise CheckpointError(f"cannot resume {self.path}", problems)
+        if resumed or not self.writes:
+            return
+        with TemporaryDirectory() as made:
+            tokens.save(Path(made, "tokens.txt"))
+            features.save(Path(made, "features.json"))
+            for path in Path(made).iterdir():
+                self.write(path.name, path.read_bytes())
+
+    def keep_table(self, table: Mapping[str, Any], resumed: bool) -> None:
+        """Save the table of latencies of the budgets.
+
+        Raises:
+            CheckpointError: The resumed run has another one.
+        """
+        before = self.read_yaml("operations.yaml") if resumed else None
+        if before is not None and differences(before, table):
+            raise CheckpointError(
+                f"cannot resume {self.path}",
+                ["objective.table: its latencies differ from those the run started with"],
+            )
+        self.write_yaml("operations.yaml", table)
+
+    # -- what has been done -------------------------------------------------------------------
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the state of the run; the previous one stays until the new one is complete.
@@ -158,18 +232,32 @@ class RunFolder:
             CheckpointError: It cannot be written, for example because the disk is full.
         """
         if self.writes:
-            save_checkpoint(self.checkpoint, state)
+            save_checkpoint(self.checkpoint, {**state, "run": self._identity()})
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self) -> State | None:
         """Read the state of the run; None if it has none yet.
 
         Raises:
-            CheckpointError: It is damaged.
+            CheckpointError: It is missing or damaged, and so is the one before it.
         """
-        state = load_checkpoint(self.checkpoint, of="a search")
-        if state is not None and "position" not in state:
-            raise CheckpointError(str(self.checkpoint), ["is no checkpoint of a search"])
+
+        def wrong(state: State) -> str:
+            if "position" not in state:
+                return "is no checkpoint of a search"
+            return "is of another run" if state.get("run", own) != own else ""
+
+        own = self._identity()
+        state = load_checkpoint(self.checkpoint, of="a search", fits=wrong)
+        # A kill may have left the record of one epoch before the first checkpoint.
+        if state is None and (self.result() is not None or len(self.rows()) > 1):
+            raise CheckpointError(str(self.checkpoint), [f"is missing; {ANEW}"])
         return state
+
+    def _identity(self) -> str:
+        """Return what tells this run from any other."""
+        names = ("config.yaml", "run.yaml")
+        parts = [self.read(name, ANEW) or b"" for name in names]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
     def rows(self) -> list[Any]:
         """Return the parsed lines of metrics.jsonl; one cut off by a kill is dropped.
@@ -178,12 +266,12 @@ class RunFolder:
             CheckpointError: Another line is damaged.
         """
         rows: list[Any] = []
-        exists = self.metrics.exists()
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if exists else []
+        text = self.read_text(METRICS, "--resume rebuilds it")
+        lines = [] if text is None else text.splitlines()
         for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 if number < len(lines):
                     raise CheckpointError(str(self.metrics), [f"line {number}: {error}"]) from None
         return rows
@@ -207,17 +295,20 @@ class RunFolder:
     def write_records(self, records: Iterable[Record]) -> None:
         """Rewrite metrics.jsonl."""
         text = "".join(json.dumps(record.to_row()) + "\n" for record in records)
-        if self.writes:
-            write_atomically(self.metrics, text.encode(), CheckpointError)
+        self.write(METRICS, text.encode())
 
     def save_genotype(self, genotype: Genotype, stage: int, epoch: int) -> None:
         """Write the genotype derived after an epoch (stage and epoch counted from 1)."""
-        name = self.genotype_path(stage, epoch).relative_to(self.path)
-        self._write_yaml(name, genotype.to_dict())
+        self.write_yaml(_epoch_name(stage, epoch), genotype.to_dict())
 
-    def genotype_path(self, stage: int, epoch: int) -> Path:
-        """Return the path of the genotype derived after an epoch (both counted from 1)."""
-        return self.path / "genotypes" / f"stage{stage}_epoch{epoch:03d}.yaml"
+    def genotype(self, stage: int, epoch: int) -> Genotype | None:
+        """Return the genotype derived after an epoch (both counted from 1), if recorded.
+
+        Raises:
+            CheckpointError: Its file is missing or damaged.
+            GenotypeError: It holds no genotype.
+        """
+        return self._genotype(_epoch_name(stage, epoch), ANEW)
 
     def seed_path(self, seed: int) -> Path:
         """Return the folder of one seed's search, for runs with several."""
@@ -227,63 +318,27 @@ class RunFolder:
         """Return the result; None if the search is not finished.
 
         Raises:
-            CheckpointError: Its file is damaged.
+            CheckpointError: Its file is missing or damaged.
+            GenotypeError: It holds no genotype.
         """
-        path = self.path / "genotype.yaml"
-        if not path.is_file():
-            return None
-        return Genotype.from_dict(read_yaml(path, CheckpointError), str(path))
+        return self._genotype(RESULT, AGAIN)
 
     def save_result(self, genotype: Genotype) -> None:
         """Write the result."""
-        self._write_yaml("genotype.yaml", genotype.to_dict())
+        self.write_yaml(RESULT, genotype.to_dict())
 
-    def keep_data(self, tokens: TokenSet, features: FeatureExtractor, resumed: bool) -> None:
-        """Save the tokens and the features' settings and statistics.
-
-        Raises:
-            CheckpointError: The resumed run has other data, or they cannot be written.
-        """
-        problems = []
-        if resumed and TokenSet.load(self.path / "tokens.txt", kind=tokens.kind) != tokens:
-            problems.append(
-                "the tokens of the training data differ from those the run started with"
-            )
-        if resumed and FeatureExtractor.load(self.path / "features.json").cmvn != features.cmvn:
-            problems.append("the training audio differs from that the run started with")
-        if problems:
-            raise CheckpointError(f"cannot resume {self.path}", problems)
-        if not self.writes:
-            return
-        try:
-            tokens.save(self.path / "tokens.txt")
-            features.save(self.path / "features.json")
-        except OSError as error:
-            raise self._error(f"cannot be written: {error.strerror}") from None
-
-    def keep_table(self, table: Mapping[str, Any], resume: bool) -> None:
-        """Save the table of latencies of the budgets.
-
-        Raises:
-            CheckpointError: The resumed run has another one.
-        """
-        path = self.path / "operations.yaml"
-        if resume and path.exists() and differences(read_yaml(path, CheckpointError), table):
-            raise CheckpointError(
-                f"cannot resume {self.path}",
-                ["objective.table: its latencies differ from those the run started with"],
-            )
-        self._write_yaml("operations.yaml", table)
-
-    def _error(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"run folder {self.path}", [problem])
-
-    def _write_yaml(self, name: str | Path, document: Mapping[str, Any]) -> None:
-        if self.writes:
-            write_yaml(self.path / name, dict(document), CheckpointError)
+    def _genotype(self, name: str, remedy: str) -> Genotype | None:
+        document = self.read_yaml(name, remedy)
+        if document is None:
+            return None
+        return Genotype.from_dict(document, str(self.path / name))
 
 
 def open_folder(path: str | Path) -> RunFolder:
     """Open a run folder; only the first of several processes writes, even before they have met."""
     rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     return RunFolder(path, writes=int(rank) == 0)
+
+
+def _epoch_name(stage: int, epoch: int) -> str:
+    return f"genotypes/stage{stage}_epoch{epoch:03d}.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from nas_encoder.search.trials.run import GROWING, run_trials
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import open_data
+from nas_encoder.training.stopping import stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -67,19 +69,14 @@ def run_search(
         ConfigError: A budget needs a table of latencies, a device is missing, or an argument does
             not fit the strategy.
         DataError: The data cannot be used; all problems found are listed, before any training.
-        CheckpointError: The run folder holds another run, or cannot be written.
+        CheckpointError: The run folder holds another run, is in use, or cannot be written.
+        StoppedError: SIGINT or SIGTERM stopped it; it can be resumed.
         MissingDependencyError: Optuna is needed and not installed.
     """
-    trials = isinstance(config, TrialsConfig)
-    if not trials:
-        problems = []
-        if train is None:
-            problems.append("--train: is needed for a search with gradients")
-        if storage is not None:
-            problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
-        if problems:
-            raise ConfigError("search", problems)
-    folder = RunFolder(output) if trials else open_folder(output)
+    by_trials = isinstance(config, TrialsConfig)
+    if not by_trials:
+        _check_arguments(config, train, storage)
+    folder = RunFolder(output) if by_trials else open_folder(output)
     about: dict[str, Any] = {
         "train": None if train is None else str(train),
         "valid": None if valid is None else str(valid),
@@ -87,18 +84,30 @@ def run_search(
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
-    if seed is None and config.seeds:
-        run: dict[str, Any] = {"seeds": list(config.seeds), **about}
-        genotype = _search_seeds(config, folder, run, resume, storage)
-    elif isinstance(config, TrialsConfig):
-        genotype = run_trials(config, train, output, valid, seed, resume, config_name, storage)
-    else:
-        run = {"seed": seed or 0, **about, "devices": config.trainer.devices}
-        genotype = _search(config, folder, run, resume, fabric)
-    if folder.writes:
-        write_report(folder)
+    with stoppable():
+        if seed is None and config.seeds:
+            run: dict[str, Any] = {"seeds": list(config.seeds), **about}
+            genotype = _search_seeds(config, folder, run, resume, storage)
+        elif isinstance(config, TrialsConfig):
+            genotype = run_trials(config, train, output, valid, seed, resume, config_name, storage)
+        else:
+            run = {"seed": seed or 0, **about, "devices": config.trainer.devices}
+            with folder.held():
+                genotype = _search(config, folder, run, resume, fabric)
+        if folder.writes:
+            write_report(folder)
     logger.info("genotype %s is %s", genotype.hash, folder.path / "genotype.yaml")
     return genotype
+
+
+def _check_arguments(config: Any, train: object, storage: str | None) -> None:
+    problems = []
+    if train is None:
+        problems.append("--train: is needed for a search with gradients")
+    if storage is not None:
+        problems.append(f"--storage: is for searches by trials, not for '{config.strategy}'")
+    if problems:
+        raise ConfigError("search", problems)
 
 
 def _search(
@@ -112,12 +121,13 @@ def _search(
     network, shift = config.encoder_config(config.stages[-1]), config.features.frame_shift
     objective = Objective.of(config.objective, get_space(config.space), network, shift)
     folder.begin(config, run, resume)
+    resumed = folder.resumed
     if config.objective.table is not None:
-        folder.keep_table(read_yaml(config.objective.table, ConfigError), resume)
+        folder.keep_table(read_yaml(config.objective.table, ConfigError), resumed)
     # Only now, so that what fails early does not start other processes.
     fabric = fabric or open_fabric(config.trainer)
     fabric.barrier()
-    state = folder.load_checkpoint() if resume else None
+    state = folder.load_checkpoint() if resumed else None
     factor = config.encoder_config(config.stages[0]).subsampling_factor
     data = open_data(
         config,
@@ -127,8 +137,9 @@ def _search(
         seed=run["seed"],
         halves=True,
         progress=fabric.is_global_zero,
+        check=lambda sets: folder.check_sets(sets, resumed),
     )
-    folder.keep_data(data.tokens, data.features, resumed=state is not None)
+    folder.keep_data(data.tokens, data.features, resumed)
     scored, own_valid = config.trainer.score_utterances, run["valid"] is not None
     loaders = SearchLoaders.of(data, fabric, config.architecture_data, own_valid, scored)
     recorder = Recorder(folder, config, {**run, **folder.run()}, state)
@@ -157,9 +168,22 @@ def _search_seeds(
     storage: str | None,
 ) -> Genotype:
     """Search with each of ``config.seeds``, each in a run folder below this one."""
-    by_trials = isinstance(config, TrialsConfig)
-    folder.begin(config, run, resume, GROWING if by_trials else ())
-    fabric = None if by_trials else open_fabric(config.trainer)
+    with ExitStack() as stack:
+        if isinstance(config, TrialsConfig):  # several workers may take part
+            folder.shared = True
+            with folder.held(wait=True):
+                folder.begin(config, run, resume, GROWING)
+                stack.enter_context(folder.joined())
+            return _search_each(config, folder, run, storage)
+        stack.enter_context(folder.held())
+        folder.begin(config, run, resume)
+        return _search_each(config, folder, run, storage)
+
+
+def _search_each(
+    config: SearchConfig | TrialsConfig, folder: RunFolder, run: dict[str, Any], storage: str | None
+) -> Genotype:
+    fabric = None if isinstance(config, TrialsConfig) else open_fabric(config.trainer)
     found: dict[int, Genotype] = {}
     for place, seed in enumerate(config.seeds, 1):
         logger.info("seed %d, %d of %d", seed, place, len(config.seeds))

@@ -10,19 +10,18 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch.utils.benchmark import set_torch_threads
 from tqdm import tqdm
 
 from nas_encoder.common.provenance import environment, machine
 from nas_encoder.data import AsrLoader
+from nas_encoder.data.fingerprint import SAME_DATA, Fingerprint, data_changes, summaries
 from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.deploy.timing import measure
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
@@ -36,10 +35,13 @@ from nas_encoder.tabular.contents import model_hash
 from nas_encoder.tabular.merge import conflicts
 from nas_encoder.tabular.store import TableFile
 from nas_encoder.tabular.training import RecipeTraining, TableLoaders
+from nas_encoder.training.checkpoint import previous_of
 from nas_encoder.training.config import TrainerConfig
 from nas_encoder.training.decoding import greedy, prefix_beam
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import SpeechData, open_data
+from nas_encoder.training.lock import held
+from nas_encoder.training.stopping import stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -145,16 +147,24 @@ class TableBuilder:
             self.factor = int(encoder.subsampling_factor)
             self.min_length = int(encoder.min_length)
 
+    @property
+    def checkpoint(self) -> Path:
+        """The state of the training that is under way."""
+        return self.output.with_name(f"{self.output.name}.ckpt")
+
     def run(self) -> None:
         """Build what is missing to complete the file."""
-        if not self.resume and self.output.exists():
-            raise CheckpointError(
-                f"table {self.output}",
-                ["already exists; add --resume to continue it, or choose another --output"],
-            )
-        with _locked(self.output):
+        lock = self.output.with_name(f"{self.output.name}.lock")
+        alone = "wait for it to end, or give each shard its own file"
+        with stoppable(), held(lock, f"table {self.output}", rule=alone):
+            if not self.resume and self.output.exists():
+                self._remove_failed_start()
             data = open_data(
-                self.config.data, self.data, factor=self.factor, min_length=self.min_length
+                self.config.data,
+                self.data,
+                factor=self.factor,
+                min_length=self.min_length,
+                check=self._check_sets,
             )
             with TableFile(self.output) as file:
                 self._begin(file, data)
@@ -163,6 +173,34 @@ class TableBuilder:
                 self._finish(file)
 
     # -- steps --------------------------------------------------------------------------------
+
+    def _remove_failed_start(self) -> None:
+        """Remove a file in which nothing has been trained; refuse any other."""
+        with TableFile(self.output, create=False) as file:
+            began = bool(file.finished()) or self.checkpoint.exists()
+        if began or previous_of(self.checkpoint).exists():
+            raise CheckpointError(
+                f"table {self.output}",
+                ["already exists; add --resume to continue it, or choose another --output"],
+            )
+        self.output.unlink()
+
+    def _check_sets(self, sets: Mapping[str, Fingerprint]) -> None:
+        """Refuse data that are not those that the table began with."""
+        if not self.output.is_file():
+            return
+        with TableFile(self.output, create=False) as file:
+            about, rows = file.about(), file.utterances()
+        if "config" in about and "sets" not in about:
+            logger.warning(
+                "%s: an earlier version, which did not record its data, began this table; that "
+                "they are the same is not checked",
+                self.output,
+            )
+        elif "config" in about and (problems := data_changes(about["sets"], rows, sets)):
+            raise CheckpointError(
+                f"cannot go on with {self.output}, its data have changed", [*problems, SAME_DATA]
+            )
 
     def _begin(self, file: TableFile, data: SpeechData) -> None:
         cmvn = data.features.cmvn
@@ -180,8 +218,10 @@ class TableBuilder:
             if problems:
                 raise CheckpointError(f"cannot go on with {self.output}", problems)
             return
+        file.add_utterances({name: found.pack() for name, found in data.fingerprints.items()})
         file.set_about(
             **identity,
+            sets=summaries(data.fingerprints),
             space=self.config.space,
             shard=list(self.shard),
             architectures=len(self.architectures),
@@ -259,7 +299,7 @@ class TableBuilder:
                     lambda ids: fold([data.tokens.tokens[i] for i in ids], folding),
                     seed,
                     fabric,
-                    self.output.with_name(f"{self.output.name}.ckpt"),
+                    self.checkpoint,
                     key,
                     self.checkpoint_seconds,
                 )
@@ -312,23 +352,3 @@ class TableBuilder:
             except DataError as error:
                 logger.warning("no warm-up epoch of %g s: %s", seconds, error)
         return TableLoaders(warm_up, train, scoring("valid"), scoring("test"))
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Keep a second process from building the same file."""
-    lock = FileLock(f"{output}.lock", timeout=0)  # the system frees it after a kill
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise CheckpointError(
-            f"table {output}", ["another process is building it; give each shard its own file"]
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"table {output}", [f"cannot be written: {error}"]) from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()

@@ -51,8 +51,10 @@ IDENTITY = ("config", "utterances", "tokens", "feature_mean")
 
 def conflicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one line for each changed value that affects the numbers."""
+    sets = before.get("sets"), now.get("sets")
+    keys = IDENTITY if None in sets else (*IDENTITY, "sets")  # not recorded by earlier versions
     old, new = (
-        {key: about.get(key) for key in IDENTITY} | {"config": _deciding(about)}
+        {key: about.get(key) for key in keys} | {"config": _deciding(about)}
         for about in (before, now)
     )
     return [f"{key}: was {was!r}, now {value!r}" for key, was, value in differences(old, new)]

@@ -31,12 +31,20 @@ CREATE TABLE IF NOT EXISTS epochs (
     epoch INTEGER NOT NULL, val_per REAL NOT NULL,
     PRIMARY KEY (model_hash, target_epochs, seed, epoch)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS utterances (name TEXT PRIMARY KEY, rows BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS latencies (
     model_hash TEXT NOT NULL, device TEXT NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (model_hash, device)
 ) WITHOUT ROWID;
 """
-_COLUMNS = {"about": 2, "architectures": 3, "trainings": 5, "epochs": 5, "latencies": 3}
+_COLUMNS = {
+    "about": 2,
+    "architectures": 3,
+    "trainings": 5,
+    "epochs": 5,
+    "latencies": 3,
+    "utterances": 2,
+}
 
 
 class TableFile:
@@ -118,7 +126,16 @@ class TableFile:
             **_trainings(found),
         )
 
+    def add_utterances(self, sets: Mapping[str, bytes]) -> None:
+        """Record what the data are; see :mod:`nas_encoder.data.fingerprint`."""
+        self._put(utterances=sets.items())
+
     # -- reading ------------------------------------------------------------------------------
+
+    def utterances(self) -> dict[str, bytes]:
+        """Return what the data are; nothing for tables of earlier versions."""
+        known = self._get("name FROM sqlite_master WHERE name = 'utterances'")
+        return dict(self._get("name, rows FROM utterances")) if known else {}
 
     def about(self) -> dict[str, Any]:
         """Return the origin of the numbers."""

@@ -23,7 +23,7 @@ from nas_encoder.errors import DataError
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.tabular.config import Recipe
 from nas_encoder.tabular.contents import Training
-from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
+from nas_encoder.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import exponential
@@ -131,8 +131,8 @@ class RecipeTraining:
         }
 
     def close(self) -> None:
-        """Delete the checkpoint; call it once the result is stored elsewhere."""
-        self.checkpoint.unlink(missing_ok=True)
+        """Delete the checkpoints; call it once the result is stored elsewhere."""
+        delete_checkpoint(self.checkpoint)
 
     # -- an epoch -----------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from nas_encoder.data import (
     split_half,
     transcripts,
 )
+from nas_encoder.data.fingerprint import Fingerprint
 from nas_encoder.training.config import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class SpeechData:
     factor: int  # input frames per output frame
     min_length: int  # frames of the shortest utterance used
     seed: int  # seed of the random splits and samples
+    fingerprints: Mapping[str, Fingerprint]  # of the sets as opened
 
     def loader(self, cuts: CutSet, train: bool, **options: Any) -> AsrLoader:
         """Return a loader of cuts; ``train`` shuffles and augments.
@@ -73,6 +75,7 @@ def open_data(
     seed: int = 0,
     halves: bool = False,
     progress: bool = True,
+    check: Callable[[Mapping[str, Fingerprint]], None] = lambda sets: None,
 ) -> SpeechData:
     """Read and check data.
 
@@ -86,6 +89,7 @@ def open_data(
         halves: Whether to split ``train`` at random into ``half`` and ``other_half``; the latter
             replaces a set whose path is None.
         progress: Whether to show progress.
+        check: Called with the fingerprint of each set, before anything expensive.
 
     Raises:
         DataError: The data cannot be used; all problems found are listed.
@@ -99,6 +103,8 @@ def open_data(
         size=config.bpe_size,
         unknown=config.unknown_tokens,
     )
+    fingerprints = {name: Fingerprint.of(found, tokens) for name, found in cuts.items()}
+    check(fingerprints)
     features = FeatureExtractor.fit(config.features, train, seed=seed, progress=progress)
     if config.train_utterances is not None:
         # Tokens and statistics are still those of all training data.
@@ -122,7 +128,7 @@ def open_data(
             seed=seed,
         )
         logger.info("%s", report)
-    return SpeechData(config, cuts, tokens, features, factor, shortest, seed)
+    return SpeechData(config, cuts, tokens, features, factor, shortest, seed, fingerprints)
 
 
 def epoch_of(loader: AsrLoader, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -20,6 +20,7 @@ from nas_encoder.data import Batch
 from nas_encoder.training.decoding import greedy
 from nas_encoder.training.devices import average_gradients, mean_over_processes
 from nas_encoder.training.diverged import DivergedError
+from nas_encoder.training.stopping import stop_if_requested
 
 Batches = Batch | Sequence[Batch]
 # (log-probabilities (B, T', V), output frames (B,), the batch) -> loss
@@ -160,12 +161,17 @@ class WeightSteps:
             batches: The batches to score.
             decode: Log-probabilities (T', V) -> tokens.
             spell: Tokens -> units to compare.
+
+        Raises:
+            StoppedError: A signal asked to stop.
         """
         from kaldialign import edit_distance
 
         self.network.eval()
         edits, tokens, total, summed, utterances = 0, 0, 0.0, 0.0, 0
         for host_batch, mixture in zip(batches, self.score_mixtures(), strict=False):
+            if self.fabric.world_size == 1:  # others would wait for this process
+                stop_if_requested()
             batch = host_batch.to(self.fabric.device)
             log_probs, lengths = self._forward(batch, mixture)
             total += float(ctc_loss(log_probs, lengths, batch)) * len(batch)

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import torch
 
 from nas_encoder.data import Batch
+from nas_encoder.errors import StoppedError
 from nas_encoder.training.config import StopConfig
 from nas_encoder.training.devices import any_process, of_all_processes
 from nas_encoder.training.diverged import require_finite
 from nas_encoder.training.random_state import random_state, set_random_state
 from nas_encoder.training.steps import WeightSteps
+from nas_encoder.training.stopping import deferred, requested
 
 P = TypeVar("P", bound="Position")
 State = dict[str, Any]
@@ -117,15 +119,17 @@ class Trainer:
 
         Raises:
             DivergedError: The loss or a weight is NaN or infinite.
+            StoppedError: A signal asked to stop; a checkpoint is written.
         """
-        while self.position.epoch < self.epochs and not self.position.stopping.stopped:
-            self._epoch()
-            self._require_finite()
-            yield self.position
-            self.position = replace(
-                self.position, epoch=self.position.epoch + 1, step=0, sums={}, seconds=0.0
-            )
-            self._save_after(self.epoch_seconds)
+        with deferred():  # signals wait for the end of a step
+            while self.position.epoch < self.epochs and not self.position.stopping.stopped:
+                self._epoch()
+                self._require_finite()
+                yield self.position
+                self.position = replace(
+                    self.position, epoch=self.position.epoch + 1, step=0, sums={}, seconds=0.0
+                )
+                self._save_after(self.epoch_seconds)
 
     def see(self, loss: float) -> bool:
         """Report the validation loss to early stopping, if any; return whether it is the best."""
@@ -167,10 +171,17 @@ class Trainer:
 
     def _save_after(self, seconds: float) -> None:
         due = time.monotonic() - self._written >= seconds
-        if self.write is not None and any_process(self.steps.fabric, due):
+        if any_process(self.steps.fabric, due or bool(requested())):
+            self.save()
+            if number := max(of_all_processes(self.steps.fabric, requested())):
+                raise StoppedError(number)
+
+    def save(self) -> None:
+        """Write a checkpoint, if this training has any."""
+        if self.write is not None:
             self._require_finite()
             self.write(self.state())
-            self._written = time.monotonic()
+        self._written = time.monotonic()
 
     def state(self) -> State:
         """Return the state to resume the training from."""

@@ -16,6 +16,7 @@ from trials_samples import lookup_config, write_table
 from nas_encoder import build_encoder
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.common.sealed import SEALS
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
@@ -193,7 +194,7 @@ def test_workers_of_one_study_have_the_same_configuration(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError) as caught:
         run_trials(other, None, tmp_path / "c", seed=2, storage=url)
     said = "\n".join(caught.value.problems)
-    assert all(part in said for part in ("evolution.population", "trials.count", "seed"))
+    assert all(part in said for part in ("evolution.population", "seed"))
 
 
 def test_settings_that_are_newer_than_a_search_by_trials_have_their_defaults(
@@ -212,6 +213,7 @@ def test_settings_that_are_newer_than_a_search_by_trials_have_their_defaults(
     older = read_yaml(output / "config.yaml")
     age(older)
     write_yaml(output / "config.yaml", older)
+    (output / SEALS).unlink()
     study = optuna.load_study(study_name="random", storage=f"sqlite:///{output / 'study.db'}")
     identity = study.user_attrs["nas_encoder"]
     age(identity["config"])

@@ -19,8 +19,9 @@ from trials_samples import lookup_config, work_in_a_process, write_table
 
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.folder import STUDY, RunFolder
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials.storage import WORKER
+from nas_encoder.training.holding import STUDY
 
 CONTEXT = multiprocessing.get_context("forkserver")
 COUNT = 24

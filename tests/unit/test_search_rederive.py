@@ -35,7 +35,8 @@ def test_without_wishes_it_is_the_searchs_result(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize(("stage", "epoch"), [(1, 1), (1, 2), (2, 1)])
 def test_of_any_epoch(folder: RunFolder, stage: int, epoch: int) -> None:
-    recorded = load_genotype(folder.genotype_path(stage, epoch))
+    recorded = folder.genotype(stage, epoch)
+    assert recorded is not None
     assert rederive(folder, stage, epoch).architecture == recorded.architecture
     if epoch == 2:
         assert rederive(folder, stage).architecture == recorded.architecture

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.common.sealed import SEALS
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.sections import MeasureConfig
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.folder import STUDY, RunFolder
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import Cost, EpochRecord, TrialRecord
+from nas_encoder.training.holding import METRICS
 
 CONFIG = SearchConfig()
 RUN: dict[str, Any] = {"seed": 1, "train": "a", "valid": None, "machine": "m", "commit": "c"}
@@ -53,6 +55,13 @@ def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.begin(CONFIG, RUN, resume=False)
     folder.save_checkpoint(STATE)
+    return folder
+
+
+@pytest.fixture
+def unsealed(folder: RunFolder) -> RunFolder:
+    """The same folder, as an earlier version wrote it: without checksums."""
+    (folder.path / SEALS).unlink()
     return folder
 
 
@@ -107,8 +116,9 @@ def test_resume_may_change_machine_and_commit(folder: RunFolder) -> None:
     assert folder.run() == RUN  # the record stays that of the beginning
 
 
-def test_settings_that_are_newer_than_the_run_have_their_defaults(folder: RunFolder) -> None:
+def test_settings_that_are_newer_than_the_run_have_their_defaults(unsealed: RunFolder) -> None:
     """As in the folder of a search that an earlier version began."""
+    folder = unsealed
     older = read_yaml(folder.path / "config.yaml")
     del older["network"]["stem_stride"], older["network"]["hidden_sizes"], older["order"]
     write_yaml(folder.path / "config.yaml", older)
@@ -121,7 +131,8 @@ def test_settings_that_are_newer_than_the_run_have_their_defaults(folder: RunFol
 def test_that_holds_for_searches_by_trials_too(tmp_path: Path) -> None:
     folder, config = RunFolder(tmp_path), TrialsConfig(name="older")
     folder.begin(config, RUN, resume=False)
-    (tmp_path / STUDY).touch()
+    (tmp_path / METRICS).write_text("{}")
+    (tmp_path / SEALS).unlink()
     older = read_yaml(tmp_path / "config.yaml")
     del older["evolution"]["sample"], older["measure"]
     write_yaml(tmp_path / "config.yaml", older)
@@ -135,7 +146,7 @@ def test_a_checkpoint_comes_back(folder: RunFolder) -> None:
     assert state is not None and state["position"] == STATE["position"]
     assert torch.equal(state["network"]["weight"], STATE["network"]["weight"])
     # It is a torch file like any other.
-    assert torch.load(folder.checkpoint, weights_only=True).keys() == STATE.keys()
+    assert torch.load(folder.checkpoint, weights_only=True).keys() == STATE.keys() | {"run"}
 
 
 def damages() -> dict[str, Callable[[bytes], bytes]]:
@@ -184,6 +195,7 @@ def test_a_checkpoint_that_runs_code_is_refused(folder: RunFolder, tmp_path: Pat
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "was_here"),)
 
+    folder.checkpoint.unlink()
     folder.save_checkpoint({"position": Evil()})
     with pytest.raises(CheckpointError, match="cannot be read"):
         folder.load_checkpoint()
@@ -243,7 +255,8 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
         folder.begin(CONFIG, RUN, resume=False)
 
 
-def test_damaged_records_are_told(folder: RunFolder) -> None:
+def test_damaged_records_are_told(unsealed: RunFolder) -> None:
+    folder = unsealed
     (folder.path / "run.yaml").write_text("- no mapping")
     with pytest.raises(CheckpointError, match=r"run\.yaml: must be a mapping"):
         folder.begin(CONFIG, RUN, resume=True)
@@ -256,9 +269,11 @@ def test_damaged_records_are_told(folder: RunFolder) -> None:
 
 
 def test_a_line_that_a_kill_cut_off_is_dropped(folder: RunFolder) -> None:
+    """As earlier versions, which kept no checksums, could leave one."""
     rows = [replace(EPOCH, epoch=epoch).to_row() for epoch in (1, 2, 3)]
     folder.write_records(map(EpochRecord.from_row, rows))
     path = folder.path / "metrics.jsonl"
+    (folder.path / SEALS).unlink()
     text = path.read_text()
     for cut in range(1, len(json.dumps(rows[2])) + 1):
         path.write_text(text[:-cut])
@@ -267,7 +282,8 @@ def test_a_line_that_a_kill_cut_off_is_dropped(folder: RunFolder) -> None:
     assert folder.rows() == rows[:2]
 
 
-def test_a_damaged_line_in_the_middle_is_told(folder: RunFolder) -> None:
+def test_a_damaged_line_in_the_middle_is_told(unsealed: RunFolder) -> None:
+    folder = unsealed
     path = folder.path / "metrics.jsonl"
     path.write_text('{"stage": 1}\n{"stage": \n{"stage": 2}\n')
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2"):
@@ -307,7 +323,8 @@ def test_a_row_of_an_earlier_version_is_read() -> None:
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_a_renamed_field_is_an_error(folder: RunFolder, name: str) -> None:
+def test_a_renamed_field_is_an_error(unsealed: RunFolder, name: str) -> None:
+    folder = unsealed
     row = EPOCH.to_row()
     row[f"{name}_new"] = row.pop(name)
     folder.metrics.write_text(json.dumps(EPOCH.to_row()) + "\n" + json.dumps(row) + "\n")
@@ -329,8 +346,9 @@ def test_a_renamed_field_is_an_error(folder: RunFolder, name: str) -> None:
     ],
 )
 def test_a_value_of_a_wrong_type_is_told(
-    folder: RunFolder, key: str, value: Any, problem: str
+    unsealed: RunFolder, key: str, value: Any, problem: str
 ) -> None:
+    folder = unsealed
     folder.metrics.write_text(json.dumps(EPOCH.to_row() | {key: value}) + "\n")
     with pytest.raises(CheckpointError, match=re.escape(f"line 1: {problem}")):
         folder.records(EpochRecord)

@@ -196,7 +196,7 @@ def test_two_processes_do_not_build_one_file(data: dict[str, Path], tmp_path: Pa
     output = tmp_path / "table.sqlite"
     with open(tmp_path / "table.sqlite.lock", "w", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(CheckpointError, match="another process is building it"):
+        with pytest.raises(CheckpointError, match="is in use by another process"):
             TableBuilder(config(), **data, output=output).run()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nas_encoder.common.choices import Candidates
+from nas_encoder.errors import StoppedError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.parameters import ArchitectureParameters
@@ -24,6 +24,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loaders import SearchLoaders
 from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.progress import Progress
+from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.stage import SearchPosition, Stage
 from nas_encoder.search.gradient.steps import (
     Penalty,
@@ -52,8 +53,7 @@ class GradientSearch:
     loaders: SearchLoaders
     seed: int  # seed of all randomness except the order of the data, which the loaders own
     folder: RunFolder  # where checkpoints go
-    # Called after each epoch with its record and the derived architecture.
-    on_epoch: Callable[[EpochRecord, Any], None]
+    recorder: Recorder
     fabric: Fabric
     objective: Objective | None  # costs and budgets; None where costs are unknown
     candidates: Candidates = field(init=False)  # the choices of the current stage
@@ -149,7 +149,11 @@ class GradientSearch:
         steps, position = stage.steps, stage.position
         architecture = self.strategy.derive(steps.parameters)
         # All processes have this value, but their decisions need it to agree bit for bit.
-        score = self.fabric.broadcast(steps.score(iter(self.loaders.score)))
+        try:
+            score = self.fabric.broadcast(steps.score(iter(self.loaders.score)))
+        except StoppedError:
+            stage.trainer.save()  # after the last step; the score is taken again
+            raise
         moved = position.sums.get("arch_steps")
         edges = costs = None
         if self.strategy.config.learns_edges:
@@ -179,7 +183,7 @@ class GradientSearch:
             costs=costs,
             genotype=self._genotype(architecture).hash,
         )
-        self.on_epoch(record, architecture)
+        self.recorder(record, architecture)
         if stage.trainer.see(score.utterance_loss) and stage.config.phase == "search":
             state = steps.parameters.state_dict()
             self.best = {name: value.clone() for name, value in state.items()}
@@ -262,6 +266,7 @@ class GradientSearch:
         self.folder.save_checkpoint(
             {
                 **state,
+                "records": self.recorder.rows(),
                 "alive": alive,
                 "best": self.best,
                 "architecture": steps.parameters.state_dict(),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from nas_encoder.common.documents import plain
+from nas_encoder.common.sealed import ANEW
+from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import StrategyConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import findings
 from nas_encoder.search.records import EpochRecord
 from nas_encoder.spaces import get_space
+from nas_encoder.training.holding import CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +39,7 @@ class Recorder:
         self.folder = folder
         self.config = config
         self.run = run
-        position = state["position"] if state else {"stage": 0, "epoch": 0}
-        reached = (position["stage"] + 1, position["epoch"])
-        # An epoch recorded but not checkpointed will be run, and recorded, again.
-        self.epochs = [epoch for epoch in folder.records(EpochRecord) if epoch.place <= reached]
+        self.epochs = [] if state is None else recorded_before(folder, state)
         folder.write_records(self.epochs)
         self.board: Any = self._open_board() if folder.writes else None
         self._warned: set[tuple[Any, ...]] = set()
@@ -100,6 +102,10 @@ class Recorder:
             self.board.add_scalars(name, costs, number)
         self.board.flush()
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the record, for a checkpoint."""
+        return plain([epoch.to_row() for epoch in self.epochs])  # type: ignore[no-any-return]
+
     def genotype(self, architecture: Any) -> Genotype:
         """Return an architecture derived after the last epoch, with its provenance."""
         last = self.epochs[-1]
@@ -119,3 +125,44 @@ class Recorder:
         """Close the open files."""
         if self.board is not None:
             self.board.close()
+
+
+def recorded_before(folder: RunFolder, state: Mapping[str, Any]) -> list[EpochRecord]:
+    """Return the epochs done before a checkpoint, as it recorded them.
+
+    An epoch recorded later is run, and recorded, again. The checkpoints of earlier versions hold no
+    records; then metrics.jsonl must hold all.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    position = state["position"]
+    reached = (position["stage"] + 1, position["epoch"])
+    if "records" in state:
+        kept = [EpochRecord.from_row(row, CHECKPOINT) for row in state["records"]]
+        kept = [epoch for epoch in kept if epoch.place <= reached]
+        try:
+            found = folder.records(EpochRecord)
+        except CheckpointError as error:
+            logger.warning("%s; it is rebuilt from the checkpoint", error)
+            return kept
+        if found[: len(kept)] != kept:
+            logger.warning("%s: does not fit; it is rebuilt from the checkpoint", folder.metrics)
+        return kept
+    found = [epoch for epoch in folder.records(EpochRecord) if epoch.place <= reached]
+    last: dict[int, int] = {}
+    for epoch in found:
+        if epoch.epoch != last.get(epoch.stage, 0) + 1:
+            break
+        last[epoch.stage] = epoch.epoch
+    else:
+        stages = range(1, reached[0] + bool(reached[1]))
+        if list(last) == list(stages) and last.get(reached[0], 0) == reached[1]:
+            return found
+    raise CheckpointError(
+        str(folder.metrics),
+        [
+            f"lacks epochs that {CHECKPOINT} goes on from (stage {reached[0]}, {reached[1]} epochs "
+            f"done); {ANEW}"
+        ],
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
@@ -49,8 +48,9 @@ def rederive(
     record = _find(folder, stage, epoch)
     strategy = config.new_strategy()
     architecture = strategy.derive_from(record.probabilities, record.edges or {})
-    path = folder.genotype_path(*record.place)
-    recorded = Genotype.from_dict(read_yaml(path, CheckpointError), str(path))
+    recorded = folder.genotype(*record.place)
+    if recorded is None:
+        raise folder.error(f"lacks the genotype of stage {record.stage}, epoch {record.epoch}")
     provenance = {
         **recorded.provenance,
         "derived": {

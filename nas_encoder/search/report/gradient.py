@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from nas_encoder.common.documents import read_yaml
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.search.config.gradient import SearchConfig, dump
@@ -54,11 +53,9 @@ class GradientReport:
         self.space = get_space(self.config.space)
         result = folder.result()
         self.finished = result is not None
-        self.genotype = result or (self._derived(self.epochs[-1]) if self.epochs else None)
-
-    def _derived(self, epoch: EpochRecord) -> Genotype | None:
-        path = self.folder.genotype_path(*epoch.place)
-        return Genotype.from_dict(read_yaml(path), str(path)) if path.is_file() else None
+        self.genotype = result
+        if result is None and self.epochs:
+            self.genotype = folder.genotype(*self.epochs[-1].place)
 
     @property
     def seconds(self) -> float:
@@ -265,7 +262,7 @@ class GradientReport:
         """Yield the final genotype and probabilities of each stage."""
         last = {epoch.stage: epoch for epoch in self.searching}
         for epoch in last.values():
-            genotype = self._derived(epoch)
+            genotype = self.folder.genotype(*epoch.place)
             after = f"after epoch {epoch.epoch} of stage {epoch.stage}"
             if genotype is not None and genotype != self.genotype:
                 picture = to_png(draw(genotype))
@@ -277,7 +274,7 @@ class GradientReport:
         rows: list[tuple[object, ...]] = []
         before: Genotype | None = None
         for epoch in self.epochs:
-            genotype = self._derived(epoch)
+            genotype = self.folder.genotype(*epoch.place)
             entropy = map(epoch.relative_entropy, kinds)
             rows.append(
                 (

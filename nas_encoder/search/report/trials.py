@@ -12,12 +12,13 @@ import yaml
 
 from nas_encoder.network.budgets import TITLES, UNITS
 from nas_encoder.search.config.trials import TrialsConfig
-from nas_encoder.search.folder import STUDY, RunFolder
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.report.next_steps import Step, resume_command, show_step, train_step
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import COLOURS, finish, genotype_section, new_panels, to_png
 from nas_encoder.search.strategies import COSTS, ERROR
+from nas_encoder.training.holding import STUDY
 
 _MOST = 200  # rows in the table of trials
 _DONE, _PRUNED, _BEST = "#0072b2", "#9a9a9a", "#d55e00"

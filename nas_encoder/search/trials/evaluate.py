@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from nas_encoder.data.fingerprint import Fingerprint
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import LookupConfig
@@ -22,10 +25,12 @@ class Evaluator(Protocol):
     Attributes:
         epochs: Epochs of a complete evaluation.
         space: The searched space.
+        sets: What the data are; nothing where none are needed.
     """
 
     epochs: int
     space: TrialSpace
+    sets: Mapping[str, Fingerprint]
 
     def identity(self) -> dict[str, Any]:
         """Return what all workers of a study must have in common, in plain types."""
@@ -69,6 +74,7 @@ class TableEvaluator:
         table: Table | None = None,
     ) -> None:
         self.table = load_table(lookup.source) if table is None else table
+        self.sets: Mapping[str, Fingerprint] = {}
         whole = get_space(space)
         self.space: TrialSpace = whole
         self.target, self.device = lookup.target, lookup.device
@@ -117,8 +123,11 @@ class TableEvaluator:
         return problems
 
     def identity(self) -> dict[str, Any]:
-        """Return the table's size, epochs and seed."""
-        return {"table": {"keys": len(self.keys), "epochs": self.epochs, "seed": self.seed}}
+        """Return the table's size, epochs and seed, and a digest of its errors."""
+        rows = self.table.trainings[self._target, self.seed]
+        numbers = json.dumps([(key, rows[key].val) for key in sorted(rows)]).encode()
+        size = {"keys": len(self.keys), "epochs": self.epochs, "seed": self.seed}
+        return {"table": {**size, "sha256": hashlib.sha256(numbers).hexdigest()}}
 
     def _members(self, space: TrialSpace) -> list[Genotype]:
         known = {key: self.table.genotypes.get(key) for key in sorted(self.keys)}

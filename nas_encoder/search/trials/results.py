@@ -9,14 +9,12 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from nas_encoder.common.documents import write_atomically, write_yaml
-from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import Named
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import COSTS
-from nas_encoder.search.trials.study import COST, ERRORS, RESULT
+from nas_encoder.search.trials.study import COST, ERRORS, result_of
 from nas_encoder.spaces import get_space
 
 FRONT = "front"
@@ -27,7 +25,7 @@ def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     found = []
     for place, trial in enumerate(sorted(done, key=lambda t: (t.datetime_complete, t.number)), 1):
-        known, finished = trial.user_attrs[RESULT], trial.datetime_complete
+        known, finished = result_of(trial), trial.datetime_complete
         record = TrialRecord(
             trial=place,
             number=trial.number,
@@ -92,18 +90,18 @@ def save_front(
         file = folder.path / FRONT / f"{name}.yaml"
         file.parent.mkdir(exist_ok=True)
         genotype = _genotype(trial, name, config, count, runs[seed])
-        write_yaml(file, genotype.to_dict(), CheckpointError)
+        folder.write_yaml(f"{FRONT}/{file.name}", genotype.to_dict())
         about = {"file": f"{FRONT}/{file.name}", "hash": genotype.hash, "trial": trial.trial}
         about |= {"seed": seed} if len(trials) > 1 else {}
         members.append(about | {objective: trial.value(objective) for objective in objectives})
     document = {"objectives": list(objectives), "front": members}
     text = json.dumps(document, indent=2) + "\n"
-    write_atomically(folder.path / "front.json", text.encode(), CheckpointError)
+    folder.write("front.json", text.encode())
     # Of a study that was shorter, the front may have been longer.
     kept = {member["file"] for member in members}
     for file in (folder.path / FRONT).glob("*.yaml"):
         if f"{FRONT}/{file.name}" not in kept:
-            file.unlink()
+            folder.remove(f"{FRONT}/{file.name}")
 
 
 def _genotype(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import differences
 from nas_encoder.common.provenance import environment
+from nas_encoder.common.sealed import ANEW
+from nas_encoder.data.fingerprint import Fingerprint, summaries
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.records import TrialRecord
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 from nas_encoder.tables import STRATEGIES
 
@@ -65,7 +69,7 @@ def run_trials(
 
     from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
-    from nas_encoder.search.trials.storage import Storage, quiet
+    from nas_encoder.search.trials.storage import Storage, quiet, reading_study
     from nas_encoder.search.trials.study import Worker
 
     seed = seed or 0
@@ -95,31 +99,39 @@ def run_trials(
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
-    if grown := folder.begin(config, run, resume, GROWING):
-        logger.info("the study is made longer: %s", ", ".join(grown))
-        if not STRATEGIES[config.strategy].open_ended:
-            logger.warning(
-                "'%s' plans for a number of trials: the result is not that of a study that was as "
-                "long from the start",
-                config.strategy,
-            )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage or config.trials.storage or folder.study_url
-    store = Storage(url, config.trials)
-    try:
-        with quiet():
-            sampler = build_sampler(config, evaluator.space, seed)
-            study = optuna.create_study(
-                storage=store.rdb,
-                sampler=sampler,
-                pruner=build_pruner(config.pruning, evaluator.epochs),
-                study_name=config.study_name,
-                directions=["minimize"] * len(config.objectives),
-                load_if_exists=True,
-            )
-        sampler.study = study
-        identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
-        _join(study, config, identity, store.shown)
+    folder.shared = True
+    with ExitStack() as stack:
+        # Alone until the study is joined, so that two workers do not begin two searches here.
+        with folder.held(wait=True):
+            grown = folder.begin(config, run, resume, GROWING)
+            folder.check_sets(evaluator.sets, folder.resumed)
+            url = storage or config.trials.storage or folder.study_url
+            store = Storage(url, config.trials)
+            stack.callback(store.close)
+            with quiet(), reading_study(store.shown):
+                sampler = build_sampler(config, evaluator.space, seed)
+                study = optuna.create_study(
+                    storage=store.rdb,
+                    sampler=sampler,
+                    pruner=build_pruner(config.pruning, evaluator.epochs),
+                    study_name=config.study_name,
+                    directions=["minimize"] * len(config.objectives),
+                    load_if_exists=True,
+                )
+                identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
+                _join(study, config, identity, store.shown, folder, evaluator.sets)
+                _require_recorded(folder, lambda: records_of(study, config.objectives))
+            sampler.study = study
+            stack.enter_context(folder.joined())
+        if grown:
+            logger.info("the study is made longer: %s", ", ".join(grown))
+            if not STRATEGIES[config.strategy].open_ended:
+                logger.warning(
+                    "'%s' plans for a number of trials: the result is not that of a study that was "
+                    "as long from the start",
+                    config.strategy,
+                )
         written = 0.0
 
         def record() -> None:
@@ -131,22 +143,27 @@ def run_trials(
         count = config.trials.count
         own = Worker(study, store, config.objectives, count, evaluator, record).run()
         records = records_of(study, config.objectives)
-    finally:
-        store.close()
-    folder.write_records(records)
-    run = {**run, **folder.run()}
-    genotype = save_results(folder, records, config, config.objectives, count, run)
+        folder.write_records(records)
+        run = {**run, **folder.run()}
+        genotype = save_results(folder, records, config, config.objectives, count, run)
     logger.info(
         "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
     )
     return genotype
 
 
-def _join(study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage: str) -> None:
+def _join(
+    study: Any,
+    config: TrialsConfig,
+    identity: Mapping[str, Any],
+    storage: str,
+    folder: RunFolder,
+    sets: Mapping[str, Fingerprint],
+) -> None:
     """Refuse to mix two searches in one study.
 
     Raises:
-        CheckpointError: The study is of another search; all differences are listed.
+        CheckpointError: The study is of another search or other data; all differences are listed.
     """
     begun = bool(study.get_trials(deepcopy=False))  # first, before another worker can interfere
     before = study.user_attrs.get(_IDENTITY)
@@ -159,12 +176,41 @@ def _join(study: Any, config: TrialsConfig, identity: Mapping[str, Any], storage
                     "another trials.study"
                 ],
             )
-        study.set_user_attr(_IDENTITY, dict(identity))
+        study.set_user_attr(_IDENTITY, {**identity, "data": summaries(sets)})
         return
     before = {**before, "config": config.identity_of(before.get("config", {}))}
+    data = before.pop("data", None)  # not recorded by earlier versions
+    if data is not None:
+        folder.require_sets(data, sets)
+    before.get("table", {}).setdefault("sha256", identity.get("table", {}).get("sha256"))
     problems = [
         f"{key}: was {was!r} when the study '{study.study_name}' began, now {now!r}"
         for key, was, now in differences(before, identity)
     ]
     if problems:
         raise CheckpointError(f"cannot join the study in {storage}", problems)
+
+
+def _require_recorded(folder: RunFolder, read: Callable[[], list[TrialRecord]]) -> None:
+    """Refuse a study that lacks trials which metrics.jsonl records; rebuild a damaged record.
+
+    Raises:
+        CheckpointError: The study is not the one that the folder's trials were in.
+    """
+    try:
+        recorded = folder.records(TrialRecord)
+    except CheckpointError as error:
+        logger.warning("%s; it is rebuilt from the study", error)
+        recorded = []
+    known = read()  # only now: another worker may just have finished a trial
+    study = {trial.number: trial for trial in known}
+    lost = [trial for trial in recorded if study.get(trial.number) != trial]
+    if lost:
+        raise CheckpointError(
+            str(folder.metrics),
+            [
+                f"{len(lost)} of {len(recorded)} recorded trials are not those of the study, "
+                f"first: number {lost[0].number}; the study is damaged or another one: {ANEW}"
+            ],
+        )
+    folder.write_records(known)

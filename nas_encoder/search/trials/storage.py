@@ -17,7 +17,8 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_encoder.errors import CheckpointError
+from nas_encoder.common.sealed import ANEW
+from nas_encoder.errors import CheckpointError, NasEncoderError
 from nas_encoder.search.config.sections import StudyConfig
 from nas_encoder.search.trials.processes import is_dead
 
@@ -154,6 +155,31 @@ class Storage:
         finally:
             stop.set()
             thread.join()
+
+
+@contextmanager
+def reading_study(storage: str) -> Iterator[None]:
+    """Report what a damaged study makes Optuna raise as our error.
+
+    Raises:
+        CheckpointError: The study cannot be read.
+    """
+    try:
+        yield
+    except NasEncoderError:
+        raise
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        problem = f"its study is damaged: {text}; {ANEW}"
+        raise CheckpointError(f"storage {storage}", [problem]) from error
 
 
 @contextmanager

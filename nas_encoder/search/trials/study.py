@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from nas_encoder.common.sealed import ANEW
+from nas_encoder.errors import CheckpointError
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.evaluate import Evaluator
 from nas_encoder.search.trials.processes import this_process
@@ -51,17 +55,45 @@ def evaluate(study: Study, trial: Trial, objectives: Sequence[str], evaluator: E
         "genotype": genotype.hash,
         "vector": space.encode(genotype),
     }
+    values = [errors[-1] if name == ERROR else costs[name] for name in objectives]
+    result["seal"] = _seal(result, trial.params, [] if pruned else values)
     trial.set_user_attr(RESULT, result)  # at once: each attribute is a transaction
     if pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, [errors[-1] if name == ERROR else costs[name] for name in objectives])
+        study.tell(trial, values)
+
+
+def _seal(result: Mapping[str, Any], params: Mapping[str, Any], values: Sequence[float]) -> str:
+    """Return a checksum of a finished trial; SQLite has none of its contents."""
+    text = json.dumps([dict(result), dict(params), list(values)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def result_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the result of a finished trial.
+
+    Raises:
+        CheckpointError: It is not as its worker wrote it.
+    """
+    result: dict[str, Any] = dict(trial.user_attrs[RESULT])
+    seal = result.pop("seal", None)  # earlier versions wrote none
+    values = trial.values if trial.state == TrialState.COMPLETE else []
+    course = dict(enumerate(result[ERRORS], 1))
+    if seal is not None and (
+        seal != _seal(result, trial.params, values)
+        or (trial.intermediate_values and trial.intermediate_values != course)
+    ):
+        raise CheckpointError(
+            f"trial {trial.number} of the study", [f"is not as it was finished; {ANEW}"]
+        )
+    return result
 
 
 def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
     """Return the result of a complete trial of the same genotype, to reuse it."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        found: dict[str, Any] = trial.user_attrs[RESULT]
+        found = result_of(trial)
         if found["genotype"] == genotype and len(found[ERRORS]) == epochs:
             return found
     return None

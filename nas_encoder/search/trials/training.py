@@ -66,7 +66,7 @@ class TrainingEvaluator:
             seed=seed,
         )
         scored = data.sample("valid", config.trainer.score_utterances)
-        self.tokens = data.tokens
+        self.tokens, self.sets = data.tokens, data.fingerprints
         self._utterances = {"train": len(data.cuts["train"]), "valid": len(scored)}
         self._train = data.loader(data.cuts["train"], train=True)
         self._valid = data.loader(scored, train=False)

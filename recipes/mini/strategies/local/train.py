@@ -17,18 +17,21 @@ from tqdm import tqdm
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.data import FeatureConfig, SpecAugmentConfig
-from nas_encoder.errors import ConfigError
+from nas_encoder.data.fingerprint import data_changes, summaries
+from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.spaces import get_space
-from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
+from nas_encoder.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from nas_encoder.training.config import BatchConfig, DataConfig, TrainerConfig
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import epoch_of, open_data
+from nas_encoder.training.lock import held
 from nas_encoder.training.optimizers import one_cycle
 from nas_encoder.training.random_state import part_seed
 from nas_encoder.training.steps import WeightSteps
+from nas_encoder.training.stopping import stoppable
 from nas_encoder.training.trainer import State, Trainer
 from tools.experiments.match_size import Match, match_size
 from tools.scripts import command, write_json
@@ -84,7 +87,7 @@ class Training:
             min_length=1,
             progress=False,
         )
-        self.tokens = speech.tokens
+        self.tokens, self.sets = speech.tokens, speech.fingerprints
         encoder = build_encoder(genotype, **asdict(self.encoder_config))
         self.model = CtcNetwork(encoder, len(self.tokens))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config["max_lr"])
@@ -144,13 +147,21 @@ class Training:
         return f"{self.genotype.hash} {self.seed} {self.steps} {self.encoder_config}"
 
     def _save(self, path: Path, state: State, seconds: float) -> None:
+        rows = {name: found.pack() for name, found in self.sets.items()}
         more = {"key": self._key(), "seconds": seconds, "losses": self.losses}
+        more |= {"sets": summaries(self.sets), "rows": rows}
         save_checkpoint(path, {**state, **more})
 
     def _load(self, path: Path) -> State | None:
         state = load_checkpoint(path, of="a training", unsealed=True)
         if state is None or state["key"] != self._key():
             return None
+        kept = state.get("sets", summaries(self.sets))
+        if problems := data_changes(kept, state.get("rows", {}), self.sets):
+            anew = f"train with the data that it began with, or delete {path} to begin anew"
+            raise CheckpointError(
+                f"cannot go on from {path}, its data have changed", [*problems, anew]
+            )
         if "model" in state:  # as the first version wrote it
             state |= {"position": {"epoch": state["epoch"]}, "random": []}
             state |= {"network": state["model"], "weights_optimizer": state["optimizer"]}
@@ -182,19 +193,19 @@ def main(arguments: list[str] | None = None) -> None:
     add("--seed", type=int, required=True)
     add("--output", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args(arguments)
-    training = Training(
-        read_config(args.config),
-        load_genotype(args.genotype),
-        {"train": args.train, "test": args.test},
-        args.parameters,
-        args.steps,
-        args.seed,
-    )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.output.with_suffix(".ckpt")
-    result = training.run(checkpoint)
-    write_json(args.output, result)
-    checkpoint.unlink(missing_ok=True)
+    with stoppable(), held(args.output.with_suffix(".lock"), f"training {args.output}"):
+        training = Training(
+            read_config(args.config),
+            load_genotype(args.genotype),
+            {"train": args.train, "test": args.test},
+            args.parameters,
+            args.steps,
+            args.seed,
+        )
+        checkpoint = args.output.with_suffix(".ckpt")
+        result = training.run(checkpoint)
+        write_json(args.output, result)
+        delete_checkpoint(checkpoint)
     print(f"{args.output}: CER {result['cer']:.1f} %, {result['encoder_parameters']} parameters")
 
 
