@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 searches by trials (random, evolution, hyperband, nsga2, tpe) with Optuna:
   nas-encoder search --config evolution --train data/train --valid data/dev --output exp/evolution
   nas-encoder search --config nsga2 --train data/train --valid data/dev --output exp/front
-  nas-encoder search --config tpe --output exp/lookup --set space=nasbench_asr \
+  nas-encoder search --config tpe --output exp/lookup --set space=nasbench_asr \\
       --set table.source=nb-asr.sqlite
   more workers: the same command with --resume for a shared folder, or on many machines with
       --storage postgresql://user@host/studies; watch them with

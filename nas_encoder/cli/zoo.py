@@ -40,7 +40,7 @@ def provenance_line(genotype: Genotype) -> str:
     provenance = genotype.provenance
     parts = [str(provenance["source"])] if "source" in provenance else []
     for key in ("strategy", "data", "seed", "commit", "score", "validation_score"):
-        if key in provenance:
+        if provenance.get(key) is not None:  # a wheel knows no commit
             parts.append(f"{key.replace('_', ' ')} {provenance[key]}")
     return " ".join(", ".join(parts).split()) or "-"
 

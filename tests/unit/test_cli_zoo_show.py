@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from nas_encoder import build_encoder, list_genotypes, load_genotype
-from nas_encoder.cli.main import main
+from nas_encoder.cli.main import COMMANDS, main
+from nas_encoder.cli.zoo import provenance_line
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.spaces import get_space
@@ -34,6 +37,20 @@ def test_zoo_lists_every_genotype(capsys: pytest.CaptureFixture[str]) -> None:
         assert entry["space"] == genotype.space
         assert entry["provenance"] == genotype.to_dict()["provenance"]
         assert entry["kind"] == genotype.provenance["kind"]
+
+
+def test_what_is_not_known_of_a_search_is_left_out() -> None:
+    # An installed wheel knows no commit.
+    found = load_genotype("darts_v2").renamed("mine", kind="search", seed=0, commit=None)
+    assert provenance_line(found) == "seed 0"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_keep_their_line_breaks(command: str) -> None:
+    examples = getattr(import_module(COMMANDS[command][0]), "EXAMPLES", "")
+    for line in examples.splitlines():
+        text = line.strip().partition("  #")[0]
+        assert not re.search(r"\S {3,}--", text), text
 
 
 def test_zoo_calls_reconstructions_by_their_name(capsys: pytest.CaptureFixture[str]) -> None:
