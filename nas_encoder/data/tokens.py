@@ -165,6 +165,9 @@ class TokenSet:
         """:meth:`build` tokens if ``spec`` is a kind, else :meth:`load` the list at that path."""
         if spec in TOKEN_KINDS:
             return cls.build(texts, kind=spec, size=size)
+        if not Path(spec).expanduser().exists():
+            rule = f"neither a kind ({', '.join(TOKEN_KINDS)}) nor a file or folder"
+            raise DataError(f"tokens {spec!r}", [rule])
         return cls.load(spec, kind=kind)
 
     @classmethod

@@ -248,6 +248,8 @@ def test_build_refuses_sizes_out_of_place_and_empty_texts():
         TokenSet.build(["a"], kind="bpe")
     with pytest.raises(DataError, match="a size is for kind 'bpe', got 9 for 'char'"):
         TokenSet.build(["a"], kind="char", size=9)
+    with pytest.raises(DataError, match=r"neither a kind \(char, word, .*\) nor a file or folder"):
+        TokenSet.of("chars", ["a"])
     with pytest.raises(DataError, match="cannot be built"):
         TokenSet.build(["a"], kind="letters")
     with pytest.raises(DataError, match="no token at all"):
