@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
             words = " ".join(line.strip("# ") for line in comment.splitlines() if line[:1] == "#")
             print(f"{name:{width}}  {textwrap.shorten(words, 90, placeholder=' ...')}")
         return 0
-    problems = Problems()
-    if problems.choice(args.name, "NAME", "config", files) is None:
+    problems, asked = Problems(), args.name.removesuffix(".yaml")
+    if problems.choice(asked, "NAME", "config", files) is None:
         raise ConfigError(f"config {args.kind}", problems.lines)
-    print(files[args.name].read_text(encoding="utf-8"), end="")
+    print(files[asked].read_text(encoding="utf-8"), end="")
     return 0

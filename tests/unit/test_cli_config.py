@@ -32,7 +32,8 @@ def test_each_is_listed_and_printed_as_it_is(
         assert all(len(line.split()) > 3 for line in lines), "each with what it is"
     for name, path in shipped.items():
         assert main(["config", kind, name]) == 0
-        assert capsys.readouterr().out == path.read_text(encoding="utf-8")
+        assert main(["config", kind, path.name]) == 0
+        assert capsys.readouterr().out == 2 * path.read_text(encoding="utf-8")
 
 
 def test_unknown_names_are_guessed(capsys: pytest.CaptureFixture[str]) -> None:
