@@ -89,6 +89,8 @@ def _read_one(key: str, location: str, plain: bool) -> Recording | str:
         return "ranges of samples ('[first:last]') are not read"
     elif place and os.path.isfile(location) and os.path.isfile(place[1]):
         return f"is a file, and by Kaldi's rules also a place in the file {place[1]}: rename one"
+    elif len(location.split()) > 1 and all(map(os.path.isfile, location.split())):
+        return "several files for one utterance (its channels) are not read: mix them first"
     try:
         sound = Sound.opened(
             kind, os.path.abspath(source) if kind == "file" else source, seeks=plain

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 from lhotse import MonoCut
 
@@ -57,12 +58,16 @@ def read_kaldi_dir(
     recordings = read_recordings(paths, findings, jobs=jobs)
     cuts = []
     heard, used = set(), set()
+    composed = {normalize("NFC", key) for key in texts if not key.isascii()}
     for key, recording_id, start, end, where in _segments(path, locations, findings):
         heard.add(key)
         used.add(recording_id)
         if require_text and key not in texts:
+            rule = f"the utterance has no line in {path / 'text'}"
+            if normalize("NFC", key) in composed:
+                rule += " in this Unicode form: normalize the ids of both files alike"
             if texts:
-                findings.add(f"the utterance has no line in {path / 'text'}", f"{where} '{key}'")
+                findings.add(rule, f"{where} '{key}'")
             continue
         recording = recordings.get(recording_id)
         if recording is None:  # already reported

@@ -379,3 +379,9 @@ def test_small_misunderstandings(tmp_path):
     scp = folder / "wav.scp"
     scp.write_bytes(b"\xef\xbb\xbf" + scp.read_bytes())
     assert "wav.scp: begins with a byte order mark" in problem_of(folder)
+    (folder / "text").write_text("e\u0301 a\n")
+    files = list((folder / "wav").iterdir())
+    scp.write_text(f"\u00e9 {files[0]}\nx {files[0]} {files[1]}\n")
+    text = problem_of(folder)
+    assert "text in this Unicode form: normalize the ids of both files alike" in text
+    assert "'x': several files for one utterance (its channels) are not read" in text
