@@ -132,5 +132,9 @@ def _check(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         progress=args.full,
     )
-    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if args.json else report)
+    if args.json:  # a text may hold what no terminal can be sent, which JSON escapes
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+        print(text.encode(errors="backslashreplace").decode())
+    else:
+        print(report)
     return 0 if report.ok else 1

@@ -25,6 +25,7 @@ from lhotse.utils import compute_num_samples
 from nas_encoder.common.documents import write_lines
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.manifests import speaker_of, text_of
+from nas_encoder.data.splitting import is_unicode
 from nas_encoder.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def _listed(cuts: Iterable[Any], findings: Findings) -> list[Any]:
             findings.add("only mono cuts with a recording can be written", place)
         elif len(cut.supervisions) > 1:
             findings.add("one supervision a cut is expected; open_cuts() splits others", place)
-        elif not all(map(_is_unicode, (cut.id, text_of(cut), speaker_of(cut) or ""))):
+        elif not all(map(is_unicode, (cut.id, text_of(cut), speaker_of(cut) or ""))):
             findings.add("id, text and speaker must be valid Unicode", place)
         elif listed.setdefault(cut.id, cut) is not cut:
             findings.add("an id may occur once", place)
@@ -179,7 +180,7 @@ def _kaldi_location(cut: Any, findings: Findings) -> str:
         is_file = os.path.isfile(location)  # and no place in an archive
         wrong = location.split() == [] or location != " ".join(location.splitlines()).strip()
         wrong = wrong or (is_file and _NOT_A_PATH.fullmatch(location) is not None)
-    if wrong or not _is_unicode(location):
+    if wrong or not is_unicode(location):
         findings.add("a wav.scp cannot name this audio; give it another path", f"{location!r}")
     return location
 
@@ -219,14 +220,6 @@ def _recording_names(cuts: Sequence[Any], locations: Mapping[str, str]) -> dict[
 
 def _one_line(text: str) -> str:
     return re.sub(r"\s*[\r\n]\s*", " ", text).strip()
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _sortable_ids(speakers: Mapping[str, str]) -> dict[str, str]:

@@ -60,12 +60,23 @@ def fault_of(token: str, kind: str) -> str | None:
     """
     if not token or "\n" in token or "\r" in token:
         return "one token in a line is expected"
+    if not is_unicode(token):
+        return "a token must be valid Unicode"
     if len(token) == 1:
         plain = kind in ("char", "bpe") and token != " "
         return None if plain or not token.isspace() else "the space is written <space>"
     if token != token.strip() or (kind != "char" and len(token.split()) != 1):
         return "one token without white space is expected"
     return None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a file can hold a text; escapes in JSON make some that none can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _phones(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import write_atomically, write_lines
+from nas_encoder.common.problems import show
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.splitting import (
     BLANK,
@@ -22,6 +23,7 @@ from nas_encoder.data.splitting import (
     fault_of,
     guess_kind,
     import_sentencepiece,
+    is_unicode,
     load_model,
     splitter,
 )
@@ -56,9 +58,9 @@ class TokenSet:
         seen: set[str] = set()
         for position, token in enumerate(tokens):
             if fault := fault_of(token, kind):
-                problems.append(f"token {position}: {fault}, got {token!r}")
+                problems.append(f"token {position}: {fault}, got {show(token)}")
             if token in seen:
-                problems.append(f"token {position} is a duplicate: {token!r}")
+                problems.append(f"token {position} is a duplicate: {show(token)}")
             seen.add(token)
         if problems:
             raise DataError("token set", problems)
@@ -135,6 +137,9 @@ class TokenSet:
         lines = sorted(" ".join(text.split()) for text in texts)
         if not any(lines):
             raise DataError("token set", ["the texts hold no token at all"])
+        if wrong := [line for line in lines if not is_unicode(line)]:
+            rule = f"{len(wrong)} texts are no valid Unicode: {show(wrong[0])}"
+            raise DataError("token set", [rule])
         trainer, model = import_sentencepiece("learning BPE pieces"), io.BytesIO()
         try:
             trainer.SentencePieceTrainer.train(
@@ -205,12 +210,12 @@ class TokenSet:
                 findings.add(
                     "a byte order mark, which ESPnet reads as a part of the token; remove it, for "
                     "example with sed -i 's/^\\xEF\\xBB\\xBF//'",
-                    f"line {number}: {token!r}",
+                    f"line {number}: {show(token)}",
                 )
             elif fault := fault_of(token, kind):
-                findings.add(fault, f"line {number}: {token!r}")
+                findings.add(fault, f"line {number}: {show(token)}")
             elif token in first_line:
-                findings.add("a token may occur once", f"line {number}: {token!r}")
+                findings.add("a token may occur once", f"line {number}: {show(token)}")
             else:
                 first_line[token] = number
         if first_line.get(BLANK, 1) != 1:
@@ -260,10 +265,9 @@ class TokenSet:
         if self.kind != "bpe":
             self._split = self._split or splitter(self.kind, self.tokens)
             return self._split(text)
-        try:
-            return list(self.processor.encode(text, out_type=str))
-        except UnicodeEncodeError as error:
-            raise DataError(f"text {text[:80]!r}", [f"is no valid Unicode: {error}"]) from None
+        if not is_unicode(text):
+            raise DataError(f"text {show(text)}", ["is no valid Unicode"])
+        return list(self.processor.encode(text, out_type=str))
 
     @property
     def processor(self) -> Any:
@@ -284,10 +288,10 @@ class TokenSet:
         problems = [f"holds '{BLANK}', which belongs to CTC alone"] if BLANK in pieces else []
         if unknown and self._unk is None:
             problems += [
-                f"token {piece!r} is not in the token set" for piece in dict.fromkeys(unknown)
+                f"token {show(piece)} is not in the token set" for piece in dict.fromkeys(unknown)
             ]
         if problems:
-            raise DataError(f"text {text[:200]!r}", problems[:10])
+            raise DataError(f"text {show(text)}", problems[:10])
         self.unknown_count += len(unknown)
         return [self._ids.get(piece, self._unk or 0) for piece in pieces]
 

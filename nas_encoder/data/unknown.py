@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas_encoder.common.problems import show
 from nas_encoder.data.splitting import BLANK
 
 SHARE_OF_UNKNOWN = 0.5  # above it, the tokens are those of other texts
@@ -27,7 +28,7 @@ class Missing:
 
     def __str__(self) -> str:
         ranked = sorted(self.found.items(), key=lambda item: (-item[1][0], item[0]))
-        shown = [f"{t!r} ({n}, first in '{u}')" for t, (n, u) in ranked[:SHOWN]]
+        shown = [f"{show(t)} ({n}, first in {show(u)})" for t, (n, u) in ranked[:SHOWN]]
         if len(ranked) > SHOWN:
             shown.append(f"and {len(ranked) - SHOWN} more")
         return (
@@ -41,7 +42,7 @@ class Missing:
         if self.blanks:
             lines.append(
                 f"{len(self.blanks)} texts hold '{BLANK}', which belongs to CTC alone: utterance "
-                f"'{self.blanks[0]}'"
+                f"{show(self.blanks[0])}"
             )
         if forbidden and self.found:
             lines.append(f"not in the token set: {self}")

@@ -167,6 +167,7 @@ def test_tokens_on_the_command_line_replace_those_of_the_config(tmp_path: Path) 
     from nas_encoder.cli import token_settings
     from nas_encoder.cli.main import build_parser
     from nas_encoder.search.config.load import load_search_config
+    from nas_encoder.tabular.config import load_table_config
 
     bpe = config(tokens="bpe", bpe_size=12)
     write_yaml(tmp_path / "bpe.yaml", bpe.to_dict())
@@ -181,3 +182,8 @@ def test_tokens_on_the_command_line_replace_those_of_the_config(tmp_path: Path) 
         args = build_parser("search").parse_args(["search", *given, *words])
         found = load_search_config(tmp_path / "bpe.yaml", token_settings(args))
         assert (found.tokens, found.bpe_size) == expected
+    build = ["table", "build", "--config", "x", "--output", "y", "--train", "a", "--valid", "b"]
+    args = build_parser("table").parse_args([*build, "--test", "c", "--tokens", "lists/phn"])
+    settings = [*token_settings(args), "unknown_tokens=error"]
+    data = load_table_config("nasbench_asr_timit", settings).data
+    assert (data.tokens, data.bpe_size, data.unknown_tokens) == ("lists/phn", None, "error")

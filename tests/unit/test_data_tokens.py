@@ -121,11 +121,27 @@ def test_tokens_of_a_training_and_what_only_its_other_sets_hold(tmp_path, caplog
         fit_tokens("char", sets)
 
 
+def test_texts_that_no_file_can_hold(tmp_path):
+    """JSON can escape half of a character."""
+    tokens = fit_tokens("char", {"train": [("u", "ab\ud800 ab"), ("v\ud800", "b")]})
+    assert tokens.tokens == (BLANK, UNK, SPACE, "a", "b")
+    assert tokens.encode("a\ud800") == [3, 1]
+    tokens.save(tmp_path / "tokens.txt")
+    assert TokenSet.load(tmp_path / "tokens.txt") == tokens
+    learned = TokenSet.build(TEXTS, kind="bpe", size=20)
+    with pytest.raises(DataError, match="is no valid Unicode"):
+        learned.encode("a\ud800")
+    with pytest.raises(DataError, match="1 texts are no valid Unicode"):
+        TokenSet.build([*TEXTS, "a\ud800"], kind="bpe", size=20)
+
+
 def test_warnings_about_unknown_tokens_are_short():
     tokens = TokenSet.build(["a" * 100], kind="char")
     missing = tokens.missing([("u", "abcdefghijklmnopqrstuvwxyz")])
     assert str(missing).count("first in 'u'") == 10
     assert str(missing).endswith(", and 15 more") and missing.count == 25
+    words = TokenSet.build(["a"], kind="word")
+    assert len(str(words.missing([("u" * 9999, "b" * 9999)]))) < 200
 
 
 def test_syllables_of_hanzi_are_tone_numbered_pinyin():
