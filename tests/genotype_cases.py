@@ -344,8 +344,10 @@ def read(case: Case, folder: Path) -> Genotype | None:
     return found[0] if accepted else None
 
 
-def build(genotype: Genotype) -> None:
-    """Build a small network of it, and check that padding changes nothing in its outputs."""
+def build(genotype: Genotype, path: Path) -> None:
+    """Save it, build a small network, and check that padding changes nothing in its outputs."""
+    genotype.save(path)
+    assert load_genotype(path).hash == genotype.hash
     torch.manual_seed(0)
     module = build_encoder(genotype, input_size=8, channels=4, layers=3, output_size=6)
     with torch.no_grad():
@@ -367,7 +369,7 @@ def run(seed: int, count: int, build_every: int) -> dict[str, Counter[str]]:
             if genotype is not None:
                 accepted += 1
                 if case.valid is None or accepted % build_every == 0:
-                    build(genotype)
+                    build(genotype, Path(folder) / "saved.yaml")
                     own["built"] += 1
     return counts
 
