@@ -84,9 +84,8 @@ class Pool:
             soundfile.write(path, samples, rate, subtype=subtype, **options)
             self.sound[path.name] = path
             data = path.read_bytes()
-            if suffix not in ("ogg", "flac"):
-                self.broken[path.name] = folder / f"cut-{path.name}"
-                self.broken[path.name].write_bytes(data[: int(len(data) * rng.uniform(0.5, 0.8))])
+            self.broken[path.name] = folder / f"cut-{path.name}"
+            self.broken[path.name].write_bytes(data[: int(len(data) * rng.uniform(0.5, 0.97))])
             if suffix == "mp3":  # without its first frame, which holds the frame count
                 with soundfile.SoundFile(
                     folder / "v.mp3", "w", rate, 1, format="MP3", bitrate_mode="VARIABLE"
@@ -211,8 +210,7 @@ def _location(case: Case) -> str:
         return command.format(_quoted(path))
     case.spoil()
     size = max(os.path.getsize(path) // 2, 60)
-    if path.endswith(("wav", "aiff", "sph")):
-        case.cut_short = True
+    case.cut_short = True
     return rng.choice(
         [
             f"head -c {size} {_quoted(path)} |",

@@ -14,7 +14,8 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError, shortage
+from nas_encoder.data.headers import shortage
+from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError
 from nas_encoder.errors import DataError
 
 _DURATION_TOLERANCE = 0.025  # seconds that a file may differ from its manifest

@@ -155,6 +155,17 @@ def test_mp3_that_is_cut_short(tmp_path):
     assert text in problem_of(folder)
 
 
+@pytest.mark.parametrize("suffix", ["flac", "ogg"])
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_compressed_audio_that_is_cut_short(tmp_path, suffix, share):
+    path = write_tone(tmp_path / f"x.{suffix}", 4.0)
+    folder = folder_of(tmp_path / "k", {"u": str(path)})
+    assert [cut.num_samples for cut in open_cuts(folder)] == [64000]
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert "cut short" in problem_of(folder)
+    assert "cut short" in problem_of(folder_of(tmp_path / "k", {"u": f"cat < {path} |"}))
+
+
 def test_constant_mp3_without_a_frame_count_is_read(tmp_path):
     path = tmp_path / "x.mp3"
     options = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.5}
