@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup environment demo demo-nemo test test-fast lint bench clean
+.PHONY: help setup environment demo demo-nemo test test-fast lint bench reliability clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ bench: environment  ## measurements side by side (takes long; nothing depends on
 	@for script in benchmarks/*.py; do \
 		echo "$(VENV)/python $$script"; $(VENV)/python "$$script" || exit 1; \
 	done
+
+reliability: environment  ## thousands of bad inputs tried; writes docs/reliability.md
+	$(VENV)/python tests/reliability.py
 
 clean:  ## delete build results and caches; keeps .venv and experiments
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
