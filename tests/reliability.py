@@ -10,6 +10,7 @@ errors nor what the toolkits' own readers give; then the page is left as it was.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -120,12 +121,13 @@ PARTS = (
 
 def try_all(seed: int, share: float, workers: int) -> dict[str, Counter[str]]:
     """Run all parts in several processes; return what became of the cases of each."""
+    os.environ["TQDM_DISABLE"] = "1"  # in the processes; the bar below says so itself
     found: dict[str, Counter[str]] = {part.title: Counter() for part in PARTS}
     # Run folders first: making them takes long, so they are one lot.
     lots = [(part, *lot) for part in reversed(PARTS) for lot in part.lots(seed, share)]
     with (
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        tqdm(total=sum(count for _, _, count in lots), unit="case", disable=None) as bar,
+        tqdm(total=sum(count for _, _, count in lots), unit="case", disable=False) as bar,
     ):
         running: dict[Future[Counter[str]], tuple[Part, int]] = {
             pool.submit(part.try_cases, own, count): (part, count) for part, own, count in lots
