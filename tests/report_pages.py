@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import re
+import shlex
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -20,8 +22,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from nas_encoder import build_encoder
+from nas_encoder.cli.main import build_parser, main
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.budgets import TITLES, UNITS, readable
+from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.report.build import build_report
 from nas_encoder.spaces import get_space
@@ -125,6 +130,32 @@ def require_whole_numbers(page: Page) -> None:
                 assert np.array_equal(ticks, np.round(ticks)), f"{shows}: {ticks}"
 
 
+def require_working_steps(page: Page) -> None:
+    """Check that what to run next can be run: searches are only configured, the rest is done."""
+    parser = build_parser()
+    for text in page.texts["What to run next"]:
+        if text.startswith("encoder:"):
+            options = yaml.safe_load(text)["encoder_conf"]
+            build_encoder(options.pop("genotype"), **{"input_size": 40} | options)
+            continue
+        program, *words = shlex.split(text)
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            if program == "python":
+                exec(words[-1], {})  # 'python -c' would import everything again
+                (drawn,) = Path().iterdir()
+                load_genotype(drawn)
+            elif program == "nas-encoder" and words[0] == "search":
+                arguments = parser.parse_args(words)
+                settings = [f"seeds={arguments.seeds}"] if arguments.seeds else []
+                load_any_search_config(arguments.config, [*arguments.settings, *settings])
+            elif program == "nas-encoder":
+                assert main(words) == 0
+                assert [*Path().iterdir()]
+            else:
+                assert program == "optuna-dashboard"
+
+
 @contextmanager
 def saved_figures() -> Iterator[list[Figure]]:
     """Collect the figures that are written, each once."""
@@ -171,6 +202,7 @@ def check_page(folder: Path, page: Page) -> None:
     require_drawn(page)
     require_full_tables(page)
     require_whole_numbers(page)
+    require_working_steps(page)
     genotype = load_genotype(folder / "genotype.yaml")
     assert page.texts[f"Genotype {genotype.name}"] == ["\n".join(architecture_lines(genotype))]
     assert f"Hash {genotype.hash}" in page.words

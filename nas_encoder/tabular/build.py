@@ -211,6 +211,11 @@ class TableBuilder:
             "feature_mean": None if cmvn is None else [round(value, 3) for value in cmvn.mean],
         }
         before = file.about()
+        if "config" not in before and file.finished():
+            raise CheckpointError(
+                f"cannot go on with {self.output}",
+                ["its trainings were not made by this command; choose another --output"],
+            )
         if "config" in before:
             problems = conflicts(before, identity)
             if before.get("shard") != list(self.shard):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from nas_encoder.data.phones import FOLDINGS
 from nas_encoder.data.splitting import TOKEN_KINDS
 from nas_encoder.tables import SPACES
 from nas_encoder.training.config import BatchConfig, DataConfig, TokenConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,20 @@ class TableConfig(TokenConfig):
 def load_table_config(name_or_path: str | Path, settings: Sequence[str] = ()) -> TableConfig:
     """Read a shipped configuration or a file, with settings (``recipe.batch=16``) on top.
 
+    Settings that change anything drop the note, which describes what was there before.
+
     Raises:
         ConfigError: A file, a setting or a value is wrong; all problems are listed.
     """
-    document, path = read_config("table", name_or_path, settings)
-    return TableConfig.from_dict(document, f"config {path.name}")
+    before, config = (
+        TableConfig.from_dict(document, f"config {path.name}")
+        for document, path in (read_config("table", name_or_path, s) for s in ((), settings))
+    )
+    if config.note and config.note == before.note and config != before:
+        logger.warning(
+            "the note of %s is left out: settings change what it describes; give "
+            "another with --set note=...",
+            name_or_path,
+        )
+        return replace(config, note="")
+    return config

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_pages import Page, page_of, require_drawn
+from report_pages import Page, page_of, require_drawn, require_working_steps
 from search_folders import SPACE, derived, make_run
 
 from nas_encoder.cli.main import main
@@ -69,7 +69,7 @@ def test_it_says_what_was_found_and_how(finished: tuple[RunFolder, Page]) -> Non
         "Derived after epoch 2 of stage 1",
         "Every edge of the reduction cell over time",
         f"nas-encoder show {folder.path}/genotype.yaml",
-        "--seed 8",
+        "--seeds 8 9",
     ):
         assert text in page.words, text
     for edge in genotype.architecture.normal.edges:
@@ -120,6 +120,15 @@ def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
     warnings = GradientReport(folder).warnings()
     assert len(warnings) == 2
     assert "8 of 8 operations of the normal cell have no weights (max_pool_3x3, " in warnings[0]
+    assert warnings[0].endswith(
+        "regularization.at_most limits how many of them the normal cell may have."
+    )
+    assert "8 of 8 operations of the reduction cell have no weights" in warnings[1]
+    # There are no limits for that cell.
+    assert (
+        "at_most" not in warnings[1] and "A longer warm-up (stages.N.warmup_epochs)" in warnings[1]
+    )
+    require_working_steps(page_of(folder.path))
 
 
 def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
@@ -178,7 +187,22 @@ def test_a_choice_by_chance_is_told_what_to_do(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "cheap")
     table = [dict.fromkeys(SPACE.operations, 0.1) | {"max_pool_3x3": 0.5} for _ in edge_list(4)]
     folder.save_result(derived({"normal": table, "reduction": table}))
-    assert "--at-most max_pool_3x3=1 --at-most avg_pool_3x3=1" in commands(folder)
+    assert "--at-most" in commands(folder)
+    assert "--set stages.0.warmup_epochs=" in commands(folder)
+    require_working_steps(page_of(folder.path))
+
+
+def test_no_limits_are_named_that_change_nothing_or_cannot_be_kept(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    edge = dict.fromkeys(SPACE.operations, 0.05) | {"max_pool_3x3": 0.35, "skip_connect": 0.35}
+    change_last(folder, probabilities={"reduction": [edge] * 14})
+    assert [f.where for f in GradientReport(folder).findings()] == ["reduction"]
+    found = commands(folder)
+    assert "--at-most" not in found  # the normal cell, which they are for, stays the same
+    assert "--set stages.0.warmup_epochs=2 --set stages.0.epochs=3" in found
+    pools = {"max_pool_3x3": 0.5, "avg_pool_3x3": 0.5}
+    change_last(folder, probabilities={"normal": [pools] * 14})
+    assert "--at-most" not in commands(folder)  # eight edges with one of each cannot be
 
 
 def test_epochs_of_the_derived_network_alone(tmp_path: Path) -> None:

@@ -83,7 +83,14 @@ def test_results_of_gradient_searches_are_looked_up(
     other.save(tmp_path / "other.yaml")
     with pytest.raises(DataError, match="is not among its 40 architectures"):
         comparison.gradient([str(tmp_path / "other.yaml")])
-    assert "--resume --add" in comparison.gradient([])["why"]
+    assert "this table cannot be added to" in comparison.gradient([])["why"]
+    table.about["config"] = {}  # what 'nas-encoder table build' leaves
+    assert "build ... --resume --add its genotype.yaml" in comparison.gradient([])["why"]
+    with pytest.raises(DataError, match="build ... --resume --add .*other.yaml"):
+        comparison.gradient([str(tmp_path / "other.yaml")])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(SPACE), "unique_size", 40)
+        assert "give its genotype.yaml with --gradient" in comparison.gradient([])["why"]
     several = []
     for place, strategy in enumerate(("darts", "stnas", "darts", "darts")):
         member = table.genotype(ranked[place])

@@ -24,7 +24,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.spaces import get_space
-from nas_encoder.tabular import TableFile, load_table
+from nas_encoder.tabular import Table, TableFile, load_table
 from nas_encoder.tabular.build import TableBuilder
 from nas_encoder.tabular.config import load_table_config
 from nas_encoder.tabular.contents import model_hash
@@ -55,7 +55,7 @@ def test_a_table_holds_everything(whole: Path) -> None:
     assert table.targets == [1, 2] and table.seeds == [3, 4]
     assert table.hashes() != [] and len(numbers(table)) == 3 * 2 * 2
     for key in table.hashes():
-        found = table.full_info(key, seed=3)
+        found = table.full_info(key, seed=3, include_static_info=True)
         assert found is not None
         assert len(found["val_per"]) == 2
         assert all(0 <= value <= 2 for value in [*found["val_per"], found["test_per"]])
@@ -68,7 +68,8 @@ def test_a_table_holds_everything(whole: Path) -> None:
         tokens = len(table.about["tokens"])
         assert found["info"]["params"] == count_parameters(encoder) + 13 * tokens
         assert found["info"]["macs"] > 0
-        assert all(seconds > 0 for seconds in found["latency"].values())
+        assert all(found[device]["latency"] > 0 for device in table.devices)
+        assert len(table.devices) == 1
     assert table.about["environment"]["torch"] == torch.__version__
     assert not list(whole.parent.glob("*.ckpt")) and not list(whole.parent.glob("*.lock"))
     values = {value for value, _ in numbers(table).values()}
@@ -95,6 +96,13 @@ def test_a_finished_table_is_not_built_again(
     assert caught.value.problems == ("config.recipe.lr: was 0.01, now 0.02",)
     with pytest.raises(CheckpointError, match=r"shard: was \[1, 1\], now \[1, 2\]"):
         TableBuilder(config(), **data, output=whole, shard=(1, 2), resume=True).run()
+    foreign = tmp_path / "foreign.sqlite"  # as 'table convert' leaves it
+    with TableFile(foreign) as file:
+        file.add_table(Table("nasbench_asr", load_table(whole).trainings))
+    before = foreign.read_bytes()
+    with pytest.raises(CheckpointError, match="its trainings were not made by this command"):
+        TableBuilder(config(), **data, output=foreign, resume=True).run()
+    assert foreign.read_bytes() == before
 
 
 def test_a_genotype_is_added_to_a_finished_table(

@@ -138,6 +138,7 @@ def test_shipped_configurations_are_whole() -> None:
     assert {"nasbench_asr_timit", "synth_timit"} <= set(names)
     for name in names:
         assert load_table_config(name).name == name
+        assert not load_table_config(name).note  # it could not know whose data will be used
     paper = load_table_config("nasbench_asr_timit")
     assert paper.recipe == Recipe(l2=0.01)
     assert (paper.beam, paper.folding, paper.features.num_mel_bins) == (12, "timit39", 80)
@@ -146,10 +147,26 @@ def test_shipped_configurations_are_whole() -> None:
     assert all((conf_root() / "table" / f"{name}.sqlite").is_file() for name in list_tables())
 
 
+def test_a_note_is_not_that_of_other_settings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("tokens: phone\nnote: 30 networks, trained on phones\n")
+    assert load_table_config(path).note == "30 networks, trained on phones"
+    assert load_table_config(path, ["tokens=phone"]).note == "30 networks, trained on phones"
+    assert not caplog.records
+    changed = load_table_config(path, ["architectures.count=4", "tokens=char"])
+    assert changed.note == "" and changed.tokens == "char"
+    (warning,) = caplog.records
+    assert "own.yaml is left out: settings change what it describes" in warning.getMessage()
+    own = load_table_config(path, ["tokens=char", "note=4 networks, trained on characters"])
+    assert own.note == "4 networks, trained on characters"
+
+
 def test_the_shipped_table_is_what_its_configuration_makes() -> None:
     table = load_table("synth_timit")
     settings = load_table_config("synth_timit")
-    assert table.about["config"] == settings.to_dict()
+    assert {**TableConfig.completed(table.about["config"]), "note": ""} == settings.to_dict()
     assert "synthetic" in table.about["note"]
     assert not table.about["environment"]["commit"].endswith("-dirty")
     chosen = choose_architectures(settings)

@@ -50,7 +50,8 @@ def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) 
             text = (
                 f"The choice of edges in the {title} has hardly left the uniform one (entropy "
                 f"{100 * edges:.1f} % of uniform): where its nodes take their inputs from is "
-                "little better than chance."
+                "little better than chance. More epochs, more data or a larger architecture.lr may "
+                "help."
             )
             found.append(Finding("edges", kind, text))
         taken = [operation for _, operation in chosen.get(kind, ())]
@@ -65,7 +66,8 @@ def findings(epoch: EpochRecord, genotype: Genotype | None, space: SearchSpace) 
     if epoch.valid_ter > HARDLY_LEARNED:
         text = (
             f"The network's token error rate on the validation data is {epoch.valid_ter:.1f} %: "
-            "it has hardly learned the task, so its preferences mean little."
+            "it has hardly learned the task, so its preferences mean little. More epochs or more "
+            "data may help."
         )
         found.append(Finding("unlearned", "", text))
     return found
@@ -84,9 +86,10 @@ def _weightless(epoch: EpochRecord, kind: str, space: SearchSpace, taken: Sequen
         )
     else:
         return ""
-    limited = [kind.title for kind in space.kinds.values() if kind.limited]
-    hint = f"; regularization.at_most limits them in the {', '.join(limited)}" if limited else ""
-    return f"{text} They look good early in a search, a known failure of DARTS{hint}."
+    remedy = "A longer warm-up (stages.N.warmup_epochs) lets those with weights learn first."
+    if space.kinds[kind].limited:
+        remedy = f"regularization.at_most limits how many of them the {title} may have."
+    return f"{text} They look good early in a search, a known failure of DARTS. {remedy}"
 
 
 def _excess(epoch: EpochRecord, kind: str, operations: Collection[str | None]) -> float:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from nas_encoder.errors import NasEncoderError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import TITLES, readable
 from nas_encoder.search.config.gradient import SearchConfig, dump
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import Finding, findings
+from nas_encoder.search.gradient.rederive import rederive
 from nas_encoder.search.records import Cost, EpochRecord
 from nas_encoder.search.report.edges import edge_courses, edge_map
 from nas_encoder.search.report.next_steps import (
@@ -32,7 +34,6 @@ from nas_encoder.search.report.pictures import (
     to_png,
 )
 from nas_encoder.spaces import get_space
-from nas_encoder.spaces.base import LIMITS
 from nas_encoder.spaces.picture import draw
 
 
@@ -129,7 +130,7 @@ class GradientReport:
         return [
             f"The genotype costs {readable(name, cost.derived)} of {TITLES[name]}, more than the "
             f"budget of {readable(name, cost.budget)}. A larger objective.weight or more epochs "
-            "would bring it within."
+            "may bring it within."
             for name, cost in self.last_costs().items()
             if cost.budget is not None and cost.exceeded
         ]
@@ -189,18 +190,33 @@ class GradientReport:
             return shlex.join(["nas-encoder", "derive", str(path), *options, "--output", output])
 
         doubts = {finding.kind for finding in self.findings()}
-        if {"uniform", "edges", "unlearned"} & doubts:
-            longer = [f"stages.{i}.epochs={2 * s.epochs}" for i, s in enumerate(config.stages)]
+        longer = [f"stages.{i}.epochs={2 * s.epochs}" for i, s in enumerate(config.stages)]
+        if {"uniform", "edges"} & doubts:
             yield (
                 "The choice is close to chance (see above): search longer, with a larger learning "
                 "rate of the architecture, before training anything:",
                 again("longer", seed, f"architecture.lr={4 * config.architecture.lr:g}", *longer),
             )
-        if "cheap" in doubts and LIMITS in self.space.features:
-            cheap = [op for op in self.space.operations if op in self.space.weightless]
+        elif "unlearned" in doubts:
             yield (
-                "Many operations have no weights: derive within stricter limits,",
-                derive("limited.yaml", *(w for op in cheap for w in ("--at-most", f"{op}=1"))),
+                "The network has hardly learned the task (see above): search longer, before "
+                "training anything:",
+                again("longer", seed, *longer),
+            )
+        if "cheap" in doubts:
+            cheap = [finding.where for finding in self.findings() if finding.kind == "cheap"]
+            if limits := self._stricter_limits(self.genotype, cheap):
+                options = [w for op, n in limits.items() for w in ("--at-most", f"{op}={n}")]
+                yield (
+                    "Many operations have no weights: derive within stricter limits,",
+                    derive("limited.yaml", *options),
+                )
+            yield (
+                "Or search with a longer warm-up, in which operations with weights learn:"
+                if limits
+                else "Many operations have no weights: search with a longer warm-up, in which the "
+                "others learn:",
+                again("warmup", seed, *self._longer_warm_up()),
             )
         if self.exceeded():
             within = self._within_budgets()
@@ -217,11 +233,46 @@ class GradientReport:
             )
         yield show_step(path)
         yield self.train_step(path)
+        others = ["--seeds", str(seed + 1), str(seed + 2)]
         yield (
-            "See how much of the result is chance: search with other seeds and compare, and train "
-            "a random genotype of the same space beside the one found:",
-            again(f"seed{seed + 1}", seed + 1),
+            "See how much of the result is chance: search with other seeds, whose report compares "
+            "them,",
+            search_command(path, self.run, f"{path}_seeds", *others),
         )
+        draw = f"get_space('{config.space}').sample(random.Random(0)).save('random.yaml')"
+        code = f"import random; from nas_encoder.spaces import get_space; {draw}"
+        yield (
+            "and train a random genotype of the same space beside the one found:",
+            shlex.join(["python", "-c", code]),
+        )
+
+    def _stricter_limits(self, genotype: Genotype, kinds: Collection[str]) -> dict[str, int]:
+        """Return limits that leave fewer operations without weights; empty if there are none.
+
+        ``kinds`` are those of choices that have too many of them.
+        """
+        space, given = self.space, self.config.regularization.at_most
+        limited = [kind for kind in kinds if space.kinds[kind].limited]
+        weightless = [op for op in space.operations if op in space.weightless]
+        limits = {**given, **{op: min(1, given.get(op, 1)) for op in weightless}}
+
+        def count(one: Genotype) -> int:
+            chosen = space.chosen(one.architecture)
+            return sum(op in weightless for kind in limited for _, op in chosen[kind])
+
+        try:
+            fewer = count(rederive(self.folder, at_most=limits))
+        except NasEncoderError:  # what is left on the edges does not satisfy them
+            return {}
+        return limits if fewer < count(genotype) else {}
+
+    def _longer_warm_up(self) -> Iterator[str]:
+        """Yield the settings that double the warm-up, and leave as many epochs after it."""
+        for i, stage in enumerate(self.config.stages):
+            more = stage.warmup_epochs or max(1, stage.epochs // 3)
+            if stage.phase == "search":
+                yield f"stages.{i}.warmup_epochs={stage.warmup_epochs + more}"
+                yield f"stages.{i}.epochs={stage.epochs + more}"
 
     def train_step(self, path: Path) -> Step:
         """Return the step that trains the result in ``path``."""

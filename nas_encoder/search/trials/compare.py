@@ -27,7 +27,7 @@ from nas_encoder.search.trials.evaluate import TableEvaluator
 from nas_encoder.search.trials.samplers import build_pruner, build_sampler
 from nas_encoder.search.trials.storage import quiet
 from nas_encoder.search.trials.study import ERRORS, RESULT, evaluate
-from nas_encoder.spaces import searchable_spaces
+from nas_encoder.spaces import get_space, searchable_spaces
 from nas_encoder.tabular import Table, model_hash
 from nas_encoder.tabular.table import MEAN
 
@@ -147,8 +147,7 @@ class Comparison:
         if not searches:
             why = (
                 "no result was given; make one with: nas-encoder search --config stnas --set "
-                f"space={space} ..., and add its genotype.yaml to the table with: nas-encoder "
-                "table build ... --resume --add"
+                f"space={space} ..., {self._how_to_add('its genotype.yaml')}"
             )
             if space not in searchable_spaces():
                 why = (
@@ -157,8 +156,8 @@ class Comparison:
                 )
             return {"available": False, "why": why, "results": [], "strategies": []}
         problems = [
-            f"--gradient {search['name']}: is not among its {len(self.tests)} architectures; train "
-            f"it too with: nas-encoder table build ... --resume --add {search['name']}"
+            f"--gradient {search['name']}: is not among its {len(self.tests)} architectures; "
+            f"{self._how_to_add(search['name'])}"
             for search in searches
             if search["key"] not in self.tests
         ]
@@ -180,6 +179,16 @@ class Comparison:
             "results": results,
             "strategies": _by_strategy(results),
         }
+
+    def _how_to_add(self, genotype: str) -> str:
+        """Say how a genotype can be compared on this table."""
+        if len(self.tests) >= get_space(self.table.space).unique_size:
+            return f"give {genotype} with --gradient"
+        if "config" in self.table.about:
+            return (
+                f"train {genotype} too with: nas-encoder table build ... --resume --add {genotype}"
+            )
+        return "this table cannot be added to: compare on one made with 'nas-encoder table build'"
 
     # -- parts --------------------------------------------------------------------------------
 
