@@ -112,6 +112,15 @@ def _check(args: argparse.Namespace) -> int:
     from nas_encoder.data import FeatureConfig, TokenSet, check_data, open_cuts, transcripts
     from nas_encoder.data.vocabulary import widened
 
+    least = {"jobs": args.jobs, "subsampling-factor": args.subsampling_factor}
+    least["max-frames"] = args.max_frames
+    problems = [
+        f"--{name}: must be at least 1, got {value}"
+        for name, value in least.items()
+        if value is not None and value < 1
+    ]
+    if problems:
+        raise ConfigError("data check", problems)
     sets = {name: open_cuts(getattr(args, name), jobs=args.jobs) for name in ("train", "valid")}
     pairs = {name: transcripts(cuts) for name, cuts in sets.items()}
     spec, size = args.tokens or "char", args.bpe_size

@@ -48,11 +48,15 @@ def listen(
         bar = tqdm(
             results, total=len(chosen), desc=f"audio of {name}", unit="utt", disable=not progress
         )
-        for cut, (error, warning) in zip(chosen, bar, strict=True):
-            if error is not None:
-                errors.add("; ".join(error.problems), error.subject)
-            if warning:
-                warnings.add(warning, f"utterance '{cut.id}'")
+        try:
+            for cut, (error, warning) in zip(chosen, bar, strict=True):
+                if error is not None:
+                    errors.add("; ".join(error.problems), error.subject)
+                if warning:
+                    warnings.add(warning, f"utterance '{cut.id}'")
+        except BaseException:  # Ctrl-C must not wait for hours of audio
+            pool.shutdown(cancel_futures=True)
+            raise
     return (
         [f"{name}: {line}" for line in errors.problems()],
         [f"{name}: {line}" for line in warnings.problems()],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from data_samples import kaldi_dir
 from lhotse import CutSet
 
@@ -22,6 +24,7 @@ from nas_encoder.data import (
     open_cuts,
     texts,
 )
+from nas_encoder.data.listening import listen
 from nas_encoder.errors import ConfigError, DataError
 
 CONFIG = FeatureConfig()
@@ -119,6 +122,9 @@ def test_command_line(folders, capsys, tmp_path):
     assert main(["data", "check", "--train", train, "--valid", valid, "--tokens", tokens]) == 1
     out = capsys.readouterr().out
     assert "error: train: not in the token set: 5 of 18 tokens" in out and "'<space>' (3" in out
+    wrong = ["--jobs", "-1", "--subsampling-factor", "0", "--max-frames", "0"]
+    assert main(["data", "check", "--train", train, "--valid", valid, *wrong]) == 2
+    assert capsys.readouterr().err.count("must be at least 1, got") == 3
     assert main(["data", "check", "--train", train, "--valid", valid + "x"]) == 2
     assert "no such file or folder" in capsys.readouterr().err
 
@@ -199,3 +205,21 @@ def test_phones_as_characters_are_told_to_be_words(tmp_path):
     # Where words would not fit either, nothing of the kind is said.
     report = check_data(cuts, cuts, tokens, CONFIG, subsampling_factor=40, raise_errors=False)
     assert "use coarser tokens" in report.errors[0] and "--tokens" not in report.errors[0]
+
+
+def test_ctrl_c_does_not_wait_for_all_audio(tmp_path, monkeypatch):
+    train = open_cuts(kaldi_dir(tmp_path / "train", [0.5] * 40, ["ab"] * 40))
+    features = FeatureExtractor.fit(FeatureConfig(normalization="none"), train)
+    heard = []
+
+    def interrupted(self, cut, native=False):
+        heard.append(cut.id)
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        return torch.zeros(1, 8000)
+
+    monkeypatch.setattr(FeatureExtractor, "audio", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        listen("train", list(train), features, jobs=1)
+    assert len(heard) < 40
