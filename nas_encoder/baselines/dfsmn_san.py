@@ -138,28 +138,16 @@ class MemoryBlock(nn.Module):
     taken channel by channel ([1], equation 8; the norm is ours).
 
     Args:
-        size: Width of the memories (D).
-        hidden_size: Width of the ReLU layer.
-        look_back: N1.
-        look_ahead: N2.
-        look_back_stride: s1, in frames.
-        look_ahead_stride: s2, in frames.
-        dropout: Dropout on the ReLU layer and on what is added to the skip.
+        config: The network's options.
+        block: Which block it is, from 0.
     """
 
-    def __init__(
-        self,
-        size: int,
-        hidden_size: int,
-        look_back: int,
-        look_ahead: int,
-        look_back_stride: int,
-        look_ahead_stride: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: DFSMNSANConfig, block: int) -> None:
         super().__init__()
-        self.reach = (look_back * look_back_stride, look_ahead * look_ahead_stride)
-        self.strides = (look_back_stride, look_ahead_stride)
+        size, hidden_size = config.output_size, config.hidden_size
+        look_back, look_ahead, *strides = (config.per_block(name)[block] for name in _MEMORY)
+        self.reach = (look_back * strides[0], look_ahead * strides[1])
+        self.strides = tuple(strides)
         self.norm = nn.LayerNorm(size)
         self.hidden = nn.Linear(size, hidden_size)
         self.project = nn.Linear(hidden_size, size)
@@ -169,7 +157,7 @@ class MemoryBlock(nn.Module):
         self.future: nn.Parameter | None = None
         if look_ahead:
             self.future = nn.Parameter(torch.empty(size, 1, look_ahead).uniform_(-bound, bound))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, m: Tensor, padding: Tensor | None) -> Tensor:
         """Add this block to m (B, T, D); ``padding`` (B, T), true in padding frames, or None."""
@@ -201,25 +189,18 @@ class SelfAttention(nn.Module):
 
     There is no positional encoding: the preceding memories, whose taps differ by time, already
     carry order, as convolutions do in Mohamed, Okhonko and Zettlemoyer (2019, arXiv 1904.11660).
-
-    Args:
-        size: Width (D).
-        heads: Number of heads.
-        persistent: Number of learned key-value pairs that every frame can attend to ([2]).
-        dropout: Dropout on the output.
-        attention_dropout: Dropout on the attention weights.
     """
 
-    def __init__(
-        self, size: int, heads: int, persistent: int, dropout: float, attention_dropout: float
-    ) -> None:
+    def __init__(self, config: DFSMNSANConfig) -> None:
         super().__init__()
+        size, heads = config.output_size, config.attention_heads
+        persistent = config.persistent_memory
         self.heads = heads
-        self.attention_dropout = attention_dropout
+        self.attention_dropout = config.attention_dropout
         self.norm = nn.LayerNorm(size)
         self.inputs = nn.Linear(size, 3 * size)
         self.output = nn.Linear(size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.persistent: nn.Parameter | None = None
         if persistent:
             # Scaled like keys and values of normalized frames, so that they compete from the start.
@@ -282,27 +263,9 @@ class DFSMNSAN(TappedEncoder):
             config.subsampling_factor + 2 * config.context,
             stride=config.subsampling_factor,
         )
-        orders = zip(*map(config.per_block, _MEMORY), strict=True)
-        self.blocks = nn.ModuleList(
-            MemoryBlock(
-                size,
-                config.hidden_size,
-                dropout=config.dropout,
-                **dict(zip(_MEMORY, order, strict=True)),
-            )
-            for order in orders
-        )
+        self.blocks = nn.ModuleList(MemoryBlock(config, block) for block in range(config.blocks))
         self.attention = nn.ModuleDict(
-            {
-                str(number): SelfAttention(
-                    size,
-                    config.attention_heads,
-                    config.persistent_memory,
-                    config.dropout,
-                    config.attention_dropout,
-                )
-                for number in sorted(config.attention_after())
-            }
+            {str(number): SelfAttention(config) for number in sorted(config.attention_after())}
         )
         self.norm = nn.LayerNorm(size)
 

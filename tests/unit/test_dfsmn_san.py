@@ -50,7 +50,11 @@ def test_memory_is_the_formula_of_the_paper(
     orders: tuple[int, int], strides: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    block = MemoryBlock(5, 7, *orders, *strides, dropout=0.0).double()
+    memory = ("look_back", "look_ahead", "look_back_stride", "look_ahead_stride")
+    options = dict(zip(memory, (*orders, *strides), strict=True))
+    block = MemoryBlock(
+        DFSMNSANConfig(output_size=5, hidden_size=7, dropout=0.0, **options), block=0
+    ).double()
     m = torch.randn(2, 9, 5, dtype=torch.float64)
     p = block.project(torch.relu(block.hidden(block.norm(m))))
     expected = m + p

@@ -67,22 +67,12 @@ class TimeConvolution(nn.Conv1d):
         inputs: Filters of an input frame.
         filters: C.
         kernel: Kernel size.
-        dilation: Distance between its taps, in frames.
-        stride: Stride in time.
-        groups: Number of groups of the filters.
+        **options: The ``stride`` in time, ``dilation`` and ``groups`` of ``nn.Conv1d``.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        filters: int,
-        kernel: int,
-        dilation: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-    ) -> None:
-        super().__init__(inputs, filters, kernel, stride, dilation=dilation, groups=groups)
-        self.behind, self.ahead = padding(kernel, dilation, stride)
+    def __init__(self, inputs: int, filters: int, kernel: int, **options: int) -> None:
+        super().__init__(inputs, filters, kernel, **options)  # type: ignore[arg-type]
+        self.behind, self.ahead = padding(kernel, int(self.dilation[0]), int(self.stride[0]))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (B, T, C') to (B, ceil(T / stride), C).
@@ -126,7 +116,7 @@ def build_node_operation(operation: str, filters: int, groups: int) -> nn.Module
     if operation == "linear":
         return TimeLinear(filters, filters)
     kernel, dilation = CONVOLUTIONS[operation]
-    return TimeConvolution(filters, filters, kernel, dilation, groups=groups)
+    return TimeConvolution(filters, filters, kernel, dilation=dilation, groups=groups)
 
 
 class BlockStart(nn.Module):
