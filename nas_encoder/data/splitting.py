@@ -47,9 +47,10 @@ def guess_kind(tokens: Sequence[str], folder: str) -> str:
     plain = [token for token in tokens if token not in SPECIAL and not _TAG.fullmatch(token)]
     if any(WORD_MARK in token for token in plain):
         return "bpe"
-    if folder in _KINDS_OF_FOLDERS:
+    short = [token for token in plain if len(token) == 1]
+    if folder in _KINDS_OF_FOLDERS and (folder != "char" or short):
         return _KINDS_OF_FOLDERS[folder]
-    return "char" if SPACE in tokens or all(len(token) == 1 for token in plain) else "word"
+    return "char" if SPACE in tokens or len(short) == len(plain) else "word"
 
 
 def fault_of(token: str, kind: str) -> str | None:

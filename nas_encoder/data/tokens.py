@@ -7,6 +7,7 @@ prepended if missing.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +30,8 @@ from nas_encoder.data.splitting import (
 )
 from nas_encoder.data.unknown import Missing
 from nas_encoder.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class TokenSet:
@@ -228,6 +231,8 @@ class TokenSet:
             rule = "holds BPE pieces, but their sentencepiece model is missing"
             findings.add(rule, " and ".join(map(str, models)))
         findings.raise_any()
+        if BLANK not in tokens:
+            logger.warning("%s: '%s' is put in front, all ids are one more", path, BLANK)
         return cls(
             [BLANK, *(token for token in tokens if token != BLANK)],
             kind,

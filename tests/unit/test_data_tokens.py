@@ -164,10 +164,12 @@ def test_file_round_trip(tmp_path):
     assert TokenSet.load(tmp_path / "tokens.txt") == tokens
 
 
-def test_load_guesses_the_kind_and_adds_the_blank(tmp_path):
+def test_load_guesses_the_kind_and_adds_the_blank(tmp_path, caplog):
     path = tmp_path / "phones.txt"
     path.write_text("sil\nsh\n\n")
-    assert TokenSet.load(path).tokens == (BLANK, "sil", "sh")
+    with caplog.at_level(logging.WARNING):
+        assert TokenSet.load(path).tokens == (BLANK, "sil", "sh")
+    assert "'<blank>' is put in front, all ids are one more" in caplog.text
     assert TokenSet.load(path).kind == "word"
     assert TokenSet.load(path, kind="phone").kind == "phone"
     path.write_text("<blank>\n<unk>\n好\n天\n<sos/eos>\n")
