@@ -48,7 +48,7 @@ def encoder_stems() -> dict[str, str]:
 
 
 def saved_name(name: str) -> str:
-    """Return a second name of an encoder in ESPnet, which the configurations that it saves have.
+    """Return a second name of a class of ours in ESPnet, for the configurations that it saves.
 
     Where this package is missing, the name in the file is all that ESPnet's error tells.
     """

@@ -115,7 +115,8 @@ def _register_frontends(module: ModuleType) -> None:
         return
     home = import_module("nas_encoder.espnet.frontend")
     for key, name in FRONTENDS.items():
-        choices.classes.setdefault(key, getattr(home, name))
+        for word in (key, saved_name(key)):
+            choices.classes.setdefault(word, getattr(home, name))
 
 
 def prepare(args: Any, choices: Any) -> bool:
@@ -162,8 +163,10 @@ def _own_size(encoder: Any, conf: dict[str, Any], subject: str) -> ConfigError:
 
 
 def _prepare_and_build(build: Callable[..., Any], task: Any, *args: Any, **kwargs: Any) -> Any:
-    namespace = kwargs.get("args", args[0] if args else None)
+    namespace: Any = kwargs.get("args", args[0] if args else None)
     ours = [prepare(namespace, choices) for choices in task.class_choices_list]
+    if str(getattr(namespace, "frontend", None)) in FRONTENDS:
+        namespace.frontend = saved_name(namespace.frontend)
     model = build(task, *args, **kwargs)
     if any(ours):
         import_module("nas_encoder.espnet.advice").advise(model, namespace)

@@ -36,7 +36,7 @@ from nas_encoder.interchange.model import (
 from nas_encoder.tables import encoder_stems, saved_name
 
 CONFIG, WEIGHTS, STATS, BPE = "config.yaml", "model.pth", "feats_stats.npz", "bpe.model"
-FRONTEND = "nemo"  # the name of NeMo's features in ESPnet
+FRONTENDS = ("nemo", saved_name("nemo"))  # the names of NeMo's features in ESPnet
 _INTERCTC = ("interctc_layer_idx", "interctc_use_conditioning")
 _NORMALIZATION = ("norm_means", "norm_vars", "eps")
 _NOT_WEIGHTS = re.compile(r"checkpoint|latest|\d+epoch")
@@ -126,7 +126,9 @@ def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
         rows = rows if isinstance(rows, (list, tuple)) else []
         facts[title] = [row[0] for row in rows if isinstance(row, (list, tuple)) and row] or None
     names = ("max_epoch", "optim", "optim_conf", "seed")
-    return facts | {name: config[name] for name in names if config.get(name) is not None}
+    found = {name: config[name] for name in names if config.get(name) is not None}
+    # A card groups the digits of counts.
+    return facts | {name: str(v) if isinstance(v, int) else v for name, v in found.items()}
 
 
 def read_encoder(
@@ -176,7 +178,7 @@ def _input_size(config: Mapping[str, Any]) -> Any:
     if config.get("preencoder") == "linear" and "output_size" in projection:
         return projection["output_size"]
     conf = config.get("frontend_conf") or {}
-    if config.get("frontend") == FRONTEND:
+    if config.get("frontend") in FRONTENDS:
         return conf.get("features", 64)
     return conf.get("n_mels", 80)
 
@@ -218,12 +220,12 @@ def _features(
     problems = []
     if config.get("input_size") is not None:
         problems.append(f"input_size: {config['input_size']}: the features are not the model's own")
-    elif frontend not in ("default", FRONTEND):
+    elif frontend not in ("default", *FRONTENDS):
         problems.append(f"frontend: {show(frontend)} cannot be computed in NeMo")
     if normalize not in (None, "global_mvn", "utterance_mvn"):
         problems.append(f"normalize: {show(normalize)} cannot be computed in NeMo")
-    if frontend == FRONTEND and normalize is not None:
-        problems.append(f"normalize: must be null with 'frontend: {FRONTEND}', got {normalize!r}")
+    if frontend in FRONTENDS and normalize is not None:
+        problems.append(f"normalize: must be null with 'frontend: {frontend}', got {normalize!r}")
     beam = conf.pop("frontend_conf", None) or {}
     if not isinstance(beam, Mapping):
         problems.append(f"frontend_conf.frontend_conf: must be a mapping, got {show(beam)}")
@@ -235,7 +237,7 @@ def _features(
         model.obstacles += problems
         return None
     model.used |= {name for name in state if name.startswith(("frontend.", "normalize."))}
-    if frontend == FRONTEND:
+    if frontend in FRONTENDS:
         return Features("nemo", conf, take(state, "frontend.features."))
     options = renamed(conf, {"fs": "sample_rate"})
     options["sample_rate"] = _rate(options.get("sample_rate", 16000))
@@ -278,7 +280,7 @@ def write_espnet(model: Model, folder: Path) -> list[Path]:
     config = _training_config(model, head)
     written = []
     if features.style == "nemo":
-        config |= {"frontend": FRONTEND, "frontend_conf": features.options, "normalize": None}
+        config |= {"frontend": FRONTENDS[1], "frontend_conf": features.options, "normalize": None}
         state |= {f"frontend.features.{name}": t for name, t in features.tensors.items()}
     else:
         state["frontend.logmel.melmat"] = features.tensors["melmat"]

@@ -154,6 +154,14 @@ def test_a_saved_config_names_the_package(asr: ModuleType, option: str) -> None:
     assert type(again) is type(first) and again.kind == option
 
 
+def test_a_saved_config_names_the_package_of_the_features_too(asr: ModuleType) -> None:
+    args = arguments(asr, "nas")
+    args.input_size, args.frontend, args.frontend_conf = None, "nemo", {"features": BINS}
+    for _ in range(2):
+        features = asr.ASRTask.build_model(args).frontend
+        assert (type(features).__name__, args.frontend) == ("NeMoFrontend", "nas_encoder.nemo")
+
+
 def test_the_mapping_that_a_user_holds_is_left_alone(asr: ModuleType) -> None:
     args = arguments(asr, "nas")
     mine = args.encoder_conf

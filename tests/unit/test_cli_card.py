@@ -29,7 +29,7 @@ def card(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[dict[str, 
 
 
 def test_card_of_an_espnet_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = espnet_folder(tmp_path / "exp")
+    folder = espnet_folder(tmp_path / "exp", seed=2020)
     (folder / "RESULTS.md").write_text("# RESULTS\n\n| set | CER |\n", encoding="utf-8")
     metadata, text = card(capsys, folder, "--language", "en", "zh", "--datasets", "a/b", "c")
     assert metadata["language"] == ["en", "zh"] and metadata["datasets"] == ["a/b", "c"]
@@ -41,6 +41,7 @@ def test_card_of_an_espnet_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"parameters of the model: {encoder + 6 * 6 + 6 + 16:,}" in text
     assert "10 features every 10 ms at 16000 Hz" in text and "### RESULTS" in text
     assert "Speech2Text.from_pretrained('exp')" in text and "nonsense" not in text
+    assert "- seed: 2020\n" in text
     assert "training: dump/raw/train/wav.scp" in text and "--encoder nas_encoder`" in text
 
 
