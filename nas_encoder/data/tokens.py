@@ -338,16 +338,16 @@ class TokenSet:
     def missing(self, texts: Iterable[tuple[str, str]]) -> Missing:
         """Return what the set lacks to encode (utterance id, text) pairs."""
         found: dict[str, tuple[int, str]] = {}
-        total, blanks = 0, []
+        total, blanks, known = 0, [], self._ids.keys() - {BLANK}
         for utterance, text in texts:
             pieces = self.split(text)
             total += len(pieces)
-            for piece in pieces:
+            for piece in sorted(set(pieces) - known):
                 if piece == BLANK:
                     blanks.append(utterance)
-                elif piece not in self._ids:
+                else:
                     count, example = found.get(piece, (0, utterance))
-                    found[piece] = (count + 1, example)
+                    found[piece] = (count + pieces.count(piece), example)
         return Missing(total, found, blanks)
 
     def require_known(self, texts: Iterable[tuple[str, str]], subject: str) -> int:
