@@ -158,7 +158,9 @@ def _lhotse_cuts(rows: Iterable[tuple[str, Any]], findings: Findings) -> Iterato
             cut = deserialize_item(item) if isinstance(item, dict) else None
         # A malformed object may fail anywhere in lhotse's constructors, with any error type.
         except Exception as error:
-            findings.add("not a lhotse cut", f"{where} ({type(error).__name__}: {str(error)[:80]})")
+            findings.add(
+                "not a lhotse cut", f"{where} ({type(error).__name__}: {_one_line(error)})"
+            )
             continue
         if not hasattr(cut, "supervisions"):
             kind = type(cut).__name__
@@ -179,7 +181,7 @@ def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: boo
                 for piece in _pieces(cut, findings, where)
             ]
         except Exception as error:
-            findings.add("malformed cut", f"{where} ({type(error).__name__}: {str(error)[:80]})")
+            findings.add("malformed cut", f"{where} ({type(error).__name__}: {_one_line(error)})")
             continue
         for piece, place, broken in pieces:
             for rule in broken:
@@ -297,6 +299,10 @@ def _inside(cut: Any, recording: Any) -> bool:
     if not (is_number(cut.start) and is_number(recording.duration)):
         return False
     return bool(0 <= cut.start and cut.start + cut.duration <= recording.duration + _ROUNDING)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def text_of(cut: Any) -> str:
