@@ -33,6 +33,7 @@ searches by trials (random, evolution, hyperband, nsga2, tpe) with Optuna:
   nas-encoder search --config nsga2 --train data/train --valid data/dev --output exp/front
   nas-encoder search --config tpe --output exp/lookup --set space=nasbench_asr \\
       --set table.source=nb-asr.sqlite
+  nas-encoder search --config tpe ... --output exp/lookup --resume --set trials.count=200  (longer)
   more workers: the same command with --resume for a shared folder, or on many machines with
       --storage postgresql://user@host/studies; watch them with
       optuna-dashboard sqlite:///exp/evolution/study.db (pip install optuna-dashboard)

@@ -150,7 +150,8 @@ def _show(args: argparse.Namespace) -> int:
     if note := table.about.get("note"):
         print(note)
     print("\nbest by validation error, mean over seeds:")
-    print("  architecture                       valid %  test %   M params")
+    sized = any("params" in row for row in best)
+    print(f"  architecture                       valid %  test %{'   M params' * sized}")
     for row in best:
         params = f"{row['params'] / 1e6:10.3f}" if "params" in row else ""
         print(

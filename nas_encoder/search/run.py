@@ -12,7 +12,8 @@ from lightning.fabric import Fabric
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
-from nas_encoder.errors import ConfigError
+from nas_encoder.data.fingerprint import SAME_DATA
+from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.gradient import SearchConfig
 from nas_encoder.search.config.trials import TrialsConfig
@@ -185,6 +186,7 @@ def _search_each(
 ) -> Genotype:
     fabric = None if isinstance(config, TrialsConfig) else open_fabric(config.trainer)
     found: dict[int, Genotype] = {}
+    data: dict[int, Any] = {}  # what each was searched on
     for place, seed in enumerate(config.seeds, 1):
         logger.info("seed %d, %d of %d", seed, place, len(config.seeds))
         own: SearchConfig | TrialsConfig
@@ -192,11 +194,19 @@ def _search_each(
             own = config.of_one_seed(seed, shared=bool(storage or config.trials.storage))
         else:
             own = config.of_one_seed()
-        path = folder.seed_path(seed)
-        # Resume a seed that has started or is to become longer; start the others.
-        found[seed] = _finished(open_folder(path), own) or run_search(
-            own, run["train"], path, run["valid"], seed, True, run["config"], fabric, storage
+        search = open_folder(folder.seed_path(seed))
+        # Resume a seed that has started, start the others. A study may have to become longer.
+        done = None if isinstance(config, TrialsConfig) else search.result()
+        found[seed] = done or run_search(
+            own, run["train"], search.path, run["valid"], seed, True, run["config"], fabric, storage
         )
+        data[seed] = search.run().get("data")
+        others = [s for s, own_data in data.items() if own_data not in (None, data[seed])]
+        if data[seed] is not None and others:
+            raise CheckpointError(
+                f"cannot resume {folder.path}",
+                [f"its data have changed: seed {seed} has others than seed {others[0]}", SAME_DATA],
+            )
     result = choose(found)
     if isinstance(config, TrialsConfig) and len(config.objectives) > 1:
         from nas_encoder.search.trials.results import save_front
@@ -207,10 +217,3 @@ def _search_each(
         save_front(folder, trials, config, config.objectives, config.trials.count, runs)
     folder.save_result(result)
     return result
-
-
-def _finished(folder: RunFolder, config: SearchConfig | TrialsConfig) -> Genotype | None:
-    """Return the result of a search; None if there is none or a study has too few trials yet."""
-    if isinstance(config, TrialsConfig) and len(folder.rows()) < config.trials.count:
-        return None
-    return folder.result()

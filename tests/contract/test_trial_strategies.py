@@ -15,6 +15,7 @@ from trials_samples import lookup_config, write_table
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.rederive import rederive
 from nas_encoder.search.strategies import TRIALS, strategies
 from nas_encoder.search.trials import run_trials
 from nas_encoder.search.trials.samplers import distributions
@@ -102,6 +103,16 @@ def test_a_study_made_longer_is_one_of_that_length(
     check_page(tmp_path / "grown", page_of(tmp_path / "grown"))
     with pytest.raises(CheckpointError, match=r"trials.count: was 20 .* \(it can only be raised"):
         search(strategy, source, tmp_path / "grown")
+
+
+def test_nothing_can_be_derived_and_what_was_found_is_named(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    search("random", sources["tdnn_chain"], tmp_path / "seed0", trials={"count": 2})
+    (tmp_path / "run.yaml").write_text("seeds: [0, 1]\n")
+    for folder in (tmp_path, tmp_path / "seed0"):
+        with pytest.raises(CheckpointError, match="a search by trials.* found is genotype.yaml"):
+            rederive(RunFolder(folder))
 
 
 def test_a_study_that_grows_is_not_finished(sources: dict[str, Path], tmp_path: Path) -> None:

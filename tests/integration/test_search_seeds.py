@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from search_samples import quick_config, tone_corpus
 
 from nas_encoder.cli.main import main
@@ -130,6 +132,23 @@ def test_other_seeds_are_another_run(finished: Path, corpus: tuple[str, str]) ->
         run_search(
             SearchConfig.from_dict(document), corpus[0], finished, valid=corpus[1], resume=True
         )
+
+
+def test_seeds_are_not_searched_on_different_data(
+    finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    shutil.rmtree(output / "seed9")  # not begun when the data changed
+    (output / "genotype.yaml").unlink()
+    run = yaml.safe_load((output / "seed4" / "run.yaml").read_text())
+    run["data"]["train"]["sha256"] = "0" * 64
+    (output / "seed4" / "run.yaml").write_text(yaml.safe_dump(run))
+    (output / "seed4" / "checksums.json").unlink()  # "the change is meant"
+    with pytest.raises(CheckpointError, match="seed 9 has others than seed 4"):
+        run_search(config(), corpus[0], output, valid=corpus[1], resume=True)
+    assert not (output / "genotype.yaml").exists()
 
 
 def genotype(error_rate: float | None, loss: float | None) -> Genotype:

@@ -33,7 +33,17 @@ def rederive(
         ConfigError: A limit or the name breaks its rule; all problems are listed.
         NasEncoderError: No cell satisfies the limits.
     """
-    if seeds := folder.run().get("seeds"):
+    seeds = folder.run().get("seeds") or ()
+    searches = [folder, *(RunFolder(folder.seed_path(seed)) for seed in seeds)]
+    if "trials" in [one.kind() for one in searches if one.path.joinpath("run.yaml").is_file()]:
+        raise CheckpointError(
+            f"run folder {folder.path}",
+            [
+                "holds a search by trials, which has no probabilities to derive from; what it "
+                "found is genotype.yaml and, with several objectives, in front/"
+            ],
+        )
+    if seeds:
         raise CheckpointError(
             f"run folder {folder.path}",
             [f"holds several searches; give one of them: {folder.seed_path(seeds[0])}, ..."],
