@@ -168,7 +168,10 @@ def read_encoder(
             f"interctc_layer_idx {taps}: intermediate CTC acts in training only and is set in the "
             "other toolkit's own configuration"
         )
-    return Encoder(kind, options, take(state, PREFIX)), notes
+    weights = take(state, PREFIX)
+    if not convertible:  # those of self-conditioning are ESPnet's
+        weights = {name: t for name, t in weights.items() if name.startswith("network.")}
+    return Encoder(kind, options, weights), notes
 
 
 def _input_size(config: Mapping[str, Any]) -> Any:

@@ -20,7 +20,9 @@ from nas_encoder.tables import NAS
 
 PREFIX = "encoder."
 # Tensors of a whole model that are counted apart (the encoder's), computed or running statistics.
-_NOT_TRAINED = re.compile(r"^(encoder|frontend|normalize|preprocessor)\.|\.running_(mean|var)$")
+_NOT_TRAINED = re.compile(
+    r"^(encoder\.network|frontend|normalize|preprocessor)\.|\.running_(mean|var)$"
+)
 DECODERS = "attention or transducer decoders differ between the toolkits"
 BLANK, UNKNOWN, ENDS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 # Bias of a class, without weights, that the other toolkit needs and this model never had.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from interchange_samples import CELLS, espnet_folder
 
@@ -26,6 +27,11 @@ def card(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[dict[str, 
     text = json.loads(capsys.readouterr().out)["text"]
     _, metadata, _ = text.split("---\n", 2)
     return yaml.safe_load(metadata), text
+
+
+def size_of(text: str) -> int:
+    (found,) = re.findall(r"parameters of the model: ([\d,]+)", text)
+    return int(found.replace(",", ""))
 
 
 def test_card_of_an_espnet_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,11 +62,16 @@ def test_how_to_decode_follows_from_the_config(
     # Two things that a conversion refuses or that need a fence of their own.
     config["encoder_conf"] |= {"interctc_layer_idx": [3], "interctc_use_conditioning": True}
     config["token_list"] = ["<blank>", "`", "```", "<space>", "A", "<sos/eos>"]
+    weights = folder / "valid.acc.ave.pth"
+    state = torch.load(weights, weights_only=True)
+    torch.save(state | {"encoder.conditioning_layer.weight": torch.ones(6, 6)}, weights)
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert main(["convert", str(folder), str(tmp_path / "x.nemo")]) == 2
     assert "interctc_use_conditioning" in capsys.readouterr().err
+    before = size_of(text)
     _, text = card(capsys, folder, "--no-timing")
     assert "model(speech)[0][0][0])" in text
+    assert size_of(text) == before + 36
     block = text.partition("````yaml\n")[2].partition("\n````\n")[0]
     assert yaml.safe_load(block) == config
 
