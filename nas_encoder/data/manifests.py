@@ -148,7 +148,10 @@ def _json_lines(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
                     findings.add(rule, f"{path}:{number} ({str(error)[:80]})")
                 else:
                     yield f"{path}:{number}", item
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeDecodeError as error:
+        problem = f"is not a manifest, which is UTF-8 text ({error})"
+        raise DataError(f"data {path}", [problem]) from error
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data {path}", [f"cannot be read: {error}"]) from error
 
 

@@ -118,7 +118,7 @@ def select_utterances(
         )
         if selection.infeasible and not whole.problems():
             selection.remedy = (
-                "they are spelled letter by letter: for phones, or words, use --tokens word "
-                "('tokens: word' in a configuration)"
+                "they are spelled letter by letter: for phones, use --tokens word ('tokens: word' "
+                f"in a configuration); else {selection.remedy}"
             )
     return selection

@@ -160,7 +160,9 @@ def _data_of(kind: str, source: str) -> AbstractContextManager[Data]:
 
 def _output(command: str) -> bytes:
     """Return the output of a shell command that succeeds: if not, it may be cut short."""
-    done = subprocess.run(command, shell=True, capture_output=True, check=False)
+    done = subprocess.run(
+        command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise UnusableSoundError(f"its command failed with status {done.returncode} ({said[0]})")

@@ -194,7 +194,7 @@ def test_phones_as_characters_are_told_to_be_words(tmp_path):
     phones = "sil sh ix hv ae dcl d y er dcl d aa r kcl k s uw dx ih ng gcl g r iy s iy w aa"
     cuts = open_cuts(kaldi_dir(tmp_path, [1.5] * 4, [phones] * 4))
     tokens = TokenSet.build(texts(cuts))
-    remedy = "they are spelled letter by letter: for phones, or words, use --tokens word"
+    remedy = "they are spelled letter by letter: for phones, use --tokens word"
     report = check_data(cuts, cuts, tokens, CONFIG, raise_errors=False)
     assert len(report.errors) == 2 and all(remedy in error for error in report.errors)
     features = FeatureExtractor.fit(CONFIG, cuts)
