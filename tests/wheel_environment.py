@@ -14,6 +14,9 @@ ENVIRONMENT = {
     if key not in ("PYTHONPATH", "NAS_ENCODER_AUTOLOAD") and not key.startswith("PIP_")
 }
 
+# ESPnet 202611, which hides the one of this environment where it comes first on the path.
+NEWER_ESPNET = Path(sys.prefix) / "espnet-202611"
+
 
 def checked(command: Sequence[str | Path], folder: Path) -> str:
     done = subprocess.run(
@@ -29,7 +32,7 @@ def checked(command: Sequence[str | Path], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def install_wheel(repository: Path, folder: Path) -> Path:
+def install_wheel(repository: Path, folder: Path, *first: Path) -> Path:
     """Build the wheel and install it, alone, into a new environment; return its Python."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     alone = ["--no-deps", "--no-index"]
@@ -40,15 +43,19 @@ def install_wheel(repository: Path, folder: Path) -> Path:
     python = folder / "venv" / "bin" / "python"
     (wheel,) = folder.glob("*.whl")
     checked([*pip, "--python", python, "install", *alone, wheel], folder)
-    inherit(folder / "venv")
+    inherit(folder / "venv", *first)
     return python
 
 
-def inherit(venv: Path) -> Path:
-    """Let a new environment use the packages of this one; return its own folder of packages."""
+def inherit(venv: Path, *first: Path) -> Path:
+    """Let a new environment use some folders of packages, and those of this one.
+
+    Returns:
+        Its own folder of packages.
+    """
     (site_packages,) = venv.glob("lib/python3.*/site-packages")
     # The toolkits of this environment. The .pth files *in* these folders are not read, so an
     # editable installation of this package there does not reach the new environment.
     parents = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (site_packages / "parents.pth").write_text("\n".join(parents) + "\n")
+    (site_packages / "parents.pth").write_text("\n".join([*map(str, first), *parents]) + "\n")
     return site_packages
