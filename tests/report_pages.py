@@ -130,7 +130,7 @@ def require_whole_numbers(page: Page) -> None:
                 assert np.array_equal(ticks, np.round(ticks)), f"{shows}: {ticks}"
 
 
-def require_working_steps(page: Page) -> None:
+def require_working_steps(page: Page, run_folder: Path) -> None:
     """Check that what to run next can be run: searches are only configured, the rest is done."""
     parser = build_parser()
     for text in page.texts["What to run next"]:
@@ -138,6 +138,7 @@ def require_working_steps(page: Page) -> None:
             options = yaml.safe_load(text)["encoder_conf"]
             build_encoder(options.pop("genotype"), **{"input_size": 40} | options)
             continue
+        text = text.replace(str(run_folder), str(run_folder.resolve()))  # it may be relative
         program, *words = shlex.split(text)
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
@@ -202,7 +203,7 @@ def check_page(folder: Path, page: Page) -> None:
     require_drawn(page)
     require_full_tables(page)
     require_whole_numbers(page)
-    require_working_steps(page)
+    require_working_steps(page, folder)
     genotype = load_genotype(folder / "genotype.yaml")
     assert page.texts[f"Genotype {genotype.name}"] == ["\n".join(architecture_lines(genotype))]
     assert f"Hash {genotype.hash}" in page.words

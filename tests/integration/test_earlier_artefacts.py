@@ -133,6 +133,7 @@ def require_finished(
     assert rows_of(str(folder)) == case["finished"]["rows"]
     page = read_page(folder, figures)
     check_page(folder, page)
+    capsys.readouterr()  # what the page's commands printed
     assert case["finished"]["hash"] in page.words
 
 

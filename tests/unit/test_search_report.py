@@ -128,7 +128,7 @@ def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
     assert (
         "at_most" not in warnings[1] and "A longer warm-up (stages.N.warmup_epochs)" in warnings[1]
     )
-    require_working_steps(page_of(folder.path))
+    require_working_steps(page_of(folder.path), folder.path)
 
 
 def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_choice_by_chance_is_told_what_to_do(tmp_path: Path) -> None:
     folder.save_result(derived({"normal": table, "reduction": table}))
     assert "--at-most" in commands(folder)
     assert "--set stages.0.warmup_epochs=" in commands(folder)
-    require_working_steps(page_of(folder.path))
+    require_working_steps(page_of(folder.path), folder.path)
 
 
 def test_no_limits_are_named_that_change_nothing_or_cannot_be_kept(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def finish(axes: Axes, label: str = "", whole: bool = False) -> None:
 
     axes.grid(alpha=0.25)
     if whole:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if label:
         axes.set_xlabel(label, fontsize=9)
     if axes.get_legend_handles_labels()[0]:
@@ -266,4 +266,4 @@ def _finish(axes_list: Sequence[Axes], epochs: Epochs, legends: bool = True) -> 
         )
     axes_list[-1].set_xlim(0.4, len(epochs) + 0.6)
     axes_list[-1].set_xlabel("epoch (counted over all stages)", fontsize=9)
-    axes_list[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes_list[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
