@@ -2,8 +2,7 @@
 
 ESPnet3 builds a task's model from a namespace of its own and saves the user's configuration, in
 which the genotype is still a name or a path. :func:`register` wraps the functions that save it:
-they get a copy in its portable form. The import hook (:mod:`nas_encoder.autoload`) calls it
-right after ESPnet3's module was executed, before others import its functions by name.
+they get a copy in its portable form.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -29,7 +29,12 @@ SAVING = {
 def register(module: ModuleType) -> None:
     """Wrap the saving function of one of ESPnet3's modules; a second call changes nothing."""
     name, argument = SAVING[module.__name__]
+    original = getattr(module, name)
     wrap_once(module, name, partial(_save_portable, argument))
+    for place, other in list(sys.modules.items()):
+        # Those that imported it by name, where the import hook was installed late.
+        if place.startswith("espnet3.") and getattr(other, name, None) is original:
+            setattr(other, name, getattr(module, name))
 
 
 def _save_portable(argument: str, save: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -57,6 +57,21 @@ def test_the_folder_hides_the_other_version(repository: Path) -> None:
     assert "'espnet2.legacy.nets." in error
 
 
+def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path) -> None:
+    code = (
+        "from nas_encoder import autoload; autoload.uninstall()\n"
+        "import espnet3.systems.base.training as training, espnet3.utils.task_utils as utils\n"
+        "import espnet3.systems.esp2_asr.task as task\n"
+        "before = training.save_espnet_config\n"
+        "print('nas' in task.encoder_choices.classes, autoload.install())\n"
+        "print('nas' in task.encoder_choices.classes, before is training.save_espnet_config)\n"
+        "print(training.save_espnet_config is utils.save_espnet_config)"
+    )
+    done = run(["-c", code], repository)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-5:] == ["False", "True", "True", "False", "True"]
+
+
 @pytest.mark.parametrize(
     ("file", "chosen"),
     [
