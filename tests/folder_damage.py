@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import random
+import re
 import shutil
 import sys
 from collections import Counter
@@ -37,8 +38,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.rederive import rederive
-from nas_encoder.search.report.build import REPORTS
-from nas_encoder.search.report.page import render
+from nas_encoder.search.report.build import build_report
 from nas_encoder.search.strategies import TRIALS, strategies
 
 CHAIN = {"layers": 6, "channels": 4, "operations": 4, "epochs": 2, "warmup_epochs": 0}
@@ -231,21 +231,19 @@ def report(path: Path) -> Any:
         for module in [found for name, found in sys.modules.items() if name.startswith(REPORT)]:
             if hasattr(module, "to_png"):
                 patch.setattr(module, "to_png", nothing)
-        folder = RunFolder(path)
-        return render(REPORTS[folder.kind()](folder).page())
+        text = build_report(RunFolder(path)).read_text("utf-8")
+    # It only offers to browse the study where there is one.
+    return re.sub(r"<p>Browse.*?</pre>\n", "", text, flags=re.DOTALL)
 
 
-def derive(rng: random.Random, path: Path) -> Any:
-    """Derive the genotype of a recorded epoch, or within other limits."""
-    folder = RunFolder(path)
-    epoch = rng.choice([None, 1, 2])
-    return rederive(folder, epoch=epoch, stage=1 if epoch else None).to_dict()
+def derive(epoch: int | None, path: Path) -> Any:
+    """Derive the genotype of a recorded epoch."""
+    return rederive(RunFolder(path), epoch=epoch, stage=1 if epoch else None).to_dict()
 
 
-def show(rng: random.Random, path: Path) -> Any:
+def show(file: Path, path: Path) -> Any:
     """Load a genotype of the folder."""
-    files = ["genotype.yaml", "genotypes/stage1_epoch001.yaml", "front/nsga2-01.yaml"]
-    return [load_genotype(path / name).to_dict() for name in files if (path / name).exists()]
+    return load_genotype(path / file).to_dict()
 
 
 # -- cases ---------------------------------------------------------------------------------------
@@ -306,23 +304,16 @@ def files_of(path: Path) -> list[Path]:
     return [file for file in found if not set(file.parts) & set(unread)]
 
 
-def actions_of(folder: Folder, seed: int) -> dict[str, Callable[[Path], Any]]:
+def actions_of(folder: Folder, rng: random.Random) -> dict[str, Callable[[Path], Any]]:
     """Return what can be done with a folder, by name."""
     found: dict[str, Callable[[Path], Any]] = {"resume": folder.resume, "report": report}
-    found["show"] = partial(show_seeded, seed)
+    genotypes = [file for file in files_of(folder.path) if file.match("*genotype*/*.yaml")]
+    genotypes += [file for file in files_of(folder.path) if file.name == "genotype.yaml"]
+    if genotypes:
+        found["show"] = partial(show, rng.choice(genotypes))
     if not folder.is_trials:
-        found["derive"] = partial(derive_seeded, seed)
+        found["derive"] = partial(derive, rng.choice([None, 1, 2]))
     return found
-
-
-def show_seeded(seed: int, path: Path) -> Any:
-    """Load genotypes, chosen by a seed."""
-    return show(random.Random(seed), path)
-
-
-def derive_seeded(seed: int, path: Path) -> Any:
-    """Derive a genotype, chosen by a seed."""
-    return derive(random.Random(seed), path)
 
 
 def cases(seed: int, count: int, folders: list[Folder] | None = None) -> Counter[str]:
@@ -335,8 +326,9 @@ def cases(seed: int, count: int, folders: list[Folder] | None = None) -> Counter
         with TemporaryDirectory() as made:
             return cases(seed, count, make_folders(Path(made)))
     rng, found = random.Random(seed), Counter[str]()
-    whole: dict[tuple[str, str, int], tuple[str, Any]] = {}
+    whole: dict[tuple[str, str, str], tuple[str, Any]] = {}
     root = folders[0].path.parent / f"damaged-{seed}"
+    shutil.rmtree(root, ignore_errors=True)
     plan = [
         (folder, file, how)
         for folder in folders
@@ -346,10 +338,9 @@ def cases(seed: int, count: int, folders: list[Folder] | None = None) -> Counter
     rng.shuffle(plan)
     for number in range(count):
         folder, file, how = plan[number % len(plan)]
-        variant = rng.randrange(3)
-        actions = actions_of(folder, variant)
+        actions = actions_of(folder, rng)
         name = rng.choice(list(actions))
-        key = (folder.name, name, variant)
+        key = (folder.name, name, str(getattr(actions[name], "args", "")))
         path = root / "run"
         if key not in whole:
             shutil.copytree(folder.path, path)

@@ -25,7 +25,7 @@ from nas_encoder.training.holding import STUDY
 
 CONTEXT = multiprocessing.get_context("forkserver")
 COUNT = 24
-_SLOW = 0.02  # seconds an epoch; a trial has 9
+_SLOW = 0.06  # seconds an epoch; a trial has 9
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ class SeedsReport:
         self.reports: dict[int, Any] = {
             seed: REPORTS[own.kind()](own)
             for seed, own in begun.items()
-            if (own.path / "run.yaml").is_file()
+            if (own.path / "run.yaml").is_file() or own.begun()
         }
         self.genotype = folder.result()
         self.finished = self.genotype is not None and all(
