@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from search_samples import tone_corpus
 
-from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
 from recipes.mini.strategies.local import collect, train
@@ -145,3 +145,11 @@ def test_training_learns_and_goes_on_after_a_stop(tmp_path: Path) -> None:
     again = training().run(tmp_path / "stopped.ckpt")
     for key in set(whole) - {"training_seconds"}:
         assert json.dumps(again[key]) == json.dumps(whole[key]), key
+    # Other data are not mixed with those that it began with.
+    text = Path(data["train"]) / "text"
+    lines = text.read_text().splitlines()
+    other = "b" if lines[0].endswith("a") else "a"
+    text.write_text("\n".join([lines[0][:-1] + other, *lines[1:]]) + "\n")
+    with pytest.raises(CheckpointError, match="1 of 16 texts differ, first: ") as caught:
+        training().run(tmp_path / "stopped.ckpt")
+    assert "or delete" in str(caught.value) and "to begin anew" in str(caught.value)

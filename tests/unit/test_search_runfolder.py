@@ -19,10 +19,12 @@ from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.common.sealed import SEALS
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.config.gradient import SearchConfig
-from nas_encoder.search.config.sections import MeasureConfig
+from nas_encoder.search.config.sections import MeasureConfig, StageConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.recorder import recorded_before
 from nas_encoder.search.records import Cost, EpochRecord, TrialRecord
+from nas_encoder.training.checkpoint import previous_of
 from nas_encoder.training.holding import METRICS
 
 CONFIG = SearchConfig()
@@ -358,3 +360,105 @@ def test_a_line_that_is_no_trial_is_told(folder: RunFolder) -> None:
     folder.write_records([EPOCH])
     with pytest.raises(CheckpointError, match="line 1: trial: is missing"):
         folder.records(TrialRecord)
+
+
+# -- what a finished or half-done run goes on from ------------------------------------------------
+
+
+def state_after(epochs: int) -> dict[str, Any]:
+    rows = [replace(EPOCH, epoch=epoch + 1).to_row() for epoch in range(epochs)]
+    return STATE | {"position": {"stage": 0, "epoch": epochs}, "records": rows}
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.save_checkpoint(state_after(1))
+    folder.save_checkpoint(state_after(2))
+    whole = folder.checkpoint.read_bytes()
+    for name, damage in damages().items():
+        folder.checkpoint.write_bytes(damage(whole))
+        caplog.clear()
+        state = folder.load_checkpoint()
+        assert state is not None and state["position"]["epoch"] == 1, name
+        assert "last.ckpt" in caplog.text and "last.previous.ckpt" in caplog.text
+    folder.checkpoint.unlink()
+    state = folder.load_checkpoint()
+    assert state is not None and state["position"]["epoch"] == 1
+    previous_of(folder.checkpoint).write_bytes(b"x")
+    folder.checkpoint.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError) as caught:
+        folder.load_checkpoint()
+    said = str(caught.value)
+    assert "last.ckpt: is damaged" in said and "last.previous.ckpt: is damaged" in said
+    assert "to begin anew" in said
+
+
+def test_a_checkpoint_of_another_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(tmp_path / "other")
+    other.begin(CONFIG, RUN | {"seed": 2}, resume=False)
+    other.save_checkpoint(state_after(1))
+    folder.checkpoint.write_bytes(other.checkpoint.read_bytes())
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: is of another run"):
+        folder.load_checkpoint()
+
+
+def test_a_deleted_checkpoint_is_missed(folder: RunFolder) -> None:
+    folder.write_records([EPOCH, replace(EPOCH, epoch=2)])
+    folder.checkpoint.unlink()
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: is missing; restore it, or begin anew"):
+        folder.load_checkpoint()
+    folder.write_records([EPOCH])  # as a kill before the first checkpoint leaves it
+    assert folder.load_checkpoint() is None
+
+
+@pytest.mark.parametrize("damage", ["none", "delete", "cut", "swap"])
+def test_the_record_is_rebuilt_from_the_checkpoint(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    records = [replace(EPOCH, epoch=epoch) for epoch in (1, 2, 3)]
+    folder.write_records(records)  # of the third there is no checkpoint
+    if damage == "delete":
+        folder.metrics.unlink()
+    elif damage == "cut":
+        folder.metrics.write_bytes(folder.metrics.read_bytes()[:-30])
+    elif damage == "swap":
+        folder.metrics.write_text(json.dumps(replace(EPOCH, valid_ter=1.0).to_row()) + "\n")
+    assert recorded_before(folder, state_after(2), CONFIG.stages) == records[:2]
+    assert ("it is rebuilt from the checkpoint" in caplog.text) == (damage != "none")
+
+
+def test_an_incomplete_record_beside_an_older_checkpoint_is_refused(unsealed: RunFolder) -> None:
+    state = STATE | {"position": {"stage": 1, "epoch": 2}}  # as earlier versions wrote it
+    stages = (StageConfig(epochs=2, warmup_epochs=0), StageConfig())
+    places = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+    rows = [replace(EPOCH, stage=stage, epoch=epoch).to_row() for stage, epoch in places]
+    for kept in ([0, 1, 2, 3], [0, 1, 2, 3, 4]):
+        unsealed.metrics.write_text("".join(json.dumps(rows[n]) + "\n" for n in kept))
+        assert [epoch.place for epoch in recorded_before(unsealed, state, stages)] == places[:4]
+    for kept in ([], [0, 1, 2], [0, 2, 3], [1, 2, 3], [2, 3], [0, 1], [0, 1, 3]):
+        unsealed.metrics.write_text("".join(json.dumps(rows[n]) + "\n" for n in kept))
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: lacks epochs that last\.ckpt"):
+            recorded_before(unsealed, state, stages)
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    for path in (tmp_path / "new", tmp_path / "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        (tmp_path / "there" / "notes.txt").write_text("mine")
+        folder = RunFolder(path)
+        with pytest.raises(ZeroDivisionError):
+            with folder.held():
+                folder.begin(CONFIG, RUN, resume=False)
+                folder.write_records([])
+                raise ZeroDivisionError
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["notes.txt"]
+    with RunFolder(tmp_path / "there").held():
+        RunFolder(tmp_path / "there").begin(CONFIG, RUN | {"seed": 9}, resume=False)
+
+
+def test_what_has_been_reached_stays_after_a_failure(folder: RunFolder) -> None:
+    with pytest.raises(ZeroDivisionError), folder.held():
+        raise ZeroDivisionError
+    assert folder.load_checkpoint() is not None and folder.run() == RUN

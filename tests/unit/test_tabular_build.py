@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -206,6 +207,51 @@ def test_two_processes_do_not_build_one_file(data: dict[str, Path], tmp_path: Pa
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(CheckpointError, match="is in use by another process"):
             TableBuilder(config(), **data, output=output).run()
+
+
+def test_data_that_changed_under_a_table(
+    whole: Path, data: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "table.sqlite"
+    shutil.copyfile(whole, output)
+    changed = shutil.copytree(data["valid"], tmp_path / "valid") / "text"
+    lines = changed.read_text().splitlines()
+    texts = [line.split(maxsplit=1)[1] for line in lines]
+    moved = zip([line.split()[0] for line in lines], texts[1:] + texts[:1], strict=True)
+    changed.write_text("".join(f"{key} {text}\n" for key, text in moved))
+    before = output.read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        TableBuilder(
+            config(), **{**data, "valid": changed.parent}, output=output, resume=True
+        ).run()
+    assert caught.value.subject == f"cannot go on with {output}, its data have changed"
+    first = lines[0].split()[0]
+    assert caught.value.problems[0] == f"valid: 4 of 4 texts differ, first: {first}"
+    assert "begin anew" in caught.value.problems[-1] and output.read_bytes() == before
+    # A table of an earlier version, which recorded no data, goes on, with a word.
+    with sqlite3.connect(output) as connection:
+        connection.execute("DELETE FROM about WHERE key = 'sets'")
+        connection.execute("DROP TABLE utterances")
+    connection.close()
+    TableBuilder(config(), **data, output=output, resume=True).run()
+    assert "that they are the same is not checked" in caplog.text
+
+
+def test_a_table_whose_start_failed_is_begun_anew(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "table.sqlite"
+    with monkeypatch.context() as patch:
+        patch.setattr(TableBuilder, "_train", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            TableBuilder(config(), **data, output=output).run()
+    other = config(recipe={**QUICK["recipe"], "epochs": [1], "seeds": [0]})
+    TableBuilder(other, **data, output=output).run()
+    assert load_table(output).targets == [1]
+    output.write_bytes(b"no table")
+    with pytest.raises(DataError, match="is no table"):
+        TableBuilder(other, **data, output=output).run()
+    assert output.read_bytes() == b"no table"
 
 
 @pytest.mark.parametrize("space", ["tdnn_chain", "asr_revised"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +11,7 @@ from nas_encoder.common.documents import plain
 from nas_encoder.common.sealed import ANEW
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype
-from nas_encoder.search.config.sections import StrategyConfig
+from nas_encoder.search.config.sections import StageConfig, StrategyConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.findings import findings
 from nas_encoder.search.records import EpochRecord
@@ -39,7 +39,7 @@ class Recorder:
         self.folder = folder
         self.config = config
         self.run = run
-        self.epochs = [] if state is None else recorded_before(folder, state)
+        self.epochs = [] if state is None else recorded_before(folder, state, config.stages)
         folder.write_records(self.epochs)
         self.board: Any = self._open_board() if folder.writes else None
         self._warned: set[tuple[Any, ...]] = set()
@@ -127,7 +127,9 @@ class Recorder:
             self.board.close()
 
 
-def recorded_before(folder: RunFolder, state: Mapping[str, Any]) -> list[EpochRecord]:
+def recorded_before(
+    folder: RunFolder, state: Mapping[str, Any], stages: Sequence[StageConfig]
+) -> list[EpochRecord]:
     """Return the epochs done before a checkpoint, as it recorded them.
 
     An epoch recorded later is run, and recorded, again. The checkpoints of earlier versions hold no
@@ -156,8 +158,16 @@ def recorded_before(folder: RunFolder, state: Mapping[str, Any]) -> list[EpochRe
             break
         last[epoch.stage] = epoch.epoch
     else:
-        stages = range(1, reached[0] + bool(reached[1]))
-        if list(last) == list(stages) and last.get(reached[0], 0) == reached[1]:
+        done = [stage.epochs for stage in stages[: reached[0] - 1]] + [reached[1]] * bool(
+            reached[1]
+        )
+        # A stage may have stopped early.
+        complete = [
+            count == last.get(number, 0)
+            or (number < reached[0] and bool(stages[number - 1].stop) and number in last)
+            for number, count in enumerate(done, 1)
+        ]
+        if all(complete) and len(last) == len(done):
             return found
     raise CheckpointError(
         str(folder.metrics),
