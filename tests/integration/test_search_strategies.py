@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from report_pages import check_page, page_of
+from report_checks import check_page
+from report_pages import page_of
 from search_samples import QUICK, Stop, outcome, require_same, stop_at, tone_corpus
 
 from nas_encoder.cli.main import main

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from report_pages import check_page, page_of
+from report_checks import check_page
+from report_pages import page_of
 from trials_samples import lookup_config, write_table
 
 from nas_encoder.cli.main import main

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_pages import Page, page_of, require_drawn, require_working_steps
+from report_pages import (
+    Page,
+    page_of,
+    require_drawn,
+    require_whole_numbers,
+    require_working_steps,
+)
 from search_folders import SPACE, derived, make_run
 
 from nas_encoder.cli.main import main
@@ -128,7 +134,7 @@ def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
     assert (
         "at_most" not in warnings[1] and "A longer warm-up (stages.N.warmup_epochs)" in warnings[1]
     )
-    require_working_steps(page_of(folder.path), folder.path)
+    require_working_steps(page_of(folder.path))
 
 
 def test_pooling_that_wins_nearly_everywhere_is_told(tmp_path: Path) -> None:
@@ -189,7 +195,7 @@ def test_a_choice_by_chance_is_told_what_to_do(tmp_path: Path) -> None:
     folder.save_result(derived({"normal": table, "reduction": table}))
     assert "--at-most" in commands(folder)
     assert "--set stages.0.warmup_epochs=" in commands(folder)
-    require_working_steps(page_of(folder.path), folder.path)
+    require_working_steps(page_of(folder.path))
 
 
 def test_no_limits_are_named_that_change_nothing_or_cannot_be_kept(tmp_path: Path) -> None:
@@ -203,6 +209,13 @@ def test_no_limits_are_named_that_change_nothing_or_cannot_be_kept(tmp_path: Pat
     pools = {"max_pool_3x3": 0.5, "avg_pool_3x3": 0.5}
     change_last(folder, probabilities={"normal": [pools] * 14})
     assert "--at-most" not in commands(folder)  # eight edges with one of each cannot be
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_epochs_are_whole_numbers_however_few_they_are(tmp_path: Path, epochs: int) -> None:
+    page = page_of(make_run(tmp_path, epochs=epochs).path)
+    assert {"Training", "Operations over time"} <= set(page.figures)
+    require_whole_numbers(page)
 
 
 def test_epochs_of_the_derived_network_alone(tmp_path: Path) -> None:

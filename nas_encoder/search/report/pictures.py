@@ -67,13 +67,18 @@ def new_panels(height: float, *labels: str) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def finish(axes: Axes, label: str = "", whole: bool = False) -> None:
-    """Add the grid, the label of the x axis (of ``whole`` numbers) and the legend, if any."""
+def mark_whole_numbers(axes: Axes) -> None:
+    """Mark the x axis at whole numbers only, even where one is all that it shows."""
     from matplotlib.ticker import MaxNLocator
 
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def finish(axes: Axes, label: str = "", whole: bool = False) -> None:
+    """Add the grid, the label of the x axis (of ``whole`` numbers) and the legend, if any."""
     axes.grid(alpha=0.25)
     if whole:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        mark_whole_numbers(axes)
     if label:
         axes.set_xlabel(label, fontsize=9)
     if axes.get_legend_handles_labels()[0]:
@@ -247,8 +252,6 @@ def _plot(
 
 def _finish(axes_list: Sequence[Axes], epochs: Epochs, legends: bool = True) -> None:
     """Add the stages, the axis of epochs and, if wanted, grids and legends."""
-    from matplotlib.ticker import MaxNLocator
-
     starts = stage_starts(epochs)
     for axes in axes_list:
         for start in starts[1:]:
@@ -266,4 +269,4 @@ def _finish(axes_list: Sequence[Axes], epochs: Epochs, legends: bool = True) -> 
         )
     axes_list[-1].set_xlim(0.4, len(epochs) + 0.6)
     axes_list[-1].set_xlabel("epoch (counted over all stages)", fontsize=9)
-    axes_list[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    mark_whole_numbers(axes_list[-1])
