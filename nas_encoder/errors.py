@@ -7,7 +7,6 @@ manifest) carries *all* the problems found, each with its path in the document.
 from __future__ import annotations
 
 import copyreg
-import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,6 +65,8 @@ class StoppedError(NasEncoderError):
     """A signal stopped a run; it can be resumed."""
 
     def __init__(self, signal_number: int) -> None:
+        import signal  # here, as every Hydra application imports this module
+
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
         self.status = 128 + signal_number
