@@ -40,6 +40,15 @@ class SealedFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    @property
+    def sealed(self) -> bool:
+        """Whether the folder has checksums."""
+        return (self.path / SEALS).is_file()
+
+    def seal(self) -> None:
+        """Begin to keep checksums, of what is written from now on; other files are not ours."""
+        self._store({})
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically.
 

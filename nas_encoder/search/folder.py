@@ -72,7 +72,7 @@ class RunFolder(HeldFolder):
             self.resumed = self.begun()
             return []
         try:
-            (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self.error(f"cannot be made: {error.strerror}") from None
         workers = self.workers()
@@ -87,8 +87,13 @@ class RunFolder(HeldFolder):
         self.resumed = kept
         if kept:
             return self._require_same(config, run, growing)
+        if foreign := self.foreign():
+            found = ", ".join(foreign)
+            raise self.error(f"holds what is of no search: {found}; choose another --output")
         self.take_back()
-        (self.path / "genotypes").mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(exist_ok=True)  # which that may have removed
+        self.seal()
+        (self.path / "genotypes").mkdir(exist_ok=True)
         self.write_yaml("config.yaml", config.to_dict())
         self.write_yaml("run.yaml", run)
         return []

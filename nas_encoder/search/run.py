@@ -74,6 +74,8 @@ def run_search(
         StoppedError: SIGINT or SIGTERM stopped it; it can be resumed.
         MissingDependencyError: Optuna is needed and not installed.
     """
+    if not str(output).strip():
+        raise ConfigError("search", ["--output: is empty"])
     by_trials = isinstance(config, TrialsConfig)
     if not by_trials:
         _check_arguments(config, train, storage)

@@ -21,6 +21,11 @@ RESULT = "genotype.yaml"
 STUDY = "study.db"
 _LOCK = ".run.lock"
 _WORKERS = ".worker-*.lock"
+# What a run writes before there is a run to keep, or without asking.
+_NAMES = (
+    "config.yaml run.yaml tokens.txt features.json operations.yaml report.html front.json "
+    "genotypes front data tensorboard"
+).split()
 _STARTING = 60.0  # s; how long another worker may take to join its study
 
 
@@ -113,8 +118,16 @@ class HeldFolder(SealedFolder):
             or any(HeldFolder(path).begun() for path in self.path.glob("seed*/"))
         )
 
+    def foreign(self) -> list[str]:
+        """Return what has the name of a run's file or folder, in a folder without a run."""
+        if self.sealed:
+            return []
+        return [name for name in _NAMES if (self.path / name).exists()]
+
     def take_back(self) -> None:
-        """Remove what a start wrote that came to nothing."""
+        """Remove what a start wrote that came to nothing; nothing that it did not write."""
+        if not self.sealed:
+            return
         study = [f"{STUDY}{end}" for end in ("", "-wal", "-shm")]
         for path in self.path.glob("seed*/"):
             HeldFolder(path).take_back()

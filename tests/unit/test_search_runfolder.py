@@ -90,6 +90,37 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_begun_again(tmp_pa
     assert folder.run()["seed"] == 2
 
 
+@pytest.mark.parametrize("theirs", ["data", "tensorboard", "genotypes"])
+def test_other_peoples_files_stay_as_they_are(tmp_path: Path, theirs: str) -> None:
+    """A recipe's folder as the run folder: its data/ must survive a start, and one that fails."""
+    (tmp_path / theirs / "train").mkdir(parents=True)
+    (tmp_path / theirs / "train" / "text").write_text("a b\n")
+    for resume in (False, True):
+        folder = RunFolder(tmp_path)
+        with pytest.raises(CheckpointError, match=f"of no search: {theirs}; choose another"):
+            with folder.held():
+                folder.begin(CONFIG, RUN, resume)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        theirs,
+        f"{theirs}/train",
+        f"{theirs}/train/text",
+    ]
+
+
+def test_a_start_that_fails_beside_other_files_takes_back_only_its_own(tmp_path: Path) -> None:
+    for name in ("search.yaml", "tokens.model", "log.json"):
+        (tmp_path / name).write_text("theirs")
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ZeroDivisionError), folder.held():
+        folder.begin(CONFIG, RUN, resume=False)
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "log.json",
+        "search.yaml",
+        "tokens.model",
+    ]
+
+
 def test_resume_begins_where_there_is_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new")
     folder.begin(CONFIG, RUN, resume=True)
@@ -252,6 +283,7 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
     """As good as a folder that may not be written to, and true for root as well."""
     folder = RunFolder(tmp_path)
+    folder.seal()
     (tmp_path / "config.yaml").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be written"):
         folder.begin(CONFIG, RUN, resume=False)
