@@ -1,7 +1,8 @@
 """Every error that this package raises on bad input.
 
-All derive from :class:`NasEncoderError`. An error about a document (a genotype, a config, a
-manifest) carries *all* the problems found, each with its path in the document.
+All derive from :class:`NasEncoderError` (but :class:`StoppedError`, which is no error). An error
+about a document (a genotype, a config, a manifest) carries *all* the problems found, each with its
+path in the document.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class CheckpointError(ProblemsError):
     """A checkpoint or a run folder cannot be read, written or resumed."""
 
 
-class StoppedError(NasEncoderError):
-    """A signal stopped a run; it can be resumed."""
+class StoppedError(KeyboardInterrupt):
+    """A signal stopped a run, which can be resumed. No ``except Exception`` may keep it."""
 
     def __init__(self, signal_number: int) -> None:
         import signal  # here, as every Hydra application imports this module
@@ -70,6 +71,9 @@ class StoppedError(NasEncoderError):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
         self.status = 128 + signal_number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.signal_number,)
 
 
 class InputError(NasEncoderError, ValueError):

@@ -43,7 +43,10 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     sealed = buffer.getvalue()[:-2] + _SIZE.to_bytes(2, "little")
     data = sealed + hashlib.sha256(sealed).hexdigest().encode()
     new = path.with_name(f"{path.stem}.new{path.suffix}")
-    write_atomically(new, data, CheckpointError)
+    try:
+        write_atomically(new, data, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(str(path), error.problems) from None
     try:
         # A kill in between leaves no last file: load_checkpoint then takes the one before.
         if path.exists():

@@ -1,12 +1,17 @@
-"""Early stopping: the rule of ST-NAS' public code, worked out on made-up losses."""
+"""Stopping: early, by the rule of ST-NAS' public code on made-up losses, and by a signal."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+
 import pytest
 
-from nas_encoder.errors import ConfigError
+from nas_encoder.errors import ConfigError, StoppedError
 from nas_encoder.search import SearchConfig, load_search_config
 from nas_encoder.training.config import StopConfig
+from nas_encoder.training.stopping import stoppable
 from nas_encoder.training.trainer import EarlyStopping
 
 
@@ -127,3 +132,15 @@ def test_a_chain_has_its_own_rules() -> None:
     stages = [{"layers": 6, "operations": 4}]
     config = SearchConfig.from_dict({"space": "tdnn_chain", "stages": stages})
     assert config.regularization.operations == () and config.regularization.at_most == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_handler_of_errors_keeps_a_signal(number: signal.Signals) -> None:
+    """It may arrive in a YAML parser, a report or a library that goes on after any error."""
+    with pytest.raises(StoppedError) as stopped, stoppable():
+        try:
+            os.kill(os.getpid(), number)
+        except Exception:
+            pytest.fail("the signal was taken for an error")
+    copy = pickle.loads(pickle.dumps(stopped.value))
+    assert (str(copy), copy.status) == (f"stopped by {number.name}", 128 + number)
