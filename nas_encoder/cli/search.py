@@ -4,7 +4,7 @@ The data are a Kaldi or ESPnet data folder, a NeMo manifest, lhotse cuts, or a f
 'nas-encoder data prepare'. The run folder holds the result (genotype.yaml), the genotype after
 each epoch, metrics, TensorBoard events, a report and the checkpoint that --resume continues from.
 With several seeds, each has such a folder below the run folder, and the best derived network by
-validation is the result.
+validation is the result. Ctrl-C and SIGTERM write a checkpoint and print the command that goes on.
 """
 
 from __future__ import annotations
