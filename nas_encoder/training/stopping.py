@@ -43,19 +43,18 @@ def stoppable() -> Iterator[None]:
             _State.received = number
             text = f"\n{signal.Signals(number).name}: stopping after this step; again to stop now\n"
             os.write(2, text.encode())  # logging is not safe in a handler
-        elif _State.received:
+        else:  # no Exception, which code that reads files would take for a fault of theirs
+            _State.received = _State.received or number
             raise KeyboardInterrupt
-        else:
-            raise StoppedError(number)
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     _State.installed, _State.received, _State.deferring = True, 0, 0
     try:
         yield
-    except RuntimeError as error:
+    except (KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: it ended a loader's worker
         if not _State.received:
             raise
-        raise StoppedError(_State.received) from error  # the signal ended a loader's worker too
+        raise StoppedError(_State.received) from error
     finally:
         _State.installed, _State.received, _State.deferring = False, 0, 0
         for number, handler in before.items():

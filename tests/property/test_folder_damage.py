@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from folder_damage import cases
 
-CASES = 600
+CASES = 520
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from nas_encoder.search.report.page import Page, Section, duration, number, prov
 from nas_encoder.search.report.pictures import COLOURS, finish, genotype_section, new_panels, to_png
 from nas_encoder.search.strategies import COSTS, ERROR
 from nas_encoder.training.holding import STUDY
+
+logger = logging.getLogger(__name__)
 
 _MOST = 200  # rows in the table of trials
 _DONE, _PRUNED, _BEST = "#0072b2", "#9a9a9a", "#d55e00"
@@ -95,6 +98,10 @@ class TrialsReport:
             yield "The search is not finished; this is its state so far."
         if not self.complete:
             yield "No trial is complete yet."
+        if self.run.get("study") == STUDY and not (self.folder.path / STUDY).is_file():
+            text = f"{STUDY} is missing: without it the search cannot be resumed or made longer."
+            logger.warning("%s: %s", self.folder.path, text)
+            yield text
         yield from self.doubts()
 
     def doubts(self) -> list[str]:
@@ -160,7 +167,8 @@ class TrialsReport:
     def _next(self) -> Iterator[Step]:
         folder, count = self.folder.path, self.config.trials.count
         options: list[str] = []
-        if not (folder / STUDY).is_file() and self.config.trials.storage is None:
+        inside = self.run.get("study") == STUDY or (folder / STUDY).is_file()
+        if not inside and self.config.trials.storage is None:
             options = ["--storage", "URL"]  # it was given on the command line
         if self.finished:
             yield show_step(folder)

@@ -21,6 +21,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 from nas_encoder.tables import STRATEGIES
+from nas_encoder.training.holding import STUDY
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ def run_trials(
         "train": None if train is None else str(train),
         "valid": None if valid is None else str(valid),
         "table": None if config.table is None else config.table.source,
+        "study": None if storage or config.trials.storage else STUDY,  # else elsewhere
         "config": config_name,
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),

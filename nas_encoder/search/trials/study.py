@@ -23,6 +23,7 @@ from nas_encoder.search.trials.evaluate import Evaluator
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
 from nas_encoder.search.trials.storage import WORKER, Storage, quiet
+from nas_encoder.training.stopping import stop_if_requested
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class Worker:
         bar = tqdm(total=self.count, initial=first, desc="trials", unit="trial", disable=None)
         with bar, logging_redirect_tqdm():
             while True:
+                stop_if_requested()
                 for number in self.storage.recover(self.study):
                     logger.warning("the worker of trial %d died; the trial is run again", number)
                 done = len(self._finished())
