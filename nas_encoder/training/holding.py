@@ -99,10 +99,12 @@ class HeldFolder(SealedFolder):
     def joined(self) -> Iterator[None]:
         """Be one of the workers that run trials here."""
         name = f".worker-{socket.gethostname()}-{os.getpid()}.lock"
-        with held(self.path / name, self.subject):
-            yield
-        if not self.workers():
-            (self.path / WRITE_LOCK).unlink(missing_ok=True)
+        try:
+            with held(self.path / name, self.subject):
+                yield
+        finally:
+            if not self.workers():
+                (self.path / WRITE_LOCK).unlink(missing_ok=True)
 
     def workers(self) -> list[Path]:
         """Return the locks of the other living workers."""

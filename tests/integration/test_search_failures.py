@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     good = (output / "last.ckpt").read_bytes()
     with files_of_at_most(len(good) // 2), pytest.raises(CheckpointError) as caught:
         search(corpus, output)
-    assert "last.new.ckpt: cannot be written: File too large" in str(caught.value)
+    assert "last.ckpt: cannot be written: File too large" in str(caught.value)
     assert (output / "last.ckpt").read_bytes() == good
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
     # With free space again it resumes, and nothing is lost.
