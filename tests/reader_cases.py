@@ -10,8 +10,6 @@ sound must not be refused, and what is known to be cut short must be.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import os
@@ -24,10 +22,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import kaldiio
 import numpy as np
 import soundfile
-from kaldiio.matio import SegmentsExtractor
+from reader_references import KaldiReference, NemoReference
+from reader_sounds import Pool
 
 from nas_encoder.data import open_cuts
 from nas_encoder.data.sound import UnusableSoundError
@@ -52,66 +50,6 @@ TEXTS = ["a b c", "HELLO", "你好 世界", "e\u0301t\u00e9", "  two  spaces  in
 NAMES = ["a.wav", "with space.wav", "quo'te.wav", "ünï.wav", "b[1].wav", "c:d.wav", "e#f.wav",
          "g$h.wav", "i;j.wav", "k*.wav", "l?.wav", "(m).wav", "n&o.wav", "~p.wav", "q,r.wav",
          "-s.wav"]  # fmt: skip
-
-
-class Pool:
-    """Sounds of every kind that cases refer to: name -> (path, whether it can be read whole)."""
-
-    def __init__(self, folder: Path, rng: random.Random) -> None:
-        self.folder = folder
-        noise = np.random.default_rng(rng.randrange(2**32))
-        self.sound: dict[str, Path] = {}
-        self.broken: dict[str, Path] = {}
-        self.archived: dict[str, str] = {}
-        self.stereo: dict[str, Path] = {}
-        for number, (suffix, subtype, rate, options) in enumerate(
-            [
-                ("wav", "PCM_16", 16000, {}),
-                ("wav", "PCM_16", 8000, {}),
-                ("wav", "PCM_24", 16000, {}),
-                ("wav", "PCM_U8", 16000, {}),
-                ("wav", "FLOAT", 16000, {}),
-                ("wav", "ULAW", 8000, {}),
-                ("flac", "PCM_16", 16000, {}),
-                ("flac", "PCM_24", 44100, {}),
-                ("sph", "PCM_16", 16000, {"format": "NIST"}),
-                ("aiff", "PCM_16", 16000, {}),
-                ("ogg", "VORBIS", 16000, {}),
-                ("mp3", "MPEG_LAYER_III", 16000, {}),
-            ]
-        ):
-            samples = noise.uniform(-0.5, 0.5, int(noise.integers(1200, 4000)))
-            path = folder / f"s{number}.{suffix}"
-            soundfile.write(path, samples, rate, subtype=subtype, **options)
-            self.sound[path.name] = path
-            data = path.read_bytes()
-            self.broken[path.name] = folder / f"cut-{path.name}"
-            self.broken[path.name].write_bytes(data[: int(len(data) * rng.uniform(0.5, 0.97))])
-            if suffix == "mp3":  # without its first frame, which holds the frame count
-                with soundfile.SoundFile(
-                    folder / "v.mp3", "w", rate, 1, format="MP3", bitrate_mode="VARIABLE"
-                ) as file:
-                    file.write(np.concatenate([samples] * 8 + [samples * 1e-4] * 8))
-                data = (folder / "v.mp3").read_bytes()
-                self.broken["v.mp3"] = folder / "cut-v.mp3"
-                self.broken["v.mp3"].write_bytes(data[data.find(data[:2], 2) :])
-            stereo = folder / f"stereo{number}.wav"
-            soundfile.write(stereo, np.stack([samples, -samples], 1), rate)
-            self.stereo[stereo.name] = stereo
-        shorts = {
-            f"k{i}": (16000, (noise.uniform(-9000, 9000, 1000 + 7 * i)).astype(np.int16))
-            for i in range(4)
-        }
-        for name, options in (
-            ("raw_wav", {}),
-            ("raw_flac", {"write_function": "soundfile", "write_kwargs": {"format": "flac"}}),
-            ("ext_wav", {"write_function": "soundfile"}),
-        ):
-            kaldiio.save_ark(f"{folder}/{name}.ark", shorts, scp=f"{folder}/{name}.scp", **options)
-            for line in Path(f"{folder}/{name}.scp").read_text().splitlines():
-                key, place = line.split(maxsplit=1)
-                self.archived[f"{name}-{key}"] = place
-        kaldiio.save_ark(f"{folder}/feats.ark", {"f": np.zeros((3, 4), np.float32)})
 
 
 class Case:
@@ -279,58 +217,6 @@ def make_kaldi(case: Case) -> None:
     (case.folder / "wav.scp").write_bytes(case.mangled(scp))
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
-    scale = {"i": np.iinfo(array.dtype).max + 1 if array.dtype.kind == "i" else 1}
-    return (array / scale.get(array.dtype.kind, 1)).astype(np.float32)
-
-
-class KaldiReference:
-    """kaldiio and ESPnet's readers on a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        from espnet2.fileio.read_text import read_2columns_text
-        from espnet2.fileio.sound_scp import SoundScpReader
-
-        self.texts = read_2columns_text(folder / "text")
-        self.plain = SoundScpReader(str(folder / "wav.scp"), dtype="float32")
-        self.kaldi = kaldiio.load_scp(str(folder / "wav.scp"))
-        self.segments = None
-        if (folder / "segments").exists():
-            self.segments = SegmentsExtractor(
-                str(folder / "wav.scp"), segments=str(folder / "segments")
-            )
-            self.segments.wav_loader = self  # the recordings as read below
-        self.ids = list(self.kaldi if self.segments is None else self.segments)
-
-    def __getitem__(self, recording: str) -> tuple[int, np.ndarray]:
-        """(rate, samples) as every one of the readers that can read it gives it."""
-        from espnet2.fileio.sound_scp import soundfile_read
-        from kaldiio.utils import open_like_kaldi
-
-        where, found = self.plain.data[recording], []
-        if where.endswith("|"):  # as ESPnet's format_wav_scp.py reads it
-            with open_like_kaldi(where, "rb") as stream:
-                array, rate = soundfile_read([io.BytesIO(stream.read())], dtype="float32")
-            found.append((rate, array))
-        with contextlib.suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rate, array = self.kaldi[recording]
-            if array.dtype != np.uint8:  # kaldiio leaves those as they are, around 128
-                found.append((rate, _float32(array)))
-        if os.path.isfile(where):
-            found.append(self.plain[recording])
-        first = found[0]
-        for rate, array in found[1:]:
-            assert rate == first[0] and np.array_equal(array, first[1]), where
-        return first
-
-    def read(self, key: str) -> tuple[int, np.ndarray]:
-        return self[key] if self.segments is None else self.segments[key]
-
-    def text(self, key: str) -> str:
-        return self.texts[key]
-
-
 # -- NeMo ---------------------------------------------------------------------------------------
 
 
@@ -408,29 +294,6 @@ def _damage(case: Case, row: dict[str, Any]) -> None:
         row[key] = case.rng.choice(
             [None, -1, 0, "", "x", float("nan"), [], True, 1e9, 1e308, 10**400]
         )
-
-
-class NemoReference:
-    """NeMo's own manifest reader and its loader of audio."""
-
-    def __init__(self, folder: Path) -> None:
-        from nemo.collections.common.parts.preprocessing.collections import ASRAudioText
-
-        manifest = str(folder / "manifest.json")
-        self.entries = list(ASRAudioText(manifest, parser=lambda text: [0]))
-        self.ids = list(range(len(self.entries)))
-
-    def read(self, key: int) -> tuple[int, np.ndarray]:
-        from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
-
-        entry = self.entries[key]
-        audio = AudioSegment.from_file(
-            entry.audio_file, offset=entry.offset or 0, duration=entry.duration
-        )
-        return audio.sample_rate, audio.samples
-
-    def text(self, key: int) -> str:
-        return str(self.entries[key].text_raw)
 
 
 # -- side by side -------------------------------------------------------------------------------
