@@ -33,6 +33,8 @@ from nas_encoder.training.stopping import stoppable
 
 logger = logging.getLogger(__name__)
 
+_SEEDS = 2**63  # torch takes no more
+
 
 def run_search(
     config: SearchConfig | TrialsConfig,
@@ -74,8 +76,11 @@ def run_search(
         StoppedError: SIGINT or SIGTERM stopped it; it can be resumed.
         MissingDependencyError: Optuna is needed and not installed.
     """
-    if not str(output).strip():
-        raise ConfigError("search", ["--output: is empty"])
+    problems = [] if str(output).strip() else ["--output: is empty"]
+    if not 0 <= (seed or 0) < _SEEDS:
+        problems.append(f"--seed: must be in 0..{_SEEDS - 1}, got {seed}")
+    if problems:
+        raise ConfigError("search", problems)
     by_trials = isinstance(config, TrialsConfig)
     if not by_trials:
         _check_arguments(config, train, storage)

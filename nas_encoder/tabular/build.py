@@ -157,6 +157,8 @@ class TableBuilder:
         lock = self.output.with_name(f"{self.output.name}.lock")
         alone = "wait for it to end, or give each shard its own file"
         with stoppable(), held(lock, f"table {self.output}", rule=alone):
+            if self.output.is_file() and not self.output.stat().st_size:
+                self.output.unlink()  # a start on a full disk, or killed before its first write
             if not self.resume and self.output.exists():
                 self._remove_failed_start()
             data = open_data(

@@ -22,7 +22,7 @@ from search_samples import (
     tone_corpus,
 )
 
-from nas_encoder.errors import CheckpointError, DataError
+from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.steps import Steps
@@ -52,6 +52,21 @@ def require_refused(
     assert not output.exists()  # a start that failed leaves nothing
     # The folder is not taken by a run that never began.
     RunFolder(output).begin(quick_config(), {}, resume=False)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_arguments_that_no_search_can_have(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty --output is a variable that a script has not set; it does not mean this folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        run_search(quick_config(), "train", "", seed=seed)
+    assert list(caught.value.problems) == [
+        "--output: is empty",
+        f"--seed: must be in 0..9223372036854775807, got {seed}",
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 def test_audio_with_nan(corpus: tuple[str, str], tmp_path: Path) -> None:

@@ -241,6 +241,7 @@ def test_a_table_whose_start_failed_is_begun_anew(
     data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "table.sqlite"
+    output.touch()  # as a full disk leaves it
     with monkeypatch.context() as patch:
         patch.setattr(TableBuilder, "_train", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
