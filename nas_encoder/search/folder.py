@@ -104,7 +104,7 @@ class RunFolder(HeldFolder):
         before = config.completed(self.read_yaml("config.yaml"))
         # The machine and the commit of a run may change; what it computes must not.
         old, new = (
-            {"run": {key: document.get(key) for key in IDENTITY & run.keys()}}
+            {"run": {key: _spelled(document.get(key)) for key in IDENTITY & run.keys()}}
             for document in (self.run(), run)
         )
         problems, grown = [], []
@@ -343,6 +343,11 @@ def open_folder(path: str | Path) -> RunFolder:
     """Open a run folder; only the first of several processes writes, even before they have met."""
     rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     return RunFolder(path, writes=int(rank) == 0)
+
+
+def _spelled(value: Any) -> Any:
+    """Return a path as it is written without './' and a slash at its end; others unchanged."""
+    return os.path.normpath(value) if isinstance(value, str) else value
 
 
 def _epoch_name(stage: int, epoch: int) -> str:

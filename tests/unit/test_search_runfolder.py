@@ -119,6 +119,16 @@ def test_resume_may_change_machine_and_commit(folder: RunFolder) -> None:
     assert folder.run() == RUN  # the record stays that of the beginning
 
 
+def test_resume_may_spell_a_path_in_another_way(tmp_path: Path) -> None:
+    """Completion in a shell adds the slash."""
+    folder = RunFolder(tmp_path)
+    folder.begin(CONFIG, RUN | {"train": "./data/train/"}, resume=False)
+    folder.save_checkpoint(STATE)
+    folder.begin(CONFIG, RUN | {"train": "data/train"}, resume=True)
+    with pytest.raises(CheckpointError, match=r"train: was 'data/train' .*, now 'data/trai'"):
+        folder.begin(CONFIG, RUN | {"train": "data/trai"}, resume=True)
+
+
 def test_settings_that_are_newer_than_the_run_have_their_defaults(unsealed: RunFolder) -> None:
     """As in the folder of a search that an earlier version began."""
     folder = unsealed
