@@ -65,7 +65,9 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
     yield processes
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def start(started: list[subprocess.Popen[str]], *words: str) -> subprocess.Popen[str]:
