@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -169,6 +169,7 @@ def reading_study(storage: str) -> Iterator[None]:
     except NasEncoderError:
         raise
     except (
+        OptunaError,
         sqlalchemy.exc.SQLAlchemyError,
         ValueError,
         TypeError,
