@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 
 import yaml
 
-from nas_encoder.errors import ConfigError
+from nas_encoder.errors import ConfigError, NasEncoderError
+from nas_encoder.genotype import load_genotype
 
 EXAMPLES = """examples:
   nas-encoder derive exp/search --stage 2 --output stage2.yaml
@@ -42,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from nas_encoder.search.folder import RunFolder
     from nas_encoder.search.gradient.rederive import rederive
 
+    if args.output:
+        _require_replaceable(args.output)
     genotype = rederive(
         RunFolder(args.folder), args.stage, args.epoch, _limits(args.at_most), args.name
     )
@@ -55,6 +60,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         yaml.safe_dump(genotype.to_dict(), sys.stdout, sort_keys=False, default_flow_style=None)
     return 0
+
+
+def _require_replaceable(path: str) -> None:
+    """Require that a file is not there, or is a genotype, which may be derived again."""
+    if not os.path.exists(path):
+        return
+    try:
+        load_genotype(Path(path))
+    except NasEncoderError as error:
+        raise ConfigError("--output", [f"{path} exists and is no genotype"]) from error
 
 
 def _limits(options: list[str] | None) -> dict[str, int] | None:

@@ -31,6 +31,9 @@ from nas_encoder.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+WRITTEN = ("lhotse", "espnet", "nemo")
+PREPARING = "preparing.txt"  # is there while these are being written, and after a kill
+
 Manifests = Mapping[str, Mapping[str, Any]]  # part -> {"recordings": ..., "supervisions": ...}
 
 
@@ -99,7 +102,8 @@ def prepare_corpus(
     Raises:
         RegistryError: Unknown corpus.
         ConfigError: Options are out of range.
-        DataError: The folder does not have the corpus's layout; audio or texts are unusable.
+        DataError: The folder does not have the corpus's layout; audio or texts are unusable; the
+            output folder holds the like from somewhere else.
     """
     options = options or PrepareOptions()
     reader = CORPORA[corpus]
@@ -110,13 +114,29 @@ def prepare_corpus(
     root, output = Path(os.path.abspath(corpus_dir)), Path(output_dir)
     if not root.is_dir():
         raise DataError(f"corpus {corpus}", [f"{corpus_dir}: no such folder"])
-    (output / PREPARED).unlink(missing_ok=True)
+    read = reader(root, options)
+    _take(output)
     splits = {}
-    for split, (recordings, supervisions) in reader(root, options).items():
+    for split, (recordings, supervisions) in read.items():
         splits[split] = _write_split(output, split, recordings, supervisions)
     prepared = PreparedCorpus(corpus, output, splits)
     write_lines(output / PREPARED, [json.dumps(prepared.to_dict(), indent=2)])
+    (output / PREPARING).unlink()
     return prepared
+
+
+def _take(output: Path) -> None:
+    """Mark a folder as one that is being written, unless it holds what others have written."""
+    if not (output / PREPARED).exists() and not (output / PREPARING).exists():
+        there = [f"{name}/" for name in WRITTEN if (output / name).exists()]
+        if there:
+            raise DataError(
+                f"folder {output}",
+                [f"holds {', '.join(there)} that this did not write; choose another folder"],
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    write_lines(output / PREPARING, [])
+    (output / PREPARED).unlink(missing_ok=True)
 
 
 def _option_problems(options: PrepareOptions) -> list[str]:

@@ -10,6 +10,7 @@ from data_samples import aishell, librispeech, timit
 
 from nas_encoder.cli.main import main
 from nas_encoder.data import PrepareOptions, open_cuts, prepare_corpus, texts
+from nas_encoder.data.corpora import PREPARING
 from nas_encoder.errors import ConfigError, DataError, RegistryError
 
 
@@ -173,6 +174,20 @@ def test_an_output_without_its_last_file_is_not_taken_for_whole(tmp_path):
     (tmp_path / "out" / "prepared.json").unlink()
     with pytest.raises(DataError, match="neither wav.scp"):
         open_cuts(tmp_path / "out", split="train")
+
+
+def test_what_others_wrote_is_not_replaced(tmp_path):
+    root = librispeech(tmp_path / "c", ["train-clean-5", "dev-clean-2"])
+    theirs = tmp_path / "out" / "espnet" / "train" / "text"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("utt1 mine\n")
+    with pytest.raises(DataError, match="holds espnet/ that this did not write; choose another"):
+        prepare_corpus("librispeech", root, tmp_path / "out")
+    assert theirs.read_text() == "utt1 mine\n"
+    (tmp_path / "out" / PREPARING).touch()  # as if killed while it wrote
+    prepare_corpus("librispeech", root, tmp_path / "out")
+    assert not (tmp_path / "out" / PREPARING).exists()
+    prepare_corpus("librispeech", root, tmp_path / "out")  # its own it does replace
 
 
 def test_command_line(tmp_path, capsys):

@@ -92,3 +92,11 @@ def test_the_command(folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["derive", str(tmp_path / "none")]) == 2
     assert "holds no search" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_only_a_genotype_is_replaced(folder: RunFolder, tmp_path: Path) -> None:
+    output = tmp_path / "config.yaml"
+    command = ["derive", str(folder.path), "--output", str(output)]
+    assert main(command) == main(command) == 0
+    output.write_text("space: darts\n")
+    assert main(command) != 0 and output.read_text() == "space: darts\n"
