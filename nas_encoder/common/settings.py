@@ -20,6 +20,8 @@ def read_config(kind: str, name_or_path: str | Path, settings: Sequence[str]) ->
     """
     path = find_config(name_or_path, kind)
     document = read_yaml(path, ConfigError)
+    if isinstance(document, dict) and {"schema", "space", "provenance"} <= set(document):
+        raise ConfigError(str(path), [f"is a genotype, not a configuration ({kind})"])
     problems: list[str] = []
     for setting in settings:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def load_genotype(source: str | Path | Mapping[str, Any] | Genotype) -> Genotype
                 "a file is given by a path that ends in .yaml or holds a '/'"
             ],
         )
+    if os.path.isdir(source):
+        raise GenotypeError(text, ["is a folder; name the file in it, such as genotype.yaml"])
     document = read_yaml(source)
     check_unaltered(Path(source))
+    if isinstance(document, dict) and {"space", "strategy"} <= set(document) - {"schema"}:
+        raise GenotypeError(text, ["is the configuration of a search, not a genotype"])
     return Genotype.from_dict(document, text)

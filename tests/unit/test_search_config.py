@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from nas_encoder.common.documents import write_yaml
 from nas_encoder.common.resources import conf_root, find_config, list_configs
-from nas_encoder.errors import ConfigError
+from nas_encoder.errors import ConfigError, GenotypeError
+from nas_encoder.genotype import load_genotype
 from nas_encoder.search import SearchConfig, load_search_config
 from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.spaces import get_space
@@ -281,3 +283,15 @@ def test_files_that_hold_no_configuration(tmp_path: Path, text: str) -> None:
     for settings in ([], ["weights.lr=1"]):
         with pytest.raises(ConfigError):
             load_search_config(path, settings)
+
+
+def test_a_genotype_and_a_configuration_taken_for_each_other_are_told(tmp_path: Path) -> None:
+    genotype, config = tmp_path / "genotype.yaml", tmp_path / "config.yaml"
+    load_genotype("darts_v2").save(genotype)
+    write_yaml(config, load_search_config("tiny").to_dict())
+    with pytest.raises(ConfigError, match=r"is a genotype, not a configuration \(search\)"):
+        load_search_config(genotype)
+    with pytest.raises(GenotypeError, match="is the configuration of a search, not a genotype"):
+        load_genotype(config)
+    with pytest.raises(GenotypeError, match=r"is a folder; name the file in it"):
+        load_genotype(tmp_path)
