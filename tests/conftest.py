@@ -14,6 +14,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -72,6 +73,19 @@ def fixed_seeds() -> Iterator[None]:
     if numpy is not None:
         numpy.random.seed(1234)
     yield
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """Let no test, nor what it imports for the first time, make loggers of later ones silent."""
+    loggers = [logging.getLogger(name) for name in (None, "nas_encoder")]
+    before = [(logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    disabled = logging.root.manager.disable
+    yield
+    for logger, (level, propagate, silent) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, silent
+    logging.disable(disabled)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
