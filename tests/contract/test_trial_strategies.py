@@ -84,6 +84,7 @@ def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
         assert again == [rows, result, front]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", strategies(TRIALS))
 def test_a_study_made_longer_is_one_of_that_length(
     strategy: str, sources: dict[str, Path], tmp_path: Path

@@ -36,6 +36,7 @@ from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
 from nas_encoder.cli.main import main
 from nas_encoder.spaces import get_space, list_spaces
 
+pytestmark = pytest.mark.slow  # archives are unpacked, searches go on
 ARCHIVES = Path(__file__).parent.parent / "golden" / "artefacts"
 TRIALS = list(TRIALS_CASES)
 every_gradient = [

@@ -130,14 +130,15 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another(
 @pytest.mark.parametrize(
     ("owner", "name", "count"),
     [
-        pytest.param(RunFolder, "save_checkpoint", 5, marks=pytest.mark.slow),  # a step is lost
+        (RunFolder, "save_checkpoint", 5),  # a step is lost
         (RunFolder, "save_checkpoint", 9),  # an epoch is recorded but not saved
         (Steps, "weight_step", 4),  # between the two steps on one batch
         # the stage's end is saved, the next stage has not started
-        pytest.param(GradientSearch, "_finish_stage", 1, marks=pytest.mark.slow),
+        (GradientSearch, "_finish_stage", 1),
         (RunFolder, "save_result", 1),  # all is done but for the result
     ],
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_a_search_that_ended_anywhere_goes_on(
     finished: Path,

@@ -23,6 +23,7 @@ from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.search.strategies import GRADIENT, strategies
 from nas_encoder.spaces import get_space
 
+pytestmark = pytest.mark.slow  # whole searches of every strategy
 SEED = 3
 CHAIN = {"layers": 6, "channels": 8, "operations": 4, "dropout": 0.2}
 NODES = {"layers": 4, "channels": 6, "operations": 6, "dropout": 0.2}

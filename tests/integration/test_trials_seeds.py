@@ -18,6 +18,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.strategies import TRIALS, strategies
 from nas_encoder.search.trials import run_trials
 
+pytestmark = pytest.mark.slow  # whole searches, several of each
 SEEDS = (3, 0)
 
 
