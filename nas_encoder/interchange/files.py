@@ -118,8 +118,9 @@ class Archive:
         except OSError as error:
             raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
         except _DAMAGED as error:
+            reason = str(error).partition("\n")[0].removesuffix(":")  # tarfile lists all methods
             raise CheckpointError(
-                str(path), [f"is neither a .nemo archive nor a packed ESPnet model: {error}"]
+                str(path), [f"is neither a .nemo archive nor a packed ESPnet model: {reason}"]
             ) from None
         self.names = {_clean(name) for name in names}
 

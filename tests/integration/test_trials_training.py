@@ -234,6 +234,9 @@ def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be opened") as caught:
         run_trials(config, None, tmp_path / "a", storage="mysterydb://me:secret@host/x")
     assert "secret" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="cannot be opened") as caught:
+        run_trials(config, None, tmp_path / "a", storage=f"sqlite:///{tmp_path}/none/study.db")
+    assert "SQL:" not in str(caught.value)
 
 
 def test_optuna_is_named_where_it_is_missing(

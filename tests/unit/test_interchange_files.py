@@ -166,7 +166,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "other.nemo", "w"):
         pass
     for name, words in (
-        ("text", "neither a .nemo archive nor a packed"),
+        ("text", r"neither a \.nemo archive nor a packed ESPnet model: [^\n:]+$"),
         ("empty", r"model_config.yaml \(NeMo\), config.yaml \(ESPnet\)"),
         ("other.nemo", "holds none of model_config.yaml"),
         ("missing", "cannot be read"),

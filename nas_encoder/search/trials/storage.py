@@ -50,7 +50,7 @@ class Storage:
         try:
             self.rdb = self._open(url, options)
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
+            text = " ".join(str(error).partition("[SQL:")[0].split())[:200]
             raise CheckpointError(f"storage {self.shown}", [f"cannot be opened: {text}"]) from None
         if sqlite:
             _lock_whole_transactions(self.rdb.engine)
