@@ -1,6 +1,6 @@
 """Bad inputs by the thousand: write what became of them to ``docs/reliability.md``.
 
-    python tests/reliability.py                    # all, as `make reliability` does; about an hour
+    python tests/reliability.py                    # all, as `make reliability` does; some minutes
     python tests/reliability.py --share 0.01 --output /tmp/reliability.md
 
 Every part makes its cases from a seed and stops at the first outcome that is neither one of our
@@ -153,7 +153,7 @@ def page(found: dict[str, Counter[str]], command: str, share: float) -> str:
         f"{where['python']}, torch {where['torch']}, ESPnet {version('espnet')}, NeMo "
         f"{version('nemo_toolkit')}; {where['machine']}. It stops at the first case whose outcome "
         "is neither one of our errors nor what the toolkits themselves give, so every case below "
-        "had an outcome that is right. Continuous integration tries a part of them.",
+        "had an outcome that is right. Continuous integration tries as many, with other seeds.",
     ]
     for part in PARTS:
         count = max(1, round(part.count * share))
