@@ -66,6 +66,14 @@ class SealedFolder:
             write_atomically(path, data, CheckpointError)
             self._store({**seals, name: [new]})
 
+    def holds(self, name: str) -> bool:
+        """Return whether a file has a checksum.
+
+        Raises:
+            CheckpointError: The checksums are damaged.
+        """
+        return name in (self._seals() or ())
+
     def remove(self, name: str) -> None:
         """Remove a file."""
         with self._alone():
@@ -165,13 +173,12 @@ class SealedFolder:
 
 
 def check_unaltered(path: Path) -> None:
-    """Warn if a file in a sealed folder is not as it was written there."""
+    """Warn if a file in a sealed folder is not as it was written there; others' files may be."""
     folder = path.parent.parent if path.parent.name in PARTS else path.parent
-    name = path.relative_to(folder).as_posix()
-    if not (folder / SEALS).is_file():
-        return
+    name, sealed = path.relative_to(folder).as_posix(), SealedFolder(folder)
     try:
-        SealedFolder(folder).read(name, "copy it elsewhere to use it as it is")
+        if sealed.holds(name):
+            sealed.read(name, "copy it elsewhere to use it as it is")
     except CheckpointError as error:
         logger.warning("%s", error)
 

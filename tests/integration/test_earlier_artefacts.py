@@ -39,9 +39,6 @@ from nas_encoder.spaces import get_space, list_spaces
 pytestmark = pytest.mark.slow  # archives are unpacked, searches go on
 ARCHIVES = Path(__file__).parent.parent / "golden" / "artefacts"
 TRIALS = list(TRIALS_CASES)
-every_gradient = [
-    pytest.param(name, marks=[] if "chain" in name else pytest.mark.slow) for name in GRADIENT_CASES
-]
 # Draws that depend on no error, and errors that are looked up: the same on every processor.
 LOOKED_UP = {name for name, case in TRIALS_CASES.items() if "table" in case}
 DRAWN = {"random_cells", "hyperband_nodes"} | LOOKED_UP
@@ -138,7 +135,7 @@ def require_finished(
     assert case["finished"]["hash"] in page.words
 
 
-@pytest.mark.parametrize("name", every_gradient)
+@pytest.mark.parametrize("name", GRADIENT_CASES)
 def test_a_finished_gradient_search(
     name: str, expected: Expected, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,7 +168,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("name", every_gradient)
+@pytest.mark.parametrize("name", GRADIENT_CASES)
 def test_a_gradient_search_that_was_killed_goes_on(
     name: str, expected: Expected, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,7 +272,6 @@ def test_weights_of_an_encoder(name: str, expected: Expected) -> None:
 
 
 @pytest.mark.espnet
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning:espnet2")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
 def test_models_of_espnet(expected: Expected) -> None:
@@ -298,7 +294,6 @@ def test_models_of_espnet(expected: Expected) -> None:
 
 
 @pytest.mark.nemo
-@pytest.mark.slow
 @pytest.mark.filterwarnings(*(f"ignore:{warning}" for warning in WARNINGS))
 def test_models_of_nemo(expected: Expected) -> None:
     models = toolkit()

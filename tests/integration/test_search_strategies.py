@@ -148,9 +148,7 @@ QUICK_ONES = [
 SLOW_ONES = ["darts_cells", "pdarts_edges", "pdarts_drawn"]
 
 
-@pytest.mark.parametrize(
-    "name", [*QUICK_ONES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_ONES)]
-)
+@pytest.mark.parametrize("name", [*QUICK_ONES, *SLOW_ONES])
 def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) -> None:
     folder = RunFolder(finished[name])
     genotype = load_genotype(finished[name] / "genotype.yaml")
@@ -203,7 +201,6 @@ def test_a_renamed_field_is_an_error_and_no_empty_picture(
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.slow
 def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
     for name in ("stnas_edges", "pdarts_edges", "pdarts_drawn"):
         rows = RunFolder(finished[name]).rows()
@@ -271,7 +268,6 @@ def test_what_a_stage_takes_over(
     assert begun[2]["network"].keys() != ended[1]["network"].keys()
 
 
-@pytest.mark.slow
 def test_edges_keep_their_strengths_between_stages(
     corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,9 +307,9 @@ def test_edges_keep_their_strengths_between_stages(
         ("stnas_nodes", Steps, "weight_step", 7),
         ("stnas_cells", Steps, "weight_step", 2),
         ("stnas_edges", Steps, "weight_step", 3),
-        pytest.param("pdarts_edges", GradientSearch, "_finish_stage", 2, marks=pytest.mark.slow),
-        pytest.param("pdarts_drawn", Steps, "weight_step", 2, marks=pytest.mark.slow),
-        pytest.param("darts_cells", Steps, "weight_step", 2, marks=pytest.mark.slow),
+        ("pdarts_edges", GradientSearch, "_finish_stage", 2),
+        ("pdarts_drawn", Steps, "weight_step", 2),
+        ("darts_cells", Steps, "weight_step", 2),
         ("pdarts_chain", GradientSearch, "_finish_stage", 2),
     ],
 )

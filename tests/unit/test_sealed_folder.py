@@ -139,3 +139,14 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
     with held(path, "the thing"):
         assert is_held(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_the_folder_never_had_is_the_users(
+    folder: SealedFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    genotype = load_genotype(list_genotypes()[0])
+    genotype.save(folder.path / "mine.yaml")
+    assert load_genotype(folder.path / "mine.yaml") == genotype and not caplog.text
+    genotype.save(folder.path / "two.yaml")
+    assert load_genotype(folder.path / "two.yaml") == genotype
+    assert "two.yaml: is not as it was written" in caplog.text

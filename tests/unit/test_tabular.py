@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import statistics
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -165,10 +166,9 @@ def test_conversion_keeps_every_number(tmp_path: Path, folder: Path, table: Tabl
     assert [path.name for path in tmp_path.iterdir()] == ["table.sqlite"]
     with pytest.raises(DataError, match="already exists"):
         convert(folder, output)
-    rows = sqlite3.connect(output).execute(
-        "SELECT MIN(val_per) FROM epochs WHERE model_hash = ? AND seed = 1235", (EXAMPLE_HASH,)
-    )
-    assert rows.fetchone()[0] == min(vals_of(1235))
+    query = "SELECT MIN(val_per) FROM epochs WHERE model_hash = ? AND seed = 1235"
+    with closing(sqlite3.connect(output)) as connection:
+        assert connection.execute(query, (EXAMPLE_HASH,)).fetchone()[0] == min(vals_of(1235))
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no table"):
         load_table(text)
     other = tmp_path / "other.sqlite"
-    with sqlite3.connect(other) as connection:
+    with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE notes (text TEXT)")
     with pytest.raises(DataError, match="is no table"):
         load_table(other)
