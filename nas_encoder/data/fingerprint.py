@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class Fingerprint:
             lines = gzip.decompress(data).decode().splitlines()
             found = cls(tuple((*json.loads(line),) for line in lines))
             return found if found.summary() == summary else None
-        except (OSError, EOFError, ValueError, TypeError, gzip.zlib.error):  # type: ignore[attr-defined]
+        except (OSError, EOFError, ValueError, TypeError, zlib.error):
             return None
 
     def _lines(self) -> bytes:
