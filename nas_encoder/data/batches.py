@@ -192,6 +192,14 @@ class AsrLoader:
         self._augment = SpecAugment(augment, features.dim) if augment else None
         self._plans: dict[int, list[list[int]]] = {}
 
+    def infeasible(self, factor: int) -> list[str]:
+        """Return the ids of the used utterances that CTC cannot place at another time stride.
+
+        ``factor`` is the number of input frames per output frame.
+        """
+        found = select_utterances(self._frames, self._targets, subsampling_factor=factor)
+        return [self._cuts[index].id for index in found.infeasible]
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""
         if epoch < 0:

@@ -59,6 +59,21 @@ class Kind:
     limited: bool = False
 
 
+@dataclass(frozen=True)
+class FrameRates:
+    """What the networks of a space with the same options do to time.
+
+    Attributes:
+        finest: The fewest input frames per output frame of any of them.
+        coarsest: The most.
+        min_length: The fewest frames of an utterance that all of them accept.
+    """
+
+    finest: int
+    coarsest: int
+    min_length: int
+
+
 class SearchSpace(ABC):
     """A set of architectures, and what is known about them without building a network.
 
@@ -230,6 +245,14 @@ class SearchSpace(ABC):
             self.check(genotype.architecture, problems)
         if problems:
             raise GenotypeError(f"genotype '{genotype.name}'", problems.lines)
+
+    def frame_rates(self, options: Any) -> FrameRates:
+        """Return the frame rates of its networks; those that a genotype sets need an override.
+
+        ``options`` are checked, and of the type :attr:`options`.
+        """
+        factor = int(options.subsampling_factor)
+        return FrameRates(factor, factor, factor)
 
     # -- searching with gradients -------------------------------------------------------------
 

@@ -136,6 +136,11 @@ class NetworkContract:
     def test_padding_and_batch_mates_change_nothing(self, network: Any) -> None:
         padding_changes_nothing(network)
 
+    def test_its_frame_rate_is_one_of_the_space(self, space: SearchSpace, network: Any) -> None:
+        rates = space.frame_rates(network.config)
+        assert rates.finest <= network.subsampling_factor <= rates.coarsest
+        assert network.min_length <= rates.min_length
+
     def test_every_parameter_takes_part(self, network: Any) -> None:
         every_parameter_takes_part(network)
 

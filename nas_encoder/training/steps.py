@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,30 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, reduction: str = 
         reduction=reduction,
     )
     return loss
+
+
+def feasible(lengths: Tensor, batch: Batch) -> Tensor:
+    """Return (B,) whether CTC can place the tokens of an utterance in its output frames.
+
+    Each token needs a frame, and so does the blank between equal neighbours. ``lengths`` (B,) are
+    output frames; the batch has targets (B, U) and their lengths.
+    """
+    pairs = torch.arange(1, batch.targets.size(1), device=lengths.device)
+    inside = pairs[None, :] < batch.target_lengths[:, None]
+    equal = batch.targets[:, 1:] == batch.targets[:, :-1]
+    return batch.target_lengths + (equal & inside).sum(1) <= lengths
+
+
+def feasible_ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """Return the mean of CTC loss per token over the :func:`feasible` utterances; 0 without any.
+
+    Arguments are those of :func:`ctc_loss`, whose loss of the others is infinite.
+    """
+    kept = feasible(lengths, batch)
+    if not bool(kept.any()):
+        return (0.0 * log_probs).sum()
+    own = replace(batch, targets=batch.targets[kept], target_lengths=batch.target_lengths[kept])
+    return ctc_loss(log_probs[kept], lengths[kept], own)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from nas_encoder.training.devices import open_fabric, use_deterministic_algorith
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of, open_data
 from nas_encoder.training.optimizers import cosine, weights_optimizer
-from nas_encoder.training.steps import WeightSteps
+from nas_encoder.training.steps import Objective, WeightSteps, ctc_loss, feasible_ctc_loss
 from nas_encoder.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -54,15 +54,16 @@ class TrainingEvaluator:
         self.epochs = config.training.epochs
         self.space: TrialSpace = get_space(config.space)
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
-        self.min_length = int(probe.min_length)
+        # All trials have the same data: what the finest network can use.
+        rates = get_space(config.space).frame_rates(probe.config)
+        self.min_length, self._finest = rates.min_length, rates.finest
         self.fabric = open_fabric(config.trainer)
         use_deterministic_algorithms(config.trainer, self.fabric)
-        factor = int(probe.subsampling_factor)
         data = open_data(
             config,
             {"train": train, "valid": valid},
-            factor=factor,
-            min_length=max(self.min_length, factor),
+            factor=rates.finest,
+            min_length=max(rates.min_length, rates.finest),
             seed=seed,
         )
         scored = data.sample("valid", config.trainer.score_utterances)
@@ -70,6 +71,7 @@ class TrainingEvaluator:
         self._utterances = {"train": len(data.cuts["train"]), "valid": len(scored)}
         self._train = data.loader(data.cuts["train"], train=True)
         self._valid = data.loader(scored, train=False)
+        self._told: set[int] = set()  # time strides whose utterances were named
 
     def _encoder(self, genotype: Genotype) -> nn.Module:
         size = self.config.features.num_mel_bins
@@ -90,14 +92,16 @@ class TrainingEvaluator:
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Train; yield the lowest token error rate so far after each epoch, in %.
 
-        A loss of NaN or infinity counts as recognizing nothing: 100 %.
+        A loss of NaN or infinity counts as recognizing nothing: 100 %. An utterance with more
+        tokens than CTC can place at the network's time stride is left out of its training loss;
+        all count in the error.
         """
         weights, train = self.config.training, self._train
         torch.manual_seed(derive_seed(self.seed, 0))
-        network = CtcNetwork(self._encoder(genotype), len(self.tokens)).to(self.fabric.device)
-        steps = WeightSteps(
-            self.fabric, network, weights_optimizer(weights, network), weights.grad_clip
-        )
+        encoder = self._encoder(genotype)
+        network = CtcNetwork(encoder, len(self.tokens)).to(self.fabric.device)
+        optimizer, objective = weights_optimizer(weights, network), self._objective(encoder)
+        steps = WeightSteps(self.fabric, network, optimizer, weights.grad_clip, objective)
         total, before, best, reached = self.epochs * len(train), 0, 100.0, 0
         trainer = Trainer(
             steps,
@@ -116,6 +120,26 @@ class TrainingEvaluator:
         except DivergedError as error:
             logger.warning("genotype %s: %s", genotype.hash, error)
             yield from [best] * (self.epochs - reached)
+
+    def _objective(self, encoder: Any) -> Objective:
+        """Return the loss; name the utterances that it leaves out, once for each time stride."""
+        factor = int(encoder.subsampling_factor)
+        if factor <= self._finest:
+            return ctc_loss
+        if factor not in self._told:
+            self._told.add(factor)
+            parts = []
+            for name, loader in (("training", self._train), ("validation", self._valid)):
+                ids = loader.infeasible(factor)
+                shown = ", ".join(f"'{key}'" for key in ids[:3]) + (", ..." if ids[3:] else "")
+                parts.append(f"{len(ids)} {name} utterances" + (f" ({shown})" if ids else ""))
+            logger.info(
+                "networks of %d frames per output frame have too few for the tokens of %s: these "
+                "do not count in the loss, but in the error",
+                factor,
+                " and ".join(parts),
+            )
+        return feasible_ctc_loss
 
     def costs(self, genotype: Genotype) -> dict[str, float]:
         """Return the encoder's parameters, multiply-adds and, if an objective, latency."""

@@ -1,0 +1,107 @@
+"""Trials of networks with different frame rates: the same data for all, no infinite loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from search_samples import tone_corpus
+from torch import nn
+
+from nas_encoder import build_encoder
+from nas_encoder.data.selection import ctc_frames_needed
+from nas_encoder.genotype import Genotype
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.trials.training import TrainingEvaluator
+from nas_encoder.spaces import get_space
+from nas_encoder.spaces.base import FrameRates
+from nas_encoder.training.steps import WeightSteps
+
+SPACE = get_space("tdnn_chain")
+FINE, COARSE = SPACE.decode([0] * 6), SPACE.decode([1] + [0] * 5)
+
+
+class EveryThird(nn.Module):
+    """Every third output frame of an encoder."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        self.output_size, self.min_length = encoder.output_size, 40
+        self.subsampling_factor = 3 * encoder.subsampling_factor
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, frames = self.encoder(x, lengths)
+        return y[:, ::3], -(-frames // 3)
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingEvaluator:
+    def build(genotype: Genotype, **options: Any) -> nn.Module:
+        encoder = build_encoder(genotype, **options)
+        return EveryThird(encoder) if genotype.architecture.blocks[0] != FIRST else encoder
+
+    FIRST = FINE.architecture.blocks[0]
+    monkeypatch.setattr("nas_encoder.search.trials.training.build_encoder", build)
+    monkeypatch.setattr(SPACE, "frame_rates", lambda options: FrameRates(3, 9, 40), raising=False)
+    document = {
+        "strategy": "random",
+        "space": "tdnn_chain",
+        "features": {"num_mel_bins": 16},
+        "network": {"channels": 8, "output_size": 8},
+        "training": {"epochs": 2, "lr": 0.01},
+        "batch": {"max_utterances": 4, "shortest_utterance": 4},
+        "trainer": {"accelerator": "cpu"},
+    }
+    train = tone_corpus(tmp_path / "train", 12, seed=1, seconds=0.6)
+    valid = tone_corpus(tmp_path / "valid", 6, seed=2, seconds=0.6)
+    config = TrialsConfig.from_dict(document)
+    return TrainingEvaluator(config, train, valid, seed=1)
+
+
+def test_a_coarse_network_is_trained_on_what_it_can_place_and_scored_on_all(
+    evaluator: TrainingEvaluator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing becomes infinite, the log names what is left out, and the data do not differ."""
+    seen: dict[str, set[str]] = {}
+    impossible: set[str] = set()
+    losses: list[float] = []
+    tokens: list[int] = []
+    weight_step, score = WeightSteps.weight_step, WeightSteps.score
+
+    def stepping(self: WeightSteps, batches: Any, lr: float) -> float:
+        for batch in batches:
+            seen.setdefault(name, set()).update(batch.ids)
+            for key, frames, ids, size in zip(
+                batch.ids,
+                batch.feature_lengths.tolist(),
+                batch.targets.tolist(),
+                batch.target_lengths.tolist(),
+                strict=True,
+            ):
+                if ctc_frames_needed(ids[:size]) > math.ceil(frames / 9):
+                    impossible.add(key)
+        losses.append(weight_step(self, batches, lr))
+        return losses[-1]
+
+    def scoring(self: WeightSteps, batches: Any) -> Any:
+        found = score(self, batches)
+        tokens.append(found.tokens)
+        return found
+
+    monkeypatch.setattr(WeightSteps, "weight_step", stepping)
+    monkeypatch.setattr(WeightSteps, "score", scoring)
+    with caplog.at_level("INFO", "nas_encoder"):
+        for name, genotype in (("fine", FINE), ("coarse", COARSE), ("again", COARSE)):
+            errors = list(evaluator.errors(genotype))
+            assert len(errors) == 2 and all(0 <= error <= 100 for error in errors)
+    assert seen["fine"] == seen["coarse"] == seen["again"] and len(set(tokens)) == 1
+    assert len(seen["fine"]) == evaluator.identity()["utterances"]["train"]
+    assert 0 < len(impossible) < len(seen["fine"])
+    assert all(math.isfinite(loss) for loss in losses)
+    (line,) = [r.getMessage() for r in caplog.records if "of 9 frames per output" in r.getMessage()]
+    assert f"of {len(impossible)} training utterances ('" in line and "validation" in line
+    assert any(f"'{key}'" in line for key in impossible)
