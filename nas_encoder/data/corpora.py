@@ -128,7 +128,8 @@ def prepare_corpus(
 def _take(output: Path) -> None:
     """Mark a folder as one that is being written, unless it holds what others have written."""
     if not (output / PREPARED).exists() and not (output / PREPARING).exists():
-        there = [f"{name}/" for name in WRITTEN if (output / name).exists()]
+        # Empty folders are nobody's: Snakemake makes those of a rule's outputs.
+        there = [f"{name}/" for name in WRITTEN if any(map(Path.is_file, _below(output / name)))]
         if there:
             raise DataError(
                 f"folder {output}",
@@ -137,6 +138,11 @@ def _take(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_lines(output / PREPARING, [])
     (output / PREPARED).unlink(missing_ok=True)
+
+
+def _below(path: Path) -> Iterator[Path]:
+    yield path
+    yield from path.rglob("*")
 
 
 def _option_problems(options: PrepareOptions) -> list[str]:

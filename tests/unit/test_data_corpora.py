@@ -178,6 +178,9 @@ def test_an_output_without_its_last_file_is_not_taken_for_whole(tmp_path):
 
 def test_what_others_wrote_is_not_replaced(tmp_path):
     root = librispeech(tmp_path / "c", ["train-clean-5", "dev-clean-2"])
+    for split in ("train", "dev"):  # as Snakemake makes the folders of a rule's outputs
+        (tmp_path / "made" / "espnet" / split).mkdir(parents=True)
+    prepare_corpus("librispeech", root, tmp_path / "made")
     theirs = tmp_path / "out" / "espnet" / "train" / "text"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("utt1 mine\n")
