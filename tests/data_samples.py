@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,4 +104,52 @@ def timit(root: Path) -> Path:
                     "0 2000 h#\n2000 5000 sh\n5000 8000 ix\n8000 9000 q\n9000 10000 hv\n"
                     f"10000 12000 ae\n12000 13000 dcl\n13000 14000 d\n14000 {end} h#\n"
                 )
+    return root
+
+
+PROMPT_VOICES = {"en": ["en_US_f_Allison"], "it": ["it_IT_m_Carlo", "it_IT_f_Menardi"]}
+PACE = 0.06  # seconds a letter
+
+
+def prompt_lines(language: str) -> dict[str, str]:
+    """Return name -> text of 40 prompts that have few words in common, and of some to leave out."""
+    verbs = {"en": ["press", "enter", "dial"], "it": ["premere", "digitare", "più"]}[language]
+    syllables = [f"{consonant}{vowel}" for consonant in "bdlmrt" for vowel in "aeio"]
+    lines = {
+        f"vm-{number:02d}": f"{verbs[number % 3].title()} {syllables[number % 24] * 2} "
+        f"{syllables[number // 24 + number % 20]}{syllables[number % 17]}n."
+        for number in range(40)
+    }
+    return lines | {
+        "digits/1": {"en": "one", "it": "uno"}[language],
+        "conf-2": {"en": "Press 1, or 2.", "it": "Premere 1, o 2."}[language],
+        "beep": "[this is a simple beep tone]",
+        "silence/1": "(1 second of silence)",
+        "letters/b": "b",
+        "spy-iax": "IAX",
+        "vm-lost": "Il tempo sar? ora" if language == "it" else "",
+        "vm-unread": "No recording.",
+    }
+
+
+def prompts(root: Path, languages: Sequence[str] = ("en", "it")) -> Path:
+    """Prompts as Debian's packages lay them out; Menardi lacks some and has others."""
+    for language in languages:
+        lines = prompt_lines(language)
+        folder = root / "usr/share/doc" / f"asterisk-core-sounds-{language}"
+        folder.mkdir(parents=True)
+        text = "\ufeff; Core Asterisk Sounds\n\n"
+        text += "".join(f"{name}: {line}\n" for name, line in lines.items())
+        with gzip.open(folder / f"core-sounds-{language}.txt.gz", "wt", encoding="utf-8") as file:
+            file.write(text)
+        for speaker, voice in enumerate(PROMPT_VOICES[language]):
+            sounds = root / "usr/share/asterisk/sounds" / voice
+            for number, (name, line) in enumerate(lines.items()):
+                if name != "vm-unread" and not (speaker and name == "vm-03"):
+                    seconds = 0.35 + PACE * (1 + 0.1 * speaker) * len(line)
+                    seed = 1000 * speaker + number
+                    write_tone(sounds / f"{name}.wav", seconds, seed=seed, rate=8000)
+            # Whose length is not that of its text, and one without a text.
+            write_tone(sounds / "vm-00.wav", 9.0, rate=8000)
+            write_tone(sounds / "phonetic/ICAO/a_p.wav", 1.0, rate=8000)
     return root

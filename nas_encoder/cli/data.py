@@ -1,8 +1,8 @@
 """Read a speech corpus for lhotse, ESPnet and NeMo, or check data before a search.
 
-``prepare`` runs lhotse's recipe for a corpus and writes lhotse manifests, ESPnet data folders
-and NeMo manifests. ``check`` looks at training and validation data, in any of these forms,
-and reports everything that would spoil a search.
+``prepare`` reads a corpus, by lhotse's recipe if there is one, and writes lhotse manifests,
+ESPnet data folders and NeMo manifests. ``check`` looks at training and validation data, in any of
+these forms, and reports everything that would spoil a search.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ examples:
   nas-encoder data prepare librispeech /corpora/LibriSpeech data/ls100 \\
       --train train-clean-100 --dev dev-clean,dev-other --test test-clean
   nas-encoder data prepare timit /corpora/TIMIT data/timit --phones 39 --jobs 4
+  nas-encoder data prepare prompts /corpora/prompts data/prompts --sampling-rate 16000
   nas-encoder data check --train data/timit/espnet/train --valid data/timit/nemo/dev.json \\
       --tokens phone
   nas-encoder data check --train dump/raw/train_sp --valid dump/raw/dev --full \\
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     prepare = actions.add_parser("prepare", help="read a corpus; write lhotse, ESPnet, NeMo data")
     # No `choices`: the names are in a table of nas_encoder.data, which needs lhotse.
-    prepare.add_argument("corpus", help="aishell, librispeech or timit")
+    prepare.add_argument("corpus", help="aishell, librispeech, prompts or timit")
     prepare.add_argument("corpus_dir", type=Path, help="where the corpus was unpacked")
     prepare.add_argument("output_dir", type=Path, help="receives lhotse/, espnet/ and nemo/")
     prepare.add_argument("--jobs", type=int, default=1, help="parallel jobs (default 1)")
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         prepare.add_argument(
             f"--{split}", metavar="SUBSETS", help=f"LibriSpeech: subsets of '{split}', by comma"
         )
+    prepare.add_argument(
+        "--sampling-rate",
+        type=int,
+        metavar="HZ",
+        help="write all audio again at this rate, to audio/ (default: name the corpus's files)",
+    )
     prepare.add_argument("--json", action="store_true", help="print the result as JSON")
 
     check = actions.add_parser("check", help="check training and validation data")
@@ -95,6 +102,7 @@ def _prepare(args: argparse.Namespace) -> int:
         phones=args.phones,
         keep_sa=args.keep_sa,
         subsets={split: names.split(",") for split, names in asked.items()},
+        sampling_rate=args.sampling_rate,
     )
     prepared = prepare_corpus(args.corpus, args.corpus_dir, args.output_dir, options)
     if args.json:

@@ -1,7 +1,7 @@
 """Turns corpora on disk into lhotse manifests, ESPnet data folders and NeMo manifests.
 
-lhotse's ``prepare_*`` recipes do the reading; this module adds splits, customary exclusions and
-checks. A corpus is one function and one line in CORPORA.
+lhotse's ``prepare_*`` recipes do the reading, where there is one; this module adds splits,
+customary exclusions and checks. A corpus is one function and one line in CORPORA.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from lhotse.utils import fastcopy
 from nas_encoder.common.documents import write_lines
 from nas_encoder.data.export import write_espnet_dir, write_nemo_manifest
 from nas_encoder.data.manifests import PREPARED, open_cuts, speaker_of
+from nas_encoder.data.prompts import read_prompts
+from nas_encoder.data.resampling import write_resampled
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("lhotse", "espnet", "nemo")
+WRITTEN = ("lhotse", "espnet", "nemo", "audio")
 PREPARING = "preparing.txt"  # is there while these are being written, and after a kill
 
 Manifests = Mapping[str, Mapping[str, Any]]  # part -> {"recordings": ..., "supervisions": ...}
@@ -48,12 +50,15 @@ class PrepareOptions:
             left out, because training and test would share them.
         subsets: LibriSpeech: split -> subsets, instead of the default (train = all train-*,
             dev = all dev-*, test = all test-*).
+        sampling_rate: Hz at which all audio is written again, to ``audio/{split}/``. None: the
+            manifests name the corpus's own files.
     """
 
     jobs: int = 1
     phones: int = 48
     keep_sa: bool = False
     subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    sampling_rate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class PreparedCorpus:
 
     Attributes:
         corpus: Its name in CORPORA.
-        output_dir: Folder with ``lhotse/SPLIT/``, ``espnet/SPLIT/`` and ``nemo/SPLIT.json``.
+        output_dir: Folder with ``lhotse/SPLIT/``, ``espnet/SPLIT/`` and ``nemo/SPLIT.json``, and
+            ``audio/SPLIT/`` if audio was written.
         splits: Size of each split.
     """
 
@@ -93,7 +99,7 @@ def prepare_corpus(
     """Read a corpus with lhotse's recipe and write it for lhotse, ESPnet and NeMo.
 
     Args:
-        corpus: ``aishell``, ``librispeech`` or ``timit``.
+        corpus: ``aishell``, ``librispeech``, ``prompts`` or ``timit``.
         corpus_dir: Where it was unpacked.
         output_dir: Receives ``lhotse/{split}/{recordings,supervisions,cuts}.jsonl.gz``,
             ``espnet/{split}/`` and ``nemo/{split}.json``, then ``prepared.json``.
@@ -118,7 +124,7 @@ def prepare_corpus(
     _take(output)
     splits = {}
     for split, (recordings, supervisions) in read.items():
-        splits[split] = _write_split(output, split, recordings, supervisions)
+        splits[split] = _write_split(output, split, recordings, supervisions, options.sampling_rate)
     prepared = PreparedCorpus(corpus, output, splits)
     write_lines(output / PREPARED, [json.dumps(prepared.to_dict(), indent=2)])
     (output / PREPARING).unlink()
@@ -153,11 +159,17 @@ def _option_problems(options: PrepareOptions) -> list[str]:
         problems.append(f"phones: must be 60, 48 or 39, got {options.phones}")
     if options.subsets and not options.subsets.get("train"):
         problems.append("subsets: a split 'train' is needed")
+    if options.sampling_rate is not None and options.sampling_rate < 1:
+        problems.append(f"sampling_rate: must be at least 1 Hz, got {options.sampling_rate}")
     return problems
 
 
 def _write_split(
-    output: Path, split: str, recordings: RecordingSet, supervisions: SupervisionSet
+    output: Path,
+    split: str,
+    recordings: RecordingSet,
+    supervisions: SupervisionSet,
+    sampling_rate: int | None,
 ) -> SplitSummary:
     # The recipes list files in file system order, which differs between machines.
     supervisions = SupervisionSet.from_segments(sorted(supervisions, key=lambda s: s.id))
@@ -165,6 +177,10 @@ def _write_split(
     recordings = RecordingSet.from_recordings(by_id[s.recording_id] for s in supervisions)
     cuts = CutSet.from_manifests(recordings=recordings, supervisions=supervisions)
     cuts = open_cuts(CutSet.from_cuts(cut.with_id(cut.supervisions[0].id) for cut in cuts))
+    if sampling_rate is not None:
+        cuts = write_resampled(cuts, output / "audio" / split, sampling_rate)
+        recordings = RecordingSet.from_recordings(cut.recording for cut in cuts)
+        supervisions = SupervisionSet.from_segments(cut.supervisions[0] for cut in cuts)
     folder = output / "lhotse" / split
     contents = {"recordings": recordings, "supervisions": supervisions, "cuts": cuts}
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,6 +300,11 @@ def _read_timit(root: Path, options: PrepareOptions) -> dict[str, Split]:
     return splits
 
 
+def _read_prompts(root: Path, options: PrepareOptions) -> dict[str, Split]:
+    """Asterisk's prompts: ``usr/share/{asterisk/sounds/VOICE,doc/asterisk-core-sounds-*}``."""
+    return read_prompts(root)
+
+
 def _phone_text(segment: Any) -> Any:
     """Replace the words of a text by the aligned phones; keep the words as custom data."""
     phones = [item.symbol for item in segment.alignment["phone"] if item.symbol]
@@ -340,4 +361,5 @@ def _recipe(corpus: str) -> Iterator[None]:
 CORPORA: Registry[Reader] = Registry("corpus")
 CORPORA.add("aishell", _read_aishell)
 CORPORA.add("librispeech", _read_librispeech)
+CORPORA.add("prompts", _read_prompts)
 CORPORA.add("timit", _read_timit)

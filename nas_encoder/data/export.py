@@ -24,7 +24,7 @@ from lhotse.utils import compute_num_samples
 
 from nas_encoder.common.documents import write_lines
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.manifests import speaker_of, text_of
+from nas_encoder.data.manifests import language_of, speaker_of, text_of
 from nas_encoder.data.splitting import is_unicode
 from nas_encoder.errors import DataError
 
@@ -38,6 +38,8 @@ _NOT_A_PATH = re.compile(r".*:\s*[-+]?\d+|.*\[.*\].*|\|.*|.*\|", re.DOTALL)
 
 def write_espnet_dir(cuts: Iterable[Any], folder: str | Path) -> None:
     """Write ``wav.scp``, ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur`` (and ``segments``).
+
+    Where several languages are spoken, ``utt2lang`` too.
 
     All files are sorted by bytes, as Kaldi's and ESPnet's checks require. Where sorting by
     utterance would not sort the speakers too, utterance ids are prefixed with the speaker. An
@@ -64,6 +66,10 @@ def write_espnet_dir(cuts: Iterable[Any], folder: str | Path) -> None:
         "utt2dur": {ids[cut.id]: f"{cut.duration:.6f}" for cut in listed},
         "spk2utt": _spk2utt(ids, speakers),
     }
+    languages = {cut.id: language_of(cut) for cut in listed}
+    (folder / "utt2lang").unlink(missing_ok=True)  # like segments below
+    if len(set(languages.values())) > 1 and all(languages.values()):
+        files["utt2lang"] = {ids[key]: str(language) for key, language in languages.items()}
     if changed := sum(text_of(cut) != files["text"][ids[cut.id]] for cut in listed):
         logger.warning(
             "%s: %d texts lose line breaks or white space at their ends", folder, changed
@@ -113,8 +119,8 @@ def write_nemo_manifest(cuts: Iterable[Any], path: str | Path) -> None:
             row["offset"] = seconds_of(start, rate)
         if speaker_of(cut):
             row["speaker"] = speaker_of(cut)
-        if cut.supervisions and cut.supervisions[0].language:
-            row["lang"] = cut.supervisions[0].language
+        if language := language_of(cut):
+            row["lang"] = language
         rows.append(json.dumps(row, ensure_ascii=False))
     findings.raise_any()
     write_lines(path, rows)

@@ -319,6 +319,11 @@ def speaker_of(cut: Any) -> str | None:
     return cut.supervisions[0].speaker if cut.supervisions else None
 
 
+def language_of(cut: Any) -> str | None:
+    """Return a cut's language, or None if unknown."""
+    return cut.supervisions[0].language if cut.supervisions else None
+
+
 def texts(cuts: Iterable[Any]) -> list[str]:
     """Return the transcripts of cuts, in order; as :func:`transcripts`."""
     return [text for _, text in transcripts(cuts)]

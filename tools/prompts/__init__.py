@@ -1,0 +1,1 @@
+"""Fetches the recorded prompts that Debian packages, and counts what is used of them."""
