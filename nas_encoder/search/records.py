@@ -170,6 +170,8 @@ class TrialRecord(Record):
     latency_ms: float | None = None  # of the encoder, like the other costs; None: not measured
     macs: float | None = None
     parameters: float | None = None
+    memory_mb: float | None = None
+    train_seconds: float | None = None
     epochs: int
     seconds: float
     genotype: str  # hash
@@ -177,8 +179,10 @@ class TrialRecord(Record):
     objectives: Sequence[str]  # minimized by the search: ``error`` or a cost
     errors: Sequence[float]  # the lowest error so far after each epoch
     finished: str | None  # ISO 8601
+    # Proposals outside the budgets that were not trained before it; None: none.
+    refused: int | None = None
 
-    left_out: ClassVar[tuple[str, ...]] = COSTS
+    left_out: ClassVar[tuple[str, ...]] = (*COSTS, "refused")
 
     @property
     def complete(self) -> bool:

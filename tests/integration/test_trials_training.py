@@ -24,6 +24,7 @@ from nas_encoder.search.config.sections import EvolutionConfig, MeasureConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials import run_trials
+from nas_encoder.search.trials.costs import TrialCosts
 from nas_encoder.search.trials.training import TrainingEvaluator
 from nas_encoder.spaces import get_space
 from nas_encoder.training.diverged import DivergedError
@@ -78,6 +79,41 @@ def test_networks_of_every_space_are_trained(corpus: tuple[str, str], space: str
         "parameters": count_parameters(encoder),
         "macs": count_macs(encoder, 300, 16),
     }
+
+
+def test_costs_are_measured_once_and_those_that_budgets_refuse_not_at_all(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    own = TrialCosts._measured
+
+    def counted(self: TrialCosts, genotype: Any, names: Any) -> dict[str, float]:
+        measured.append(genotype.hash)
+        return own(self, genotype, names)
+
+    monkeypatch.setattr(TrialCosts, "_measured", counted)
+    budgets = {"parameters": 3300, "memory_mb": 100, "train_seconds": 1e6, "latency_ms": 1e4}
+    asked = document(
+        "tdnn_chain",
+        objective={**budgets, "at_least": {"parameters": 2900}},
+        measure={"seconds": 0.5, "repeats": 3, "steps": 2},
+        trials={"count": 3},
+    )
+    genotype = run_trials(TrialsConfig.from_dict(asked), corpus[0], tmp_path, valid=corpus[1])
+    rows = RunFolder(tmp_path).rows()
+    assert sorted(set(measured)) == sorted({row["genotype"] for row in rows})
+    assert len(measured) == len(set(measured))
+    assert sum(row.get("refused", 0) for row in rows) > 0
+    found = evaluator(corpus, "tdnn_chain", **{k: asked[k] for k in ("measure", "objective")})
+    for row in rows:
+        assert 2900 <= row["parameters"] <= 3300
+        assert row["latency_ms"] > 0 and row["train_seconds"] > 0
+        again = found.costs(get_space("tdnn_chain").decode(row["vector"]), ["memory_mb"])
+        assert again["memory_mb"] == pytest.approx(row["memory_mb"], rel=0.05)
+        assert row["memory_mb"] > 4e-6 * row["parameters"]
+    assert genotype.provenance["validation"].keys() == {"token_error_rate", "macs", *budgets}
+    with pytest.raises(ConfigError, match="parameters: no network of the space and of this size"):
+        evaluator(corpus, "tdnn_chain", objective={"parameters": 10})
 
 
 def test_nothing_is_trained_twice(

@@ -200,7 +200,7 @@ def test_evolution_beats_random_search() -> None:
 def evaluator_of(config: TrialsConfig, own: int, table: Table) -> TableEvaluator:
     assert config.table is not None
     epochs = config.training.epochs
-    return TableEvaluator(config.table, config.space, config.objectives, epochs, own, table)
+    return TableEvaluator(config.table, config.space, config.costs, epochs, own, table)
 
 
 def evaluator(table: Table, own: int = 0, **lookup: Any) -> TableEvaluator:

@@ -285,11 +285,13 @@ class MeasureConfig(Declared):
         seconds: Length of the one utterance.
         threads: CPU threads, for latencies.
         repeats: Timed calls; their median is the latency.
+        steps: Timed training steps, for ``train_seconds``.
     """
 
     seconds: float = option(3.0, number(0.1, 3600))
     threads: int = option(1, integer(1, 1024))
     repeats: int = option(10, integer(1, 10**6))
+    steps: int = option(5, integer(1, 10**5))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from nas_encoder.common.fields import choice, network_options, option, section, text, tuple_of
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
+from nas_encoder.network.budgets import TrialBudgets
 from nas_encoder.registry import Names
 from nas_encoder.search.config.sections import (
     SEEDS,
@@ -42,7 +43,9 @@ class TrialsConfig(DataConfig, Named):
         network: Options of :func:`~nas_encoder.network.build_encoder` for the trials' networks,
             without ``input_size``.
         objectives: Quantities to minimize: ``error``, the lowest validation token error rate of
-            any epoch so far, in %; and ``latency_ms``, ``macs`` or ``parameters``.
+            any epoch so far, in %; and ``latency_ms``, ``macs``, ``parameters``, ``memory_mb`` or
+            ``train_seconds`` (see :class:`~nas_encoder.network.budgets.TrialBudgets`).
+        objective: Budgets: genotypes outside are not trained and do not count as trials.
         pruning: Null for none, except that ``hyperband`` always prunes.
         seeds: Search with each in turn; the genotype with the lowest error is the result. Empty for
             the one seed of the command line.
@@ -58,8 +61,15 @@ class TrialsConfig(DataConfig, Named):
     evolution: EvolutionConfig = option(EvolutionConfig, section(EvolutionConfig))
     pruning: PruningConfig | None = option(None, section(PruningConfig))
     measure: MeasureConfig = option(MeasureConfig, section(MeasureConfig))
+    objective: TrialBudgets = option(TrialBudgets, section(TrialBudgets))
     table: LookupConfig | None = option(None, section(LookupConfig))
     seeds: tuple[int, ...] = option((), SEEDS)
+
+    @property
+    def costs(self) -> list[str]:
+        """The quantities that objectives and budgets need of a trial."""
+        minimized = [name for name in self.objectives if name != ERROR]
+        return list(dict.fromkeys([*minimized, *self.objective.limited]))
 
     @property
     def study_name(self) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.budgets import ObjectiveConfig, readable
+from nas_encoder.network.budgets import ObjectiveConfig
 from nas_encoder.search.records import Cost
 from nas_encoder.spaces import SearchSpace
 from nas_encoder.spaces.base import LATENCY
@@ -34,15 +34,12 @@ class Objective:
     costs: Costs
 
     def __post_init__(self) -> None:
-        problems = []
-        for name, budget in self.config.budgets.items():
-            if name not in self.costs.quantities:
-                problems.append(f"{name}: is not known for networks of this space")
-            elif budget < (least := self.costs.cheapest(name)):
-                problems.append(
-                    f"{name}: no network of the space and of this size costs less than "
-                    f"{readable(name, least)}, the budget is {readable(name, budget)}"
-                )
+        problems = [
+            f"{name}: is not known for networks of this space"
+            for name in self.config.budgets
+            if name not in self.costs.quantities
+        ]
+        problems += self.config.beyond_reach(self.costs)
         if problems:
             raise ConfigError("objective", problems)
 

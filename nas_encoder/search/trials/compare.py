@@ -206,7 +206,7 @@ class Comparison:
         )
         assert config.table is not None
         return config, TableEvaluator(
-            config.table, config.space, config.objectives, config.training.epochs, seed, self.table
+            config.table, config.space, config.costs, config.training.epochs, seed, self.table
         )
 
     def _search(self, algorithm: str, seed: int) -> tuple[list[tuple[int, float]], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from nas_encoder.data.fingerprint import Fingerprint
@@ -41,8 +41,8 @@ class Evaluator(Protocol):
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Yield the lowest error so far after each epoch, in %."""
 
-    def costs(self, genotype: Genotype) -> dict[str, float]:
-        """Return the costs that are objectives or cheap to determine."""
+    def costs(self, genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
+        """Return the costs that are cheap to determine, and the quantities ``names``."""
 
 
 class TableEvaluator:
@@ -54,13 +54,13 @@ class TableEvaluator:
     Args:
         lookup: Names the table and its trainings.
         space: The searched space.
-        objectives: What the table must provide.
+        costs: The costs that the table must provide.
         epochs: Epochs of an evaluation, if not all trained ones count.
         seed: Seed of the search; selects the trainings.
         table: The table, if it is not to be read.
 
     Raises:
-        ConfigError: The table is of another space, or lacks an objective.
+        ConfigError: The table is of another space, or lacks a cost.
         DataError: The table cannot be read.
     """
 
@@ -68,7 +68,7 @@ class TableEvaluator:
         self,
         lookup: LookupConfig,
         space: str,
-        objectives: Sequence[str],
+        costs: Sequence[str],
         epochs: int | None,
         seed: int,
         table: Table | None = None,
@@ -78,7 +78,7 @@ class TableEvaluator:
         whole = get_space(space)
         self.space: TrialSpace = whole
         self.target, self.device = lookup.target, lookup.device
-        problems = self._problems(lookup, space, objectives)
+        problems = self._problems(lookup, space, costs)
         if problems:
             raise ConfigError(f"table {lookup.source}", problems)
         seeds = self.table.seeds_of(self.target)
@@ -95,7 +95,7 @@ class TableEvaluator:
     def _target(self) -> int:
         return max(self.table.targets) if self.target is None else self.target
 
-    def _problems(self, lookup: LookupConfig, space: str, objectives: Sequence[str]) -> list[str]:
+    def _problems(self, lookup: LookupConfig, space: str, costs: Sequence[str]) -> list[str]:
         table, problems = self.table, []
         if table.space != space:
             return [f"is of the space '{table.space}', the search of '{space}'"]
@@ -107,19 +107,18 @@ class TableEvaluator:
             seed, seeds = lookup.seed, table.seeds_of(self.target)
             if seed is not None and seed not in seeds:
                 problems.append(f"table.seed: must be one of {seeds}, got {seed}")
-        if "latency_ms" in objectives:
+        if "latency_ms" in costs:
             if self.device is None and len(table.devices) == 1:
                 self.device = table.devices[0]
             elif self.device not in table.devices:
                 problems.append(
                     f"table.device: must be one of {table.devices}, got {self.device!r}"
                 )
-        problems += [
-            f"objectives: it does not know '{name}' of every architecture"
-            for name, column in _STATIC.items()
-            if name in objectives
-            and not (table.static and all(column in row for row in table.static.values()))
-        ]
+        for name in costs:
+            column = _STATIC.get(name)
+            known = table.static and all(column in row for row in table.static.values())
+            if name != "latency_ms" and not known:
+                problems.append(f"costs: it does not know '{name}' of every architecture")
         return problems
 
     def identity(self) -> dict[str, Any]:
@@ -152,7 +151,7 @@ class TableEvaluator:
             best = min(best, 100.0 * error)
             yield best
 
-    def costs(self, genotype: Genotype) -> dict[str, float]:
+    def costs(self, genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
         """Return the costs in the table."""
         key = model_hash(genotype)
         static: Mapping[str, Any] = self.table.static.get(key, {})

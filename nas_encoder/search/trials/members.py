@@ -5,9 +5,30 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import SearchSpace
+
+
+class TrialSpace(Protocol):
+    """What trials are drawn from: a :class:`~nas_encoder.spaces.SearchSpace`, or a part of one."""
+
+    @property
+    def bounds(self) -> list[int]:
+        """Number of values of each choice of :meth:`encode`."""
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """Draw a genotype."""
+
+    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        """Return a genotype near another one."""
+
+    def encode(self, genotype: Genotype) -> list[int]:
+        """Return the choices as integers."""
+
+    def decode(self, vector: Sequence[int]) -> Genotype:
+        """Return the genotype of a vector of choices."""
 
 
 class Members:
@@ -44,9 +65,6 @@ class Members:
             distances = [distance(vector, other) for other in self.vectors]
             self._nearest[vector] = self.genotypes[distances.index(min(distances))]
         return self._nearest[vector]
-
-
-TrialSpace = SearchSpace | Members  # what trials are drawn from
 
 
 def distance(a: Sequence[int], b: Sequence[int]) -> int:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import Named
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import COSTS
-from nas_encoder.search.trials.study import COST, ERRORS, result_of
+from nas_encoder.search.trials.samplers import is_outside
+from nas_encoder.search.trials.storage import REDRAWN
+from nas_encoder.search.trials.study import COST, ERRORS, finished, result_of
 from nas_encoder.spaces import get_space
 
 FRONT = "front"
@@ -22,10 +26,10 @@ FRONT = "front"
 
 def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
     """Return a record of every finished trial, in the order of finishing."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    found = []
+    done, found = finished(study), []
+    refused = _refused(study, done)
     for place, trial in enumerate(sorted(done, key=lambda t: (t.datetime_complete, t.number)), 1):
-        known, finished = result_of(trial), trial.datetime_complete
+        known, ended = result_of(trial), trial.datetime_complete
         record = TrialRecord(
             trial=place,
             number=trial.number,
@@ -38,9 +42,21 @@ def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
             vector=known["vector"],
             objectives=list(objectives),
             errors=known[ERRORS],
-            finished=None if finished is None else finished.isoformat("T", "seconds"),
+            finished=None if ended is None else ended.isoformat("T", "seconds"),
+            refused=(refused[trial.number] + known.get(REDRAWN, 0)) or None,
         )
         found.append(record)
+    return found
+
+
+def _refused(study: Study, done: Sequence[FrozenTrial]) -> Counter[int]:
+    """Return how many trials outside the budgets were before each finished one, by number."""
+    numbers = sorted(trial.number for trial in done)
+    found: Counter[int] = Counter()
+    for trial in study.get_trials(deepcopy=False):
+        if is_outside(trial) and numbers and trial.state == TrialState.COMPLETE:
+            place = bisect.bisect(numbers, trial.number)
+            found[numbers[min(place, len(numbers) - 1)]] += 1
     return found
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord
+from nas_encoder.search.trials.budget import Affordable, Budget
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 from nas_encoder.tables import STRATEGIES
 from nas_encoder.training.holding import STUDY
@@ -80,7 +82,7 @@ def run_trials(
             rule = "table: errors are looked up in it; omit --train and --valid"
             raise ConfigError("search", [rule])
         evaluator = TableEvaluator(
-            config.table, config.space, config.objectives, config.training.epochs, seed
+            config.table, config.space, config.costs, config.training.epochs, seed
         )
     elif train is None or valid is None:
         rule = "is needed: the trials train networks (only with a table they do not)"
@@ -90,6 +92,11 @@ def run_trials(
         from nas_encoder.search.trials.training import TrainingEvaluator
 
         evaluator = TrainingEvaluator(config, train, valid, seed)
+    budget, space = None, evaluator.space
+    if config.objective.limited:
+        budget = Budget(config.objective, evaluator.costs)
+        budget.require_one(space, seed)
+        space = Affordable(space, budget)
     folder = RunFolder(output)
     run: dict[str, Any] = {
         "seed": seed,
@@ -112,7 +119,7 @@ def run_trials(
             store = Storage(url, config.trials)
             stack.callback(store.close)
             with quiet(), reading_study(store.shown):
-                sampler = build_sampler(config, evaluator.space, seed)
+                sampler = build_sampler(config, space, seed)
                 study = optuna.create_study(
                     storage=store.rdb,
                     sampler=sampler,
@@ -143,7 +150,8 @@ def run_trials(
                 written = time.monotonic()
 
         count = config.trials.count
-        own = Worker(study, store, config.objectives, count, evaluator, record).run()
+        worker = Worker(study, store, config.objectives, count, evaluator, record, budget)
+        own = worker.run()
         records = records_of(study, config.objectives)
         folder.write_records(records)
         run = {**run, **folder.run()}
@@ -206,7 +214,8 @@ def _require_recorded(folder: RunFolder, read: Callable[[], list[TrialRecord]]) 
         recorded = []
     known = read()  # only now: another worker may just have finished a trial
     study = {trial.number: trial for trial in known}
-    lost = [trial for trial in recorded if study.get(trial.number) != trial]
+    # Another worker may have told later that a trial was refused.
+    lost = [t for t in recorded if not _same(study.get(t.number), t)]
     if lost:
         raise CheckpointError(
             str(folder.metrics),
@@ -216,3 +225,8 @@ def _require_recorded(folder: RunFolder, read: Callable[[], list[TrialRecord]]) 
             ],
         )
     folder.write_records(known)
+
+
+def _same(one: TrialRecord | None, other: TrialRecord) -> bool:
+    """Return whether two records are of the same result."""
+    return one is not None and replace(one, refused=None) == replace(other, refused=None)

@@ -24,6 +24,7 @@ from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.tables import STRATEGIES
 
 Distributions = dict[str, BaseDistribution]
+OUTSIDE = "outside"  # the costs of a genotype outside the budgets
 
 
 def distributions(space: TrialSpace) -> Distributions:
@@ -45,9 +46,17 @@ def suggest(trial: Trial, space: TrialSpace) -> list[int]:
     return vector
 
 
+def is_outside(trial: FrozenTrial) -> bool:
+    """Return whether a trial's genotype is outside the budgets, so that it was not trained."""
+    return OUTSIDE in trial.user_attrs
+
+
 def is_live(trial: FrozenTrial) -> bool:
-    """Return whether a trial counts: waiting, running, complete or pruned, but not failed."""
-    return trial.state != TrialState.FAIL
+    """Return whether a trial counts: waiting, running, complete or pruned.
+
+    One that failed or is outside the budgets does not.
+    """
+    return trial.state != TrialState.FAIL and not is_outside(trial)
 
 
 def rank_of(study: Study, number: int) -> int:
@@ -72,6 +81,9 @@ class SpaceSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the parameters of the trial's genotype."""
+        given = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+        if not trial.state.is_finished() and given.keys() >= self._distributions.keys():
+            return given  # it is to be run with these
         vector = self.space.encode(self._genotype(study))
         return dict(zip(self._distributions, vector, strict=True))
 
@@ -100,7 +112,8 @@ class EvolutionSampler(SpaceSampler):
         self.sample = sample
 
     def _genotype(self, study: Study) -> Genotype:
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done = [trial for trial in complete if not is_outside(trial)]
         oldest_first = sorted(done, key=lambda trial: (trial.datetime_complete, trial.number))
         alive = oldest_first[-self.population :]
         if len(alive) < self.population:
@@ -114,9 +127,9 @@ class EvolutionSampler(SpaceSampler):
 class RepeatableSampler(BaseSampler):
     """A fresh sampler for every trial, seeded by the search's seed and the trial's rank.
 
-    The rank is among the trials that count, so the next trial depends only on the trials in the
-    storage: a killed search resumes as if it had not been killed, and two workers never draw the
-    same numbers. ``make`` makes a sampler from a seed.
+    The rank is among the trials that have not failed, so the next trial depends only on the trials
+    in the storage: a killed search resumes as if it had not been killed, and two workers never draw
+    the same numbers. ``make`` makes a sampler from a seed.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -128,7 +141,8 @@ class RepeatableSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of the trial."""
         # Hyperband's pruner passes a part of the study, in which ranks would repeat.
-        place = rank_of(self.study or study, trial.number)
+        trials = (self.study or study).get_trials(deepcopy=False)
+        place = sum(t.number < trial.number and t.state != TrialState.FAIL for t in trials)
         self._inner = self._make(derive_seed(self._seed, 2, place))
         self._inner.before_trial(study, trial)
 

@@ -23,6 +23,8 @@ from nas_encoder.search.config.sections import StudyConfig
 from nas_encoder.search.trials.processes import is_dead
 
 WORKER = "worker"
+REDRAWN = "redrawn"  # genotypes outside the budgets that were drawn before a trial's own
+_KEPT = (REDRAWN,)  # what a trial that is run again inherits
 _ATTEMPTS = 5
 
 
@@ -115,7 +117,8 @@ class Storage:
     def _retry(self, study: Study, trial: FrozenTrial) -> None:
         """Requeue the parameters of a failed trial, without its results."""
         fresh = copy.deepcopy(trial)
-        fresh.user_attrs = {}  # drops the dead worker's name too
+        kept = {name: trial.user_attrs[name] for name in _KEPT if name in trial.user_attrs}
+        fresh.user_attrs = kept  # drops the dead worker's name too
         fresh.system_attrs = {
             name: value
             for name, value in trial.system_attrs.items()

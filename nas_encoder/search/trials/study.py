@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from nas_encoder.common.sealed import ANEW
 from nas_encoder.errors import CheckpointError
 from nas_encoder.search.strategies import ERROR
+from nas_encoder.search.trials.budget import Budget
 from nas_encoder.search.trials.evaluate import Evaluator
 from nas_encoder.search.trials.processes import this_process
-from nas_encoder.search.trials.samplers import is_live, rank_of, suggest
-from nas_encoder.search.trials.storage import WORKER, Storage, quiet
+from nas_encoder.search.trials.samplers import OUTSIDE, is_live, is_outside, rank_of, suggest
+from nas_encoder.search.trials.storage import REDRAWN, WORKER, Storage, quiet
 from nas_encoder.training.stopping import stop_if_requested
 
 logger = logging.getLogger(__name__)
@@ -33,12 +35,39 @@ _TELL = 10.0  # seconds between log lines
 _POLL = 0.5  # seconds between checks of other workers' trials
 
 
-def evaluate(study: Study, trial: Trial, objectives: Sequence[str], evaluator: Evaluator) -> None:
-    """Run one trial and report its result to the study; nothing is trained twice."""
+def evaluate(
+    study: Study,
+    trial: Trial,
+    objectives: Sequence[str],
+    evaluator: Evaluator,
+    budget: Budget | None = None,
+) -> bool:
+    """Run one trial and report its result to the study; nothing is trained twice.
+
+    A genotype outside the budget is not trained: its trial is complete for Optuna, with
+    constraints that are violated (by the |log(cost / bound)|) and an infinite error.
+
+    Returns:
+        Whether the trial counts, since it is within the budget.
+    """
     began, space = time.monotonic(), evaluator.space
     genotype = evaluator.nearest(space.decode(suggest(trial, space)))
+    if budget is not None and budget.redrawn:
+        trial.set_user_attr(REDRAWN, budget.redrawn)
+        budget.redrawn = 0
     known = _known(study, genotype.hash, evaluator.epochs)
-    costs = evaluator.costs(genotype) if known is None else known[COST]
+    names = [name for name in objectives if name != ERROR]
+    if known is None and budget is not None:
+        excess = budget.excess(genotype)
+        if excess:
+            costs = evaluator.costs(genotype, list(excess))
+            trial.set_user_attr(OUTSIDE, costs)
+            for name, value in excess.items():
+                trial.set_constraint(name, value)
+            study.tell(trial, [costs.get(name, math.inf) for name in objectives])
+            return False
+        names += budget.limits.limited
+    costs = evaluator.costs(genotype, names) if known is None else known[COST]
     source = evaluator.errors(genotype) if known is None else iter(known[ERRORS])
     errors: list[float] = []
     pruned = False
@@ -56,6 +85,8 @@ def evaluate(study: Study, trial: Trial, objectives: Sequence[str], evaluator: E
         "genotype": genotype.hash,
         "vector": space.encode(genotype),
     }
+    if redrawn := trial.user_attrs.get(REDRAWN):
+        result[REDRAWN] = redrawn
     values = [errors[-1] if name == ERROR else costs[name] for name in objectives]
     result["seal"] = _seal(result, trial.params, [] if pruned else values)
     trial.set_user_attr(RESULT, result)  # at once: each attribute is a transaction
@@ -63,6 +94,7 @@ def evaluate(study: Study, trial: Trial, objectives: Sequence[str], evaluator: E
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, values)
+    return True
 
 
 def _seal(result: Mapping[str, Any], params: Mapping[str, Any], values: Sequence[float]) -> str:
@@ -94,10 +126,18 @@ def result_of(trial: FrozenTrial) -> dict[str, Any]:
 def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
     """Return the result of a complete trial of the same genotype, to reuse it."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if is_outside(trial):
+            continue
         found = result_of(trial)
         if found["genotype"] == genotype and len(found[ERRORS]) == epochs:
             return found
     return None
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """Return the finished trials, without those outside the budget."""
+    done = study.get_trials(deepcopy=False, states=DONE)
+    return [trial for trial in done if not is_outside(trial)]
 
 
 @dataclass(frozen=True)
@@ -107,8 +147,8 @@ class Worker:
     Exactly ``count`` trials are finished in the end, with any number of workers, which may die at
     any moment:
 
-    * a trial counts unless it has failed, and runs only if fewer than ``count`` trials with a lower
-      number count, so there are never more;
+    * a trial counts unless it has failed or is outside the budget, and runs only if fewer than
+      ``count`` trials with a lower number count, so there are never more;
     * a dead worker's trial fails and is replaced, so there are never fewer.
 
     The study has been opened with its sampler and pruner; ``on_finish`` is called after each trial
@@ -121,6 +161,7 @@ class Worker:
     count: int
     evaluator: Evaluator
     on_finish: Callable[[], Any]
+    budget: Budget | None = None
 
     def run(self) -> int:
         """Work until the study is finished; return the number of this worker's trials."""
@@ -159,7 +200,7 @@ class Worker:
                     )
 
     def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=DONE)
+        return finished(self.study)
 
     def _work_left(self) -> bool:
         trials = [t for t in self.study.get_trials(deepcopy=False) if is_live(t)]
@@ -177,7 +218,7 @@ class Worker:
                     # Another worker was faster.
                     self.study.tell(trial, state=TrialState.FAIL)
                     return False
-                evaluate(self.study, trial, self.objectives, self.evaluator)
+                counts = evaluate(self.study, trial, self.objectives, self.evaluator, self.budget)
         except UpdateFinishedTrialError:
             # This process sent no heartbeat for so long that another one took over its trial.
             logger.warning("trial %d was given to another worker", number)
@@ -186,4 +227,6 @@ class Worker:
             found = self.study.get_trials(deepcopy=False)
             self.storage.put_back(self.study, next(t for t in found if t.number == number))
             raise
-        return True
+        if self.budget is not None:
+            self.budget.require_hope()
+        return counts

@@ -5,9 +5,10 @@ B batch, T frames, F frequency bins, S subsampling, V tokens.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_encoder.common.seeding import derive_seed, one_thread
-from nas_encoder.deploy.latency import BenchSettings, measuring
+from nas_encoder.common.seeding import derive_seed
+from nas_encoder.deploy.timing import quiet_clock, seconds_of
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
-from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.trials.costs import TrialCosts
 from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
@@ -33,6 +34,8 @@ from nas_encoder.training.steps import Objective, WeightSteps, ctc_loss, feasibl
 from nas_encoder.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+_BATCHES = 8  # on which training is timed
 
 
 class TrainingEvaluator:
@@ -56,7 +59,7 @@ class TrainingEvaluator:
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
         # All trials have the same data: what the finest network can use.
         rates = get_space(config.space).frame_rates(probe.config)
-        self.min_length, self._finest = rates.min_length, rates.finest
+        self._finest = rates.finest
         self.fabric = open_fabric(config.trainer)
         use_deterministic_algorithms(config.trainer, self.fabric)
         data = open_data(
@@ -72,6 +75,20 @@ class TrainingEvaluator:
         self._train = data.loader(data.cuts["train"], train=True)
         self._valid = data.loader(scored, train=False)
         self._told: set[int] = set()  # time strides whose utterances were named
+        frames = max(rates.min_length, round(config.measure.seconds / config.features.frame_shift))
+        self._costs = TrialCosts(
+            get_space(config.space),
+            probe.config,
+            frames,
+            config.measure,
+            "cuda" if self.fabric.device.type == "cuda" else "cpu",
+            seed,
+            self._encoder,
+            self._train_seconds,
+        )
+        if config.objective.budgets and self._costs.counted is not None:
+            if problems := config.objective.beyond_reach(self._costs.counted):
+                raise ConfigError("objective", problems)
 
     def _encoder(self, genotype: Genotype) -> nn.Module:
         size = self.config.features.num_mel_bins
@@ -97,11 +114,7 @@ class TrainingEvaluator:
         all count in the error.
         """
         weights, train = self.config.training, self._train
-        torch.manual_seed(derive_seed(self.seed, 0))
-        encoder = self._encoder(genotype)
-        network = CtcNetwork(encoder, len(self.tokens)).to(self.fabric.device)
-        optimizer, objective = weights_optimizer(weights, network), self._objective(encoder)
-        steps = WeightSteps(self.fabric, network, optimizer, weights.grad_clip, objective)
+        steps = self._steps(genotype)
         total, before, best, reached = self.epochs * len(train), 0, 100.0, 0
         trainer = Trainer(
             steps,
@@ -120,6 +133,15 @@ class TrainingEvaluator:
         except DivergedError as error:
             logger.warning("genotype %s: %s", genotype.hash, error)
             yield from [best] * (self.epochs - reached)
+
+    def _steps(self, genotype: Genotype) -> WeightSteps:
+        """Return the steps of a new network."""
+        weights = self.config.training
+        torch.manual_seed(derive_seed(self.seed, 0))
+        encoder = self._encoder(genotype)
+        network = CtcNetwork(encoder, len(self.tokens)).to(self.fabric.device)
+        optimizer, objective = weights_optimizer(weights, network), self._objective(encoder)
+        return WeightSteps(self.fabric, network, optimizer, weights.grad_clip, objective)
 
     def _objective(self, encoder: Any) -> Objective:
         """Return the loss; name the utterances that it leaves out, once for each time stride."""
@@ -141,21 +163,20 @@ class TrainingEvaluator:
             )
         return feasible_ctc_loss
 
-    def costs(self, genotype: Genotype) -> dict[str, float]:
-        """Return the encoder's parameters, multiply-adds and, if an objective, latency."""
-        measure, features = self.config.measure, self.config.features
-        frames = max(self.min_length, round(measure.seconds / features.frame_shift))
-        torch.manual_seed(derive_seed(self.seed, 0))
-        encoder = self._encoder(genotype).eval()
-        with one_thread():
-            macs = count_macs(encoder, frames, features.num_mel_bins)
-        found = {"parameters": float(count_parameters(encoder)), "macs": float(macs)}
-        if "latency_ms" in self.config.objectives:
-            device = "cuda" if self.fabric.device.type == "cuda" else "cpu"
-            encoder = encoder.to(device)
-            x = torch.randn(1, frames, features.num_mel_bins, device=device)
-            lengths = torch.tensor([frames], device=device)
-            settings = BenchSettings(device, measure.threads, seconds=0, repeats=measure.repeats)
-            with measuring(settings) as timed:
-                found["latency_ms"] = timed(lambda: encoder(x, lengths))
-        return found
+    def costs(self, genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
+        """Return the encoder's parameters, multiply-adds and the quantities ``names``."""
+        return self._costs.of(genotype, names)
+
+    def _train_seconds(self, genotype: Genotype) -> float:
+        """Return the seconds that training takes for an hour of speech, on a few batches."""
+        features, batch = self.config.features, self.config.batch
+        steps, clock = self._steps(genotype), quiet_clock(self.fabric.device)
+        batches = itertools.cycle(list(itertools.islice(epoch_of(self._train, 0), _BATCHES)))
+        spent, frames = 0.0, 0
+        for number in range(1 + self.config.measure.steps):
+            group = [b.to(self.fabric.device) for b in itertools.islice(batches, batch.accumulate)]
+            seconds = seconds_of(partial(steps.weight_step, group, 0.0), clock)
+            if number:  # the first warms up
+                spent += seconds
+                frames += sum(int(b.feature_lengths.sum()) for b in group)
+        return 3600.0 * spent / (frames * features.frame_shift)
