@@ -1,0 +1,1 @@
+"""Encoders of residual blocks: Transformers, Conformers, Branchformers, FSMN and all between."""

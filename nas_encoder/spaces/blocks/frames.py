@@ -1,0 +1,28 @@
+"""What the modules of a stage know of the frames of a batch.
+
+B batch, T frames, C width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Frames:
+    """The frames of one stage.
+
+    Attributes:
+        mask: (B, T), true for the frames of utterances; None if no utterance is padded.
+        relative: (2T - 1, C) sinusoids of the relative positions T - 1, ..., 0, ..., 1 - T (a key's
+            distance into the past is positive), once for all blocks; None if no module asks.
+    """
+
+    mask: Tensor | None = None
+    relative: Tensor | None = None
+
+    def clear(self, x: Tensor) -> Tensor:
+        """Set the padding frames of (B, T, C) to zero, as before all that mixes time."""
+        return x if self.mask is None else x.masked_fill(~self.mask.unsqueeze(-1), 0.0)
