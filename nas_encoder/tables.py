@@ -17,6 +17,7 @@ SPACES.refer("darts", "nas_encoder.spaces.cells.space:DARTS")
 SPACES.refer("asr_revised", "nas_encoder.spaces.cells.space:ASR_REVISED")
 SPACES.refer("tdnn_chain", "nas_encoder.spaces.tdnn_chain.space:TDNN_CHAIN")
 SPACES.refer("nasbench_asr", "nas_encoder.spaces.nasbench_asr.space:NASBENCH_ASR")
+SPACES.refer("blocks", "nas_encoder.spaces.blocks.space:BLOCKS")
 
 # Builders of the operations on the edges of cells, see nas_encoder.ops.
 OPERATIONS: Registry[Any] = Registry("operation", INSTALLED)

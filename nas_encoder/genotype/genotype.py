@@ -52,9 +52,10 @@ class Genotype:
                 subject, [f"must be a mapping, got {type(document).__name__} {show(document)}"]
             )
         space = problems.choice(document.get("space"), "space", "search space", SPACES)
-        own = SPACES[space].keys if space else ()
         if space:
-            problems.mapping(document, "", ("schema", "name", "space", *own), ("provenance",))
+            own, more = SPACES[space].keys, SPACES[space].more_keys
+            required = ("schema", "name", "space", *own)
+            problems.mapping(document, "", required, (*more, "provenance"))
         else:  # the other allowed keys are unknown
             for key in ("schema", "name"):
                 if key not in document:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,15 @@ from nas_encoder.spaces import SPACES, get_space
 if TYPE_CHECKING:
     from torch import nn
 
+_FEATURES = 40
+
 
 def build_encoder(
     genotype: str | Path | Mapping[str, Any] | Genotype,
-    input_size: int = 40,
-    channels: int = 24,
-    layers: int = 17,
-    output_size: int = 512,
+    input_size: int = _FEATURES,
+    channels: int | None = None,
+    layers: int | None = None,
+    output_size: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build the encoder of a genotype.
@@ -29,10 +30,13 @@ def build_encoder(
         genotype: A zoo name, a path, the document as a mapping, or a genotype.
         input_size: F, frequency bins of the features.
         channels: C, initial channels; of a chain, the width of its layers; of NAS-Bench-ASR,
-            the filters of its first block.
-        layers: L, number of cells; ignored for a chain, whose genotype lists all blocks, and for
-            NAS-Bench-ASR (``block_cells``).
-        output_size: D, features of an output frame.
+            the filters of its first block; None for 24. Of a block encoder, the width of its
+            widest stage; None for the genotype's.
+        layers: L, number of cells; None for 17; ignored for a chain, whose genotype lists all
+            blocks, and for NAS-Bench-ASR (``block_cells``). Of a block encoder, its blocks; None
+            for the genotype's.
+        output_size: D, features of an output frame; None for 512, of a block encoder for the
+            width of its last stage.
         **options: The other fields of the space's ``options``, for example
             :class:`~nas_encoder.spaces.cells.config.CellConfig`.
 
@@ -44,26 +48,16 @@ def build_encoder(
         GenotypeError: The genotype cannot be loaded.
         ConfigError: An option is unknown or breaks its rule; all are listed.
     """
-    sizes = {
-        "input_size": input_size,
-        "channels": channels,
-        "layers": layers,
-        "output_size": output_size,
-    }
-    return _build(load_genotype(genotype), {**sizes, **options})
-
-
-_SIZES = {
-    name: parameter.default
-    for name, parameter in inspect.signature(build_encoder).parameters.items()
-    if isinstance(parameter.default, int)
-}
+    given = {"channels": channels, "layers": layers, "output_size": output_size}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    return _build(load_genotype(genotype), {"input_size": input_size, **sizes, **options})
 
 
 def _build(
     genotype: Genotype, options: Mapping[str, Any], words: Mapping[str, str] | None = None
 ) -> nn.Module:
     space = get_space(genotype.space)
+    options = {"input_size": _FEATURES, **space.sizes, **options}
     subject = f"encoder of genotype '{genotype.name}'"
     config = space.options.from_dict(options, subject, words, genotype.architecture)
     return space.network.build(genotype, config)
@@ -91,7 +85,7 @@ def try_build_encoder(
             wrong = [f"genotype ({error.subject}): {line}" for line in error.problems]
     try:
         if loaded is not None:
-            return _build(loaded, {**_SIZES, **options}, words), []
+            return _build(loaded, options, words), []
         next(iter(SPACES.values())).options.from_dict(options, words=words)
     except ProblemsError as error:
         wrong += error.problems

@@ -58,7 +58,7 @@ class TappedEncoder(nn.Module):
             choices and the dropout probability.
         encode: Called with (B, T, F), checked; lengths (B,), or None if no utterance is padded;
             the :class:`Taps`, to be asked after each part of the network; and the choices. It
-            returns (B, ceil(T / S), D).
+            returns (B, T', D), T' = output_lengths(T), in most encoders ceil(T / S).
     """
 
     graphs_are_padded = True
@@ -67,14 +67,18 @@ class TappedEncoder(nn.Module):
     possible_taps: tuple[int, ...]
     encode: Callable[..., Tensor]
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, subsampling_factor: int | None = None) -> None:
         super().__init__()
         self.config = config
         self.conditioning = bool(getattr(config, "conditioning", True))
         self.input_size = int(config.input_size)
         self.output_size = int(config.output_size)
-        self.subsampling_factor = int(config.subsampling_factor)
+        self.subsampling_factor = int(subsampling_factor or config.subsampling_factor)
         self.min_length = self.subsampling_factor
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Return the output frames of utterances of (B,) ``lengths`` frames."""
+        return reduced_lengths(lengths, self.subsampling_factor)
 
     def forward(self, x: Tensor, lengths: Tensor, *choices: Any) -> tuple[Tensor, Tensor]:
         """Encode a padded batch of utterances.
@@ -85,7 +89,8 @@ class TappedEncoder(nn.Module):
             *choices: For a supernet only; see its class.
 
         Returns:
-            (B, ceil(T / S), D), zero in padding frames, and (B,) ceil(lengths / S).
+            (B, T', D), zero in padding frames, and (B,) :meth:`output_lengths`, in most encoders
+            ceil(lengths / S).
 
         Raises:
             InputError: A shape or length is wrong, or a valid frame is not finite (checked in
@@ -132,7 +137,7 @@ class TappedEncoder(nn.Module):
             condition if self.conditioning else None,
         )
         output = self.encode(x, lengths if padded else None, record, *choices)
-        return output, reduced_lengths(lengths, self.subsampling_factor), record.found
+        return output, self.output_lengths(lengths), record.found
 
     def parts(self) -> list[dict[str, Any]]:
         """Return the name (``part``) and the ``parameters`` of each part, in order."""

@@ -82,6 +82,9 @@ class SearchSpace(ABC):
         options: Dataclass of everything but the genotype that its networks are built from.
         section: Dataclass of the section ``network`` of a search.
         keys: The space's own keys of a genotype document, all required.
+        more_keys: Its keys that may be missing.
+        sizes: Options of its networks where :func:`~nas_encoder.network.build_encoder` is given
+            none, instead of their defaults.
         features: A subset of :data:`LEARNED_EDGES` (edges can have parameters of their own),
             :data:`LIMITS` (dropout after, and limits on, chosen operations) and :data:`LATENCY`
             (the parts of its networks can be measured separately: ``costs.pieces``).
@@ -99,6 +102,8 @@ class SearchSpace(ABC):
     options: ClassVar[type[NetworkOptions]]
     section: ClassVar[type[SearchedNetwork]] = SearchedNetwork
     keys: ClassVar[tuple[str, ...]]
+    more_keys: ClassVar[tuple[str, ...]] = ()
+    sizes: ClassVar[Mapping[str, int]] = {"channels": 24, "layers": 17, "output_size": 512}
     features: ClassVar[frozenset[str]] = frozenset()
     zero: ClassVar[str | None] = None
     weightless: ClassVar[tuple[str, ...]] = ()

@@ -10,6 +10,7 @@ from typing import Any
 
 from nas_encoder.common.fields import Declared, choice, flag, integer, option, tuple_of
 from nas_encoder.common.problems import Problems
+from nas_encoder.errors import ConfigError
 from nas_encoder.spaces.blocks.parts import (
     FRONTS,
     MODULES,
@@ -152,6 +153,15 @@ class BlockArchitecture(Declared):
         for stage in self.stages:
             yield from [stage] * stage.blocks
 
+    def possible_taps(self) -> tuple[int, ...]:
+        """Return the blocks, counted from 1, whose outputs have the final one's rate and width."""
+        last = self.stages[-1]
+        return tuple(
+            number
+            for number, stage in enumerate(list(self.blocks())[:-1], 1)
+            if (stage.width, stage.reduction) == (last.width, last.reduction)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the YAML form."""
         default = BlockArchitecture()
@@ -202,6 +212,9 @@ def _scaled(found: BlockArchitecture, width: int | None, blocks: int | None) -> 
         widest = max(stage.width for stage in stages)
         stages = tuple(_widened(stage, Fraction(width, widest)) for stage in stages)
     if blocks is not None:
+        if blocks < len(stages):
+            rule = f"must be at least one for each of the {len(stages)} stages, got {blocks}"
+            raise ConfigError("size", [rule])
         counts = _shares([stage.blocks for stage in stages], blocks)
         stages = tuple(
             replace(stage, blocks=count) for stage, count in zip(stages, counts, strict=True)
