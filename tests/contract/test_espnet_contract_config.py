@@ -34,7 +34,7 @@ def test_print_config_shows_our_options_with_their_defaults(asr: ModuleType) -> 
     shown = get_default_kwargs(asr.encoder_choices.get_class("nas"))
     assert shown["channels"] == 24 and shown["stem_stride"] == [1, 1]
     assert shown["interctc_layer_idx"] == [] and "taps" not in shown and "genotype" not in shown
-    assert get_default_kwargs(asr.encoder_choices.get_class("dfsmn_san"))["blocks"] == 10
+    assert get_default_kwargs(asr.encoder_choices.get_class("dfsmn_san"))["look_back"] == 10
 
 
 def build_error(asr: ModuleType, conf: object) -> str:

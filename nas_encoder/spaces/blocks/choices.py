@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from nas_encoder.genotype import load_genotype
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.spaces.blocks.parts import (
     Conv1dFront,
     Conv2dFront,
@@ -29,7 +29,8 @@ STAGES = 3
 
 def fronts() -> tuple[Part, ...]:
     """Return the front ends: of 4x, but for NeMo's of 8x."""
-    cells = load_genotype("synth_pdarts")
+    published = load_genotype("synth_pdarts")
+    cells = Genotype(published.name, published.space, published.architecture)
     return (
         *(Conv2dFront(4, channels) for channels in (8, 16, 32, 64)),
         *(Conv2dFront(4, channels, padded=False) for channels in (16, 64)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, ClassVar
 
@@ -100,7 +100,8 @@ class BlockSpace(SearchSpace):
         if not isinstance(architecture, BlockArchitecture):
             problems.add("architecture", "must be a front end and stages of blocks")
         else:
-            BlockArchitecture.read(architecture, problems)
+            for line in _broken_rules(architecture):
+                problems.add(*line.split(": ", 1))
 
     def vector_of(self, architecture: BlockArchitecture) -> list[int]:
         """Return the place of each choice's value.
@@ -193,6 +194,11 @@ class BlockSpace(SearchSpace):
 
 
 _PER_STAGE = ("width", "depth", *SLOTS)
+
+
+@lru_cache(maxsize=4096)  # searches ask again and again
+def _broken_rules(architecture: BlockArchitecture) -> list[str]:
+    return architecture.problems()
 
 
 def _label(value: Any) -> str:
