@@ -27,17 +27,18 @@ EXAMPLES = """examples:
   nas-encoder bench asrnet_a asrnet_b --threads 2
 """
 
-_SIZES: dict[str, Any] = {
-    "space": "asr_revised",
-    "layers": 17,
-    "channels": 24,
-    "input_size": 40,
-    "output_size": 512,
-    "stem_stride": (1, 1),
-    "hidden_sizes": (),
-    "deltas": True,
-    "frames": 1000,
-}
+_SIZES = (
+    "space",
+    "layers",
+    "channels",
+    "input_size",
+    "output_size",
+    "stem_stride",
+    "hidden_sizes",
+    "deltas",
+    "frames",
+)
+_DEFAULTS = {"space": "asr_revised", "input_size": 40, "frames": 1000}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,12 +99,13 @@ def run(args: argparse.Namespace) -> int:
     space, frames = get_space(sizes.pop("space")), sizes.pop("frames")
     genotypes = [load_genotype(name) for name in args.genotypes]
     measured = [get_space(genotype.space) for genotype in genotypes] or [space]
-    options = [own.options.from_dict(sizes, "bench") for own in measured]
+    options = [own.options.from_dict({**own.sizes, **sizes}, "bench") for own in measured]
     settings = BenchSettings(**{own.name: getattr(args, own.name) for own in fields(BenchSettings)})
     problems = settings.problems()
     if args.operations and LATENCY not in space.features:
         problems.append(f"--space: '{space.name}' has no 2-D cells, whose pieces can be measured")
-    shortest = max(own.subsampling_factor for own in options)
+    # Of genotypes the networks themselves check it.
+    shortest = options[0].subsampling_factor if args.operations else 1
     if not shortest <= frames <= 10**6:
         problems.append(f"frames: must be in {shortest}..1000000, got {frames}")
     if problems:
@@ -125,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sizes(args: argparse.Namespace) -> dict[str, Any]:
-    sizes = _SIZES
+    sizes: dict[str, Any] = _DEFAULTS
     if args.config is not None:
         from nas_encoder.search import load_search_config
 

@@ -1,7 +1,8 @@
 """Show a genotype: its cells as text or picture, and what the network built from it costs.
 
 Parameters, multiply-adds, receptive field and output frame rate are those of the network with
-the sizes given here; the defaults are the smallest network of the paper (17 cells, 24 channels).
+the sizes given here; the defaults are the smallest network of the paper (17 cells, 24 channels),
+for blocks the genotype's own size.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("genotype", help="name of the zoo or path of a YAML file")
     parser.add_argument("--input-size", type=int, default=40, help="features a frame (default 40)")
-    parser.add_argument("--channels", type=int, default=24, help="initial channels (default 24)")
-    parser.add_argument("--layers", type=int, default=17, help="number of cells (default 17)")
-    parser.add_argument("--output-size", type=int, default=512, help="output width (default 512)")
+    parser.add_argument("--channels", type=int, help="initial channels (default 24)")
+    parser.add_argument("--layers", type=int, help="number of cells (default 17)")
+    parser.add_argument("--output-size", type=int, help="output width (default 512)")
     parser.add_argument(
         "--stem-stride",
         type=int,
@@ -83,14 +84,16 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
     Raises:
         ConfigError: A size is out of range.
     """
+    import torch
+
     from nas_encoder.network import build_encoder
     from nas_encoder.network.complexity import count_macs, count_parameters
 
-    options = {
+    sizes = {name: getattr(args, name) for name in ("channels", "layers", "output_size")}
+    options: dict[str, Any] = {
         "input_size": args.input_size,
-        "channels": args.channels,
-        "layers": args.layers,
-        "output_size": args.output_size,
+        **get_space(genotype.space).sizes,
+        **{name: size for name, size in sizes.items() if size is not None},
         "stem_stride": tuple(args.stem_stride),
     }
     encoder: Any = build_encoder(genotype, **options)
@@ -114,7 +117,8 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         layer = encoder.output_size * args.classes
         costs["classes"] = args.classes
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
-        costs["multiply_adds"]["with_classes"] = macs + layer * -(-frames // factor)
+        out_frames = int(encoder.output_lengths(torch.tensor([frames])))
+        costs["multiply_adds"]["with_classes"] = macs + layer * out_frames
     with contextlib.suppress(ConfigError):  # some are unbounded
         network, shift = get_space(genotype.space).network, args.frame_shift
         field = network.receptive_field(genotype.architecture, encoder.config)
@@ -181,6 +185,8 @@ def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -
 def _part_title(part: dict[str, Any]) -> str:
     if "cells" not in part:
         return str(part["part"])
+    if str(part["part"]).startswith("stage"):
+        return f"{part['part']}, {part['cells']} blocks"
     if part["cells"] == 1:
         return f"cell {part['first']}, {part['part']}"
     return f"cells {part['first']}-{part['last']}, {part['part']}"
