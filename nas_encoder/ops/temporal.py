@@ -1,0 +1,146 @@
+"""Depthwise convolution over time for frames as rows, (B, T, C), fast on CPUs.
+
+PyTorch's ``conv1d`` wants the channels first, and from 15 taps on its CPU routine is up to 25 times
+slower than that for images with the channels last, as which (B, T, C) can be read: one row of T
+pixels. A dilated convolution is an undilated one on each of the interleaved parts of the frames.
+
+The backward pass has the same fast form for the gradient of the input. That of the weight is taken
+three taps at a time, the only size for which the library is fast. All this is for float32 on CPUs
+outside of captured graphs; everything else uses ``conv1d`` and its own backward pass.
+
+B batch, T frames, C channels, K taps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nas_encoder.ops.masking import is_capturing
+
+_TAPS = 3  # of one call for the weight's gradient
+_HAS_MKLDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def depthwise_over_time(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, back: int | None = None, stride: int = 1
+) -> Tensor:
+    """Convolve each channel of (B, T, C) over time with its own taps; zeros lie outside.
+
+    Args:
+        x: (B, T, C).
+        weight: (C, 1, K), the earliest frame first.
+        bias: (C,).
+        back: Taps before the current frame; None: half of them (K is odd).
+        stride: Frames from one tap to the next. Every frame has a result all the same.
+
+    Returns:
+        (B, T, C).
+    """
+    taps = weight.size(2)
+    back = taps // 2 if back is None else back
+    if x.device.type == "cpu" and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+        # Not in bf16, in which PyTorch 2.13's convolutions over time are wrong on some processors.
+        with torch.autocast("cpu", enabled=False):
+            shift = None if bias is None else bias.float()
+            y = depthwise_over_time(x.float(), weight.float(), shift, back, stride)
+        return y.to(x.dtype)
+    if not (_HAS_MKLDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32):
+        return _channels_first(x, weight, bias, back, stride)
+    if is_capturing():
+        return _channels_first(x, weight, bias, back, stride)
+    if stride > 1 and taps > 1:
+        return _interleaved(x, weight, bias, back, stride)
+    return _rows(x.unsqueeze(1), weight, bias, back).squeeze(1)
+
+
+def _channels_first(
+    x: Tensor, weight: Tensor, bias: Tensor | None, back: int, stride: int
+) -> Tensor:
+    before, after = back * stride, (weight.size(2) - 1 - back) * stride
+    signal, padding = x.transpose(1, 2), before
+    if before != after:
+        signal, padding = F.pad(signal, (before, after)), 0
+    y = F.conv1d(signal, weight, bias, padding=padding, dilation=stride, groups=x.size(2))
+    return y.transpose(1, 2)
+
+
+def _interleaved(x: Tensor, weight: Tensor, bias: Tensor | None, back: int, stride: int) -> Tensor:
+    batch, frames, channels = x.shape
+    spare = -frames % stride
+    parts = F.pad(x, (0, 0, 0, spare)).view(batch, -1, stride, channels).transpose(1, 2)
+    y = _rows(parts.contiguous(), weight, bias, back).transpose(1, 2)
+    return y.reshape(batch, frames + spare, channels)[:, :frames]
+
+
+def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, back: int) -> Tensor:
+    """Convolve (B, R, T, C), R rows of each utterance, over T."""
+    learning = x.requires_grad or weight.requires_grad
+    if torch.is_grad_enabled() and learning:
+        result: Tensor = _Rows.apply(x, weight, bias, back)  # type: ignore[no-untyped-call]
+        return result
+    return _convolve(x, weight, bias, back)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, back: int) -> Tensor:
+    ahead, padding = weight.size(2) - 1 - back, back
+    if back != ahead:
+        x, padding = F.pad(x, (0, 0, back, ahead)), 0
+    image = x.contiguous().permute(0, 3, 1, 2)  # (B, C, R, T), channels last
+    kernel = weight.unsqueeze(2)
+    return F.conv2d(image, kernel, bias, padding=(0, padding), groups=x.size(3)).permute(0, 2, 3, 1)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, back: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.back = back
+        return _convolve(x, weight, bias, back)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        ahead = weight.size(2) - 1 - ctx.back
+        grad = grad.contiguous()
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolve(grad, weight.flip(2), None, ahead)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _weight_gradient(F.pad(x, (0, 0, ctx.back, ahead)), grad, weight)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 1, 2))
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """Return the (C, 1, K) gradient from the padded (B, R, T + K - 1, C) and (B, R, T, C)."""
+    frames, taps = grad.size(2), weight.size(2)
+    if taps < _TAPS:
+        products = [(x[:, :, tap : tap + frames] * grad).sum((0, 1, 2)) for tap in range(taps)]
+        return torch.stack(products, 1).unsqueeze(1)
+    # The last call may overlap with the one before.
+    starts = [*range(0, taps - _TAPS, _TAPS), taps - _TAPS]
+    parts = []
+    for start, after in zip(starts, [*starts[1:], taps], strict=True):
+        window = x[:, :, start : start + frames + _TAPS - 1]
+        part = torch.ops.aten.convolution_backward(
+            grad.permute(0, 3, 1, 2),
+            window.permute(0, 3, 1, 2),
+            weight[:, :, None, :_TAPS],
+            None,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            x.size(3),
+            [False, True, False],
+        )[1]
+        parts.append(part[:, :, 0, : after - start])
+    return torch.cat(parts, 2)

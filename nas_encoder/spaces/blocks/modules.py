@@ -1,0 +1,241 @@
+"""The residual modules of blocks: what each adds to the stream.
+
+``forward(x, frames)`` maps (B, T, C) to (B, T, C). Padding frames of ``x``, of the result and of
+the gradients may hold anything finite; no other frame depends on them, in training mode either.
+``reach`` is how many frames back and ahead a frame depends on, None for the whole utterance.
+
+B batch, T frames, C width, U hidden units, K taps over time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_encoder.ops.norm import MaskedBatchNorm2d
+from nas_encoder.ops.temporal import depthwise_over_time
+from nas_encoder.spaces.blocks.architecture import hidden_units
+from nas_encoder.spaces.blocks.attention import AttentionModule
+from nas_encoder.spaces.blocks.config import BlocksConfig
+from nas_encoder.spaces.blocks.frames import Frames
+from nas_encoder.spaces.blocks.parts import (
+    Convolution,
+    FeedForward,
+    GatedMlp,
+    Memory,
+    Parallel,
+    Part,
+    SelfAttention,
+)
+
+
+def build_module(part: Part, width: int, config: BlocksConfig, norm_before: bool) -> nn.Module:
+    """Build the residual module of a part.
+
+    Args:
+        part: One of :data:`~nas_encoder.spaces.blocks.parts.MODULES`.
+        width: C.
+        config: Options of the encoder.
+        norm_before: Whether it begins with layer norm (in a :class:`Parallel`, each branch).
+    """
+    return _BUILDERS[type(part)](part, width, config, norm_before)
+
+
+def _norm(width: int, config: BlocksConfig, wanted: bool = True) -> nn.Module:
+    return nn.LayerNorm(width, config.norm_eps) if wanted else nn.Identity()
+
+
+class FeedForwardModule(nn.Module):
+    """Linear, swish or ReLU, dropout, linear (Vaswani et al. 2017, section 3.3)."""
+
+    reach = (0, 0)
+
+    def __init__(
+        self, part: FeedForward, width: int, config: BlocksConfig, norm_before: bool
+    ) -> None:
+        super().__init__()
+        hidden = hidden_units(part.expansion, width)
+        self.norm = _norm(width, config, norm_before)
+        self.expand = nn.Linear(width, hidden)
+        self.activation = nn.SiLU() if part.activation == "swish" else nn.ReLU()
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        hidden = self.activation(self.expand(self.norm(x)))
+        out: Tensor = self.project(self.dropout(hidden))
+        return out
+
+
+class DepthwiseOverTime(nn.Module):
+    """A depthwise convolution over time with its taps centred on the frame, (B, T, C).
+
+    Attributes:
+        weight: (C, 1, K), as of ``nn.Conv1d``.
+        bias: (C,).
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        bound = kernel**-0.5  # as of nn.Conv1d
+        self.weight = nn.Parameter(torch.empty(width, 1, kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C), zero in padding frames, to (B, T, C)."""
+        return depthwise_over_time(x, self.weight, self.bias)
+
+
+class ConvolutionModule(nn.Module):
+    """A Conformer's convolution (Gulati et al. 2020, section 2.2).
+
+    The layer norm of the depthwise layer's output has the eps of all layer norms, its batch norm
+    1e-5, as in both toolkits. Batch statistics are those of the utterances' frames only.
+    """
+
+    def __init__(
+        self, part: Convolution, width: int, config: BlocksConfig, norm_before: bool
+    ) -> None:
+        super().__init__()
+        self.reach = (part.kernel // 2, part.kernel // 2)
+        self.gated = part.glu
+        self.norm = _norm(width, config, norm_before)
+        self.expand = nn.Linear(width, 2 * width if part.glu else width)
+        self.depthwise = DepthwiseOverTime(width, part.kernel)
+        self.inner_norm: nn.Module = _norm(width, config)
+        if part.norm == "batch":
+            self.inner_norm = MaskedBatchNorm2d(width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        y = self.expand(self.norm(x))
+        y = F.glu(y, -1) if self.gated else F.silu(y)
+        y = self._over_time(frames.clear(y), frames)
+        out: Tensor = self.project(F.silu(y))
+        return out
+
+    def _over_time(self, y: Tensor, frames: Frames) -> Tensor:
+        norm = self.inner_norm
+        if not isinstance(norm, MaskedBatchNorm2d):
+            out: Tensor = norm(self.depthwise(y))
+            return out
+        mean, variance = norm.running_mean, norm.running_var
+        if not self.training and mean is not None and variance is not None:
+            # The norm is a part of the convolution then.
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)
+            shift = norm.bias + (self.depthwise.bias - mean) * scale
+            return depthwise_over_time(y, self.depthwise.weight * scale[:, None, None], shift)
+        # Frames as images of a pixel: the layout in which PyTorch is fast.
+        y = self.depthwise(y)
+        mask = None if frames.mask is None else frames.mask.reshape(-1, 1, 1, 1)
+        flat = norm(y.reshape(-1, y.size(2), 1, 1), mask)
+        return flat.view(y.shape)  # type: ignore[no-any-return]
+
+
+class GatedMlpModule(nn.Module):
+    """cgMLP: linear, GELU, half of it gated by the other half, linear (Sakuma et al. 2022).
+
+    The gate is a depthwise convolution over time of the normalized half, which begins near 1.
+    """
+
+    def __init__(
+        self, part: GatedMlp | Parallel, width: int, config: BlocksConfig, norm_before: bool
+    ) -> None:
+        super().__init__()
+        half = hidden_units(part.expansion, width, 2) // 2
+        self.reach = (part.kernel // 2, part.kernel // 2)
+        self.norm = _norm(width, config, norm_before)
+        self.expand = nn.Linear(width, 2 * half)
+        self.gate_norm = _norm(half, config)
+        self.gate = DepthwiseOverTime(half, part.kernel)
+        nn.init.normal_(self.gate.weight, std=1e-6)
+        nn.init.ones_(self.gate.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(half, width)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        kept, gate = F.gelu(self.expand(self.norm(x))).chunk(2, -1)
+        gated = kept * self.gate(frames.clear(self.gate_norm(gate)))
+        out: Tensor = self.project(self.dropout(gated))
+        return out
+
+
+class ParallelModule(nn.Module):
+    """Self-attention beside cgMLP, each with a norm of its own, merged.
+
+    The branches side by side, y (B, T, 2C), go through a linear layer (Branchformer, Peng et al.
+    2022, ``concat``); before it a depthwise convolution of y over time is added if there is a merge
+    kernel (E-Branchformer, Kim et al. 2023, section 3.2).
+    """
+
+    def __init__(self, part: Parallel, width: int, config: BlocksConfig, norm_before: bool) -> None:
+        super().__init__()
+        self.attention = AttentionModule(part, width, config, norm_before)
+        self.mlp = GatedMlpModule(part, width, config, norm_before)
+        self.dropout = nn.Dropout(config.dropout)
+        self.merge: DepthwiseOverTime | None = None
+        if part.merge_kernel:
+            self.merge = DepthwiseOverTime(2 * width, part.merge_kernel)
+        self.project = nn.Linear(2 * width, width)
+        self.reach = None
+        if self.attention.reach is not None:
+            reach = max(part.window, part.kernel // 2) + part.merge_kernel // 2
+            self.reach = (reach, reach)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        branches = (self.attention(x, frames), self.mlp(x, frames))
+        y = self.dropout(torch.cat(branches, -1))
+        if self.merge is not None:
+            y = y + self.merge(frames.clear(y))
+        out: Tensor = self.project(y)
+        return out
+
+
+class MemoryModule(nn.Module):
+    """FSMN memory: p plus a weighted sum of p's neighbours (Zhang et al. 2018, equation 8).
+
+    p is V relu(U norm(x)) with hidden units, norm(x) without.
+
+    Attributes:
+        taps: (C, 1, back + 1 + ahead), the earliest frame first.
+    """
+
+    def __init__(self, part: Memory, width: int, config: BlocksConfig, norm_before: bool) -> None:
+        super().__init__()
+        self.back, self.stride = part.back, part.stride
+        self.reach = (part.back * part.stride, part.ahead * part.stride)
+        self.norm = _norm(width, config, norm_before)
+        hidden = hidden_units(part.expansion, width)
+        self.expand = nn.Linear(width, hidden) if hidden else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(hidden, width) if hidden else None
+        count = part.back + 1 + part.ahead
+        bound = count**-0.5
+        self.taps = nn.Parameter(torch.empty(width, 1, count).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        p = self.norm(x)
+        if self.expand is not None and self.project is not None:
+            p = self.project(self.dropout(torch.relu(self.expand(p))))
+        p = frames.clear(p)
+        out: Tensor = p + depthwise_over_time(p, self.taps, None, self.back, self.stride)
+        return out
+
+
+_BUILDERS: dict[type[Part], Callable[[Any, int, BlocksConfig, bool], nn.Module]] = {
+    FeedForward: FeedForwardModule,
+    SelfAttention: AttentionModule,
+    Convolution: ConvolutionModule,
+    GatedMlp: GatedMlpModule,
+    Parallel: ParallelModule,
+    Memory: MemoryModule,
+}
