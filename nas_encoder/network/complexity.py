@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from nas_encoder.common.choices import Candidates
 from nas_encoder.ops import AvgPool3
@@ -45,8 +45,16 @@ def cost_of(module: nn.Module, call: Callable[[], object]) -> Cost:
     return {"parameters": float(count_parameters(module)), "macs": float(_count(module, call))}
 
 
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # shapes
+
+
+# The counter does not know the fused attention of CPUs.
+_CUSTOM = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
 def _count(module: nn.Module, call: Callable[[], object]) -> int:
-    counter, apart = FlopCounterMode(display=False), [0]
+    counter, apart = FlopCounterMode(display=False, custom_mapping=_CUSTOM), [0]
 
     # On CPU average pools run as convolutions, which must not count. The counter does not know
     # the kernels of LSTMs; their steps are counted here.

@@ -84,7 +84,7 @@ class BlockSpace(SearchSpace):
         return prod(self.bounds)
 
     @cached_property
-    def bounds(self) -> list[int]:  # type: ignore[override]
+    def bounds(self) -> list[int]:
         """Number of values of each choice of :meth:`encode`."""
         return [len(kind.operations) for kind in self.kinds.values() for _ in kind.names]
 
@@ -225,7 +225,7 @@ def _values(found: BlockArchitecture) -> list[list[Any]] | str:
         (*norms.pop(), found.final_norm),
     ]
     per_stage = [[stage.width for stage in stages], [stage.blocks for stage in stages]]
-    return [[value] for value in once] + per_stage + list(map(list, zip(*slots, strict=True)))  # type: ignore[arg-type]
+    return [[value] for value in once] + per_stage + list(map(list, zip(*slots, strict=True)))
 
 
 def _architecture(values: Sequence[Sequence[Any]]) -> BlockArchitecture:
