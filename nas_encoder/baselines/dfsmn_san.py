@@ -33,7 +33,7 @@ from nas_encoder.common.fields import Declared, Rule, flag, integer, option, sha
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.tapped import TappedEncoder, Taps
-from nas_encoder.ops.masking import reduced_lengths
+from nas_encoder.ops.masking import padding_frames, reduced_lengths
 
 _MEMORY = ("look_back", "look_ahead", "look_back_stride", "look_ahead_stride")
 
@@ -288,8 +288,8 @@ class DFSMNSAN(TappedEncoder):
         out_frames = (frames + factor - 1) // factor
         padding: Tensor | None = None
         if lengths is not None:
-            x = x.masked_fill(_padding(lengths, frames).unsqueeze(-1), 0.0)
-            padding = _padding(reduced_lengths(lengths, factor), out_frames)
+            x = x.masked_fill(padding_frames(lengths, frames).unsqueeze(-1), 0.0)
+            padding = padding_frames(reduced_lengths(lengths, factor), out_frames)
         x = F.pad(x.transpose(1, 2), (context, context + factor * out_frames - frames))
         m = self._stacked(x)  # (B, ceil(T / S), D)
         for number, block in enumerate(self.blocks, start=1):
@@ -310,11 +310,6 @@ class DFSMNSAN(TappedEncoder):
     def _output(self, m: Tensor, padding: Tensor | None) -> Tensor:
         y: Tensor = self.norm(m)
         return y if padding is None else y.masked_fill(padding.unsqueeze(-1), 0.0)
-
-
-def _padding(lengths: Tensor, frames: int) -> Tensor:
-    """Return (B, T), true for frames past the end of their utterance."""
-    return torch.arange(frames, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 # The two sizes of He, Su and Yu (2020, arXiv 2008.11589), 14.4 M and 36.1 M, matched to 1 % in

@@ -21,6 +21,11 @@ def frame_mask(lengths: Tensor, frames: int, dtype: torch.dtype) -> Tensor:
     return (index[None, :] < lengths[:, None]).to(dtype)[:, None, :, None]
 
 
+def padding_frames(lengths: Tensor, frames: int) -> Tensor:
+    """Return (B, T), true for frames past the end of their utterance, of length (B,)."""
+    return torch.arange(frames, device=lengths.device) >= lengths.unsqueeze(1)
+
+
 def reduced_lengths(lengths: Tensor, factor: int) -> Tensor:
     """Return the length of each utterance after subsampling: (B,) ceil(lengths / factor)."""
     return torch.div(lengths + factor - 1, factor, rounding_mode="floor")

@@ -52,7 +52,11 @@ class BlocksConfig(NetworkOptions):
     conditioning: bool = option(False, flag)
 
     def fits(self, architecture: Any, found: Problems) -> None:
-        """Check that the architecture exists at this size, and the taps' places."""
+        """Check that the architecture exists at this size, its front end and the taps' places."""
+        least = architecture.front.least
+        if found.sound("input_size") and self.input_size < least:
+            rule = f"must be at least {least} for a front end without padding"
+            found.add("input_size", f"{rule}, got {self.input_size}")
         if not found.sound("channels", "layers"):
             return
         try:

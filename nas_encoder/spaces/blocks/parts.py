@@ -225,8 +225,17 @@ _FACTOR = _one_of(*FACTORS)
 _CHANNELS = integer(1, 4096)
 
 
+class Front(Part):
+    """A front end."""
+
+    @property
+    def least(self) -> int:
+        """The fewest frames, and features of a frame, that its convolutions take."""
+        return 1
+
+
 @dataclass(frozen=True)
-class Conv2dFront(Part):
+class Conv2dFront(Front):
     """3x3 convolutions of stride 2 in time and frequency, each with ReLU, and a linear layer.
 
     Attributes:
@@ -241,6 +250,11 @@ class Conv2dFront(Part):
     channels: int = option(64, _CHANNELS)
     padded: bool = option(True, flag)
 
+    @property
+    def least(self) -> int:
+        """The fewest frames, and features of a frame, that its convolutions take."""
+        return 1 if self.padded else 2 * self.factor - 1
+
     def text(self) -> str:
         """Return for example ``conv2d 64 channels, 4x``."""
         bare = "" if self.padded else " without padding"
@@ -248,7 +262,7 @@ class Conv2dFront(Part):
 
 
 @dataclass(frozen=True)
-class DepthwiseFront(Part):
+class DepthwiseFront(Front):
     """NeMo's ``dw_striding``: a 3x3 convolution, then depthwise and pointwise ones; all padded.
 
     Attributes:
@@ -266,7 +280,7 @@ class DepthwiseFront(Part):
 
 
 @dataclass(frozen=True)
-class Conv1dFront(Part):
+class Conv1dFront(Front):
     """Convolutions over time of 3 frames and stride 2, each with ReLU, and a linear layer; padded.
 
     Attributes:
@@ -284,7 +298,7 @@ class Conv1dFront(Part):
 
 
 @dataclass(frozen=True)
-class StackFront(Part):
+class StackFront(Front):
     """A linear layer over stacked frames, as in DFSMN-SAN.
 
     Attributes:
@@ -318,6 +332,9 @@ def _options(value: Any, path: str, problems: Problems) -> Any:
     for name in ("input_size", "output_size"):
         if name in pairs:
             problems.add(f"{path}.{name}", "is determined by the encoder; leave it out")
+    for name in ("taps", "conditioning", "checkpointing"):
+        if name in pairs:
+            problems.add(f"{path}.{name}", "is an option of the whole encoder; leave it out here")
     return tuple((name, _frozen(pairs[name])) for name in sorted(pairs))
 
 
@@ -326,7 +343,7 @@ def _frozen(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class SearchedFront(Part):
+class SearchedFront(Front):
     """The network of a genotype of another space, for example a few narrow 2-D cells.
 
     Attributes:
