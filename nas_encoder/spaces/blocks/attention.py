@@ -6,6 +6,8 @@ N chunks of K frames.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from nas_encoder.ops.masking import is_capturing
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.parts import Parallel, SelfAttention
+from nas_encoder.spaces.blocks.weighting import weighted
 
 _LEAST_CHUNK = 16  # smaller matrix products gain nothing
 
@@ -27,8 +30,8 @@ class AttentionModule(nn.Module):
     section 3.3; ``rel_pos`` of NeMo, of type ``latest`` in ESPnet). Without them it is
     ``query_q key_k`` over the root of D (Vaswani et al. 2017).
 
-    Within a window, chunks of frames attend to themselves and W frames on either side, so memory
-    and time grow with T W.
+    Within a window, chunks of frames attend to themselves and W frames on either side, so time and
+    memory grow with T W.
 
     Attributes:
         inputs: Queries, keys and values of all heads, stacked in this order.
@@ -62,133 +65,104 @@ class AttentionModule(nn.Module):
         """Map (B, T, C) to (B, T, C)."""
         batch, time, width = x.shape
         packed = self.inputs(self.norm(x))  # (B, T, 3C)
-        # Within a window as long as the batch all frames see each other.
-        if not self.window or (not is_capturing() and time <= self.window + 1):
-            mask = None if frames.mask is None else frames.mask[:, None, None, :]
-            query, key, value = self._heads(packed, 3)
-            context = self._attend(query, key, value, mask, frames.relative)
+        size = max(self.window, _LEAST_CHUNK)
+        # Short batches are faster as a whole.
+        if self.window and (is_capturing() or time > 2 * (size + 2 * self.window)):
+            context = self._within_chunks(packed, frames, size)
         else:
-            context = self._attend_chunks(packed, frames)
-        out: Tensor = self.output(context.transpose(1, 2).reshape(batch, -1, width)[:, :time])
+            context = self._as_a_whole(packed, frames)
+        out: Tensor = self.output(context.permute(1, 2, 0, 3).reshape(batch, -1, width)[:, :time])
         return out
 
-    def _heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Split (B, T, parts * C) into parts of (B, H, T, D)."""
-        batch, time, _ = packed.shape
-        split = packed.view(batch, time, parts, self.heads, -1)
-        return split.permute(2, 0, 3, 1, 4).unbind(0)
-
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, relative: Tensor | None
-    ) -> Tensor:
-        """Attend over all frames; ``mask`` is (B, 1, 1, T), true for keys of the utterance."""
+    def _as_a_whole(self, packed: Tensor, frames: Frames) -> Tensor:
+        """Attend from (B, T, 3C) to (H, B, T, D)."""
+        time = packed.size(1)
+        query, key, value = self._in_heads(packed, 3)
+        mask = None if frames.mask is None else frames.mask.unsqueeze(1)  # (B, 1, T)
+        if self.window and time > self.window + 1:
+            mask = _seen(mask, time, time, 0, self.window, packed.device)
         if self.position is None:
-            return self._weighted(query * _scale(query), key, value, mask)
-        query, shifted = self._biased(query)
-        assert relative is not None
-        time = query.size(2)
-        # A row more, never seen, so that rows of 2T read as rows of 2T - 1 start one later each:
-        # a product's row q begins with the distance T - 1, and from column T - 1 - q with key 0.
-        positions = F.pad(self._positions(relative), (0, 0, 0, 1))  # (H, 2T, D)
-        bias = torch.matmul(shifted, positions.transpose(1, 2)).flatten(2)  # (B, H, T 2T)
-        bias = bias[..., time - 1 : -1].unflatten(2, (time, 2 * time - 1))[..., :time]
-        return self._weighted(query, key, value, mask, bias)
+            return self._attend(query, key, value, mask)
+        assert frames.relative is not None
+        # A row more, so that the product has a column more than its rows shall have.
+        distances = F.pad(frames.relative, (0, 0, 0, 1))
+        return self._attend(query, key, value, mask, distances, time - 1)
 
-    def _attend_chunks(self, packed: Tensor, frames: Frames) -> Tensor:
-        """Attend within the window; (B, T, 3C) to (B, H, N K, D)."""
+    def _within_chunks(self, packed: Tensor, frames: Frames, size: int) -> Tensor:
+        """Attend from (B, T, 3C) to (H, B, N K, D)."""
         batch, time, width = packed.size(0), packed.size(1), packed.size(2) // 3
-        size, window = max(self.window, _LEAST_CHUNK), self.window
-        chunks = (time + size - 1) // size
-        spare = chunks * size - time
-        queries = F.pad(packed[..., :width], (0, 0, 0, spare)).view(-1, size, width)
+        window, keys = self.window, size + 2 * self.window
+        count = (time + size - 1) // size
+        spare = count * size - time
+        queries = F.pad(packed[..., :width], (0, 0, 0, spare)).view(batch * count, size, width)
+        (query,) = self._in_heads(queries, 1)  # (H, B N, K, D)
         beside = F.pad(packed[..., width:], (0, 0, size, size + spare))
-        (query,) = self._heads(queries, 1)  # (B N, H, K, D)
-        key, value = self._heads(_with_neighbours(beside, chunks, size, window).flatten(0, 1), 2)
+        key, value = self._in_heads(_with_neighbours(beside, size, window).flatten(0, 1), 2)
         valid = frames.mask
         if valid is None:
             valid = torch.ones(1, time, dtype=torch.bool, device=packed.device)
         valid = F.pad(valid, (size, size + spare)).unsqueeze(2)
-        valid = _with_neighbours(valid, chunks, size, window)  # (B or 1, N, K + 2W, 1)
-        valid = valid.squeeze(3).expand(batch, -1, -1).flatten(0, 1)[:, None, None, :]
-        if self.position is None:
-            query = query * _scale(query)
-            band = query.new_zeros(1, 1, size, 2 * window + 1)
-        else:
-            query, shifted = self._biased(query)
+        valid = _with_neighbours(valid, size, window).squeeze(3)  # (B or 1, N, K + 2W)
+        valid = valid.expand(batch, -1, -1).reshape(-1, 1, keys)
+        mask = _seen(valid, size, keys, window, window, packed.device)
+        distances = None
+        if self.position is not None:
             assert frames.relative is not None
-            # Distances W to -W; beyond the batch's length there is no key.
-            padded = F.pad(frames.relative, (0, 0, window, window))[time - 1 : time + 2 * window]
-            band = torch.matmul(shifted, self._positions(padded).transpose(1, 2))
-        bias = _in_columns(band, size + 2 * window)
-        context = self._weighted(query, key, value, valid, bias)
-        return context.unflatten(0, (batch, chunks)).transpose(1, 2).flatten(2, 3)
+            # From W down to -W; beyond T there is no key. Then rows for the product's shape.
+            beyond = F.pad(frames.relative, (0, 0, window, window))
+            distances = beyond[time - 1 : time + 2 * window]
+            distances = F.pad(distances, (0, 0, 0, size))
+        context = self._attend(query, key, value, mask, distances)
+        return context.reshape(self.heads, batch, count * size, -1)
 
-    def _biased(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scaled queries (B, H, T, D) for the contents and for the positions."""
-        assert self.content_bias is not None and self.position_bias is not None
-        scale = _scale(query)
-        query = query * scale
-        contents = (self.content_bias * scale).to(query.dtype).unsqueeze(1)
-        positions = (self.position_bias * scale).to(query.dtype).unsqueeze(1)
-        return query + contents, query + positions
+    def _in_heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Split (N, T, parts * C) into parts of (H, N, T, D)."""
+        count, time, _ = packed.shape
+        split = packed.view(count, time, parts, self.heads, -1)
+        return split.permute(2, 3, 0, 1, 4).unbind(0)
 
-    def _positions(self, relative: Tensor) -> Tensor:
-        """Map sinusoids (P, C) to (H, P, D)."""
-        assert self.position is not None
-        mapped: Tensor = self.position(relative)
-        return mapped.view(relative.size(0), self.heads, -1).transpose(0, 1)
-
-    def _weighted(
+    def _attend(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        bias: Tensor | None = None,
+        distances: Tensor | None = None,
+        start: int = 0,
     ) -> Tensor:
-        """Return the values (B, H, T, D) weighted by the scores plus ``bias`` under the mask."""
+        """Return the context (H, N, R, D) of queries, given a mask (N, 1 or R, S)."""
+        scale = 1.0 / math.sqrt(query.size(3))
         rate = self.dropout if self.training else 0.0
-        if bias is None:
-            return F.scaled_dot_product_attention(query, key, value, mask, rate, scale=1.0)
-        learning = torch.is_grad_enabled() and bias.requires_grad
-        if query.device.type == "cpu" and learning:
-            # No fused kernel of CPUs has a gradient for the bias.
-            scores = torch.matmul(query, key.transpose(2, 3)) + bias
-            weights = torch.softmax(_masked(scores, mask), -1)
-            return torch.matmul(F.dropout(weights, rate, self.training).to(value.dtype), value)
-        # Fused kernels of GPUs want aligned rows.
-        bias = _masked(bias, mask).contiguous()
-        return F.scaled_dot_product_attention(query, key, value, bias, rate, scale=1.0)
+        query = query * scale
+        if self.position is None:
+            return weighted(query, key, value, mask, rate)
+        assert distances is not None
+        assert self.content_bias is not None and self.position_bias is not None
+        content = (self.content_bias * scale).to(query.dtype)[:, None, None]
+        place = (self.position_bias * scale).to(query.dtype)[:, None, None]
+        positions = self.position(distances).view(distances.size(0), self.heads, -1)
+        places = (query + place, positions.transpose(0, 1), start)
+        return weighted(query + content, key, value, mask, rate, places)
 
 
-def _scale(query: Tensor) -> float:
-    return float(query.size(-1)) ** -0.5
-
-
-def _lowest(scores: Tensor) -> float:
-    # Finite, so that a row without any key stays finite; half, so that no sum overflows.
-    return torch.finfo(scores.dtype).min / 2
-
-
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    return scores if mask is None else scores.masked_fill(~mask, _lowest(scores))
-
-
-def _with_neighbours(x: Tensor, chunks: int, size: int, window: int) -> Tensor:
+def _with_neighbours(x: Tensor, size: int, window: int) -> Tensor:
     """Return the chunks of (B, (N + 2) K, F) but the outer ones, with W frames on either side.
 
     The result is (B, N, K + 2W, F); W is at most K.
     """
-    cut = x.unflatten(1, (chunks + 2, size))
+    cut = x.view(x.size(0), -1, size, x.size(2))
     before, after = cut[:, :-2, size - window :], cut[:, 2:, :window]
     return torch.cat((before, cut[:, 1:-1], after), 2)
 
 
-def _in_columns(band: Tensor, keys: int) -> Tensor:
-    """Move row q of (B, H, K, 2W + 1) q columns to the right, among ``keys`` = K + 2W columns.
+def _seen(
+    valid: Tensor | None, rows: int, keys: int, offset: int, window: int, device: torch.device
+) -> Tensor:
+    """Return which keys a query sees, (N or 1, R, S): valid ones in its window, and itself.
 
-    The result, (B, H, K, K + 2W), has a very low score where no column came from.
+    Query r is key r + ``offset``. Were it not for itself, padding queries would see none.
     """
-    size = band.size(2)
-    wide = F.pad(band, (0, size), value=_lowest(band))
-    return wide.flatten(2)[..., : size * keys].unflatten(2, (size, keys))
+    key = torch.arange(keys, device=device)
+    distance = key - torch.arange(offset, offset + rows, device=device).unsqueeze(1)
+    near = (distance.abs() <= window).unsqueeze(0)
+    return near if valid is None else (near & valid) | (distance == 0)

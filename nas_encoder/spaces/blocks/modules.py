@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.ops.dropout import Dropout
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.ops.temporal import depthwise_over_time
 from nas_encoder.spaces.blocks.architecture import hidden_units
@@ -62,7 +63,7 @@ class FeedForwardModule(nn.Module):
         self.norm = _norm(width, config, norm_before)
         self.expand = nn.Linear(width, hidden)
         self.activation = nn.SiLU() if part.activation == "swish" else nn.ReLU()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
@@ -156,7 +157,7 @@ class GatedMlpModule(nn.Module):
         self.gate = DepthwiseOverTime(half, part.kernel)
         nn.init.normal_(self.gate.weight, std=1e-6)
         nn.init.ones_(self.gate.bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(half, width)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
@@ -179,7 +180,7 @@ class ParallelModule(nn.Module):
         super().__init__()
         self.attention = AttentionModule(part, width, config, norm_before)
         self.mlp = GatedMlpModule(part, width, config, norm_before)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.merge: DepthwiseOverTime | None = None
         if part.merge_kernel:
             self.merge = DepthwiseOverTime(2 * width, part.merge_kernel)
@@ -215,7 +216,7 @@ class MemoryModule(nn.Module):
         self.norm = _norm(width, config, norm_before)
         hidden = hidden_units(part.expansion, width)
         self.expand = nn.Linear(width, hidden) if hidden else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(hidden, width) if hidden else None
         count = part.back + 1 + part.ahead
         bound = count**-0.5
