@@ -86,7 +86,7 @@ class Convolutions2d(FrontEnd):
 
     def __init__(self, part: Conv2dFront | DepthwiseFront, input_size: int, width: int) -> None:
         separable = isinstance(part, DepthwiseFront)
-        padded = separable or part.padded
+        padded = part.padded if isinstance(part, Conv2dFront) else True
         # One convolution reads frames -1 to 1 or 0 to 2 around its own; each further one doubles.
         reach = part.factor - 1
         super().__init__(part.factor, (reach, reach) if padded else (0, 2 * reach), part.least)
