@@ -34,7 +34,7 @@ from nas_encoder.registry import Registry
 logger = logging.getLogger(__name__)
 
 WRITTEN = ("lhotse", "espnet", "nemo", "audio")
-PREPARING = "preparing.txt"  # is there while these are being written, and after a kill
+MARK = ".nas_encoder"  # in a folder that these are written to, from the beginning on
 
 Manifests = Mapping[str, Mapping[str, Any]]  # part -> {"recordings": ..., "supervisions": ...}
 
@@ -127,28 +127,28 @@ def prepare_corpus(
         splits[split] = _write_split(output, split, recordings, supervisions, options.sampling_rate)
     prepared = PreparedCorpus(corpus, output, splits)
     write_lines(output / PREPARED, [json.dumps(prepared.to_dict(), indent=2)])
-    (output / PREPARING).unlink()
     return prepared
 
 
 def _take(output: Path) -> None:
-    """Mark a folder as one that is being written, unless it holds what others have written."""
-    if not (output / PREPARED).exists() and not (output / PREPARING).exists():
-        # Empty folders are nobody's: Snakemake makes those of a rule's outputs.
-        there = [f"{name}/" for name in WRITTEN if any(map(Path.is_file, _below(output / name)))]
+    """Mark a folder as one of ours, unless it holds files that others have written.
+
+    Empty folders may be there: workflows make those of what they expect.
+    """
+    if not (output / PREPARED).exists() and not (output / MARK).exists():
+        there = [f"{name}/" for name in WRITTEN if _has_files(output / name)]
         if there:
             raise DataError(
                 f"folder {output}",
                 [f"holds {', '.join(there)} that this did not write; choose another folder"],
             )
     output.mkdir(parents=True, exist_ok=True)
-    write_lines(output / PREPARING, [])
+    write_lines(output / MARK, ["Written by nas-encoder data prepare, which may replace it."])
     (output / PREPARED).unlink(missing_ok=True)
 
 
-def _below(path: Path) -> Iterator[Path]:
-    yield path
-    yield from path.rglob("*")
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in (folder, *folder.rglob("*")))
 
 
 def _option_problems(options: PrepareOptions) -> list[str]:

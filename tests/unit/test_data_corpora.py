@@ -10,7 +10,7 @@ from data_samples import aishell, librispeech, timit
 
 from nas_encoder.cli.main import main
 from nas_encoder.data import PrepareOptions, open_cuts, prepare_corpus, texts
-from nas_encoder.data.corpora import PREPARING
+from nas_encoder.data.corpora import MARK
 from nas_encoder.errors import ConfigError, DataError, RegistryError
 
 
@@ -187,10 +187,12 @@ def test_what_others_wrote_is_not_replaced(tmp_path):
     with pytest.raises(DataError, match="holds espnet/ that this did not write; choose another"):
         prepare_corpus("librispeech", root, tmp_path / "out")
     assert theirs.read_text() == "utt1 mine\n"
-    (tmp_path / "out" / PREPARING).touch()  # as if killed while it wrote
+    theirs.unlink()  # empty folders are no obstacle: workflows make them
     prepare_corpus("librispeech", root, tmp_path / "out")
-    assert not (tmp_path / "out" / PREPARING).exists()
     prepare_corpus("librispeech", root, tmp_path / "out")  # its own it does replace
+    (tmp_path / "out" / "prepared.json").unlink()  # as a kill leaves it, or a workflow
+    assert (tmp_path / "out" / MARK).exists() and theirs.exists()
+    prepare_corpus("librispeech", root, tmp_path / "out")
 
 
 def test_command_line(tmp_path, capsys):
