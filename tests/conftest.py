@@ -78,14 +78,26 @@ def fixed_seeds() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def same_logging() -> Iterator[None]:
     """Let no test, nor what it imports for the first time, make loggers of later ones silent."""
-    loggers = [logging.getLogger(name) for name in (None, "nas_encoder")]
-    before = [(logger.level, logger.propagate, logger.disabled) for logger in loggers]
-    disabled = logging.root.manager.disable
+    root, disabled = logging.root.level, logging.root.manager.disable
+    silent = _heard_again()
+    assert not silent, f"an import or a fixture of many tests has silenced {silent}"
     yield
-    for logger, (level, propagate, silent) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.propagate, logger.disabled = propagate, silent
+    logging.root.setLevel(root)
     logging.disable(disabled)
+    logging.getLogger("nas_encoder").setLevel(logging.NOTSET)
+    silent = _heard_again()
+    assert not silent, f"this test has silenced {silent}"
+
+
+def _heard_again() -> list[str]:
+    """Return the names of our loggers that nobody would hear; undo it."""
+    silent = []
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.split(".")[0] == "nas_encoder" and isinstance(logger, logging.Logger):
+            if logger.disabled or not logger.propagate:
+                silent.append(name)
+            logger.disabled, logger.propagate = False, True
+    return silent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
