@@ -42,6 +42,16 @@ NAS = "nas"
 BASELINES: Registry[Any] = Registry("baseline encoder", INSTALLED, reserved=["NAS"])
 BASELINES.refer("dfsmn_san", "nas_encoder.baselines.dfsmn_san:DFSMNSAN")
 
+# Encoders of the toolkits that are networks of a space, by toolkit and name: functions from (their
+# options, a name for errors) to a nas_encoder.spaces.adopted.Adopted.
+ADOPTED: Registry[Any] = Registry("encoder of a toolkit", INSTALLED)
+_TOOLKITS = "nas_encoder.spaces.blocks.toolkits"
+ADOPTED.refer("espnet.transformer", f"{_TOOLKITS}.espnet:Transformer.adopt")
+ADOPTED.refer("espnet.conformer", f"{_TOOLKITS}.espnet:Conformer.adopt")
+ADOPTED.refer("espnet.branchformer", f"{_TOOLKITS}.espnet:Branchformer.adopt")
+ADOPTED.refer("espnet.e_branchformer", f"{_TOOLKITS}.espnet:EBranchformer.adopt")
+ADOPTED.refer("nemo.ConformerEncoder", f"{_TOOLKITS}.nemo:Conformer.adopt")
+
 
 def encoder_stems() -> dict[str, str]:
     """Return the names of the toolkits' classes, without "Encoder", by registered name."""

@@ -1,4 +1,4 @@
-"""Converts one toolkit's checkpoint to the other's."""
+"""Converts one toolkit's checkpoint to the other's, or to one with our encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nas_encoder import __version__
 from nas_encoder.common.documents import plain, write_atomically, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError
-from nas_encoder.interchange import card, espnet_files, nemo_files
+from nas_encoder.interchange import card, espnet_files, nemo_files, rewriting
 from nas_encoder.interchange.espnet_files import CONFIG as ESPNET_CONFIG
 from nas_encoder.interchange.files import (
     Archive,
@@ -39,6 +39,11 @@ class Conversion:
     files: list[Path]
     encoder_only: bool
 
+    @property
+    def rewritten(self) -> bool:
+        """Whether it is the same toolkit's model, with our encoder instead of the toolkit's."""
+        return self.target == self.model.toolkit and not self.encoder_only
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result in plain JSON types."""
         model, encoder = self.model, self.model.encoder
@@ -50,6 +55,7 @@ class Conversion:
             "files": [str(file) for file in self.files],
             "encoder": {
                 "kind": encoder.kind,
+                "read_from": encoder.adopted or None,
                 "genotype": genotype.name if genotype else None,
                 "hash": genotype.hash if genotype else None,
                 "parameters": encoder.parameters,
@@ -84,16 +90,17 @@ def read(
     checkpoint: str | None = None,
     bpe_model: str | None = None,
     convertible: bool = True,
+    adopting: bool = False,
 ) -> Model:
     """Read a checkpoint of either toolkit; arguments and errors as in the two readers."""
     toolkit = toolkit_of(path)
     if path.is_dir() and (path / ENCODER_WEIGHTS[toolkit]).is_file():
         return _read_encoder(path, toolkit)
     if toolkit == "espnet":
-        return espnet_files.read_espnet(path, checkpoint, bpe_model, convertible)
+        return espnet_files.read_espnet(path, checkpoint, bpe_model, convertible, adopting)
     if checkpoint is not None:
         raise ConfigError("--checkpoint", ["is for folders of ESPnet; a .nemo file has one"])
-    return nemo_files.read_nemo(path)
+    return nemo_files.read_nemo(path, adopting)
 
 
 def convert(
@@ -102,8 +109,12 @@ def convert(
     encoder_only: bool = False,
     checkpoint: str | None = None,
     bpe_model: str | None = None,
+    to: str | None = None,
 ) -> Conversion:
     """Convert a checkpoint of one toolkit to the other.
+
+    One with an encoder of the toolkit's own that is a network of ours (the table ``ADOPTED``) gets
+    ours instead, with the same outputs, and by default stays the toolkit's: all else in it is kept.
 
     Args:
         source: ESPnet: a folder, a ``.pth`` file or a packed ``.zip``; NeMo: a ``.nemo`` file or
@@ -112,20 +123,36 @@ def convert(
         encoder_only: Write only the encoder's weights, configuration and genotype.
         checkpoint: The ``.pth`` file in the folder.
         bpe_model: The SentencePiece model, if that of ESPnet's config is not found.
+        to: ``espnet`` or ``nemo``; None for the other toolkit than the source's, or the same if
+            its encoder is the toolkit's own.
 
     Raises:
         CheckpointError: Something cannot be read, converted or written.
-        ConfigError: ``output`` cannot take the result.
+        ConfigError: ``output`` cannot take the result, or the source's encoder is not in a space.
     """
     source, output = Path(source), Path(output)
-    model = read(source, checkpoint, bpe_model)
-    target = OTHER[model.toolkit]
-    if not encoder_only:
+    model = read(source, checkpoint, bpe_model, adopting=True)
+    adopted = bool(model.encoder.adopted)
+    target = to or (model.toolkit if adopted else OTHER[model.toolkit])
+    same = target == model.toolkit
+    if same and not adopted:
+        raise ConfigError(
+            "--to", [f"{model.source} is {TITLES[target]}'s already, with our encoder"]
+        )
+    if not encoder_only and not same:
         model.whole()
+    if same and source.resolve() == output.resolve():
+        raise ConfigError("output", [f"is the input, {str(output)!r}"])
+    if same and not encoder_only and source.is_file() and source.suffix == ".zip":
+        # Its configuration names files in it.
+        raise CheckpointError(str(source), ["is packed; unpack it and give its .pth file"])
     _check_output(output, a_file=target == "nemo" and not encoder_only)
     if encoder_only:
         files = _write_encoder(model, target, output)
         model.left_out = {"not part of the encoder": _rest(model)} if _rest(model) else {}
+    elif same:
+        rewrite = {"espnet": rewriting.rewrite_espnet, "nemo": rewriting.rewrite_nemo}[target]
+        files, model.left_out = rewrite(model, output), {}
     elif target == "nemo":
         files = nemo_files.write_nemo(model, output)
     else:
@@ -165,6 +192,7 @@ def _write_card(model: Model, target: str, output: Path) -> Path:
         "Provenance": {
             "written": card.today(),
             "converted from": f"{TITLES[model.toolkit]}, {Path(model.source).name}",
+            "encoder of the source": encoder.adopted or encoder.kind,
             "by": f"nas-encoder convert {__version__}",
             **{name: value for name, value in model.facts.items() if name not in data},
         },

@@ -14,6 +14,7 @@ from torch import Tensor
 from nas_encoder.common.documents import write_atomically, write_yaml
 from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError
+from nas_encoder.interchange.adoption import adopt, adoptable
 from nas_encoder.interchange.files import (
     Archive,
     dump_tensors,
@@ -47,6 +48,7 @@ def read_espnet(
     checkpoint: str | None = None,
     bpe_model: str | None = None,
     convertible: bool = True,
+    adopting: bool = False,
 ) -> Model:
     """Read an ESPnet model.
 
@@ -55,9 +57,10 @@ def read_espnet(
         checkpoint: Name of the ``.pth`` file, if the folder has several.
         bpe_model: The SentencePiece model, if that of the config is not found.
         convertible: Whether an encoder that NeMo cannot hold is an error.
+        adopting: Whether to read encoders of ESPnet's as ours.
 
     Raises:
-        CheckpointError: It cannot be read; all problems are listed.
+        ProblemsError: It cannot be read; all problems are listed.
     """
     if path.is_dir() or path.suffix == ".pth":
         folder = path if path.is_dir() else path.parent
@@ -74,9 +77,11 @@ def read_espnet(
         config = parse_config(archive.read(config_name), f"{path}: {config_name}")
         state = load_tensors(archive.read(name), f"{path}: {name}")
         source, read = str(path), archive.read
-    encoder, notes = read_encoder(f"{source}: config", config, state, convertible)
-    model = Model(source, "espnet", encoder, notes=notes, facts=_facts(config), config=config)
-    model.used |= encoder.state.keys()
+    encoder, notes = read_encoder(f"{source}: config", config, state, convertible, adopting)
+    model = Model(
+        source, "espnet", encoder, notes=notes, facts=_facts(config), config=config, state=state
+    )
+    model.use_encoder()
     for name, what in (("preencoder", "before"), ("postencoder", "after")):
         if config.get(name) is not None:
             model.obstacles.append(
@@ -132,13 +137,18 @@ def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_encoder(
-    subject: str, config: Mapping[str, Any], state: Mapping[str, Tensor], convertible: bool = True
+    subject: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    convertible: bool = True,
+    adopting: bool = False,
 ) -> tuple[Encoder, list[str]]:
     """Return the encoder of a training configuration, and what else differs.
 
     Raises:
         ProblemsError: It is none of ours, or cannot be converted.
     """
+    theirs = adoptable("espnet") if adopting else {}
     problems = [
         f"{name}: must be a mapping, got {show(config[name])}"
         for name in ("encoder_conf", "frontend_conf", "normalize_conf", "model_conf")
@@ -146,10 +156,15 @@ def read_encoder(
     ]
     kind, conf = config.get("encoder"), config.get("encoder_conf") or {}
     kind = {saved_name(name): name for name in encoder_stems()}.get(str(kind), kind)
-    if not isinstance(kind, str) or kind not in encoder_stems():
-        problems.append(f"encoder: must be one of {', '.join(encoder_stems())}, got {show(kind)}")
+    if not isinstance(kind, str) or kind not in {*encoder_stems(), *theirs}:
+        known = ", ".join([*encoder_stems(), *theirs])
+        problems.append(f"encoder: must be one of {known}, got {show(kind)}")
     if problems or not isinstance(kind, str):
         raise CheckpointError(subject, problems)
+    if kind in theirs:
+        size, weights = _input_size(config), take(state, PREFIX)
+        place = f"{subject}: encoder_conf of '{kind}'"
+        return adopt("espnet", kind, conf, size, weights, place)
     if convertible and conf.get("interctc_use_conditioning"):
         problems.append(
             "encoder_conf.interctc_use_conditioning: self-conditioned CTC does not exist in NeMo, "

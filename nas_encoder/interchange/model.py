@@ -38,11 +38,13 @@ class Encoder:
         options: What the network is built from, under our names (``input_size``,
             ``output_size``), including the genotype as a mapping for ``nas``.
         weights: The tensors ``network.*``.
+        adopted: The toolkit's name of the encoder that it was read from; empty for ours.
     """
 
     kind: str
     options: dict[str, Any]
     weights: dict[str, Tensor]
+    adopted: str = ""
 
     @property
     def genotype(self) -> Genotype | None:
@@ -177,6 +179,8 @@ class Model:
         parameters: Number of trained values of the whole model.
         obstacles: Why only the encoder can be converted; empty if everything can.
         used: Names of the tensors that are converted.
+        state: The checkpoint's tensors.
+        files: The other files of a ``.nemo`` archive, if its encoder was adopted.
     """
 
     source: str
@@ -191,6 +195,14 @@ class Model:
     parameters: int = 0
     obstacles: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def use_encoder(self) -> None:
+        """Count the encoder's tensors as converted."""
+        self.used |= self.encoder.state.keys()
+        if self.encoder.adopted:
+            self.used |= {name for name in self.state if name.startswith(PREFIX)}
 
     def whole(self) -> tuple[Head, Features]:
         """Return all but the encoder; CheckpointError if only the encoder can be converted."""

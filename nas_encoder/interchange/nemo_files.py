@@ -14,6 +14,7 @@ from nas_encoder.common.documents import plain
 from nas_encoder.common.problems import is_number, show
 from nas_encoder.errors import CheckpointError
 from nas_encoder.interchange import tokens
+from nas_encoder.interchange.adoption import adopt, adoptable
 from nas_encoder.interchange.features import samples
 from nas_encoder.interchange.files import (
     Archive,
@@ -60,24 +61,29 @@ _HEADS = (
 )
 
 
-def read_nemo(path: Path) -> Model:
+def read_nemo(path: Path, adopting: bool = False) -> Model:
     """Read a NeMo model.
 
     Args:
         path: A ``.nemo`` archive, or the folder of an unpacked one.
+        adopting: Whether to read encoders of NeMo's as ours.
 
     Raises:
-        CheckpointError: It cannot be read; all problems are listed.
+        ProblemsError: It cannot be read; all problems are listed.
     """
-    read = partial(_read_in, path) if path.is_dir() else Archive(path).read
+    archive = None if path.is_dir() else Archive(path)
+    read = partial(_read_in, path) if archive is None else archive.read
     subject = f"{path}: {CONFIG}"
     config = parse_config(read(CONFIG), subject)
     if isinstance(config.get("model"), Mapping):
         config = config["model"]
     state = load_tensors(read(WEIGHTS), f"{path}: {WEIGHTS}")
-    encoder, notes = read_encoder(subject, config, state)
-    model = Model(str(path), "nemo", encoder, notes=notes, config=config)
-    model.used |= encoder.state.keys()
+    encoder, notes = read_encoder(subject, config, state, adopting)
+    model = Model(str(path), "nemo", encoder, notes=notes, config=config, state=state)
+    model.use_encoder()
+    if encoder.adopted:
+        held = archive.names if archive else {f.name for f in path.iterdir() if f.is_file()}
+        model.files = {name: read(name) for name in sorted(held - {CONFIG, WEIGHTS})}
     model.facts = {
         title: block.get("manifest_filepath")
         for title, name in (("training", "train_ds"), ("validation", "validation_ds"))
@@ -98,7 +104,10 @@ def _read_in(folder: Path, name: str) -> bytes:
 
 
 def read_encoder(
-    subject: str, config: Mapping[str, Any], state: Mapping[str, Tensor]
+    subject: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    adopting: bool = False,
 ) -> tuple[Encoder, list[str]]:
     """Return the encoder of a model's configuration, and what else differs.
 
@@ -109,8 +118,15 @@ def read_encoder(
     target = block.get("_target_") if isinstance(block, Mapping) else None
     targets = encoder_targets()
     kind = next((kind for kind, name in targets.items() if name == target), None)
+    theirs = adoptable("nemo") if adopting and str(target).startswith("nemo.") else {}
+    name = str(target).rpartition(".")[2]
+    if isinstance(block, Mapping) and name in theirs:
+        given = {own: value for own, value in block.items() if own != "_target_"}
+        return adopt(
+            "nemo", name, given, block.get("feat_in"), take(state, PREFIX), f"{subject}: encoder"
+        )
     if kind is None or not isinstance(block, Mapping):
-        wanted = " or ".join(targets.values())
+        wanted = " or ".join([*targets.values(), *(adoptable("nemo") if adopting else ())])
         raise CheckpointError(subject, [f"encoder._target_: must be {wanted}, got {show(target)}"])
     options, unknown = own_options(kind, block, _WORDS)
     found = take(state, PREFIX)

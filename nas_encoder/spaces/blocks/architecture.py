@@ -32,7 +32,7 @@ def _reduction(value: Any, path: str, problems: Problems) -> Any:
     if isinstance(value, bool) or value not in REDUCTIONS:
         problems.add(path, f"must be 1, 2 or 4 frames of the front end, got {value!r:.60}")
         return None
-    return value
+    return REDUCTIONS[REDUCTIONS.index(value)]
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,22 @@ def _one_of(*values: float) -> Rule:
         if isinstance(value, bool) or value not in values:
             problems.add(path, f"must be {' or '.join(map(str, values))}, got {value!r}")
             return None
-        return value
+        return values[values.index(value)]  # of one type, for one hash
 
     return check
 
 
-_EXPANSION = number(0, 64, above=True)
+def _expansion(above: bool) -> Rule:
+    rule = number(0, 64, above=above)
+
+    def check(value: Any, path: str, problems: Problems) -> Any:
+        kept = rule(value, path, problems)
+        return None if kept is None else float(kept)  # 4 and 4.0 have one hash
+
+    return check
+
+
+_EXPANSION = _expansion(above=True)
 _HEADS = integer(1, 256)
 _KERNEL = _odd(1023)
 _WINDOW = integer(0, 10**6)
@@ -210,7 +220,7 @@ class Memory(Part):
     back: int = option(10, integer(0, 512))
     ahead: int = option(10, integer(0, 512))
     stride: int = option(1, integer(1, 64))
-    expansion: float = option(0.0, number(0, 64))
+    expansion: float = option(0.0, _expansion(above=False))
 
     def text(self) -> str:
         """Return for example ``memory -10+10 every 2 x 4``."""
