@@ -181,8 +181,9 @@ class TrialRecord(Record):
     finished: str | None  # ISO 8601
     # Proposals outside the budgets that were not trained before it; None: none.
     refused: int | None = None
+    initial: str | None = None  # the name of the given point that it is; None: it is none
 
-    left_out: ClassVar[tuple[str, ...]] = (*COSTS, "refused")
+    left_out: ClassVar[tuple[str, ...]] = (*COSTS, "refused", "initial")
 
     @property
     def complete(self) -> bool:

@@ -20,7 +20,8 @@ from trials_samples import lookup_config, work_in_a_process, write_table
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.trials.storage import WORKER
+from nas_encoder.search.trials.storage import INITIAL, WORKER
+from nas_encoder.tabular import load_table
 from nas_encoder.training.holding import STUDY
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -100,8 +101,16 @@ def kill_in_mid_trial(process: BaseProcess, database: Path, name: str) -> Frozen
 def test_four_workers_one_of_which_is_killed(
     source: Path, tmp_path: Path, processes: list[BaseProcess]
 ) -> None:
+    table, points = load_table(str(source)), []
+    for place, key in enumerate(table.hashes()[:6]):
+        points.append(str(tmp_path / f"point{place}.yaml"))
+        table.genotype(key).renamed(f"point{place}").save(points[-1])
     config = lookup_config(
-        "evolution", source, trials={"count": COUNT}, evolution={"population": 8, "sample": 3}
+        "evolution",
+        source,
+        trials={"count": COUNT, "initial": points},
+        evolution={"population": 8, "sample": 3},
+        objective={"macs": 1.55e7},
     )
     output = tmp_path / "run"
     output.mkdir()
@@ -115,6 +124,8 @@ def test_four_workers_one_of_which_is_killed(
     trials = trials_of(url, config.study_name)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == COUNT
+    given = [t.user_attrs[INITIAL]["name"] for t in complete if INITIAL in t.user_attrs]
+    assert sorted(given) == [f"point{place}" for place in range(6)]
     assert not [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
     # Its trial failed, and its parameters were run by another worker.
     again = trials[lost.number]

@@ -208,6 +208,8 @@ class StudyConfig(Declared):
         heartbeat: Seconds between two heartbeats of a worker. After four times as long without
             one, its trial is given to another worker.
         retries: How often to rerun a trial whose worker died, before another trial replaces it.
+        initial: Names of shipped genotypes, or files: the first trials. The result is the best
+            trial, so never worse than the best of these.
     """
 
     count: int = option(50, integer(1, 10**7))
@@ -215,6 +217,15 @@ class StudyConfig(Declared):
     study: str | None = option(None, text("a text or null"))
     heartbeat: int = option(30, integer(1, 86400))
     retries: int = option(3, integer(0, 1000))
+    initial: tuple[str, ...] = option(
+        (), tuple_of(text("a genotype's name or file"), 0, 10**4, once="a genotype")
+    )
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that the first trials are not more than all."""
+        if len(self.initial) > self.count:
+            rule = f"must be at least {len(self.initial)}, the number of trials.initial"
+            found.conflict("count", f"{rule}, got {self.count}", "initial")
 
     @property
     def grace(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import COUNTED, TrialBudgets, readable
+from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.members import TrialSpace
 
 ATTEMPTS = 200  # draws for one trial
@@ -57,6 +58,11 @@ class Budget:
         if not found:
             self._seen.clear()
         return found
+
+    def names(self, objectives: Sequence[str]) -> list[str]:
+        """Return the quantities that objectives and bounds need."""
+        minimized = [name for name in objectives if name != ERROR]
+        return list(dict.fromkeys([*minimized, *self.limits.limited]))
 
     def broken(self, costs: Mapping[str, float]) -> list[str]:
         """Return a line for each bound that costs break."""

@@ -17,7 +17,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import COSTS
 from nas_encoder.search.trials.samplers import is_outside
-from nas_encoder.search.trials.storage import REDRAWN
+from nas_encoder.search.trials.storage import INITIAL, REDRAWN
 from nas_encoder.search.trials.study import COST, ERRORS, finished, result_of
 from nas_encoder.spaces import get_space
 
@@ -43,6 +43,7 @@ def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
             objectives=list(objectives),
             errors=known[ERRORS],
             finished=None if ended is None else ended.isoformat("T", "seconds"),
+            initial=known.get(INITIAL),
             refused=(refused[trial.number] + known.get(REDRAWN, 0)) or None,
         )
         found.append(record)
@@ -138,4 +139,6 @@ def _genotype(
         "epochs": trial.epochs,
         "validation": {"token_error_rate": trial.error, **trial.costs},
     }
+    if trial.initial is not None:
+        provenance["initial"] = trial.initial
     return Genotype(name, config.space, found.architecture, provenance)

@@ -70,6 +70,7 @@ def run_trials(
     require_optuna()
     import optuna
 
+    from nas_encoder.search.trials.initial import enqueue, load_initial
     from nas_encoder.search.trials.results import records_of, save_results
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, reading_study
@@ -92,10 +93,12 @@ def run_trials(
         from nas_encoder.search.trials.training import TrainingEvaluator
 
         evaluator = TrainingEvaluator(config, train, valid, seed)
+    points = load_initial(config.trials.initial, evaluator)
     budget, space = None, evaluator.space
     if config.objective.limited:
         budget = Budget(config.objective, evaluator.costs)
-        budget.require_one(space, seed)
+        if not points:
+            budget.require_one(space, seed)
         space = Affordable(space, budget)
     folder = RunFolder(output)
     run: dict[str, Any] = {
@@ -129,8 +132,11 @@ def run_trials(
                     load_if_exists=True,
                 )
                 identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
+                if points:
+                    identity["initial"] = {name: found.hash for name, found in points.items()}
                 _join(study, config, identity, store.shown, folder, evaluator.sets)
                 _require_recorded(folder, lambda: records_of(study, config.objectives))
+                enqueue(study, points, evaluator, config.objectives, budget)
             sampler.study = study
             stack.enter_context(folder.joined())
         if grown:

@@ -21,6 +21,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import PruningConfig
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.members import TrialSpace
+from nas_encoder.search.trials.storage import INITIAL
 from nas_encoder.tables import STRATEGIES
 
 Distributions = dict[str, BaseDistribution]
@@ -39,6 +40,10 @@ def distributions(space: TrialSpace) -> Distributions:
 def suggest(trial: Trial, space: TrialSpace) -> list[int]:
     """Return the vector of a trial."""
     vector: list[int] = []
+    if INITIAL in trial.user_attrs:
+        # Optuna would not ask the sampler; NSGA-II takes only those that it was asked about into
+        # its generations.
+        _ = trial.relative_params
     for name, bound in zip(distributions(space), space.bounds, strict=True):
         value = trial.suggest_categorical(name, tuple(range(bound)))
         assert isinstance(value, int)

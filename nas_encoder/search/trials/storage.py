@@ -24,7 +24,8 @@ from nas_encoder.search.trials.processes import is_dead
 
 WORKER = "worker"
 REDRAWN = "redrawn"  # genotypes outside the budgets that were drawn before a trial's own
-_KEPT = (REDRAWN,)  # what a trial that is run again inherits
+INITIAL = "initial"  # of a point that the search begins with: its name and known costs
+_KEPT = (REDRAWN, INITIAL)  # what a trial that is run again inherits
 _ATTEMPTS = 5
 
 

@@ -24,7 +24,7 @@ from nas_encoder.search.trials.budget import Budget
 from nas_encoder.search.trials.evaluate import Evaluator
 from nas_encoder.search.trials.processes import this_process
 from nas_encoder.search.trials.samplers import OUTSIDE, is_live, is_outside, rank_of, suggest
-from nas_encoder.search.trials.storage import REDRAWN, WORKER, Storage, quiet
+from nas_encoder.search.trials.storage import INITIAL, REDRAWN, WORKER, Storage, quiet
 from nas_encoder.training.stopping import stop_if_requested
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def evaluate(
         budget.redrawn = 0
     known = _known(study, genotype.hash, evaluator.epochs)
     names = [name for name in objectives if name != ERROR]
-    if known is None and budget is not None:
+    initial = trial.user_attrs.get(INITIAL, {})
+    if known is None and budget is not None and not initial:
         excess = budget.excess(genotype)
         if excess:
             costs = evaluator.costs(genotype, list(excess))
@@ -66,8 +67,11 @@ def evaluate(
                 trial.set_constraint(name, value)
             study.tell(trial, [costs.get(name, math.inf) for name in objectives])
             return False
-        names += budget.limits.limited
-    costs = evaluator.costs(genotype, names) if known is None else known[COST]
+        names = budget.names(objectives)
+    if known is not None:
+        costs = known[COST]
+    else:
+        costs = initial.get("costs") or evaluator.costs(genotype, names)
     source = evaluator.errors(genotype) if known is None else iter(known[ERRORS])
     errors: list[float] = []
     pruned = False
@@ -87,6 +91,8 @@ def evaluate(
     }
     if redrawn := trial.user_attrs.get(REDRAWN):
         result[REDRAWN] = redrawn
+    if initial:
+        result[INITIAL] = initial["name"]
     values = [errors[-1] if name == ERROR else costs[name] for name in objectives]
     result["seal"] = _seal(result, trial.params, [] if pruned else values)
     trial.set_user_attr(RESULT, result)  # at once: each attribute is a transaction
@@ -206,6 +212,16 @@ class Worker:
         trials = [t for t in self.study.get_trials(deepcopy=False) if is_live(t)]
         return len(trials) < self.count or any(t.state == TrialState.WAITING for t in trials)
 
+    def _is_copy(self, trial: Trial) -> bool:
+        """Return whether an earlier trial is of the same initial point."""
+        own = trial.user_attrs.get(INITIAL, {}).get("name")
+        return own is not None and any(
+            other.number < trial.number
+            and is_live(other)
+            and other.user_attrs.get(INITIAL, {}).get("name") == own
+            for other in self.study.get_trials(deepcopy=False)
+        )
+
     def _one_trial(self) -> bool:
         """Take a trial and run it; return whether it counts."""
         with quiet():
@@ -214,7 +230,7 @@ class Worker:
         try:
             with self.storage.heartbeat(self.study, number):
                 trial.set_user_attr(WORKER, this_process())
-                if rank_of(self.study, number) >= self.count:
+                if rank_of(self.study, number) >= self.count or self._is_copy(trial):
                     # Another worker was faster.
                     self.study.tell(trial, state=TrialState.FAIL)
                     return False

@@ -1,0 +1,84 @@
+"""The first trials of a study: given genotypes, so that a search is never worse than the best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.study import Study
+
+from nas_encoder.errors import ConfigError, ProblemsError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.search.trials.budget import Budget
+from nas_encoder.search.trials.evaluate import Evaluator
+from nas_encoder.search.trials.samplers import distributions, is_live
+from nas_encoder.search.trials.storage import INITIAL
+
+SUBJECT = "trials.initial"
+
+
+def load_initial(sources: Sequence[str], evaluator: Evaluator) -> dict[str, Genotype]:
+    """Load genotypes: name -> genotype, by the source instead where two have the same name.
+
+    Raises:
+        ConfigError: One cannot be loaded, encoded or evaluated, or is given twice; all are named.
+    """
+    found: dict[str, Genotype] = {}
+    problems: list[str] = []
+    for source in sources:
+        try:
+            genotype = load_genotype(source)
+            evaluator.space.encode(genotype)
+        except ProblemsError as error:
+            problems += [f"'{source}': {line}" for line in error.problems]
+            continue
+        if evaluator.nearest(genotype).hash != genotype.hash:
+            problems.append(f"'{source}': the table does not hold it")
+        if twin := next((s for s, other in found.items() if other.hash == genotype.hash), None):
+            problems.append(f"'{source}': is the same architecture as '{twin}'")
+        found[source] = genotype
+    if problems:
+        raise ConfigError(SUBJECT, problems)
+    names = Counter(genotype.name for genotype in found.values())
+    return {
+        genotype.name if names[genotype.name] == 1 else source: genotype
+        for source, genotype in found.items()
+    }
+
+
+def enqueue(
+    study: Study,
+    points: dict[str, Genotype],
+    evaluator: Evaluator,
+    objectives: Sequence[str],
+    budget: Budget | None,
+) -> None:
+    """Enqueue those points that the study does not have yet.
+
+    Two workers that begin a study at the same moment in different places may both do so; a worker
+    runs only the first trial of a point.
+
+    Raises:
+        ConfigError: A point is outside the budget; all that are so are named.
+    """
+    trials = study.get_trials(deepcopy=False)
+    there = {
+        t.user_attrs[INITIAL]["name"] for t in trials if INITIAL in t.user_attrs and is_live(t)
+    }
+    missing = {name: genotype for name, genotype in points.items() if name not in there}
+    problems: list[str] = []
+    attributes: dict[str, dict[str, Any]] = {}
+    for name, genotype in missing.items():
+        attributes[name] = {"name": name}
+        if budget is not None:
+            costs = evaluator.costs(genotype, budget.names(objectives))
+            problems += [f"'{name}': {line}" for line in budget.broken(costs)]
+            attributes[name]["costs"] = costs  # measured again, they might not be within
+    if problems:
+        raise ConfigError(SUBJECT, problems)
+    names = list(distributions(evaluator.space))
+    for name, genotype in missing.items():
+        vector = evaluator.space.encode(genotype)
+        params = dict(zip(names, vector, strict=True))
+        study.enqueue_trial(params, user_attrs={INITIAL: attributes[name]})
