@@ -141,6 +141,26 @@ def test_nothing_depends_on_values(part: Part) -> None:
     assert lengths is not None and lengths.shape == (2,)
 
 
+@every
+def test_half_precision_is_close(part: Part) -> None:
+    front = built(part).float()
+    x, lengths = noise(2, 41).float(), torch.tensor([41, 26])
+    expected, out = front(x, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = front(x, lengths)
+    valid = ~padding_frames(out, y.size(1))
+    error = (y.float() - expected)[valid].abs().max()
+    assert 0 < error < 0.05 * expected[valid].abs().max()
+
+
+@pytest.mark.parametrize("channels", [64, 65])
+def test_layouts_of_wide_convolutions_agree(channels: int) -> None:
+    front = built(Conv2dFront(4, channels))
+    x, lengths = noise(2, 41), torch.tensor([41, 26])
+    y, _ = front(x, lengths)
+    torch.testing.assert_close(front.train()(x, lengths)[0], y, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("context", [0, 4])
 def test_stacked_frames_are_those_of_dfsmn_san(context: int) -> None:
     config = DFSMNSANConfig(BINS, 8, 8, 1, 0, attention_heads=2, context=context, dropout=0.0)

@@ -1,8 +1,8 @@
 """The front ends of block encoders: features in, at a quarter or an eighth of the rate out.
 
 Padding never changes a valid frame: what a padded convolution reads past an utterance's end is
-zero in every layer, as if the utterance ended there. No layer takes statistics. Layouts were
-chosen by benchmarks/front_ends.py: 2-D convolutions keep their channels last, and those over time
+zero in every layer, as if the utterance ended there. No layer takes statistics. 2-D convolutions
+keep their channels last in memory, which benchmarks/front_ends.py measures, and those over time
 alone are linear layers over neighbouring frames.
 
 B batch, T input frames, F features, T' output frames, C width of the first stage.
@@ -86,11 +86,13 @@ class Convolutions2d(FrontEnd):
 
     def __init__(self, part: Conv2dFront | DepthwiseFront, input_size: int, width: int) -> None:
         separable = isinstance(part, DepthwiseFront)
-        padded = part.padded if isinstance(part, Conv2dFront) else True
+        padded = isinstance(part, DepthwiseFront) or part.padded
         # One convolution reads frames -1 to 1 or 0 to 2 around its own; each further one doubles.
         reach = part.factor - 1
         super().__init__(part.factor, (reach, reach) if padded else (0, 2 * reach), part.least)
         self.padded = padded
+        # Then PyTorch's gradient of the weight is slow in channels last, the rest is fast.
+        self.wide = not separable and part.channels > 64
         channels, padding = part.channels, int(padded)
         layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, 2, padding)]
         for _ in range(part.factor.bit_length() - 2):
@@ -105,7 +107,10 @@ class Convolutions2d(FrontEnd):
 
     def frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map (B, T, F), zero in padding frames, to (B, T', C)."""
-        x = x.unsqueeze(3).permute(0, 3, 1, 2)  # (B, 1, T, F), in memory channels last
+        if self.training and self.wide:
+            x = x.unsqueeze(1)
+        else:
+            x = x.unsqueeze(3).permute(0, 3, 1, 2)  # (B, 1, T, F), in memory channels last
         last = len(self.convolutions) - 1
         for number, layer in enumerate(self.convolutions):
             x = layer(x)
