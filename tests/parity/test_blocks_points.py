@@ -6,6 +6,7 @@ import argparse
 import copy
 import importlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nas_encoder.cli.main import main
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.interchange.convert import convert
 from nas_encoder.network import build_encoder
+from nas_encoder.spaces.adopted import Adopted
 from nas_encoder.spaces.blocks import points
 from nas_encoder.tables import ADOPTED
 
@@ -66,12 +68,41 @@ def randomized(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-def adopted(kind: str, conf: dict[str, Any], theirs: nn.Module) -> tuple[Genotype, nn.Module]:
-    """Return the genotype and our network with the weights of a toolkit's encoder."""
-    found = ADOPTED[kind](conf, "encoder")
-    network = build_encoder(found.genotype, input_size=BINS, **found.options).double().eval()
+def adopted(kind: str, conf: dict[str, Any], theirs: nn.Module) -> tuple[Adopted, nn.Module]:
+    """Return our network with the weights of a toolkit's encoder, both without dropout."""
+    found: Adopted = ADOPTED[kind](conf, "encoder")
+    options = {**found.options, "dropout": 0.0, "attention_dropout": 0.0}
+    network = build_encoder(found.genotype, input_size=BINS, **options).double().eval()
     network.load_state_dict(found.weights(theirs.state_dict()))
-    return found.genotype, network
+    for module in theirs.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return found, network
+
+
+def check_training(
+    found: Adopted, ours: nn.Module, theirs: nn.Module, encode: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Check outputs, gradients and running statistics of a step; ``encode`` runs theirs."""
+    x, lengths = torch.randn(2, FRAMES, BINS, dtype=torch.float64), torch.tensor([FRAMES] * 2)
+    ours.train()
+    theirs.train()
+    output, expected = ours(x, lengths)[0], encode(x, lengths)
+    assert difference(output, expected) < 1e-9
+    direction = torch.randn_like(output)
+    for y in (output, expected):
+        (y * direction).sum().backward()
+    gradients, known = (
+        {
+            name: module.get_parameter(name).grad if value.requires_grad else value
+            for name, value in module.state_dict(keep_vars=True).items()
+        }
+        for module in (ours, theirs)
+    )
+    wanted = found.weights(known)
+    assert gradients.keys() == wanted.keys()
+    for name, value in gradients.items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-8, atol=1e-8, msg=name)
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -87,10 +118,10 @@ def difference(found: Tensor, expected: Tensor) -> float:
 def test_espnets_encoders(asr_task: Any, name: str) -> None:
     kind, conf, sizes = ESPNET[name]
     theirs = randomized(asr_task.encoder_choices.get_class(kind)(BINS, **conf))
-    genotype, ours = adopted(f"espnet.{kind}", conf, theirs)
+    point, ours = adopted(f"espnet.{kind}", conf, theirs)
     if sizes is not None:
         known = points.point(kind, width=WIDTH, heads=4, blocks=2, **sizes)
-        assert known.hash == genotype.hash
+        assert known.hash == point.genotype.hash
     # ESPnet counts padding frames as the utterance's at its end, so one utterance at a time.
     x = torch.randn(1, FRAMES, BINS, dtype=torch.float64)
     for frames in (FRAMES, 38, 15):
@@ -99,6 +130,7 @@ def test_espnets_encoders(asr_task: Any, name: str) -> None:
         found, found_lengths = ours(x[:, :frames], lengths)
         assert found_lengths.tolist() == expected_lengths.tolist()
         assert difference(found, expected) < 1e-9
+    check_training(point, ours, theirs, lambda x, lengths: theirs(x, lengths)[0])
 
 
 # -- NeMo ------------------------------------------------------------------------------------------
@@ -111,13 +143,13 @@ def test_nemos_encoders(nemo_models: Any, name: str) -> None:
     changes, sizes = NEMOS[name]
     conf = {**NEMO, **changes}
     theirs: Any = randomized(ConformerEncoder(**conf))
-    genotype, ours = adopted("nemo.ConformerEncoder", conf, theirs)
+    point, ours = adopted("nemo.ConformerEncoder", conf, theirs)
     if sizes is not None:
         kind = "fast_conformer" if "fast" in name else "nemo_conformer"
         known = points.point(
             kind, width=WIDTH, heads=4, hidden=2 * WIDTH, blocks=2, kernel=5, **sizes
         )
-        assert known.hash == genotype.hash
+        assert known.hash == point.genotype.hash
     x = torch.randn(3, FRAMES, BINS, dtype=torch.float64)
     lengths = torch.tensor([FRAMES, 38, 15])
     expected, expected_lengths = theirs(audio_signal=x.transpose(1, 2), length=lengths)
@@ -125,6 +157,13 @@ def test_nemos_encoders(nemo_models: Any, name: str) -> None:
     assert found_lengths.tolist() == expected_lengths.tolist()
     for row, count in enumerate(found_lengths.tolist()):
         assert difference(found[row, :count], expected[row, :, :count].T) < 1e-9
+
+    def encode(x: Tensor, lengths: Tensor) -> Tensor:
+        output: Tensor = theirs(audio_signal=x.transpose(1, 2), length=lengths)[0]
+        return output.transpose(1, 2)
+
+    if "without biases" not in name:  # ours have gradients
+        check_training(point, ours, theirs, encode)
 
 
 # -- ours ------------------------------------------------------------------------------------------

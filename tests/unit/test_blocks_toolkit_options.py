@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.spaces.blocks import points
 from nas_encoder.tables import ADOPTED
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFORMER = {"rel_pos_type": "latest", "macaron_style": True}
 
 
@@ -199,6 +202,38 @@ def test_everything_that_is_refused_is_named_at_once() -> None:
 )
 def test_what_espnet_has_and_the_space_not(kind: str, conf: dict[str, Any], line: str) -> None:
     assert refused(f"espnet.{kind}", conf) == [line]
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "sizes"),
+    [
+        ("conf/train/espnet/train_asr_transformer_14m", "transformer", {"hidden": 1536}),
+        (
+            "conf/train/espnet/train_asr_conformer_14m",
+            "conformer",
+            {"width": 176, "hidden": 704, "blocks": 18},
+        ),
+        (
+            "recipes/mini/nemo/conf/conformer",
+            "nemo_conformer",
+            {"width": 48, "hidden": 192, "blocks": 4},
+        ),
+        (
+            "recipes/mini/nemo/conf/fastconformer",
+            "fast_conformer",
+            {"width": 48, "hidden": 192, "blocks": 4, "factor": 4, "channels": 48},
+        ),
+    ],
+)
+def test_the_peers_of_our_recipes_are_points(name: str, point: str, sizes: dict[str, Any]) -> None:
+    config = yaml.safe_load((ROOT / f"{name}.yaml").read_text("utf-8"))
+    if "encoder_conf" in config:
+        found = ADOPTED[f"espnet.{config['encoder']}"](config["encoder_conf"], name)
+    else:
+        block = {**config["model"]["encoder"]}
+        kind = block.pop("_target_").rpartition(".")[2]
+        found = ADOPTED[f"nemo.{kind}"](block, name)
+    assert found.genotype.hash == points.point(point, **sizes).hash
 
 
 def test_what_differs_in_training_is_noted() -> None:
