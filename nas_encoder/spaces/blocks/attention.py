@@ -93,17 +93,17 @@ class AttentionModule(nn.Module):
         batch, time, width = packed.size(0), packed.size(1), packed.size(2) // 3
         window, keys = self.window, size + 2 * self.window
         count = (time + size - 1) // size
-        spare = count * size - time
-        queries = F.pad(packed[..., :width], (0, 0, 0, spare)).view(batch * count, size, width)
+        around = F.pad(packed, (0, 0, size, (count + 1) * size - time))  # (B, (N + 2) K, 3C)
+        queries = _chunks(around[..., :width], count, size, 1).flatten(0, 1)
         (query,) = self._in_heads(queries, 1)  # (H, B N, K, D)
-        beside = F.pad(packed[..., width:], (0, 0, size, size + spare))
-        key, value = self._in_heads(_with_neighbours(beside, size, window).flatten(0, 1), 2)
+        beside = _with_neighbours(around[..., width:], count, size, window).flatten(0, 1)
+        key, value = self._in_heads(beside, 2)  # (H, B N, K + 2W, D)
         valid = frames.mask
         if valid is None:
             valid = torch.ones(1, time, dtype=torch.bool, device=packed.device)
-        valid = F.pad(valid, (size, size + spare)).unsqueeze(2)
-        valid = _with_neighbours(valid, size, window).squeeze(3)  # (B or 1, N, K + 2W)
-        valid = valid.expand(batch, -1, -1).reshape(-1, 1, keys)
+        valid = F.pad(valid, (size, (count + 1) * size - time)).unsqueeze(2)
+        valid = _with_neighbours(valid, count, size, window).squeeze(3)
+        valid = valid.expand(batch, -1, -1).reshape(batch * count, 1, keys)
         mask = _seen(valid, size, keys, window, window, packed.device)
         distances = None
         if self.position is not None:
@@ -145,14 +145,19 @@ class AttentionModule(nn.Module):
         return weighted(query + content, key, value, mask, rate, places)
 
 
-def _with_neighbours(x: Tensor, size: int, window: int) -> Tensor:
+def _chunks(around: Tensor, count: int, size: int, first: int) -> Tensor:
+    """Return N chunks of (B, (N + 2) K, F) from one on, (B, N, K, F)."""
+    found = around.narrow(1, first * size, count * size)
+    return found.view(around.size(0), count, size, around.size(2))
+
+
+def _with_neighbours(around: Tensor, count: int, size: int, window: int) -> Tensor:
     """Return the chunks of (B, (N + 2) K, F) but the outer ones, with W frames on either side.
 
     The result is (B, N, K + 2W, F); W is at most K.
     """
-    cut = x.view(x.size(0), -1, size, x.size(2))
-    before, after = cut[:, :-2, size - window :], cut[:, 2:, :window]
-    return torch.cat((before, cut[:, 1:-1], after), 2)
+    before, own, after = (_chunks(around, count, size, first) for first in range(3))
+    return torch.cat((before[:, :, size - window :], own, after[:, :, :window]), 2)
 
 
 def _seen(
