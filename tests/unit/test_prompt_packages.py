@@ -228,6 +228,10 @@ def test_command_line_and_summary(repository, tmp_path, capsys):
     text = (tmp_path / "results" / "RESULTS.md").read_text()
     assert "| a sound, not speech | 2 | 2 |" in text
     assert f"SHA-256 of all files: {found['corpus']['sha256']}" in text
+    folder = corpus / "usr/share/asterisk/sounds/en_US_f_Allison"
+    shutil.copy(folder / "vm-02.wav", folder / "vm-unread.wav")  # which has a text
+    assert summary.main([*map(str, arguments), "--command", "run.sh"]) == 1
+    assert "prepare it again" in capsys.readouterr().err
 
 
 def test_the_recipe_can_be_read():

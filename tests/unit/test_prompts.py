@@ -22,6 +22,7 @@ from nas_encoder.data.prompts import (
     HELD_OUT,
     NO_FILE,
     NO_LINE,
+    OTHERWISE,
     SPLITS,
     TWICE,
     UNFIT,
@@ -117,6 +118,11 @@ def corpus(tmp_path_factory):
 
 def test_what_is_left_out(corpus):
     found = collect(corpus)
+    for voice, reasons in found.left_out.items():  # all files are accounted for
+        files = len(list((corpus / "usr/share/asterisk/sounds" / voice).rglob("*.wav")))
+        used = [prompt for split in found.splits.values() for prompt in split]
+        lost = [name for reason, names in reasons.items() if reason != NO_FILE for name in names]
+        assert files == len(lost) + sum(prompt.voice.folder == voice for prompt in used)
     left = {voice: dict(reasons) for voice, reasons in found.left_out.items()}
     held = set(left["it_IT_f_Menardi"].pop(HELD_OUT))
     assert left["en_US_f_Allison"] == {
@@ -215,6 +221,19 @@ def test_wrong_folders(corpus, tmp_path):
     assert len(caught.value.problems) == 3  # English has no audio, both Italian voices no texts
     assert "no .wav files, but texts; they are in asterisk-core-sounds-en-wav" in str(caught.value)
     assert "Unpack asterisk-core-sounds-it with 'dpkg -x'" in str(caught.value)
+
+
+def test_what_is_known_to_be_read_otherwise(corpus, tmp_path):
+    root = shutil.copytree(corpus, tmp_path / "c")
+    path = root / "usr/share/doc/asterisk-core-sounds-it/core-sounds-it.txt.gz"
+    with gzip.open(path, "at", encoding="utf-8") as file:
+        file.write("conf-muted: Ora sei muto.\n")
+    for voice in PROMPT_VOICES["it"]:
+        sounds = root / "usr/share/asterisk/sounds" / voice
+        shutil.copy(sounds / "vm-02.wav", sounds / "conf-muted.wav")
+    left_out = collect(root).left_out
+    assert {left_out[voice][OTHERWISE][0] for voice in PROMPT_VOICES["it"]} == {"conf-muted"}
+    assert OTHERWISE not in left_out["en_US_f_Allison"]
 
 
 def test_damaged_audio_and_names_that_come_twice(english):

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.provenance import commit
 from nas_encoder.data import open_cuts
-from nas_encoder.data.manifests import PREPARED, speaker_of, text_of
+from nas_encoder.data.manifests import speaker_of, text_of
 from nas_encoder.data.prompts import VOICES, collect
+from nas_encoder.errors import DataError
 from tools.results.document import write_files
 from tools.scripts import command
 
@@ -27,12 +29,17 @@ def summary(corpus: Path, prepared: Path) -> dict[str, Any]:
         prepared: What ``nas-encoder data prepare`` made of it.
 
     Raises:
-        DataError: A folder is not what it should be.
+        DataError: A folder is not what it should be, or one was not made of the other.
     """
-    names = json.loads((prepared / PREPARED).read_text(encoding="utf-8"))["splits"]
+    found = collect(corpus)
+    splits = {split: open_cuts(prepared, split=split) for split in found.splits}
+    for split, prompts in found.splits.items():
+        if {cut.id for cut in splits[split]} != {prompt.recording.id for prompt in prompts}:
+            problem = f"split '{split}' is not what is made of {corpus} now; prepare it again"
+            raise DataError(str(prepared), [problem])
     return {
-        "splits": {split: _counts(open_cuts(prepared, split=split)) for split in names},
-        "left_out": collect(corpus).left_out,
+        "splits": {split: _counts(cuts) for split, cuts in splits.items()},
+        "left_out": found.left_out,
         "corpus": json.loads((corpus / "corpus.json").read_text(encoding="utf-8")),
     }
 
@@ -73,7 +80,8 @@ def paragraphs(counts: Mapping[str, Any]) -> list[str]:
     return [
         "# Recorded prompts: what is used",
         _table(head, rows),
-        "## Left out\n\nPrompts by reason and voice; `results.json` has their names.",
+        "## Left out\n\nPrompts by reason and voice; `results.json` has their names. With those "
+        "that are used, and without those that have no recording, they are all files.",
         _table(["reason", *left_out], losses),
     ]
 
@@ -96,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     counts = summary(args.corpus, args.prepared)
     versions = Counter(one["version"] for one in counts["corpus"]["packages"].values())
     origin = {
+        "commit": commit(),
         "command": f"`{args.command}`",
         "packages": ", ".join(f"{count} of version {name}" for name, count in versions.items()),
         "SHA-256 of all files": counts["corpus"]["sha256"],
