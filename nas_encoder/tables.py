@@ -52,6 +52,21 @@ ADOPTED.refer("espnet.branchformer", f"{_TOOLKITS}.espnet:Branchformer.adopt")
 ADOPTED.refer("espnet.e_branchformer", f"{_TOOLKITS}.espnet:EBranchformer.adopt")
 ADOPTED.refer("nemo.ConformerEncoder", f"{_TOOLKITS}.nemo:Conformer.adopt")
 
+# Well-known encoders as genotypes: functions from their sizes, by keyword, to a Genotype.
+KNOWN: Registry[Any] = Registry("known encoder", INSTALLED)
+for _name in (
+    "transformer",
+    "conformer",
+    "branchformer",
+    "e_branchformer",
+    "nemo_conformer",
+    "fast_conformer",
+    "dfsmn_san",
+    "squeezeformer",
+    "efficient_conformer",
+):
+    KNOWN.refer(_name, f"nas_encoder.spaces.blocks.points:KNOWN.{_name}")
+
 
 def encoder_stems() -> dict[str, str]:
     """Return the names of the toolkits' classes, without "Encoder", by registered name."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError, GenotypeError
-from nas_encoder.genotype import Genotype
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
@@ -219,3 +219,36 @@ def test_only_searched_shapes_have_a_vector() -> None:
         SPACE.encode(Genotype("x", "blocks", odd))
     SPACE.validate(HOURGLASS)
     assert SPACE.chosen(HOURGLASS.architecture)["mixing"][0] == (0, "memory -2+3")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"known": "transformer", "hidden": 256, "blocks": 4},
+        {"known": "conformer", "hidden": 256, "blocks": 3},
+        {"known": "conformer", "hidden": 256, "blocks": 3, "channels": 16},
+        {"known": "branchformer", "mlp_hidden": 256, "blocks": 5},
+        {"known": "e_branchformer", "hidden": 256, "mlp_hidden": 256, "blocks": 3},
+        {"known": "nemo_conformer", "hidden": 256, "blocks": 3},
+        {"known": "fast_conformer", "hidden": 256, "blocks": 3, "factor": 4, "channels": 64},
+        {"known": "dfsmn_san", "hidden": 128, "blocks": 6, "attention_after": [6]},
+    ],
+    ids=str,
+)
+def test_known_encoders_are_where_a_search_can_begin(sizes: dict[str, Any]) -> None:
+    found = load_genotype({**sizes, "width": 64})
+    again = SPACE.decode(SPACE.encode(found))
+    assert again.hash == found.hash and len(again.architecture.stages) == 3
+
+
+def test_known_encoders_have_names_and_sizes() -> None:
+    assert load_genotype("conformer").architecture.stages[0].blocks == 12
+    for wrong, what in (
+        ({"known": "conformr"}, r"known: unknown encoder 'conformr' \(did you mean 'conformer'"),
+        ({"known": "conformer", "widht": 3}, "widht: unknown size of 'conformer'; known: width"),
+        ({"known": "conformer", "width": "x"}, "width: must be a number"),
+        ({"known": "conformer", "width": 30}, r"heads: must divide the width 30, got 4"),
+        ("conformr", "unknown name 'conformr' .did you mean 'conformer'"),
+    ):
+        with pytest.raises(GenotypeError, match=what):
+            load_genotype(wrong)

@@ -32,10 +32,10 @@ def fronts() -> tuple[Part, ...]:
     published = load_genotype("synth_pdarts")
     cells = Genotype(published.name, published.space, published.architecture)
     return (
-        *(Conv2dFront(4, channels) for channels in (8, 16, 32, 64)),
-        *(Conv2dFront(4, channels, padded=False) for channels in (16, 64)),
+        *(Conv2dFront(4, channels) for channels in (8, 16, 32, 64, 128)),
+        *(Conv2dFront(4, channels, padded=False) for channels in (16, 32, 64)),
         *(DepthwiseFront(4, channels) for channels in (16, 32, 64, 128)),
-        DepthwiseFront(8, 64),
+        *(DepthwiseFront(8, channels) for channels in (64, 256)),
         *(Conv1dFront(4, channels) for channels in (64, 128)),
         StackFront(4, 4),
         *(

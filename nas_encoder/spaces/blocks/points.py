@@ -12,8 +12,12 @@ All raise ConfigError if the sizes do not fit each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
+from nas_encoder.common.problems import show
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
@@ -277,4 +281,24 @@ def point(name: str, **sizes: Any) -> Genotype:
     """
     if name not in POINTS:
         raise ConfigError("point", [f"unknown encoder {name!r}; known: {', '.join(POINTS)}"])
+    known = signature(POINTS[name]).parameters
+    problems = [
+        f"{key}: unknown size of '{name}'; known: {', '.join(known)}"
+        for key in sizes
+        if key not in known
+    ]
+    problems += [
+        f"{key}: must be a number, a list of them or true or false, got {show(value)}"
+        for key, value in sizes.items()
+        if key in known and not all(map(_is_size, value if isinstance(value, list) else [value]))
+    ]
+    if problems:
+        raise ConfigError(name, problems)
     return Genotype(name, "blocks", POINTS[name](**sizes), {"kind": "published"})
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 10**6
+
+
+KNOWN = SimpleNamespace(**{name: partial(point, name) for name in POINTS})

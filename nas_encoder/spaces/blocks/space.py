@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, ClassVar
@@ -33,7 +34,8 @@ class BlockSpace(SearchSpace):
     """All block encoders; those of three stages made of :mod:`.choices` are sampled and searched.
 
     Every block encoder is a member (:meth:`check`); one that is not made of those choices has no
-    vector, so :meth:`encode` and :meth:`mutate` refuse it.
+    vector, so :meth:`encode` and :meth:`mutate` refuse it. One of fewer stages has the vector of
+    the same encoder in three.
     """
 
     package = __package__
@@ -209,7 +211,7 @@ def _label(value: Any) -> str:
 
 def _values(found: BlockArchitecture) -> list[list[Any]] | str:
     """Return the values of all choices, or why there are none."""
-    stages = found.stages
+    stages = _three(found.stages)
     slots = [filled(stage.modules) for stage in stages]
     norms = {(stage.norm, stage.final_norm) for stage in stages}
     if len(stages) != STAGES:
@@ -226,6 +228,16 @@ def _values(found: BlockArchitecture) -> list[list[Any]] | str:
     ]
     per_stage = [[stage.width for stage in stages], [stage.blocks for stage in stages]]
     return [[value] for value in once] + per_stage + list(map(list, zip(*slots, strict=True)))
+
+
+def _three(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Return fewer stages as three, which compute the same, by splitting the longest."""
+    while len(stages) < STAGES and (longest := max(stages, key=lambda own: own.blocks)).blocks > 1:
+        place = stages.index(longest)
+        half = longest.blocks // 2
+        halves = (replace(longest, blocks=longest.blocks - half), replace(longest, blocks=half))
+        stages = (*stages[:place], *halves, *stages[place + 1 :])
+    return stages
 
 
 def _architecture(values: Sequence[Sequence[Any]]) -> BlockArchitecture:
