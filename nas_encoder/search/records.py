@@ -166,24 +166,26 @@ class TrialRecord(Record):
     trial: int  # rank in the order of finishing, from 1
     number: int  # Optuna's
     state: str  # complete or pruned
-    error: float  # the lowest of ``errors``, in %
+    error: float  # the last of ``errors``, in %
     latency_ms: float | None = None  # of the encoder, like the other costs; None: not measured
     macs: float | None = None
     parameters: float | None = None
     memory_mb: float | None = None
     train_seconds: float | None = None
-    epochs: int
-    seconds: float
+    epochs: int  # complete ones
+    seconds: float  # measuring, training and scoring
     genotype: str  # hash
     vector: Sequence[int]  # choices, as its space encodes them
     objectives: Sequence[str]  # minimized by the search: ``error`` or a cost
-    errors: Sequence[float]  # the lowest error so far after each epoch
+    # The lowest error so far after each epoch; or after shares of a time, the last at its end.
+    errors: Sequence[float]
     finished: str | None  # ISO 8601
+    training_seconds: float | None = None  # of a training whose time is limited
     # Proposals outside the budgets that were not trained before it; None: none.
     refused: int | None = None
     initial: str | None = None  # the name of the given point that it is; None: it is none
 
-    left_out: ClassVar[tuple[str, ...]] = (*COSTS, "refused", "initial")
+    left_out: ClassVar[tuple[str, ...]] = (*COSTS, "training_seconds", "refused", "initial")
 
     @property
     def complete(self) -> bool:

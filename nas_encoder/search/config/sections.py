@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nas_encoder.common.fields import (
     Declared,
@@ -16,7 +17,7 @@ from nas_encoder.common.fields import (
     text,
     tuple_of,
 )
-from nas_encoder.common.problems import Problems
+from nas_encoder.common.problems import Problems, show
 from nas_encoder.genotype.genotype import NAME
 from nas_encoder.tables import SPACES, STRATEGIES
 from nas_encoder.training.config import OPTIMIZERS, StopConfig, TrainerConfig, WeightsConfig
@@ -279,13 +280,38 @@ class TrainingConfig(WeightsConfig):
 
     Attributes:
         epochs: Epochs of a trial that is not pruned; with a table, how many epochs of its
-            trainings count (null: all).
+            trainings count (null: all). Null with ``seconds``.
+        seconds: Time of every training, in place of ``epochs``: CPU seconds of the process if it
+            trains on one CPU thread, else wall seconds; without preparing batches and scoring.
+            Such a search depends on the machine, and resumes without repeating the same numbers.
+        evaluate_at: Shares of ``seconds`` after which the network is scored, ascending to 1.
     """
 
     epochs: int | None = option(5, integer(1, 10**5), null=True)
+    seconds: float | None = option(None, number(0, 1e7, above=True))
+    evaluate_at: tuple[float, ...] = option(
+        (0.25, 0.5, 0.75, 1.0), tuple_of(number(0, 1, above=True), 1, 100)
+    )
     optimizer: str = option("adam", choice("optimizer", OPTIMIZERS))
     lr: float = option(0.002, number(0, 1e6))
     weight_decay: float = option(0.0, number(0, 1e6))
+
+    @classmethod
+    def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out the default epochs where the time is given."""
+        if document.get("seconds") is None:
+            return document
+        return {"epochs": None, **document}
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that either epochs or the time is given."""
+        if self.seconds is not None and self.epochs is not None:
+            rule = "is in place of training.epochs, which must be null then"
+            found.conflict("seconds", rule, "epochs")
+        shares = self.evaluate_at
+        if list(shares) != sorted(set(shares)) or shares[-1] != 1:
+            rule = f"must be ascending shares, the last of which is 1, got {show(list(shares))}"
+            found.conflict("evaluate_at", rule)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,9 @@ class TrialsConfig(DataConfig, Named):
         network: Options of :func:`~nas_encoder.network.build_encoder` for the trials' networks,
             without ``input_size``.
         objectives: Quantities to minimize: ``error``, the lowest validation token error rate of
-            any epoch so far, in %; and ``latency_ms``, ``macs``, ``parameters``, ``memory_mb`` or
-            ``train_seconds`` (see :class:`~nas_encoder.network.budgets.TrialBudgets`).
+            any epoch so far, in % (with ``training.seconds``, that at the end); and ``latency_ms``,
+            ``macs``, ``parameters``, ``memory_mb`` or ``train_seconds`` (see
+            :class:`~nas_encoder.network.budgets.TrialBudgets`).
         objective: Budgets: genotypes outside are not trained and do not count as trials.
         pruning: Null for none, except that ``hyperband`` always prunes.
         seeds: Search with each in turn; the genotype with the lowest error is the result. Empty for
@@ -114,8 +115,21 @@ class TrialsConfig(DataConfig, Named):
         super().conflicts(found)
         self._check_objectives(found)
         epochs, devices = self.training.epochs, self.trainer.devices
-        if epochs is None and self.table is None:
-            found.conflict("training.epochs", "must be an integer where there is no table", "table")
+        seconds = self.training.seconds
+        if epochs is None and seconds is None and self.table is None:
+            rule = "must be an integer where there is neither a table nor training.seconds"
+            found.conflict("training.epochs", rule, "table", "training.seconds")
+        if seconds is not None and self.table is not None:
+            rule = "must be null: the trainings of a table are counted in epochs"
+            found.conflict("training.seconds", rule, "table")
+        if seconds is not None and self.pruning is not None:
+            always = STRATEGIES[self.strategy].prunes
+            instead = "another strategy" if always else "null"
+            rule = (
+                f"is after epochs, which a time has no fixed number of: choose {instead}, or "
+                "training.epochs in place of training.seconds"
+            )
+            found.conflict("pruning", rule, "training.seconds", "strategy")
         if self.pruning is not None and epochs is not None and self.pruning.min_epochs > epochs:
             rule = f"must be in 1..{epochs}, got {self.pruning.min_epochs}"
             found.conflict("pruning.min_epochs", rule, "training.epochs")

@@ -23,12 +23,15 @@ class Evaluator(Protocol):
     """Evaluates architectures.
 
     Attributes:
-        epochs: Epochs of a complete evaluation.
+        epochs: Errors of a complete evaluation: one after each epoch, or share of the time.
+        spent: What the last evaluation took where its time is limited: ``seconds`` of training and
+            complete ``epochs``; else empty.
         space: The searched space.
         sets: What the data are; nothing where none are needed.
     """
 
     epochs: int
+    spent: Mapping[str, float]
     space: TrialSpace
     sets: Mapping[str, Fingerprint]
 
@@ -39,7 +42,10 @@ class Evaluator(Protocol):
         """Return the genotype to evaluate in place of this one; itself if possible."""
 
     def errors(self, genotype: Genotype) -> Iterator[float]:
-        """Yield the lowest error so far after each epoch, in %."""
+        """Yield the lowest error so far, in %, after each epoch.
+
+        After each share of a time in place of epochs; the last one is then that at the end.
+        """
 
     def costs(self, genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
         """Return the costs that are cheap to determine, and the quantities ``names``."""
@@ -75,6 +81,7 @@ class TableEvaluator:
     ) -> None:
         self.table = load_table(lookup.source) if table is None else table
         self.sets: Mapping[str, Fingerprint] = {}
+        self.spent: Mapping[str, float] = {}
         whole = get_space(space)
         self.space: TrialSpace = whole
         self.target, self.device = lookup.target, lookup.device

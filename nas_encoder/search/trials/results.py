@@ -18,7 +18,7 @@ from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import COSTS
 from nas_encoder.search.trials.samplers import is_outside
 from nas_encoder.search.trials.storage import INITIAL, REDRAWN
-from nas_encoder.search.trials.study import COST, ERRORS, finished, result_of
+from nas_encoder.search.trials.study import COST, ERRORS, SPENT, finished, result_of
 from nas_encoder.spaces import get_space
 
 FRONT = "front"
@@ -30,13 +30,15 @@ def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
     refused = _refused(study, done)
     for place, trial in enumerate(sorted(done, key=lambda t: (t.datetime_complete, t.number)), 1):
         known, ended = result_of(trial), trial.datetime_complete
+        spent = known.get(SPENT, {})
         record = TrialRecord(
             trial=place,
             number=trial.number,
             state=trial.state.name.lower(),
             error=known[ERRORS][-1],
             **{name: known[COST][name] for name in COSTS if name in known[COST]},
-            epochs=len(known[ERRORS]),
+            epochs=spent.get("epochs", len(known[ERRORS])),
+            training_seconds=spent.get("seconds"),
             seconds=known["seconds"],
             genotype=known["genotype"],
             vector=known["vector"],
@@ -139,6 +141,8 @@ def _genotype(
         "epochs": trial.epochs,
         "validation": {"token_error_rate": trial.error, **trial.costs},
     }
+    if trial.training_seconds is not None:
+        provenance["training_seconds"] = trial.training_seconds
     if trial.initial is not None:
         provenance["initial"] = trial.initial
     return Genotype(name, config.space, found.architecture, provenance)

@@ -30,7 +30,7 @@ from nas_encoder.training.stopping import stop_if_requested
 logger = logging.getLogger(__name__)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-RESULT, ERRORS, COST = "result", "errors", "costs"
+RESULT, ERRORS, COST, SPENT = "result", "errors", "costs", "spent"
 _TELL = 10.0  # seconds between log lines
 _POLL = 0.5  # seconds between checks of other workers' trials
 
@@ -89,6 +89,8 @@ def evaluate(
         "genotype": genotype.hash,
         "vector": space.encode(genotype),
     }
+    if spent := evaluator.spent if known is None else known.get(SPENT):
+        result[SPENT] = dict(spent)
     if redrawn := trial.user_attrs.get(REDRAWN):
         result[REDRAWN] = redrawn
     if initial:

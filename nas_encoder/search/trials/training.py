@@ -25,6 +25,7 @@ from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.costs import TrialCosts
 from nas_encoder.search.trials.members import TrialSpace
+from nas_encoder.search.trials.timed import TimedBatches, clock_name, timed_scores
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
 from nas_encoder.training.diverged import DivergedError
@@ -39,10 +40,11 @@ _BATCHES = 8  # on which training is timed
 
 
 class TrainingEvaluator:
-    """Trains the network of each genotype for some epochs.
+    """Trains the network of each genotype for some epochs, or for some time.
 
     A training depends only on the genotype, the data (``valid`` is for the errors) and the seed (of
-    weights, data order and dropout, the same for all trials), not on its trial or worker.
+    weights, data order and dropout, the same for all trials), not on its trial or worker. Only
+    where its time is limited it also depends on the machine, and is not the same each time.
 
     Raises:
         ConfigError: A network option is wrong, or a device is missing.
@@ -53,8 +55,9 @@ class TrainingEvaluator:
         self, config: TrialsConfig, train: str | Path, valid: str | Path, seed: int
     ) -> None:
         self.config, self.seed = config, seed
-        assert config.training.epochs is not None
-        self.epochs = config.training.epochs
+        training = config.training
+        self.epochs = training.epochs or len(training.evaluate_at)
+        self.spent: Mapping[str, float] = {}
         self.space: TrialSpace = get_space(config.space)
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
         # All trials have the same data: what the finest network can use.
@@ -99,8 +102,11 @@ class TrainingEvaluator:
             raise ConfigError("network", error.problems) from None
 
     def identity(self) -> dict[str, Any]:
-        """Return the tokens and the number of utterances."""
-        return {"tokens": list(self.tokens.tokens), "utterances": dict(self._utterances)}
+        """Return the tokens, the number of utterances and, where time is limited, its clock."""
+        found = {"tokens": list(self.tokens.tokens), "utterances": dict(self._utterances)}
+        if self.config.training.seconds is not None:
+            found["clock"] = clock_name(self.fabric.device)
+        return found
 
     def nearest(self, genotype: Genotype) -> Genotype:
         """Return the genotype itself."""
@@ -109,12 +115,16 @@ class TrainingEvaluator:
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Train; yield the lowest token error rate so far after each epoch, in %.
 
-        A loss of NaN or infinity counts as recognizing nothing: 100 %. An utterance with more
-        tokens than CTC can place at the network's time stride is left out of its training loss;
-        all count in the error.
+        Where time is limited, after each share of it, and at its end the error of the network as
+        it is then. A loss of NaN or infinity counts as recognizing nothing: 100 %. An utterance
+        with more tokens than CTC can place at the network's time stride is left out of its
+        training loss; all count in the error.
         """
         weights, train = self.config.training, self._train
         steps = self._steps(genotype)
+        if weights.seconds is not None:
+            yield from self._timed(genotype, steps, weights.seconds)
+            return
         total, before, best, reached = self.epochs * len(train), 0, 100.0, 0
         trainer = Trainer(
             steps,
@@ -133,6 +143,31 @@ class TrainingEvaluator:
         except DivergedError as error:
             logger.warning("genotype %s: %s", genotype.hash, error)
             yield from [best] * (self.epochs - reached)
+
+    def _timed(self, genotype: Genotype, steps: WeightSteps, seconds: float) -> Iterator[float]:
+        weights, accumulate = self.config.training, self.config.batch.accumulate
+        clock = quiet_clock(self.fabric.device)
+        batches = TimedBatches(self._train, seconds, weights.evaluate_at, accumulate, clock)
+        scores = timed_scores(
+            batches,
+            steps,
+            self.epochs,
+            partial(cosine, weights),
+            accumulate,
+            partial(derive_seed, self.seed, 1),
+            lambda: steps.score(self._valid).ter,
+        )
+        best, reached = 100.0, 0
+        try:
+            for error in scores:
+                reached += 1
+                best = min(best, error)
+                self.spent = {"epochs": batches.epochs, "seconds": round(batches.spent, 3)}
+                yield best if reached < self.epochs else min(100.0, error)
+        except DivergedError as error:
+            logger.warning("genotype %s: %s", genotype.hash, error)
+            self.spent = {"epochs": batches.epochs, "seconds": round(batches.spent, 3)}
+            yield from [*([best] * (self.epochs - reached - 1)), 100.0]
 
     def _steps(self, genotype: Genotype) -> WeightSteps:
         """Return the steps of a new network."""
