@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError, GenotypeError
@@ -19,6 +22,7 @@ from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.parts import (
+    MODULES,
     Conv2dFront,
     Convolution,
     FeedForward,
@@ -252,3 +256,17 @@ def test_known_encoders_have_names_and_sizes() -> None:
     ):
         with pytest.raises(GenotypeError, match=what):
             load_genotype(wrong)
+
+
+def test_the_documented_examples_are_built() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "blocks.md").read_text(encoding="utf-8")
+    examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+    first, second = examples
+    conf = first["encoder_conf"]
+    network: Any = build_encoder(conf.pop("genotype"), **conf)
+    assert (network.output_size, len(network.blocks)) == (144, 16)
+    assert Genotype.from_dict(second).architecture.factor == 4
+    for kind, part in MODULES.items():
+        (row,) = re.findall(rf"^\| `{kind}`.*", text, re.M)
+        named = {item.name for item in fields(part) if f"`{item.name}`" in row}
+        assert kind == "parallel" or named == {item.name for item in fields(part)}, kind
