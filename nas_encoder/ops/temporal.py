@@ -112,25 +112,34 @@ class _Rows(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _convolve(grad, weight.flip(2), None, ahead)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(F.pad(x, (0, 0, ctx.back, ahead)), grad, weight)
+            grad_weight = _weight_gradient(x, grad, weight, ctx.back)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 1, 2))
         return grad_x, grad_weight, grad_bias, None
 
 
-def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """Return the (C, 1, K) gradient from the padded (B, R, T + K - 1, C) and (B, R, T, C)."""
-    frames, taps = grad.size(2), weight.size(2)
+def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, back: int) -> Tensor:
+    """Return the (C, 1, K) gradient from input and gradient of the output, (B, R, T, C)."""
+    batch, rows, frames, channels = grad.shape
+    taps = weight.size(2)
+    wide = frames + taps - 1
+    size = batch * rows * wide * channels
+    # Zeros on both sides of each row, and a tail for the last windows.
+    storage = x.new_zeros(size + taps * channels)
+    padded = storage[:size].view(batch, rows, wide, channels)
+    padded[:, :, back : back + frames].copy_(x)
     if taps < _TAPS:
-        products = [(x[:, :, tap : tap + frames] * grad).sum((0, 1, 2)) for tap in range(taps)]
-        return torch.stack(products, 1).unsqueeze(1)
-    # The last call may overlap with the one before.
-    starts = [*range(0, taps - _TAPS, _TAPS), taps - _TAPS]
+        products = (padded[:, :, tap : tap + frames] * grad for tap in range(taps))
+        return torch.stack([product.sum((0, 1, 2)) for product in products], 1).unsqueeze(1)
+    # A window begins some frames later and ends in the next row, where the gradient is zero: so
+    # it is contiguous, and the library does not copy it.
+    grad = F.pad(grad, (0, 0, 0, taps - _TAPS)).permute(0, 3, 1, 2)
+    starts = [*range(0, taps - _TAPS, _TAPS), taps - _TAPS]  # the last may overlap
     parts = []
     for start, after in zip(starts, [*starts[1:], taps], strict=True):
-        window = x[:, :, start : start + frames + _TAPS - 1]
+        window = torch.as_strided(storage, padded.size(), padded.stride(), start * channels)
         part = torch.ops.aten.convolution_backward(
-            grad.permute(0, 3, 1, 2),
+            grad,
             window.permute(0, 3, 1, 2),
             weight[:, :, None, :_TAPS],
             None,
@@ -139,7 +148,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
             [1, 1],
             False,
             [0, 0],
-            x.size(3),
+            channels,
             [False, True, False],
         )[1]
         parts.append(part[:, :, 0, : after - start])

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +20,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
+from nas_encoder.ops.dropout import dropout
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.spaces.blocks import positions
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
@@ -114,8 +114,7 @@ class BlockEncoder(TappedEncoder):
             x = x * x.size(2) ** 0.5
         if self.architecture.positions == "absolute":
             x = x + positions.absolute(x)
-        rate = self.config.dropout
-        return F.dropout(x, rate, self.training) if rate else x
+        return dropout(x, self.config.dropout, self.training)
 
     def _run(self, number: int, x: Tensor, frames: Frames) -> Tensor:
         block = self.blocks[number]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.ops.dropout import dropout
 from nas_encoder.spaces.blocks.architecture import Stage
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
@@ -46,7 +46,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C); padding frames may hold anything finite."""
         for place, (step, layer) in enumerate(zip(self.steps, self.layers, strict=True)):
-            y = F.dropout(layer(x, frames), self.dropout, self.training)
+            y = dropout(layer(x, frames), self.dropout, self.training)
             if self.training and self.drop_path:
                 y = _dropped(y, self.drop_path)
             x = x + y if step == 1.0 else torch.add(x, y, alpha=step)
