@@ -1,10 +1,12 @@
 """Measure latencies on this machine: of every operation of a space, or of whole networks.
 
-With --operations, each operation is measured at every place (channels, frames, frequency bins,
-stride) that it can have in a network of the given size, together with the stem, the head, the
-preprocessing of the cells and a few whole random networks. The table that results is what a
-search under a latency budget needs: --set objective.table=FILE --set objective.latency_ms=80. It
-can be stopped and begun again. With genotypes, the networks built from them are measured.
+With --operations, each part of a space's networks is measured at every size that it can have, in
+float32 or under bf16 autocast, and a few whole random networks beside. For cells these are the
+operations at every place (channels, frames, frequency bins, stride) in a network of the given size,
+the stem, the head and the preprocessing; for blocks the front ends, and the modules at every width
+and frame rate, or at those named. The table that results is what a search under a latency budget
+needs: --set objective.table=FILE --set objective.latency_ms=80. It can be stopped and begun again,
+or extended. With genotypes, the networks built from them are measured.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from nas_encoder.spaces.base import LATENCY
 EXAMPLES = """examples:
   nas-encoder bench --operations --config he2020_revised --output latency.yaml
   nas-encoder bench --operations --space darts --layers 32 --channels 30 --output latency.yaml
+  nas-encoder bench --operations --space blocks --widths 64 96 --fronts conv2d --input-size 80
   nas-encoder bench asrnet_a asrnet_b --threads 2
 """
 
@@ -38,6 +41,7 @@ _SIZES = (
     "deltas",
     "frames",
 )
+_PARTS = ("widths", "rates", "modules", "fronts")
 _DEFAULTS = {"space": "asr_revised", "input_size": 40, "frames": 1000}
 
 
@@ -69,6 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-deltas", action="store_false", dest="deltas", default=None, help="one input channel"
     )
     size.add_argument("--frames", type=int, help="of the utterance (default 1000: 10 s)")
+    part = parser.add_argument_group("a part of the space 'blocks', with --operations")
+    part.add_argument("--widths", type=int, nargs="+", metavar="N", help="widths of stages")
+    part.add_argument(
+        "--rates", type=int, nargs="+", metavar="N", help="input frames per frame of a stage"
+    )
+    part.add_argument(
+        "--modules", nargs="+", metavar="NAME", help="kinds (attention) or texts ('convolution 31')"
+    )
+    part.add_argument("--fronts", nargs="+", metavar="NAME", help="likewise (conv2d)")
+    part.add_argument(
+        "--also", nargs="+", default=[], metavar="GENOTYPE", help="and the parts of these"
+    )
     how = parser.add_argument_group("measuring")
     how.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default cpu)")
     how.add_argument("--threads", type=int, default=1, help="of a CPU (default 1)")
@@ -103,15 +119,23 @@ def run(args: argparse.Namespace) -> int:
     settings = BenchSettings(**{own.name: getattr(args, own.name) for own in fields(BenchSettings)})
     problems = settings.problems()
     if args.operations and LATENCY not in space.features:
-        problems.append(f"--space: '{space.name}' has no 2-D cells, whose pieces can be measured")
+        problems.append(f"--space: the operations of '{space.name}' are not measured one by one")
+    only = {name: given for name in _PARTS if (given := getattr(args, name)) is not None}
+    if not args.operations and (only or args.also):
+        problems += [
+            f"--{name}: goes with --operations" for name in [*only, *["also"][: len(args.also)]]
+        ]
     # Of genotypes the networks themselves check it.
-    shortest = options[0].subsampling_factor if args.operations else 1
+    shortest = space.frame_rates(options[0]).min_length if args.operations else 1
     if not shortest <= frames <= 10**6:
         problems.append(f"frames: must be in {shortest}..1000000, got {frames}")
     if problems:
         raise ConfigError("bench", problems)
     if args.operations:
-        table = measure_table(space, options[0], frames, settings, args.output, _progress)
+        also = [load_genotype(name) for name in args.also]
+        table = measure_table(
+            space, options[0], frames, settings, args.output, _progress, only, also
+        )
         print("\n".join(_text(table, args)))
         return 0
     rows = []

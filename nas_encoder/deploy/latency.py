@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from nas_encoder.common.documents import write_yaml
 from nas_encoder.common.fields import Declared, choice, integer, number, option, precision
 from nas_encoder.common.problems import Problems
 from nas_encoder.common.provenance import environment
-from nas_encoder.deploy.timing import Call, measure
+from nas_encoder.deploy.timing import Call, measure, quiet_clock
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.factory import build_encoder
@@ -26,10 +28,14 @@ from nas_encoder.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
+_SAVE = 5.0  # seconds between writes of an unfinished table
+
 
 @dataclass(frozen=True)
 class BenchSettings(Declared):
     """How latencies are measured.
+
+    On one CPU thread the process's own time counts, which other load on the machine changes least.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
@@ -62,6 +68,8 @@ def measure_table(
     settings: BenchSettings,
     path: str | Path,
     progress: Callable[[list[Any], str], Iterator[Any]] | None = None,
+    only: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    also: Sequence[Genotype] = (),
 ) -> Any:
     """Measure every piece and some whole networks, continuing where an earlier run stopped.
 
@@ -70,8 +78,11 @@ def measure_table(
         options: Options of its networks.
         frames: T, length of the utterance.
         settings: How to measure.
-        path: The file, rewritten atomically after each measurement.
+        path: The file, rewritten atomically every few seconds and at the end; what it holds
+            already is kept, also of another restriction.
         progress: Wraps a list of work items with a title, for example in a progress bar.
+        only: Restrictions to a part of the space, by name, if it has any.
+        also: Other genotypes whose pieces are measured.
 
     Returns:
         The space's ``LatencyTable``.
@@ -81,11 +92,12 @@ def measure_table(
     """
     if lines := settings.problems():
         raise ConfigError("bench", lines)
-    network, table_type = space.costs.pieces(space, options, frames), space.costs.LatencyTable
+    network = space.costs.pieces(space, options, frames, only, also)
+    table_type = space.costs.LatencyTable
     here = environment()
     machine = here["gpu" if settings.device == "cuda" else "machine"]
-    about = {**table_type.describe(network), "settings": asdict(settings), "machine": machine}
-    table = table_type({}, {**about, "environment": here})
+    about = {**network.about(), "settings": asdict(settings), "machine": machine}
+    known, checks, about_all = {}, [], {**about, "environment": here}
     if Path(path).exists():
         table = table_type.load(path)
         problems = [
@@ -95,27 +107,43 @@ def measure_table(
         if problems:
             rule = "holds another table; choose another --output, or remove the file"
             raise ConfigError(str(path), [rule, *problems])
-    todo = [piece for piece in network.all_pieces() if piece not in table.milliseconds]
+        known, checks, about_all = dict(table.milliseconds), list(table.checks), table.about
+    pieces = network.all_pieces()
+    todo = [piece for piece in pieces if piece not in known]
+    random.Random(settings.seed).shuffle(todo)  # a slow moment hits unrelated ones
     show_progress = progress or (lambda items, title: iter(items))
-    milliseconds, checks = dict(table.milliseconds), list(table.checks)
+
+    def save(complete: bool = False) -> Any:
+        order = {piece: place for place, piece in enumerate(pieces)}
+        rows = sorted(known, key=lambda piece: order.get(piece, -1))
+        found = table_type({p: known[p] for p in rows}, about_all, tuple(checks), complete)
+        write_yaml(path, found.to_dict(), ConfigError)
+        return found
+
     with measuring(settings) as timed:
-        for piece in show_progress(todo, "pieces"):
-            torch.manual_seed(settings.seed)
-            module, call = network.build(piece, settings.device)
-            milliseconds[piece] = round(timed(call), 5)
-            table = table_type(milliseconds, table.about, tuple(checks))
-            write_yaml(path, table.to_dict(), ConfigError)
-        genotypes = [space.sample(random.Random(settings.seed + i)) for i in range(settings.checks)]
+        saved = time.monotonic()
+        try:
+            for piece in show_progress(todo, "pieces"):
+                torch.manual_seed(settings.seed)
+                _, call, copies = network.build(piece, settings.device)
+                known[piece] = round(timed(call) / copies, 5)
+                if time.monotonic() - saved > _SAVE:
+                    save()
+                    saved = time.monotonic()
+        finally:
+            if todo:
+                save()
+        genotypes = [
+            network.sample(random.Random(settings.seed + number))
+            for number in range(settings.checks)
+        ]
         for genotype in show_progress(genotypes[len(checks) :], "whole networks"):
-            parts = sum(milliseconds[p] for p in network.pieces_of(genotype.architecture))
+            parts = sum(known[piece] for piece in network.pieces_of(genotype.architecture))
             whole = measure_network(genotype, options, network.frames, settings, timed)
             sums = {"sum_ms": round(parts, 4), "network_ms": round(whole, 4)}
             checks.append({"hash": genotype.hash, **sums})
-            table = table_type(milliseconds, table.about, tuple(checks))
-            write_yaml(path, table.to_dict(), ConfigError)
-    table = table_type(milliseconds, table.about, tuple(checks), complete=True)
-    write_yaml(path, table.to_dict(), ConfigError)
-    return table
+            save()
+    return save(complete=True)
 
 
 def measure_network(
@@ -150,7 +178,8 @@ def measuring(settings: BenchSettings) -> Iterator[Callable[[Call], float]]:
             torch.inference_mode(),
             torch.autocast(settings.device, torch.bfloat16, enabled=low),
         ):
-            found = measure({"call": call}, settings.repeats, settings.seconds, warm_up=3)
+            clock = quiet_clock(settings.device)
+            found = measure({"call": call}, settings.repeats, settings.seconds, 3, clock)
         return 1000 * found["call"].median
 
     with set_torch_threads(settings.threads if cpu else torch.get_num_threads()):

@@ -84,11 +84,14 @@ class TrialBudgets(Budgets):
             forward and backward, measured on a few batches of the training data.
         at_least: Quantity -> the smallest cost, for example parameters of a search among networks
             of equal size.
+        table: File of measured latencies, made by ``nas-encoder bench --operations``: latencies,
+            also those that are minimized, are then predicted instead of measured.
     """
 
     memory_mb: float | None = option(None, number(0, 1e9, above=True))
     train_seconds: float | None = option(None, number(0, 1e9, above=True))
     at_least: Mapping[str, float] = option(dict, mapping_of(number(0, 1e18)))
+    table: str | None = option(None, text("a file's path or null"))
 
     def conflicts(self, found: Problems) -> None:
         """Check that lower bounds are of known quantities and not above the upper ones."""

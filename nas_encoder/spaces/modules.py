@@ -6,7 +6,7 @@ candidates of a choice.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas_encoder.common.choices import Candidates
@@ -97,7 +97,7 @@ class CostsModule(Protocol):
 
     LatencyTable: Any
     """The file of measured pieces, only of spaces with ``LATENCY``; see
-    :class:`~nas_encoder.spaces.cells.latency_table.LatencyTable`."""
+    :class:`~nas_encoder.spaces.latency_table.LatencyTable`."""
 
     def build(self, space: Any, options: Any, frames: int) -> Costs:
         """Return the costs of networks of one size, for an utterance of T ``frames``."""
@@ -106,13 +106,31 @@ class CostsModule(Protocol):
         """Return the same with latencies; only for spaces with ``LATENCY``.
 
         Raises:
-            ConfigError: ``table`` does not hold the latencies of exactly this network.
+            ConfigError: ``table`` does not hold the latencies of exactly these networks. Where
+                tables may be restricted, ``of`` raises it for what is not measured.
         """
 
-    def pieces(self, space: Any, options: Any, frames: int) -> Any:
+    def pieces(
+        self,
+        space: Any,
+        options: Any,
+        frames: int,
+        only: Mapping[str, Sequence[Any]] = ...,
+        also: Sequence[Genotype] = ...,
+    ) -> Any:
         """Return the parts of all networks of one size, to be measured.
 
         Only for spaces with ``LATENCY``; see :class:`~nas_encoder.spaces.cells.pieces.CellNetwork`.
+
+        Args:
+            space: The space.
+            options: Checked options of its networks.
+            frames: T, length of the utterance.
+            only: Restrictions to a part of the space, by name.
+            also: Other genotypes to be measured.
+
+        Raises:
+            ConfigError: The space has no such restriction, or it leaves nothing.
         """
 
 

@@ -25,7 +25,7 @@ from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.costs import CellCosts
-from nas_encoder.spaces.cells.latency_table import LatencyTable
+from nas_encoder.spaces.cells.pieces import CellLatencies as LatencyTable
 from nas_encoder.spaces.cells.pieces import CellNetwork
 from nas_encoder.spaces.cells.space import KINDS
 
@@ -137,7 +137,7 @@ def test_it_goes_on_where_it_was_stopped(table: Path, tmp_path: Path) -> None:
     half = LatencyTable.load(path)
     assert len(half.milliseconds) == 7 and not half.complete
     with pytest.raises(ConfigError, match="38 pieces are not measured"):
-        half.require(network, "table", "command")
+        half.require(network, network.all_pieces(), "table", "command")
     whole = measure_table(SPACE, CellConfig(**SIZE), 40, settings, path, stop_after(10**6))
     assert len(done) == len(set(map(str, done))) == len(whole.milliseconds) + 2
     assert {p: whole.milliseconds[p] for p in half.milliseconds} == half.milliseconds
@@ -156,7 +156,7 @@ def test_latencies_are_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three calls warm up; of the rest one is slow because something else ran."""
     done: list[int] = []
     clock = iter([0, 1, 1, 101, 101, 102])
-    monkeypatch.setattr(timing, "timer", lambda: float(next(clock)))
+    monkeypatch.setattr(latency, "quiet_clock", lambda device: lambda: float(next(clock)))
     settings = BenchSettings(seconds=0.0, repeats=3)
     with latency.measuring(settings) as timed:
         assert timed(lambda: done.append(1)) == 1000.0

@@ -130,6 +130,9 @@ class TrialsConfig(DataConfig, Named):
                 "training.epochs in place of training.seconds"
             )
             found.conflict("pruning", rule, "training.seconds", "strategy")
+        if self.table is not None and self.objective.table is not None:
+            rule = "is for networks that are trained; a table of trainings has its own latencies"
+            found.conflict("objective.table", rule, "table")
         if self.pruning is not None and epochs is not None and self.pruning.min_epochs > epochs:
             rule = f"must be in 1..{epochs}, got {self.pruning.min_epochs}"
             found.conflict("pruning.min_epochs", rule, "training.epochs")

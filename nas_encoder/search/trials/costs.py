@@ -14,11 +14,13 @@ from torch import nn
 from nas_encoder.common.seeding import derive_seed, one_thread
 from nas_encoder.deploy.latency import BenchSettings, measuring
 from nas_encoder.deploy.memory import peak_memory
+from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import COUNTED
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.search.config.sections import MeasureConfig
 from nas_encoder.spaces import SearchSpace
+from nas_encoder.spaces.base import LATENCY
 from nas_encoder.spaces.modules import Costs
 
 
@@ -35,6 +37,10 @@ class TrialCosts:
         seed: Seed of weights.
         build: Builds the encoder of a genotype.
         train_seconds: Returns the training seconds per hour of speech of a genotype.
+        table: File of latencies, from which they are then predicted; None to measure them.
+
+    Raises:
+        ConfigError: The table is not of these networks.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class TrialCosts:
         seed: int,
         build: Callable[[Genotype], nn.Module],
         train_seconds: Callable[[Genotype], float],
+        table: str | None = None,
     ) -> None:
         self.frames, self.bins, self.measure = frames, int(options.input_size), measure
         self.device, self.seed = device, seed
@@ -54,6 +61,12 @@ class TrialCosts:
         self.counted: Costs | None = None
         if space.has("costs"):
             self.counted = space.costs.build(space, options, frames)
+        self.predicted: Costs | None = None
+        if table is not None:
+            if LATENCY not in space.features:
+                rule = f"the operations of '{space.name}' are not measured one by one"
+                raise ConfigError("objective.table", [rule])
+            self.predicted = space.costs.build_with_latency(space, options, frames, table)
         self._known: dict[str, dict[str, float]] = {}
 
     def of(self, genotype: Genotype, names: Collection[str]) -> dict[str, float]:
@@ -62,6 +75,9 @@ class TrialCosts:
         if self.counted is not None and not known:
             costs = self.counted.of(genotype.architecture)
             known |= {name: float(costs[name]) for name in COUNTED}
+        if self.predicted is not None and "latency_ms" in names and "latency_ms" not in known:
+            costs = self.predicted.of(genotype.architecture)
+            known["latency_ms"] = float(costs["latency_ms"])
         if missing := [name for name in (*COUNTED, *names) if name not in known]:
             known |= self._measured(genotype, missing)
         return {name: known[name] for name in (*COUNTED, *names)}

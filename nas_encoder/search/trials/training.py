@@ -88,9 +88,11 @@ class TrainingEvaluator:
             seed,
             self._encoder,
             self._train_seconds,
+            config.objective.table,
         )
-        if config.objective.budgets and self._costs.counted is not None:
-            if problems := config.objective.beyond_reach(self._costs.counted):
+        bounds = self._costs.predicted or self._costs.counted
+        if config.objective.budgets and bounds is not None:
+            if problems := config.objective.beyond_reach(bounds):
                 raise ConfigError("objective", problems)
 
     def _encoder(self, genotype: Genotype) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import GenotypeError
-from nas_encoder.spaces.base import Kind, SearchSpace
+from nas_encoder.spaces.base import LATENCY, FrameRates, Kind, SearchSpace
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.choices import (
     DEPTHS,
@@ -43,6 +43,7 @@ class BlockSpace(SearchSpace):
     keys = ("front", "stages")
     more_keys = ("scale", "positions", "final_norm")
     sizes: ClassVar[Mapping[str, int]] = {}
+    features = frozenset({LATENCY})
     name = "blocks"
 
     @cached_property
@@ -164,6 +165,13 @@ class BlockSpace(SearchSpace):
             name: list(enumerate(map(_label, own)))
             for name, own in zip(self.kinds, values, strict=True)
         }
+
+    def frame_rates(self, options: BlocksConfig) -> FrameRates:
+        """Return the frame rates that the choices give."""
+        fronts: list[Any] = list(self.table["front end"])
+        factors = [front.factor * own[-1] for front in fronts for own in self.table["schedule"]]
+        shortest = max(max(front.factor, front.least) for front in fronts)
+        return FrameRates(min(factors), max(factors), shortest)
 
     def lines(self, architecture: BlockArchitecture) -> list[str]:
         """Return the front end and the stages, one per line."""

@@ -6,7 +6,8 @@ E edges of a cell, n candidates on each edge.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from nas_encoder.common.choices import Candidates
 from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.cells.architecture import CellArchitecture
 from nas_encoder.spaces.cells.config import CellConfig
-from nas_encoder.spaces.cells.latency_table import LatencyTable
 from nas_encoder.spaces.cells.operations import NONE
+from nas_encoder.spaces.cells.pieces import CellLatencies as LatencyTable
 from nas_encoder.spaces.cells.pieces import CellNetwork
 from nas_encoder.spaces.cells.space import EDGES_PER_NODE, KINDS, CellSpace, edge_list
 
@@ -50,7 +52,7 @@ class CellCosts:
                 ],
             )
         table = LatencyTable.load(path)
-        table.require(self.network, f"objective.table {path}", command)
+        table.require(self.network, self._costs, f"objective.table {path}", command)
         for piece, costs in self._costs.items():
             costs["latency_ms"] = table.milliseconds[piece]
         self.quantities.append("latency_ms")
@@ -167,8 +169,22 @@ class CellCosts:
         return self._tables[key]
 
 
-def pieces(space: CellSpace, config: CellConfig, frames: int) -> CellNetwork:
-    """Return the pieces of all networks of one size."""
+def pieces(
+    space: CellSpace,
+    config: CellConfig,
+    frames: int,
+    only: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    also: Sequence[Genotype] = (),
+) -> CellNetwork:
+    """Return the pieces of all networks of one size.
+
+    Raises:
+        ConfigError: ``only`` or ``also`` is given: a table of cells holds all pieces.
+    """
+    given = [*only, *(["also"] if also else [])]
+    if given:
+        rule = f"is for other spaces: the table of '{space.name}' holds all of its operations"
+        raise ConfigError("bench", [f"{name}: {rule}" for name in given])
     return CellNetwork(config, frames, space)
 
 

@@ -9,6 +9,7 @@ C channels, T frames, F frequency bins.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.ops import build_operation
 from nas_encoder.spaces.cells.architecture import INPUT_STATES, CellArchitecture
@@ -26,8 +28,10 @@ from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS, CellSpace
 from nas_encoder.spaces.cells.stack import STEM_WIDTH, StackedCell, live_cells, stack
 from nas_encoder.spaces.cells.stem import Stem
+from nas_encoder.spaces.latency_table import LatencyTable
 
 STEM, HEAD, POINTWISE, HALVING = "stem", "head", "pointwise", "halving"
+_SIZE = ("input_size", "channels", "layers", "output_size", "stem_stride", "hidden_sizes", "deltas")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ class Piece:
             f"{self.name}, {self.input_channels} to {self.channels} channels, stride "
             f"{self.stride}, {self.frames} x {self.bins}"
         )
+
+
+class CellLatencies(LatencyTable):
+    """A file of their latencies."""
+
+    piece = Piece
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,16 @@ class CellNetwork:
         head = Piece(HEAD, width, config.output_size, 1, *sizes[-1])
         self.fixed = (stem, head)
 
+    def about(self) -> dict[str, Any]:
+        """Return what identifies a table: the space, the network's size and the utterance."""
+        values = {name: getattr(self.config, name) for name in _SIZE}
+        size = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {"space": self.space.name, "network": size, "frames": self.frames}
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """Draw one of the networks."""
+        return self.space.sample(rng)
+
     def pieces_of(self, architecture: CellArchitecture) -> list[Piece]:
         """Return the pieces of one network, repeated as often as they occur."""
         found = list(self.fixed)
@@ -130,10 +150,10 @@ class CellNetwork:
                 found |= dict.fromkeys(place.operation(name, source) for name in self.space.choices)
         return list(found)
 
-    def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any]]:
+    def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any], int]:
         """Build a piece as in an evaluation network, in evaluation mode, and a call of it.
 
-        The call runs it on one utterance of random values without padding.
+        The call runs it on one utterance of random values without padding, once.
         """
         with torch.device(device):
             module = self._module(piece).eval()
@@ -144,8 +164,8 @@ class CellNetwork:
                 if device == "cpu":  # the memory layout that the stem chooses
                     x = x.contiguous(memory_format=torch.channels_last)
         if piece.name == HEAD:
-            return module, lambda: module(State(x, None))
-        return module, lambda: module(x, None)
+            return module, lambda: module(State(x, None)), 1
+        return module, lambda: module(x, None), 1
 
     def _module(self, piece: Piece) -> nn.Module:
         if piece.name == STEM:
@@ -158,7 +178,7 @@ class CellNetwork:
 
     def count(self, piece: Piece) -> dict[str, float]:
         """Count without computing, as :func:`.count_parameters` and :func:`.count_macs` do."""
-        module, call = self.build(piece, "meta")
+        module, call, _ = self.build(piece, "meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             call()
         return {

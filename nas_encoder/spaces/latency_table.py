@@ -1,35 +1,44 @@
-"""Measured latencies of the pieces of cell networks: the file and its reader."""
+"""Measured latencies of the pieces of a space's networks: the file and its reader.
+
+A network's latency is the sum of those of its pieces, times a factor measured on whole networks.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
 from nas_encoder.common.documents import differences, read_yaml
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
-from nas_encoder.spaces.cells.pieces import CellNetwork, Piece
 
 SCHEMA = 1
-_SIZE = ("input_size", "channels", "layers", "output_size", "stem_stride", "hidden_sizes", "deltas")
-_PIECE = tuple(field.name for field in fields(Piece))
+
+
+class Measurable(Protocol):
+    """The networks of a space with the same options, as far as a table knows them."""
+
+    def about(self) -> dict[str, Any]:
+        """Return what identifies a table: ``space``, ``network`` and ``frames``."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """The contents of a file of latencies.
+    """The contents of a file of latencies; each space has a subclass with its kind of piece.
 
     Attributes:
+        piece: Frozen dataclass of strings and numbers.
         milliseconds: Milliseconds of each measured piece.
         about: The space, the network's size, the settings and the machine.
         checks: For each whole network its hash, the sum over its pieces and its own latency.
         complete: Whether everything was measured.
     """
 
-    milliseconds: Mapping[Piece, float]
+    piece: ClassVar[type[Any]]
+    milliseconds: Mapping[Any, float]
     about: Mapping[str, Any]
     checks: tuple[Mapping[str, Any], ...] = ()
     complete: bool = False
@@ -56,7 +65,7 @@ class LatencyTable:
         }
 
     @classmethod
-    def load(cls, path: str | Path) -> LatencyTable:
+    def load(cls, path: str | Path) -> Self:
         """Read a file.
 
         Raises:
@@ -69,15 +78,16 @@ class LatencyTable:
         if problems.mapping(document, "", required, rest) is None or problems:
             raise ConfigError(f"table {path}", problems.lines)
         problems.integer(document["schema"], "schema", SCHEMA, SCHEMA)
-        pieces: dict[Piece, float] = {}
+        pieces: dict[Any, float] = {}
+        names = tuple(field.name for field in fields(cls.piece))
         rows = problems.sequence(document["pieces"], "pieces", 0, 10**6) or []
         for place, row in enumerate(rows):
             where = f"pieces[{place}]"
-            known = problems.mapping(row, where, (*_PIECE, "ms"))
-            if known is None or not {*_PIECE, "ms"} <= set(row):
+            known = problems.mapping(row, where, (*names, "ms"))
+            if known is None or not {*names, "ms"} <= set(row):
                 continue
             if problems.number(row["ms"], f"{where}.ms", 0, above=True):
-                pieces[Piece(**{name: row[name] for name in _PIECE})] = float(row["ms"])
+                pieces[cls.piece(**{name: row[name] for name in names})] = float(row["ms"])
         checks = problems.sequence(document.get("checks", []), "checks", 0, 10**6) or []
         for place, check in enumerate(checks):
             where = f"checks[{place}]"
@@ -90,13 +100,6 @@ class LatencyTable:
         about |= {name: document.get(name) for name in ("machine", "environment")}
         return cls(pieces, about, tuple(checks), document.get("complete") is True)
 
-    @staticmethod
-    def describe(network: CellNetwork) -> dict[str, Any]:
-        """Return what identifies a table: the space, the network's size and the utterance."""
-        values = {name: getattr(network.config, name) for name in _SIZE}
-        size = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-        return {"space": network.space.name, "network": size, "frames": network.frames}
-
     def differences(self, about: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """Return (key, value in the table, value now) of what differs from ``about``.
 
@@ -104,17 +107,19 @@ class LatencyTable:
         """
         return differences({key: self.about.get(key) for key in about}, about)
 
-    def require(self, network: CellNetwork, subject: str, command: str) -> None:
-        """Check that the table is complete and of this network.
+    def require(
+        self, network: Measurable, pieces: Iterable[Any], subject: str, command: str
+    ) -> None:
+        """Check that the table is complete, of this network, and has these pieces.
 
         Raises:
             ConfigError: It is not; the message names the command that makes the right one.
         """
         problems = [
             f"{key}: is {was!r} in the table, the search has {now!r}"
-            for key, was, now in self.differences(self.describe(network))
+            for key, was, now in self.differences(network.about())
         ]
-        missing = [p for p in network.all_pieces() if p not in self.milliseconds]
+        missing = [piece for piece in pieces if piece not in self.milliseconds]
         if missing and not problems:
             problems.append(f"{len(missing)} pieces are not measured, for example {missing[0]}")
         elif not self.complete and not problems:
