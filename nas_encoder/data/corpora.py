@@ -33,7 +33,7 @@ from nas_encoder.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("lhotse", "espnet", "nemo", "audio")
+WRITTEN = ("lhotse", "espnet", "nemo")
 MARK = ".nas_encoder"  # in a folder that these are written to, from the beginning on
 
 Manifests = Mapping[str, Mapping[str, Any]]  # part -> {"recordings": ..., "supervisions": ...}
@@ -121,7 +121,7 @@ def prepare_corpus(
     if not root.is_dir():
         raise DataError(f"corpus {corpus}", [f"{corpus_dir}: no such folder"])
     read = reader(root, options)
-    _take(output)
+    _take(output, WRITTEN if options.sampling_rate is None else (*WRITTEN, "audio"))
     splits = {}
     for split, (recordings, supervisions) in read.items():
         splits[split] = _write_split(output, split, recordings, supervisions, options.sampling_rate)
@@ -130,13 +130,13 @@ def prepare_corpus(
     return prepared
 
 
-def _take(output: Path) -> None:
+def _take(output: Path, written: Iterable[str]) -> None:
     """Mark a folder as one of ours, unless it holds files that others have written.
 
     Empty folders may be there: workflows make those of what they expect.
     """
     if not (output / PREPARED).exists() and not (output / MARK).exists():
-        there = [f"{name}/" for name in WRITTEN if _has_files(output / name)]
+        there = [f"{name}/" for name in written if _has_files(output / name)]
         if there:
             raise DataError(
                 f"folder {output}",

@@ -179,8 +179,15 @@ def english(corpus, tmp_path):
     return shutil.copytree(corpus, tmp_path / "c", ignore=shutil.ignore_patterns("*it", "it_*"))
 
 
-def test_resampled(english, tmp_path):
+def test_resampled(corpus, english, tmp_path):
     root, out = english, tmp_path / "out"
+    theirs = out / "audio" / "mine.wav"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    with pytest.raises(DataError, match="holds audio/ that this did not write"):
+        prepare_corpus("prompts", root, out, PrepareOptions(sampling_rate=16000))
+    prepare_corpus("prompts", corpus, out)  # does not need that folder
+    assert (out / "espnet" / "train" / "utt2lang").is_file()
     for _ in range(2):  # its own audio it does replace
         prepare_corpus("prompts", root, out, PrepareOptions(sampling_rate=16000))
     for split in SPLITS:
