@@ -26,6 +26,18 @@ CHAIN = {
     "blocks": [f"tdnn_c{context}_d{dilation}" for context in (1, 2) for dilation in (1, 2, 1)],
 }
 
+# Whose front end has no padding: fewer than ceil(T / S) output frames, and at least 7 frames.
+BLOCKS = {
+    "schema": 1,
+    "name": "hourglass",
+    "space": "blocks",
+    "front": {"kind": "conv2d", "channels": 3, "padded": False},
+    "stages": [
+        {"width": 8, "reduction": reduction, "modules": [{"kind": kind}, {"kind": "feed_forward"}]}
+        for reduction, kind in ((2, "attention"), (1, "convolution"), (1, "memory"))
+    ],
+}
+
 # What must hold under every one of these; the first of each encoder is the plain one.
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nas": ("nas", NAS),
@@ -53,6 +65,15 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "channels": 6,
             "output_size": 8,
             "interctc_layer_idx": [4, 5],
+            "interctc_use_conditioning": True,
+        },
+    ),
+    "nas blocks": (
+        "nas",
+        {
+            "genotype": BLOCKS,
+            "output_size": 8,
+            "interctc_layer_idx": [2],
             "interctc_use_conditioning": True,
         },
     ),

@@ -7,7 +7,7 @@ planned without touching audio. The number of batches is exact and resuming mid-
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -192,12 +192,13 @@ class AsrLoader:
         self._augment = SpecAugment(augment, features.dim) if augment else None
         self._plans: dict[int, list[list[int]]] = {}
 
-    def infeasible(self, factor: int) -> list[str]:
-        """Return the ids of the used utterances that CTC cannot place at another time stride.
+    def infeasible(self, output_frames: Callable[[Sequence[int]], Sequence[int]]) -> list[str]:
+        """Return the ids of the used utterances that CTC cannot place in a network's output.
 
-        ``factor`` is the number of input frames per output frame.
+        ``output_frames`` returns a network's output frames for numbers of input frames.
         """
-        found = select_utterances(self._frames, self._targets, subsampling_factor=factor)
+        frames = output_frames(self._frames)
+        found = select_utterances(self._frames, self._targets, output_frames=frames)
         return [self._cuts[index].id for index in found.infeasible]
 
     def set_epoch(self, epoch: int) -> None:

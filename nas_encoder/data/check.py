@@ -171,7 +171,7 @@ def _check_split(
     cuts: Sequence[Any],
     tokens: TokenSet,
     features: FeatureExtractor,
-    limits: dict[str, int | None],
+    limits: dict[str, Any],
     errors: list[str],
     forbidden: bool,
 ) -> list[str]:

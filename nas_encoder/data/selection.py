@@ -83,6 +83,7 @@ def select_utterances(
     max_length: int | None = None,
     subsampling_factor: int | None = None,
     spelled: Sequence[str] = (),
+    output_frames: Sequence[int] | None = None,
 ) -> Selection:
     """Sort utterances into usable and unusable ones.
 
@@ -95,14 +96,17 @@ def select_utterances(
             ``tokens + repeats <= ceil(frames / factor)``.
         spelled: The texts, if the tokens are their characters. Where that makes most of them
             infeasible, as with phones, and words would not, the remedy says so.
+        output_frames: Output frames of each utterance, instead of ``ceil(frames / factor)``.
     """
+    if output_frames is None and subsampling_factor:
+        output_frames = [-(-length // subsampling_factor) for length in frames]
     selection = Selection()
     for index, (length, ids) in enumerate(zip(frames, targets, strict=True)):
         if length < (min_length or 1):
             selection.too_short.append(index)
         elif max_length is not None and length > max_length:
             selection.too_long.append(index)
-        elif subsampling_factor and ctc_frames_needed(ids) > -(-length // subsampling_factor):
+        elif output_frames is not None and ctc_frames_needed(ids) > output_frames[index]:
             selection.infeasible.append(index)
         else:
             selection.kept.append(index)
@@ -114,7 +118,7 @@ def select_utterances(
             words,
             min_length=min_length,
             max_length=max_length,
-            subsampling_factor=subsampling_factor,
+            output_frames=output_frames,
         )
         if selection.infeasible and not whole.problems():
             selection.remedy = (

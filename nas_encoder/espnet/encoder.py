@@ -1,7 +1,7 @@
 """The encoder classes: ESPnet's interface around our networks.
 
-Letters in shapes: B batch, T frames, F features of a frame, T' = ceil(T / S) output frames
-(S the network's subsampling factor), D output features.
+Letters in shapes: B batch, T frames, F features of a frame, T' output frames (in most networks
+ceil(T / S), S the subsampling factor), D output features.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class NetworkEncoder(AbsEncoder):
             ``(out, [(B, T', D), ..., out])``.
 
         Raises:
-            TooShortUttError: (ESPnet's) an utterance has fewer than S frames.
+            TooShortUttError: (ESPnet's) an utterance has too few frames for one output frame.
             InputError: Anything else that cannot be encoded.
         """
         if prev_states is not None:

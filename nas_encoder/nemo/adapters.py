@@ -51,8 +51,10 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
         adapted: Tensor = self.mixin.forward_enabled_adapters(output)
         mask = inputs[1]
         # The layers of a chain, whose mask is (B, T, 1) with 1 in valid frames, rely on zeros in
-        # padding frames. The baseline's blocks, which get (B, T), mask their input themselves.
-        return adapted if mask is None or mask.dim() < 3 else adapted * mask.to(adapted.dtype)
+        # padding frames. Other blocks, which get (B, T) or more than a mask, mask their inputs.
+        if isinstance(mask, Tensor) and mask.dim() == 3:
+            return adapted * mask.to(adapted.dtype)
+        return adapted
 
 
 def add_points(network: nn.Module) -> nn.ModuleDict:

@@ -1,7 +1,7 @@
 """The encoder classes: NeMo's interface around our networks.
 
-Letters in shapes: B batch, F features of a frame, T frames, D output features, T' = ceil(T / S)
-output frames (S the network's subsampling factor).
+Letters in shapes: B batch, F features of a frame, T frames, D output features, T' output frames (in
+most networks ceil(T / S), S the subsampling factor).
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ from nas_encoder.nemo.options import (
     build_network,
     nemo_options,
     signature,
+    width,
     widths,
 )
-from nas_encoder.ops.masking import is_capturing, reduced_lengths
+from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
+from nas_encoder.spaces import get_space
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 
@@ -113,17 +115,17 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a padded batch.
 
-        An utterance with fewer than S frames, an error in ESPnet, is extended with zero frames
-        here, as in NeMo's own encoders; it gives ceil(length / S) frames, an empty one none.
+        An utterance with too few frames for one output frame, an error in ESPnet, is extended with
+        zero frames here, as in NeMo's own encoders; it gives one frame, an empty one none.
 
         Args:
             audio_signal: (B, F, T) features; padding frames are ignored.
             length: (B,) valid frames of each utterance.
 
         Returns:
-            (B, D, T'), zero in padding frames, and (B,) ceil(length / S). If the model uses
-            InterCTC, the outputs of ``model.interctc.apply_at_layers`` (cells or blocks, counted
-            from 0 as in NeMo) are registered for it.
+            (B, D, T'), zero in padding frames, and (B,) the valid ones. If the model uses InterCTC,
+            the outputs of ``model.interctc.apply_at_layers`` (cells or blocks, counted from 0 as in
+            NeMo) are registered for it.
 
         Raises:
             InputError: A shape is wrong, or a valid frame is not finite.
@@ -160,8 +162,8 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         missing = max(0, fewest - features.size(1))
         features = nn.functional.pad(features, (0, 0, 0, missing))
         extended = lengths.clamp(min=fewest)
-        output, _, taps = self.network.forward_taps(features, extended, taps=layers)
-        lengths = reduced_lengths(lengths, self.subsampling_factor)
+        output, found, taps = self.network.forward_taps(features, extended, taps=layers)
+        lengths = torch.where(lengths > 0, found, 0)
         index = torch.arange(output.size(1), device=output.device)
         kept = (index[None, :] < lengths[:, None])[:, :, None].to(output.dtype)
         return output * kept, lengths, [(number, tap * kept) for number, tap in taps]
@@ -217,7 +219,7 @@ class NASEncoder(NetworkEncoder):
         feat_in: F.
         genotype: A zoo name, the path of a YAML file, or the document as a mapping. The model's
             config, and so every checkpoint, holds the mapping.
-        d_model: D.
+        d_model: D; if not given 512, of a block encoder the width of its last stage.
         options: Other network options of the genotype's space, for example ``channels``,
             ``layers``, ``stem_stride``, ``dropout``, ``drop_path``.
         leftovers: Options of another NeMo encoder; each is ignored with a warning, except those
@@ -233,7 +235,12 @@ class NASEncoder(NetworkEncoder):
         """Return the genotype as a mapping and the widths; GenotypeError if it cannot be loaded."""
         genotype = options.get("genotype")
         document = load_genotype(DEFAULT_GENOTYPE if genotype is None else genotype)
-        return {"genotype": document.to_dict(), **super().portable(options)}
+        found = {"genotype": document.to_dict(), **super().portable(options)}
+        if width(options) is None and "output_size" not in get_space(document.space).sizes:
+            with torch.device("meta"):  # the genotype's own, at the size that was asked for
+                network, _ = build_network(cls.kind, plain(options))
+            found["d_model"] = network.output_size
+        return found
 
     def extra_repr(self) -> str:
         """Name the genotype and its origin in the model's summary."""

@@ -80,8 +80,9 @@ def split(
         else:
             warnings.append(_leftover(name))
     # Leftovers of another encoder may say what the rest of the model expects.
-    own["output_size"] = width(options, known)
     own.pop("d_model", None)
+    if (size := width(options)) is not None:
+        own["output_size"] = size
     own["input_size"] = size = own.pop("feat_in", DEFAULT_FEATURES)
     splicing = 1 if "frame_splicing" in names else options.get("frame_splicing")
     if is_integer(splicing, 1) and is_integer(size, 1):
@@ -89,8 +90,8 @@ def split(
     return own, warnings, problems
 
 
-def width(options: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    """Return D, the width of the output.
+def width(options: Mapping[str, Any]) -> Any:
+    """Return D, the width of the output; None for the network's default.
 
     It is ``d_model``, unless a leftover of the replaced encoder says that the decoder expects
     another width (``feat_out`` of NeMo's Conformer, the ``filters`` of the last block of its
@@ -105,13 +106,14 @@ def width(options: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
         filters = blocks[-1].get("filters")
         if is_integer(filters, 1):
             return filters
-    return known["output_size"]
+    return None
 
 
 def widths(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``d_model``, and ``feat_in`` if it is not given."""
     missing = {} if "feat_in" in options else {"feat_in": DEFAULT_FEATURES}
-    return {"d_model": width(options, known), **missing}
+    size = width(options)
+    return {"d_model": known["output_size"] if size is None else size, **missing}
 
 
 def nemo_options(kind: str) -> dict[str, Any]:

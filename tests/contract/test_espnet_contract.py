@@ -44,6 +44,12 @@ def ctc_module() -> Any:
     return CTC(odim=len(TOKENS), encoder_output_size=8)
 
 
+def output_frames(option: str, encoder: Any, length: int) -> int:
+    if option == "nas blocks":
+        return ((length - 1) // 2 - 1) // 2  # as ESPnet's own conv2d
+    return -(-length // int(encoder.network.subsampling_factor))
+
+
 def outputs(encoder: Any, x: Tensor, lengths: Tensor, ctc: Any) -> tuple[list[Tensor], Tensor]:
     """Return the final and all intermediate outputs, and the lengths."""
     if encoder.interctc_use_conditioning:
@@ -62,11 +68,11 @@ def outputs(encoder: Any, x: Tensor, lengths: Tensor, ctc: Any) -> tuple[list[Te
 @every_option
 def test_shapes_and_lengths(asr: ModuleType, option: str) -> None:
     encoder = encoder_of(asr, option).eval()
-    factor = encoder.network.subsampling_factor
-    lengths = torch.tensor([41, 23, factor])
+    lengths = torch.tensor([41, 23, encoder.network.min_length])
     # More frames than the longest utterance, as data-parallel slices of a batch have.
     found, out_lengths = outputs(encoder, torch.randn(3, 50, BINS), lengths, ctc_module())
-    assert out_lengths.tolist() == [-(-length // factor) for length in lengths.tolist()]
+    expected = [output_frames(option, encoder, length) for length in lengths.tolist()]
+    assert out_lengths.tolist() == expected
     for y in found:
         assert y.shape == (3, int(out_lengths.max()), encoder.output_size())
         assert torch.isfinite(y).all()
@@ -186,7 +192,7 @@ def test_bfloat16_autocast(asr: ModuleType, option: str) -> None:
     assert torch.isfinite(y.float()).all()
 
 
-@both
+@pytest.mark.parametrize("option", ["nas", "nas blocks", "dfsmn_san"])
 @pytest.mark.parametrize("task", ["spk", "lid"])
 def test_frame_level_encoders_give_one_vector_for_each_input_frame(
     asr: ModuleType, option: str, task: str
@@ -194,12 +200,14 @@ def test_frame_level_encoders_give_one_vector_for_each_input_frame(
     from nas_encoder.espnet.registration import encoder_class
 
     name, conf = OPTIONS[option]
+    conf = {key: value for key, value in conf.items() if not key.startswith("interctc")}
     encoder = encoder_class(f"espnet2.tasks.{task}", name)(input_size=BINS, **conf).eval()
     x = torch.randn(2, 30, BINS)
     frames = encoder(x)
     assert frames.shape == (2, 8, 30)
     usual, _, _ = super(type(encoder).__mro__[1], encoder).forward(x, torch.tensor([30, 30]))
     torch.testing.assert_close(frames[:, :, 13], usual[:, 13 // 4])
+    torch.testing.assert_close(frames[:, :, 29], usual[:, -1])
 
 
 @both

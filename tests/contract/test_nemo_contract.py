@@ -42,6 +42,21 @@ CHAIN = {
     "channels": 6,
     "d_model": 8,
 }
+# Whose front end has no padding: fewer than ceil(T / S) output frames, and at least 7 frames.
+BLOCKS = {
+    "genotype": {
+        "schema": 1,
+        "name": "hourglass",
+        "space": "blocks",
+        "front": {"kind": "conv2d", "channels": 3, "padded": False},
+        "stages": [
+            {"width": 8, "reduction": rate, "modules": [{"kind": kind}, {"kind": "feed_forward"}]}
+            for rate, kind in ((2, "attention"), (1, "convolution"), (1, "memory"))
+        ],
+    },
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 SAN = {"blocks": 3, "attention_layers": 1, "hidden_size": 12, "d_model": 8}
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,6 +70,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nas checkpointing": ("NASEncoder", NAS | {"checkpointing": True, "dropout": 0.1}),
     "nas nasbench_asr": ("NASEncoder", BENCH),
     "nas tdnn_chain": ("NASEncoder", CHAIN),
+    "nas blocks": ("NASEncoder", BLOCKS),
     "dfsmn_san": ("DFSMNSANEncoder", SAN),
     "dfsmn_san memory": ("DFSMNSANEncoder", SAN | {"persistent_memory": 4}),
 }
@@ -116,14 +132,21 @@ def run(encoder: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return outputs
 
 
+def output_frames(option: str, encoder: Any, length: int) -> int:
+    if option == "nas blocks":
+        return ((length - 1) // 2 - 1) // 2  # as ESPnet's own conv2d
+    return -(-length // int(encoder.subsampling_factor))
+
+
 @every_option
 def test_shapes_lengths_and_types(common: ModuleType, option: str) -> None:
     encoder = encoder_of(common, option).eval()
-    factor = encoder.subsampling_factor
-    lengths = torch.tensor([41, 23, factor])
+    least = encoder.network.min_length
+    lengths = torch.tensor([41, 23, least])
     y, out_lengths = run(encoder, torch.randn(3, BINS, 48), lengths)
-    assert out_lengths.tolist() == [-(-length // factor) for length in lengths.tolist()]
-    assert y.shape == (3, 8, -(-48 // factor)) and out_lengths.dtype == lengths.dtype
+    *expected, frames = (output_frames(option, encoder, n) for n in (41, 23, least, 48))
+    assert out_lengths.tolist() == expected
+    assert y.shape == (3, 8, frames) and out_lengths.dtype == lengths.dtype
     assert encoder._feat_out == encoder.d_model == 8 and encoder._feat_in == BINS
     assert list(encoder.input_types) == ["audio_signal", "length"]
     assert list(encoder.output_types) == ["outputs", "encoded_lengths"]
@@ -156,7 +179,7 @@ def test_padding_changes_nothing(common: ModuleType, option: str, training: bool
         assert not z[row, :, length:].any()
 
 
-@both
+@pytest.mark.parametrize("option", ["nas", "nas blocks", "dfsmn_san"])
 def test_short_and_empty_utterances_are_encoded_as_nemo_does(
     common: ModuleType, option: str
 ) -> None:
@@ -164,7 +187,7 @@ def test_short_and_empty_utterances_are_encoded_as_nemo_does(
     lengths = torch.tensor([30, 1, 0, 3])
     x = torch.randn(4, BINS, 30)
     y, out_lengths = run(encoder, x, lengths)
-    assert out_lengths.tolist() == [8, 1, 0, 1]
+    assert out_lengths.tolist() == [output_frames(option, encoder, 30), 1, 0, 1]
     assert not y[2].any() and not y[1, :, 1:].any()
     other = x.clone()
     other[1, :, 1:] = 7.0
@@ -240,7 +263,9 @@ def test_interctc_registers_what_the_model_asks_for(common: ModuleType, option: 
         AccessMixin.set_access_enabled(False, "of this test")
 
 
-@pytest.mark.parametrize("option", ["nas", "nas nasbench_asr", "nas tdnn_chain", "dfsmn_san"])
+@pytest.mark.parametrize(
+    "option", ["nas", "nas nasbench_asr", "nas tdnn_chain", "nas blocks", "dfsmn_san"]
+)
 def test_adapters(common: ModuleType, option: str) -> None:
     from nemo.collections.common.parts.adapter_modules import LinearAdapterConfig
 
@@ -315,6 +340,15 @@ def test_mistakes_are_errors_and_reported_together(common: ModuleType) -> None:
     text = build_error(common, "dfsmn_san", bloks=2, taps=[1], d_model=0)
     assert "did you mean 'blocks'" in text and "model.interctc" in text and "d_model" in text
     assert "output_size" not in text
+
+
+def test_a_genotypes_own_width_is_written_into_the_config(common: ModuleType) -> None:
+    from nas_encoder.nemo import NASEncoder
+
+    assert NASEncoder.portable(BLOCKS)["d_model"] == 8
+    assert NASEncoder.portable({**BLOCKS, "channels": 16})["d_model"] == 16
+    assert NASEncoder.portable({**BLOCKS, "d_model": 5})["d_model"] == 5
+    assert NASEncoder.portable({})["d_model"] == 512
 
 
 def test_config_becomes_portable(common: ModuleType, tmp_path: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,6 @@ class TrainingEvaluator:
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
         # All trials have the same data: what the finest network can use.
         rates = get_space(config.space).frame_rates(probe.config)
-        self._finest = rates.finest
         self.fabric = open_fabric(config.trainer)
         use_deterministic_algorithms(config.trainer, self.fabric)
         data = open_data(
@@ -77,7 +76,8 @@ class TrainingEvaluator:
         self._utterances = {"train": len(data.cuts["train"]), "valid": len(scored)}
         self._train = data.loader(data.cuts["train"], train=True)
         self._valid = data.loader(scored, train=False)
-        self._told: set[int] = set()  # time strides whose utterances were named
+        # By the output frames of the networks, whose utterances were named.
+        self._objectives: dict[tuple[int, ...], Objective] = {}
         frames = max(rates.min_length, round(config.measure.seconds / config.features.frame_shift))
         self._costs = TrialCosts(
             get_space(config.space),
@@ -181,24 +181,33 @@ class TrainingEvaluator:
         return WeightSteps(self.fabric, network, optimizer, weights.grad_clip, objective)
 
     def _objective(self, encoder: Any) -> Objective:
-        """Return the loss; name the utterances that it leaves out, once for each time stride."""
-        factor = int(encoder.subsampling_factor)
-        if factor <= self._finest:
-            return ctc_loss
-        if factor not in self._told:
-            self._told.add(factor)
-            parts = []
-            for name, loader in (("training", self._train), ("validation", self._valid)):
-                ids = loader.infeasible(factor)
-                shown = ", ".join(f"'{key}'" for key in ids[:3]) + (", ..." if ids[3:] else "")
-                parts.append(f"{len(ids)} {name} utterances" + (f" ({shown})" if ids else ""))
-            logger.info(
-                "networks of %d frames per output frame have too few for the tokens of %s: these "
-                "do not count in the loss, but in the error",
-                factor,
-                " and ".join(parts),
-            )
-        return feasible_ctc_loss
+        """Return the loss; name the utterances that it leaves out, once for all such networks."""
+
+        def output_frames(frames: Sequence[int]) -> list[int]:
+            found: list[int] = encoder.output_lengths(torch.tensor(frames)).tolist()
+            return found
+
+        key = tuple(output_frames(range(1, 257)))
+        if key not in self._objectives:
+            loaders = {"training": self._train, "validation": self._valid}
+            lost = {name: loader.infeasible(output_frames) for name, loader in loaders.items()}
+            self._objectives[key] = feasible_ctc_loss if any(lost.values()) else ctc_loss
+            if any(lost.values()):
+                self._tell(int(encoder.subsampling_factor), lost)
+        return self._objectives[key]
+
+    def _tell(self, factor: int, lost: Mapping[str, Sequence[str]]) -> None:
+        """Name utterances that CTC cannot place."""
+        parts = []
+        for name, ids in lost.items():
+            shown = ", ".join(f"'{key}'" for key in ids[:3]) + (", ..." if ids[3:] else "")
+            parts.append(f"{len(ids)} {name} utterances" + (f" ({shown})" if ids else ""))
+        logger.info(
+            "networks of %d frames per output frame have too few for the tokens of %s: these do "
+            "not count in the loss, but in the error",
+            factor,
+            " and ".join(parts),
+        )
 
     def costs(self, genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
         """Return the encoder's parameters, multiply-adds and the quantities ``names``."""

@@ -126,8 +126,9 @@ class Convolutions2d(FrontEnd):
         """Return the output frames of utterances of (B,) ``lengths`` frames."""
         if self.padded:
             return super().reduced(lengths)
-        # floor((L - 1) / 2) halves L + 1, as often as there are convolutions.
-        return torch.div(lengths + 1, self.factor, rounding_mode="floor") - 1
+        # floor((L - 1) / 2) halves L + 1, as often as there are convolutions. Recorded graphs do
+        # not refuse what is too short.
+        return (torch.div(lengths + 1, self.factor, rounding_mode="floor") - 1).clamp(min=0)
 
 
 class Convolutions1d(FrontEnd):

@@ -24,12 +24,14 @@ class Block(nn.Module):
 
     Attributes:
         drop_path: Probability of dropping a module for an utterance, in training.
+        output_channels: C.
         reach: Frames back and ahead that a frame depends on; None for all.
     """
 
     def __init__(self, stage: Stage, config: BlocksConfig) -> None:
         super().__init__()
         before, size = stage.norm == "before", stage.width
+        self.output_channels = size
         self.steps = [float(getattr(part, "step", 1.0)) for part in stage.modules]
         self.dropout, self.drop_path = config.dropout, config.drop_path
         self.layers = nn.ModuleList(
