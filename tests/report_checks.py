@@ -222,6 +222,11 @@ def check_trials_of_seed(
     np.testing.assert_array_equal(drawn.get_ydata(orig=True), expected)
 
 
+def best_hash(folder: Path) -> str:
+    """Return the hash of a run's result."""
+    return load_genotype(folder / "genotype.yaml").hash
+
+
 def check_trials(folder: Path, page: Page) -> None:
     """Check the page of a search by trials."""
     rows = rows_of(folder)
@@ -252,10 +257,42 @@ def check_trials(folder: Path, page: Page) -> None:
     np.testing.assert_array_equal(
         points["best so far"][:, 1], np.where(course < np.inf, course, np.nan)
     )
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    given = [(row["trial"], row["error"]) for row in rows if "initial" in row]
+    assert ("given at the start" in points) == bool(given)
+    if given:
+        np.testing.assert_array_equal(points["given at the start"], given)
+        assert [row["given as"] for row in table] == [row.get("initial", "") for row in ranked]
+    seconds, shares = config["training"].get("seconds"), config["training"].get("evaluate_at")
     if any(len(row["errors"]) > 1 for row in rows):
-        (axes,) = page.figures["Epochs of the trials"].axes
+        title = "Epochs of the trials" if seconds is None else "Time of the trials"
+        (axes,) = page.figures[title].axes
         for found, row in zip(axes.get_lines(), rows, strict=True):
             np.testing.assert_array_equal(found.get_ydata(), row["errors"])
+            if seconds is not None:
+                np.testing.assert_allclose(found.get_xdata(), np.multiply(shares, seconds))
+    if seconds is not None:
+        assert f", each trained for {seconds:g} s" in page.words
+        shown_seconds = [row["training, s"] for row in table]
+        assert shown_seconds == [f"{row['training_seconds']:.1f}" for row in ranked]
+    refused = sum(row.get("refused", 0) for row in rows)
+    assert (f", {refused} genotypes outside the budgets" in page.words) == bool(refused)
+    limits = config.get("objective", {})
+    least = limits.get("at_least", {})
+    limited = [name for name in UNITS if limits.get(name) is not None or name in least]
+    assert ("Budgets" in page.headings) == bool(limited)
+    if limited:
+        assert f"{refused} genotypes that were drawn or proposed" in page.words
+        for shown, name in zip(page.rows("Budgets"), limited, strict=True):
+            values = [row[name] for row in rows]
+            assert shown["cost"] == TITLES[name]
+            ends = [value for value in (least.get(name), limits.get(name)) if value is not None]
+            assert all(readable(name, value) in shown["budget"] for value in ends)
+            assert (shown["least"], shown["most"]) == tuple(
+                readable(name, value) for value in (min(values), max(values))
+            )
+            own = next(r for r in ranked if r["genotype"] == best_hash(folder))
+            assert shown["of the best trial"] == readable(name, own[name])
 
     front = folder / "front.json"
     if not front.exists():

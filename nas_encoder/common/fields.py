@@ -237,6 +237,15 @@ def network_options(value: Any, path: str, problems: Problems) -> Mapping[str, A
     return None if len(problems.lines) > before else value
 
 
+def genotype_source(value: Any, path: str, problems: Problems) -> Any:
+    """Allow what :func:`~nas_encoder.genotype.load_genotype` takes from a document."""
+    if isinstance(value, Mapping):
+        before = len(problems.lines)
+        check_plain(value, path, problems)
+        return None if len(problems.lines) > before else value
+    return text("a genotype's name, file or mapping")(value, path, problems)
+
+
 def section(cls: type[Declared], **defaults: Any) -> Rule:
     """Allow mappings of a declared dataclass; null stands for the defaults, some changed."""
 

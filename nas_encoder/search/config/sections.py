@@ -9,6 +9,7 @@ from typing import Any
 from nas_encoder.common.fields import (
     Declared,
     choice,
+    genotype_source,
     integer,
     mapping_of,
     number,
@@ -209,8 +210,9 @@ class StudyConfig(Declared):
         heartbeat: Seconds between two heartbeats of a worker. After four times as long without
             one, its trial is given to another worker.
         retries: How often to rerun a trial whose worker died, before another trial replaces it.
-        initial: Names of shipped genotypes, or files: the first trials. The result is the best
-            trial, so never worse than the best of these.
+        initial: The first trials: names of shipped genotypes or known encoders, files, or
+            mappings such as ``{known: conformer, width: 64}``. The result is the best trial, so
+            never worse than the best of these.
     """
 
     count: int = option(50, integer(1, 10**7))
@@ -218,8 +220,8 @@ class StudyConfig(Declared):
     study: str | None = option(None, text("a text or null"))
     heartbeat: int = option(30, integer(1, 86400))
     retries: int = option(3, integer(0, 1000))
-    initial: tuple[str, ...] = option(
-        (), tuple_of(text("a genotype's name or file"), 0, 10**4, once="a genotype")
+    initial: tuple[str | Mapping[str, Any], ...] = option(
+        (), tuple_of(genotype_source, 0, 10**4, once="a genotype")
     )
 
     def conflicts(self, found: Problems) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from nas_encoder.network.budgets import TITLES, UNITS
+from nas_encoder.network.budgets import TITLES, UNITS, readable
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
@@ -52,6 +52,11 @@ class TrialsReport:
         """Time spent so far by all workers."""
         return sum(trial.seconds for trial in self.trials)
 
+    @property
+    def refused(self) -> int:
+        """How many genotypes outside the budgets were drawn or proposed, and not trained."""
+        return sum(trial.refused or 0 for trial in self.trials)
+
     def figures(self) -> dict[str, object]:
         """Return what the searches of several seeds are compared by."""
         found: dict[str, object] = {
@@ -81,14 +86,16 @@ class TrialsReport:
 
     def page(self) -> Page:
         """Return the page."""
-        epochs = sum(trial.epochs for trial in self.trials)
+        epochs, each = sum(trial.epochs for trial in self.trials), self.config.training.seconds
         state = "finished" if self.finished else "not finished"
         pruned = len(self.trials) - len(self.complete)
         return Page(
             f"Search of {self.config.name}",
             f"{self.config.strategy} in the space {self.config.space}, seed {self.run['seed']}: "
             f"{state}, {len(self.trials)} of {self.config.trials.count} trials ({pruned} pruned), "
-            f"{epochs} epochs in {duration(self.seconds)} of all workers",
+            f"{epochs} epochs in {duration(self.seconds)} of all workers"
+            + (f", each trained for {each:g} s" if each is not None else "")
+            + (f", {self.refused} genotypes outside the budgets" if self.refused else ""),
             self._warnings(),
             self._sections(),
         )
@@ -111,8 +118,9 @@ class TrialsReport:
             return ["All complete trials have the same error: the search cannot distinguish them."]
         if not errors or min(errors) <= 95:
             return []
+        length = "epochs" if self.config.training.seconds is None else "seconds"
         remedy = (
-            "Raise training.epochs, change training.lr, or search with more data."
+            f"Raise training.{length}, change training.lr, or search with more data."
             if self.config.table is None
             else "The table's trainings are too short to compare architectures by."
         )
@@ -121,24 +129,52 @@ class TrialsReport:
 
     def _sections(self) -> Iterator[Section]:
         if self.genotype is not None:
-            error = self.genotype.provenance["validation"]["token_error_rate"]
-            yield genotype_section(
-                f"Genotype {self.genotype.name}",
-                self.genotype,
-                f"Hash {self.genotype.hash}, error {error:.2f} %.",
-            )
+            about = self.genotype.provenance
+            error, given = about["validation"]["token_error_rate"], about.get("initial")
+            note = f"Hash {self.genotype.hash}, error {error:.2f} %."
+            if given is not None:
+                note += f" It is '{given}', with which the search began: it found nothing better."
+            yield genotype_section(f"Genotype {self.genotype.name}", self.genotype, note)
+        if self.config.objective.limited and self.trials:
+            yield self._budgets()
         if len(self.config.objectives) > 1 and self.complete:
             yield from front_sections(self.trials, self.config.objectives)
         if self.complete:
             yield history_picture(self.trials)
         if any(len(trial.errors) > 1 for trial in self.trials):
-            yield curves_picture(self.trials)
+            training = self.config.training
+            if training.seconds is None:
+                yield curves_picture(self.trials)
+            else:
+                points = [share * training.seconds for share in training.evaluate_at]
+                yield timed_picture(self.trials, points)
         if self.trials:
             yield self._table()
         yield Section("What to run next", steps=list(self._next()))
         yield provenance_section(self.run)
         text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         yield Section("Configuration", text=text)
+
+    def _budgets(self) -> Section:
+        limits, best = self.config.objective, best_of(self.trials) if self.complete else None
+        share = self.refused / (self.refused + len(self.trials))
+        return Section(
+            "Budgets",
+            f"{self.refused} genotypes that were drawn or proposed ({100 * share:.0f} % of all) "
+            "are outside and were not trained; they do not count as trials. Costs are those of "
+            "the trials' own encoders.",
+            head=("cost", "budget", "of the best trial", "least", "most"),
+            rows=[
+                (
+                    TITLES[name],
+                    limits.told(name),
+                    best and readable(name, best.value(name)),
+                    readable(name, min(trial.value(name) for trial in self.trials)),
+                    readable(name, max(trial.value(name) for trial in self.trials)),
+                )
+                for name in limits.limited
+            ],
+        )
 
     def _table(self) -> Section:
         costs = [name for name in COSTS if any(name in trial.costs for trial in self.trials)]
@@ -149,14 +185,19 @@ class TrialsReport:
         return Section(
             "Trials",
             text,
-            head=("trial", "state", "genotype", "error, %", "epochs", "time", *map(_title, costs)),
+            head=(
+                *("trial", "state", "genotype", "given as", "error, %", "epochs", "training, s"),
+                *("time", *map(_title, costs)),
+            ),
             rows=[
                 (
                     trial.trial,
                     trial.state,
                     trial.genotype,
+                    trial.initial,
                     number(trial.error, 2),
                     trial.epochs,
+                    number(trial.training_seconds, 1),
                     duration(trial.seconds),
                     *(_figure(name, trial.costs.get(name)) for name in costs),
                 )
@@ -245,6 +286,10 @@ def history_picture(trials: Sequence[TrialRecord]) -> Section:
         own = [(place, t.error) for place, t in enumerate(trials, 1) if t.state == state]
         if own:
             axes.plot(*zip(*own, strict=True), "o", ms=4, color=colour, label=state)
+    given = [(place, t.error) for place, t in enumerate(trials, 1) if t.initial is not None]
+    if given:
+        label = "given at the start"
+        axes.plot(*zip(*given, strict=True), "D", ms=8, mfc="none", color=_BEST, label=label)
     places = range(1, len(trials) + 1)
     axes.step(places, best_so_far(trials), where="post", color=_BEST, label="best so far")
     finish(axes, "trial, in the order in which they were finished", whole=True)
@@ -267,6 +312,19 @@ def curves_picture(trials: Sequence[TrialRecord]) -> Section:
     return Section(
         "Epochs of the trials",
         "Blue: complete; grey: pruned because others were better after as many epochs.",
+        to_png(figure),
+    )
+
+
+def timed_picture(trials: Sequence[TrialRecord], seconds: Sequence[float]) -> Section:
+    """Draw the error of each trial over its time; ``seconds`` are those of its errors."""
+    figure, (axes,) = new_panels(3.2, "lowest error so far, %")
+    for trial in trials:
+        axes.plot(seconds, trial.errors, "-o", ms=2.5, lw=0.8, color=_DONE, alpha=0.6)
+    finish(axes, "seconds of training")
+    return Section(
+        "Time of the trials",
+        "The last error of each is that at the end, the others are the lowest until then.",
         to_png(figure),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.study import Study
@@ -18,7 +18,9 @@ from nas_encoder.search.trials.storage import INITIAL
 SUBJECT = "trials.initial"
 
 
-def load_initial(sources: Sequence[str], evaluator: Evaluator) -> dict[str, Genotype]:
+def load_initial(
+    sources: Sequence[str | Mapping[str, Any]], evaluator: Evaluator
+) -> dict[str, Genotype]:
     """Load genotypes: name -> genotype, by the source instead where two have the same name.
 
     Raises:
@@ -27,23 +29,26 @@ def load_initial(sources: Sequence[str], evaluator: Evaluator) -> dict[str, Geno
     found: dict[str, Genotype] = {}
     problems: list[str] = []
     for source in sources:
+        shown = f"'{source}'" if isinstance(source, str) else str(dict(source))
         try:
+            # As the search writes it: one of fewer stages can be the same network as one of more.
             genotype = load_genotype(source)
-            evaluator.space.encode(genotype)
+            vector = evaluator.space.encode(genotype)
         except ProblemsError as error:
-            problems += [f"'{source}': {line}" for line in error.problems]
+            problems += [f"{shown}: {line}" for line in error.problems]
             continue
+        genotype = evaluator.space.decode(vector).renamed(genotype.name)
         if evaluator.nearest(genotype).hash != genotype.hash:
-            problems.append(f"'{source}': the table does not hold it")
+            problems.append(f"{shown}: the table does not hold it")
         if twin := next((s for s, other in found.items() if other.hash == genotype.hash), None):
-            problems.append(f"'{source}': is the same architecture as '{twin}'")
-        found[source] = genotype
+            problems.append(f"{shown}: is the same architecture as {twin}")
+        found[shown] = genotype
     if problems:
         raise ConfigError(SUBJECT, problems)
     names = Counter(genotype.name for genotype in found.values())
     return {
-        genotype.name if names[genotype.name] == 1 else source: genotype
-        for source, genotype in found.items()
+        genotype.name if names[genotype.name] == 1 else shown.strip("'"): genotype
+        for shown, genotype in found.items()
     }
 
 
