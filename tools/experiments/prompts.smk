@@ -1,5 +1,6 @@
 # Stages 1 and 2 of the recipes on recorded prompts: the corpus, and what lhotse, ESPnet and NeMo
-# read. Another sampling rate gives another folder of data.
+# read. Another sampling rate gives another folder of data. Options: debs, sampling_rate (see
+# recipes/prompts/recipe.yaml).
 CORPUS = f"{DOWNLOADS}/prompts"
 DATA = f"{DATA}/prompts_{config['sampling_rate']}"
 ESPNET, NEMO = f"{DATA}/espnet", f"{DATA}/nemo"
