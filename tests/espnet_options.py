@@ -34,7 +34,7 @@ BLOCKS = {
     "front": {"kind": "conv2d", "channels": 3, "padded": False},
     "stages": [
         {"width": 8, "reduction": reduction, "modules": [{"kind": kind}, {"kind": "feed_forward"}]}
-        for reduction, kind in ((2, "attention"), (1, "convolution"), (1, "memory"))
+        for reduction, kind in ((2, "attention"), (1, "convolution"), (1, "cgmlp"))
     ],
 }
 

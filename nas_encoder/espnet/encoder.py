@@ -144,10 +144,12 @@ class NetworkEncoder(AbsEncoder):
         return lambda tap: self.conditioning_layer(ctc.softmax(tap))
 
     def espnet_initialization_fn(self) -> None:
-        """Restore the norms' initial values, which ESPnet's ``init`` option overwrites."""
+        """Restore the initial values of norms and gates, which ESPnet's ``init`` overwrites."""
         for module in self.network.modules():
             if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm)):
                 module.reset_parameters()
+            elif hasattr(module, "reset_gate"):
+                module.reset_gate()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

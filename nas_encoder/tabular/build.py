@@ -144,8 +144,10 @@ class TableBuilder:
         self.factor = self.min_length = 1
         if self.architectures:  # check all options before any training, not a week into it
             encoder: Any = self._encoder(self.architectures[0])
-            self.factor = int(encoder.subsampling_factor)
-            self.min_length = int(encoder.min_length)
+            rates = get_space(config.space).frame_rates(encoder.config)
+            # All have the same data: what the finest network can use.
+            self.factor = rates.finest
+            self.min_length = max(int(encoder.min_length), rates.min_length)
 
     @property
     def checkpoint(self) -> Path:

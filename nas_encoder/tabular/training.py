@@ -27,7 +27,7 @@ from nas_encoder.training.checkpoint import delete_checkpoint, load_checkpoint, 
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import exponential
-from nas_encoder.training.steps import WeightSteps, ctc_loss
+from nas_encoder.training.steps import WeightSteps, ctc_loss, feasible, only_feasible
 from nas_encoder.training.trainer import State, Trainer
 
 
@@ -146,9 +146,18 @@ class RecipeTraining:
         return epoch_of(loader, epoch, start)
 
     def _objective(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-        """Return the loss per output frame, as in the published code."""
-        losses = ctc_loss(log_probs, lengths, batch, "none")
-        loss = (losses / lengths.to(losses.dtype)).mean()
+        """Return the loss per output frame, as in the published code.
+
+        The data have what the finest network of the space can place; what is too much for this
+        one is left out.
+        """
+        if not bool(feasible(lengths, batch).all()):
+            log_probs, lengths, batch = only_feasible(log_probs, lengths, batch)
+        if len(lengths):
+            losses = ctc_loss(log_probs, lengths, batch, "none")
+            loss = (losses / lengths.to(losses.dtype)).mean()
+        else:
+            loss = (0.0 * log_probs).sum()
         for kernel in self.kernels:
             loss = loss + self.recipe.l2 * kernel.square().sum()
         return loss

@@ -67,16 +67,23 @@ def feasible(lengths: Tensor, batch: Batch) -> Tensor:
     return batch.target_lengths + (equal & inside).sum(1) <= lengths
 
 
+def only_feasible(log_probs: Tensor, lengths: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Batch]:
+    """Return the arguments of :func:`ctc_loss` for the :func:`feasible` utterances.
+
+    Of the batch, targets and their lengths are those.
+    """
+    kept = feasible(lengths, batch)
+    own = replace(batch, targets=batch.targets[kept], target_lengths=batch.target_lengths[kept])
+    return log_probs[kept], lengths[kept], own
+
+
 def feasible_ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     """Return the mean of CTC loss per token over the :func:`feasible` utterances; 0 without any.
 
     Arguments are those of :func:`ctc_loss`, whose loss of the others is infinite.
     """
-    kept = feasible(lengths, batch)
-    if not bool(kept.any()):
-        return (0.0 * log_probs).sum()
-    own = replace(batch, targets=batch.targets[kept], target_lengths=batch.target_lengths[kept])
-    return ctc_loss(log_probs[kept], lengths[kept], own)
+    log_probs, lengths, batch = only_feasible(log_probs, lengths, batch)
+    return ctc_loss(log_probs, lengths, batch) if len(lengths) else (0.0 * log_probs).sum()
 
 
 @dataclass(frozen=True)

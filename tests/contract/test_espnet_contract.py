@@ -163,9 +163,9 @@ def test_streaming_is_refused(asr: ModuleType, option: str) -> None:
         encoder(torch.randn(1, 40, BINS), torch.tensor([40]), torch.zeros(1))
 
 
-@both
+@pytest.mark.parametrize("option", ["nas", "nas blocks", "dfsmn_san"])
 @pytest.mark.parametrize("kind", ["chainer", "xavier_uniform", "kaiming_normal"])
-def test_init_leaves_norms_alone(asr: ModuleType, option: str, kind: str) -> None:
+def test_init_leaves_norms_and_gates_alone(asr: ModuleType, option: str, kind: str) -> None:
     from espnet2.torch_utils.initialize import initialize
 
     offered = next(action for action in asr.ASRTask.get_parser()._actions if action.dest == "init")
@@ -180,7 +180,10 @@ def test_init_leaves_norms_alone(asr: ModuleType, option: str, kind: str) -> Non
     ]
     assert norms
     assert all(bool((norm.weight == 1).all()) for norm in norms)
-    outputs(encoder, torch.randn(1, 40, BINS), torch.tensor([40]), None)
+    gates = [module.gate for module in encoder.modules() if hasattr(module, "reset_gate")]
+    assert bool(gates) == (option == "nas blocks")
+    assert all(bool((gate.bias == 1).all()) and gate.weight.abs().max() < 1e-4 for gate in gates)
+    outputs(encoder, torch.randn(1, 40, BINS), torch.tensor([40]), ctc_module())
 
 
 @both

@@ -77,6 +77,33 @@ def test_a_table_holds_everything(whole: Path) -> None:
     assert len(values) > 6  # seeds and architectures make a difference
 
 
+def test_networks_of_different_frame_rates_are_trained_on_the_same_data(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Those of 4 and of 16 frames per output frame, which cannot place every transcript."""
+    space = get_space("blocks")
+    small = [0] * len(space.bounds)
+    coarse = list(small)
+    names = list(space.kinds)
+    fronts, schedules = space.table["front end"], space.table["schedule"]
+    coarse[names.index("front end")] = [front.factor for front in fronts].index(8)
+    coarse[names.index("schedule")] = [own[-1] for own in schedules].index(2)
+    files = []
+    for name, vector in (("small", small), ("coarse", coarse)):
+        files.append(tmp_path / f"{name}.yaml")
+        space.decode(vector).save(files[-1])
+    changes = {"space": "blocks", "network": {"dropout": 0.0}}
+    listed = {"kind": "list", "genotypes": [str(path) for path in files]}
+    recipe = {**QUICK["recipe"], "seeds": [3], "epochs": [1]}
+    chosen = config(**changes, architectures=listed, recipe=recipe)
+    TableBuilder(chosen, **data, output=tmp_path / "table.sqlite").run()
+    table = load_table(tmp_path / "table.sqlite")
+    assert len(table) == 2
+    for key in table.hashes():
+        found = table.full_info(key, seed=3)
+        assert found is not None and "diverged_in_epoch" not in found
+
+
 def test_a_finished_table_is_not_built_again(
     whole: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:

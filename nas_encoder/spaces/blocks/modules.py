@@ -142,7 +142,7 @@ class ConvolutionModule(nn.Module):
 class GatedMlpModule(nn.Module):
     """cgMLP: linear, GELU, half of it gated by the other half, linear (Sakuma et al. 2022).
 
-    The gate is a depthwise convolution over time of the normalized half, which begins near 1.
+    The gate is a depthwise convolution over time of the normalized half.
     """
 
     def __init__(
@@ -155,10 +155,14 @@ class GatedMlpModule(nn.Module):
         self.expand = nn.Linear(width, 2 * half)
         self.gate_norm = _norm(half, config)
         self.gate = DepthwiseOverTime(half, part.kernel)
-        nn.init.normal_(self.gate.weight, std=1e-6)
-        nn.init.ones_(self.gate.bias)
+        self.reset_gate()
         self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(half, width)
+
+    def reset_gate(self) -> None:
+        """Let the gate begin near 1."""
+        nn.init.normal_(self.gate.weight, std=1e-6)
+        nn.init.ones_(self.gate.bias)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
