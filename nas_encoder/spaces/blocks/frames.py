@@ -24,5 +24,6 @@ class Frames:
     relative: Tensor | None = None
 
     def clear(self, x: Tensor) -> Tensor:
-        """Set the padding frames of (B, T, C) to zero, as before all that mixes time."""
-        return x if self.mask is None else x.masked_fill(~self.mask.unsqueeze(-1), 0.0)
+        """Set the (finite) padding frames of (B, T, C) to zero, as before all that mixes time."""
+        # A product, since CPUs take several times longer to fill by a mask.
+        return x if self.mask is None else x * self.mask.unsqueeze(2).to(x.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.tapped import Taps
-from nas_encoder.ops.masking import padding_frames, reduced_lengths
+from nas_encoder.ops.masking import frame_mask, padding_frames, reduced_lengths
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.parts import (
     Conv1dFront,
@@ -117,7 +117,7 @@ class Convolutions2d(FrontEnd):
             # Without padding no valid frame reads beyond the end.
             if lengths is not None and self.padded and number < last:
                 lengths = reduced_lengths(lengths, 2)
-                x = x.masked_fill_(padding_frames(lengths, x.size(2))[:, None, :, None], 0.0)
+                x = x.mul_(frame_mask(lengths, x.size(2), x.dtype))
             x = F.relu(x, inplace=True)
         y: Tensor = self.output(x.permute(0, 2, 3, 1).flatten(2))
         return y
@@ -153,7 +153,7 @@ class Convolutions1d(FrontEnd):
             x = F.relu(layer(stacked(x, 1, 3, 2)))
             if lengths is not None and number < last:
                 lengths = reduced_lengths(lengths, 2)
-                x = x.masked_fill(padding_frames(lengths, x.size(1)).unsqueeze(2), 0.0)
+                x = x * frame_mask(lengths, x.size(1), x.dtype).squeeze(1)
         y: Tensor = self.output(x)
         return y
 
