@@ -7,6 +7,7 @@ N chunks of K frames.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -167,7 +168,24 @@ def _seen(
 
     Query r is key r + ``offset``. Were it not for itself, padding queries would see none.
     """
-    key = torch.arange(keys, device=device)
-    distance = key - torch.arange(offset, offset + rows, device=device).unsqueeze(1)
-    near = (distance.abs() <= window).unsqueeze(0)
-    return near if valid is None else (near & valid) | (distance == 0)
+    make = _near if is_capturing() else _near_table
+    near, own = make(rows, keys, offset, window, device)
+    return near if valid is None else (near & valid) | own
+
+
+def _near(
+    rows: int, keys: int, offset: int, window: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return which keys are in a query's window, and which is its own; both (1, R, S)."""
+    distance = torch.arange(keys, device=device) - torch.arange(
+        offset, offset + rows, device=device
+    ).unsqueeze(1)
+    return (distance.abs() <= window).unsqueeze(0), (distance == 0).unsqueeze(0)
+
+
+@lru_cache(maxsize=32)
+def _near_table(
+    rows: int, keys: int, offset: int, window: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        return _near(rows, keys, offset, window, device)

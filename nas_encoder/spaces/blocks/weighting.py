@@ -10,6 +10,7 @@ H heads, N sequences (utterances or chunks of them), R queries, S keys, P positi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.dropout import dropout_factor
 from nas_encoder.ops.masking import is_capturing
+
+_LEAST_PART = 32  # queries
 
 
 def weighted(
@@ -53,7 +56,7 @@ def weighted(
         product = torch.matmul(shifted.flatten(1, 2), positions.transpose(1, 2))  # (H, N R, P)
         bias = _in_place(product, query.shape, key.size(2), start)
         if mask is not None:
-            bias = bias.masked_fill(~mask, _lowest(bias))
+            bias = bias + _low_where_unseen(mask, bias)
     # Sequences first, as fused kernels want masks.
     query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
     if bias is not None:
@@ -77,9 +80,13 @@ def _is_own(*tensors: Tensor) -> bool:
     )
 
 
-def _lowest(scores: Tensor) -> float:
-    # Finite, and half, so that neither a sum with a score nor a row of them overflows.
-    return float(torch.finfo(scores.dtype).min) / 2
+def _low_where_unseen(mask: Tensor, scores: Tensor) -> Tensor:
+    """Return what is added to scores: zero, or the lowest number of their type, halved.
+
+    Finite, and half, so that no sum overflows. CPUs add it much faster than they fill by a mask.
+    """
+    low = float(torch.finfo(scores.dtype).min) / 2
+    return scores.new_zeros(mask.shape).masked_fill_(~mask, low)
 
 
 def _in_place(product: Tensor, query_shape: torch.Size, keys: int, start: int) -> Tensor:
@@ -88,6 +95,21 @@ def _in_place(product: Tensor, query_shape: torch.Size, keys: int, start: int) -
     pitch = product.size(2) - 1
     flat = product.view(heads, count, -1)[..., start : start + rows * pitch]
     return flat.view(heads, count, rows, pitch)[..., :keys]
+
+
+def _parts(rows: int, keys: int, start: int, positions: int) -> Iterator[tuple[slice, slice, int]]:
+    """Cut the queries, since a part of them needs few positions beside the number of keys.
+
+    Yields the rows and the columns of each part's product, and the column at which it begins.
+    """
+    size = max(_LEAST_PART, -(-rows // 4))
+    if start != rows - 1 or size >= rows:  # all, or chunks, whose positions are as many as keys
+        yield slice(0, rows), slice(0, positions), start
+        return
+    for first in range(0, rows, size):
+        last = min(first + size, rows)
+        lowest = start - last + 1
+        yield slice(first, last), slice(lowest, lowest + last - first + keys), last - first - 1
 
 
 class _Weighted(torch.autograd.Function):
@@ -108,12 +130,12 @@ class _Weighted(torch.autograd.Function):
         scores = torch.bmm(query, key.transpose(1, 2))  # (H N, R, S)
         in_heads = scores.view(*shape[:3], keys)
         if shifted is not None and positions is not None:
-            shifted = shifted.flatten(1, 2)
-            product = torch.bmm(shifted, positions.transpose(1, 2))  # (H, N R, P)
-            in_heads.add_(_in_place(product, shape, keys, start))
-            del product
+            for rows, columns, first in _parts(shape[2], keys, start, positions.size(1)):
+                part = shifted[:, :, rows]
+                product = torch.bmm(part.flatten(1, 2), positions[:, columns].transpose(1, 2))
+                in_heads[:, :, rows].add_(_in_place(product, part.shape, keys, first))
         if mask is not None:
-            in_heads.masked_fill_(~mask, _lowest(scores))
+            in_heads.add_(_low_where_unseen(mask, scores))
         weights = torch.softmax(scores, -1)
         dropped = weights * dropout_factor(weights, rate) if rate else weights
         ctx.save_for_backward(query, key, value, shifted, positions, weights, dropped)
@@ -135,8 +157,14 @@ class _Weighted(torch.autograd.Function):
         grad_key = torch.bmm(slope.transpose(1, 2), query).view(heads, count, keys, -1)
         grad_shifted = grad_positions = None
         if positions is not None:
-            product = slope.new_zeros(heads, count * rows, positions.size(1))
-            _in_place(product, ctx.shape, keys, ctx.start).copy_(slope.view(*ctx.shape[:3], keys))
-            grad_shifted = torch.bmm(product, positions).view(ctx.shape)
-            grad_positions = torch.bmm(product.transpose(1, 2), shifted)
+            grad_shifted, grad_positions = torch.empty_like(shifted), torch.zeros_like(positions)
+            slopes = slope.view(heads, count, rows, keys)
+            for own, columns, first in _parts(rows, keys, ctx.start, positions.size(1)):
+                given, seen = shifted[:, :, own], positions[:, columns]
+                product = slope.new_zeros(heads, count * given.size(2), seen.size(1))
+                _in_place(product, given.shape, keys, first).copy_(slopes[:, :, own])
+                grad_shifted[:, :, own] = torch.bmm(product, seen).view(given.shape)
+                grad_positions[:, columns] += torch.bmm(
+                    product.transpose(1, 2), given.flatten(1, 2)
+                )
         return grad_query, grad_key, grad_value, grad_shifted, grad_positions, None, None, None
