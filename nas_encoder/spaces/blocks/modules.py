@@ -213,8 +213,6 @@ class MemoryModule(nn.Module):
         taps: (C, 1, back + 1 + ahead), the earliest frame first.
     """
 
-    own: Tensor
-
     def __init__(self, part: Memory, width: int, config: BlocksConfig, norm_before: bool) -> None:
         super().__init__()
         self.back, self.stride = part.back, part.stride
@@ -227,17 +225,15 @@ class MemoryModule(nn.Module):
         count = part.back + 1 + part.ahead
         bound = count**-0.5
         self.taps = nn.Parameter(torch.empty(width, 1, count).uniform_(-bound, bound))
-        own = torch.zeros(1, 1, count)
-        own[..., part.back] = 1.0
-        self.register_buffer("own", own, persistent=False)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         p = self.norm(x)
         if self.expand is not None and self.project is not None:
             p = self.project(self.dropout(torch.relu(self.expand(p))))
-        # p itself is one more of its frame's tap.
-        taps = self.taps + self.own
+        # p itself is one more on its frame's tap.
+        ahead = self.taps.size(2) - 1 - self.back
+        taps = self.taps + F.pad(self.taps.new_ones(1, 1, 1), (self.back, ahead))
         return depthwise_over_time(frames.clear(p), taps, None, self.back, self.stride)
 
 
