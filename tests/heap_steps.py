@@ -25,6 +25,11 @@ from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.straight_through import draw_paths
 from nas_encoder.ops import OPERATIONS
 from nas_encoder.spaces import get_space, list_spaces
+from nas_encoder.spaces.blocks import positions
+from nas_encoder.spaces.blocks.config import BlocksConfig
+from nas_encoder.spaces.blocks.frames import Frames
+from nas_encoder.spaces.blocks.modules import build_module
+from nas_encoder.spaces.blocks.parts import MODULES, Convolution, Memory, Parallel, SelfAttention
 from nas_encoder.spaces.cells.supernet.merged import MERGED, Source, build_merged
 
 CHANNELS = range(1, 18)
@@ -74,6 +79,8 @@ def spaces() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
             network = build_encoder(space.sample(rng), **sizes, output_size=16)
             network = network.to(memory_format=layout)
             yield f"{name} of {channels}", network, lambda m=network: m(x, lengths)[0]
+            if not space.has("supernet"):
+                continue
             options = space.search_options(space.section(output_size=16), **sizes, dropout=0.0)
             every = space.first_candidates()
             likely = {k: [{op: rng.random() for op in own} for own in every[k]] for k in every}
@@ -92,6 +99,22 @@ def spaces() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
                 what = f"{'paths' if sampled else 'mixtures'} of {name}, {channels}"
                 run = lambda m=supernet, c=choices: m(x, lengths, c, 0.0)[0]  # noqa: E731
                 yield what, supernet.to(memory_format=layout), run
+
+
+def residuals() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
+    """Every kind of residual module, over widths, kernels, windows and strides of memories."""
+    parts = [kind() for kind in MODULES.values() if kind not in (SelfAttention, Parallel)]
+    parts += [SelfAttention(1, window) for window in (0, 3)]
+    parts += [Parallel(1, 3, kernel=kernel, merge_kernel=kernel) for kernel in (1, 5)]
+    parts += [Convolution(kernel, norm="layer") for kernel in (1, 3, 5, 7)]
+    parts += [Memory(past, 2, stride) for past in (0, 1, 3) for stride in (1, 2)]
+    for part, channels in product(parts, CHANNELS):
+        x = torch.randn(BATCH, FRAMES, channels).requires_grad_()
+        mask = torch.arange(FRAMES) < torch.tensor([[FRAMES], [FRAMES - 9]])
+        frames = Frames(mask, positions.relative(x))
+        module = build_module(part, channels, BlocksConfig(), True)
+        run = lambda m=module, x=x, frames=frames: m(x, frames)  # noqa: E731
+        yield f"{part.text()} of {channels}", module, run
 
 
 def baselines() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
@@ -120,7 +143,9 @@ def overrun() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
     return iter(())
 
 
-CASES = {case.__name__: case for case in (operations, spaces, baselines, strided, overrun)}
+CASES = {
+    case.__name__: case for case in (operations, spaces, residuals, baselines, strided, overrun)
+}
 
 
 if __name__ == "__main__":
