@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -112,9 +114,9 @@ def test_what_must_be_measured_is_measured_last() -> None:
 
     budget = Budget(TrialBudgets(parameters=4.0, latency_ms=3.0), costs)
     assert set(budget.excess(SPACE.decode([1] * 5 + [0]))) == {"parameters"}
-    assert asked == [("parameters",)] and budget.refused == 1
+    assert set(asked) == {("parameters",)} and budget.refused == 1
     assert set(budget.excess(SPACE.decode([1] * 4 + [0, 0]))) == {"latency_ms"}
-    assert asked[1:] == [("parameters",), ("parameters", "latency_ms")]
+    assert ("parameters", "latency_ms") in asked
     assert budget.refused > 2  # measuring is expensive: fewer such attempts
     assert budget.excess(SPACE.decode([1] * 3 + [0] * 3)) == {} and budget.refused == 0
 
@@ -122,16 +124,14 @@ def test_what_must_be_measured_is_measured_last() -> None:
 def test_an_impossible_budget_names_what_was_seen() -> None:
     budget = Budget(TrialBudgets(macs=0.5, at_least={"parameters": 1e3}), made_up)
     with pytest.raises(ConfigError) as caught:
-        budget.require_one(SPACE, 0)
-    sums = [made_up(SPACE.sample(rng))["macs"] for rng in [random.Random(0)] for _ in range(1000)]
-    least, most = f"{min(sums):.4g}", f"{max(sums):.4g}"
+        Affordable(SPACE, budget).require_one(0)
     head, *lines = caught.value.problems
     assert "1000 genotypes" in head and len(lines) == 2
     for line, start in zip(
         sorted(lines),
         (
-            f"macs: the budget is at most 0.5, the cheapest network seen has {least};",
-            f"parameters: the budget is at least 1 k, the most expensive network seen has {most};",
+            "macs: the budget is at most 0.5, the cheapest network seen has ",
+            "parameters: the budget is at least 1 k, the most expensive network seen has ",
         ),
         strict=True,
     ):
@@ -147,6 +147,29 @@ def test_draws_and_mutations_are_within() -> None:
     for parent in drawn:
         child = space.mutate(parent, rng)
         assert sum(SPACE.encode(child)) in (8, 9) and child.hash != parent.hash
+
+
+def test_narrow_budgets_are_found_and_explored() -> None:
+    """One genotype in 1,300 is within: draws alone would not do."""
+    budget = Budget(TrialBudgets(parameters=17.0, at_least={"parameters": 17.0}), made_up)
+    space, rng = Affordable(SPACE, budget), random.Random(3)
+    space.require_one(0)
+    assert budget.redrawn == 0 and budget.refused == 0
+    drawn = [tuple(SPACE.encode(space.sample(rng))) for _ in range(120)]
+    counts = Counter(drawn)
+    assert all(sum(vector) == 17 for vector in counts) and len(counts) == 6
+    assert min(counts.values()) >= 6  # 20 on average
+
+
+def test_the_walk_within_is_even() -> None:
+    """Far from a bound as often as close to it, although the walk enters at the bound."""
+    wide = Budget(TrialBudgets(parameters=3.0), made_up)
+    space, rng = Affordable(SPACE, wide), random.Random(3)
+    start = SPACE.decode([3, 0, 0, 0, 0, 0])
+    ends = Counter(sum(SPACE.encode(space._walked(start, rng))) for _ in range(600))
+    within = Counter(sum(v) for v in itertools.product(range(4), repeat=6) if sum(v) <= 3)
+    for total, ways in within.items():
+        assert ends[total] == pytest.approx(600 * ways / within.total(), abs=45)
 
 
 def test_without_a_neighbour_within_mutations_add_up() -> None:
@@ -200,7 +223,7 @@ def test_constraints_are_learned(strategy: str, source: Path) -> None:
         sum(redrawn + (not counts) for redrawn, counts in own) for own in (found, drawn)
     )
     assert all(counts for _, counts in drawn) and chance > 40
-    assert all(not redrawn for redrawn, _ in found) or strategy == "evolution"
+    assert all(counts for _, counts in found) == (strategy == "evolution")
     assert 0 < refused < 0.8 * chance
 
 
@@ -225,9 +248,11 @@ def test_no_trial_is_outside_and_as_many_are_trained_as_asked(
     study = optuna.load_study(study_name=strategy, storage=f"sqlite:///{tmp_path}/whole/study.db")
     outside = [trial for trial in study.trials if OUTSIDE in trial.user_attrs]
     own_draws = strategy in ("random", "evolution", "hyperband")
-    assert bool(outside) != own_draws
-    if not own_draws:  # Optuna's samplers see them, as constraints
-        assert len(outside) == refused
+    if own_draws:
+        assert not outside
+    else:  # Optuna's samplers see them, as constraints
+        redrawn = sum(trial.user_attrs.get(REDRAWN, 0) for trial in study.trials)
+        assert len(outside) + redrawn == refused
         for trial in outside:
             assert trial.state == TrialState.COMPLETE and trial.values[0] == math.inf
             cost = trial.user_attrs[OUTSIDE]["macs"]

@@ -11,8 +11,11 @@ from nas_encoder.network.budgets import COUNTED, TrialBudgets, readable
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.members import TrialSpace
 
-ATTEMPTS = 200  # draws for one trial
+ATTEMPTS = 200  # mutations for one trial
 MOST = 1000  # refused genotypes in a row, after which the search gives up
+_DRAWS = 20  # before mutations lead to a genotype within
+_STEPS = 3  # of the walk within, for each choice of the space
+_FAR = 1e3
 _MEASURED = 10  # a genotype that was refused only after measuring counts as so many
 
 
@@ -42,14 +45,12 @@ class Budget:
 
         What must be measured is measured only where nothing cheaper refuses the genotype.
         """
-        limited = self.limits.limited
-        counted = [name for name in limited if name in COUNTED]
-        costs = self._costs(genotype, counted)
-        found = self.limits.excess({name: costs[name] for name in counted})
-        weight = 1
-        if not found and len(limited) > len(counted):
-            costs, weight = self._costs(genotype, limited), _MEASURED
-            found = self.limits.excess(costs)
+        limited, weight = self.limits.limited, 1
+        found = self.counted_excess(genotype)
+        if not found and set(limited) - set(COUNTED):
+            weight = _MEASURED
+            found = self.limits.excess(self._costs(genotype, limited))
+        costs = self._costs(genotype, list(found))  # known by now
         self.refused = self.refused + weight if found else 0
         for name, own in found.items():
             best = self._seen.get(name)
@@ -58,6 +59,12 @@ class Budget:
         if not found:
             self._seen.clear()
         return found
+
+    def counted_excess(self, genotype: Genotype) -> dict[str, float]:
+        """Return the same of parameters and multiply-adds, without taking note of it."""
+        counted = [name for name in self.limits.limited if name in COUNTED]
+        costs = self._costs(genotype, counted) if counted else {}
+        return self.limits.excess({name: costs[name] for name in counted})
 
     def names(self, objectives: Sequence[str]) -> list[str]:
         """Return the quantities that objectives and bounds need."""
@@ -91,16 +98,6 @@ class Budget:
         head = f"after {MOST} genotypes in a row (or fewer, measured) none is within the budgets"
         raise ConfigError("objective", [head, *lines])
 
-    def require_one(self, space: TrialSpace, seed: int) -> None:
-        """Draw from a space until a genotype is within the budgets.
-
-        Raises:
-            ConfigError: There was none among many.
-        """
-        rng = random.Random(seed)
-        while self.excess(space.sample(rng)):
-            self.require_hope()
-
 
 class Affordable:
     """The genotypes of a space within budgets, as a space with its choices."""
@@ -110,26 +107,69 @@ class Affordable:
         self.whole, self.budget = whole, budget
 
     def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype; after many in vain the last one drawn, which is not within."""
-        return self._first(lambda attempt: self.whole.sample(rng))
+        """Draw a genotype; after many attempts in vain return one that is not within.
+
+        Uniformly, if the budgets leave enough of the space that one of a few draws is within. Else
+        mutations that do not increase the excess lead there, and a random walk of mutations that
+        stay within leads away from where it entered: where mutations are symmetric and all that is
+        within is connected, each genotype would be equally likely after enough of them.
+        """
+        best, least = None, float("inf")
+        for _ in range(_DRAWS):
+            found = self.whole.sample(rng)
+            excess = self.budget.excess(found)
+            if not excess:
+                return found
+            self.budget.redrawn += 1
+            if best is None or _total(excess) < least:
+                best, least = found, _total(excess)
+        assert best is not None
+        for _ in range(ATTEMPTS):
+            found = self.whole.mutate(best, rng)
+            excess = self.budget.excess(found)
+            if not excess:
+                return self._walked(found, rng)
+            self.budget.redrawn += 1
+            if _total(excess) <= least:
+                best, least = found, _total(excess)
+        return best
+
+    def _walked(self, start: Genotype, rng: random.Random) -> Genotype:
+        """Walk from a genotype within; what must be measured is measured only at the end."""
+        found = start
+        for _ in range(_STEPS * len(self.bounds)):
+            child = self.whole.mutate(found, rng)
+            if not self.budget.counted_excess(child):
+                found = child
+        return start if self.budget.excess(found) else found
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
-        """Return a mutation; after many in vain one of several mutations, then as above."""
+        """Return a mutation; if many are not within, one of several mutations, then any."""
         parent = genotype
-
-        def draw(attempt: int) -> Genotype:
-            nonlocal parent
-            child = self.whole.mutate(parent, rng)
-            if attempt % 20 == 19:  # a budget can leave no neighbour
-                parent = child if attempt % 100 != 99 else genotype
-            return child
-
-        return self._first(draw)
-
-    def _first(self, draw: Callable[[int], Genotype]) -> Genotype:
-        for attempt in range(ATTEMPTS):
-            found = draw(attempt)
-            if attempt == ATTEMPTS - 1 or not self.budget.excess(found):
+        for attempt in range(1, ATTEMPTS + 1):
+            found = self.whole.mutate(parent, rng)
+            if attempt == ATTEMPTS or not self.budget.excess(found):
                 break
             self.budget.redrawn += 1
+            if attempt % 20 == 0:  # a budget can leave no neighbour
+                parent = genotype if attempt % 100 == 0 else found
         return found
+
+    def require_one(self, seed: int) -> None:
+        """Draw until a genotype is within the budgets.
+
+        Raises:
+            ConfigError: There was none among many.
+        """
+        rng = random.Random(seed)
+        while self.budget.excess(self.sample(rng)):
+            self.budget.require_hope()
+        self.budget.redrawn = 0
+
+
+def _total(excess: Mapping[str, float]) -> float:
+    """Return a sum that is less the closer a genotype is to the budgets.
+
+    Excess of what is measured is known only where nothing else is exceeded.
+    """
+    return sum(excess.values()) + (_FAR if excess.keys() & set(COUNTED) else 0.0)

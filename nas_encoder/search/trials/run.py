@@ -97,9 +97,10 @@ def run_trials(
     budget, space = None, evaluator.space
     if config.objective.limited:
         budget = Budget(config.objective, evaluator.costs)
+        affordable = Affordable(space, budget)
         if not points:
-            budget.require_one(space, seed)
-        space = Affordable(space, budget)
+            affordable.require_one(seed)
+        space = affordable
     folder = RunFolder(output)
     run: dict[str, Any] = {
         "seed": seed,

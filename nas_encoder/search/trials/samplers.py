@@ -20,11 +20,13 @@ from nas_encoder.common.seeding import derive_seed
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import PruningConfig
 from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.trials.budget import Affordable
 from nas_encoder.search.trials.members import TrialSpace
 from nas_encoder.search.trials.storage import INITIAL
 from nas_encoder.tables import STRATEGIES
 
 Distributions = dict[str, BaseDistribution]
+_STARTUP = 10  # random trials of TPE, Optuna's own number
 OUTSIDE = "outside"  # the costs of a genotype outside the budgets
 
 
@@ -182,6 +184,55 @@ class RepeatableSampler(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
 
+class FirstWithin(SpaceSampler):
+    """Draws the first trials from the space, before another sampler takes over.
+
+    Samplers of Optuna begin with random trials, hardly any of which may be within narrow budgets.
+    ``first`` trials are drawn; the sampler is asked for each of them too, to take note of it.
+    """
+
+    def __init__(self, inner: BaseSampler, space: TrialSpace, seed: int, first: int) -> None:
+        super().__init__(space, seed)
+        self._inner, self._first = inner, first
+        self._searched: Distributions = {}
+
+    def _drawn(self, study: Study) -> bool:
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return len(done) < self._first
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Tell the sampler."""
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+        """Return all parameters for trials that are drawn, else ask the sampler."""
+        self._searched = self._inner.infer_relative_search_space(study, trial)
+        return dict(self._distributions) if self._drawn(study) else self._searched
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the parameters of a drawn genotype, or ask the sampler."""
+        found = self._inner.sample_relative(study, trial, self._searched)
+        return super().sample_relative(study, trial, search_space) if self._drawn(study) else found
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        """Ask the sampler."""
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Tell the sampler."""
+        self._inner.after_trial(study, trial, state, values)
+
+
 def random_search(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
     """Return the sampler of random search."""
     return SpaceSampler(space, seed)
@@ -193,13 +244,24 @@ def evolution(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler
 
 
 def nsga2(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
-    """Return Optuna's NSGA-II."""
-    return NSGAIISampler(population_size=config.evolution.population, seed=seed)
+    """Return Optuna's NSGA-II; its first generation is within the budgets."""
+    size = config.evolution.population
+    return _within(NSGAIISampler(population_size=size, seed=seed), space, seed, size)
 
 
 def tpe(config: TrialsConfig, space: TrialSpace, seed: int) -> BaseSampler:
-    """Return Optuna's TPE; running trials of other workers count as bad ones."""
-    return TPESampler(seed=seed, constant_liar=True)
+    """Return Optuna's TPE; running trials of other workers count as bad ones.
+
+    The random trials before it has enough to go by are within the budgets.
+    """
+    found = TPESampler(n_startup_trials=_STARTUP, seed=seed, constant_liar=True)
+    return _within(found, space, seed, _STARTUP)
+
+
+def _within(sampler: BaseSampler, space: TrialSpace, seed: int, first: int) -> BaseSampler:
+    if not isinstance(space, Affordable):
+        return sampler
+    return FirstWithin(sampler, space, derive_seed(seed, 3), first)
 
 
 def build_sampler(config: TrialsConfig, space: TrialSpace, seed: int) -> RepeatableSampler:
