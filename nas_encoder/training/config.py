@@ -14,6 +14,7 @@ from nas_encoder.common.fields import (
     option,
     precision,
     section,
+    share,
     text,
 )
 from nas_encoder.common.problems import Problems, show
@@ -21,7 +22,7 @@ from nas_encoder.data import FeatureConfig, SpecAugmentConfig
 from nas_encoder.data.splitting import TOKEN_KINDS
 from nas_encoder.data.vocabulary import UNKNOWN
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class StopConfig(Declared):
 class WeightsConfig(Declared):
     """Optimizer of the network's weights; its learning rate follows a cosine down to ``min_lr``.
 
-    The defaults are those of He et al. 2020, section 4.3.
+    The defaults are those of He et al. 2020, section 4.3. ``warmup`` is the fraction of a training
+    in which the rate rises linearly, as encoders with attention need it.
     """
 
     optimizer: str = option("sgd", choice("optimizer", OPTIMIZERS))
     lr: float = option(0.01, number(0, 1e6))
     min_lr: float = option(0.0, number(0, 1e6))
+    warmup: float = option(0.0, share)
     momentum: float = option(0.9, number(0, 0.9999))
     weight_decay: float = option(3e-4, number(0, 1e6))
     grad_clip: float = option(5.0, number(0, 1e6))

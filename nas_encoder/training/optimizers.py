@@ -12,10 +12,9 @@ from nas_encoder.training.config import WeightsConfig
 
 def weights_optimizer(config: WeightsConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of a network's weights."""
-    if config.optimizer == "adam":
-        return torch.optim.Adam(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
+    if config.optimizer != "sgd":
+        adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        return adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
         network.parameters(),
         lr=config.lr,
@@ -27,8 +26,12 @@ def weights_optimizer(config: WeightsConfig, network: nn.Module) -> torch.optim.
 def cosine(config: WeightsConfig, progress: float) -> float:
     """Return the learning rate: a cosine from ``lr`` to ``min_lr`` without restart.
 
+    Before it, over the fraction ``warmup`` of the training, it rises from nearly zero to ``lr``.
     ``progress`` is the fraction of the training done, from 0 to 1.
     """
+    if progress < config.warmup:
+        return config.lr * max(progress / config.warmup, 1e-3)
+    progress = (progress - config.warmup) / (1 - config.warmup)
     share = 0.5 * (1 + math.cos(math.pi * progress))
     return config.min_lr + (config.lr - config.min_lr) * share
 

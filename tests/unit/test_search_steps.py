@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -199,6 +200,16 @@ def test_cosine() -> None:
     assert cosine(config, 1.0) == pytest.approx(0.002)
     rates = [cosine(config, step / 10) for step in range(11)]
     assert rates == sorted(rates, reverse=True)
+
+
+def test_the_rate_rises_before_the_cosine() -> None:
+    config = WeightsConfig(lr=0.01, min_lr=0.002, warmup=0.2)
+    rates = [cosine(config, progress) for progress in (0.0, 0.05, 0.1, 0.2, 0.6, 1.0)]
+    assert rates == pytest.approx([0.00001, 0.0025, 0.005, 0.01, 0.006, 0.002])
+    assert isinstance(
+        weights_optimizer(replace(config, optimizer="adamw"), torch.nn.Linear(1, 1)),
+        torch.optim.AdamW,
+    )
 
 
 def test_parameters_begin_near_a_uniform_choice() -> None:
