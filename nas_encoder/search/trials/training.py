@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -214,14 +215,21 @@ class TrainingEvaluator:
         return self._costs.of(genotype, names)
 
     def _train_seconds(self, genotype: Genotype) -> float:
-        """Return the seconds that training takes for an hour of speech, on a few batches."""
+        """Return the seconds that training takes for an hour of speech, on a few batches.
+
+        Infinity for a network whose loss is not finite from the start.
+        """
         features, batch = self.config.features, self.config.batch
         steps, clock = self._steps(genotype), quiet_clock(self.fabric.device)
         batches = itertools.cycle(list(itertools.islice(epoch_of(self._train, 0), _BATCHES)))
         spent, frames = 0.0, 0
         for number in range(1 + self.config.measure.steps):
             group = [b.to(self.fabric.device) for b in itertools.islice(batches, batch.accumulate)]
-            seconds = seconds_of(partial(steps.weight_step, group, 0.0), clock)
+            try:
+                seconds = seconds_of(partial(steps.weight_step, group, 0.0), clock)
+            except DivergedError as error:
+                logger.warning("genotype %s: %s", genotype.hash, error)
+                return math.inf
             if number:  # the first warms up
                 spent += seconds
                 frames += sum(int(b.feature_lengths.sum()) for b in group)
