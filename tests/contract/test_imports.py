@@ -79,6 +79,7 @@ ROOMS = {
     "nas_encoder.spaces.[!.]*.choices": "spaces",
     "nas_encoder.spaces.[!.]*.config": "spaces",
     "nas_encoder.spaces.[!.]*.operations": "spaces",
+    "nas_encoder.spaces.[!.]*.part": "spaces",
     "nas_encoder.spaces.[!.]*.parts": "spaces",
     "nas_encoder.spaces.[!.]*.picture": "spaces",
     "nas_encoder.spaces.[!.]*.points": "spaces",

@@ -16,13 +16,13 @@ from nas_encoder.spaces.blocks import positions
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.modules import build_module
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Convolution,
     FeedForward,
     GatedMlp,
     Memory,
     Parallel,
-    Part,
     SelfAttention,
 )
 

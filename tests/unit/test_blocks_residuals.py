@@ -15,13 +15,13 @@ from nas_encoder.spaces.blocks.attention import AttentionModule
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.modules import build_module
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Convolution,
     FeedForward,
     GatedMlp,
     Memory,
     Parallel,
-    Part,
     SelfAttention,
 )
 

@@ -15,11 +15,11 @@ from nas_encoder.ops.masking import padding_frames
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front import build_front
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Conv1dFront,
     Conv2dFront,
     DepthwiseFront,
-    Part,
     SearchedFront,
     StackFront,
 )

@@ -11,6 +11,7 @@ from typing import Any
 from nas_encoder.common.fields import Declared, choice, flag, integer, option, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
+from nas_encoder.spaces.blocks.part import Part, read_part
 from nas_encoder.spaces.blocks.parts import (
     FRONTS,
     MODULES,
@@ -18,9 +19,7 @@ from nas_encoder.spaces.blocks.parts import (
     FeedForward,
     Memory,
     Parallel,
-    Part,
     SelfAttention,
-    read_part,
 )
 
 REDUCTIONS = (1, 2, 4)  # frames of the front end per frame of a stage

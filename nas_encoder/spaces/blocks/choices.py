@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import product
 
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Conv1dFront,
     Conv2dFront,
@@ -18,7 +19,6 @@ from nas_encoder.spaces.blocks.parts import (
     GatedMlp,
     Memory,
     Parallel,
-    Part,
     SearchedFront,
     SelfAttention,
     StackFront,

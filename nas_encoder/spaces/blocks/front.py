@@ -21,11 +21,11 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.network.tapped import Taps
 from nas_encoder.ops.masking import frame_mask, padding_frames, reduced_lengths
 from nas_encoder.spaces.blocks.config import BlocksConfig
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Conv1dFront,
     Conv2dFront,
     DepthwiseFront,
-    Part,
     SearchedFront,
     StackFront,
 )

@@ -7,80 +7,24 @@ documents hold only what differs from them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 from nas_encoder.common.documents import plain
-from nas_encoder.common.fields import Declared, Rule, choice, flag, integer, number, option
+from nas_encoder.common.fields import choice, flag, integer, option
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.spaces.blocks.part import Part, expansion_rule, odd, one_of, shown
 from nas_encoder.tables import SPACES
 
 FACTORS = (4, 8)  # input frames per frame of a front end
 
 
-class Part(Declared):
-    """A tagged part of a genotype."""
-
-    kind: ClassVar[str]
-
-    def document(self) -> dict[str, Any]:
-        """Return the YAML form: the tag, and what differs from the defaults."""
-        given = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
-        default = type(self)()
-        kept = {name: v for name, v in given.items() if v != getattr(default, name)}
-        return {"kind": self.kind, **plain(kept)}
-
-    def values(self) -> list[Any]:
-        """Return the kind and the values of all fields, as JSON values."""
-        return [self.kind, *(plain(getattr(self, item.name)) for item in fields(self))]  # type: ignore[arg-type]
-
-    def text(self) -> str:
-        """Return it as a line of text."""
-        raise NotImplementedError
-
-
-def _odd(high: int) -> Rule:
-    def check(value: Any, path: str, problems: Problems) -> Any:
-        kept = problems.integer(value, path, 1, high)
-        if kept is not None and kept % 2 == 0:
-            problems.add(path, f"must be odd, so that a frame is in the middle, got {kept}")
-            return None
-        return kept
-
-    return check
-
-
-def _one_of(*values: float) -> Rule:
-    def check(value: Any, path: str, problems: Problems) -> Any:
-        if isinstance(value, bool) or value not in values:
-            problems.add(path, f"must be {' or '.join(map(str, values))}, got {value!r}")
-            return None
-        return values[values.index(value)]  # of one type, for one hash
-
-    return check
-
-
-def _expansion(above: bool) -> Rule:
-    rule = number(0, 64, above=above)
-
-    def check(value: Any, path: str, problems: Problems) -> Any:
-        kept = rule(value, path, problems)
-        return None if kept is None else float(kept)  # 4 and 4.0 have one hash
-
-    return check
-
-
-_EXPANSION = _expansion(above=True)
+_EXPANSION = expansion_rule(above=True)
 _HEADS = integer(1, 256)
-_KERNEL = _odd(1023)
+_KERNEL = odd(1023)
 _WINDOW = integer(0, 10**6)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
 
 # -- modules ----------------------------------------------------------------------------------
 
@@ -97,14 +41,14 @@ class FeedForward(Part):
 
     kind = "feed_forward"
     expansion: float = option(4.0, _EXPANSION)
-    step: float = option(1.0, _one_of(0.5, 1.0))
+    step: float = option(1.0, one_of(0.5, 1.0))
     activation: str = option("swish", choice("activation", ("swish", "relu")))
 
     def text(self) -> str:
         """Return for example ``½ feed-forward 4``."""
         half = "½ " if self.step == 0.5 else ""
         relu = " relu" if self.activation == "relu" else ""
-        return f"{half}feed-forward {_number(self.expansion)}{relu}"
+        return f"{half}feed-forward {shown(self.expansion)}{relu}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +111,7 @@ class GatedMlp(Part):
 
     def text(self) -> str:
         """Return for example ``cgMLP 31 x 6``."""
-        return f"cgMLP {self.kernel} x {_number(self.expansion)}"
+        return f"cgMLP {self.kernel} x {shown(self.expansion)}"
 
 
 @dataclass(frozen=True)
@@ -220,18 +164,18 @@ class Memory(Part):
     back: int = option(10, integer(0, 512))
     ahead: int = option(10, integer(0, 512))
     stride: int = option(1, integer(1, 64))
-    expansion: float = option(0.0, _expansion(above=False))
+    expansion: float = option(0.0, expansion_rule(above=False))
 
     def text(self) -> str:
         """Return for example ``memory -10+10 every 2 x 4``."""
         every = f" every {self.stride}" if self.stride > 1 else ""
-        hidden = f" x {_number(self.expansion)}" if self.expansion else ""
+        hidden = f" x {shown(self.expansion)}" if self.expansion else ""
         return f"memory -{self.back}+{self.ahead}{every}{hidden}"
 
 
 # -- front ends -------------------------------------------------------------------------------
 
-_FACTOR = _one_of(*FACTORS)
+_FACTOR = one_of(*FACTORS)
 _CHANNELS = integer(1, 4096)
 
 
@@ -421,23 +365,3 @@ MODULES: dict[str, type[Part]] = {
 FRONTS: dict[str, type[Part]] = {
     cls.kind: cls for cls in (Conv2dFront, DepthwiseFront, Conv1dFront, StackFront, SearchedFront)
 }
-
-
-def read_part(table: Mapping[str, type[Part]], what: str) -> Rule:
-    """Return the rule of a part: a mapping with its ``kind``, or the dataclass."""
-
-    def check(value: Any, path: str, problems: Problems) -> Any:
-        if isinstance(value, Part):
-            return type(value).read(value, problems.under(path))
-        if not isinstance(value, Mapping):
-            problems.add(path, f"must be a mapping with a 'kind', got {value!r:.60}")
-            return None
-        kind = problems.choice(value.get("kind"), f"{path}.kind", what, table)
-        if kind is None:
-            return None
-        rest = {name: item for name, item in value.items() if name != "kind"}
-        before = len(problems.lines)
-        found = table[kind].read(rest, problems.under(path))
-        return found if len(problems.lines) == before else None
-
-    return check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
-from nas_encoder.spaces.blocks.parts import Part
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.picture import Graph, operation_shape, row_graph
 
 # Kind of module -> the family whose colour it has.

@@ -28,7 +28,8 @@ from nas_encoder.spaces.blocks.choices import SLOTS
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.front import build_front
-from nas_encoder.spaces.blocks.parts import FeedForward, Part
+from nas_encoder.spaces.blocks.part import Part
+from nas_encoder.spaces.blocks.parts import FeedForward
 from nas_encoder.spaces.blocks.residual import Block, Transition
 from nas_encoder.spaces.blocks.space import BlockSpace
 from nas_encoder.spaces.latency_table import LatencyTable

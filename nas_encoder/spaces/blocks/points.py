@@ -21,6 +21,7 @@ from nas_encoder.common.problems import show
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Conv2dFront,
     Convolution,
@@ -28,7 +29,6 @@ from nas_encoder.spaces.blocks.parts import (
     FeedForward,
     Memory,
     Parallel,
-    Part,
     SelfAttention,
     StackFront,
 )

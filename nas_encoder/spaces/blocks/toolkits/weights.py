@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
     Conv2dFront,
     Convolution,
@@ -23,7 +24,6 @@ from nas_encoder.spaces.blocks.parts import (
     FeedForward,
     GatedMlp,
     Parallel,
-    Part,
     SelfAttention,
 )
 
