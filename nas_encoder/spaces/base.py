@@ -2,8 +2,8 @@
 
 A space is one folder and one line in :mod:`nas_encoder.tables`. The folder holds a
 :class:`SearchSpace` in ``space.py``, which imports no torch, and the modules ``network``,
-``supernet``, ``costs`` and ``picture`` (see :mod:`.modules` for their interfaces), which are
-imported on first use. Nothing outside the folder asks which space it is dealing with.
+``supernet``, ``oneshot``, ``costs`` and ``picture`` (see :mod:`.modules` for their interfaces),
+which are imported on first use. Nothing outside the folder asks which space it is dealing with.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.modules import (
     CostsModule,
     NetworkModule,
+    OneShotModule,
     PictureModule,
     SupernetModule,
 )
@@ -343,6 +344,11 @@ class SearchSpace(ABC):
     def supernet(self) -> SupernetModule:
         """All networks at once."""
         return cast(SupernetModule, self._module("supernet"))
+
+    @property
+    def oneshot(self) -> OneShotModule:
+        """One set of weights for all networks."""
+        return cast(OneShotModule, self._module("oneshot"))
 
     @property
     def costs(self) -> CostsModule:

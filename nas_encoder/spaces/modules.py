@@ -6,7 +6,8 @@ candidates of a choice.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+import random
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas_encoder.common.choices import Candidates
@@ -61,6 +62,60 @@ class SupernetModule(Protocol):
         Returns:
             An encoder, ``forward(x (B, T, F), lengths (B,), choices by kind, dropout) -> (y (B,
             ceil(T / S), D), ceil(lengths / S))``, with ``output_size``.
+        """
+
+
+class OneShot(Protocol):
+    """Networks that share one set of weights, as a module.
+
+    Attributes:
+        output_size: The largest D.
+    """
+
+    output_size: int
+
+    def __call__(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        genotype: Genotype,
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode (B, T, F) of lengths (B,) with the network of a genotype.
+
+        ``statistics`` are its buffers, None for fresh ones; training mode changes them in place.
+        """
+
+    def output_size_of(self, genotype: Genotype) -> int:
+        """Return D of a network."""
+
+    def draws(self, rng: random.Random, count: int) -> list[Genotype]:
+        """Draw the networks of a training step: the biggest, the smallest, ``count`` others."""
+
+    def recalibrate(
+        self, genotype: Genotype, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return a network's buffers with the statistics of batches (features, lengths)."""
+
+    def inherit(
+        self, genotype: Genotype, statistics: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return a copy of a network, a ``state_dict`` with its names."""
+
+
+class OneShotModule(Protocol):
+    """``oneshot.py`` of a space whose networks can share one set of weights."""
+
+    def build(self, space: Any, choices: Mapping[str, Sequence[str]], options: Any) -> OneShot:
+        """Build the shared weights, an ``nn.Module``.
+
+        Args:
+            space: The space of the folder.
+            choices: Kind of choice -> its candidates; those not named have all.
+            options: Checked options of the networks.
+
+        Raises:
+            ConfigError: Such networks cannot share weights; all problems are listed.
         """
 
 

@@ -22,8 +22,10 @@ from nas_encoder.search.config.sections import (
     StudyConfig,
     TrainingConfig,
 )
+from nas_encoder.search.config.supernet import SupernetConfig, candidates, check_candidates
 from nas_encoder.search.strategies import COSTS, ERROR, TRIALS, strategies
-from nas_encoder.tables import STRATEGIES
+from nas_encoder.spaces import get_space
+from nas_encoder.tables import SPACES, STRATEGIES
 from nas_encoder.training.config import DataConfig, TrainerConfig
 
 
@@ -51,6 +53,10 @@ class TrialsConfig(DataConfig, Named):
         seeds: Search with each in turn; the genotype with the lowest error is the result. Empty for
             the one seed of the command line.
         table: Table to look errors up in instead of training, without data; null to train.
+        choices: Kind of choice -> the candidates that are searched; all of those kinds that are not
+            named. Only for spaces whose choices are those of their kinds.
+        supernet: Trains shared weights by the section ``training`` and scores trials with them,
+            instead of a training for each; null for none.
     """
 
     strategy: str = option("random", choice("strategy of trials", _strategies))
@@ -64,6 +70,8 @@ class TrialsConfig(DataConfig, Named):
     measure: MeasureConfig = option(MeasureConfig, section(MeasureConfig))
     objective: TrialBudgets = option(TrialBudgets, section(TrialBudgets))
     table: LookupConfig | None = option(None, section(LookupConfig))
+    choices: Mapping[str, tuple[str, ...]] = option(dict, candidates)
+    supernet: SupernetConfig | None = option(None, section(SupernetConfig))
     seeds: tuple[int, ...] = option((), SEEDS)
 
     @property
@@ -114,6 +122,7 @@ class TrialsConfig(DataConfig, Named):
         """Check the sections against each other."""
         super().conflicts(found)
         self._check_objectives(found)
+        self._check_supernet(found)
         epochs, devices = self.training.epochs, self.trainer.devices
         seconds = self.training.seconds
         if epochs is None and seconds is None and self.table is None:
@@ -139,6 +148,25 @@ class TrialsConfig(DataConfig, Named):
         if devices != 1:
             why = "(a worker has one; for more devices start the command once for each)"
             found.conflict("trainer.devices", f"must be 1, got {devices} {why}")
+
+    def _check_supernet(self, found: Problems) -> None:
+        if not found.sound("space"):
+            return
+        space = get_space(self.space)
+        check_candidates(self.choices, space, found.under("choices"))
+        if self.choices and self.table is not None:
+            found.conflict("choices", "must be empty where errors are looked up in a table")
+        if self.supernet is None:
+            return
+        if not space.has("oneshot"):
+            able = SPACES.names(lambda other: other.has("oneshot"))
+            rule = f"is for spaces whose networks can share weights ({', '.join(able)})"
+            found.conflict("supernet", f"{rule}, not for '{self.space}'", "space")
+        if self.table is not None:
+            found.conflict("supernet", "must be null where errors are looked up in a table")
+        if self.pruning is not None:
+            rule = "must be null: a trial is scored at once with the supernet's weights"
+            found.conflict("pruning", rule, "strategy")
 
     def _check_objectives(self, found: Problems) -> None:
         names = self.objectives

@@ -18,6 +18,7 @@ from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.report.next_steps import Step, resume_command, show_step, train_step
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import COLOURS, finish, genotype_section, new_panels, to_png
+from nas_encoder.search.report.supernet import supernet_section
 from nas_encoder.search.strategies import COSTS, ERROR
 from nas_encoder.training.holding import STUDY
 
@@ -137,6 +138,9 @@ class TrialsReport:
             yield genotype_section(f"Genotype {self.genotype.name}", self.genotype, note)
         if self.config.objective.limited and self.trials:
             yield self._budgets()
+        shared = supernet_section(self.folder) if self.config.supernet is not None else None
+        if shared is not None:
+            yield shared
         if len(self.config.objectives) > 1 and self.complete:
             yield from front_sections(self.trials, self.config.objectives)
         if self.complete:

@@ -12,6 +12,7 @@ from nas_encoder.data.fingerprint import Fingerprint
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.sections import LookupConfig
+from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials.members import Members, TrialSpace
 from nas_encoder.spaces import get_space
 from nas_encoder.tabular import Table, load_table, model_hash
@@ -38,6 +39,12 @@ class Evaluator(Protocol):
     def identity(self) -> dict[str, Any]:
         """Return what all workers of a study must have in common, in plain types."""
 
+    def prepare(self, folder: RunFolder) -> str:
+        """Do what comes before the first trial; return what identifies its result, or nothing."""
+
+    def finish(self, folder: RunFolder, genotype: Genotype) -> None:
+        """Write what belongs to the result, if anything."""
+
     def nearest(self, genotype: Genotype) -> Genotype:
         """Return the genotype to evaluate in place of this one; itself if possible."""
 
@@ -51,7 +58,18 @@ class Evaluator(Protocol):
         """Return the costs that are cheap to determine, and the quantities ``names``."""
 
 
-class TableEvaluator:
+class Unprepared:
+    """Scores of single genotypes, which need no preparation."""
+
+    def prepare(self, folder: RunFolder) -> str:
+        """Return nothing: there is none."""
+        return ""
+
+    def finish(self, folder: RunFolder, genotype: Genotype) -> None:
+        """Write nothing: the genotype is all."""
+
+
+class TableEvaluator(Unprepared):
     """Looks errors up in a table.
 
     If the table covers only part of its space, that part is searched: its members are drawn and

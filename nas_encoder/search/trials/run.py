@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 GROWING = ("trials.count",)  # what may be raised when a study is resumed
 _WRITE_EVERY = 2.0  # seconds; a table look-up takes far less
-_IDENTITY = "nas_encoder"
+_IDENTITY, _PREPARED = "nas_encoder", "prepared"
 
 
 def require_optuna() -> None:
@@ -89,6 +89,10 @@ def run_trials(
         rule = "is needed: the trials train networks (only with a table they do not)"
         data = {"train": train, "valid": valid}
         raise ConfigError("search", [f"--{name}: {rule}" for name in data if data[name] is None])
+    elif config.supernet is not None:
+        from nas_encoder.search.trials.supernet import SupernetEvaluator
+
+        evaluator = SupernetEvaluator(config.supernet, config, train, valid, seed)
     else:
         from nas_encoder.search.trials.training import TrainingEvaluator
 
@@ -148,6 +152,7 @@ def run_trials(
                     "as long from the start",
                     config.strategy,
                 )
+        _require_same(study, evaluator.prepare(folder), store.shown)
         written = 0.0
 
         def record() -> None:
@@ -163,6 +168,7 @@ def run_trials(
         folder.write_records(records)
         run = {**run, **folder.run()}
         genotype = save_results(folder, records, config, config.objectives, count, run)
+        evaluator.finish(folder, genotype)
     logger.info(
         "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
     )
@@ -206,6 +212,25 @@ def _join(
     ]
     if problems:
         raise CheckpointError(f"cannot join the study in {storage}", problems)
+
+
+def _require_same(study: Any, prepared: str, storage: str) -> None:
+    """Refuse a study whose other workers score with something else.
+
+    Raises:
+        CheckpointError: They do.
+    """
+    before = study.user_attrs.get(_PREPARED)
+    if before is None:
+        study.set_user_attr(_PREPARED, prepared)
+    elif before != prepared:
+        raise CheckpointError(
+            f"cannot join the study in {storage}",
+            [
+                f"its supernet was {before}, here it is {prepared}: machines train different ones; "
+                "copy last.ckpt, or share the run folder"
+            ],
+        )
 
 
 def _require_recorded(folder: RunFolder, read: Callable[[], list[TrialRecord]]) -> None:

@@ -25,7 +25,9 @@ from nas_encoder.network import build_encoder
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.costs import TrialCosts
+from nas_encoder.search.trials.evaluate import Unprepared
 from nas_encoder.search.trials.members import TrialSpace
+from nas_encoder.search.trials.subspace import Subspace
 from nas_encoder.search.trials.timed import TimedBatches, clock_name, timed_scores
 from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric, use_deterministic_algorithms
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 _BATCHES = 8  # on which training is timed
 
 
-class TrainingEvaluator:
+class TrainingEvaluator(Unprepared):
     """Trains the network of each genotype for some epochs, or for some time.
 
     A training depends only on the genotype, the data (``valid`` is for the errors) and the seed (of
@@ -60,6 +62,8 @@ class TrainingEvaluator:
         self.epochs = training.epochs or len(training.evaluate_at)
         self.spent: Mapping[str, float] = {}
         self.space: TrialSpace = get_space(config.space)
+        if config.choices:
+            self.space = Subspace(get_space(config.space), config.choices)
         probe: Any = self._encoder(self.space.sample(random.Random(0)))
         # All trials have the same data: what the finest network can use.
         rates = get_space(config.space).frame_rates(probe.config)
@@ -112,8 +116,8 @@ class TrainingEvaluator:
         return found
 
     def nearest(self, genotype: Genotype) -> Genotype:
-        """Return the genotype itself."""
-        return genotype
+        """Return the genotype itself, or the nearest of the searched choices."""
+        return self.space.nearest(genotype) if isinstance(self.space, Subspace) else genotype
 
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Train; yield the lowest token error rate so far after each epoch, in %.

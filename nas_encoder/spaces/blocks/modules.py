@@ -127,7 +127,7 @@ class ConvolutionModule(nn.Module):
             out: Tensor = norm(self.depthwise(y))
             return out
         mean, variance = norm.running_mean, norm.running_var
-        if not self.training and mean is not None and variance is not None:
+        if not norm.training and mean is not None and variance is not None:
             # The norm is a part of the convolution then.
             scale = norm.weight * torch.rsqrt(variance + norm.eps)
             shift = norm.bias + (self.depthwise.bias - mean) * scale
