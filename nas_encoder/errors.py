@@ -100,12 +100,14 @@ class MissingDependencyError(NasEncoderError, ImportError):
         package: Name on the package index.
         extra: The extra of this package that installs it.
         purpose: What it is needed for.
+        install: What to give pip instead of the extra.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, install: str | None = None) -> None:
+        own = f"'nas_encoder[{extra}]'"
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed; "
-            f"install it with: pip install 'nas_encoder[{extra}]'"
+            f"install it with: pip install {install or own}"
         )
         self.package = package
         self.extra = extra

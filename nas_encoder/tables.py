@@ -67,6 +67,17 @@ for _name in (
 ):
     KNOWN.refer(_name, f"nas_encoder.spaces.blocks.points:KNOWN.{_name}")
 
+# Encoders to train and measure side by side, see nas_encoder.peers.
+PEERS: Registry[Any] = Registry("encoder to compare", INSTALLED)
+PEERS.refer("genotype", "nas_encoder.peers.own:genotype")
+PEERS.refer("dfsmn_san", "nas_encoder.peers.own:dfsmn_san")
+PEERS.refer("espnet_transformer", "nas_encoder.espnet.peers:transformer")
+PEERS.refer("espnet_conformer", "nas_encoder.espnet.peers:conformer")
+PEERS.refer("espnet_e_branchformer", "nas_encoder.espnet.peers:e_branchformer")
+PEERS.refer("nemo_conformer", "nas_encoder.nemo.peers:conformer")
+PEERS.refer("nemo_fast_conformer", "nas_encoder.nemo.peers:fast_conformer")
+PEERS.refer("zipformer", "nas_encoder.peers.zipformer:zipformer")
+
 
 def encoder_stems() -> dict[str, str]:
     """Return the names of the toolkits' classes, without "Encoder", by registered name."""

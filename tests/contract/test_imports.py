@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": SPACES | {"ops"},
     "spaces.networks": NETWORK,
     "baselines": NETWORK,
+    "peers": NETWORK | {"baselines"},
     "data": BASE,
     "training": BASE | {"ops", "network", "data"},
     "search.strategies": BASE,
@@ -63,8 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tabular": NETWORK | {"data", "training", "deploy"},
     "deploy": NETWORK,
     "interchange": NETWORK | {"baselines"},
-    "espnet": BUILT | {"autoload"},
-    "nemo": BUILT | {"autoload"},
+    "espnet": BUILT | {"autoload", "peers"},
+    "nemo": BUILT | {"autoload", "peers"},
     "testing": NETWORK | {"baselines"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"spaces.networks"}
@@ -116,6 +117,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "network": INSTALLED,
     "spaces.networks": INSTALLED,
     "baselines": INSTALLED,
+    "peers": INSTALLED,
     "interchange": INSTALLED,
     "testing": INSTALLED | {"pytest"},
     "cli": {"yaml"},

@@ -14,6 +14,7 @@ from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
 from recipes.mini.strategies.local import collect, train
+from tools.results import ranks
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "recipes" / "mini" / "strategies"
 
@@ -27,7 +28,7 @@ def test_rank_test_against_counting() -> None:
     from itertools import combinations
 
     errors, others = [1.0, 2.5, 3.0], [2.0, 4.0, 5.0, 6.0]
-    found = collect.rank_test(errors, others)
+    found = ranks.rank_test(errors, others)
     assert found["lower"] == pytest.approx(sum(e < o for e in errors for o in others) / 12)
 
     def larger(chosen: tuple[int, ...]) -> int:
@@ -49,15 +50,15 @@ def test_the_best_of_some_random_ones_against_counting() -> None:
     errors = [4.0, 1.0, 7.0, 2.0, 2.0]
     for count in range(1, 6):
         lowest = [min(chosen) for chosen in combinations(errors, count)]
-        assert collect.expected_best(errors, count) == pytest.approx(sum(lowest) / len(lowest))
-    assert collect.expected_best(errors, 9) == 1.0
+        assert ranks.expected_best(errors, count) == pytest.approx(sum(lowest) / len(lowest))
+    assert ranks.expected_best(errors, 9) == 1.0
     others = collect.Group(collect.RANDOM, [result(cer) for cer in errors])
     dear = collect.Group("stnas", [result(3.0)], [1000.0])
     assert collect.draws_for(dear, others) == 5  # all that there are
 
 
 def test_no_difference_and_complete_separation() -> None:
-    same = collect.rank_test([3.0, 3.0], [3.0, 3.0, 3.0])
+    same = ranks.rank_test([3.0, 3.0], [3.0, 3.0, 3.0])
     assert same["lower"] == 0.5 and same["p"] == 1.0
     groups = [
         collect.Group("stnas", [result(cer) for cer in (10, 11, 12)], [5.0, 6.0, 7.0]),

@@ -56,7 +56,8 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
 
     Args:
         folder: Folder with ``recipe.yaml``: ``about``, ``stages``, ``options`` with their defaults,
-            ``tiny`` with what ``--tiny true`` sets, ``patterns`` that values must match.
+            ``tiny`` with what ``--tiny true`` sets, ``sizes`` with the defaults that flags such as
+            ``--small`` set, ``patterns`` that values must match.
         arguments: ``--name value``, as in Kaldi's and ESPnet's recipes.
     """
     recipe = read_yaml(folder / "recipe.yaml", ConfigError)
@@ -77,6 +78,10 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
         names = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
         shown = str(default).replace("%", "%%")
         parser.add_argument(*names, type=check, default=default, metavar="", help=f"({shown})")
+    for name, defaults in recipe.get("sizes", {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"other defaults: {defaults}")
+        if f"--{name}" in arguments:
+            parser.set_defaults(**defaults)
     options = vars(parser.parse_args(arguments))
     if options["tiny"] == "true":
         options.update(recipe.get("tiny", {}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from nas_encoder.genotype import load_genotype
 from nas_encoder.spaces import get_space
 from tools.experiments.job_costs import read_costs
 from tools.results.document import corpus_name, corpus_sentence, write_files
+from tools.results.ranks import expected_best, rank_test
 from tools.scripts import command
 
 RANDOM = "random"
@@ -58,39 +58,6 @@ class Group:
     def errors(self) -> list[float]:
         """CER of each genotype in percent."""
         return [float(result["cer"]) for result in self.results]
-
-
-def rank_test(errors: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-    """Compare a strategy's errors with those of random genotypes by Mann-Whitney's U.
-
-    Returns:
-        ``lower``, the probability that a genotype of the strategy has a lower error than a random
-        one (ties count half), 0.5 if there is no difference; ``p``, two-sided, exact without ties:
-        how often chance ranks at least as unequally; ``smallest_p``, that of a complete separation
-        of this many genotypes.
-    """
-    from scipy.stats import mannwhitneyu
-
-    pairs = len(errors) * len(others)
-    larger = float(mannwhitneyu(errors, others).statistic)  # pairs in which `errors` is larger
-    apart = mannwhitneyu(range(len(errors)), range(100, 100 + len(others)), method="exact")
-    return {
-        "lower": 1.0 - larger / pairs,
-        # Of nothing but ties scipy gives 1 or nan, by version.
-        "p": float(mannwhitneyu(errors, others).pvalue) if len({*errors, *others}) > 1 else 1.0,
-        "smallest_p": float(apart.pvalue),
-    }
-
-
-def expected_best(errors: Sequence[float], count: int) -> float:
-    """Return the expected minimum of ``count`` errors drawn without replacement."""
-    ranked = sorted(errors)
-    size = len(ranked)
-    count = min(count, size)
-    ways = math.comb(size, count)
-    return sum(
-        error * math.comb(size - place - 1, count - 1) / ways for place, error in enumerate(ranked)
-    )
 
 
 def draws_for(group: Group, others: Group) -> int | None:

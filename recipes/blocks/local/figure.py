@@ -1,0 +1,78 @@
+"""The figure: error against latency, one panel for each corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nas_encoder.errors import MissingDependencyError
+from recipes.blocks.local.encoders import CELLS, CHANCE, NARROWED, PEER, SEARCHED
+from recipes.blocks.local.rows import WORDS, Row
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and a shape for each role.
+_LOOKS = {
+    SEARCHED: ("#D55E00", "*"),
+    CHANCE: ("#E69F00", "P"),
+    CELLS: ("#CC79A7", "v"),
+    PEER: ("#0072B2", "o"),
+    NARROWED: ("#56B4E9", "s"),
+}
+_COLUMNS = 2
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """Return the encoders that no other one beats in both error and latency, by latency."""
+    kept: list[Row] = []
+    for row in sorted(rows, key=lambda r: (r.ms, r.pooled.rate)):
+        if not kept or row.pooled.rate < kept[-1].pooled.rate:
+            kept.append(row)
+    return kept
+
+
+def plot(panels: Mapping[str, Sequence[Row]], seed: int, paths: Sequence[Path]) -> None:
+    """Plot error (95 % interval) against latency; panels by title, suffixes choose formats."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import FormatStrFormatter
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("matplotlib", "plot", "the figure") from error
+    columns = min(_COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.2 * columns, 4.4 * lines + 0.5), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, (title, rows) in zip(grid, panels.items(), strict=False):
+        for row in rows:
+            colour, marker = _LOOKS[row.role]
+            found = row.interval(seed)
+            spread = [[100 * (found.estimate - found.low)], [100 * (found.high - found.estimate)]]
+            size = 13 if row.role == SEARCHED else 7
+            axes.errorbar(
+                [row.ms], [100 * found.estimate], yerr=spread,
+                color=colour, marker=marker, markersize=size, capsize=2, linestyle="none",
+            )  # fmt: skip
+            axes.annotate(
+                row.title, (row.ms, 100 * found.estimate), (6, 3),
+                textcoords="offset points", fontsize=7,
+            )  # fmt: skip
+        best = front(rows)
+        points = [(row.ms, 100 * row.pooled.rate) for row in best]
+        axes.plot(*zip(*points, strict=True), color="0.7", linewidth=1, zorder=0)
+        axes.set_xscale("log")
+        for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            ticks(FormatStrFormatter("%g"))
+        axes.set_xlabel("ms for 10 s of speech, one CPU thread")
+        axes.set_ylabel("test error, %")
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    roles = dict.fromkeys(row.role for rows in panels.values() for row in rows)
+    marks = [
+        Line2D([], [], color=_LOOKS[r][0], marker=_LOOKS[r][1], linestyle="none", label=WORDS[r])
+        for r in roles
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    for path in paths:
+        figure.savefig(path, dpi=150)

@@ -1,0 +1,194 @@
+"""What is done, from the options of run.sh: corpora, encoders, trainings and their folders."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nas_encoder.common.documents import read_yaml
+from nas_encoder.errors import ConfigError
+from recipes.blocks.local.encoders import Encoder, read_encoders
+from tools.experiments.recipe import ROOT
+
+RECORDED = "recorded"
+FIRST = "first"
+RANDOM = "random"
+
+
+class Plan:
+    """The runs of the workflow.
+
+    Args:
+        recipe: Folder of the recipe.
+        options: Options of ``run.sh``.
+
+    Raises:
+        ConfigError: An option names a corpus or an encoder that there is not; all are listed.
+    """
+
+    def __init__(self, recipe: Path, options: Mapping[str, Any]) -> None:
+        self.recipe, self.options = recipe, options
+        known = read_yaml(recipe / "conf" / "corpora.yaml", ConfigError)
+        self._all = read_encoders(recipe / "conf" / "encoders.yaml")
+        self.searches, self.rates = self._words("searches"), self._words("rates")
+        self.seeds = self._words("seeds")
+        names = self._words("corpora")
+        wanted = list(self._all) if options["encoders"] == "all" else self._words("encoders")
+        problems = [f"corpora: unknown '{name}'" for name in names if name not in known]
+        problems += [f"encoders: unknown '{name}'" for name in wanted if name not in self._all]
+        for option in ("search_corpora", "draw_corpora", "epochs_corpora"):
+            problems += [
+                f"{option}: '{name}' is not a corpus of the list" for name in self._words(option)
+                if name not in known
+            ]  # fmt: skip
+        if not self.rates or not self.seeds:
+            problems.append("rates, seeds: must name at least one each")
+        if problems:
+            raise ConfigError("options", problems)
+        self.corpora: dict[str, Mapping[str, Any]] = {name: known[name] for name in names}
+        self.encoders = {name: self._all[name] for name in wanted}
+        self.search_corpora = [name for name in self._words("search_corpora") if name in names]
+        self.draw_corpora = [
+            name for name in self._words("draw_corpora")
+            if name in self.search_corpora and RANDOM in self.searches
+        ]  # fmt: skip
+        first = options["first_corpus"]
+        self.first = first if first in self.search_corpora else next(iter(self.search_corpora), "")
+        # Names of the folders of corpora and data; another size or seed is another corpus.
+        self.folders = {name: self._folder(name) for name in names}
+        self.limits = {
+            "time": ("seconds", options["seconds"]),
+            "epochs": ("epochs", options["epochs"]),
+        }
+
+    def _words(self, option: str) -> list[str]:
+        return str(self.options[option]).split()
+
+    def _folder(self, corpus: str) -> str:
+        if self.corpora[corpus]["layout"] == RECORDED:
+            return "prompts_16000"
+        size = "{n_train}_{n_dev}_{n_test}_seed{seed}".format(**self.options)
+        return f"hard_{corpus}_{size}"
+
+    @cached_property
+    def search_config(self) -> Mapping[str, Any]:
+        """The document ``conf/search.yaml``."""
+        document: Mapping[str, Any] = read_yaml(self.recipe / "conf" / "search.yaml", ConfigError)
+        return document
+
+    @property
+    def space(self) -> str:
+        """The space that is searched."""
+        return str(self.search_config["space"])
+
+    @property
+    def bins(self) -> int:
+        """Features of a frame, of all trainings."""
+        document = read_yaml(self.recipe / "conf" / "train.yaml", ConfigError)
+        return int(document["data"]["features"]["num_mel_bins"])
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def _corpus_in(self, folder: str) -> tuple[str, Mapping[str, Any]]:
+        name = next(name for name, own in self.folders.items() if own == folder)
+        return name, self.corpora[name]
+
+    def corpus_command(self, folder: str, downloads: str) -> str:
+        """Return the command that makes a corpus."""
+        _, corpus = self._corpus_in(folder)
+        output, options = shlex.quote(f"{downloads}/{folder}"), self.options
+        if corpus["layout"] == RECORDED:
+            debs = options["debs"] and f" --debs {shlex.quote(str(self.recipe / options['debs']))}"
+            return f"python -m tools.prompts.fetch --output {output}{debs}"
+        script = shlex.quote(str(ROOT / "tools" / "synth_corpus.py"))
+        return (
+            f"python {script} --layout {corpus['layout']} --output {output}"
+            f" --train {options['n_train']} --dev {options['n_dev']} --test {options['n_test']}"
+            f" --speakers {options['speakers']} --seed {options['seed']} --jobs {options['nj']}"
+            f" {options['conditions']}"
+        )
+
+    def data_command(self, folder: str, downloads: str, data: str) -> str:
+        """Return the command that prepares a corpus."""
+        name, corpus = self._corpus_in(folder)
+        kind = "prompts" if corpus["layout"] == RECORDED else corpus["layout"]
+        source = Path(downloads, folder, corpus.get("root", ""))
+        paths = shlex.join([kind, str(source), f"{data}/{folder}"])
+        return f"nas-encoder data prepare {paths} {corpus.get('prepare', '')}"
+
+    # -- encoders -----------------------------------------------------------------------------
+
+    def of_corpus(self, corpus: str) -> dict[str, Encoder]:
+        """Return the encoders of the list that are trained on a corpus.
+
+        Those of a search are there if the search was made; that of the first corpus is the
+        corpus's own there.
+        """
+        return {
+            name: encoder
+            for name, encoder in self.encoders.items()
+            if encoder.search is None
+            or (encoder.search in self.searches and self._origin(corpus, encoder))
+        }
+
+    def _origin(self, corpus: str, encoder: Encoder) -> str:
+        """Return the corpus that an encoder was searched on; empty if it is not trained here."""
+        if encoder.corpus is None:
+            return corpus if corpus in self.search_corpora else ""
+        origin = self.first if encoder.corpus == FIRST else encoder.corpus
+        return origin if origin in self.search_corpora and origin != corpus else ""
+
+    def draws(self, corpus: str) -> list[str]:
+        """Return the names of the random genotypes that are trained on a corpus."""
+        count = self.options["draws"] if corpus in self.draw_corpora else 0
+        return [f"draw-{number}" for number in range(1, count + 1)]
+
+    def genotype(self, corpus: str, encoder: str) -> list[str]:
+        """Return the file with the genotype that was found for an encoder, if it has one."""
+        if encoder in self.draws(corpus):
+            return [f"draws/{corpus}/{encoder}.yaml"]
+        found = self.encoders[encoder]
+        if found.search is None:
+            return []
+        return [f"search/{found.search}/{self._origin(corpus, found)}/genotype.yaml"]
+
+    def specs(self) -> list[str]:
+        """Return the documents that build all encoders."""
+        return [
+            f"encoders/{corpus}/{name}.yaml"
+            for corpus in self.corpora
+            for name in (*self.of_corpus(corpus), *self.draws(corpus))
+        ]
+
+    # -- trainings ----------------------------------------------------------------------------
+
+    def tuned_runs(self) -> Iterator[tuple[str, str, str]]:
+        """Yield corpus, condition and encoder of all trainings at a chosen rate."""
+        epochs = self._words("epochs_corpora")
+        for corpus in self.corpora:
+            for condition in ("time", "epochs") if corpus in epochs else ("time",):
+                for name in self.of_corpus(corpus):
+                    yield corpus, condition, name
+
+    def untuned_runs(self) -> Iterator[dict[str, str]]:
+        """Yield the wildcards of the trainings at the rate that random points are trained with.
+
+        The points themselves have one seed; what the searches found is trained with that rate and
+        all seeds, to be ranked among them.
+        """
+        for corpus in self.draw_corpora:
+            own = {"corpus": corpus, "condition": "time", "rate": str(self.options["draw_rate"])}
+            for name in self.draws(corpus):
+                yield {**own, "encoder": name, "seed": self.seeds[0]}
+            for name, encoder in self.of_corpus(corpus).items():
+                for seed in self.seeds if encoder.search is not None else ():
+                    yield {**own, "encoder": name, "seed": seed}
+
+    def rate_in(self, chosen: Path) -> str:
+        """Return the rate that :mod:`recipes.blocks.local.choose` chose, as it is in paths."""
+        peak = json.loads(chosen.read_text(encoding="utf-8"))["peak"]
+        return next(rate for rate in self.rates if float(rate) == peak)

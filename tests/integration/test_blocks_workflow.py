@@ -1,0 +1,79 @@
+"""The workflow of recipes/blocks, run whole on a few utterances.
+
+The numbers mean nothing at this size; what is tested is that every stage runs, that the documents
+hold what the trainings left behind, and that a second run does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from mini_recipe import run_recipe
+
+from nas_encoder import load_genotype
+
+pytestmark = pytest.mark.slow
+ENCODERS = ["searched", "dfsmn_san"]
+
+
+def test_the_whole_workflow(tmp_path: Path) -> None:
+    options = ["--tiny", "true"]
+    for name in ("expdir", "datadir", "downloads"):
+        options += [f"--{name}", str(tmp_path / name)]
+    exp = tmp_path / "expdir"
+    done = run_recipe("../blocks", *options, timeout=1200)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    text = (exp / "results" / "RESULTS.md").read_text(encoding="utf-8")
+    assert text in done.stdout
+    assert "**synthetic speech**" in text and "## What the numbers do not support" in text
+    assert (exp / "results" / "results.png").stat().st_size > 10_000
+    check_numbers(exp)
+    check_second_run(exp, options)
+
+
+def check_numbers(exp: Path) -> None:
+    """The document holds what was trained, decoded and measured."""
+    document = json.loads((exp / "results" / "results.json").read_text(encoding="utf-8"))
+    (section,) = document["sections"]
+    assert (section["corpus"], section["condition"]) == ("timit", "time")
+    rows = {row["name"]: row for row in section["rows"]}
+    assert sorted(rows) == sorted(ENCODERS)
+    latency = json.loads((exp / "latency.json").read_text(encoding="utf-8"))["ms"]
+    assert set(latency) == {f"timit/{name}" for name in (*ENCODERS, "draw-1", "draw-2")}
+    for name, row in rows.items():
+        chosen = json.loads((exp / "chosen" / "timit" / f"{name}.json").read_text())
+        assert float(row["peak"]) == chosen["peak"] and len(chosen["errors"]) == 2
+        result = exp / "models" / "timit" / "time" / name / row["peak"] / "1" / "result.json"
+        trained = json.loads(result.read_text(encoding="utf-8"))
+        assert row["valid_errors"] == [trained["valid_error"]]
+        assert 1.0 <= row["training_seconds"] == trained["seconds"]
+        assert 150_000 <= row["parameters"] <= 500_000
+        assert row["latency_ms"] == latency[f"timit/{name}"]["ms"] > 0
+        low, high = row["interval"]
+        assert 0 < low <= row["error"] == pytest.approx(row["errors"][0]) <= high
+    (verdict,) = section["verdicts"]
+    assert verdict["searched"] == "searched" and len(verdict["duels"]) == 1
+    # What the search found is what was trained.
+    spec = yaml.safe_load((exp / "encoders" / "timit" / "searched.yaml").read_text())
+    found = load_genotype(exp / "search" / "evolution" / "timit" / "genotype.yaml")
+    assert spec["options"]["genotype"] == found.to_dict() and spec["options"]["layers"] == 6
+    assert {own["strategy"] for own in document["searches"]} == {"evolution", "random"}
+    assert all(own["cpu_seconds"] > 1 for own in document["searches"])
+    (ranked,) = document["chance"]["timit"]
+    assert ranked["name"] == "searched" and len(ranked["draws"]) == 2
+
+
+def check_second_run(exp: Path, options: list[str]) -> None:
+    """A second run does nothing, and what is lost is made again."""
+    again = run_recipe("../blocks", *options)
+    assert again.returncode == 0, again.stderr
+    assert "Nothing to be done" in again.stderr
+    shutil.rmtree(exp / "results")
+    third = run_recipe("../blocks", *options)
+    assert third.returncode == 0, third.stderr
+    assert re.findall(r"^(?:local)?rule (.*):$", third.stderr, re.M) == ["results", "all"]

@@ -1,0 +1,176 @@
+"""Encoders of both toolkits, of Zipformer's authors and of ours behind one interface."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nas_encoder.errors import (
+    ConfigError,
+    MissingDependencyError,
+    RegistryError,
+    UtteranceTooShortError,
+)
+from nas_encoder.network.complexity import count_parameters
+from nas_encoder.peers import build_peer, zipformer
+from nas_encoder.tables import PEERS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.espnet,
+    pytest.mark.nemo,
+]
+
+BINS = 20
+ESPNET: dict[str, Any] = {"attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+ESPNET |= {"output_size": 16}
+NEMO: dict[str, Any] = {"d_model": 16, "n_layers": 1, "n_heads": 2}
+ZIPFORMER: dict[str, Any] = {
+    "downsampling_factor": [1, 2],
+    "num_encoder_layers": 1,
+    "encoder_dim": [16, 24],
+    "encoder_unmasked_dim": 16,
+    "feedforward_dim": [24, 32],
+    "num_heads": 4,
+    "query_head_dim": 8,
+    "value_head_dim": 4,
+    "pos_dim": 8,
+    "layer2_channels": 8,
+    "layer3_channels": 8,
+}
+# name -> options, output size, output frames of 50 frames
+CASES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "genotype": ({"genotype": "asrnet_a", "layers": 2, "channels": 2, "output_size": 12}, 12, 13),
+    "dfsmn_san": (
+        {"output_size": 8, "hidden_size": 8, "blocks": 2, "attention_heads": 2},
+        8,
+        13,
+    ),
+    "espnet_transformer": (ESPNET, 16, 11),
+    "espnet_conformer": (ESPNET, 16, 11),
+    "espnet_e_branchformer": ({**ESPNET, "cgmlp_linear_units": 24}, 16, 11),
+    "nemo_conformer": (NEMO, 16, 13),
+    "nemo_fast_conformer": ({**NEMO, "subsampling_factor": 4}, 16, 13),
+    "zipformer": (ZIPFORMER, 24, 11),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages() -> Iterator[None]:
+    """Import what warns of its own old code, so that only our warnings are errors.
+
+    Zipformer compiles its activations, which would take most of the time.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("nemo.collections.asr.modules.conformer_encoder")
+        zipformer.authors_modules()
+    with torch._dynamo.config.patch(disable=True):
+        yield
+
+
+def test_every_entry_of_the_table_is_tested() -> None:
+    assert set(PEERS) == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_interface(name: str) -> None:
+    options, width, frames = CASES[name]
+    torch.manual_seed(0)
+    encoder: Any = build_peer(name, options, BINS)
+    x = torch.randn(2, 50, BINS)
+    y, lengths = encoder(x, torch.tensor([50, 40]))
+    assert y.shape == (2, frames, width) and encoder.output_size == width
+    assert lengths.tolist()[0] == frames > lengths.tolist()[1]
+    assert 50 / encoder.subsampling_factor - 2 <= frames <= 50 / encoder.subsampling_factor + 1
+    (y[0].square().mean() + y[1, : lengths[1]].square().mean()).backward()
+    used = [p.grad is not None and bool(p.grad.abs().sum()) for p in encoder.parameters()]
+    # Keys of attention have no gradient through their bias; Zipformer skips modules by chance.
+    assert sum(used) > (0.5 if name == "zipformer" else 0.8) * len(used)
+    encoder.eval()
+    shortest = int(encoder.min_length)
+    least, length = encoder(x[:1, :shortest], torch.tensor([shortest]))
+    assert least.shape[1] == 1 == int(length)
+    with pytest.raises(UtteranceTooShortError):
+        encoder(x[:1, : shortest - 1], torch.tensor([shortest - 1]))
+    with torch.inference_mode():  # deterministic, and the same alone as beside a longer one
+        again, _ = encoder(x, torch.tensor([50, 50]))
+        alone, _ = encoder(x[:1], torch.tensor([50]))
+    assert torch.allclose(again[:1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("espnet_conformer", {"front_channels": 4}),
+        ("espnet_transformer", {"front_channels": 4}),
+        ("nemo_fast_conformer", {"subsampling_conv_channels": 4}),
+    ],
+)
+def test_a_narrowed_front_end(name: str, more: dict[str, int]) -> None:
+    options, width, frames = CASES[name]
+    shipped, narrow = build_peer(name, options, BINS), build_peer(name, {**options, **more}, BINS)
+    channels = [m.out_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)]
+    assert set(channels) == {4}
+    assert count_parameters(narrow) < count_parameters(shipped)
+    y, _ = narrow(torch.randn(1, 50, BINS), torch.tensor([50]))
+    assert y.shape == (1, frames, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("espnet_conformer", {"output_size": 16, "blocks": 1}, "blocks: unknown option"),
+        ("espnet_conformer", {"output_size": 16}, "num_blocks: is missing"),
+        ("espnet_conformer", {**ESPNET, "input_layer": "linear"}, "input_layer: must be one of"),
+        ("espnet_conformer", {**ESPNET, "attention_heads": 3}, "refuses these options"),
+        ("espnet_transformer", {**ESPNET, "front_channels": 0}, "front_channels: must be"),
+        ("nemo_conformer", {"d_model": 16}, "n_heads: is missing"),
+        ("nemo_conformer", {**NEMO, "subsampling": "none of them"}, "refuses these options"),
+        ("zipformer", {**ZIPFORMER, "batch_seconds": 0}, "batch_seconds: must be above 0"),
+        ("zipformer", {"encoder_dim": 8}, "feedforward_dim: is missing"),
+        ("genotype", {}, "genotype: is missing"),
+    ],
+)
+def test_wrong_options(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_peer(name, options, BINS)
+
+
+def test_other_mistakes() -> None:
+    with pytest.raises(RegistryError, match="did you mean 'zipformer'"):
+        build_peer("zipformers", {}, BINS)
+    with pytest.raises(ConfigError, match="input_size: must be in"):
+        build_peer("dfsmn_san", {}, 0)
+
+
+def test_zipformer_counts_speech_in_training() -> None:
+    encoder: Any = build_peer("zipformer", {**ZIPFORMER, "batch_seconds": 0.5}, BINS)
+    x, lengths = torch.randn(2, 50, BINS), torch.tensor([50, 40])
+    encoder.eval()(x, lengths)
+    assert float(encoder.seen) == 0
+    encoder.train()
+    for _ in range(2):
+        encoder(x, lengths)
+    assert float(encoder.seen) == pytest.approx(2 * 0.9 / 0.5)
+    counts = {part.batch_count for part in encoder._counting}
+    assert len(counts) == 1
+    assert counts.pop() == pytest.approx(0.9 / 0.5)  # what was seen before the second one
+    again: Any = build_peer("zipformer", ZIPFORMER, BINS)
+    again.load_state_dict(encoder.state_dict())
+    assert float(again.seen) == float(encoder.seen)
+
+
+def test_zipformer_leaves_the_package_to_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_peer("zipformer", ZIPFORMER, BINS)
+    assert not [name for name in sys.modules if name.split(".")[0] == "zipformer"]
+    monkeypatch.setattr(zipformer, "PACKAGE", "zipformer_that_is_missing")
+    with pytest.raises(MissingDependencyError, match="pip install --no-deps zipformer==0.1.3"):
+        zipformer.authors_modules.__wrapped__()

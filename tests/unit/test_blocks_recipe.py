@@ -1,0 +1,245 @@
+"""The recipe that compares encoders: its plan, its trainings, what it says about its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from search_samples import tone_corpus
+
+from nas_encoder.common.documents import read_yaml
+from nas_encoder.errors import CheckpointError, ConfigError, StoppedError
+from recipes.blocks.local import choose, decode, train, verdicts
+from recipes.blocks.local.encoders import Encoder, read_encoders, write_spec
+from recipes.blocks.local.figure import front
+from recipes.blocks.local.plan import Plan
+from recipes.blocks.local.rows import Row
+from tools.experiments.recipe import read_options
+from tools.results.scoring import Score
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "blocks"
+
+
+def plan(*arguments: str) -> Plan:
+    return Plan(RECIPE, read_options(RECIPE, list(arguments)))
+
+
+def row(name: str, role: str, errors: list[int], ms: float = 10.0, seeds: int = 1) -> Row:
+    names = tuple(f"u{place}" for place in range(len(errors)))
+    score = Score(names, tuple(errors), (10,) * len(errors), sum(errors), 0, 0)
+    result: dict[str, Any] = {"title": name, "role": role, "seconds": 1.0, "epochs": 1.0}
+    return Row(name, name, role, "0.002", [result] * seeds, [score] * seeds, ms)
+
+
+# -- the plan ---------------------------------------------------------------------------------
+
+
+def test_the_plan_of_all_corpora() -> None:
+    found = plan()
+    runs = set(found.tuned_runs())
+    assert ("aishell", "time", "transfer") in runs
+    assert ("librispeech", "time", "transfer") not in runs  # its own search found it
+    assert ("timit", "epochs", "zipformer") in runs
+    assert ("prompts", "epochs", "zipformer") not in runs
+    assert found.genotype("aishell", "transfer") == ["search/evolution/librispeech/genotype.yaml"]
+    assert found.genotype("aishell", "searched") == ["search/evolution/aishell/genotype.yaml"]
+    assert found.genotype("aishell", "zipformer") == []
+    untuned = list(found.untuned_runs())
+    draws = [run for run in untuned if run["encoder"].startswith("draw-")]
+    assert len(draws) >= 16 and {run["corpus"] for run in draws} == {"librispeech"}
+    assert {run["seed"] for run in untuned if run["encoder"] == "searched"} == {"1", "2", "3"}
+    sizes = {encoder.role for encoder in found.encoders.values()}
+    assert sizes == {"searched", "chance", "cells", "peer", "narrowed"}
+
+
+def test_a_small_run_has_the_encoders_that_it_can() -> None:
+    found = plan("--small", "--searches", "evolution", "--seeds", "7")
+    assert found.seeds == ["7"]  # what is given wins over what --small sets
+    assert found.corpora.keys() == {"librispeech"} and found.options["n_test"] == 200
+    assert "random_search" not in found.of_corpus("librispeech")
+    assert not list(found.untuned_runs())
+
+
+def test_wrong_options_are_named_together() -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan("--corpora", "timit wsj", "--encoders", "searched lstm", "--draw_corpora", "wsj")
+    text = str(refused.value)
+    for part in ("corpora: unknown 'wsj'", "encoders: unknown 'lstm'", "draw_corpora: 'wsj'"):
+        assert part in text
+
+
+def test_commands() -> None:
+    found = plan("--debs", "packages")
+    folder = found.folders["timit"]
+    assert "--layout timit" in found.corpus_command(folder, "/down")
+    assert "--snr 5 20 --reverb" in found.corpus_command(folder, "/down")
+    assert "--debs" in found.corpus_command("prompts_16000", "/down")
+    assert found.data_command(folder, "/down", "/data").endswith("--phones 39")
+
+
+def test_a_list_with_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "encoders.yaml"
+    path.write_text("one: {role: best}\ntwo: {search: evolution, build: zipformer}\n")
+    with pytest.raises(ConfigError) as refused:
+        read_encoders(path)
+    assert "one: role" in str(refused.value) and "two: search" in str(refused.value)
+
+
+# -- trainings --------------------------------------------------------------------------------
+
+SMALL = Encoder(
+    title="small",
+    build="dfsmn_san",
+    options={
+        "output_size": 8,
+        "hidden_size": 8,
+        "blocks": 1,
+        "attention_layers": 1,
+        "attention_heads": 2,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tones")
+    tone_corpus(folder / "train")
+    tone_corpus(folder / "valid", 6, seed=1)
+    return folder
+
+
+def training(folder: Path, corpus: Path, limit: train.Limit) -> train.Training:
+    write_spec(folder / "spec.yaml", SMALL, None, {})
+    spec = read_yaml(folder / "spec.yaml", ConfigError)
+    config = train.TrainConfig.from_dict(
+        {"checkpoint_seconds": 0, "data": {"features": {"num_mel_bins": 8}}}
+    )
+    paths = {"train": str(corpus / "train"), "valid": str(corpus / "valid")}
+    return train.Training(config, spec, paths, 0.01, 3, limit)
+
+
+def test_rates() -> None:
+    assert train.rate(2.0, 0.05, 0.1) == pytest.approx(1.0)
+    assert train.rate(2.0, 0.1, 0.1) == pytest.approx(2.0)
+    assert train.rate(2.0, 0.55, 0.1) == pytest.approx(1.0)
+    assert train.rate(2.0, 1.2, 0.1) == pytest.approx(0.0)
+    assert train.rate(2.0, 0.0, 0.0) == pytest.approx(2.0)
+
+
+def test_a_training_of_a_time_ends_with_it(tmp_path: Path, corpus: Path) -> None:
+    own = training(tmp_path, corpus, train.Limit(seconds=0.2))
+    result = own.run(tmp_path)
+    assert 0.2 <= result["seconds"] < 1.0
+    assert result["steps"] > len(own.train) * (result["epochs"] - 1)
+    assert own.steps.optimizer.param_groups[0]["lr"] < 0.001  # it fell to the end
+
+
+def test_a_stopped_training_goes_on_where_it_was(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = train.Limit(epochs=3)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = training(tmp_path / "whole", corpus, limit)
+    expected = whole.run(tmp_path / "whole")
+
+    parts, stopped = training(tmp_path / "parts", corpus, limit), train.Training._step
+    left = [len(parts.train) + 1]
+
+    def step(self: train.Training, group: list[Any], lr: float) -> dict[str, float]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise StoppedError(15)
+        return stopped(self, group, lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "_step", step)
+        with pytest.raises(StoppedError):
+            parts.run(tmp_path / "parts")
+    found = training(tmp_path / "parts", corpus, limit).run(tmp_path / "parts")
+    assert found["losses"] == expected["losses"] and found["steps"] == expected["steps"]
+    for name, value in whole.model.state_dict().items():
+        again = torch.load(tmp_path / "parts" / train.MODEL, weights_only=True)["model"][name]
+        assert torch.equal(again, value)
+
+
+def test_what_was_trained_is_decoded(tmp_path: Path, corpus: Path) -> None:
+    own = training(tmp_path, corpus, train.Limit(epochs=1))
+    own.run(tmp_path)
+    found = decode.decode(tmp_path, str(corpus / "valid"))
+    assert found.keys() == {cut.id for cut in own.data.cuts["valid"]}
+    decode.write_text(tmp_path / "out" / "text", found)
+    lines = (tmp_path / "out" / "text").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[0] for line in lines] == sorted(found)
+    with pytest.raises(CheckpointError, match="is missing"):
+        decode.decode(tmp_path / "nowhere", str(corpus / "valid"))
+
+
+def test_the_chosen_rate() -> None:
+    results = [{"peak": peak, "valid_error": error} for peak, error in ((1e-3, 9.0), (2e-3, 8.0))]
+    assert choose.choose(results)["peak"] == 2e-3
+    assert choose.choose(results)["at_the_end"]
+    middle = choose.choose([*results, {"peak": 4e-3, "valid_error": 8.0}])
+    assert middle["peak"] == 2e-3 and not middle["at_the_end"]
+    assert json.loads(json.dumps(middle))["errors"] == {"0.001": 9.0, "0.002": 8.0, "0.004": 8.0}
+
+
+# -- what is said about the numbers -----------------------------------------------------------
+
+
+def test_the_goal_is_met_where_all_its_parts_are() -> None:
+    peer = row("peer", "peer", [4, 5, 4, 5] * 20)
+    slower = row("slower", "peer", [4, 5, 5, 4] * 20, ms=30.0)  # as good as the best
+    narrowed = row("narrowed", "narrowed", [3, 4, 4, 4] * 20)
+
+    def goal(errors: list[int], ms: float) -> dict[str, bool]:
+        rows = [row("searched", "searched", errors, ms), peer, slower, narrowed]
+        (verdict,) = verdicts.verdicts(rows, seed=1)
+        assert verdict.allowed_ms() == 10.0
+        found = verdict.goal()
+        assert found is not None
+        return found
+
+    assert all(goal([2, 3, 3, 3] * 20, 10.0).values())
+    assert [*goal([2, 3, 3, 3] * 20, 11.0).values()] == [True, True, False]
+    # A third fewer than the narrowed peer's, but 18 % fewer than the best as shipped.
+    assert [*goal([3, 4, 4, 3] * 20, 9.0).values()] == [True, True, True]
+    assert [*goal([3, 4, 4, 4] * 20, 9.0).values()] == [False, False, True]
+
+
+def test_the_sentences_of_duels() -> None:
+    first, second = row("A", "searched", [1, 2] * 30, 4.0), row("B", "peer", [2, 2] * 30, 8.0)
+    won = verdicts.Duel.of(first, second, seed=1)
+    assert won.outcome == "won" and won.reduction == pytest.approx(0.25)
+    assert won.sentence().startswith("A against B: 25 % fewer errors, -5.00 points [")
+    assert won.sentence().endswith("4.0 against 8.0 ms.")
+    lost = verdicts.Duel.of(second, first, seed=1)
+    assert lost.outcome == "lost" and "33 % more errors" in lost.sentence()
+    same = verdicts.Duel.of(first, row("C", "peer", [2, 1] * 30), seed=1)
+    assert same.outcome == "open" and "no difference shown" in same.sentence()
+
+
+def test_chance_by_counting() -> None:
+    draws = [row(f"draw-{n}", "chance", [n, n]) for n in range(3, 9)]
+    (found,) = verdicts.chance([*draws, row("searched", "searched", [2, 3], seeds=3)])
+    assert found["better_than"] == 6 and found["draws_best"] == pytest.approx(30)
+    # All three below all six: the most extreme of C(9, 3) = 84 rankings, on two sides. Ties among
+    # the three make scipy approximate.
+    assert found["smallest_p"] == pytest.approx(2 / 84)
+    assert found["lower"] == 1.0 and found["p"] < 0.05
+    assert "better than random points" in verdicts.chance_sentence(found)
+    (worse,) = verdicts.chance([*draws, row("searched", "searched", [9, 9], seeds=3)])
+    assert "worse than random points" in verdicts.chance_sentence(worse)
+
+
+def test_the_front() -> None:
+    rows = [
+        row("a", "peer", [4, 4], 5.0),
+        row("b", "peer", [3, 3], 9.0),
+        row("c", "peer", [3, 4], 9.5),
+        row("d", "peer", [4, 4], 6.0),
+    ]
+    assert [found.name for found in front(rows)] == ["a", "b"]
