@@ -13,8 +13,11 @@ from report_checks import check_page
 from report_pages import page_of
 from trials_samples import lookup_config, write_table
 
+from nas_encoder import build_encoder
+from nas_encoder.common.resources import list_configs
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.strategies import TRIALS, strategies
@@ -102,6 +105,25 @@ def test_points_outside_the_budget_are_named_and_nothing_is_kept(
     assert dear.startswith("'dear': costs 1") and "the budget is at most 5 M" in dear
     assert middle.startswith("'middle': costs ")
     run_trials(config_of("tpe", source, points[1:2]), None, tmp_path / "run")  # no --resume
+
+
+def test_those_of_shipped_configurations_are_within_their_budgets() -> None:
+    seen = 0
+    for name in list_configs("search"):
+        config = load_any_search_config(name)
+        if not isinstance(config, TrialsConfig) or not config.trials.initial:
+            continue
+        space, size = get_space(config.space), config.features.num_mel_bins
+        frames = round(config.measure.seconds / config.features.frame_shift)
+        for source in config.trials.initial:
+            genotype = load_genotype(source)
+            vector = space.encode(genotype)  # it can be mutated
+            encoder: Any = build_encoder(genotype, **{**config.network, "input_size": size})
+            costs = space.costs.build(space, encoder.config, frames)
+            found = costs.of(space.decode(vector).architecture)
+            assert config.objective.excess(found) == {}, (name, source, found)
+            seen += 1
+    assert seen >= 6
 
 
 @pytest.mark.parametrize("strategy", strategies(TRIALS))
