@@ -46,6 +46,25 @@ SAN = {
     "d_model": 16,
 }
 
+# Whose front end has no padding: fewer than ceil(T / S) output frames.
+BLOCKS = {
+    "_target_": "nas_encoder.nemo.NASEncoder",
+    "feat_in": BINS,
+    "genotype": {
+        "schema": 1,
+        "name": "hourglass",
+        "space": "blocks",
+        "front": {"kind": "conv2d", "channels": 8, "padded": False},
+        "stages": [
+            {"width": 16, "reduction": rate, "modules": [{"kind": kind}, {"kind": "feed_forward"}]}
+            for rate, kind in ((1, "convolution"), (2, "attention"), (1, "cgmlp"), (1, "memory"))
+        ],
+    },
+    "d_model": 16,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+
 
 def text_of(generator: random.Random, words: int) -> str:
     """Return words of two or three letters; no letter follows itself."""

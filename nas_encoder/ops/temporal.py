@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nas_encoder.ops.masking import is_capturing
+from nas_encoder.ops.masking import is_capturing, is_tracing
 
 _TAPS = 3  # of one call for the weight's gradient
 _HAS_MKLDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -63,7 +63,7 @@ def _channels_first(
 ) -> Tensor:
     before, after = back * stride, (weight.size(2) - 1 - back) * stride
     signal, padding = x.transpose(1, 2), before
-    if before != after:
+    if is_tracing() or before != after:  # sizes are tensors then, which nothing may depend on
         signal, padding = F.pad(signal, (before, after)), 0
     y = F.conv1d(signal, weight, bias, padding=padding, dilation=stride, groups=x.size(2))
     return y.transpose(1, 2)

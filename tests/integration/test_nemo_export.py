@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from nemo_tones import BINS, NAS, SAN, Tones, build, marks, toolkit
+from nemo_tones import BINS, BLOCKS, NAS, SAN, Tones, build, marks, toolkit
 from torch import Tensor
 
 pytestmark = marks(
@@ -32,6 +32,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "nas": NAS,
     "nas darts_v2": NAS | {"genotype": "darts_v2", "stem_stride": [1, 1], "deltas": True},
     "nas stride 8": NAS | {"stem_stride": [2, 2], "hidden_sizes": [6]},
+    "nas blocks": BLOCKS,
     "dfsmn_san": SAN,
     "dfsmn_san memory": SAN | {"persistent_memory": 3, "subsampling_factor": 8, "context": 2},
 }

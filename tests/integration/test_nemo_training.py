@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from nemo_tones import GAP, NAS, SAN, Tones, build, marks, toolkit, trainer
+from nemo_tones import BLOCKS, GAP, NAS, SAN, Tones, build, marks, toolkit, trainer
 from torch import Tensor
 
 pytestmark = marks(
@@ -47,15 +47,15 @@ def fit(model: Any, steps: int, **options: Any) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize(
     ("kind", "encoder"),
-    [("ctc_char", DEEP), ("ctc_char", SAN), ("hybrid_bpe", DEEP)],
-    ids=["ctc-nas", "ctc-dfsmn_san", "hybrid-nas"],
+    [("ctc_char", DEEP), ("ctc_char", SAN), ("ctc_char", BLOCKS), ("hybrid_bpe", DEEP)],
+    ids=["ctc-nas", "ctc-dfsmn_san", "ctc-blocks", "hybrid-nas"],
 )
 def test_interctc_trains(kind: str, encoder: dict[str, Any], tones: Tones) -> None:
     """The loss of a step is that without InterCTC and that of the layer, by their weights.
 
     (What NeMo logs as ``final_loss`` is the same tensor as the total: it adds in place.)
     """
-    layer = LAYER if encoder is DEEP else 1
+    layer = {id(DEEP): LAYER, id(SAN): 1, id(BLOCKS): 2}[id(encoder)]
     interctc = {"loss_weights": [0.3], "apply_at_layers": [layer]}
     logged, models = [], []
     for options in ({}, {"interctc": interctc}):
@@ -144,7 +144,7 @@ def test_a_frozen_encoder_stays_and_the_rest_trains(encoder: dict[str, Any], ton
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
 
 
-@pytest.mark.parametrize("encoder", [NAS, SAN], ids=["nas", "dfsmn_san"])
+@pytest.mark.parametrize("encoder", [NAS, SAN, BLOCKS], ids=["nas", "dfsmn_san", "blocks"])
 def test_bf16_mixed_training(encoder: dict[str, Any], tones: Tones) -> None:
     """The loss stays finite and falls about as in float32; the weights stay float32."""
     losses = {}

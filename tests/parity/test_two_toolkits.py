@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from encoder_samples import ZOO
+from nemo_tones import BLOCKS as TONE_BLOCKS
 from nemo_tones import SAN, WARNINGS, Tones, build, toolkit, trainer
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def randomize(module: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize("name", [*ZOO, "dfsmn_san"])
+@pytest.mark.parametrize("name", [*ZOO, "dfsmn_san", "blocks"])
 def test_same_outputs_to_the_bit(nemo_models, asr_task, name: str, training: bool) -> None:
     from nas_encoder.nemo import DFSMNSANEncoder, NASEncoder
 
@@ -74,6 +75,11 @@ def test_same_outputs_to_the_bit(nemo_models, asr_task, name: str, training: boo
         core: Any = DFSMNSAN(DFSMNSANConfig(input_size=BINS, output_size=WIDTH, **options))
         espnet = choices.get_class("dfsmn_san")(BINS, output_size=WIDTH, **options)
         nemo = DFSMNSANEncoder(feat_in=BINS, d_model=WIDTH, **options)
+    elif name == "blocks":
+        drawn = {"genotype": TONE_BLOCKS["genotype"], "dropout": 0.0, "attention_dropout": 0.0}
+        core = build_encoder(input_size=BINS, **drawn)
+        espnet = choices.get_class("nas")(BINS, **drawn)
+        nemo = NASEncoder(feat_in=BINS, **drawn)
     else:
         core = build_encoder(name, input_size=BINS, output_size=WIDTH, **CELLS)
         espnet = choices.get_class("nas")(BINS, genotype=name, output_size=WIDTH, **CELLS)
@@ -295,19 +301,53 @@ def test_nemo_model_says_the_same_in_espnet(
     torch.manual_seed(0)
     model = build(kind, tones.config(kind, SAN | {"dropout": 0.0, "attention_dropout": 0.0}))
     trainer(100).fit(model)
-    saved, folder, again = tmp_path / "m.nemo", tmp_path / "espnet", tmp_path / "again.nemo"
-    model.save_to(str(saved))
-    convert(saved, folder)
-    convert(folder, again)
-    paths = tones.paths[:6]
-    searched, best_path = espnet_texts(folder, paths)
-    expected = nemo_texts(model, paths)
-    assert best_path == expected
+    searched, expected = said_by_both(nemo_models, model, tones.paths[:6], tmp_path)
     # The search sums over alignments, so where the model hesitates it may end elsewhere.
     assert alike(" ".join(searched), " ".join(expected)) > 0.7
-    assert len(set("".join(expected))) > 3  # it has learned to say something
+
+
+def test_a_block_encoder_says_the_same_in_both(
+    nemo_models, asr_task, tones: Tones, tmp_path: Path
+) -> None:
+    """It is untrained, but its classifier is such that each class wins somewhere."""
+    torch.manual_seed(0)
+    model = build("ctc_bpe", tones.config("ctc_bpe", TONE_BLOCKS)).eval()
+    classifier, encoded = model.decoder.decoder_layers[0], []
+    with torch.no_grad():
+        for recording in tones.recordings[:6]:
+            signal = torch.from_numpy(recording.samples())[None]
+            features, frames = model.preprocessor(
+                input_signal=signal, length=torch.tensor([signal.size(1)])
+            )
+            encoded.append(model.encoder(audio_signal=features, length=frames)[0][0])
+        every = torch.cat(encoded, dim=1)  # (D, T)
+        classifier.weight.normal_().div_(every.std(1)[:, None])
+        classifier.bias.copy_(-classifier.weight[:, :, 0] @ every.mean(1))
+    said_by_both(nemo_models, model, tones.paths[:6], tmp_path)
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.zeros(900, dtype="float32"), RATE, subtype="PCM_16")
+    assert len(nemo_texts(model, [str(short)])) == 1
+    with pytest.raises(Exception) as caught:
+        espnet_texts(tmp_path / "espnet", [str(short)])
+    assert type(caught.value).__name__ == "TooShortUttError"
+    assert caught.value.limit == 7  # type: ignore[attr-defined]
+
+
+def said_by_both(
+    nemo_models: Any, model: Any, paths: list[str], folder: Path
+) -> tuple[list[str], list[str]]:
+    """Compare a NeMo model with its ESPnet form, and back; return what search and NeMo say."""
+    saved, converted, again = folder / "m.nemo", folder / "espnet", folder / "again.nemo"
+    model.save_to(str(saved))
+    convert(saved, converted)
+    convert(converted, again)
+    searched, best_path = espnet_texts(converted, paths)
+    expected = nemo_texts(model, paths)
+    assert best_path == expected
+    assert len(set("".join(expected))) > 3  # it says something
     restored = nemo_models.ASRModel.restore_from(str(again), map_location="cpu")
     assert type(restored) is type(model)
     assert nemo_texts(restored, paths) == expected
     for name, value in model.state_dict().items():
         assert torch.equal(restored.state_dict()[name], value), name
+    return searched, expected

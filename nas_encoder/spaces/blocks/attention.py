@@ -47,6 +47,7 @@ class AttentionModule(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.window = part.heads, part.window
+        self.scale = 1.0 / math.sqrt(width // part.heads)
         self.dropout = config.attention_dropout
         self.reach = (self.window, self.window) if self.window else None
         self.norm: nn.Module = nn.Identity()
@@ -132,8 +133,7 @@ class AttentionModule(nn.Module):
         start: int = 0,
     ) -> Tensor:
         """Return the context (H, N, R, D) of queries, given a mask (N, 1 or R, S)."""
-        scale = 1.0 / math.sqrt(query.size(3))
-        rate = self.dropout if self.training else 0.0
+        scale, rate = self.scale, self.dropout if self.training else 0.0
         query = query * scale
         if self.position is None:
             return weighted(query, key, value, mask, rate)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.ops.dropout import Dropout
+from nas_encoder.ops.masking import is_tracing
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.ops.temporal import depthwise_over_time
 from nas_encoder.spaces.blocks.architecture import hidden_units
@@ -215,7 +216,7 @@ class MemoryModule(nn.Module):
 
     def __init__(self, part: Memory, width: int, config: BlocksConfig, norm_before: bool) -> None:
         super().__init__()
-        self.back, self.stride = part.back, part.stride
+        self.back, self.ahead, self.stride = part.back, part.ahead, part.stride
         self.reach = (part.back * part.stride, part.ahead * part.stride)
         self.norm = _norm(width, config, norm_before)
         hidden = hidden_units(part.expansion, width)
@@ -231,10 +232,12 @@ class MemoryModule(nn.Module):
         p = self.norm(x)
         if self.expand is not None and self.project is not None:
             p = self.project(self.dropout(torch.relu(self.expand(p))))
+        p = frames.clear(p)
+        if is_tracing():  # ONNX wants to know the shape of a kernel
+            return p + depthwise_over_time(p, self.taps, None, self.back, self.stride)
         # p itself is one more on its frame's tap.
-        ahead = self.taps.size(2) - 1 - self.back
-        taps = self.taps + F.pad(self.taps.new_ones(1, 1, 1), (self.back, ahead))
-        return depthwise_over_time(frames.clear(p), taps, None, self.back, self.stride)
+        taps = self.taps + F.pad(self.taps.new_ones(1, 1, 1), (self.back, self.ahead))
+        return depthwise_over_time(p, taps, None, self.back, self.stride)
 
 
 _BUILDERS: dict[type[Part], Callable[[Any, int, BlocksConfig, bool], nn.Module]] = {
