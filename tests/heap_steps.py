@@ -12,6 +12,7 @@ import ctypes
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from nas_encoder.baselines import BASELINES
 from nas_encoder.network import build_encoder
 from nas_encoder.network.choices.straight_through import draw_paths
-from nas_encoder.ops import OPERATIONS
+from nas_encoder.ops import OPERATIONS, temporal
 from nas_encoder.spaces import get_space, list_spaces
 from nas_encoder.spaces.blocks import positions
 from nas_encoder.spaces.blocks.config import BlocksConfig
@@ -108,13 +109,18 @@ def residuals() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
     parts += [Parallel(1, 3, kernel=kernel, merge_kernel=kernel) for kernel in (1, 5)]
     parts += [Convolution(kernel, norm="layer") for kernel in (1, 3, 5, 7)]
     parts += [Memory(past, 2, stride) for past in (0, 1, 3) for stride in (1, 2)]
-    for part, channels in product(parts, CHANNELS):
+
+    def run(module: nn.Module, x: Tensor, frames: Frames, cache: int) -> Tensor:
+        temporal._IN_CACHE = cache  # both forms of a gradient
+        y: Tensor = module(x, frames)
+        return y
+
+    for part, channels, cache in product(parts, CHANNELS, (0, 1 << 17)):
         x = torch.randn(BATCH, FRAMES, channels).requires_grad_()
         mask = torch.arange(FRAMES) < torch.tensor([[FRAMES], [FRAMES - 9]])
         frames = Frames(mask, positions.relative(x))
         module = build_module(part, channels, BlocksConfig(), True)
-        run = lambda m=module, x=x, frames=frames: m(x, frames)  # noqa: E731
-        yield f"{part.text()} of {channels}", module, run
+        yield f"{part.text()} of {channels}", module, partial(run, module, x, frames, cache)
 
 
 def baselines() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:

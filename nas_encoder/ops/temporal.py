@@ -4,9 +4,10 @@ PyTorch's ``conv1d`` wants the channels first, and from 15 taps on its CPU routi
 slower than that for images with the channels last, as which (B, T, C) can be read: one row of T
 pixels. A dilated convolution is an undilated one on each of the interleaved parts of the frames.
 
-The backward pass has the same fast form for the gradient of the input. That of the weight is taken
-three taps at a time, the only size for which the library is fast. All this is for float32 on CPUs
-outside of captured graphs; everything else uses ``conv1d`` and its own backward pass.
+The backward pass has the same fast form for the gradient of the input. That of the weight is fast
+for columns instead of rows while all fits into a core's cache; else it is taken three taps at a
+time. All this is for float32 on CPUs outside of captured graphs; everything else uses ``conv1d``
+and its own backward pass. ``benchmarks/residual_modules.py`` compares modules that are made of it.
 
 B batch, T frames, C channels, K taps.
 """
@@ -23,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from nas_encoder.ops.masking import is_capturing, is_tracing
 
 _TAPS = 3  # of one call for the weight's gradient
+_IN_CACHE = 1 << 17  # elements
 _HAS_MKLDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -122,6 +124,12 @@ def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, back: int) -> Tens
     """Return the (C, 1, K) gradient from input and gradient of the output, (B, R, T, C)."""
     batch, rows, frames, channels = grad.shape
     taps = weight.size(2)
+    if grad.numel() <= _IN_CACHE:
+        ahead, padding = taps - 1 - back, back
+        if back != ahead:
+            x, padding = F.pad(x, (0, 0, back, ahead)), 0
+        x, grad = x.flatten(0, 1).unsqueeze(2), grad.flatten(0, 1).unsqueeze(2)
+        return _gradient(x, grad, weight.unsqueeze(3), padding).squeeze(3)
     wide = frames + taps - 1
     size = batch * rows * wide * channels
     # Zeros on both sides of each row, and a tail for the last windows.
@@ -133,23 +141,29 @@ def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, back: int) -> Tens
         return torch.stack([product.sum((0, 1, 2)) for product in products], 1).unsqueeze(1)
     # A window begins some frames later and ends in the next row, where the gradient is zero: so
     # it is contiguous, and the library does not copy it.
-    grad = F.pad(grad, (0, 0, 0, taps - _TAPS)).permute(0, 3, 1, 2)
+    grad = F.pad(grad, (0, 0, 0, taps - _TAPS))
     starts = [*range(0, taps - _TAPS, _TAPS), taps - _TAPS]  # the last may overlap
     parts = []
     for start, after in zip(starts, [*starts[1:], taps], strict=True):
         window = torch.as_strided(storage, padded.size(), padded.stride(), start * channels)
-        part = torch.ops.aten.convolution_backward(
-            grad,
-            window.permute(0, 3, 1, 2),
-            weight[:, :, None, :_TAPS],
-            None,
-            [1, 1],
-            [0, 0],
-            [1, 1],
-            False,
-            [0, 0],
-            channels,
-            [False, True, False],
-        )[1]
+        part = _gradient(window, grad, weight[:, :, None, :_TAPS], 0)
         parts.append(part[:, :, 0, : after - start])
     return torch.cat(parts, 2)
+
+
+def _gradient(x: Tensor, grad: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Return the gradient of a kernel (C, 1, H, W) from images (B, H', W', C), by the library."""
+    found: Tensor = torch.ops.aten.convolution_backward(
+        grad.permute(0, 3, 1, 2),
+        x.permute(0, 3, 1, 2),
+        kernel,
+        None,
+        [1, 1],
+        [padding, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        x.size(3),
+        [False, True, False],
+    )[1]
+    return found

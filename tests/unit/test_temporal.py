@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_encoder.ops import temporal
 from nas_encoder.ops.dropout import Dropout, dropout
 from nas_encoder.ops.temporal import depthwise_over_time
 
@@ -21,7 +22,12 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, back: int, stride: int
 @pytest.mark.parametrize(
     ("taps", "back"), [(1, 0), (2, 1), (3, 1), (4, 0), (5, 4), (6, 2), (15, 7), (32, 20)]
 )
-def test_is_a_convolution(taps: int, back: int, stride: int) -> None:
+@pytest.mark.parametrize("cache", [0, 1 << 17])
+def test_is_a_convolution(
+    taps: int, back: int, stride: int, cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fits into the cache: both forms of the weight's gradient."""
+    monkeypatch.setattr(temporal, "_IN_CACHE", cache)
     for frames in (1, 7, 40):
         given = [torch.randn(3, frames, 6), torch.randn(6, 1, taps), torch.randn(6)]
         inputs = [tensor.requires_grad_() for tensor in given]
