@@ -87,7 +87,8 @@ class TrialsReport:
 
     def page(self) -> Page:
         """Return the page."""
-        epochs, each = sum(trial.epochs for trial in self.trials), self.config.training.seconds
+        epochs = sum(trial.epochs for trial in self.trials)
+        each = self.config.training.seconds if self.config.supernet is None else None
         state = "finished" if self.finished else "not finished"
         pruned = len(self.trials) - len(self.complete)
         return Page(
@@ -147,7 +148,7 @@ class TrialsReport:
             yield history_picture(self.trials)
         if any(len(trial.errors) > 1 for trial in self.trials):
             training = self.config.training
-            if training.seconds is None:
+            if training.seconds is None or self.config.supernet is not None:
                 yield curves_picture(self.trials)
             else:
                 points = [share * training.seconds for share in training.evaluate_at]

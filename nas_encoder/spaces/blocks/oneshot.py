@@ -35,7 +35,8 @@ from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front import build_front
 from nas_encoder.spaces.blocks.modules import build_module
 from nas_encoder.spaces.blocks.network import BlockEncoder
-from nas_encoder.spaces.blocks.parts import Part, SearchedFront
+from nas_encoder.spaces.blocks.part import Part
+from nas_encoder.spaces.blocks.parts import SearchedFront
 from nas_encoder.spaces.blocks.residual import Transition
 from nas_encoder.spaces.blocks.sharing import (
     Choices,

@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from nas_encoder.genotype import Genotype
-from nas_encoder.spaces.blocks.parts import MODULES, Convolution, Memory, Part
+from nas_encoder.spaces.blocks.part import Part
+from nas_encoder.spaces.blocks.parts import MODULES, Convolution, Memory
 from nas_encoder.spaces.blocks.space import BLOCKS
 
 # Kind of choice -> its values, of :attr:`.space.BlockSpace.table`.
