@@ -41,3 +41,11 @@ def train_step(path: Path, options: Mapping[str, Any]) -> Step:
         "Train it: in the training config of an ESPnet2 recipe,",
         f"encoder: nas\nencoder_conf:\n    genotype: {path}/genotype.yaml{lines}",
     )
+
+
+def inherit_step(path: Path) -> Step:
+    """Return the step that begins this training with weights of a supernet."""
+    return (
+        "or begin with the supernet's weights (the same features and their normalization):",
+        f"--asr_args '--init_param {path}/inherited.pt:encoder:encoder.network'",
+    )

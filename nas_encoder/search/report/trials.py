@@ -15,7 +15,13 @@ from nas_encoder.network.budgets import TITLES, UNITS, readable
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
-from nas_encoder.search.report.next_steps import Step, resume_command, show_step, train_step
+from nas_encoder.search.report.next_steps import (
+    Step,
+    inherit_step,
+    resume_command,
+    show_step,
+    train_step,
+)
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import COLOURS, finish, genotype_section, new_panels, to_png
 from nas_encoder.search.report.supernet import supernet_section
@@ -219,6 +225,8 @@ class TrialsReport:
         if self.finished:
             yield show_step(folder)
             yield self.train_step(folder)
+            if self.config.supernet is not None and self.genotype is not None:
+                yield inherit_step(folder)
             options += ["--set", f"trials.count={2 * count}"]
             yield (
                 "Make the study longer; it goes on where it ended:",
