@@ -290,15 +290,16 @@ def point(name: str, **sizes: Any) -> Genotype:
     problems += [
         f"{key}: must be a number, a list of them or true or false, got {show(value)}"
         for key, value in sizes.items()
-        if key in known and not all(map(_is_size, value if isinstance(value, list) else [value]))
+        if key in known and not _are_sizes(value)
     ]
     if problems:
         raise ConfigError(name, problems)
     return Genotype(name, "blocks", POINTS[name](**sizes), {"kind": "published"})
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value < 10**6
+def _are_sizes(value: object) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(one, (int, float)) and 0 <= one < 10**6 for one in values)
 
 
 KNOWN = SimpleNamespace(**{name: partial(point, name) for name in POINTS})
