@@ -39,7 +39,7 @@ def load_initial(
             continue
         genotype = evaluator.space.decode(vector).renamed(genotype.name)
         if evaluator.nearest(genotype).hash != genotype.hash:
-            problems.append(f"{shown}: is not in the table, or not made of 'choices'")
+            problems.append(f"{shown}: the table does not hold it, or 'choices' do not")
         if twin := next((s for s, other in found.items() if other.hash == genotype.hash), None):
             problems.append(f"{shown}: is the same architecture as {twin}")
         found[shown] = genotype
