@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from nas_encoder.errors import ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.spaces import SPACES, get_space
+from nas_encoder.spaces import SPACES, SearchSpace, get_space
+from nas_encoder.spaces.options import NetworkOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,11 +57,35 @@ def build_encoder(
 def _build(
     genotype: Genotype, options: Mapping[str, Any], words: Mapping[str, str] | None = None
 ) -> nn.Module:
-    space = get_space(genotype.space)
-    options = {"input_size": _FEATURES, **space.sizes, **options}
-    subject = f"encoder of genotype '{genotype.name}'"
-    config = space.options.from_dict(options, subject, words, genotype.architecture)
+    space, subject = get_space(genotype.space), f"encoder of genotype '{genotype.name}'"
+    config = read_options(space, options, subject, words, genotype.architecture)
     return space.network.build(genotype, config)
+
+
+def read_options(
+    space: SearchSpace,
+    options: Mapping[str, Any],
+    subject: str = "encoder",
+    words: Mapping[str, str] | None = None,
+    architecture: Any = None,
+) -> NetworkOptions:
+    """Return the options of networks as :func:`build_encoder` reads them, with its defaults.
+
+    A network's own ``config`` can hold what its genotype decides instead, such as the output size.
+
+    Args:
+        space: The space of the networks.
+        options: The arguments of :func:`build_encoder`.
+        subject: Their name in errors.
+        words: The user's names of options, where they differ.
+        architecture: What a network is built of, if known, to check that the options fit it.
+
+    Raises:
+        ConfigError: A key is unknown or a value breaks its rule; all are listed.
+    """
+    given = {"input_size": _FEATURES, **space.sizes, **options}
+    found: NetworkOptions = space.options.from_dict(given, subject, words, architecture)
+    return found
 
 
 def try_build_encoder(

@@ -25,6 +25,7 @@ from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data import Batch
 from nas_encoder.deploy.timing import quiet_clock
 from nas_encoder.genotype import Genotype
+from nas_encoder.network.factory import read_options
 from nas_encoder.search.config.supernet import SupernetConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.trials.sandwich import Chosen, SandwichSteps, SharedCtc
@@ -64,9 +65,8 @@ class SupernetEvaluator(TrainingEvaluator):
         one = self._encoder(self.space.sample(random.Random(0)))
         torch.manual_seed(derive_seed(self.seed, 0))
         # Options as given: an encoder's own say the output size of its width.
-        options = whole.options.from_dict(
-            {**config.network, "input_size": config.features.num_mel_bins}, "network"
-        )
+        asked = {**config.network, "input_size": config.features.num_mel_bins}
+        options = read_options(whole, asked, "network")
         shared: Any = whole.oneshot.build(whole, config.choices, options)
         self.network = SharedCtc(shared, len(self.tokens)).to(self.fabric.device)
         self.steps = SandwichSteps(

@@ -23,6 +23,7 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network import build_encoder
 from nas_encoder.network.ctc import CtcNetwork
+from nas_encoder.network.factory import read_options
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.trials.costs import TrialCosts
 from nas_encoder.search.trials.evaluate import Unprepared
@@ -64,9 +65,11 @@ class TrainingEvaluator(Unprepared):
         self.space: TrialSpace = get_space(config.space)
         if config.choices:
             self.space = Subspace(get_space(config.space), config.choices)
-        probe: Any = self._encoder(self.space.sample(random.Random(0)))
+        self._encoder(self.space.sample(random.Random(0)))  # the options fit such a network
+        asked = {**config.network, "input_size": config.features.num_mel_bins}
+        options: Any = read_options(get_space(config.space), asked, "network")
         # All trials have the same data: what the finest network can use.
-        rates = get_space(config.space).frame_rates(probe.config)
+        rates = get_space(config.space).frame_rates(options)
         self.fabric = open_fabric(config.trainer)
         use_deterministic_algorithms(config.trainer, self.fabric)
         data = open_data(
@@ -86,7 +89,7 @@ class TrainingEvaluator(Unprepared):
         frames = max(rates.min_length, round(config.measure.seconds / config.features.frame_shift))
         self._costs = TrialCosts(
             get_space(config.space),
-            probe.config,
+            options,
             frames,
             config.measure,
             "cuda" if self.fabric.device.type == "cuda" else "cpu",
