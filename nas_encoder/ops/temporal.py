@@ -6,8 +6,9 @@ pixels. A dilated convolution is an undilated one on each of the interleaved par
 
 The backward pass has the same fast form for the gradient of the input. That of the weight is fast
 for columns instead of rows while all fits into a core's cache; else it is taken three taps at a
-time. All this is for float32 on CPUs outside of captured graphs; everything else uses ``conv1d``
-and its own backward pass. ``benchmarks/residual_modules.py`` compares modules that are made of it.
+time. All this is for float32 on CPUs. Graphs captured there have the images, with PyTorch's own
+backward pass; everything else uses ``conv1d``. ``benchmarks/residual_modules.py`` compares modules
+that are made of it.
 
 B batch, T frames, C channels, K taps.
 """
@@ -52,21 +53,25 @@ def depthwise_over_time(
             y = depthwise_over_time(x.float(), weight.float(), shift, back, stride)
         return y.to(x.dtype)
     if not (_HAS_MKLDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32):
-        return _channels_first(x, weight, bias, back, stride)
+        return _by_library(x, weight, bias, back, stride)
     if is_capturing():
-        return _channels_first(x, weight, bias, back, stride)
+        return _by_library(x, weight, bias, back, stride)
     if stride > 1 and taps > 1:
         return _interleaved(x, weight, bias, back, stride)
     return _rows(x.unsqueeze(1), weight, bias, back).squeeze(1)
 
 
-def _channels_first(
-    x: Tensor, weight: Tensor, bias: Tensor | None, back: int, stride: int
-) -> Tensor:
+def _by_library(x: Tensor, weight: Tensor, bias: Tensor | None, back: int, stride: int) -> Tensor:
     before, after = back * stride, (weight.size(2) - 1 - back) * stride
     signal, padding = x.transpose(1, 2), before
     if is_tracing() or before != after:  # sizes are tensors then, which nothing may depend on
         signal, padding = F.pad(signal, (before, after)), 0
+    if x.device.type == "cpu" and is_capturing():  # ONNX Runtime, too, is fast for images only
+        signal, kernel = signal.unsqueeze(2), weight.unsqueeze(2)
+        image = F.conv2d(
+            signal, kernel, bias, 1, (0, padding), dilation=(1, stride), groups=x.size(2)
+        )
+        return image.squeeze(2).transpose(1, 2)
     y = F.conv1d(signal, weight, bias, padding=padding, dilation=stride, groups=x.size(2))
     return y.transpose(1, 2)
 
