@@ -82,9 +82,13 @@ def compare(name: str, channels: int, sides: dict[str, Any], repeats: int) -> di
     one, batch = torch.randn(1, FRAMES, BINS), torch.randn(4, FRAMES, BINS)
     lengths = torch.tensor([1000, 817, 633, 400])
     row: dict[str, object] = {"front_end": name, "channels": channels}
+    for module, _ in sides.values():
+        module.eval()
     with torch.no_grad():
         calls = {side: lambda e=encode: e(one, lengths[:1]) for side, (_, encode) in sides.items()}
         found = {"forward": measure(calls, 3 * repeats)}
+    for module, _ in sides.values():
+        module.train()
     calls = {side: lambda p=pair: step(*p, batch, lengths) for side, pair in sides.items()}
     found["step"] = measure(calls, repeats)
     for what, times in found.items():

@@ -19,6 +19,7 @@ from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.deploy import latency, timing
 from nas_encoder.deploy.latency import BenchSettings, measure_table
 from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import Genotype
 from nas_encoder.network.budgets import ObjectiveConfig
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search.gradient.objective import Objective
@@ -212,6 +213,19 @@ def test_whole_networks(capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads(capsys.readouterr().out)
     assert [row["genotype"] for row in result["networks"]] == ["asrnet_b", "asrnet_a"]
     assert all(row["ms"] > 0 for row in result["networks"])
+
+
+@pytest.mark.parametrize("command", [["bench", "--frames", "6"], ["show", "--seconds", "0.14"]])
+def test_too_few_frames_for_a_front_end_without_padding(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    front = {"kind": "conv2d", "channels": 4, "padded": False, "factor": 8}
+    stage = {"width": 8, "modules": [{"kind": "feed_forward"}]}
+    document = {"schema": 1, "name": "bare", "space": "blocks", "front": front, "stages": [stage]}
+    path = tmp_path / "bare.yaml"
+    Genotype.from_dict(document).save(path)
+    assert main([command[0], str(path), *command[1:]]) == 2
+    assert "at least 15 are needed for one output frame" in capsys.readouterr().err
 
 
 def test_the_size_of_a_search_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
