@@ -13,10 +13,10 @@ from report_checks import check_page
 from report_pages import page_of
 from trials_samples import lookup_config, write_table
 
-from nas_encoder import build_encoder
 from nas_encoder.common.resources import list_configs
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.network.factory import read_options
 from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
@@ -118,8 +118,8 @@ def test_those_of_shipped_configurations_are_within_their_budgets() -> None:
         for source in config.trials.initial:
             genotype = load_genotype(source)
             vector = space.encode(genotype)  # it can be mutated
-            encoder: Any = build_encoder(genotype, **{**config.network, "input_size": size})
-            costs = space.costs.build(space, encoder.config, frames)
+            options = read_options(space, {**config.network, "input_size": size})
+            costs = space.costs.build(space, options, frames)
             found = costs.of(space.decode(vector).architecture)
             assert config.objective.excess(found) == {}, (name, source, found)
             seen += 1
