@@ -220,6 +220,8 @@ def _require_same(study: Any, prepared: str, storage: str) -> None:
     Raises:
         CheckpointError: They do.
     """
+    if not prepared:
+        return
     before = study.user_attrs.get(_PREPARED)
     if before is None:
         study.set_user_attr(_PREPARED, prepared)

@@ -33,7 +33,7 @@ from nas_encoder.search.trials.training import TrainingEvaluator
 from nas_encoder.spaces import get_space
 from nas_encoder.training.checkpoint import State, load_checkpoint, save_checkpoint
 from nas_encoder.training.loaders import epoch_of
-from nas_encoder.training.lock import held
+from nas_encoder.training.lock import held, holder_of, is_held
 from nas_encoder.training.optimizers import cosine, weights_optimizer
 from nas_encoder.training.trainer import Trainer
 
@@ -93,7 +93,10 @@ class SupernetEvaluator(TrainingEvaluator):
             DivergedError: A loss or a weight is NaN or infinite.
             StoppedError: A signal asked to stop; a checkpoint is written.
         """
-        with held(folder.path / _LOCK, folder.subject, wait=-1.0):
+        lock = folder.path / _LOCK
+        if is_held(lock):
+            logger.info("waiting for the supernet, which is trained by %s", holder_of(lock))
+        with held(lock, folder.subject, wait=-1.0):
             trainer, state = self._trainer(folder), self._load(folder)
             if state is not None:
                 self.history, self._used = list(state["history"]), float(state["used"])

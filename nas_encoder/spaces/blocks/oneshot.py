@@ -57,7 +57,7 @@ class _Plan:
     """An encoder without weights, and where each of its weights is."""
 
     network: BlockEncoder
-    weights: Mapping[str, tuple[str, Slice]]
+    weights: Mapping[str, tuple[nn.Parameter, Slice]]
 
 
 class OneShot(nn.Module):
@@ -191,8 +191,7 @@ class OneShot(nn.Module):
         return sandwich(self.choices, rng, count)
 
     def _weights(self, plan: _Plan) -> Mapping[str, Tensor]:
-        own = dict(self.named_parameters())
-        return {name: part.of(own[source]) for name, (source, part) in plan.weights.items()}
+        return {name: part.of(whole) for name, (whole, part) in plan.weights.items()}
 
     def _plan(self, genotype: Genotype) -> _Plan:
         found: BlockArchitecture = genotype.architecture
@@ -205,8 +204,8 @@ class OneShot(nn.Module):
         self._plans.move_to_end(found)
         return self._plans[found]
 
-    def _sources(self, network: BlockEncoder) -> Iterable[tuple[str, tuple[str, Slice]]]:
-        """Yield (name, (name here, slice)) of each weight of an encoder."""
+    def _sources(self, network: BlockEncoder) -> Iterable[tuple[str, tuple[nn.Parameter, Slice]]]:
+        """Yield (name, (weight here, slice)) of each weight of an encoder."""
         pairs: list[tuple[str, str]] = [("front", "front"), ("head", "head")]
         pairs += [(f"transitions.{number}", f"transitions.{number}") for number in self.transitions]
         pairs.append(("final_norm", "final_norm"))
@@ -226,8 +225,9 @@ class OneShot(nn.Module):
         existing = dict(network.named_modules())
         for here, there in pairs:
             if here in existing:
-                for name, part in slices(existing[here], self.get_submodule(there)).items():
-                    yield f"{here}.{name}", (f"{there}.{name}", part)
+                big = self.get_submodule(there)
+                for name, part in slices(existing[here], big).items():
+                    yield f"{here}.{name}", (big.get_parameter(name), part)
 
 
 _SLOTS = tuple(name.replace(" ", "_").replace("-", "_") for name in SLOTS)
