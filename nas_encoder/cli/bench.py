@@ -99,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--repeats", type=int, default=10, help="at least so many calls (default 10)")
     how.add_argument(
-        "--checks", type=int, default=4, help="whole random networks beside (default 4)"
+        "--checks",
+        type=int,
+        default=4,
+        help="whole random networks beside (default 4; of blocks better 12)",
     )
     how.add_argument("--seed", type=int, default=0, help="of weights, inputs and networks")
 
@@ -179,6 +182,9 @@ def _text(table: Any, args: argparse.Namespace) -> list[str]:
     if args.json:
         return [json.dumps({"output": args.output, **table.to_dict()})]
     pieces = sorted(table.milliseconds.items(), key=lambda item: -item[1])
+    document = table.to_dict()
+    each = 1000 * document.get("piece_ms", 0.0)
+    more = f", and each piece adds {each:.1f} µs" if each else ""
     return [
         f"{'ms':>9}  piece",
         *(f"{ms:9.3f}  {piece}" for piece, ms in pieces),
@@ -186,5 +192,5 @@ def _text(table: Any, args: argparse.Namespace) -> list[str]:
             f"whole network {check['network_ms']:.2f} ms, its pieces {check['sum_ms']:.2f} ms"
             for check in table.checks
         ),
-        f"sums are multiplied by {table.scale:.3f}; {args.output}",
+        f"sums are multiplied by {document['scale']:.3f}{more}; {args.output}",
     ]

@@ -138,9 +138,10 @@ def measure_table(
             for number in range(settings.checks)
         ]
         for genotype in show_progress(genotypes[len(checks) :], "whole networks"):
-            parts = sum(known[piece] for piece in network.pieces_of(genotype.architecture))
+            own = network.pieces_of(genotype.architecture)
+            total = sum(known[piece] for piece in own)
             whole = measure_network(genotype, options, network.frames, settings, timed)
-            sums = {"sum_ms": round(parts, 4), "network_ms": round(whole, 4)}
+            sums = {"pieces": len(own), "sum_ms": round(total, 4), "network_ms": round(whole, 4)}
             checks.append({"hash": genotype.hash, **sums})
             save()
     return save(complete=True)

@@ -1,12 +1,9 @@
-"""Measured latencies of the pieces of a space's networks: the file and its reader.
-
-A network's latency is the sum of those of its pieces, times a factor measured on whole networks.
-"""
+"""Measured latencies of the pieces of a space's networks: the file and its reader."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -33,7 +30,8 @@ class LatencyTable:
         piece: Frozen dataclass of strings and numbers.
         milliseconds: Milliseconds of each measured piece.
         about: The space, the network's size, the settings and the machine.
-        checks: For each whole network its hash, the sum over its pieces and its own latency.
+        checks: For each whole network its hash, the number of its pieces and the sum over them, and
+            its own latency.
         complete: Whether everything was measured.
     """
 
@@ -52,6 +50,14 @@ class LatencyTable:
         """
         ratios = [check["network_ms"] / check["sum_ms"] for check in self.checks]
         return statistics.geometric_mean(ratios) if ratios else 1.0
+
+    def predict(self, pieces: Sequence[Any]) -> float:
+        """Return the milliseconds of a network of pieces, repeated as often as they occur.
+
+        Raises:
+            KeyError: A piece is not measured.
+        """
+        return self.scale * sum(self.milliseconds[piece] for piece in pieces)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the YAML form."""
@@ -74,7 +80,7 @@ class LatencyTable:
         document = read_yaml(path, ConfigError)
         problems = Problems()
         required = ("schema", "space", "network", "frames", "settings", "machine", "pieces")
-        rest = ("environment", "complete", "scale", "checks")
+        rest = ("environment", "complete", "scale", "piece_ms", "checks")
         if problems.mapping(document, "", required, rest) is None or problems:
             raise ConfigError(f"table {path}", problems.lines)
         problems.integer(document["schema"], "schema", SCHEMA, SCHEMA)
@@ -91,9 +97,10 @@ class LatencyTable:
         checks = problems.sequence(document.get("checks", []), "checks", 0, 10**6) or []
         for place, check in enumerate(checks):
             where = f"checks[{place}]"
-            if problems.mapping(check, where, ("sum_ms", "network_ms"), ("hash",)):
+            if problems.mapping(check, where, ("sum_ms", "network_ms"), ("hash", "pieces")):
                 for name in ("sum_ms", "network_ms"):
                     problems.number(check.get(name), f"{where}.{name}", 0, above=True)
+                problems.integer(check.get("pieces", 1), f"{where}.pieces", 1, 10**6)
         if problems:
             raise ConfigError(f"table {path}", problems.lines)
         about = {name: document[name] for name in ("space", "network", "frames", "settings")}

@@ -114,10 +114,31 @@ def test_a_latency_is_the_scaled_sum_of_its_pieces(table: Path) -> None:
         found = costs.of(genotype.architecture)
         pieces = network.pieces_of(genotype.architecture)
         total = sum(loaded.milliseconds[piece] for piece in pieces)
-        assert found["latency_ms"] == pytest.approx(loaded.scale * total)
+        assert found["latency_ms"] == pytest.approx(loaded.scale * total)  # of two checks only
         assert found.items() > plain.of(genotype.architecture).items()
         # The cheapest has equal widths and modules; noise can make a mixture cheaper.
         assert 0 < least < 1.5 * found["latency_ms"]
+
+
+def test_what_each_piece_costs_besides_is_found() -> None:
+    """Whole networks tell the factor of the sums and the constant; too few only the factor."""
+    piece = restricted().all_pieces()[0]
+    checks = [
+        {"pieces": count, "sum_ms": total, "network_ms": 1.1 * total + 0.02 * count}
+        for count, total in zip(
+            range(10, 90, 10), (3.0, 9.0, 4.0, 7.0, 20.0, 5.0, 8.0, 6.0), strict=True
+        )
+    ]
+    found = BlockLatencies({piece: 2.0}, {}, tuple(checks))
+    assert found.factors == pytest.approx((1.1, 0.02))
+    assert found.predict([piece] * 3) == pytest.approx(1.1 * 6.0 + 0.06)
+    few = BlockLatencies({piece: 2.0}, {}, tuple(checks[:7]))
+    assert few.factors == (few.scale, 0.0) and few.predict([piece] * 3) == 6.0 * few.scale
+    alike = BlockLatencies({piece: 2.0}, {}, (checks[0],) * 9)
+    assert alike.factors == (alike.scale, 0.0)
+    faster = [{**check, "network_ms": check["sum_ms"] - 0.01 * check["pieces"]} for check in checks]
+    none = BlockLatencies({piece: 2.0}, {}, tuple(faster))
+    assert none.factors == (none.scale, 0.0)
 
 
 def test_more_blocks_cost_as_many_pieces_more() -> None:

@@ -89,9 +89,9 @@ class BlockCosts:
         if name != "latency_ms":
             return self._counted(architecture)[name]
         assert self._table is not None
-        known = self._table.milliseconds
         pieces = self._pieces.pieces_of(architecture)
-        return self._table.scale * sum(known.get(piece, _UNKNOWN) for piece in pieces)
+        known = [piece for piece in pieces if piece in self._table.milliseconds]
+        return self._table.predict(known) + _UNKNOWN * (len(pieces) - len(known))
 
     def _counted(self, architecture: BlockArchitecture) -> dict[str, float]:
         """Return the sums over pieces, which are counted once each."""
@@ -116,7 +116,7 @@ class BlockCosts:
         if missing := [piece for piece in dict.fromkeys(pieces) if piece not in table.milliseconds]:
             rule = f"{len(missing)} pieces of a network are not measured, for example {missing[0]}"
             raise ConfigError(f"objective.table {self._path}", [rule, self._remedy()])
-        return table.scale * sum(table.milliseconds[piece] for piece in pieces)
+        return table.predict(pieces)
 
     def _remedy(self) -> str:
         return (
@@ -130,6 +130,7 @@ class BlockCosts:
         words += ["--input-size", self.config.input_size, "--frames", self.frames]
         if self.config.output_size is not None:
             words += ["--output-size", self.config.output_size]
+        words += ["--checks", 12]
         return shlex.join(map(str, [*words, "--output", self._path or "latency.yaml"]))
 
 

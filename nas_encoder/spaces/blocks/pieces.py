@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +41,7 @@ FALL, RISE = "fall", "rise"
 RESTRICTIONS = ("widths", "rates", "modules", "fronts")
 _WEIGHTS = 2**21  # of the copies of a step, together: more than the caches nearest to a core hold
 _COPIES = 16
+_LEAST_CHECKS = 8  # for two unknowns
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,46 @@ class Piece:
 
 
 class BlockLatencies(LatencyTable):
-    """A file of their latencies."""
+    """A file of their latencies.
+
+    A network takes a constant time more for each piece than pieces alone, repeated, do: what it
+    runs was not run just before. benchmarks/BLOCKS.md says what that is worth.
+    """
 
     piece = Piece
+
+    @cached_property
+    def factors(self) -> tuple[float, float]:
+        """Factor of the sum over pieces, and milliseconds of each piece besides.
+
+        Least squares of the checks' relative errors; from fewer than eight of them, or where it
+        would be negative, there is no constant.
+        """
+        rows = [
+            (own["sum_ms"] / own["network_ms"], own["pieces"] / own["network_ms"])
+            for own in self.checks
+            if "pieces" in own
+        ]
+        if len(rows) < _LEAST_CHECKS:
+            return self.scale, 0.0
+        aa, bb = sum(a * a for a, _ in rows), sum(b * b for _, b in rows)
+        ab, a1, b1 = sum(a * b for a, b in rows), sum(a for a, _ in rows), sum(b for _, b in rows)
+        determinant = aa * bb - ab * ab
+        if determinant <= 1e-6 * aa * bb:  # all networks are alike
+            return self.scale, 0.0
+        factor, constant = (bb * a1 - ab * b1) / determinant, (aa * b1 - ab * a1) / determinant
+        return (factor, constant) if min(factor, constant) > 0 else (self.scale, 0.0)
+
+    def predict(self, pieces: Sequence[Any]) -> float:
+        """Return the milliseconds of an encoder of pieces; KeyError if one is not measured."""
+        factor, constant = self.factors
+        return factor * sum(self.milliseconds[piece] for piece in pieces) + constant * len(pieces)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        factor, constant = self.factors
+        found = super().to_dict()
+        return {**found, "scale": round(factor, 4), "piece_ms": round(constant, 5)}
 
 
 class BlockPieces:
