@@ -61,7 +61,7 @@ def check_numbers(exp: Path) -> None:
     # What the search found is what was trained.
     spec = yaml.safe_load((exp / "encoders" / "timit" / "searched.yaml").read_text())
     found = load_genotype(exp / "search" / "evolution" / "timit" / "genotype.yaml")
-    assert spec["options"]["genotype"] == found.to_dict() and spec["options"]["layers"] == 6
+    assert spec["options"]["genotype"] == found.to_dict()
     assert {own["strategy"] for own in document["searches"]} == {"evolution", "random"}
     assert all(own["cpu_seconds"] > 1 for own in document["searches"])
     (ranked,) = document["chance"]["timit"]
