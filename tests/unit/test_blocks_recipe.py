@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_the_goal_is_met_where_all_its_parts_are() -> None:
 
     def goal(errors: list[int], ms: float) -> dict[str, bool]:
         rows = [row("searched", "searched", errors, ms), peer, slower, narrowed]
-        (verdict,) = verdicts.verdicts(rows, seed=1)
+        (verdict,) = verdicts.verdicts(rows, 1, ["searched"])
         assert verdict.allowed_ms() == 10.0
         found = verdict.goal()
         assert found is not None
@@ -208,6 +209,11 @@ def test_the_goal_is_met_where_all_its_parts_are() -> None:
     # A third fewer than the narrowed peer's, but 18 % fewer than the best as shipped.
     assert [*goal([3, 4, 4, 3] * 20, 9.0).values()] == [True, True, True]
     assert [*goal([3, 4, 4, 4] * 20, 9.0).values()] == [False, False, True]
+
+
+def test_the_goal_is_about_the_first_searched_encoder_of_the_list() -> None:
+    rows = [row("b", "searched", [1, 2]), row("a", "searched", [2, 2]), row("p", "peer", [3, 4])]
+    assert [own.name for own in verdicts.verdicts(rows, 1, ["a", "p", "b"])] == ["a", "b"]
 
 
 def test_the_sentences_of_duels() -> None:
@@ -224,14 +230,17 @@ def test_the_sentences_of_duels() -> None:
 
 def test_chance_by_counting() -> None:
     draws = [row(f"draw-{n}", "chance", [n, n]) for n in range(3, 9)]
-    (found,) = verdicts.chance([*draws, row("searched", "searched", [2, 3], seeds=3)])
+    (found,) = verdicts.chance([*draws, row("searched", "searched", [2, 3], seeds=3)], 2)
     assert found["better_than"] == 6 and found["draws_best"] == pytest.approx(30)
     # All three below all six: the most extreme of C(9, 3) = 84 rankings, on two sides. Ties among
     # the three make scipy approximate.
     assert found["smallest_p"] == pytest.approx(2 / 84)
     assert found["lower"] == 1.0 and found["p"] < 0.05
+    # The lower one of two of 30, 40, ..., 80 %.
+    lower = [30 + 10 * min(pair) for pair in combinations(range(6), 2)]
+    assert found["best_of_affordable"] == pytest.approx(sum(lower) / 15)
     assert "better than random points" in verdicts.chance_sentence(found)
-    (worse,) = verdicts.chance([*draws, row("searched", "searched", [9, 9], seeds=3)])
+    (worse,) = verdicts.chance([*draws, row("searched", "searched", [9, 9], seeds=3)], 2)
     assert "worse than random points" in verdicts.chance_sentence(worse)
 
 
