@@ -1,12 +1,12 @@
 """One set of weights for all block encoders of some choices: a weight-entangled supernet.
 
 An encoder computes with slices of the weights of the biggest one: the first features of widths and
-hidden units (AutoFormer, Chen et al. 2021), the middle taps of kernels and memories (Once-for-All,
-Cai et al. 2020), the first blocks of a stage (Yu and Huang 2019), and the same weights whatever the
-number of heads. Each kind of module has weights of its own in each slot of each block. The forward
-pass is that of the encoder itself, given views of these weights; only layers that hold several
-groups side by side (queries, keys and values; the halves of a gate) copy theirs if they are
-narrower than the biggest.
+hidden units (AutoFormer, Chen et al. 2021), the middle taps of kernels and memories and the first
+blocks of a stage (Once-for-All, Cai et al. 2020), and the same weights whatever the number of
+heads. Each kind of module has weights of its own in each slot of each block. The forward pass is
+that of the encoder itself, given views of these weights; only layers that hold several groups side
+by side (queries, keys and values; the halves of a gate) copy theirs if they are narrower than the
+biggest.
 
 All encoders have the same rate schedule and the same kind of front end.
 
@@ -149,7 +149,7 @@ class OneShot(nn.Module):
         """Return the buffers of a genotype's encoder, whose statistics are those of some data.
 
         A batch norm's statistics depend on all that is before it, so they are no encoder's but its
-        own (Yu and Huang 2019, section 3.3): the means over the batches.
+        own (Yu and Huang 2019, "post-statistics"): the means over the batches.
 
         Args:
             genotype: Within the choices.

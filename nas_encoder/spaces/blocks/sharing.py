@@ -60,7 +60,7 @@ def without_channels(front: Any) -> Any:
 def sandwich(choices: Choices, rng: random.Random, count: int) -> list[Genotype]:
     """Draw the encoders of a training step: the biggest, the smallest, ``count`` at random.
 
-    The sandwich rule (Yu and Huang 2019, section 3.1) knows one biggest network. Kinds of modules
+    The sandwich rule (Yu and Huang 2019) knows one biggest network. Kinds of modules
     have no order, so each step first draws these (and norms) for its biggest and its smallest.
     """
     drawn = _drawn(choices, rng)
