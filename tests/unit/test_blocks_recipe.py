@@ -45,6 +45,9 @@ def test_the_plan_of_all_corpora() -> None:
     assert ("librispeech", "time", "transfer") not in runs  # its own search found it
     assert ("timit", "epochs", "zipformer") in runs
     assert ("prompts", "epochs", "zipformer") not in runs
+    assert ("librispeech", "time", "random_search") in runs
+    assert ("aishell", "time", "random_search") not in runs  # no random search there
+    assert ("random", "aishell") not in found.search_runs
     assert found.genotype("aishell", "transfer") == ["search/evolution/librispeech/genotype.yaml"]
     assert found.genotype("aishell", "searched") == ["search/evolution/aishell/genotype.yaml"]
     assert found.genotype("aishell", "zipformer") == []

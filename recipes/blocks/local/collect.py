@@ -182,20 +182,18 @@ def affordable(reader: Reader, corpus: str) -> int:
 def searches(reader: Reader) -> list[dict[str, Any]]:
     """Return the cost and the genotype of each search."""
     found = []
-    for corpus in reader.plan.search_corpora:
-        for strategy in reader.plan.searches:
-            path = reader.expdir / "search" / strategy / corpus / "genotype.yaml"
-            costs = read_costs(reader.expdir, f"search/{strategy}/{corpus}")
-            genotype = load_genotype(path)
-            found.append(
-                {
-                    "corpus": corpus,
-                    "strategy": strategy,
-                    "cpu_seconds": costs["cpu_seconds"],
-                    "peak_memory_mib": costs["peak_memory_mib"],
-                    "genotype": genotype.to_dict(),
-                }
-            )
+    for strategy, corpus in reader.plan.search_runs:
+        path = reader.expdir / "search" / strategy / corpus / "genotype.yaml"
+        costs = read_costs(reader.expdir, f"search/{strategy}/{corpus}")
+        found.append(
+            {
+                "corpus": corpus,
+                "strategy": strategy,
+                "cpu_seconds": costs["cpu_seconds"],
+                "peak_memory_mib": costs["peak_memory_mib"],
+                "genotype": load_genotype(path).to_dict(),
+            }
+        )
     return found
 
 

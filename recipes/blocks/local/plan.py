@@ -56,6 +56,12 @@ class Plan:
             name for name in self._words("draw_corpora")
             if name in self.search_corpora and RANDOM in self.searches
         ]  # fmt: skip
+        # A random search is made where its points are trained too.
+        self.search_runs = [
+            (strategy, corpus)
+            for strategy in self.searches
+            for corpus in (self.draw_corpora if strategy == RANDOM else self.search_corpora)
+        ]
         first = options["first_corpus"]
         self.first = first if first in self.search_corpora else next(iter(self.search_corpora), "")
         # Names of the folders of corpora and data; another size or seed is another corpus.
@@ -132,7 +138,7 @@ class Plan:
             name: encoder
             for name, encoder in self.encoders.items()
             if encoder.search is None
-            or (encoder.search in self.searches and self._origin(corpus, encoder))
+            or (encoder.search, self._origin(corpus, encoder)) in self.search_runs
         }
 
     def _origin(self, corpus: str, encoder: Encoder) -> str:
