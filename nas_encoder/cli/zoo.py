@@ -2,7 +2,8 @@
 
 Each line has the name, the search space, the kind (published: printed in a paper; search: found
 by this project; reconstruction: made to match a paper's parameter counts, because the paper
-prints no genotype, so not the published cells), the hash and where it comes from.
+prints no genotype, so not the published cells), the hash and where it comes from. Known encoders,
+which are genotypes too, at any size, are listed below them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import shutil
 import textwrap
 
 from nas_encoder.genotype import Genotype, list_genotypes, load_genotype
+from nas_encoder.tables import KNOWN
 
 EXAMPLES = """examples:
   nas-encoder zoo
   nas-encoder zoo --json
   nas-encoder show asrnet_b
+  nas-encoder show conformer
 """
 
 # Shown instead of the plain kind where the genotype might be taken for the paper's own.
@@ -68,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
                 break_on_hyphens=False,
             )
         )
+    print(f"\nknown encoders, at any size: {', '.join(KNOWN)}")
+    print("for example in a config: genotype: {known: conformer, width: 144, blocks: 16}")
     return 0
 
 

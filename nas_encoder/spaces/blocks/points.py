@@ -294,7 +294,9 @@ def point(name: str, **sizes: Any) -> Genotype:
     ]
     if problems:
         raise ConfigError(name, problems)
-    return Genotype(name, "blocks", POINTS[name](**sizes), {"kind": "published"})
+    source = str(POINTS[name].__doc__).partition("\n")[0].removeprefix("Return ")
+    provenance = {"kind": "published", "source": source}
+    return Genotype(name, "blocks", POINTS[name](**sizes), provenance)
 
 
 def _are_sizes(value: object) -> bool:
