@@ -145,7 +145,11 @@ def main() -> int:
         compare(name, {"ours": own, "theirs": theirs}, args.frames, args.repeats)
         for name, own, theirs in pairs()
     ]
-    document = {"environment": environment(), "arguments": vars(args), "rows": rows}
+    document = {
+        "environment": environment(),
+        "arguments": {name: own for name, own in vars(args).items() if name != "json"},
+        "rows": rows,
+    }
     print("  ".join(f"{key}: {value}" for key, value in environment().items()))
     print(f"{'':<24}{'parameters':>12}{'inference ms':>26}{'training step ms':>26}")
     print(f"{'':<24}{'ours':>12}" + 2 * f"{'ours':>9}{'theirs':>9}{'share':>8}")

@@ -146,7 +146,7 @@ def main() -> int:
     }
     about = {
         "environment": environment(),
-        "arguments": vars(args),
+        "arguments": {name: own for name, own in vars(args).items() if name != "json"},
         "pieces": len(ms),
         "load_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
         "networks_differ_between_rounds": round(spread(of_networks), 4),

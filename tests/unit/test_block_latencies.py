@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import runpy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,28 @@ def test_restrictions_go_with_operations(capsys: Any) -> None:
     assert main(["bench", "asrnet_b", "--widths", "32", "--also", "x"]) == 2
     error = capsys.readouterr().err
     assert "--widths: goes with --operations" in error and "--also: goes with" in error
+
+
+def test_the_benchmark_compares_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = tmp_path / "found.json"
+    size = "--networks 3 --calibration 2 --parameters 0 3e5 --widths 32 --frames 60".split()
+    how = "--rounds 2 --seconds 0 --repeats 3 --json".split()
+    script = Path(__file__).parents[2] / "benchmarks" / "latency_blocks.py"
+    monkeypatch.setattr("sys.argv", [str(script), *size, *how, str(path)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    assert caught.value.code == 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    shown = json.loads(capsys.readouterr().out)
+    assert found.items() >= shown.items() and len(found["networks"]) == 5
+    rows = [own for own in found["networks"] if not own["calibration"]]
+    predicted = [found["factor"] * own["sum_ms"] for own in rows]
+    errors = [
+        abs(one / min(own["measured_ms"]) - 1) for one, own in zip(predicted, rows, strict=True)
+    ]
+    assert sorted(errors)[1] == pytest.approx(found["median_error"], abs=1e-3)
 
 
 # -- searches --------------------------------------------------------------------------------------
