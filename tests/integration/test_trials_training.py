@@ -17,6 +17,7 @@ from nas_encoder import build_encoder
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.common.sealed import SEALS
+from nas_encoder.deploy.latency import BenchSettings, measure_table
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
@@ -115,6 +116,23 @@ def test_costs_are_measured_once_and_those_that_budgets_refuse_not_at_all(
     assert genotype.provenance["validation"].keys() == {"token_error_rate", "macs", *budgets}
     with pytest.raises(ConfigError, match="parameters: no network of the space and of this size"):
         evaluator(corpus, "tdnn_chain", objective={"parameters": 10})
+
+
+def test_latencies_are_predicted_where_there_is_a_table(
+    corpus: tuple[str, str], tmp_path: Path
+) -> None:
+    path, space = str(tmp_path / "latency.yaml"), get_space("darts")
+    options = space.options.from_dict({**NETWORKS["darts"], "input_size": 16})
+    measure_table(space, options, 30, BenchSettings(seconds=0.0, repeats=3, checks=1), path)
+    more = {"measure": {"seconds": 0.3}, "objectives": ["error"]}
+    found = evaluator(corpus, "darts", objective={"table": path, "latency_ms": 1e6}, **more)
+    genotype = load_genotype("darts_v2")
+    predicted = space.costs.build_with_latency(space, options, 30, path).of(genotype.architecture)
+    assert found.costs(genotype, ["latency_ms"]) == predicted
+    with pytest.raises(ConfigError, match="latency_ms: no network of the space"):
+        evaluator(corpus, "darts", objective={"table": path, "latency_ms": 1e-6}, **more)
+    with pytest.raises(ConfigError, match=r"frames: is 30 in the table, the search has 300"):
+        evaluator(corpus, "darts", objective={"table": path})
 
 
 def test_nothing_is_trained_twice(

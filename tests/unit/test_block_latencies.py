@@ -216,6 +216,7 @@ def test_a_table_is_extended(table: Path, tmp_path: Path, capsys: Any) -> None:
         (["--modules", "feed_forward"], "no mixing is left"),
         (["--fronts", "conv3d"], "fronts: none is 'conv3d'; known: conv2d"),
         (["--rates", "5"], "rates: no encoder has only [5] input frames per frame"),
+        (["--channels", "64"], "channels: must be null: the genotypes' own widths are measured"),
         (["--frames", "6"], "frames: must be in 8..1000000, got 6"),
         (["--space", "darts", "--widths", "32"], "widths: is for other spaces"),
         (["--space", "tdnn_chain"], "the operations of 'tdnn_chain' are not measured"),

@@ -161,5 +161,13 @@ def pieces(
     only: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     also: Sequence[Genotype] = (),
 ) -> BlockPieces:
-    """Return the pieces of the encoders; see :class:`.pieces.BlockPieces`."""
+    """Return the pieces of the encoders; see :class:`.pieces.BlockPieces`.
+
+    Raises:
+        ConfigError: A restriction leaves nothing, or ``options`` give all encoders another width,
+            so that those of the space's choices are none of theirs.
+    """
+    if options.channels is not None:
+        rule = f"must be null: the genotypes' own widths are measured, got {options.channels}"
+        raise ConfigError("bench", [f"channels: {rule}"])
     return BlockPieces(options, frames, space, only, also)
