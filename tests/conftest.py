@@ -84,19 +84,20 @@ def same_logging() -> Iterator[None]:
     yield
     logging.root.setLevel(root)
     logging.disable(disabled)
-    logging.getLogger("nas_encoder").setLevel(logging.NOTSET)
     silent = _heard_again()
     assert not silent, f"this test has silenced {silent}"
 
 
 def _heard_again() -> list[str]:
-    """Return the names of our loggers that nobody would hear; undo it."""
+    """Return the names of our loggers whose warnings nobody would hear; undo it."""
     silent = []
-    for name, logger in list(logging.root.manager.loggerDict.items()):
+    root = logging.root
+    for name, logger in list(root.manager.loggerDict.items()):
         if name.split(".")[0] == "nas_encoder" and isinstance(logger, logging.Logger):
-            if logger.disabled or not logger.propagate:
-                silent.append(name)
-            logger.disabled, logger.propagate = False, True
+            if not (logger.isEnabledFor(logging.WARNING) and logger.propagate):
+                silent.append(f"{name} (level {logger.level}, root's {root.level})")
+            logger.disabled, logger.propagate, logger.level = False, True, logging.NOTSET
+    root.setLevel(min(root.level, logging.WARNING))  # forgets what loggers remember, too
     return silent
 
 

@@ -225,20 +225,33 @@ def own_places(document: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(document if box is rest else box, key) for box, key in places(rest, [])]
 
 
+# Keys that have a default: of cells with skips, and of block encoders all but these.
+NEEDED_OF_BLOCKS = {"schema", "name", "space", "front", "stages", "width", "modules", "kind"}
+
+
+def needed(box: Any, key: Any) -> bool:
+    """Return whether a document without a key must be refused."""
+    if not isinstance(box, dict) or key == "skips":
+        return False
+    of_blocks = "stages" in box or "kind" in box or "modules" in box or "channels" in box
+    return not of_blocks or key in NEEDED_OF_BLOCKS or "genotype" in box
+
+
 def corrupted(rng: random.Random, document: dict[str, Any], kind: str) -> Any:
     """Return a document or text that must be refused."""
     found = own_places(document)
     numbers = [(box, key) for box, key in found if type(box[key]) is int]
     box, key = rng.choice(found)
     if kind == "wrong type":
-        wrong = [value for value in VALUES if not isinstance(value, type(box[key]) | tuple)]
+        own = int | float if isinstance(box[key], float) else type(box[key])  # 2 is 2.0
+        wrong = [value for value in VALUES if not isinstance(value, own | tuple)]
         box[key] = copy.deepcopy(rng.choice(wrong))
     elif kind in ("huge number", "not a number"):
         box, key = rng.choice(numbers)
         huge = (2**63, -(2**70), 10**40, 10**6000)
         box[key] = rng.choice(huge if kind == "huge number" else (float("nan"), float("inf"), 0.5))
     elif kind == "missing key":
-        required = [(box, key) for box, key in found if isinstance(box, dict) and key != "skips"]
+        required = [(box, key) for box, key in found if needed(box, key)]
         box, key = rng.choice(required)
         del box[key]
     elif kind == "extra key":

@@ -58,7 +58,7 @@ def test_obstacles_leave_the_encoder(tmp_path: Path, changes: dict[str, Any], wo
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"encoder": "conformer"}, "encoder: must be one of nas, dfsmn_san"),
+        ({"encoder": "vgg_rnn"}, "encoder: must be one of nas, dfsmn_san"),
         ({"encoder_conf": {**CELLS, "output_size": WIDTH}}, "genotype: is missing"),
         (
             {"encoder_conf": {**encoder_of("nas")[0], "layers": 5}},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_encoder.common.fields import Declared, integer, number, option
-from nas_encoder.common.problems import Problems, is_number
+from nas_encoder.common.problems import Problems, is_number, show
 from nas_encoder.spaces.base import SearchSpace
 
 
@@ -41,7 +41,7 @@ def candidates(value: Any, path: str, problems: Problems) -> Mapping[str, tuple[
             continue
         names = [str(name) if is_number(name) else name for name in listed]
         if wrong := [name for name in names if not isinstance(name, str)]:
-            problems.add(f"{path}.{kind}", f"must be names of candidates, got {wrong[0]!r:.60}")
+            problems.add(f"{path}.{kind}", f"must be names of candidates, got {show(wrong[0])}")
         elif len(set(names)) < len(names):
             problems.add(f"{path}.{kind}", "lists a candidate twice")
         else:

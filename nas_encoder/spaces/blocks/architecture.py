@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from nas_encoder.common.fields import Declared, choice, flag, integer, option, tuple_of
-from nas_encoder.common.problems import Problems
+from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
 from nas_encoder.spaces.blocks.part import Part, read_part
 from nas_encoder.spaces.blocks.parts import (
@@ -29,7 +29,7 @@ POSITIONS = ("none", "absolute")
 
 def _reduction(value: Any, path: str, problems: Problems) -> Any:
     if isinstance(value, bool) or value not in REDUCTIONS:
-        problems.add(path, f"must be 1, 2 or 4 frames of the front end, got {value!r:.60}")
+        problems.add(path, f"must be 1, 2 or 4 frames of the front end, got {show(value)}")
         return None
     return REDUCTIONS[REDUCTIONS.index(value)]
 

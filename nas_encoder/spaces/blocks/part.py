@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nas_encoder.common.documents import plain
 from nas_encoder.common.fields import Declared, Rule, number
-from nas_encoder.common.problems import Problems
+from nas_encoder.common.problems import Problems, show
 
 
 class Part(Declared):
@@ -50,7 +50,7 @@ def one_of(*values: float) -> Rule:
 
     def check(value: Any, path: str, problems: Problems) -> Any:
         if isinstance(value, bool) or value not in values:
-            problems.add(path, f"must be {' or '.join(map(str, values))}, got {value!r}")
+            problems.add(path, f"must be {' or '.join(map(str, values))}, got {show(value)}")
             return None
         return values[values.index(value)]  # of one type, for one hash
 
@@ -80,7 +80,7 @@ def read_part(table: Mapping[str, type[Part]], what: str) -> Rule:
         if isinstance(value, Part):
             return type(value).read(value, problems.under(path))
         if not isinstance(value, Mapping):
-            problems.add(path, f"must be a mapping with a 'kind', got {value!r:.60}")
+            problems.add(path, f"must be a mapping with a 'kind', got {show(value)}")
             return None
         kind = problems.choice(value.get("kind"), f"{path}.kind", what, table)
         if kind is None:
