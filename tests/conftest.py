@@ -76,8 +76,13 @@ def fixed_seeds() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def same_logging() -> Iterator[None]:
+def same_logging(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let no test, nor what it imports for the first time, make loggers of later ones silent."""
+    # pytest gives its handlers to loggers that do not propagate, and NeMo sets the levels of all
+    # handlers of its logger: ``caplog`` would miss warnings from then on.
+    plugin = request.config.pluginmanager.get_plugin("logging-plugin")
+    for handler in (plugin.caplog_handler, plugin.report_handler):
+        handler.setLevel(logging.NOTSET)
     root, disabled = logging.root.level, logging.root.manager.disable
     silent = _heard_again()
     assert not silent, f"an import or a fixture of many tests has silenced {silent}"
