@@ -19,6 +19,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -80,7 +81,7 @@ def same_logging(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let no test, nor what it imports for the first time, make loggers of later ones silent."""
     # pytest gives its handlers to loggers that do not propagate, and NeMo sets the levels of all
     # handlers of its logger: ``caplog`` would miss warnings from then on.
-    plugin = request.config.pluginmanager.get_plugin("logging-plugin")
+    plugin: Any = request.config.pluginmanager.get_plugin("logging-plugin")
     for handler in (plugin.caplog_handler, plugin.report_handler):
         handler.setLevel(logging.NOTSET)
     root, disabled = logging.root.level, logging.root.manager.disable

@@ -88,7 +88,7 @@ def test_all_that_cannot_be_first_is_named_before_anything_runs(
     for part in (
         "'asrnet_a': space: must be 'tdnn_chain'",
         "'no_such_name': unknown name",
-        f"'{unknown}': is not in the table",
+        f"'{unknown}': the table does not hold it",
         f"'{twin}': is the same architecture as '{points[0]}'",
     ):
         assert part in said, said
