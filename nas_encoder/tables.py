@@ -64,6 +64,7 @@ for _name in (
     "dfsmn_san",
     "squeezeformer",
     "efficient_conformer",
+    "hourglass",
 ):
     KNOWN.refer(_name, f"nas_encoder.spaces.blocks.points:KNOWN.{_name}")
 

@@ -248,6 +248,37 @@ def efficient_conformer(
     return checked(BlockArchitecture(front, stages=stages))
 
 
+def hourglass(
+    width: int = 96,
+    blocks: Sequence[int] = (2, 4, 1),
+    expansion: float = 3.0,
+    taps: int = 5,
+    reduction: int = 2,
+    channels: int = 16,
+) -> BlockArchitecture:
+    """Return FSMN memory with feed-forward, the middle stage slower: our own, made by hand.
+
+    With a front end of few channels the best of what was tried before anything was searched, and
+    the fastest; made to be what a search starts from.
+
+    Args:
+        width: Of all stages.
+        blocks: Of the first stage, the middle and the last.
+        expansion: Of all feed-forward modules.
+        taps: Frames back, and as many ahead, that memories see.
+        reduction: Frames of the front end per frame of the middle.
+        channels: Of the front end.
+    """
+    if len(blocks) != 3:
+        raise ConfigError("hourglass", [f"blocks must be three numbers, got {show(blocks)}"])
+    modules = (Memory(taps, taps), FeedForward(expansion))
+    rates = (1, reduction, 1)
+    stages = tuple(
+        Stage(width, rate, count, modules) for rate, count in zip(rates, blocks, strict=True)
+    )
+    return checked(BlockArchitecture(Conv2dFront(4, channels), stages=stages))
+
+
 def _conformer(heads: int, expansion: float, kernel: int, window: int = 0) -> tuple[Part, ...]:
     half = FeedForward(expansion, 0.5)
     return (half, SelfAttention(heads, window), Convolution(kernel), half)
@@ -265,6 +296,7 @@ POINTS: dict[str, Callable[..., BlockArchitecture]] = {
         dfsmn_san,
         squeezeformer,
         efficient_conformer,
+        hourglass,
     )
 }
 
@@ -295,7 +327,8 @@ def point(name: str, **sizes: Any) -> Genotype:
     if problems:
         raise ConfigError(name, problems)
     source = str(POINTS[name].__doc__).partition("\n")[0].removeprefix("Return ")
-    provenance = {"kind": "published", "source": source}
+    kind = "handwritten" if name == hourglass.__name__ else "published"
+    provenance = {"kind": kind, "source": source}
     return Genotype(name, "blocks", POINTS[name](**sizes), provenance)
 
 
