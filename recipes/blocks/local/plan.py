@@ -104,7 +104,7 @@ class Plan:
         return name, self.corpora[name]
 
     def corpus_command(self, folder: str, downloads: str) -> str:
-        """Return the command that makes a corpus."""
+        """Return the command that makes a corpus; $JOBS, which does not change what it makes."""
         _, corpus = self._corpus_in(folder)
         output, options = shlex.quote(f"{downloads}/{folder}"), self.options
         if corpus["layout"] == RECORDED:
@@ -114,7 +114,7 @@ class Plan:
         return (
             f"python {script} --layout {corpus['layout']} --output {output}"
             f" --train {options['n_train']} --dev {options['n_dev']} --test {options['n_test']}"
-            f" --speakers {options['speakers']} --seed {options['seed']} --jobs {options['nj']}"
+            f" --speakers {options['speakers']} --seed {options['seed']} --jobs $JOBS"
             f" {options['conditions']}"
         )
 
