@@ -13,7 +13,7 @@ import json
 import textwrap
 from typing import Any
 
-from nas_encoder.cli.zoo import kind_title, provenance_line
+from nas_encoder.cli.origin import kind_title, provenance_line
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.spaces import get_space

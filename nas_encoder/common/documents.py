@@ -160,9 +160,16 @@ def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = Gen
 
 
 def write_atomically(
-    path: str | Path, data: bytes, error: type[ProblemsError] = GenotypeError
+    path: str | Path, data: bytes, error: type[ProblemsError] = GenotypeError, new: bool = False
 ) -> None:
     """Write bytes through a temporary file in the same folder and a rename.
+
+    Args:
+        path: The file.
+        data: Its content.
+        error: See below.
+        new: Whether there must be no such file yet, not even one of another process that has just
+            written it.
 
     Raises:
         ProblemsError: (the class given as ``error``) the file cannot be written.
@@ -176,8 +183,11 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private, but results may be shared
-        os.replace(temporary, path)
-        temporary = None
+        if new:
+            os.link(temporary, path)  # unlike a rename, fails if it exists
+        else:
+            os.replace(temporary, path)
+            temporary = None
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
         raise error(str(path), [f"cannot be written: {_one_line(problem)}"]) from None
     finally:

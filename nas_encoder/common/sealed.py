@@ -174,13 +174,22 @@ class SealedFolder:
 
 def check_unaltered(path: Path) -> None:
     """Warn if a file in a sealed folder is not as it was written there; others' files may be."""
-    folder = path.parent.parent if path.parent.name in PARTS else path.parent
-    name, sealed = path.relative_to(folder).as_posix(), SealedFolder(folder)
     try:
-        if sealed.holds(name):
-            sealed.read(name, "copy it elsewhere to use it as it is")
+        require_unaltered(path)
     except CheckpointError as error:
         logger.warning("%s", error)
+
+
+def require_unaltered(path: Path) -> None:
+    """Refuse a file in a sealed folder that is not as it was written there.
+
+    Raises:
+        CheckpointError: It is not, or the folder's checksums are damaged.
+    """
+    folder = path.parent.parent if path.parent.name in PARTS else path.parent
+    name, sealed = path.relative_to(folder).as_posix(), SealedFolder(folder)
+    if sealed.holds(name):
+        sealed.read(name, "copy it elsewhere to use it as it is")
 
 
 def _digest(data: bytes) -> str:

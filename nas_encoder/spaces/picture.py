@@ -89,14 +89,23 @@ def save_picture(genotype: Genotype, path: str | Path) -> None:
         raise GenotypeError(
             f"picture '{path}'", [f"must end in one of .{', .'.join(FORMATS)}, got '{path.suffix}'"]
         )
+    write_atomically(path, picture(genotype, kind))
+
+
+def picture(genotype: Genotype, kind: str, dpi: int = 150) -> bytes:
+    """Return the picture of a genotype in one of :data:`FORMATS`.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     figure = draw(genotype)
     import matplotlib
 
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": genotype.hash}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    write_atomically(path, buffer.getvalue())
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
 
 
 # What to draw at a vertex: (text, fill, edge, width in inches, height in units).

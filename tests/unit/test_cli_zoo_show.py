@@ -15,7 +15,7 @@ import torch
 
 from nas_encoder import build_encoder, list_genotypes, load_genotype
 from nas_encoder.cli.main import COMMANDS, main
-from nas_encoder.cli.zoo import provenance_line
+from nas_encoder.cli.origin import provenance_line
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.spaces import get_space

@@ -1,0 +1,35 @@
+"""Where a genotype comes from, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nas_encoder.common.problems import is_number
+from nas_encoder.genotype import Genotype
+from nas_encoder.genotype.publishing import error_of
+
+# Shown instead of the plain kind where the genotype might be taken for the paper's own.
+KIND_TITLES = {"reconstruction": "reconstruction (parameter-matched, not the published cells)"}
+
+
+def kind_title(genotype: Genotype) -> str:
+    """Return the kind of provenance in unmistakable words."""
+    kind = str(genotype.provenance.get("kind", "unknown"))
+    return KIND_TITLES.get(kind, kind)
+
+
+def provenance_line(genotype: Genotype) -> str:
+    """Return where a genotype comes from, in one line."""
+    provenance = genotype.provenance
+    parts = [str(provenance["source"])] if "source" in provenance else []
+    for key in ("strategy", "data", "seed", "commit", "score", "validation_score"):
+        if provenance.get(key) is not None:  # a wheel knows no commit
+            parts.append(f"{key.replace('_', ' ')} {provenance[key]}")
+    error = error_of(provenance)
+    if error is not None:
+        parts.append(f"validation error {error:.2f} %")
+    scaled = provenance.get("scaled")
+    if isinstance(scaled, Mapping) and is_number(scaled.get("parameters")):
+        size = f"{scaled['parameters'] / 1e6:.1f} M parameters"
+        parts.append(f"all that of {scaled.get('from')}, which was scaled to {size} afterwards")
+    return " ".join(", ".join(parts).split()) or "-"
