@@ -20,8 +20,9 @@ from nas_encoder.errors import NasEncoderError, StoppedError
 
 # name -> (module, one-line help)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "zoo": ("nas_encoder.cli.zoo", "list the genotypes that ship with the package"),
+    "zoo": ("nas_encoder.cli.zoo", "list the genotypes that have names; give and take names"),
     "show": ("nas_encoder.cli.show", "show a genotype: cells, parameters, MACs, receptive field"),
+    "scale": ("nas_encoder.cli.scale", "print a genotype at another size"),
     "data": ("nas_encoder.cli.data", "read a corpus with lhotse, export it to ESPnet and NeMo"),
     "config": ("nas_encoder.cli.config", "print a shipped configuration for ESPnet or NeMo"),
     "search": ("nas_encoder.cli.search", "search a genotype on speech data"),

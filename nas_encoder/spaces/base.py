@@ -2,8 +2,9 @@
 
 A space is one folder and one line in :mod:`nas_encoder.tables`. The folder holds a
 :class:`SearchSpace` in ``space.py``, which imports no torch, and the modules ``network``,
-``supernet``, ``oneshot``, ``costs`` and ``picture`` (see :mod:`.modules` for their interfaces),
-which are imported on first use. Nothing outside the folder asks which space it is dealing with.
+``supernet``, ``oneshot``, ``costs``, ``scaling`` and ``picture`` (see :mod:`.modules` for their
+interfaces), which are imported on first use. Nothing outside the folder asks which space it is
+dealing with.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from nas_encoder.spaces.modules import (
     NetworkModule,
     OneShotModule,
     PictureModule,
+    ScalingModule,
     SupernetModule,
 )
 from nas_encoder.spaces.options import NetworkOptions, SearchedNetwork
@@ -354,6 +356,11 @@ class SearchSpace(ABC):
     def costs(self) -> CostsModule:
         """The costs of networks."""
         return cast(CostsModule, self._module("costs"))
+
+    @property
+    def scaling(self) -> ScalingModule:
+        """Genotypes at other sizes."""
+        return cast(ScalingModule, self._module("scaling"))
 
     @property
     def picture(self) -> PictureModule:

@@ -189,6 +189,28 @@ class CostsModule(Protocol):
         """
 
 
+class ScalingModule(Protocol):
+    """``scaling.py`` of a space whose genotypes hold sizes of their own."""
+
+    def scale(
+        self, genotype: Genotype, parameters: int, options: Any, blocks: int | None = None
+    ) -> tuple[Genotype, dict[str, int]]:
+        """Return a genotype at another size, by a rule that the module states.
+
+        Args:
+            genotype: Of the space.
+            parameters: Of its network.
+            options: Checked options of the network.
+            blocks: In all, instead of the rule's number.
+
+        Returns:
+            The scaled genotype, and the options that build the old one at that size.
+
+        Raises:
+            ConfigError: There is none of that size.
+        """
+
+
 class PictureModule(Protocol):
     """``picture.py`` of a space."""
 
