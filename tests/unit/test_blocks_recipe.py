@@ -11,8 +11,11 @@ import pytest
 import torch
 from search_samples import tone_corpus
 
+from nas_encoder import build_encoder, load_genotype
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, StoppedError
+from nas_encoder.network.complexity import count_parameters
+from nas_encoder.spaces import get_space
 from recipes.blocks.local import choose, decode, train, verdicts
 from recipes.blocks.local.encoders import Encoder, read_encoders, write_spec
 from recipes.blocks.local.figure import front
@@ -33,6 +36,19 @@ def row(name: str, role: str, errors: list[int], ms: float = 10.0, seeds: int = 
     score = Score(names, tuple(errors), (10,) * len(errors), sum(errors), 0, 0)
     result: dict[str, Any] = {"title": name, "role": role, "seconds": 1.0, "epochs": 1.0}
     return Row(name, name, role, "0.002", [result] * seeds, [score] * seeds, ms)
+
+
+def test_what_the_search_begins_with_is_in_the_space_and_within_its_budgets() -> None:
+    config = read_yaml(RECIPE / "conf" / "search.yaml", ConfigError)
+    space, limits = get_space(config["space"]), config["objective"]
+    initial = [load_genotype(source) for source in config["trials"]["initial"]]
+    assert len(initial) >= 7
+    for genotype in initial:
+        space.encode(genotype)
+        with torch.device("meta"):
+            network = build_encoder(genotype, input_size=config["features"]["num_mel_bins"])
+        assert limits["at_least"]["parameters"] <= count_parameters(network)
+        assert count_parameters(network) <= limits["parameters"]
 
 
 # -- the plan ---------------------------------------------------------------------------------
