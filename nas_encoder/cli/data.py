@@ -1,7 +1,7 @@
 """Read a speech corpus for lhotse, ESPnet and NeMo, or check data before a search.
 
-``prepare`` reads a corpus, by lhotse's recipe if there is one, and writes lhotse manifests,
-ESPnet data folders and NeMo manifests. ``check`` looks at training and validation data, in any of
+``prepare`` reads a corpus, compares it with what was published, and writes lhotse manifests, ESPnet
+data folders and NeMo manifests. ``check`` looks at training and validation data, in any of
 these forms, and reports everything that would spoil a search.
 """
 
@@ -39,9 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("corpus", help="aishell, librispeech, prompts or timit")
     prepare.add_argument("corpus_dir", type=Path, help="where the corpus was unpacked")
     prepare.add_argument("output_dir", type=Path, help="receives lhotse/, espnet/ and nemo/")
-    prepare.add_argument("--jobs", type=int, default=1, help="parallel jobs (default 1)")
+    prepare.add_argument("--jobs", type=int, default=1, help="threads (default 1)")
     prepare.add_argument(
-        "--phones", type=int, default=48, help="TIMIT: phone set, 60, 48 (default) or 39"
+        "--partial",
+        action="store_true",
+        help="take a part of the corpus: tell what differs from the published counts, and leave "
+        "out what cannot be read, instead of refusing it",
+    )
+    prepare.add_argument(
+        "--phones", type=int, default=48, help="TIMIT: phone set, 61, 48 (default) or 39"
     )
     prepare.add_argument(
         "--keep-sa", action="store_true", help="TIMIT: keep the SA sentences, which all speak"
@@ -55,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="HZ",
         help="write all audio again at this rate, to audio/ (default: name the corpus's files)",
+    )
+    prepare.add_argument(
+        "--lm-text",
+        type=Path,
+        metavar="FILE",
+        help="LibriSpeech: librispeech-lm-norm.txt.gz, to be written to lm/text",
     )
     prepare.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -103,16 +115,21 @@ def _prepare(args: argparse.Namespace) -> int:
         keep_sa=args.keep_sa,
         subsets={split: names.split(",") for split, names in asked.items()},
         sampling_rate=args.sampling_rate,
+        partial=args.partial,
+        lm_text=args.lm_text,
     )
     prepared = prepare_corpus(args.corpus, args.corpus_dir, args.output_dir, options)
     if args.json:
         print(json.dumps(prepared.to_dict(), indent=2))
         return 0
+    print(prepared.counts)
     for name, split in prepared.splits.items():
         print(
             f"{name}: {split.utterances} utterances, {split.hours:.2f} h, {split.speakers} "
             f"speakers -> {args.output_dir}/{{lhotse/{name},espnet/{name},nemo/{name}.json}}"
         )
+    if prepared.lm_lines is not None:
+        print(f"text for language models: {prepared.lm_lines:,d} lines -> {args.output_dir}/lm")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from nas_encoder.data import (
     FeatureConfig,
     FeatureExtractor,
     LoaderConfig,
+    PrepareOptions,
     TokenSet,
     check_data,
     open_cuts,
@@ -42,6 +44,8 @@ def test_from_synthesis_to_batches(repository, tmp_path_factory, layout, inside,
         subprocess.run([*command, "--output", root, *sizes], check=True)
     output = root / "prepared"
     assert main(["data", "prepare", layout, str(root / inside), str(output)]) == 0
+    counts = json.loads((output / "prepared.json").read_text())["counts"]
+    assert counts["source"] == "synthetic" and counts["problems"] == []
     train = open_cuts(output / "espnet" / "train")
     valid = open_cuts(output / "nemo" / "dev.json")
     assert len(open_cuts(output, split="test")) == 4
@@ -73,7 +77,7 @@ def test_from_synthesis_to_batches(repository, tmp_path_factory, layout, inside,
 @pytest.fixture
 def prepared(tmp_path):
     root = librispeech(tmp_path / "c", ["train-clean-5", "dev-clean-2"])
-    prepare_corpus("librispeech", root, tmp_path / "out")
+    prepare_corpus("librispeech", root, tmp_path / "out", PrepareOptions(partial=True))
     return tmp_path / "out"
 
 
