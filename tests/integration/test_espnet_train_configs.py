@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,13 +25,18 @@ pytestmark = [
 ]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf" / "train" / "espnet"
-CTC_ONLY = {"train_asr_nas_ctc"}
+CTC_ONLY = {"train_asr_nas_ctc", "train_asr_blocks_ctc"}
+TRANSDUCERS = {"train_asr_blocks_transducer"}
 ASR_SH_SELECTS_BY = ("valid", "acc", "max")  # its default: valid.acc.ave.pth
 # Encoder parameters in millions, and how close a config must come.
 SIZES = {
     "train_asr_nas_small": (6.03, 0.01),
     "train_asr_nas_ctc": (6.03, 0.01),
     "train_asr_nas_medium": (13.97, 0.01),
+    "train_asr_blocks_13m": (12.91, 0.01),
+    "train_asr_blocks_30m": (30.05, 0.01),
+    "train_asr_blocks_ctc": (12.91, 0.01),
+    "train_asr_blocks_transducer": (12.91, 0.01),
     "train_asr_dfsmn_san_14m": (14.4, 0.01),
     "train_asr_dfsmn_san_36m": (36.1, 0.01),
     "train_asr_transformer_14m": (14.4, 0.02),
@@ -42,11 +49,18 @@ TOKENS = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
 def asr() -> Iterator[Any]:
     """ESPnet's ASR task module, with our encoders in it."""
     import espnet2.tasks.asr
+    from espnet2.asr.transducer.rnnt_multi_blank.rnnt_multi_blank import RNNTLossNumba
 
     from nas_encoder.espnet.registration import register
 
     register(espnet2.tasks.asr)
-    yield espnet2.tasks.asr
+    # warp-transducer has to be compiled on the machine and is on no index; ESPnet itself has the
+    # same loss with the same interface.
+    compiled: Any = ModuleType("warprnnt_pytorch")
+    compiled.RNNTLoss = RNNTLossNumba
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "warprnnt_pytorch", compiled)
+        yield espnet2.tasks.asr
 
 
 def parse(asr: Any, name: str) -> argparse.Namespace:
@@ -63,6 +77,12 @@ def read(name: str) -> dict[str, Any]:
     return document
 
 
+def decoder_of(name: str) -> str | None:
+    if name in CTC_ONLY:
+        return None
+    return "transducer" if name in TRANSDUCERS else "transformer"
+
+
 def test_every_config_is_in_the_table() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(SIZES)
 
@@ -75,16 +95,15 @@ def test_parser_takes_every_key_as_it_is_written(asr: Any, name: str) -> None:
         if key == "best_model_criterion":
             got = [list(criterion) for criterion in got]
         assert got == value, key
-    assert arguments.decoder == (None if name in CTC_ONLY else "transformer")
+    assert arguments.decoder == decoder_of(name)
     # What ESPnet's own constructors are given by name must exist there.
     for choices, key in ((asr.frontend_choices, "frontend"), (asr.specaug_choices, "specaug")):
         known = inspect.signature(choices.get_class(getattr(arguments, key))).parameters
         assert set(getattr(arguments, f"{key}_conf")) <= set(known)
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_model_has_the_promised_size(asr: Any, name: str) -> None:
-    model = asr.ASRTask.build_model(parse(asr, name))
+def check_kind(model: Any, name: str) -> None:
+    """The model has the promised size and decoder."""
     millions = sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6
     expected, tolerance = SIZES[name]
     assert millions == pytest.approx(expected, rel=tolerance)
@@ -92,13 +111,17 @@ def test_model_has_the_promised_size(asr: Any, name: str) -> None:
         assert model.ctc_weight == 1.0 and model.decoder is None
     else:
         assert model.ctc_weight == 0.3 and model.decoder is not None
+    assert model.use_transducer_decoder == (name in TRANSDUCERS)
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_model_trains_a_step_and_gives_a_frame_every_40_ms(asr: Any, name: str) -> None:
+    from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
+
     arguments = parse(asr, name)
     arguments.normalize = None  # asr.sh gives global_mvn its statistics
     model = asr.ASRTask.build_model(arguments).train()
+    check_kind(model, name)
     batch = {
         "speech": torch.randn(2, 16000),
         "speech_lengths": torch.tensor([16000, 9600]),
@@ -111,15 +134,21 @@ def test_model_trains_a_step_and_gives_a_frame_every_40_ms(asr: Any, name: str) 
     assert statistics["loss_ctc"] is not None
     # What ESPnet then selects checkpoints by, and asr.sh decodes with.
     (criterion,) = arguments.best_model_criterion
-    expected = ("valid", "cer_ctc", "min") if name in CTC_ONLY else ASR_SH_SELECTS_BY
-    assert tuple(criterion) == expected
-    assert name in CTC_ONLY or statistics["acc"] is not None
+    expected = {None: ("valid", "cer_ctc", "min"), "transducer": ("valid", "loss", "min")}
+    assert tuple(criterion) == expected.get(decoder_of(name), ASR_SH_SELECTS_BY)
+    measured = {None: "loss_ctc", "transducer": "loss_transducer"}
+    assert statistics[measured.get(decoder_of(name), "acc")] is not None
     silent = [key for key, parameter in model.encoder.named_parameters() if parameter.grad is None]
     assert not silent
     model.eval()
     with torch.no_grad():
-        _, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+        encoded, lengths = model.encode(batch["speech"], batch["speech_lengths"])
         assert "cer_ctc" in model(**batch)[1]
+        if name in TRANSDUCERS:
+            decoding = read("../../decode/espnet/decode_transducer")
+            options = {"beam_size": decoding["beam_size"], **decoding["transducer_conf"]}
+            search = BeamSearchTransducer(model.decoder, model.joint_network, **options)
+            assert search(encoded[0])
     assert lengths.tolist() == pytest.approx([25, 15], abs=1)
 
 

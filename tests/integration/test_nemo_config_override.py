@@ -21,12 +21,16 @@ pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
 EXAMPLES = "NEMO_EXAMPLES"
 TARGET = "nas_encoder.nemo.NASEncoder"
+PARTS = ("encoder.network.cells.", "encoder.network.blocks.")
 # Our configs, and the model class whose script takes them.
 OURS = {
     "nas_ctc_char": "EncDecCTCModel",
     "nas_ctc_bpe": "EncDecCTCModelBPE",
     "nas_rnnt_bpe": "EncDecRNNTBPEModel",
     "nas_hybrid_bpe": "EncDecHybridRNNTCTCBPEModel",
+    "blocks_ctc_bpe": "EncDecCTCModelBPE",
+    "blocks_rnnt_bpe": "EncDecRNNTBPEModel",
+    "blocks_hybrid_bpe": "EncDecHybridRNNTCTCBPEModel",
 }
 # The architectures' files in NeMo's folder.
 FILES = {
@@ -141,7 +145,7 @@ def check_trained(outcome: Outcome) -> dict[str, Any]:
     assert outcome.steps == 1
     assert outcome.saved is not None
     config, weights = outcome.saved
-    assert any(name.startswith("encoder.network.cells.") for name in weights)
+    assert any(name.startswith(PARTS) for name in weights)
     assert config["encoder"]["_target_"] == TARGET
     # The document itself, so that the file needs no other.
     assert config["encoder"]["genotype"]["schema"] == 1
@@ -209,7 +213,17 @@ def test_replaced_block_trains_without_a_warning(name: str, outcomes: dict[str, 
 @pytest.mark.parametrize("name", OURS)
 def test_our_config_trains_as_it_is_shipped(name: str, outcomes: dict[str, Outcome]) -> None:
     saved = check_trained(outcomes[name])
-    assert (saved["channels"], saved["layers"], saved["d_model"]) == (24, 17, 512)
+    if name.startswith("blocks"):
+        stages = saved["genotype"]["stages"]
+        assert [(stage["width"], stage["blocks"]) for stage in stages] == [
+            (256, 9),
+            (256, 18),
+            (256, 5),
+        ]
+        # The output is the last stage's: no layer follows.
+        assert saved["d_model"] == 256 and saved.get("channels") is None
+    else:
+        assert (saved["channels"], saved["layers"], saved["d_model"]) == (24, 17, 512)
     assert outcomes[name].leftovers() == []
 
 
