@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup environment demo demo-nemo test test-fast lint bench reliability clean
+.PHONY: help setup environment demo demo-nemo test test-fast lint bench bench-gpu reliability clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,9 +36,13 @@ lint: environment  ## ruff and strict mypy
 	$(VENV)/mypy
 
 bench: environment  ## measurements side by side (takes long; nothing depends on it)
-	@for script in benchmarks/*.py; do \
-		echo "$(VENV)/python $$script"; $(VENV)/python "$$script" || exit 1; \
+	@for command in $(filter-out %/oneshot.py %/gpu.py %/gpu_training.py, \
+			$(wildcard benchmarks/*.py)) "benchmarks/oneshot.py step"; do \
+		echo "$(VENV)/python $$command"; $(VENV)/python $$command || exit 1; \
 	done
+
+bench-gpu: environment  ## what a GPU has to show, in 12 minutes: gpu.json
+	$(VENV)/python benchmarks/gpu.py --device cuda --json gpu.json
 
 reliability: environment  ## thousands of bad inputs tried; writes docs/reliability.md
 	$(VENV)/python tests/reliability.py

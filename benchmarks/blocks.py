@@ -6,6 +6,12 @@ For each encoder: the inference of one utterance of --frames frames (10 s), and 
 time counts. An encoder of a toolkit that is not installed is left out.
 
     python benchmarks/blocks.py --json blocks.json
+
+With ``--scaled``, genotypes of blocks at the sizes ``--parameters``, by the rule of ``nas-encoder
+scale``, against the toolkits' encoders of those sizes with their authors' settings: inference
+alone, of all encoders in turns.
+
+    python benchmarks/blocks.py --scaled hourglass exp/search/genotype.yaml --repeats 15
 """
 
 from __future__ import annotations
@@ -14,7 +20,8 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,17 +29,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.cli.scale import parse_count
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import measure, quiet_clock
-from nas_encoder.genotype import Genotype
+from nas_encoder.errors import MissingDependencyError
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
-from nas_encoder.network.complexity import count_parameters
+from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.peers import build_peer
+from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks import points
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 
 BINS = 80
 WIDTH, BLOCKS, KERNEL = 144, 12, 31  # of ESPnet's; NeMo's have their authors' sizes
 SHARES = (1.0, 0.8, 0.6, 0.4)  # of the frames, of the utterances of a batch
+# Name -> the peer, and its sizes: those of the authors' configs. 4x is a setting that NeMo has too.
+_SMALL, _MEDIUM = ({"d_model": d, "n_layers": 16, "n_heads": 4} for d in (176, 256))
+_RECIPE = {"output_size": 256, "linear_units": 1024, "cgmlp_linear_units": 1024}
+_LESS = {"output_size": 192, "linear_units": 768, "cgmlp_linear_units": 768}
+PEERS: dict[str, tuple[str, dict[str, int]]] = {
+    "NeMo Conformer-S": ("nemo_conformer", _SMALL),
+    "NeMo FastConformer-S": ("nemo_fast_conformer", _SMALL),
+    "NeMo FastConformer-S, 4x": ("nemo_fast_conformer", {**_SMALL, "subsampling_factor": 4}),
+    "NeMo Conformer-M": ("nemo_conformer", _MEDIUM),
+    "NeMo FastConformer-M": ("nemo_fast_conformer", _MEDIUM),
+    "NeMo FastConformer-M, 4x": ("nemo_fast_conformer", {**_MEDIUM, "subsampling_factor": 4}),
+    "ESPnet E-Branchformer, 192": (
+        "espnet_e_branchformer",
+        {**_LESS, "attention_heads": 4, "num_blocks": 12},
+    ),
+    "ESPnet E-Branchformer, 256": (
+        "espnet_e_branchformer",
+        {**_RECIPE, "attention_heads": 4, "num_blocks": 12},
+    ),
+}
 Encode = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -130,6 +161,47 @@ def compare(name: str, sides: dict[str, Any], frames: int, repeats: int) -> dict
     return row
 
 
+def scaled_encoders(
+    genotypes: Sequence[str],
+    sizes: Sequence[str],
+    peers: Mapping[str, tuple[str, Mapping[str, int]]] = PEERS,
+) -> dict[str, nn.Module]:
+    """Return the genotypes at each size, and the peers whose toolkit is installed."""
+    found: dict[str, nn.Module] = {}
+    for source in genotypes:
+        genotype = load_genotype(source)
+        space = get_space(genotype.space)
+        for size in sizes:
+            options = space.options.from_dict({"input_size": BINS}, "scale")
+            larger, _ = space.scaling.scale(genotype, parse_count(size), options)
+            found[f"{source}, {size}"] = build_encoder(larger, input_size=BINS)
+    for name, (peer, own) in peers.items():
+        try:
+            found[name] = build_peer(peer, own, BINS)
+        except MissingDependencyError as error:
+            print(f"{name}: left out: {error}", file=sys.stderr)
+    return found
+
+
+def side_by_side(
+    encoders: Mapping[str, nn.Module], frames: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Return a row for each encoder: the inference of one utterance, all in turns."""
+    x, lengths = torch.randn(1, frames, BINS), torch.tensor([frames])
+    rows = [
+        {"encoder": name, "parameters": count_parameters(module)}
+        | {"macs": count_macs(module.eval(), frames, BINS)}
+        for name, module in encoders.items()
+    ]
+    with torch.inference_mode():
+        calls = {name: partial(module, x, lengths) for name, module in encoders.items()}
+        times = measure(calls, repeats, warm_up=2, clock=quiet_clock("cpu"))
+    for row in rows:
+        taken = times[row["encoder"]]
+        row |= {"ms": round(1e3 * taken.median, 1), "iqr_ms": round(1e3 * taken.iqr, 1)}
+    return sorted(rows, key=lambda row: float(row["ms"]))
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -137,20 +209,49 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="write all numbers")
+    parser.add_argument(
+        "--scaled", nargs="+", metavar="GENOTYPE", help="of blocks: measure these, scaled"
+    )
+    parser.add_argument("--parameters", nargs="+", default=["13M", "30M"], help="of --scaled")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    rows = [
-        compare(name, {"ours": own, "theirs": theirs}, args.frames, args.repeats)
-        for name, own, theirs in pairs()
-    ]
+    if args.scaled:
+        encoders = scaled_encoders(args.scaled, args.parameters)
+        rows = side_by_side(encoders, args.frames, args.repeats)
+    else:
+        rows = [
+            compare(name, {"ours": own, "theirs": theirs}, args.frames, args.repeats)
+            for name, own, theirs in pairs()
+        ]
     document = {
         "environment": environment(),
         "arguments": {name: own for name, own in vars(args).items() if name != "json"},
         "rows": rows,
     }
     print("  ".join(f"{key}: {value}" for key, value in environment().items()))
+    if args.scaled:
+        print_scaled(rows)
+    else:
+        print_pairs(rows)
+    if args.json:
+        Path(args.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def print_scaled(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of encoders in turns, the fastest first."""
+    print(f"{'':<32}{'parameters':>12}{'MACs':>9}{'ms':>9}{'quartiles apart':>17}")
+    for row in rows:
+        print(
+            f"{row['encoder']:<32}{row['parameters']:>12,}{row['macs'] / 1e9:>8.2f}G"
+            f"{row['ms']:>9.1f}{row['iqr_ms']:>17.1f}"
+        )
+
+
+def print_pairs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of ours and theirs."""
     print(f"{'':<24}{'parameters':>12}{'inference ms':>26}{'training step ms':>26}")
     print(f"{'':<24}{'ours':>12}" + 2 * f"{'ours':>9}{'theirs':>9}{'share':>8}")
     for row in rows:
@@ -160,9 +261,6 @@ def main() -> int:
             for what in ("inference", "step")
         )
         print(f"{row['encoder']:<24}{row['ours_parameters']:>12,}" + "".join(numbers))
-    if args.json:
-        Path(args.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

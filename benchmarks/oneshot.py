@@ -2,7 +2,8 @@
 
 ``step``: a training step (forward, and backward to all weights) of the biggest and the smallest
 encoder of some draws, with shared weights and as the plain network, in turns; the median of
---repeats, and the shared one as a share of the plain one. On a GPU also with ``--bf16``.
+--repeats, and the shared one as a share of the plain one. On a GPU also with ``--bf16``, and with
+``--compile``, by ``torch.compile``; the first of a network's steps, which compiles, does not count.
 
 ``rank``: trains a supernet by a search configuration (``training``), scores --networks random
 networks with it, trains each of them alone by ``--seconds``, and prints Kendall's tau of the two
@@ -53,12 +54,18 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
     sizes = {**config.network, "input_size": config.features.num_mel_bins}
     shared: Any = space.oneshot.build(space, config.choices, space.options.from_dict(sizes))
     shared = shared.to(device).train()
+    weights = sum(p.numel() for p in shared.parameters())
+    draws, rng = shared.draws, random.Random(0)
+    if args.compile:
+        shared = torch.compile(shared)
     x = torch.randn(args.batch, args.frames, sizes["input_size"], device=device)
     lengths = torch.linspace(args.frames, 0.4 * args.frames, args.batch, device=device).long()
-    rows, rng = [], random.Random(0)
+    rows = []
     for _ in range(args.draws):
-        for name, genotype in zip(("biggest", "smallest"), shared.draws(rng, 0), strict=True):
+        for name, genotype in zip(("biggest", "smallest"), draws(rng, 0), strict=True):
             plain: Any = build_encoder(genotype, **sizes).to(device).train()
+            if args.compile:
+                plain = torch.compile(plain)
 
             def run(module: Any, *more: Any) -> None:
                 module.zero_grad()
@@ -75,7 +82,6 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
             share = round(times["shared"].median / times["plain"].median, 3)
             rows.append({"network": name, "hash": genotype.hash, **row, "share": share})
             print(name, row, "share", share, file=sys.stderr)
-    weights = sum(p.numel() for p in shared.parameters())
     return {"weights": weights, "batch": args.batch, "frames": args.frames, "rows": rows}
 
 
@@ -117,6 +123,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="step: by torch.compile")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=400)
     parser.add_argument("--draws", type=int, default=4)
