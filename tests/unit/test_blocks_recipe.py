@@ -16,12 +16,13 @@ from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, StoppedError
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.spaces import get_space
-from recipes.blocks.local import choose, decode, train, verdicts
+from recipes.blocks.local import choose, decode, publish, train, verdicts
 from recipes.blocks.local.encoders import Encoder, read_encoders, write_spec
 from recipes.blocks.local.figure import front
 from recipes.blocks.local.plan import Plan
 from recipes.blocks.local.rows import Row
 from tools.experiments.recipe import read_options
+from tools.results.page import FILES, marks
 from tools.results.scoring import Score
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "blocks"
@@ -271,3 +272,63 @@ def test_the_front() -> None:
         row("d", "peer", [4, 4], 6.0),
     ]
     assert [found.name for found in front(rows)] == ["a", "b"]
+
+
+# -- what README gets -----------------------------------------------------------------------------
+
+
+def results(corpus: str, **rows: tuple[str, float, float]) -> dict[str, Any]:
+    """Return a section with rows of (role, latency, error)."""
+    return {
+        "corpus": corpus,
+        "condition": "time",
+        "rows": [
+            {"name": name, "title": name, "role": role, "latency_ms": ms, "error": error}
+            | {"parameters": 300_000}
+            for name, (role, ms, error) in rows.items()
+        ],
+    }
+
+
+def test_readme_gets_the_figure_and_the_encoders_that_nothing_beats(tmp_path: Path) -> None:
+    sections = [
+        results(
+            "one",
+            found=("searched", 4.0, 10.0),
+            fast=("narrowed", 3.0, 30.0),
+            shipped=("peer", 15.0, 20.0),
+            heavy=("peer", 30.0, 25.0),
+            once=("chance", 1.0, 1.0),
+        ),
+        results(
+            "two",
+            found=("searched", 6.0, 40.0),
+            fast=("narrowed", 3.0, 60.0),
+            shipped=("peer", 15.0, 40.0),
+            heavy=("peer", 30.0, 38.0),
+        ),
+        {**results("two"), "condition": "epochs"},
+    ]
+    facts = {"seeds": "1 2 3", "commit": "0123456789ab"}
+    document = {"sections": sections, "facts": facts, "options": {"seconds": 80}}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_text("it", encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n{}\nold\n{}\nb\n".format(*marks(publish.NAME)), encoding="utf-8")
+    words = ["--results", folder, "--output", tmp_path / "sub" / "results", "--readme", readme]
+    for _ in range(2):  # again is the same
+        assert publish.main(list(map(str, words))) == 0
+    page = readme.read_text(encoding="utf-8")
+    assert page.startswith("a\n<!--") and page.endswith("-->\nb\n") and "old" not in page
+    assert "(sub/results/results.png)" in page and "seeds: 3," in page
+    assert [line for line in page.splitlines() if line.startswith("| ")][1:] == [
+        "| 3.0 ms | fast | 0.30 M | 30.0 % | 60.0 % | 1.54 |",
+        "| 5.0 ms | found | 0.30 M | 10.0 % | 40.0 % | 0.78 |",
+    ]
+    assert (tmp_path / "sub" / "results" / "results.svg").read_text() == "it"
+    readme.write_text("no marks", encoding="utf-8")
+    assert publish.main(list(map(str, words))) == 1
+    assert readme.read_text() == "no marks"
