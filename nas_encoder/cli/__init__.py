@@ -16,8 +16,8 @@ def add_tokens(parser: Any, default: str) -> None:
     parser.add_argument(
         "--tokens",
         metavar="KIND|FILE",
-        help=f"char, word, phone, syllable, bpe, or a token list (tokens.txt of ESPnet) or BPE "
-        f".model file (default: {default})",
+        help=f"char, word, phone, syllable, initial_final, bpe, or a token list (tokens.txt of "
+        f"ESPnet) or BPE .model file (default: {default})",
     )
     parser.add_argument("--bpe-size", type=int, metavar="N", help="pieces, for --tokens bpe")
 

@@ -1,8 +1,9 @@
 """Read a speech corpus for lhotse, ESPnet and NeMo, or check data before a search.
 
 ``prepare`` reads a corpus, compares it with what was published, and writes lhotse manifests, ESPnet
-data folders and NeMo manifests. ``check`` looks at training and validation data, in any of
-these forms, and reports everything that would spoil a search.
+data folders and NeMo manifests. ``tokens`` makes the token list of training texts. ``check`` looks
+at training and validation data, in any of these forms, and reports everything that would spoil a
+search.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ examples:
   nas-encoder data prepare librispeech /corpora/LibriSpeech data/ls100 \\
       --train train-clean-100 --dev dev-clean,dev-other --test test-clean
   nas-encoder data prepare timit /corpora/TIMIT data/timit --phones 39 --jobs 4
+  nas-encoder data prepare aishell /corpora/aishell data/aishell_syllables --units syllable
   nas-encoder data prepare prompts /corpora/prompts data/prompts --sampling-rate 16000
+  nas-encoder data tokens data/ls100 data/ls100/bpe_unigram5000 --kind bpe --size 5000
   nas-encoder data check --train data/timit/espnet/train --valid data/timit/nemo/dev.json \\
       --tokens phone
   nas-encoder data check --train dump/raw/train_sp --valid dump/raw/dev --full \\
@@ -31,8 +34,8 @@ _SPLITS = ("train", "dev", "test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the two actions and their options."""
-    actions = parser.add_subparsers(dest="action", metavar="{prepare,check}", required=True)
+    """Declare the actions and their options."""
+    actions = parser.add_subparsers(dest="action", metavar="{prepare,tokens,check}", required=True)
 
     prepare = actions.add_parser("prepare", help="read a corpus; write lhotse, ESPnet, NeMo data")
     # No `choices`: the names are in a table of nas_encoder.data, which needs lhotse.
@@ -48,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     prepare.add_argument(
         "--phones", type=int, default=48, help="TIMIT: phone set, 61, 48 (default) or 39"
+    )
+    prepare.add_argument(
+        "--units",
+        default="char",
+        help="AISHELL: what texts become: char (default; they stay), syllable (jin1) or "
+        "initial_final (j in1)",
     )
     prepare.add_argument(
         "--keep-sa", action="store_true", help="TIMIT: keep the SA sentences, which all speak"
@@ -69,6 +78,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="LibriSpeech: librispeech-lm-norm.txt.gz, to be written to lm/text",
     )
     prepare.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    tokens = actions.add_parser("tokens", help="make the token list of training texts")
+    tokens.add_argument("train", help="a prepared folder, or training data as for 'check'")
+    tokens.add_argument("output_dir", type=Path, help="receives tokens.txt, and bpe.model")
+    tokens.add_argument(
+        "--kind", default="char", help="char (default), word, phone, syllable, initial_final, bpe"
+    )
+    tokens.add_argument("--size", type=int, metavar="N", help="pieces, for --kind bpe")
+    tokens.add_argument(
+        "--model-type", default="unigram", help="of sentencepiece: unigram (default) or bpe"
+    )
+    tokens.add_argument(
+        "--fixed",
+        action="store_true",
+        help="all syllables of Mandarin (or their parts) and the phones of English, not only those "
+        "of the texts",
+    )
+    tokens.add_argument(
+        "--no-sos-eos", action="store_true", help="without <sos/eos>, which ESPnet's decoders need"
+    )
 
     check = actions.add_parser("check", help="check training and validation data")
     check.add_argument("--train", required=True, help="ESPnet folder, NeMo manifest or lhotse cuts")
@@ -100,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; return 0, or 1 if the check found errors."""
-    return _prepare(args) if args.action == "prepare" else _check(args)
+    return {"prepare": _prepare, "tokens": _tokens, "check": _check}[args.action](args)
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -112,6 +141,7 @@ def _prepare(args: argparse.Namespace) -> int:
     options = PrepareOptions(
         jobs=args.jobs,
         phones=args.phones,
+        units=args.units,
         keep_sa=args.keep_sa,
         subsets={split: names.split(",") for split, names in asked.items()},
         sampling_rate=args.sampling_rate,
@@ -130,6 +160,17 @@ def _prepare(args: argparse.Namespace) -> int:
         )
     if prepared.lm_lines is not None:
         print(f"text for language models: {prepared.lm_lines:,d} lines -> {args.output_dir}/lm")
+    return 0
+
+
+def _tokens(args: argparse.Namespace) -> int:
+    from nas_encoder.data.token_lists import ListOptions, write_token_list
+
+    options = ListOptions(
+        args.kind, args.size, args.model_type, fixed=args.fixed, sos_eos=not args.no_sos_eos
+    )
+    tokens = write_token_list(args.train, args.output_dir, options)
+    print(f"{len(tokens)} tokens of kind {tokens.kind} -> {args.output_dir / 'tokens.txt'}")
     return 0
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from nas_encoder.data.mandarin import UNITS, guess_units, split_units
 from nas_encoder.errors import DataError, MissingDependencyError
 
 BLANK = "<blank>"
 UNK = "<unk>"
 SPACE = "<space>"
 SPECIAL = frozenset((BLANK, UNK, SPACE, "<sos/eos>", "<sos>", "<eos>"))
-SPLIT_KINDS = ("char", "word", "phone", "syllable")  # texts are split, nothing is learned
+SPLIT_KINDS = ("char", "word", "phone", *UNITS)  # texts are split, nothing is learned
 TOKEN_KINDS = (*SPLIT_KINDS, "bpe")
 WORD_MARK = "\u2581"  # sentencepiece's, in front of a word
-_HANZI = re.compile(r"[\u3400-\u9fff]")
 _TAG = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 _KINDS_OF_FOLDERS = {"char": "char", "word": "word", "phn": "phone"}  # of ESPnet's recipes
 
@@ -37,7 +38,7 @@ def splitter(kind: str, tokens: Sequence[str]) -> Callable[[str], list[str]]:
     others: dict[str, Callable[[str], list[str]]] = {
         "word": lambda text: text.split(),
         "phone": _phones,
-        "syllable": _syllables,
+        **{units: partial(split_units, units=units) for units in UNITS},
     }
     return others[kind]
 
@@ -50,7 +51,9 @@ def guess_kind(tokens: Sequence[str], folder: str) -> str:
     short = [token for token in plain if len(token) == 1]
     if folder in _KINDS_OF_FOLDERS and (folder != "char" or short):
         return _KINDS_OF_FOLDERS[folder]
-    return "char" if SPACE in tokens or len(short) == len(plain) else "word"
+    if SPACE in tokens or len(short) == len(plain):
+        return "char"
+    return guess_units(plain) or "word"
 
 
 def fault_of(token: str, kind: str) -> str | None:
@@ -84,18 +87,6 @@ def _phones(text: str) -> list[str]:
     """Split at every space; three in a row stand for the token ' ', a boundary of words."""
     phones = text.replace("   ", f" {SPACE} ").split(" ")
     return [p.replace(SPACE, " ") for p in phones] if "   " in text else phones
-
-
-def _syllables(text: str) -> list[str]:
-    """Convert hanzi to tone-numbered pinyin; keep the rest, split at white space."""
-    if not _HANZI.search(text):
-        return text.split()
-    try:
-        from pypinyin import Style, lazy_pinyin
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("pypinyin", "search", "turning hanzi to syllables") from error
-    converted = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
-    return [syllable for part in converted for syllable in part.split()]
 
 
 def import_sentencepiece(purpose: str) -> Any:

@@ -41,7 +41,9 @@ class TokenSet:
         tokens: All tokens, ``<blank>`` first.
         kind: One of ``char`` (the space is ``<space>``; longer tokens such as ``<noise>`` are
             found in texts as they stand), ``word`` (split at white space), ``phone`` (split at
-            every space), ``syllable`` (as ``word``; hanzi become tone-numbered pinyin), ``bpe``.
+            every space), ``syllable`` (as ``word``; hanzi become tone-numbered pinyin),
+            ``initial_final`` (the same in two parts; both: :mod:`nas_encoder.data.mandarin`),
+            ``bpe``.
         model: For ``bpe``, the serialized sentencepiece model.
 
     Raises:
@@ -102,7 +104,13 @@ class TokenSet:
 
     @classmethod
     def build(
-        cls, texts: Iterable[str], kind: str = "char", *, unk: bool = False, size: int | None = None
+        cls,
+        texts: Iterable[str],
+        kind: str = "char",
+        *,
+        unk: bool = False,
+        size: int | None = None,
+        model_type: str = "bpe",
     ) -> TokenSet:
         """Collect the tokens of (training) texts, sorted.
 
@@ -113,6 +121,7 @@ class TokenSet:
             unk: Whether to add ``<unk>`` as id 1; a BPE set, and one of texts that hold it,
                 always has it.
             size: Number of pieces, ``<unk>`` included; for ``bpe`` only.
+            model_type: ``bpe``, or sentencepiece's ``unigram``, which ESPnet's recipes choose.
 
         Raises:
             DataError: No tokens in the texts, an unknown kind, or a size that is missing,
@@ -125,7 +134,7 @@ class TokenSet:
         if (size is not None) != (kind == "bpe"):
             raise DataError("token set", [f"a size is for kind 'bpe', got {size} for {kind!r}"])
         if kind == "bpe":
-            return cls._train_bpe(texts, size or 0)
+            return cls._train_bpe(texts, size or 0, model_type)
         split = splitter(kind, ())
         found = {token for text in texts for token in split(text)}
         unk = unk or UNK in found
@@ -136,7 +145,7 @@ class TokenSet:
         return cls([BLANK, *([UNK] if unk else []), *sorted(kept)], kind)
 
     @classmethod
-    def _train_bpe(cls, texts: Iterable[str], size: int) -> TokenSet:
+    def _train_bpe(cls, texts: Iterable[str], size: int, model_type: str) -> TokenSet:
         lines = sorted(" ".join(text.split()) for text in texts)
         if not any(lines):
             raise DataError("token set", ["the texts hold no token at all"])
@@ -148,7 +157,7 @@ class TokenSet:
             trainer.SentencePieceTrainer.train(
                 sentence_iterator=iter(lines),
                 model_writer=model,
-                model_type="bpe",
+                model_type=model_type,
                 vocab_size=size,
                 character_coverage=1.0,
                 bos_id=-1,
@@ -162,7 +171,8 @@ class TokenSet:
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split("]")[-1].split())
             raise DataError(
-                "token set", [f"no {size} BPE pieces can be learned: {reason}"]
+                "token set",
+                [f"no {size} {model_type.replace('bpe', 'BPE')} pieces can be learned: {reason}"],
             ) from None
         return cls._from_model(model.getvalue(), "token set")
 
@@ -187,7 +197,8 @@ class TokenSet:
                 beside it, under the same name or as ``bpe.model``.
             kind: How texts are split; by default that of the list's folder in an ESPnet recipe,
                 else guessed: ``bpe`` if pieces have a word mark; ``char`` if all tokens but tags
-                have one character or there is a ``<space>``; else ``word``.
+                have one character or there is a ``<space>``; ``syllable`` or
+                ``initial_final`` if all are such; else ``word``.
 
         Raises:
             DataError: The file is missing, empty or malformed; the line is named.
@@ -265,7 +276,8 @@ class TokenSet:
         """Split a text into tokens, known or not.
 
         Raises:
-            DataError: For ``bpe``, the text is no valid Unicode.
+            DataError: For ``bpe``, the text is no valid Unicode; for syllables, a character of a
+                text in hanzi has no reading.
         """
         if self.kind != "bpe":
             self._split = self._split or splitter(self.kind, self.tokens)
@@ -273,6 +285,11 @@ class TokenSet:
         if not is_unicode(text):
             raise DataError(f"text {show(text)}", ["is no valid Unicode"])
         return list(self.processor.encode(text, out_type=str))
+
+    @property
+    def model(self) -> bytes | None:
+        """The serialized sentencepiece model of a BPE set."""
+        return self._model
 
     @property
     def processor(self) -> Any:

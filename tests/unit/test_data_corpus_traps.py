@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import shutil
 import tarfile
 from dataclasses import replace
@@ -129,6 +130,18 @@ def test_the_published_counts_and_no_others_pass(tmp_path):
             {}, found, speakers, problems=["'100-1-1': has a transcript, but no audio"]
         )
         compare("timit", tmp_path, reading, False)
+
+
+def test_the_page_about_corpora_says_the_same(repository):
+    page = (repository / "docs" / "corpora.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| [a-z]+ \| \w+", line)]
+    told = {(row[0].strip("| "), row[1]): [cell.strip("| ") for cell in row[2:]] for row in rows}
+    del told["corpus", "part"], told["corpus", "texts"]
+    for (corpus, part), cells in told.items():
+        count = PUBLISHED[corpus][part]
+        values = (count.utterances, count.hours, count.speakers)
+        assert cells == ["not checked" if one is None else f"{one:,}" for one in values], part
+    assert len(told) == sum(map(len, PUBLISHED.values()))
 
 
 def test_a_synthetic_corpus_is_known_as_such_and_counted_too(tmp_path, capsys):

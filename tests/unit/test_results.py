@@ -91,7 +91,7 @@ def test_scoring_needs_the_same_utterances() -> None:
     assert "1 utterances are not in the reference: c" in str(caught.value)
     with pytest.raises(DataError, match="all references are empty"):
         score({"a": ""}, {"a": "X"})
-    with pytest.raises(ValueError, match="'char' or 'word'"):
+    with pytest.raises(ValueError, match="one of char, word, timit39"):
         score({"a": "X"}, {"a": "X"}, "phone")
 
 

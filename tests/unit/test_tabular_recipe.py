@@ -12,7 +12,7 @@ import torch
 from tabular_samples import config, numbers
 
 from nas_encoder.common.resources import conf_root, list_configs
-from nas_encoder.data.phones import TIMIT_48_TO_39, fold
+from nas_encoder.data.phones import FOLDINGS, PHONE_SETS, TIMIT_48_TO_39, fold
 from nas_encoder.errors import ConfigError, GenotypeError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network import build_encoder
@@ -23,6 +23,7 @@ from nas_encoder.tabular.build import TableBuilder, choose_architectures
 from nas_encoder.tabular.config import Recipe, TableConfig, load_table_config
 from nas_encoder.training.decoding import greedy, prefix_beam
 from nas_encoder.training.optimizers import exponential
+from tools.results.scoring import score
 
 
 def test_the_rate_falls_from_the_fifth_epoch_on() -> None:
@@ -46,6 +47,23 @@ def test_48_phones_fold_to_39() -> None:
     for phone, one in via.items():
         if one:
             assert fold([one], TIMIT_48_TO_39) == [direct[phone]], phone
+
+
+def test_61_and_48_phones_are_scored_as_the_same_39() -> None:
+    from lhotse.recipes.timit import get_phonemes
+
+    folding = FOLDINGS["timit39"]
+    transcribed = sorted(set(get_phonemes(48)) - {"sil"})  # lhotse's own name
+    assert transcribed == sorted(PHONE_SETS[61]) and len(transcribed) == 61
+    for size in (48, 39):
+        table = get_phonemes(size)
+        assert dict(PHONE_SETS[size]) == {phone: table[phone] for phone in transcribed}
+    want = fold(transcribed, get_phonemes(39))  # without q, the glottal stop
+    assert len(want) == 60 and len(set(want)) == 39
+    for size in (61, 48, 39):  # whatever a network was trained with
+        assert fold(fold(transcribed, PHONE_SETS[size]), folding) == want
+    result = score({"u": "h# q ix tcl t h#"}, {"u": "sil ih cl t vcl"}, "timit39")
+    assert (result.errors, result.lengths) == ((0,), (5,))
 
 
 def sum_over_paths(log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:

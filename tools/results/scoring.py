@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.errors import DataError, MissingDependencyError
 
 _SHOWN = 5
@@ -75,7 +76,8 @@ def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str
         reference: Utterance id -> transcript.
         hypothesis: The recognised transcripts of the same ids.
         unit: ``"char"``: characters, including spaces between words, as in ESPnet's CER;
-            ``"word"``: words.
+            ``"word"``: words; or the name of a folding of phones, ``"timit39"``: phones of any of
+            TIMIT's sets, scored as 39.
 
     Raises:
         DataError: Ids differ, or all references are empty.
@@ -114,4 +116,7 @@ def _units(transcript: str, unit: str) -> Sequence[str]:
         return _CHARACTERS.findall(transcript)
     if unit == "word":
         return transcript.split()
-    raise ValueError(f"unit must be 'char' or 'word', got {unit!r}")
+    if unit in FOLDINGS:
+        return fold(transcript.split(), FOLDINGS[unit])
+    known = ", ".join(("char", "word", *FOLDINGS))
+    raise ValueError(f"unit must be one of {known}, got {unit!r}")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from lhotse.recipes.aishell import text_normalize
 
+from nas_encoder.common.problems import show
 from nas_encoder.data.corpora.options import PrepareOptions
 from nas_encoder.data.corpora.reading import (
     Part,
@@ -24,6 +27,8 @@ from nas_encoder.data.corpora.reading import (
     some,
 )
 from nas_encoder.data.findings import Findings
+from nas_encoder.data.mandarin import convert, has_hanzi, narrowed
+from nas_encoder.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +60,21 @@ def read_aishell(root: Path, options: PrepareOptions) -> Reading:
     require("aishell", LAYOUT, problems)
     findings = Findings("corpus aishell")
     texts = _texts(transcript, findings)
+    written = dict(texts)
+    if options.units != "char":
+        texts = {key: _in_units(key, text, options.units, findings) for key, text in texts.items()}
     findings.raise_any()
+    _tell_marks(written.values())
     parts = {part: Part() for part in present}
     for part in present:
         left_out = []
         for path in sorted((data / "wav" / part).glob("*/*.wav")):
             text = texts.get(path.stem)
             if text:
-                parts[part].utterances[path.stem] = Utterance(path, path.parent.name, text)
+                custom = {"written": written[path.stem]} if options.units != "char" else None
+                parts[part].utterances[path.stem] = Utterance(
+                    path, path.parent.name, text, custom=custom
+                )
             else:
                 left_out.append(path.stem)
         if left_out:
@@ -114,8 +126,27 @@ def _texts(path: Path, findings: Findings) -> dict[str, str]:
         key, *words = line.split()
         if key in texts:
             findings.add("an utterance may have one transcript", f"{path}: line {number} '{key}'")
-        texts[key] = text_normalize("".join(words))
+        texts[key] = text_normalize(narrowed("".join(words)))
     return texts
+
+
+def _in_units(key: str, text: str, units: str, findings: Findings) -> str:
+    try:
+        return " ".join(convert(text, units))
+    except DataError as error:
+        for problem in error.problems:
+            findings.add(problem, f"'{key}'")
+        return ""
+
+
+def _tell_marks(texts: Iterable[str]) -> None:
+    """Log the characters that are neither hanzi nor A to Z: they become tokens like any other."""
+    marks = Counter("".join(texts))
+    for character in [one for one in marks if has_hanzi(one) or "A" <= one <= "Z"]:
+        del marks[character]
+    if marks:
+        shown = some(f"{show(one)} ({count})" for one, count in marks.most_common())
+        logger.warning("aishell: texts hold characters beside hanzi and A to Z: %s", shown)
 
 
 def _part_of(key: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nas_encoder.data.mandarin import UNITS
 from nas_encoder.data.phones import PHONE_SETS
 
 
@@ -17,6 +18,8 @@ class PrepareOptions:
         jobs: Threads that read audio headers and write audio.
         phones: TIMIT's phone set: 61 (as transcribed; lhotse calls it 60, which is taken too), 48
             or 39 (Lee and Hon 1989).
+        units: AISHELL: ``char`` (texts stay), or ``syllable`` or ``initial_final``, which texts
+            become by the rules of :mod:`nas_encoder.data.mandarin`, as TIMIT's become phones.
         keep_sa: TIMIT: keep the two SA sentences that every speaker reads; by custom they are
             left out, because training and test would share them.
         subsets: LibriSpeech: split -> subsets, instead of the default (train = all train-*,
@@ -31,6 +34,7 @@ class PrepareOptions:
 
     jobs: int = 1
     phones: int = 48
+    units: str = "char"
     keep_sa: bool = False
     subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     sampling_rate: int | None = None
@@ -45,6 +49,11 @@ class PrepareOptions:
         if self.phones not in PHONE_SETS:
             known = ", ".join(map(str, PHONE_SETS))
             problems.append(f"phones: must be one of {known}, got {self.phones}")
+        if self.units not in ("char", *UNITS):
+            known = ", ".join(("char", *UNITS))
+            problems.append(f"units: must be one of {known}, got {self.units!r}")
+        elif self.units != "char" and corpus != "aishell":
+            problems.append(f"units: {self.units} is for aishell, not {corpus}")
         if self.subsets and not self.subsets.get("train"):
             problems.append("subsets: a split 'train' is needed")
         if self.sampling_rate is not None and self.sampling_rate < 1:

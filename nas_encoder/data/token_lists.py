@@ -1,0 +1,87 @@
+"""Writes the token list of a corpus, as ESPnet's recipes lay one out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_encoder.data.mandarin import UNITS, inventory
+from nas_encoder.data.manifests import PREPARED, open_cuts, transcripts
+from nas_encoder.data.splitting import BLANK, TOKEN_KINDS, UNK
+from nas_encoder.data.tokens import TokenSet
+from nas_encoder.errors import ConfigError, DataError
+
+SOS_EOS = "<sos/eos>"
+MODEL_TYPES = ("unigram", "bpe")
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """What kind of list is made.
+
+    Attributes:
+        kind: One of :data:`TOKEN_KINDS`.
+        size: Pieces, for ``bpe``.
+        model_type: For ``bpe``, one of :data:`MODEL_TYPES`.
+        fixed: For syllables and their parts, all that Mandarin has, not those of the texts: lists
+            of several corpora are then the same.
+        sos_eos: Whether ``<sos/eos>`` is the last token, as ESPnet's decoders need it.
+    """
+
+    kind: str = "char"
+    size: int | None = None
+    model_type: str = "unigram"
+    fixed: bool = False
+    sos_eos: bool = True
+
+    def problems(self) -> list[str]:
+        """Return every value that breaks a rule."""
+        problems = []
+        if self.kind not in TOKEN_KINDS:
+            problems.append(f"kind: must be one of {', '.join(TOKEN_KINDS)}, got {self.kind!r}")
+        if (self.size is None) == (self.kind == "bpe") or (self.size is not None and self.size < 1):
+            problems.append(f"size: a number above 0 is for kind bpe, got {self.size}")
+        if self.model_type not in MODEL_TYPES:
+            known = ", ".join(MODEL_TYPES)
+            problems.append(f"model_type: must be one of {known}, got {self.model_type!r}")
+        if self.fixed and self.kind not in UNITS:
+            problems.append(f"fixed: is for {', '.join(UNITS)}, not {self.kind}")
+        return problems
+
+
+def write_token_list(source: str | Path, folder: str | Path, options: ListOptions) -> TokenSet:
+    """Make the token list of training texts, and write ``tokens.txt`` (and ``bpe.model``).
+
+    Args:
+        source: Training data of any form that :func:`open_cuts` takes; of a prepared folder, the
+            split ``train``.
+        folder: Receives the list: ``<blank>``, ``<unk>``, the tokens, and ``<sos/eos>``.
+        options: See :class:`ListOptions`.
+
+    Raises:
+        ConfigError: Options are out of range.
+        DataError: The data are unusable; no such list can be made of them; a text has tokens that
+            a fixed list lacks.
+        MissingDependencyError: pypinyin or sentencepiece is needed.
+    """
+    if problems := options.problems():
+        raise ConfigError("token list", problems)
+    prepared = (Path(source).expanduser() / PREPARED).is_file()
+    pairs = transcripts(open_cuts(source, split="train" if prepared else None))
+    if options.fixed:
+        tokens = TokenSet([BLANK, UNK, *inventory(options.kind)], options.kind)
+        if problems := tokens.missing(pairs).problems(forbidden=True):
+            raise DataError(f"token list of {source}", problems)
+    else:
+        texts = (text for _, text in pairs)
+        size, model_type = options.size, options.model_type
+        tokens = TokenSet.build(texts, options.kind, unk=True, size=size, model_type=model_type)
+    listed = list(tokens.tokens)
+    if options.sos_eos and SOS_EOS not in listed:
+        listed.append(SOS_EOS)
+    model = tokens.model
+    tokens = TokenSet(listed, options.kind, model=model)
+    tokens.save(Path(folder) / "tokens.txt")
+    if model is not None:  # the name that ESPnet's recipes give it
+        (Path(folder) / "tokens.model").replace(Path(folder) / "bpe.model")
+    return tokens
