@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import nas_encoder
 from nas_encoder import load_genotype
 from nas_encoder.cli.main import build_parser, main
 from nas_encoder.common.resources import list_configs
+from tools.espnet_recipes.configs import choices, conf_folder, table
 
 pytestmark = [
     pytest.mark.slow,
@@ -110,6 +112,8 @@ def test_every_command_is_one_that_works(
         elif program == "nas-encoder":
             if "..." not in rest:
                 build_parser(only=rest[0]).parse_args(rest)
+        elif program == "./nas_encoder/recipes/install.sh":
+            shutil.copytree(repository / conf_folder("timit"), recipe / "conf", dirs_exist_ok=True)
         elif program == "pip":
             # The package is on no index: only folders and wheels can be given to pip.
             (target,) = [word for word in rest[1:] if "nas_encoder" in word]
@@ -118,6 +122,16 @@ def test_every_command_is_one_that_works(
         else:
             assert program in ("cd", ".", "make", "python"), words
     assert all(checked.values()), checked
+
+
+def test_every_encoder_of_the_recipes_is_in_the_document_with_its_sizes(repository: Path) -> None:
+    text = (repository / "docs/espnet.md").read_text(encoding="utf-8")
+    corpora = table()["corpora"].values()
+    for choice in choices("timit"):
+        if choice.loss == "hybrid":
+            sizes = [corpus["encoders"][choice.encoder]["millions"] for corpus in corpora]
+            (row,) = re.findall(rf"^\| `{choice.name}` \|.*\| (.*) \|$", text, flags=re.MULTILINE)
+            assert row == ", ".join(f"{size:.1f}" for size in sizes)
 
 
 def test_every_shipped_config_is_in_the_document(repository: Path) -> None:

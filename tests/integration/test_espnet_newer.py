@@ -21,6 +21,7 @@ import yaml
 from wheel_environment import NEWER_ESPNET
 
 from nas_encoder import load_genotype
+from tools.espnet_recipes.install import install
 
 pytestmark = [pytest.mark.espnet, pytest.mark.slow]
 
@@ -57,7 +58,29 @@ def test_the_folder_hides_the_other_version(repository: Path) -> None:
     assert "'espnet2.legacy.nets." in error
 
 
-def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path) -> None:
+# Loads each of our configurations as run.py does, and builds its model but for the statistics.
+LINKED = """
+import os, pathlib
+from espnet3.utils.config_utils import load_and_merge_config
+os.chdir({recipe!r})
+for file in sorted(pathlib.Path("conf/tuning").glob("training_*.yaml")):
+    if not file.is_symlink():
+        continue
+    config = load_and_merge_config(file, "training.yaml")
+    config.model.update(token_list=["<blank>", "a", "<sos/eos>"], vocab_size=3, normalize=None)
+    config.model.encoder_conf.update({small!r}.get(config.model.encoder, {{}}))
+    model = utils.get_espnet_model(config.task, config.model)
+    print(config.exp_tag, config.stats_dir, config.model.encoder, model.decoder is not None)
+"""
+
+
+def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: Path) -> None:
+    # Links to our configurations in a recipe, which are read in the same process.
+    recipe = tmp_path / "egs3" / "librispeech_100" / "esp2_asr"
+    shutil.copytree(NEWER_ESPNET / "egs3" / "librispeech_100" / "esp2_asr", recipe)
+    (there, *_), _ = install(tmp_path)
+    assert there.place == recipe.relative_to(tmp_path) and len(there.made) == 4
+    small = {"nas": {"channels": 8}, "dfsmn_san": {"blocks": 2, "hidden_size": 8}}
     code = (
         "from nas_encoder import autoload; autoload.uninstall()\n"
         "import espnet3.systems.base.training as training, espnet3.utils.task_utils as utils\n"
@@ -65,11 +88,22 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path) -> None:
         "before = training.save_espnet_config\n"
         "print('nas' in task.encoder_choices.classes, autoload.install())\n"
         "print('nas' in task.encoder_choices.classes, before is training.save_espnet_config)\n"
-        "print(training.save_espnet_config is utils.save_espnet_config)"
+        "print(training.save_espnet_config is utils.save_espnet_config)\n"
     )
+    code += LINKED.format(recipe=str(recipe), small=small)
     done = run(["-c", code], repository)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-5:] == ["False", "True", "True", "False", "True"]
+    printed = done.stdout.splitlines()
+    assert " ".join(printed[-7:-4]).split() == ["False", "True", "True", "False", "True"]
+    assert printed[-4:] == [
+        f"training_{name} ./exp/stats_{bins}_bins {encoder} True"
+        for name, bins, encoder in (
+            ("blocks", 80, "nas"),
+            ("dfsmn_san", 40, "dfsmn_san"),
+            ("nas", 40, "nas"),
+            ("nas_asrnet_a", 40, "nas"),
+        )
+    ]
 
 
 @pytest.mark.parametrize(
