@@ -12,6 +12,7 @@ import yaml
 from espnet_options import load_asr
 
 from tools.espnet_recipes.configs import Choice, choices, decode_configs, table
+from tools.espnet_recipes.standalone import averaged, tiny
 from tools.espnet_recipes.write import stale
 
 pytestmark = [
@@ -26,25 +27,6 @@ CORPORA = tuple(table()["corpora"])
 # ESPnet's other transducer loss, for which a model is built without warprnnt_pytorch, which
 # compiles only where CUDA is. Neither can be computed on a CPU.
 PLAIN_LOSS = {"transducer_multi_blank_durations": [2]}
-# The networks at a size for a test; the front end, masks, losses and optimizers are as shipped.
-TINY = {
-    "nas": {"channels": 2, "layers": 4, "output_size": 16},
-    "nas_asrnet_a": {"channels": 2, "layers": 4, "output_size": 16},
-    "blocks": {"channels": 16, "layers": 7},
-    "dfsmn_san": {
-        "blocks": 3,
-        "attention_layers": 1,
-        "hidden_size": 16,
-        "output_size": 16,
-        "attention_heads": 2,
-    },
-}
-TINY_PEER = {"output_size": 16, "attention_heads": 2, "linear_units": 16, "num_blocks": 3}
-TINY_TAPS = {"nas": [3], "blocks": [2]}
-TINY_DECODER = {
-    "hybrid": {"linear_units": 16, "num_blocks": 1},
-    "transducer": {"hidden_size": 16},
-}
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +108,8 @@ def test_models_learn_and_are_selected_by_what_they_report(
         if choice.loss != loss:
             continue
         found = arguments(parser, choice, repository)
-        sizes = TINY.get(choice.encoder, TINY_PEER)
-        found.encoder_conf = found.encoder_conf | sizes
-        if choice.encoder == "e_branchformer":
-            found.encoder_conf["cgmlp_linear_units"] = 16
-        if loss == "interctc":
-            found.encoder_conf["interctc_layer_idx"] = TINY_TAPS.get(choice.encoder, [1, 2])
-        found.decoder_conf = (found.decoder_conf or {}) | TINY_DECODER.get(loss, {})
+        shrunk = tiny(choice, vars(found))
+        found.encoder_conf, found.decoder_conf = shrunk["encoder_conf"], shrunk["decoder_conf"]
         found.normalize = None  # asr.sh gives global_mvn its statistics
         model = asr.ASRTask.build_model(found).train()
         assert (model.decoder is None) == (loss in ("ctc", "interctc"))
@@ -153,8 +130,8 @@ def test_models_learn_and_are_selected_by_what_they_report(
         ((_, criterion, _),) = found.best_model_criterion
         assert reported[criterion] is not None, choice
         # What asr.sh averages and then decodes.
-        averaged = f"valid.{criterion}.ave.pth"
-        assert averaged in (table()["losses"][loss]["options"] or "valid.acc.ave.pth")
+        assert averaged(choice) == f"valid.{criterion}.ave.pth"
+        assert averaged(choice) in (table()["losses"][loss]["options"] or "valid.acc.ave.pth")
 
 
 @pytest.mark.parametrize("corpus", CORPORA)

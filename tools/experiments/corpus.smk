@@ -1,0 +1,251 @@
+# A public corpus with ESPnet's programs and no checkout of it: data, tokens, statistics, trainings,
+# decoding, results. The including Snakefile sets CORPUS, its name in tools/espnet_recipes/table.yaml.
+# With --tiny or without --corpus_dir, a synthetic corpus in the same layout is made.
+from tools.espnet_recipes.standalone import averaged, bins_of, choice_of, decoding
+
+ENCODERS, TESTS = config["encoders"].split(), config["tests"].split()
+CHOICES = {name: choice_of(CORPUS, name) for name in ENCODERS}
+# The first encoder of each number of features makes the statistics for all.
+BINS = {name: bins_of(choice) for name, choice in CHOICES.items()}
+FIRST = {bins: name for name, bins in reversed(BINS.items())}
+CONF = ROOT / "recipes" / CORPUS / "espnet" / "conf"
+TOKEN_TYPE = config["token_type"]
+TOKENS = [f"tokens/{TOKEN_TYPE}.txt", *(["tokens/bpe.model"] if TOKEN_TYPE == "bpe" else [])]
+TINY = config["tiny"] == "true"
+SYNTHETIC = TINY or not config["corpus_dir"]
+_name = "synthetic_{n_train}_{n_dev}_{n_test}_seed{seed}".format(**config) if SYNTHETIC else CORPUS
+SOURCE = f"{DOWNLOADS}/{_name}" if SYNTHETIC else str(Path(RECIPE, config["corpus_dir"]))
+DATA = f"{DATA}/{_name}"
+# LibriSpeech's data are prepared once for each test subset; train and dev are those of the first.
+SUBSETS = "--train {train} --dev {dev}".format(**config) if "train" in config else ""
+
+
+def folder(split):
+    """Return the ESPnet folder of a split or a test subset."""
+    test, name = (split, "test") if split in TESTS else (TESTS[0], split)
+    return f"{DATA}/{test}/espnet/{name}"
+
+
+def data_files():
+    """Return the named inputs of ESPnet's training, in its own words."""
+    return {
+        f"{kind}_{key}": f"{folder(split)}/{file}"
+        for kind, split in (("train", "train"), ("valid", "dev"))
+        for key, file in (("wav", "wav.scp"), ("text", "text"))
+    }
+
+
+AUDIO_AND_TEXT = " ".join(
+    f"--{kind}_data_path_and_name_and_type {{input.{kind}_{key}:q}},{name}"
+    for kind in ("train", "valid")
+    for key, name in (("wav", "speech,sound"), ("text", "text,text"))
+)
+
+if stage(1, expand("{data}/{test}/prepared.json", data=DATA, test=TESTS)):
+    if SYNTHETIC:
+
+        rule corpus:
+            output: update(f"{SOURCE}/corpus.json"), # the tool keeps an existing corpus
+            params:
+                layout=CORPUS.partition("_")[0],
+                folder=SOURCE,
+                sizes=[config[name] for name in ("n_train", "n_dev", "n_test")],
+                speakers=config["speakers"],
+                seed=config["seed"],
+                other=f"--test-other {config['n_test']}" if "test-other" in TESTS else "",
+            log: "log/corpus.log"
+            threads: ALL_CORES
+            shell:
+                "python {ROOT:q}/tools/synth_corpus.py --layout {params.layout}"
+                " --output {params.folder:q} --train {params.sizes[0]} --dev {params.sizes[1]}"
+                " --test {params.sizes[2]} {params.other} --speakers {params.speakers}"
+                " --seed {params.seed} --jobs {threads} > {log:q} 2>&1"
+
+    rule data:
+        input: f"{SOURCE}/corpus.json" if SYNTHETIC else [],
+        output:
+            f"{DATA}/{{test}}/prepared.json",
+            expand("{data}/{{test}}/espnet/{split}/{file}", data=DATA,
+                   split=["train", "dev", "test"], file=["text", "wav.scp", "utt2dur"]),
+        wildcard_constraints: test="|".join(TESTS)
+        params:
+            corpus=CORPUS.partition("_")[0],
+            source=SOURCE,
+            folder=f"{DATA}/{{test}}",
+            subsets=lambda w: f"{SUBSETS} --test {w.test}" if SUBSETS else "",
+            options=config["data_args"] + (" --partial" if SYNTHETIC else ""),
+        log: "log/data/{test}.log"
+        threads: ALL_CORES
+        shell:
+            "nas-encoder data prepare {params.corpus} {params.source:q} {params.folder:q}"
+            " --jobs {threads} {params.subsets} {params.options} > {log} 2>&1"
+
+
+if stage(2, *TOKENS):
+
+    if TOKEN_TYPE == "bpe":
+
+        rule tokens:
+            input: f"{folder('train')}/text"
+            output: *TOKENS,
+            params: size=config["nbpe"],
+            log: "log/tokens.log"
+            shell:
+                "python -m tools.espnet_recipes.bpe --text {input:q} --size {params.size}"
+                " --tokens {output[0]} --model {output[1]} > {log} 2>&1"
+
+    else:
+
+        rule tokens:
+            input: f"{folder('train')}/text"
+            output: TOKENS,
+            params: kind=TOKEN_TYPE,
+            log: "log/tokens.log"
+            shell:
+                "python -m espnet2.bin.tokenize_text --token_type {params.kind} --input {input:q}"
+                " --output {output} --field 2- --write_vocabulary true --add_symbol '<blank>:0'"
+                " --add_symbol '<unk>:1' --add_symbol '<sos/eos>:-1' > {log} 2>&1"
+
+
+rule training_config:
+    input:
+        TOKENS,
+        table=f"{ROOT}/tools/espnet_recipes/table.yaml",
+    output: "conf/{encoder}.yaml"
+    wildcard_constraints: encoder="|".join(ENCODERS)
+    params:
+        corpus=CORPUS,
+        kind=TOKEN_TYPE,
+        stats=lambda w: f"stats/{BINS[w.encoder]}/train/feats_stats.npz",
+        model="--bpemodel tokens/bpe.model" if TOKEN_TYPE == "bpe" else "",
+        options=("--speed " if config["speed_perturb"] == "true" else "") + "--tiny" * TINY,
+    log: "log/conf/{encoder}.log"
+    shell:
+        "python -m tools.espnet_recipes.standalone --corpus {params.corpus} --name {wildcards.encoder}"
+        " --tokens {input[0]} --token_type {params.kind} {params.model} --stats {params.stats}"
+        " {params.options} --output {output} > {log} 2>&1"
+
+
+SHAPES = {
+    f"{split}_{kind}": f"stats/{{bins}}/{split}/{file}"
+    for split in ("train", "valid")
+    for kind, file in (("speech", "speech_shape"), ("text", f"text_shape.{TOKEN_TYPE}"))
+}
+
+
+def shapes_of(wildcards):
+    """Return the shapes of an encoder's features and targets."""
+    return {key: path.format(bins=BINS[wildcards.encoder]) for key, path in SHAPES.items()}
+
+
+if stage(3, *(path.format(bins=bins) for bins in FIRST for path in SHAPES.values())):
+
+    rule stats:
+        input:
+            TOKENS,
+            **data_files(),
+            train_shape=f"{folder('train')}/utt2dur",
+            valid_shape=f"{folder('dev')}/utt2dur",
+            config=lambda w: f"conf/{FIRST[int(w.bins)]}.yaml",
+        output:
+            "stats/{bins}/train/feats_stats.npz",
+            expand("stats/{{bins}}/{split}/{file}", split=["train", "valid"],
+                   file=["speech_shape", "text_shape"]),
+        params: folder="stats/{bins}",
+        log: "log/stats/{bins}.log"
+        benchmark: "benchmarks/stats/{bins}.tsv"
+        shell:
+            "python -m espnet2.bin.asr_train --config {input.config:q} --normalize none"
+            " --collect_stats true --output_dir {params.folder} " + AUDIO_AND_TEXT + ""
+            " --train_shape_file {input.train_shape:q} --valid_shape_file {input.valid_shape:q}"
+            " > {log} 2>&1"
+
+    # As asr.sh does: a batch is measured in the numbers of its arrays, targets as one-hot rows.
+    rule text_shape:
+        input:
+            TOKENS,
+            shape="stats/{bins}/{split}/text_shape",
+        output: f"stats/{{bins}}/{{split}}/text_shape.{TOKEN_TYPE}"
+        wildcard_constraints: split="train|valid"
+        shell:
+            """awk -v N="$(wc -l < {input[0]})" '{{ print $0 "," N }}' {input.shape} > {output}"""
+
+
+if stage(4, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
+
+    rule train:
+        input:
+            TOKENS,
+            unpack(shapes_of),
+            **data_files(),
+            stats=lambda w: f"stats/{BINS[w.encoder]}/train/feats_stats.npz",
+            config="conf/{encoder}.yaml",
+        output: "costs/train/{encoder}.json"
+        params:
+            folder="models/{encoder}",
+            model=lambda w: averaged(CHOICES[w.encoder]),
+            ngpu=config["ngpu"],
+            options=config["asr_args"],
+        shell:
+            "{RESUMABLE} train/{wildcards.encoder} --folder {params.folder}"
+            " --outputs {params.folder}/{params.model} --inputs {input:q} --"
+            " python -m espnet2.bin.asr_train --config {input.config:q} --output_dir {params.folder}"
+            " --resume true --ngpu {params.ngpu} " + AUDIO_AND_TEXT + ""
+            " --train_shape_file {input.train_speech} --train_shape_file {input.train_text}"
+            " --valid_shape_file {input.valid_speech} --valid_shape_file {input.valid_text}"
+            " {params.options}"
+
+
+DECODED = "decode/{encoder}/{split}/1best_recog/text"
+SPLITS = ["dev", *TESTS]
+
+if stage(5, *expand(DECODED, encoder=ENCODERS, split=SPLITS)):
+
+    rule decode:
+        input:
+            "costs/train/{encoder}.json",
+            wav=lambda w: f"{folder(w.split)}/wav.scp",
+            config=lambda w: f"{CONF}/{decoding(CHOICES[w.encoder], config['decoding'])}",
+        output: DECODED
+        wildcard_constraints:
+            encoder="|".join(ENCODERS),
+            split="|".join(SPLITS),
+        params:
+            model="models/{encoder}",
+            file=lambda w: averaged(CHOICES[w.encoder]),
+            folder="decode/{encoder}/{split}",
+            ngpu=config["ngpu"],
+            options=config["inference_args"],
+        log: "log/decode/{encoder}/{split}.log"
+        benchmark: "benchmarks/decode/{encoder}/{split}.tsv"
+        shell:
+            "python -m espnet2.bin.asr_inference --config {input.config:q}"
+            " --asr_train_config {params.model}/config.yaml"
+            " --asr_model_file {params.model}/{params.file} --ngpu {params.ngpu} --num_workers 1"
+            " --data_path_and_name_and_type {input.wav:q},speech,sound --key_file {input.wav:q}"
+            " --output_dir {params.folder} {params.options} > {log} 2>&1"
+
+
+if stage(6, "results/RESULTS.md", "results/results.json"):
+
+    rule results:
+        input:
+            expand(DECODED, encoder=ENCODERS, split=SPLITS),
+            references=[f"{folder(split)}/text" for split in SPLITS],
+            prepared=f"{DATA}/{TESTS[0]}/prepared.json",
+        output:
+            "results/RESULTS.md",
+            "results/results.json",
+        params:
+            corpus=CORPUS,
+            encoders=ENCODERS,
+            tests=[f"{split}={folder(split)}" for split in SPLITS],
+            decoding=config["decoding"] or "beam",
+            command=config["command"],
+            synthetic="--synthetic" if SYNTHETIC else "",
+        log: "log/results.log"
+        shell:
+            "python -m tools.espnet_recipes.results --corpus {params.corpus}"
+            " --encoders {params.encoders} --tests {params.tests:q} --decoding {params.decoding}"
+            " --prepared {input.prepared:q} {params.synthetic} --command {params.command:q}"
+            " --output results > {log} 2>&1"
