@@ -129,7 +129,7 @@ rule training_config:
 SHAPES = {
     f"{split}_{kind}": f"stats/{{bins}}/{split}/{file}"
     for split in ("train", "valid")
-    for kind, file in (("speech", "speech_shape"), ("text", f"text_shape.{TOKEN_TYPE}"))
+    for kind, file in (("frames", "speech_shape"), ("targets", f"text_shape.{TOKEN_TYPE}"))
 }
 
 
@@ -191,8 +191,8 @@ if stage(4, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
             " --outputs {params.folder}/{params.model} --inputs {input:q} --"
             " python -m espnet2.bin.asr_train --config {input.config:q} --output_dir {params.folder}"
             " --resume true --ngpu {params.ngpu} " + AUDIO_AND_TEXT + ""
-            " --train_shape_file {input.train_speech} --train_shape_file {input.train_text}"
-            " --valid_shape_file {input.valid_speech} --valid_shape_file {input.valid_text}"
+            " --train_shape_file {input.train_frames} --train_shape_file {input.train_targets}"
+            " --valid_shape_file {input.valid_frames} --valid_shape_file {input.valid_targets}"
             " {params.options}"
 
 
