@@ -35,7 +35,7 @@ def edge_map(
     tables = [row.probabilities[kind] for kind in kinds]
     figure = new_figure(0.29 * max(map(len, tables)) + 1.9)
     axes_list = figure.subplots(1, len(kinds), squeeze=False)[0]
-    centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "in_layout": False}
     frame: dict[str, Any] = {"fill": False, "ec": "#ff3b30", "lw": 2, "clip_on": False, "zorder": 3}
     highest = max(0.5, *(p for table in tables for edge in table for p in edge.values()))
     for axes, kind, table in zip(axes_list, kinds, tables, strict=True):
