@@ -109,7 +109,7 @@ def nemo(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     import lightning.pytorch as pl
     from nemo.collections.asr.models import EncDecCTCModel
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
 
     manifest = folder / "noise.json"
     lines = [
@@ -118,16 +118,18 @@ def nemo(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     configs = conf_root() / "train" / "nemo"
-    config = OmegaConf.load(configs / "nas_ctc_char.yaml")
-    blocks = OmegaConf.load(configs / "blocks_ctc_bpe.yaml")
-    with open_dict(config):
-        for part in ("encoder", "preprocessor", "spec_augment"):
-            config.model[part] = OmegaConf.to_container(blocks.model[part])
-        if args.tiny:
-            config.model.encoder |= {"genotype": SMALL, "d_model": SMALL["width"]}
-        for part in ("train_ds", "validation_ds"):
-            config.model[part] |= {"manifest_filepath": str(manifest), "num_workers": 0}
-            config.model[part].batch_size = args.batch
+    # Not resolved: interpolations go with their sections.
+    document, blocks = (
+        OmegaConf.to_container(OmegaConf.load(configs / f"{name}.yaml"))["model"]
+        for name in ("nas_ctc_char", "blocks_ctc_bpe")
+    )
+    document |= {part: blocks[part] for part in ("encoder", "preprocessor", "spec_augment")}
+    if args.tiny:
+        document["encoder"] |= {"genotype": SMALL, "d_model": SMALL["width"]}
+    data = {"manifest_filepath": str(manifest), "num_workers": 0, "batch_size": args.batch}
+    for part in ("train_ds", "validation_ds"):
+        document[part] |= data
+    config = OmegaConf.create({"model": document})
     losses: list[float] = []
     times: list[float] = []
 
