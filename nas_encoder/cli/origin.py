@@ -18,6 +18,11 @@ def kind_title(genotype: Genotype) -> str:
     return KIND_TITLES.get(kind, kind)
 
 
+def note_of(genotype: Genotype) -> str:
+    """Return what users should know, empty if nothing."""
+    return " ".join(str(genotype.provenance.get("note") or "").split())
+
+
 def provenance_line(genotype: Genotype) -> str:
     """Return where a genotype comes from, in one line."""
     provenance = genotype.provenance

@@ -13,7 +13,7 @@ import json
 import textwrap
 from typing import Any
 
-from nas_encoder.cli.origin import kind_title, provenance_line
+from nas_encoder.cli.origin import kind_title, note_of, provenance_line
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.spaces import get_space
@@ -140,6 +140,7 @@ def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -
     lines = [
         f"{genotype.name}   space {genotype.space}   hash {genotype.hash}",
         *textwrap.wrap(f"{kind_title(genotype)}: {provenance_line(genotype)}", 96),
+        *textwrap.wrap(note_of(genotype), 96),
         "",
         *space.lines(genotype.architecture),
         legend,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.cli import show
-from nas_encoder.cli.origin import kind_title, provenance_line
+from nas_encoder.cli.origin import kind_title, note_of, provenance_line
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import Genotype, load_genotype
@@ -60,7 +60,7 @@ def write_gallery(
         for genotype, row in zip(genotypes, rows, strict=True):
             yield Section(
                 genotype.name,
-                f"{kind_title(genotype)}: {provenance_line(genotype)}",
+                f"{kind_title(genotype)}: {provenance_line(genotype)}. {note_of(genotype)}".strip(),
                 picture(genotype, "png", dpi=90),
                 f"drawing of {genotype.name}",
                 "\n".join(architecture_lines(genotype)),
@@ -80,7 +80,8 @@ def _costs(genotype: Genotype) -> dict[str, Any]:
 
 
 def _row(genotype: Genotype, costs: dict[str, Any]) -> tuple[str | None, ...]:
-    error = error_of(genotype.provenance)
+    # That of a scaled one is of the genotype before.
+    error = None if "scaled" in genotype.provenance else error_of(genotype.provenance)
     field = costs.get("receptive_field")
     return (
         genotype.name,

@@ -193,10 +193,11 @@ def test_the_folder_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_gallery_has_all_with_pictures_and_numbers(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish(searched("mine", note="<b>"))
+    publish(searched("mine", note="<b>bold"))
+    publish(searched("scaled", scaled={"from": "0123", "parameters": 2_000_000}))
     assert main(["zoo", "--gallery", str(tmp_path / "zoo.html")]) == 0
     page = (tmp_path / "zoo.html").read_text(encoding="utf-8")
-    names = ["mine", *list_genotypes(), *KNOWN]
+    names = ["mine", "scaled", *list_genotypes(), *KNOWN]
     assert re.findall("<h2>(.*)</h2>", page) == ["Numbers", *names]
     assert page.count("data:image/png;base64,") == len(names)
     rows = dict(re.findall(r"<tr><td>([a-z_0-9]+)</td><td>\w+</td>(.*)</tr>", page))
@@ -204,4 +205,5 @@ def test_gallery_has_all_with_pictures_and_numbers(
     assert "<td>12.50 %</td>" in rows["mine"] and "<td>25</td>" in rows["mine"]
     assert "<td>6.03 M</td>" in rows["asrnet_b"] and "<td>4,270 ms</td>" in rows["asrnet_b"]
     assert "the whole utterance" in rows["conformer"] and "<td>12.5</td>" in rows["fast_conformer"]
-    assert "<b>" not in page
+    assert "&lt;b&gt;bold" in page and "<b>" not in page
+    assert "%" not in rows["scaled"] and "scaled to 2.0 M parameters afterwards" in page
