@@ -16,14 +16,20 @@ from nas_encoder.errors import DataError, GenotypeError, ProblemsError
 
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 128  # characters
+MAX_DEPTH = 100  # of brackets
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses aliases and duplicate keys.
+    """SafeLoader that refuses aliases, duplicate keys and deep nesting.
 
     An alias can make a small file expand without bound, or refer to itself; a duplicate key
-    silently loses the first value.
+    silently loses the first value; reading brackets takes time by the square of their depth.
     """
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise RecursionError
+        super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

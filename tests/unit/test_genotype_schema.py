@@ -15,7 +15,7 @@ import yaml
 from encoder_samples import MIXED_CELL, ZOO, document, handwritten, sampled
 
 from nas_encoder import Genotype, list_genotypes, load_genotype
-from nas_encoder.common.documents import MAX_BYTES, parse_yaml, read_yaml, write_yaml
+from nas_encoder.common.documents import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml, write_yaml
 from nas_encoder.errors import GenotypeError
 
 Change = Callable[[Any], None]
@@ -223,6 +223,7 @@ def test_messages_can_always_be_printed() -> None:
         ("a: \x00", "not valid YAML"),
         ("[" * 5000, "nested too deeply"),
         ("{a: " * 5000, "nested too deeply"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested too deeply"),
         ("x" * (MAX_BYTES + 1), "larger than 1048576 bytes"),
     ],
     ids=lambda value: value[:20],
@@ -230,6 +231,13 @@ def test_messages_can_always_be_printed() -> None:
 def test_yaml_that_is_refused(text: str, message: str) -> None:
     with pytest.raises(GenotypeError, match=r"(?s)^here: .*" + message):
         parse_yaml(text, "here")
+
+
+def test_brackets_may_be_nested_up_to_the_bound() -> None:
+    value = parse_yaml("[" * MAX_DEPTH + "]" * MAX_DEPTH, "here")
+    for _ in range(MAX_DEPTH - 1):
+        (value,) = value
+    assert value == []
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a: \xc3\x28", b"\xed\xa0\x80"])
