@@ -6,9 +6,7 @@ import logging
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-from lightning.fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
@@ -30,6 +28,9 @@ from nas_encoder.spaces import get_space
 from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.loaders import open_data
 from nas_encoder.training.stopping import stoppable
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.common.seeding import derive_seed
@@ -29,6 +28,9 @@ from nas_encoder.training.loaders import epoch_of
 from nas_encoder.training.optimizers import exponential
 from nas_encoder.training.steps import WeightSteps, ctc_loss, feasible, only_feasible
 from nas_encoder.training.trainer import State, Trainer
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from nas_encoder.errors import ConfigError
+from nas_encoder.errors import ConfigError, MissingDependencyError
 from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
 from nas_encoder.training.config import TrainerConfig
+
+if TYPE_CHECKING:  # it takes 4 s to import, which a search in a table need not wait for
+    from lightning.fabric import Fabric
 
 
 def open_fabric(config: TrainerConfig) -> Fabric:
@@ -21,7 +22,14 @@ def open_fabric(config: TrainerConfig) -> Fabric:
 
     Raises:
         ConfigError: A device is missing, or there are too few.
+        MissingDependencyError: Lightning is not installed.
     """
+    try:
+        from lightning.fabric import Fabric
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+    except ImportError as error:
+        raise MissingDependencyError("lightning", "search", "training") from error
+
     several = config.devices > 1
     try:
         fabric = Fabric(

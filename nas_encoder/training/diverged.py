@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from nas_encoder.data import Batch
 from nas_encoder.errors import NasEncoderError
 from nas_encoder.training.devices import any_process
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 class DivergedError(NasEncoderError):

@@ -9,11 +9,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
@@ -21,6 +20,9 @@ from nas_encoder.training.decoding import greedy
 from nas_encoder.training.devices import average_gradients, mean_over_processes
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.stopping import stop_if_requested
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Batches = Batch | Sequence[Batch]
 # (log-probabilities (B, T', V), output frames (B,), the batch) -> loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from search_samples import Stop, require_same
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
-from nas_encoder.errors import CheckpointError
+from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.training.checkpoint import load_checkpoint, save_checkpoint
-from nas_encoder.training.config import StopConfig, WeightsConfig
+from nas_encoder.training.config import StopConfig, TrainerConfig, WeightsConfig
+from nas_encoder.training.devices import open_fabric
 from nas_encoder.training.diverged import DivergedError
 from nas_encoder.training.optimizers import cosine, exponential, one_cycle, weights_optimizer
 from nas_encoder.training.steps import WeightSteps
@@ -183,3 +185,9 @@ def test_rates() -> None:
     rates = one_cycle(0.1, 10, rising=0.2)
     assert len(rates) == 10 and max(rates) == pytest.approx(0.1) == rates[1]
     assert rates[0] < rates[1] and rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_lightning_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning.fabric", None)
+    with pytest.raises(MissingDependencyError, match=r"nas_encoder\[search\]"):
+        open_fabric(TrainerConfig())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-from lightning.fabric import Fabric
+from typing import TYPE_CHECKING
 
 from nas_encoder.data import AsrLoader, Batch
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.training.loaders import SpeechData, epoch_of
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass

@@ -6,10 +6,9 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -39,6 +38,9 @@ from nas_encoder.training.diverged import DivergedError, save_batch
 from nas_encoder.training.optimizers import weights_optimizer
 from nas_encoder.training.random_state import part_seed
 from nas_encoder.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 logger = logging.getLogger(__name__)
 

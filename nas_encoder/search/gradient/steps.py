@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from nas_encoder.data import Batch
 from nas_encoder.network.choices.parameters import ArchitectureParameters
 from nas_encoder.search.config.sections import ArchitectureConfig, StageConfig
 from nas_encoder.training.steps import Batches, WeightSteps, parts
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Penalty = Callable[[ArchitectureParameters], Tensor]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.common.fields import Declared, anything, choice, option, text
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import load_genotype
-from nas_encoder.peers import build_peer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # What an encoder is to the comparison.
 SEARCHED, CHANCE, CELLS = "searched", "chance", "cells"
@@ -81,4 +81,6 @@ def write_spec(
 
 def build(spec: Mapping[str, Any], input_size: int) -> nn.Module:
     """Build the encoder of a document of :func:`write_spec`; F is ``input_size``."""
+    from nas_encoder.peers import build_peer  # the plan does without torch
+
     return build_peer(spec["build"], spec["options"], input_size)
