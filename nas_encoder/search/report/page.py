@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Page:
     sections: Iterable[Section]
 
 
-def render(page: Page) -> str:
-    """Return a page as HTML."""
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -56,7 +57,12 @@ def render(page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    return environment.get_template("page.html").render(page=page)
+    return environment.get_template("page.html")
+
+
+def render(page: Page) -> str:
+    """Return a page as HTML."""
+    return _template().render(page=page)
 
 
 def provenance_section(run: Mapping[str, Any]) -> Section:

@@ -90,6 +90,8 @@ class Storage:
         under a new number. If several workers notice it, the storage lets only one do so.
         """
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if not running:
+            return []
         dead = [
             trial
             for trial in running
