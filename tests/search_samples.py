@@ -106,7 +106,6 @@ def finished_search(shared_folder: Callable[..., Path]) -> tuple[Path, tuple[str
 
 def search_in_a_process(train: str, valid: str, output: str) -> None:
     """Run or resume the quick search; for processes that are killed."""
-    torch.set_num_threads(1)
     run_search(quick_config(), train, output, valid=valid, seed=SEED, resume=True)
 
 

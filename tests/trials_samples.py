@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def write_table(path: Path, name: str, count: int) -> Path:
         file.set_about(space=name)
         file.add_table(made_up_table(name, count))
     return path
+
+
+def shared_table(shared_folder: Callable[..., Path], name: str = "tdnn_chain") -> Path:
+    """Return such a table of 60 architectures, which all tests share."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        write_table(folder / "t.sqlite", name, 60)
+
+    return Path(shared_folder(f"table-{name}", write) / "t.sqlite")
 
 
 def lookup_config(strategy: str, source: Path, **more: Any) -> TrialsConfig:

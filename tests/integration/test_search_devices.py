@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import torch
 import yaml
 from choice_samples import all_candidates, ctc_supernet
 from lightning.fabric import Fabric
+from preloaded import fork
 from search_samples import quick_config, tone_corpus
 from torch import Tensor
 
@@ -89,7 +89,6 @@ def run_steps(fabric: Fabric, rows: tuple[int, ...]) -> dict[str, Any]:
 
 def in_a_process(rank: int, port: int, output: str) -> None:
     """Be one of two processes."""
-    torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
@@ -117,14 +116,8 @@ def free_port() -> int:
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     """Parts of unequal size, padding in each, two batches for a step: equal to rounding."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_search_devices"])
-    port = free_port()
-    processes = [
-        context.Process(target=in_a_process, args=(rank, port, str(tmp_path))) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
+    port, one = free_port(), "test_search_devices:in_a_process"
+    processes = [fork(one, rank, port, str(tmp_path)) for rank in range(2)]
     expected = run_steps(Fabric(accelerator="cpu", devices=1), (0, 1, 2, 3, 4))
     for process in processes:
         process.join(timeout=240)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from preloaded import fork
 from search_samples import (
     SEED,
     Stop,
@@ -22,7 +22,6 @@ from search_samples import (
     outcome,
     quick_config,
     require_same,
-    search_in_a_process,
     stop_at,
 )
 
@@ -35,6 +34,7 @@ from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
 from nas_encoder.search.gradient.steps import Steps
 from nas_encoder.spaces import get_space
+from nas_encoder.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -127,36 +127,37 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another(
     assert first["train_loss"] != RunFolder(finished).rows()[0]["train_loss"]
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "count"),
-    [
-        (RunFolder, "save_checkpoint", 5),  # a step is lost
-        (RunFolder, "save_checkpoint", 9),  # an epoch is recorded but not saved
-        (Steps, "weight_step", 4),  # between the two steps on one batch
-        # the stage's end is saved, the next stage has not started
-        (GradientSearch, "_finish_stage", 1),
-        (RunFolder, "save_result", 1),  # all is done but for the result
-    ],
-)
+# Where one search ends in turn, and stage, epoch and step that it then goes on from.
+ENDS: list[tuple[Any, str, int, tuple[int, int, int]]] = [
+    (RunFolder, "save_checkpoint", 5, (0, 1, 1)),  # a step is lost
+    (Steps, "weight_step", 1, (0, 1, 1)),  # between the two steps on one batch
+    # the stage's end is saved, the next stage has not started
+    (GradientSearch, "_finish_stage", 1, (0, 2, 0)),
+    (Trainer, "see", 1, (1, 0, 2)),  # an epoch is recorded but not saved
+    (RunFolder, "save_result", 1, (1, 2, 0)),  # all is done but for the result
+]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_a_search_that_ended_anywhere_goes_on(
-    finished: Path,
-    corpus: tuple[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: Any,
-    name: str,
-    count: int,
+    finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, stop_at(count, getattr(owner, name)))
-        with pytest.raises(Stop):
-            run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED)
-    assert not (output / "genotype.yaml").exists()
-    run_search(quick_config(), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
-    require_same(outcome(output), outcome(finished))
+    def search(resume: bool) -> None:
+        run_search(quick_config(), corpus[0], tmp_path, valid=corpus[1], seed=SEED, resume=resume)
+
+    for number, (owner, name, count, place) in enumerate(ENDS):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stop_at(count, getattr(owner, name)))
+            with pytest.raises(Stop):
+                search(resume=number > 0)
+        assert not (tmp_path / "genotype.yaml").exists()
+        state = RunFolder(tmp_path).load_checkpoint()
+        assert state is not None
+        position = state["position"]
+        assert (position["stage"], position["epoch"], position["step"]) == place, name
+    search(resume=True)
+    require_same(outcome(tmp_path), outcome(finished))
 
 
 def test_a_finished_search_can_be_resumed_and_stays_as_it_is(
@@ -174,19 +175,13 @@ KILLS = 20
 @pytest.mark.slow
 def test_kill_9_at_any_moment(corpus: tuple[str, str], finished: Path, tmp_path: Path) -> None:
     """Processes are killed at 20 random moments and restarted until one reaches the end."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, in the server, not in each process.
-    context.set_forkserver_preload(
-        ["search_samples", "torch.utils.tensorboard", "matplotlib.figure", "kaldialign"]
-    )
     rng, output = random.Random(11), tmp_path / "run"
     checkpoint = output / "last.ckpt"
     found: list[int | None] = []  # the checkpoint at each kill
     until_a_step = 0.0
     for attempt in range(400):
-        process = context.Process(target=search_in_a_process, args=(*corpus, str(output)))
         began = time.monotonic()
-        process.start()
+        process = fork("search_samples:search_in_a_process", *corpus, str(output))
         if len(found) < KILLS:
             if attempt % 2 == 0:  # while steps are done
                 _wait_for_checkpoint(checkpoint, process)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -110,20 +109,19 @@ def test_what_a_step_keeps_and_launches(benchmark: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_its_last_line_is_one_object() -> None:
+def test_its_last_line_is_one_object(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     size = "--frames 8 --bins 8 --channels 8 --batch 2 --stages 1".split()
-    arguments = [*size, *"--repeats 1 --warmup 0 --quick --json".split()]
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / "supernet.py"), "--device", "cpu", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    arguments = [*size, *"--repeats 1 --warmup 0 --quick --json --device cpu".split()]
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / "supernet.py"), *arguments])
+    assert benchmark.main() == 0
+    said = capsys.readouterr().out
+    result = json.loads(said.splitlines()[-1])
     assert set(result["schedule"]) == {"speedup", "memory_ratio"}
     for case in ("stage1", "st_nas"):
         for kind in ("weight", "architecture"):
             for side in ("plain", "ours"):
                 assert result[case][kind][side]["seconds"] > 0
     if not torch.cuda.is_available():
-        assert "no GPU" in done.stdout
+        assert "no GPU" in said

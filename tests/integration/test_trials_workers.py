@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,7 +13,8 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
-from trials_samples import lookup_config, work_in_a_process, write_table
+from preloaded import ended, fork
+from trials_samples import lookup_config, shared_table, work_in_a_process
 
 from nas_encoder.genotype import load_genotype
 from nas_encoder.search.config.trials import TrialsConfig
@@ -24,41 +23,24 @@ from nas_encoder.search.trials.storage import INITIAL, WORKER
 from nas_encoder.tabular import load_table
 from nas_encoder.training.holding import STUDY
 
-CONTEXT = multiprocessing.get_context("forkserver")
 COUNT = 24
 _SLOW = 0.06  # seconds an epoch; a trial has 9
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("table") / "t.sqlite", "tdnn_chain", 60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    """Import everything once, in the process that the workers are forked from."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        CONTEXT.set_forkserver_preload(["trials_samples", "nas_encoder.search.trials.study"])
-        yield
+def source(shared_folder: Callable[..., Path]) -> Path:
+    return shared_table(shared_folder)
 
 
 @pytest.fixture
 def processes() -> Iterator[list[BaseProcess]]:
-    started: list[BaseProcess] = []
-    yield started
-    for process in started:
-        if process.is_alive():
-            process.kill()
-        process.join(10)
+    with ended() as started:
+        yield started
 
 
 def start(config: TrialsConfig, output: Path, url: str | None = None) -> BaseProcess:
-    process = CONTEXT.Process(
-        target=work_in_a_process, args=(config.to_dict(), str(output), _SLOW, url)
-    )
-    process.start()
-    return process
+    work = "trials_samples:work_in_a_process"
+    return fork(work, config.to_dict(), str(output), _SLOW, url)
 
 
 def trials_of(url: str, name: str) -> list[FrozenTrial]:

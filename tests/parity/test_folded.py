@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from parity.plain_supernet import candidate
-from torch import Tensor, distributed, multiprocessing, nn
+from preloaded import fork
+from torch import Tensor, distributed, nn
 
 from nas_encoder.ops.masking import frame_mask
 from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
@@ -224,7 +225,6 @@ def test_a_weight_of_zero_costs_nothing_but_has_its_gradient(
 
 def run_rank(rank: int, file: str, results: str) -> None:
     """Compute one of two halves of a batch with statistics of both."""
-    torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     source.FEWEST_CHANNELS = 1
     distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
@@ -261,7 +261,11 @@ def evaluate_rows(
 
 @pytest.mark.slow
 def test_two_processes_share_the_statistics(tmp_path: Path) -> None:
-    multiprocessing.spawn(run_rank, (str(tmp_path / "meet"), str(tmp_path / "result")), nprocs=2)
+    files = str(tmp_path / "meet"), str(tmp_path / "result")
+    processes = [fork("test_folded:run_rank", rank, *files) for rank in range(2)]
+    for process in processes:
+        process.join(timeout=120)
+        assert process.exitcode == 0
     parts = [torch.load(tmp_path / f"result{rank}", weights_only=True) for rank in range(2)]
     values, dx, gradients = evaluate_rows(*halves_of_a_batch(), slice(0, 3))
     torch.testing.assert_close(torch.cat([p[0] for p in parts], dim=1), values, **TOLERANCE)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import fork
 from torch import Tensor, distributed, nn
 
 from nas_encoder.ops.masking import frame_mask
@@ -64,10 +64,7 @@ def run_rank(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_equal_one_with_both_batches(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=run_rank, args=(rank, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
+    processes = [fork("test_sync_norm:run_rank", rank, tmp_path) for rank in range(2)]
     for process in processes:
         process.join(timeout=120)
         assert process.exitcode == 0

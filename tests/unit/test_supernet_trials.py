@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
+from preloaded import fork, wait_until
 from search_samples import two_corpora
 
 from nas_encoder import build_encoder, load_genotype
@@ -216,27 +213,14 @@ def test_an_interrupted_training_goes_on(
     (tmp_path / "run" / "report.html").read_text().index("Supernet")
 
 
-_KILLED = """
-import sys
-import torch
-from test_supernet_trials import search
-from pathlib import Path
-
-torch.set_num_threads(1)
-search((sys.argv[1], sys.argv[2]), Path(sys.argv[3]))
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_search_goes_on(whole: Path, data: tuple[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _KILLED, *data, str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment)
-    while not (tmp_path / "run" / "last.previous.ckpt").exists():  # two steps are done
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = fork("test_supernet_trials:search", data, tmp_path / "run")
+    # two steps are done
+    wait_until((tmp_path / "run" / "last.previous.ckpt").exists, process)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "run" / "supernet.json").exists()
     search(data, tmp_path / "run")
     assert same(whole, tmp_path / "run")

@@ -7,14 +7,13 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from data_samples import timit
+from preloaded import fork
 from search_samples import tone_corpus
 from tabular_samples import QUICK, config, numbers
 
@@ -189,15 +188,11 @@ def test_shards_merge_into_the_same_table(
         merge_tables([parts[0], other], tmp_path / "mixed.sqlite")
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from nas_encoder.tabular.build import TableBuilder
-from nas_encoder.tabular.config import load_table_config
-root, output, resume = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "resume"
-TableBuilder(load_table_config(root / "quick.yaml"), root / "train", root / "valid",
-             root / "test", output, resume=resume, checkpoint_seconds=0.0).run()
-"""
+def build(root: str, output: str, resume: bool) -> None:
+    """Build the table; for processes that are killed."""
+    folder = Path(root)
+    data = {name: folder / name for name in ("train", "valid", "test")}
+    TableBuilder(config(), **data, output=output, resume=resume, checkpoint_seconds=0.0).run()
 
 
 @pytest.mark.slow
@@ -205,23 +200,22 @@ def test_a_killed_build_goes_on_to_the_same_numbers(
     whole: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
     root = data["train"].parent
-    (root / "quick.yaml").write_text(json.dumps(QUICK), encoding="utf-8")
     output = tmp_path / "table.sqlite"
     checkpoint = output.with_name("table.sqlite.ckpt")
-    command = [sys.executable, "-c", SCRIPT, str(root), str(output)]
-    process = subprocess.Popen([*command, "new"], stderr=subprocess.DEVNULL)
+    process = fork("test_tabular_build:build", str(root), str(output), False)
     # Killed while a training is under way: some are finished, one has a checkpoint.
     deadline = time.monotonic() + 120
     seen: set[bytes] = set()
-    while time.monotonic() < deadline and len(seen) < 4 and process.poll() is None:
+    while time.monotonic() < deadline and len(seen) < 4 and process.is_alive():
         if checkpoint.is_file():
             seen.add(checkpoint.read_bytes())
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     before = len(numbers(load_table(output)))
     assert before < 12
-    subprocess.run([*command, "resume"], check=True, stderr=subprocess.DEVNULL)
+    build(str(root), str(output), resume=True)
     assert numbers(load_table(output)) == numbers(load_table(whole))
     assert not checkpoint.exists()
 
