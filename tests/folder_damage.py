@@ -36,6 +36,7 @@ from nas_encoder.search import SearchConfig, run, run_search
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
+from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.rederive import rederive
 from nas_encoder.search.report.build import build_report
@@ -52,6 +53,7 @@ GRADIENT: dict[str, dict[str, Any]] = {
 }
 DAMAGES = ("delete", "cut", "empty", "change", "swap")
 SEED, OTHER = 3, 7
+TRIALS_EACH, HALF = 8, 6
 REPORT = "nas_encoder.search.report"
 
 
@@ -78,7 +80,7 @@ def make_folders(root: Path) -> list[Folder]:
     train, valid = two_corpora(root)
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda folder: None)
+        leave_out(patch)
         for name, document in GRADIENT.items():
             config = SearchConfig.from_dict(
                 {**QUICK, "space": "tdnn_chain", "network": {"output_size": 8}, **document}
@@ -102,14 +104,35 @@ def make_folders(root: Path) -> list[Folder]:
             ]
         table = write_table(root / "table.sqlite", "tdnn_chain", 60)
         for name in strategies(TRIALS):
-            config = lookup_config(name, table)
-            for part, count in (("finished", 8), ("half-done", 4)):
-                paths = [root / f"{name}-{part}-{seed}" for seed in (SEED, OTHER)]
-                for path, seed in zip(paths, (SEED, OTHER), strict=True):
-                    run_some_trials(config, path, seed, count)
-                own = partial(resume_trials, config, SEED, count)
+            config = few_trials(lookup_config(name, table))
+            for seed in (SEED, OTHER):
+                path, half = root / f"{name}-{seed}", root / f"{name}-half-{seed}"
+                run_some_trials(config, path, seed, HALF)
+                shutil.copytree(path, half, ignore=shutil.ignore_patterns("*.lock*"))
+                run_some_trials(config, path, seed, TRIALS_EACH)
+            for part, stem in (("finished", name), ("half-done", f"{name}-half")):
+                paths = [root / f"{stem}-{seed}" for seed in (SEED, OTHER)]
+                own = partial(resume_trials, config, SEED)
                 found.append(Folder(f"{name} {part}", paths[0], paths[1], own, True))
     return found
+
+
+_OBJECTIVES: dict[str, Any] = {}
+
+
+def leave_out(patch: pytest.MonkeyPatch) -> None:
+    """Leave out what no command reads, and measure the costs of a space once."""
+    own = Objective.of
+
+    def once(*given: Any) -> Any:
+        key = repr(given)
+        if key not in _OBJECTIVES:
+            _OBJECTIVES[key] = own(*given)
+        return _OBJECTIVES[key]
+
+    patch.setattr(run, "write_report", lambda folder: None)
+    patch.setattr(Recorder, "_open_board", lambda self: None)
+    patch.setattr(Objective, "of", once)
 
 
 @contextmanager
@@ -129,8 +152,16 @@ def halfway(copy: Path, path: Path, saves: int) -> Iterator[None]:
     assert copy.is_dir()
 
 
+def few_trials(config: TrialsConfig) -> TrialsConfig:
+    """Return the configuration of a search with few trials."""
+    document = config.to_dict()
+    return TrialsConfig.from_dict(
+        {**document, "trials": {**document["trials"], "count": TRIALS_EACH}}
+    )
+
+
 def run_some_trials(config: TrialsConfig, path: Path, seed: int, count: int) -> None:
-    """Run trials up to a number; a half-done folder lacks the result of the others."""
+    """Run trials up to a number, or go on; a half-done folder lacks the result of the others."""
     from nas_encoder.search.trials.run import run_trials
     from nas_encoder.search.trials.study import Worker
 
@@ -146,15 +177,11 @@ def run_some_trials(config: TrialsConfig, path: Path, seed: int, count: int) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas_encoder.search.trials.run._WRITE_EVERY", -1.0)
-        if count < 8:
-            patch.setattr(Worker, "_one_trial", stopping)
-        small = TrialsConfig.from_dict(
-            {**config.to_dict(), "trials": {**config.to_dict()["trials"], "count": 8}}
-        )
+        patch.setattr(Worker, "_one_trial", stopping)
         try:
-            run_trials(small, None, path, seed=seed)
+            run_trials(config, None, path, seed=seed, resume=True)
         except Reached:
-            return
+            assert count < TRIALS_EACH
 
 
 # -- what reads them -----------------------------------------------------------------------------
@@ -196,24 +223,20 @@ def resume_gradient(
         raise Reached
 
     with pytest.MonkeyPatch.context() as patch:
+        leave_out(patch)
         patch.setattr(run, "open_data", open_once)
-        patch.setattr(run, "write_report", lambda folder: None)
         patch.setattr(GradientSearch, "run", stop)
-        patch.setattr(Recorder, "_open_board", lambda self: None)
         try:
             return run_search(config, train, path, valid, seed, resume=True).to_dict()
         except Reached:
             return reached
 
 
-def resume_trials(config: TrialsConfig, seed: int, count: int, path: Path) -> Any:
+def resume_trials(config: TrialsConfig, seed: int, path: Path) -> Any:
     """Resume a search by trials to its end; return the result and all records."""
     from nas_encoder.search.trials.run import run_trials
 
-    small = TrialsConfig.from_dict(
-        {**config.to_dict(), "trials": {**config.to_dict()["trials"], "count": 8}}
-    )
-    genotype = run_trials(small, None, path, seed=seed, resume=True)
+    genotype = run_trials(config, None, path, seed=seed, resume=True)
     rows = [
         {key: item for key, item in row.items() if key not in ("finished", "seconds")}
         for row in RunFolder(path).rows()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from report_checks import check_page
 from report_pages import page_of
-from trials_samples import lookup_config, write_table
+from trials_samples import lookup_config, shared_table
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.genotype import Genotype, load_genotype
@@ -25,9 +26,19 @@ from nas_encoder.tables import STRATEGIES
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("tables")
-    return {name: write_table(folder / f"{name}.sqlite", name, 60) for name in list_spaces()}
+def source(shared_folder: Callable[..., Path]) -> Path:
+    return shared_table(shared_folder)
+
+
+@pytest.fixture
+def whole(shared_folder: Callable[..., Path], source: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that gives a copy of a strategy's finished search of 12 trials."""
+
+    def copied(strategy: str, name: str = "whole") -> Path:
+        found = shared_folder(f"trials-{strategy}", lambda path: search(strategy, source, path))
+        return Path(shutil.copytree(found, tmp_path / name))
+
+    return copied
 
 
 def outcome(folder: Path) -> list[Any]:
@@ -55,11 +66,10 @@ def test_parameters_are_the_choices_of_the_space(name: str) -> None:
 
 @pytest.mark.parametrize("strategy", strategies(TRIALS))
 def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
-    strategy: str, sources: dict[str, Path], tmp_path: Path
+    strategy: str, source: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     """It is stopped once in the middle of a trial and resumes as if it had not been."""
-    source = sources["tdnn_chain"]
-    genotype = search(strategy, source, tmp_path / "whole")
+    genotype = load_genotype(whole(strategy) / "genotype.yaml")
     rows, result, front = outcome(tmp_path / "whole")
     assert len(rows) == 12 and [row["trial"] for row in rows] == list(range(1, 13))
     assert genotype.hash == result and genotype.provenance["strategy"] == strategy
@@ -87,12 +97,10 @@ def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", strategies(TRIALS))
 def test_a_study_made_longer_is_one_of_that_length(
-    strategy: str, sources: dict[str, Path], tmp_path: Path
+    strategy: str, source: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
-    source = sources["tdnn_chain"]
     search(strategy, source, tmp_path / "whole", trials={"count": 20})
-    search(strategy, source, tmp_path / "grown")
-    first = outcome(tmp_path / "grown")
+    first = outcome(whole(strategy, "grown"))
     for file in ("genotype.yaml", "front.json"):  # what is told of 12 trials
         assert (tmp_path / "grown" / file).exists() == (tmp_path / "whole" / file).exists()
     genotype = search(strategy, source, tmp_path / "grown", trials={"count": 20})
@@ -107,43 +115,42 @@ def test_a_study_made_longer_is_one_of_that_length(
         search(strategy, source, tmp_path / "grown")
 
 
-def test_nothing_can_be_derived_and_what_was_found_is_named(
-    sources: dict[str, Path], tmp_path: Path
-) -> None:
-    search("random", sources["tdnn_chain"], tmp_path / "seed0", trials={"count": 2})
+def test_nothing_can_be_derived_and_what_was_found_is_named(source: Path, tmp_path: Path) -> None:
+    search("random", source, tmp_path / "seed0", trials={"count": 2})
     (tmp_path / "run.yaml").write_text("seeds: [0, 1]\n")
     for folder in (tmp_path, tmp_path / "seed0"):
         with pytest.raises(CheckpointError, match="a search by trials.* found is genotype.yaml"):
             rederive(RunFolder(folder))
 
 
-def test_a_study_that_grows_is_not_finished(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_study_that_grows_is_not_finished(source: Path, whole: Callable[..., Path]) -> None:
     """It has a result from before, which the report must not take for that of all trials."""
-    search("random", sources["tdnn_chain"], tmp_path)
+    grown = whole("random")
     with pytest.MonkeyPatch.context() as patch:
         stop_in(patch, trial=3)
+        patch.setattr("nas_encoder.search.trials.run._WRITE_EVERY", -1.0)
         with pytest.raises(KeyboardInterrupt):
-            search("random", sources["tdnn_chain"], tmp_path, trials={"count": 20})
-    page = page_of(tmp_path)
-    assert ": not finished, 13 of 20 trials" in page.words  # written every two seconds
+            search("random", source, grown, trials={"count": 20})
+    page = page_of(grown)
+    assert ": not finished, 14 of 20 trials" in page.words
     assert page.warnings == ["The search is not finished; this is its state so far."]
-    search("random", sources["tdnn_chain"], tmp_path, trials={"count": 20})
-    page = page_of(tmp_path)
-    check_page(tmp_path, page)
-    assert f"--output {tmp_path} --seed 5 --resume --set trials.count=40" in page.words
+    search("random", source, grown, trials={"count": 20})
+    page = page_of(grown)
+    check_page(grown, page)
+    assert f"--output {grown} --seed 5 --resume --set trials.count=40" in page.words
 
 
 def test_a_strategy_that_plans_for_a_length_says_so(
-    sources: dict[str, Path],
-    tmp_path: Path,
+    source: Path,
+    whole: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    search("random", sources["tdnn_chain"], tmp_path)
+    grown = whole("random")
     monkeypatch.setitem(
         STRATEGIES._entries, "random", replace(STRATEGIES["random"], open_ended=False)
     )
-    search("random", sources["tdnn_chain"], tmp_path, trials={"count": 14})
+    search("random", source, grown, trials={"count": 14})
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert warning.startswith("'random' plans for a number of trials: the result is not that of")
 
@@ -167,14 +174,15 @@ def stop_in(patch: pytest.MonkeyPatch, trial: int) -> None:
 
 
 @pytest.mark.parametrize("name", list_spaces())
-def test_any_space(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
-    genotype = search("evolution", sources[name], tmp_path, space=name, trials={"count": 6})
+def test_any_space(name: str, shared_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = shared_table(shared_folder, name)
+    genotype = search("evolution", source, tmp_path, space=name, trials={"count": 6})
     get_space(name).validate(genotype)
     assert genotype.space == name
 
 
-def test_another_seed_gives_other_trials(sources: dict[str, Path], tmp_path: Path) -> None:
-    config = lookup_config("random", sources["tdnn_chain"])
+def test_another_seed_gives_other_trials(source: Path, tmp_path: Path) -> None:
+    config = lookup_config("random", source)
     vectors = []
     for seed in (0, 1):
         run_trials(config, None, tmp_path / str(seed), seed=seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +113,13 @@ def config(name: str) -> SearchConfig:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("corpus")
-    train = tone_corpus(folder / "train", 8, seed=1, seconds=0.6)
-    return str(train), str(tone_corpus(folder / "valid", 4, seed=2, seconds=0.6))
+def corpus(shared_folder: Callable[..., Path]) -> tuple[str, str]:
+    def write(folder: Path) -> None:
+        tone_corpus(folder / "train", 8, seed=1, seconds=0.6)
+        tone_corpus(folder / "valid", 4, seed=2, seconds=0.6)
+
+    folder = shared_folder("strategies-corpus", write)
+    return str(folder / "train"), str(folder / "valid")
 
 
 @pytest.fixture(autouse=True)
@@ -124,16 +129,15 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the folders of searches that nothing interrupted, made when first asked for."""
+def finished(corpus: tuple[str, str], shared_folder: Callable[..., Path]) -> Callable[[str], Path]:
+    """Return a function that gives the folder of a search that nothing interrupted."""
 
-    class Made(dict[str, Path]):
-        def __missing__(self, name: str) -> Path:
-            self[name] = tmp_path_factory.mktemp(name) / "run"
-            run_search(config(name), corpus[0], self[name], valid=corpus[1], seed=SEED)
-            return self[name]
+    def search(name: str, folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+            run_search(config(name), corpus[0], folder, valid=corpus[1], seed=SEED)
 
-    return Made()
+    return lambda name: shared_folder(f"searched-{name}", partial(search, name))
 
 
 QUICK_ONES = [
@@ -149,9 +153,9 @@ SLOW_ONES = ["darts_cells", "pdarts_edges", "pdarts_drawn"]
 
 
 @pytest.mark.parametrize("name", [*QUICK_ONES, *SLOW_ONES])
-def test_a_member_of_the_space_is_found(finished: dict[str, Path], name: str) -> None:
-    folder = RunFolder(finished[name])
-    genotype = load_genotype(finished[name] / "genotype.yaml")
+def test_a_member_of_the_space_is_found(finished: Callable[[str], Path], name: str) -> None:
+    folder = RunFolder(finished(name))
+    genotype = load_genotype(finished(name) / "genotype.yaml")
     get_space(config(name).space).validate(genotype)
     assert genotype.provenance["strategy"] == config(name).strategy
     rows = folder.rows()
@@ -171,11 +175,14 @@ REPORTED = ("darts_chain", "pdarts_chain", "stnas_chain")
 
 
 @pytest.mark.parametrize("name", REPORTED)
-def test_the_report_shows_what_was_found(finished: dict[str, Path], name: str) -> None:
+def test_the_report_shows_what_was_found(
+    finished: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     """Searches of other spaces: test_earlier_artefacts.py."""
     assert {config(name).strategy for name in REPORTED} == set(strategies(GRADIENT))
-    page = page_of(finished[name])
-    check_page(finished[name], page)
+    folder = Path(shutil.copytree(finished(name), tmp_path / "run"))
+    page = page_of(folder)
+    check_page(folder, page)
     if name == "pdarts_chain":
         parameters, macs = page.rows("Cost against budget")
         assert any("more than the budget of 2.5 k" in text for text in page.warnings)
@@ -184,11 +191,11 @@ def test_the_report_shows_what_was_found(finished: dict[str, Path], name: str) -
 
 
 def test_a_renamed_field_is_an_error_and_no_empty_picture(
-    finished: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # As a version that kept no checksums left it.
     left_out = ["report.html", "last.ckpt", "checksums.json"]
-    shutil.copytree(finished["darts_chain"], tmp_path / "run", ignore=lambda *_: left_out)
+    shutil.copytree(finished("darts_chain"), tmp_path / "run", ignore=lambda *_: left_out)
     metrics = tmp_path / "run" / "metrics.jsonl"
     first, second = metrics.read_text().splitlines()
     metrics.write_text(first + "\n" + second.replace('"entropy"', '"entropies"') + "\n")
@@ -201,9 +208,9 @@ def test_a_renamed_field_is_an_error_and_no_empty_picture(
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
+def test_learned_edges_are_recorded(finished: Callable[[str], Path]) -> None:
     for name in ("stnas_edges", "pdarts_edges", "pdarts_drawn"):
-        rows = RunFolder(finished[name]).rows()
+        rows = RunFolder(finished(name)).rows()
         for row in rows:
             for kind, edges in row["edges"].items():
                 assert sum(edges) == pytest.approx(8.0), kind  # two of each of four nodes
@@ -214,12 +221,12 @@ def test_learned_edges_are_recorded(finished: dict[str, Path]) -> None:
             uniform = [2 / 3] * 3 + [2 / 4] * 4 + [2 / 5] * 5
             moved = [abs(a - b) for a, b in zip(end, uniform, strict=True)]
             assert max(moved) > 0.01, (name, kind)  # the start is within 0.002
-    assert "edges" not in RunFolder(finished["stnas_cells"]).rows()[0]
+    assert "edges" not in RunFolder(finished("stnas_cells")).rows()[0]
 
 
-def test_the_stages_of_st_nas(finished: dict[str, Path]) -> None:
+def test_the_stages_of_st_nas(finished: Callable[[str], Path]) -> None:
     """Warm-up stops early; the search keeps its weights; retraining starts anew."""
-    rows = RunFolder(finished["stnas_chain"]).rows()
+    rows = RunFolder(finished("stnas_chain")).rows()
     by_phase = {phase: [r for r in rows if r["phase"] == phase] for phase in ("warmup", "search")}
     # One epoch that counts and brings no gain: the second of nine is the last.
     assert len(by_phase["warmup"]) == 2
@@ -230,7 +237,7 @@ def test_the_stages_of_st_nas(finished: dict[str, Path]) -> None:
     assert retrain[0]["steps"] > search[0]["steps"]
     best = min(search, key=lambda row: row["valid_utterance_loss"])
     assert retrain[-1]["genotype"] == best["genotype"]
-    state = RunFolder(finished["stnas_chain"]).load_checkpoint()
+    state = RunFolder(finished("stnas_chain")).load_checkpoint()
     assert state is not None
     blocks = {name.split(".")[2] for name in state["network"] if name.startswith("encoder.blocks")}
     assert blocks == set("012345")
@@ -314,7 +321,7 @@ def test_edges_keep_their_strengths_between_stages(
     ],
 )
 def test_a_search_that_ended_anywhere_goes_on(
-    finished: dict[str, Path],
+    finished: Callable[[str], Path],
     corpus: tuple[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -330,4 +337,4 @@ def test_a_search_that_ended_anywhere_goes_on(
             run_search(config(name), corpus[0], output, valid=corpus[1], seed=SEED)
     assert not (output / "genotype.yaml").exists()
     run_search(config(name), corpus[0], output, valid=corpus[1], seed=SEED, resume=True)
-    require_same(outcome(output), outcome(finished[name]))
+    require_same(outcome(output), outcome(finished(name)))

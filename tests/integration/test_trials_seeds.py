@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import yaml
 from report_checks import check_page
 from report_pages import page_of
-from trials_samples import lookup_config, write_table
+from trials_samples import lookup_config, shared_table
 
 from nas_encoder.cli.main import main
 from nas_encoder.genotype import load_genotype
@@ -20,11 +23,12 @@ from nas_encoder.search.trials import run_trials
 
 pytestmark = pytest.mark.slow  # whole searches, several of each
 SEEDS = (3, 0)
+COUNT = {"count": 8}
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("table") / "t.sqlite", "tdnn_chain", 60)
+def source(shared_folder: Callable[..., Path]) -> Path:
+    return shared_table(shared_folder)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +39,7 @@ def quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(strategy: str, source: Path, output: Path, *more: str) -> list[str]:
     path = output.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(lookup_config(strategy, source).to_dict()))
+    path.write_text(yaml.safe_dump(lookup_config(strategy, source, trials=COUNT).to_dict()))
     return ["search", "--config", str(path), "--output", str(output), *more]
 
 
@@ -51,17 +55,32 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.fixture
+def finished(
+    shared_folder: Callable[..., Path], source: Path, tmp_path: Path
+) -> Callable[[str], Path]:
+    """Return a function that gives a copy of a strategy's finished search with both seeds."""
+
+    def search(strategy: str, folder: Path) -> None:
+        folder.mkdir()
+        assert with_seeds(strategy, source, folder / "run") == 0
+
+    def copied(strategy: str) -> Path:
+        found = shared_folder(f"trials-seeds-{strategy}", partial(search, strategy)) / "run"
+        return Path(shutil.copytree(found, tmp_path / "run"))
+
+    return copied
+
+
 @pytest.mark.parametrize("strategy", strategies(TRIALS))
 def test_each_seed_is_the_search_that_it_is_alone(
-    strategy: str, source: Path, tmp_path: Path
+    strategy: str, source: Path, finished: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    output = tmp_path / "run"
-    assert with_seeds(strategy, source, output) == 0
-    found = {}
+    output, found = finished(strategy), {}
     for seed in SEEDS:
         alone = tmp_path / f"alone{seed}"
-        run_trials(lookup_config(strategy, source), None, alone, seed=seed)
-        assert rows(output / f"seed{seed}") == rows(alone) and len(rows(alone)) == 12
+        run_trials(lookup_config(strategy, source, trials=COUNT), None, alone, seed=seed)
+        assert rows(output / f"seed{seed}") == rows(alone) and len(rows(alone)) == 8
         found[seed] = load_genotype(output / f"seed{seed}" / "genotype.yaml")
         assert found[seed].hash == load_genotype(alone / "genotype.yaml").hash
         assert found[seed].provenance["seed"] == seed
@@ -81,9 +100,8 @@ def test_each_seed_is_the_search_that_it_is_alone(
     assert ("Front: error and multiply-adds" in page.headings) == (strategy == "nsga2")
 
 
-def test_the_front_is_that_of_all_seeds(source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    assert with_seeds("nsga2", source, output) == 0
+def test_the_front_is_that_of_all_seeds(finished: Callable[[str], Path]) -> None:
+    output = finished("nsga2")
     trials = [{**row, "seed": seed} for seed in SEEDS for row in rows(output / f"seed{seed}")]
     points = {(row["error"], row["macs"]) for row in trials}
     expected = sorted(
@@ -118,7 +136,7 @@ def test_a_stopped_run_goes_on_and_can_be_made_longer(
     def stopping(self: TableEvaluator, genotype: Any) -> Any:
         nonlocal count
         count += 1
-        if count == 15:
+        if count == 11:
             raise KeyboardInterrupt
         return errors(self, genotype)
 
@@ -132,12 +150,12 @@ def test_a_stopped_run_goes_on_and_can_be_made_longer(
     assert with_seeds("evolution", source, output) == 2
     assert "add --resume" in capsys.readouterr().err
     assert with_seeds("evolution", source, output, "--resume") == 0
-    assert [len(rows(output / f"seed{seed}")) for seed in SEEDS] == [12, 12]
-    longer = ["--resume", "--set", "trials.count=18"]
+    assert [len(rows(output / f"seed{seed}")) for seed in SEEDS] == [8, 8]
+    longer = ["--resume", "--set", "trials.count=12"]
     assert with_seeds("evolution", source, output, *longer) == 0
     for seed in SEEDS:
         alone = tmp_path / f"alone{seed}"
-        config = lookup_config("evolution", source, trials={"count": 18})
+        config = lookup_config("evolution", source, trials={"count": 12})
         run_trials(config, None, alone, seed=seed)
         assert [row["vector"] for row in rows(output / f"seed{seed}")] == [
             row["vector"] for row in rows(alone)
@@ -153,7 +171,8 @@ def run_with_interrupts(strategy: str, source: Path, output: Path) -> None:
     """Search without the command, which would turn an interrupt into its exit status."""
     from nas_encoder.search import run_search
 
-    run_search(lookup_config(strategy, source, seeds=list(SEEDS)), None, output)
+    config = lookup_config(strategy, source, trials=COUNT, seeds=list(SEEDS))
+    run_search(config, None, output)
 
 
 def test_seeds_share_a_storage_as_studies_of_their_own(source: Path, tmp_path: Path) -> None:
@@ -163,4 +182,4 @@ def test_seeds_share_a_storage_as_studies_of_their_own(source: Path, tmp_path: P
     names = {summary.study_name for summary in optuna.get_all_study_summaries(url)}
     assert names == {"random-seed3", "random-seed0"}
     page = page_of(tmp_path / "run" / "seed3")
-    assert "--seed 3 --resume --storage URL --set trials.count=24" in page.words
+    assert "--seed 3 --resume --storage URL --set trials.count=16" in page.words

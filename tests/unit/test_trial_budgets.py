@@ -7,7 +7,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from report_checks import check_page
 from report_pages import page_of
 from torch import nn
-from trials_samples import lookup_config, write_table
+from trials_samples import lookup_config, shared_table
 
 from nas_encoder.deploy.memory import peak_memory
 from nas_encoder.errors import ConfigError
@@ -39,8 +39,8 @@ SPACE = get_space("tdnn_chain")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("table") / "t.sqlite", "tdnn_chain", 60)
+def source(shared_folder: Callable[..., Path]) -> Path:
+    return shared_table(shared_folder)
 
 
 def made_up(genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
