@@ -33,6 +33,10 @@ examples:
   # Clean training data, a clean and a noisy test set.
   python tools/synth_corpus.py --layout librispeech --output both --test-other 160
 
+  # All seven subsets of LibriSpeech, no reader in two of them.
+  python tools/synth_corpus.py --layout librispeech --output all --more train-clean-360=400 \\
+      train-other-500=400 dev-other=80 test-other=160
+
   # Mandarin as AISHELL-1; lhotse reads the folder itself.
   python tools/synth_corpus.py --layout aishell --output mandarin
 
@@ -84,10 +88,23 @@ def parser() -> argparse.ArgumentParser:
         help="librispeech: another test subset test-other, N utterances by further held-out "
         "speakers, with reverberation and noise (5 to 15 dB, or --snr)",
     )  # fmt: skip
+    add(
+        "--more", nargs="+", type=subset_size, default=(), metavar="SUBSET=N",
+        help="librispeech: further subsets and their utterances, by other readers; those named "
+        "'other' with reverberation and noise",
+    )  # fmt: skip
     add("--jobs", type=int, metavar="N", help="processes (default: cores, at most 8)")
     add("--json", action="store_true", help="print the manifest instead of a summary")
     add("--quiet", action="store_true", help="no progress bar")
     return result
+
+
+def subset_size(text: str) -> tuple[str, int]:
+    """Return the two parts of ``SUBSET=N``."""
+    name, _, count = text.partition("=")
+    if not count.isdecimal():
+        raise argparse.ArgumentTypeError(f"SUBSET=N is expected, got {text!r}")
+    return name, int(count)
 
 
 def summary(manifest: dict[str, Any], output: Path) -> str:
@@ -137,6 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
             reverb=args.reverb,
             subsets=tuple(args.subsets) if args.subsets else None,
             test_other=args.test_other,
+            more=tuple(args.more),
         )
         jobs = args.jobs if args.jobs is not None else min(8, usable_cores())
         # All cores are in use: worker processes start no threads of their own.

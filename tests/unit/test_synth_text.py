@@ -204,6 +204,26 @@ def test_librispeech_second_test_set_is_noisy_and_held_out():
     ]
 
 
+def test_librispeech_with_all_its_subsets():
+    more = (("train-clean-360", 12), ("train-other-500", 1), ("dev-other", 8), ("test-other", 8))
+    plan, few = plan_of(request(more=more)), plan_of(request())
+    assert [(split.name, split.count) for split in plan.splits[3:]] == list(more)
+    by_subset = {split.name: set() for split in plan.splits}
+    for item in plan.utterances:
+        by_subset[item.split].add(item.speaker.name)
+    names = [name for speakers in by_subset.values() for name in speakers]
+    assert len(names) == len(set(names)) == len({speaker.voice for speaker in plan.speakers})
+    assert len({item.words for item in plan.utterances}) == len(plan.utterances)
+    assert [item.split for item in plan.utterances if item.split in dict(more)]
+    kept = [item for item in plan.utterances if item.split not in dict(more)]
+    assert kept == list(few.utterances)  # they change nothing in the others
+    noisy = {split.name for split in plan.splits if split.conditions.reverb}
+    assert noisy == {"train-other-500", "dev-other", "test-other"}
+    trained = {variant(s) for s in plan.speakers if s.split.startswith("train")}
+    assert not trained & {variant(s) for s in plan.speakers if s.split.startswith(("dev", "test"))}
+    assert "more" not in request().to_dict() and "more" in request(more=more).to_dict()
+
+
 def test_chapters_hold_at_most_forty_utterances():
     plan = plan_of(request(utterances=(90, 2, 2), speakers=(1, 2, 2)))
     chapters = [item.id.split("-")[1] for item in plan.utterances if item.split.startswith("train")]
@@ -269,6 +289,9 @@ def test_all_problems_of_a_request_are_reported_together():
         ("aishell", {"subsets": ("a", "b", "c")}, "--subsets: only for"),
         ("librispeech", {"subsets": ("train-x", "dev-clean", "test-clean")}, "got 'train-x'"),
         ("librispeech", {"snr": (5.0, 9.0), "test_other": 5}, "the test set itself"),
+        ("librispeech", {"more": (("dev-clean", 5),)}, "--more: must be one of train-clean-360"),
+        ("librispeech", {"more": (("dev-x", 0),)}, "--more: must be at least 1, got 0"),
+        ("timit", {"more": (("dev-other", 5),)}, "--more: only for --layout librispeech"),
     ],
 )
 def test_layouts_refuse_what_they_cannot_hold(layout, changes, message):

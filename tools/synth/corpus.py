@@ -27,6 +27,7 @@ class Request:
         reverb: Whether rooms reverberate.
         subsets: The layout's folder names for train, dev and test, None for its own choice.
         test_other: Utterances in LibriSpeech's second, noisy test set; 0 for none.
+        more: Names and utterances of LibriSpeech's further subsets.
     """
 
     layout: str
@@ -38,10 +39,14 @@ class Request:
     reverb: bool = False
     subsets: tuple[str, str, str] | None = None
     test_other: int = 0
+    more: tuple[tuple[str, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the request in plain types, equal for equal corpora."""
-        return {"generator_version": GENERATOR_VERSION, **plain(self)}
+        request = {"generator_version": GENERATOR_VERSION, **plain(self)}
+        if not self.more:  # corpora from before there were any stay the same
+            del request["more"]
+        return request
 
     def problems(self) -> list[str]:
         """Return every value that breaks a rule."""
@@ -65,6 +70,11 @@ class Request:
             found.append(f"--seed: must be between 0 and 2**63 - 1, got {self.seed}")
         if self.test_other < 0:
             found.append(f"--test-other: must not be negative, got {self.test_other}")
+        found += [
+            f"--more: must be at least 1, got {count} for {name}"
+            for name, count in self.more
+            if count < 1
+        ]
         return found
 
 
@@ -78,6 +88,7 @@ class Split:
         count: Number of utterances.
         speakers: Number of speakers.
         conditions: Noise and reverberation of its recordings.
+        first: Place of its first speaker among those of its kind; above 0, it is a further split.
     """
 
     kind: str
@@ -85,6 +96,7 @@ class Split:
     count: int
     speakers: int
     conditions: Conditions
+    first: int = 0
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,11 @@ def make_plan(request: Request, layout: Layout) -> Plan:
     speakers: dict[str, list[Speaker]] = {}
     utterances: dict[str, list[Utterance]] = {}
     order = ("test", "dev", "other", "train")
-    for split in sorted(splits, key=lambda split: order.index(split.kind)):
+    # Further splits come last, so that they change nothing in the others.
+    for split in sorted(splits, key=lambda split: (split.first > 0, order.index(split.kind))):
         speakers[split.name] = _draw_speakers(request, layout, split, voices, used)
-        draw = _new_sentences(layout.language, f"{request.seed}/sentences/{split.kind}", seen)
+        own = split.name if split.first else split.kind
+        draw = _new_sentences(layout.language, f"{request.seed}/sentences/{own}", seen)
         utterances[split.name] = layout.utterances(split, speakers[split.name], draw)
     return Plan(
         tuple(splits),

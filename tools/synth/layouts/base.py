@@ -51,15 +51,16 @@ class Layout(ABC):
     def problems(self, request: Request) -> list[str]:
         """Return what this layout cannot satisfy of a request."""
         found = []
-        for option, value in (("subsets", request.subsets), ("test-other", request.test_other)):
+        options = {"subsets": request.subsets, "test-other": request.test_other}
+        for option, value in (options | {"more": request.more}).items():
             if value and not self.subsets:
                 found.append(f"--{option}: only for --layout librispeech, not {self.name}")
         for split in self.splits(request):
             most = len(self.numbers[split.kind])
-            if split.speakers > most:
+            if split.first + split.speakers > most:
                 found.append(
                     f"--speakers: --layout {self.name} has at most {most} {split.kind} speakers, "
-                    f"got {split.speakers}"
+                    f"got {split.first + split.speakers}"
                 )
         return found
 
@@ -74,7 +75,7 @@ class Layout(ABC):
 
     def speaker_names(self, split: Split, rng: random.Random) -> list[tuple[str, str]]:
         """Return name and gender (``F``/``M``) of each speaker in a split."""
-        numbers = self.numbers[split.kind][: split.speakers]
+        numbers = self.numbers[split.kind][split.first : split.first + split.speakers]
         return [
             (self.speaker.format(number), gender)
             for number, gender in zip(numbers, genders(split.speakers), strict=True)

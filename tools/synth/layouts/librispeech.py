@@ -60,10 +60,16 @@ class LibriSpeech(Layout):
                 found.append(f"--subsets: {kind} must be one of {', '.join(known)}, got {name!r}")
         if request.test_other and "test-other" in names:
             found.append("--test-other: the test set itself is test-other; use --subsets")
+        taken = [*names, *(["test-other"] if request.test_other else [])]
+        for name, _ in request.more:
+            if name not in SUBSETS or name in taken:
+                left = ", ".join(subset for subset in SUBSETS if subset not in taken)
+                found.append(f"--more: must be one of {left}, got {name!r}")
+            taken.append(name)
         return found
 
     def splits(self, request: Request) -> list[Split]:
-        """Return the three subsets, and test-other if requested."""
+        """Return the three subsets, test-other and any more, no speaker in two of them."""
         result = [
             replace(split, name=name)
             for split, name in zip(super().splits(request), self._names(request), strict=True)
@@ -72,6 +78,16 @@ class LibriSpeech(Layout):
             conditions = Conditions(request.snr or OTHER.snr, reverb=True)
             speakers = min(request.speakers[2], request.test_other)
             result.append(Split("other", "test-other", request.test_other, speakers, conditions))
+        for name, count in request.more:
+            kind = name.partition("-")[0]
+            place = ("train", "dev", "test").index(kind) if name in SUBSETS else 0
+            same = [split for split in result if split.kind == result[place].kind]
+            conditions = Conditions(request.snr, request.reverb)
+            if "-other" in name:
+                conditions = Conditions(request.snr or OTHER.snr, reverb=True)
+            speakers = max(1, min(request.speakers[place], count))
+            first = sum(split.speakers for split in same)
+            result.append(Split(result[place].kind, name, count, speakers, conditions, first))
         return result
 
     def audio(self, split: Split, speaker: Speaker, index: int) -> str:
