@@ -97,24 +97,28 @@ class Environment:
             raise SetupError(f"{self.venv} is damaged; delete it, then run it again")
         return found[0]
 
-    def run(self, name: str, command: Sequence[str | Path]) -> str:
-        """Run a command, log its output and return it; SetupError if the command fails."""
+    def run(self, name: str, *commands: Sequence[str | Path]) -> str:
+        """Run commands side by side, log and return their output; SetupError if one fails."""
         log = self.state / f"{name}.log"
-        with log.open("w", encoding="utf-8") as stream:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=clean_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                pass_fds=(self.lock,),
-            )
+        processes: list[subprocess.Popen[bytes]] = []
+        with log.open("wb") as stream:
             try:
-                status = process.wait()
+                for command in commands:
+                    process = subprocess.Popen(
+                        command,
+                        cwd=ROOT,
+                        env=clean_environment(),
+                        stdin=subprocess.DEVNULL,
+                        stdout=stream,
+                        stderr=subprocess.STDOUT,
+                        pass_fds=(self.lock,),
+                    )
+                    processes.append(process)
+                status = next(filter(None, [process.wait() for process in processes]), 0)
             except BaseException:
-                process.terminate()
-                process.wait()
+                for process in processes:
+                    process.terminate()
+                    process.wait()
                 raise
         text = log.read_text(encoding="utf-8", errors="replace")
         if status == 0:
@@ -132,12 +136,14 @@ class Environment:
 
 def clean_environment() -> dict[str, str]:
     """Environment variables for child processes, without those that redirect an install."""
-    redirecting = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
-    variables = {key: value for key, value in os.environ.items() if key not in redirecting}
+    unwanted = ["PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"]
+    unwanted.append("PYTHONDONTWRITEBYTECODE")  # until the last step has compiled all
+    variables = {key: value for key, value in os.environ.items() if key not in unwanted}
     variables.update(
         PYTHONNOUSERSITE="1",
         PIP_DISABLE_PIP_VERSION_CHECK="1",
         PIP_PROGRESS_BAR="off",
+        PIP_COMPILE="0",  # left to the last step; also where pip builds a source package
         # Also constrain what source packages are built with; newer releases of pip have a
         # separate option for that. A relative path, because pip splits the value at blanks.
         PIP_CONSTRAINT=CONSTRAINTS,
@@ -241,6 +247,15 @@ def make_torchaudio_importable(env: Environment) -> str | None:
     )
 
 
+def compile_modules(env: Environment) -> None:
+    """Byte-compile what may be imported, on several cores; pip would use one, for tests too."""
+    # Imports would do it again in every process where PYTHONDONTWRITEBYTECODE is set.
+    command: list[str | Path] = [env.python, "-I", ROOT / "tools" / "bytecode.py"]
+    folders = (env.site_packages(), env.venv / "espnet-202611")
+    cores = min(os.cpu_count() or 1, 8)
+    env.run("bytecode", *([*command, str(n), str(cores), *folders] for n in range(cores)))
+
+
 def requirements(name: str, title: str, *options: str) -> Step:
     """Return the step that installs ``requirements/<name>.txt``."""
     file = f"requirements/{name}.txt"
@@ -273,6 +288,7 @@ STEPS = (
         *("--no-deps", "--ignore-requires-python", "--upgrade"),
         *("--target", ".venv/espnet-202611"),
     ),
+    Step("bytecode", "byte-compile what was installed", ("tools/bytecode.py",), compile_modules),
 )
 
 

@@ -50,7 +50,7 @@ def test_digests_follow_the_pins_and_every_step_before(
     nemo = tmp_path / "requirements" / "nemo.txt"
     nemo.write_text(nemo.read_text() + "# changed\n")
     changed = [name for name, digest in setup_env.digests().items() if digest != before[name]]
-    after = ["espnet-nodeps", "espnet", "dev", "project", "espnet-202611"]
+    after = ["espnet-nodeps", "espnet", "dev", "project", "espnet-202611", "bytecode"]
     assert changed == ["nemo", *after]
 
 
@@ -124,6 +124,49 @@ def test_a_failed_step_is_explained_with_its_log(
     assert "step 'torch' failed (exit status 3)" in message
     assert str(env.state / "torch.log") in message
     assert output.splitlines()[-1] in message
+
+
+def test_commands_side_by_side_are_all_waited_for_and_one_that_fails_is_enough(
+    env: setup_env.Environment, tmp_path: Path
+) -> None:
+    # Each waits until the other has begun.
+    meeting = (
+        "import pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)\n"
+        "print('met by', sys.argv[2]); sys.exit(int(sys.argv[3]))"
+    )
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+
+    def meet(status: int) -> str:
+        Path(first).unlink(missing_ok=True)
+        Path(second).unlink(missing_ok=True)
+        command = [sys.executable, "-c", meeting]
+        return env.run(
+            "pair", [*command, first, second, "0"], [*command, second, first, str(status)]
+        )
+
+    assert sorted(meet(0).splitlines()) == [f"met by {first}", f"met by {second}"]
+    with pytest.raises(setup_env.SetupError, match="exit status 5"):
+        meet(5)
+
+
+def test_the_shares_of_all_cores_compile_what_is_imported(
+    env: setup_env.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup_env.os, "cpu_count", lambda: 3)
+    env.python = Path(sys.executable)
+    modules = ["one", "one/two", "one/testing", "one/tests/three", "transformers/models/bert"]
+    packages = env.venv / "lib" / "python3.11" / "site-packages"
+    for folder in (packages, env.venv / "espnet-202611"):
+        for module in modules:
+            (folder / module).mkdir(parents=True)
+            (folder / module / "__init__.py").touch()
+    (packages / "one" / "template.py").write_text("class {{ name }}:\n")
+    setup_env.compile_modules(env)
+    compiled = {path.parent.parent for path in env.venv.rglob("*.pyc")}
+    expected = {packages / name for name in modules[:3]}
+    assert compiled == expected | {env.venv / "espnet-202611" / name for name in modules[:3]}
 
 
 def test_too_little_space_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
