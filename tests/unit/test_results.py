@@ -78,6 +78,13 @@ def test_an_empty_hypothesis_is_all_deletions() -> None:
     assert (found.deletions, found.rate) == (3, 1.0)
 
 
+def test_sclite_aligns_what_is_equal_rather_than_counting_the_fewest_errors() -> None:
+    transcripts = {"a": "A A B"}, {"a": "B C C"}
+    assert score(*transcripts, "word").errors == (3,)
+    found = score(*transcripts, "word", sclite=True)
+    assert (found.substitutions, found.deletions, found.insertions) == (0, 2, 2)
+
+
 def test_a_special_token_is_one_character() -> None:
     found = score({"a": "AB C"}, {"a": "<unk>B C"})
     assert found.errors == (1,) and found.substitutions == 1

@@ -66,7 +66,7 @@ def rows(encoder: str, dataset: str, reference: Path, decoded: Path) -> list[Row
     texts, found = read_transcripts(reference), read_transcripts(decoded)
     result = []
     for name, unit in UNITS.items():
-        counted = score(texts, found, unit)
+        counted = score(texts, found, unit, sclite=True)
         result.append(
             Row(
                 encoder,

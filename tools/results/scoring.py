@@ -69,7 +69,12 @@ def read_transcripts(path: Path) -> dict[str, str]:
     return found
 
 
-def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str = "char") -> Score:
+def score(
+    reference: Mapping[str, str],
+    hypothesis: Mapping[str, str],
+    unit: str = "char",
+    sclite: bool = False,
+) -> Score:
     """Align and count.
 
     Args:
@@ -102,7 +107,8 @@ def score(reference: Mapping[str, str], hypothesis: Mapping[str, str], unit: str
     utterances = tuple(sorted(reference))
     wanted = [_units(reference[key], unit) for key in utterances]
     found = [_units(hypothesis[key], unit) for key in utterances]
-    counts = [edit_distance(*pair) for pair in zip(wanted, found, strict=True)]
+    pairs = zip(wanted, found, strict=True)
+    counts = [edit_distance(*pair, sclite_mode=sclite) for pair in pairs]
     return Score(
         utterances,
         tuple(int(count["total"]) for count in counts),
