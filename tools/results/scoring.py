@@ -83,6 +83,8 @@ def score(
         unit: ``"char"``: characters, including spaces between words, as in ESPnet's CER;
             ``"word"``: words; or the name of a folding of phones, ``"timit39"``: phones of any of
             TIMIT's sets, scored as 39.
+        sclite: Align as NIST's sclite and so ESPnet's result pages: a substitution costs 4, a
+            deletion or an insertion 3. The errors are then not always the fewest possible.
 
     Raises:
         DataError: Ids differ, or all references are empty.
