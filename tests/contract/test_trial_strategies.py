@@ -64,6 +64,7 @@ def test_parameters_are_the_choices_of_the_space(name: str) -> None:
     assert list(found) == sorted(found)  # the order of a dashboard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", strategies(TRIALS))
 def test_a_search_has_exactly_its_trials_and_the_same_ones_again(
     strategy: str, source: Path, whole: Callable[..., Path], tmp_path: Path
@@ -123,6 +124,7 @@ def test_nothing_can_be_derived_and_what_was_found_is_named(source: Path, tmp_pa
             rederive(RunFolder(folder))
 
 
+@pytest.mark.slow
 def test_a_study_that_grows_is_not_finished(source: Path, whole: Callable[..., Path]) -> None:
     """It has a result from before, which the report must not take for that of all trials."""
     grown = whole("random")

@@ -72,6 +72,7 @@ def test_a_budget_is_kept(corpus: tuple[str, str], tmp_path: Path) -> None:
     assert rows[-1]["costs"]["parameters"]["derived"] == parameters_of(tmp_path / "bound")
 
 
+@pytest.mark.slow
 def test_a_budget_in_latency(corpus: tuple[str, str], tmp_path: Path) -> None:
     target = {"layers": 5, "channels": 4, "seconds": 0.4}
     with pytest.raises(ConfigError, match="nas-encoder bench --operations .* --layers 5"):

@@ -160,6 +160,7 @@ def test_a_search_that_ended_anywhere_goes_on(
     require_same(outcome(tmp_path), outcome(finished))
 
 
+@pytest.mark.slow
 def test_a_finished_search_can_be_resumed_and_stays_as_it_is(
     finished: Path, corpus: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_a_diverging_network_recognizes_nothing(
     assert list(found.errors(get_space("tdnn_chain").decode([0] * 6))) == [100.0, 100.0]
 
 
+@pytest.mark.slow
 def test_the_command_finds_a_front_and_reports_it(
     corpus: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,7 +102,9 @@ def check_against_plain(alive: list[tuple[str, ...]], stride: int, training: boo
         torch.testing.assert_close(kernels_of(edges, edge, name)[number], copy.grad, **TOLERANCE)
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))]
+)
 def test_every_set_of_operations_equals_plain_edges(part: int) -> None:
     """A second edge holds another set, so that operations serve some edges and not others."""
     torch.manual_seed(part)

@@ -63,6 +63,7 @@ def run_rank(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_both_batches(tmp_path: Path) -> None:
     processes = [fork("test_sync_norm:run_rank", rank, tmp_path) for rank in range(2)]
     for process in processes:

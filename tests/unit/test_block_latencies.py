@@ -153,6 +153,7 @@ def test_more_blocks_cost_as_many_pieces_more() -> None:
     assert set(one) == set(two)
 
 
+@pytest.mark.slow
 def test_the_cheapest_counted_network_is_not_beaten() -> None:
     costs = SPACE.costs.build(SPACE, OPTIONS, FRAMES)
     least = {name: costs.cheapest(name) for name in ("parameters", "macs")}
@@ -234,6 +235,7 @@ def test_restrictions_go_with_operations(capsys: Any) -> None:
     assert "--widths: goes with --operations" in error and "--also: goes with" in error
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

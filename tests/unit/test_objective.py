@@ -280,6 +280,7 @@ def search_on_a_toy(objective: Objective | None, seed: int = 0) -> CellArchitect
     return derive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", ["parameters", "macs"])
 def test_a_budget_is_kept_that_would_not_be_kept_without_it(quantity: str) -> None:
     costs = make().costs

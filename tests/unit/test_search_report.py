@@ -96,6 +96,7 @@ def test_a_choice_that_stayed_uniform_is_told(tmp_path: Path) -> None:
         assert f"parameters of the {kind} cell have hardly left the uniform choice" in text
 
 
+@pytest.mark.slow
 def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     edges = {kind: [1.0] * 2 + [0.5] * 12 for kind in KINDS}
@@ -119,6 +120,7 @@ def test_learned_edges_are_shown_and_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_cells_of_pooling_are_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     table = [dict.fromkeys(SPACE.operations, 0.1) | {"max_pool_3x3": 0.5} for _ in edge_list(4)]
@@ -213,6 +215,7 @@ def require_whole_epochs(page: Page) -> None:
     require_whole_numbers(page)
 
 
+@pytest.mark.slow
 def test_epochs_of_the_derived_network_alone(tmp_path: Path) -> None:
     """In a stage that retrains it, nothing is chosen any more."""
     folder = make_run(tmp_path)

@@ -112,6 +112,7 @@ def test_the_architecture_step_is_first_order_adam() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_steps_lower_the_loss(optimizer: str) -> None:
     steps = make_steps(optimizer)

@@ -188,6 +188,7 @@ def test_the_weights_inherited_are_those_that_were_scored(
         assert evaluator.nearest(found) is found
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(
     whole: Path, data: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
