@@ -19,6 +19,7 @@ from report_pages import (
     require_whole_numbers,
     require_working_steps,
 )
+from scipy.stats import kendalltau
 
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.budgets import TITLES, UNITS, readable
@@ -227,6 +228,53 @@ def best_hash(folder: Path) -> str:
     return load_genotype(folder / "genotype.yaml").hash
 
 
+def check_scores(
+    folder: Path, page: Page, complete: list[dict[str, Any]], config: dict[str, Any]
+) -> None:
+    """Check what the page and result.json say about cheap scores, against scipy."""
+    document = json.loads((folder / "result.json").read_text())
+    assert document["genotype"] == best_hash(folder)
+    judged = {row["genotype"]: row for row in reversed(complete)}
+    if config.get("supernet") is not None:
+        judged = {key: row for key, row in judged.items() if "trained" in row}
+    if not judged:
+        assert document["scores"] == [] and document["why_no_scores"] in page.words
+        return
+    shown = {row["score"]: row for row in page.rows("What cheap scores are worth")}
+    found = {one["score"]: one for one in document["scores"]}
+    assert shown.keys() == found.keys()
+    courses = [row.get("trained", row["errors"]) for row in judged.values()]
+    finals = [course[-1] for course in courses]
+    signs = {"more parameters": "parameters", "more multiply-adds": "macs"}
+    for score, one in found.items():
+        if score in signs:
+            values = [-row[signs[score]] for row in judged.values()]
+        elif score == "error with shared weights":
+            values = [row["error"] for row in judged.values()]
+        else:
+            continue  # of a course; see below
+        check_tau(one, shown[score], values, finals)
+    early = [one for score, one in found.items() if score.startswith("error after")]
+    assert bool(early) == (len(courses[0]) > 1)
+    if early and len(courses[0]) <= 6:
+        for place, one in enumerate(early):
+            check_tau(one, shown[one["score"]], [own[place] for own in courses], finals)
+
+
+def check_tau(
+    one: dict[str, Any], shown: dict[str, str], values: list[float], finals: list[float]
+) -> None:
+    """Check one row of cheap scores."""
+    expected = kendalltau(values, finals).statistic if len(finals) > 1 else np.nan
+    if np.isnan(expected):
+        assert one["why"] == shown["note"] != ""
+        return
+    assert one["tau"] == pytest.approx(float(expected), abs=1e-6) and one["count"] == len(finals)
+    assert shown["tau [95 %]"].startswith(f"{one['tau']:.2f}")
+    assert f"n = {len(finals)}" in shown["tau [95 %]"]
+    assert (one["low"] is None) == (len(finals) < 8)
+
+
 def check_trials(folder: Path, page: Page) -> None:
     """Check the page of a search by trials."""
     rows = rows_of(folder)
@@ -277,6 +325,7 @@ def check_trials(folder: Path, page: Page) -> None:
         assert f", each trained for {seconds:g} s" in page.words
         shown_seconds = [row["training, s"] for row in table]
         assert shown_seconds == [f"{row['training_seconds']:.1f}" for row in ranked]
+    check_scores(folder, page, complete, config)
     refused = sum(row.get("refused", 0) for row in rows)
     assert (f", {refused} genotypes outside the budgets" in page.words) == bool(refused)
     limits = config.get("objective", {})

@@ -7,8 +7,9 @@ checksums.json (of the others) and data/ (what each utterance was); then
 - of a gradient search: last.ckpt (for --resume) and the one before it, genotypes/ (derived after
   each epoch), tokens.txt, features.json, tensorboard/ and, with a latency budget, operations.yaml;
 - of several seeds: seed*/, the folder of each seed's search; the others are those of the best;
-- of a search by trials: study.db (the Optuna study, unless another storage is given) and, with
-  several objectives, front/ (the genotypes of the Pareto front) and front.json (their objectives).
+- of a search by trials: study.db (the Optuna study, unless another storage is given), result.json
+  (error, costs, what cheap scores are worth) and, with several objectives, front/ (the genotypes of
+  the Pareto front) and front.json (their objectives).
 """
 
 from __future__ import annotations

@@ -184,13 +184,24 @@ class TrialRecord(Record):
     # Proposals outside the budgets that were not trained before it; None: none.
     refused: int | None = None
     initial: str | None = None  # the name of the given point that it is; None: it is none
+    # Of a search with a supernet, ``errors`` of its genotype's own training, and that one's time.
+    trained: Sequence[float] | None = None
+    trained_seconds: float | None = None
 
-    left_out: ClassVar[tuple[str, ...]] = (*COSTS, "training_seconds", "refused", "initial")
+    left_out: ClassVar[tuple[str, ...]] = (
+        *COSTS,
+        *("training_seconds", "refused", "initial", "trained", "trained_seconds"),
+    )
 
     @property
     def complete(self) -> bool:
         """Whether the training was finished."""
         return self.state == "complete"
+
+    @property
+    def final(self) -> float:
+        """The error to judge its genotype by: that of its own training, where there was one."""
+        return self.trained[-1] if self.trained else self.error
 
     @property
     def costs(self) -> dict[str, float]:
@@ -222,6 +233,8 @@ def front_of(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
 def best_of(trials: Iterable[TrialRecord]) -> TrialRecord:
     """Return the complete trial with the lowest error; on a tie the cheapest, then the first.
 
+    Where genotypes of a supernet were trained alone, one of these.
+
     Raises:
         NasEncoderError: No trial is complete.
     """
@@ -229,9 +242,9 @@ def best_of(trials: Iterable[TrialRecord]) -> TrialRecord:
     if not complete:
         raise NasEncoderError("no trial was completed, so there is no genotype")
     return min(
-        complete,
+        [trial for trial in complete if trial.trained] or complete,
         key=lambda trial: (
-            trial.error,
+            trial.final,
             *(trial.value(name) for name in trial.objectives if name != ERROR),
             trial.trial,
         ),

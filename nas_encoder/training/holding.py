@@ -24,7 +24,7 @@ _WORKERS = ".worker-*.lock"
 # What a run writes before there is a run to keep, or without asking.
 _NAMES = (
     "config.yaml run.yaml tokens.txt features.json operations.yaml report.html front.json "
-    "genotypes front data tensorboard supernet.json inherited.pt"
+    "genotypes front data tensorboard supernet.json inherited.pt result.json"
 ).split()
 _STARTING = 60.0  # s; how long another worker may take to join its study
 

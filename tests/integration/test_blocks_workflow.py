@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +19,8 @@ from mini_recipe import run_recipe
 from nas_encoder import load_genotype
 
 pytestmark = pytest.mark.slow
-ENCODERS = ["searched", "dfsmn_san"]
+ENCODERS = ["searched", "oneshot_search", "dfsmn_san"]
+DRAWN = ["draw-1", "shared-1", "shared-2"]
 
 
 def test_the_whole_workflow(tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def check_numbers(exp: Path) -> None:
     rows = {row["name"]: row for row in section["rows"]}
     assert sorted(rows) == sorted(ENCODERS)
     latency = json.loads((exp / "latency.json").read_text(encoding="utf-8"))["ms"]
-    assert set(latency) == {f"timit/{name}" for name in (*ENCODERS, "draw-1")}
+    assert set(latency) == {f"timit/{name}" for name in (*ENCODERS, *DRAWN)}
     for name, row in rows.items():
         chosen = json.loads((exp / "chosen" / "timit" / f"{name}.json").read_text())
         assert float(row["peak"]) == chosen["peak"] and len(chosen["errors"]) == 2
@@ -57,16 +59,40 @@ def check_numbers(exp: Path) -> None:
         low, high = row["interval"]
         assert 0 < low <= row["error"] <= high
         assert row["errors"] == [pytest.approx(row["error"])]
-    (verdict,) = section["verdicts"]
-    assert verdict["searched"] == "searched" and len(verdict["duels"]) == 1
+    verdict, second = section["verdicts"]
+    assert verdict["searched"] == "searched" and len(verdict["duels"]) == 2
+    assert second["searched"] == "oneshot_search"
     # What the search found is what was trained.
     spec = yaml.safe_load((exp / "encoders" / "timit" / "searched.yaml").read_text())
     found = load_genotype(exp / "search" / "evolution" / "timit" / "genotype.yaml")
     assert spec["options"]["genotype"] == found.to_dict()
-    assert {own["strategy"] for own in document["searches"]} == {"evolution", "random"}
+    assert {own["strategy"] for own in document["searches"]} == {"evolution", "random", "oneshot"}
     assert all(own["cpu_seconds"] > 1 for own in document["searches"])
-    (ranked,) = document["chance"]["timit"]
+    ranked, _ = document["chance"]["timit"]
     assert ranked["name"] == "searched" and len(ranked["draws"]) == 1
+    check_scores(exp, document["scores"]["timit"])
+    strategies = {row["strategy"]: row for row in document["strategies"]["timit"]}
+    assert strategies.keys() == {"evolution", "random", "oneshot"} - {"random"}
+    for row in strategies.values():
+        assert len(row["alike"]) == len(row["tuned"]) == 1 and row["cpu_seconds"] > 1
+
+
+def check_scores(exp: Path, found: dict[str, Any]) -> None:
+    """The tables of cheap scores hold what the searches and the trainings wrote."""
+    drawn, shared, everything = found["tables"]
+    assert (drawn["trained"], shared["trained"], everything["trained"]) == (1, 2, 6)
+    assert drawn["final"] == "test errors after 1 s"
+    names = {row["score"] for row in drawn["rows"]}
+    assert {"error after 0.25 s", "power law through the errors until 1 s"} <= names
+    scores = json.loads((exp / "shared" / "timit" / "scores.json").read_text())
+    assert {"shared-1", "shared-2"} <= scores["errors"].keys() and scores["others"] == 1
+    assert found["held"] == [scores["held"], 1]
+    (row,) = [row for row in shared["rows"] if row["score"] == "error with shared weights"]
+    assert row["count"] == 2
+    # The same weights give the search and the random points their scores.
+    run = exp / "search" / "oneshot" / "timit"
+    own = json.loads((run / "result.json").read_text())
+    assert own["trained_alone"] == 1 and own["trials"] == 3
 
 
 def check_second_run(exp: Path, options: list[str]) -> None:

@@ -6,9 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas_encoder.common.fields import Declared, integer, number, option
+from nas_encoder.common.fields import Declared, integer, number, option, section
 from nas_encoder.common.problems import Problems, is_number, show
 from nas_encoder.spaces.base import SearchSpace
+
+
+@dataclass(frozen=True)
+class FinalistsConfig(Declared):
+    """Trainings at the end of a search with a supernet, each of a genotype alone, from scratch.
+
+    The genotype with the lowest error then is the result. All other settings of these trainings are
+    those of the section ``training``.
+
+    Attributes:
+        count: How many genotypes: those with the lowest errors with shared weights.
+        epochs: Epochs of each training.
+        seconds: Time of each in place of ``epochs``, as ``training.seconds``.
+    """
+
+    count: int = option(8, integer(1, 10**4))
+    epochs: int | None = option(None, integer(1, 10**5))
+    seconds: float | None = option(None, number(0, 1e7, above=True))
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that either epochs or the time is given."""
+        if (self.epochs is None) == (self.seconds is None):
+            found.conflict("epochs", "give either this or 'seconds', and not both", "seconds")
 
 
 @dataclass(frozen=True)
@@ -23,11 +46,13 @@ class SupernetConfig(Declared):
         distillation: Share of the loss of all but the biggest that is the distance of their
             outputs to the biggest's in the same step (in-place distillation); the rest is CTC.
         recalibration: Batches of training data for the statistics of a trial's batch norms.
+        finalists: Trains the best alone in the end, to choose among them; null for none.
     """
 
     drawn: int = option(2, integer(0, 64))
     distillation: float = option(1.0, number(0, 1))
     recalibration: int = option(8, integer(1, 10**4))
+    finalists: FinalistsConfig | None = option(None, section(FinalistsConfig))
 
 
 def candidates(value: Any, path: str, problems: Problems) -> Mapping[str, tuple[str, ...]] | None:

@@ -22,7 +22,12 @@ from nas_encoder.search.config.sections import (
     StudyConfig,
     TrainingConfig,
 )
-from nas_encoder.search.config.supernet import SupernetConfig, candidates, check_candidates
+from nas_encoder.search.config.supernet import (
+    FinalistsConfig,
+    SupernetConfig,
+    candidates,
+    check_candidates,
+)
 from nas_encoder.search.strategies import COSTS, ERROR, TRIALS, strategies
 from nas_encoder.spaces import get_space
 from nas_encoder.tables import SPACES, STRATEGIES
@@ -89,6 +94,12 @@ class TrialsConfig(DataConfig, Named):
         """Return the configuration of one seed's search; ``shared``: all use one storage."""
         study = f"{self.study_name}-seed{seed}" if shared else self.trials.study
         return replace(self, seeds=(), trials=replace(self.trials, study=study))
+
+    def of_finalists(self, finalists: FinalistsConfig) -> TrialsConfig:
+        """Return the configuration by which the best of a supernet are trained alone."""
+        epochs, seconds = finalists.epochs, finalists.seconds
+        own = replace(self.training, epochs=epochs, seconds=seconds)
+        return replace(self, supernet=None, training=own)
 
     def identity(self) -> dict[str, Any]:
         """Return what all workers of a study must have in common."""
@@ -167,6 +178,13 @@ class TrialsConfig(DataConfig, Named):
         if self.pruning is not None:
             rule = "must be null: a trial is scored at once with the supernet's weights"
             found.conflict("pruning", rule, "strategy")
+        finalists, count = self.supernet.finalists, self.trials.count
+        if finalists is not None and len(self.objectives) > 1:
+            rule = "must be null with several objectives, where no single genotype is the result"
+            found.conflict("supernet.finalists", rule, "objectives")
+        elif finalists is not None and finalists.count > count:
+            rule = f"must be at most trials.count, {count}, got {finalists.count}"
+            found.conflict("supernet.finalists.count", rule, "trials")
 
     def _check_objectives(self, found: Problems) -> None:
         names = self.objectives

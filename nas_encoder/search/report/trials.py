@@ -24,8 +24,10 @@ from nas_encoder.search.report.next_steps import (
 )
 from nas_encoder.search.report.page import Page, Section, duration, number, provenance_section
 from nas_encoder.search.report.pictures import COLOURS, finish, genotype_section, new_panels, to_png
+from nas_encoder.search.report.scores import scores_section
 from nas_encoder.search.report.supernet import supernet_section
 from nas_encoder.search.strategies import COSTS, ERROR
+from nas_encoder.search.trials.run import compared
 from nas_encoder.training.holding import STUDY
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class TrialsReport:
 
     @property
     def seconds(self) -> float:
-        """Time spent so far by all workers."""
+        """Time spent so far by all workers, without trainings of finalists."""
         return sum(trial.seconds for trial in self.trials)
 
     @property
@@ -71,7 +73,7 @@ class TrialsReport:
         }
         if self.complete:
             best = best_of(self.trials)
-            values = {ERROR: best.error, **best.costs}
+            values = {ERROR: best.final, **best.costs}
             found |= {_title(name): _figure(name, value) for name, value in values.items()}
         return found
 
@@ -159,6 +161,7 @@ class TrialsReport:
             else:
                 points = [share * training.seconds for share in training.evaluate_at]
                 yield timed_picture(self.trials, points)
+        yield scores_section(compared(self.config, self.trials), self.trials)
         if self.trials:
             yield self._table()
         yield Section("What to run next", steps=list(self._next()))
@@ -198,7 +201,7 @@ class TrialsReport:
             text,
             head=(
                 *("trial", "state", "genotype", "given as", "error, %", "epochs", "training, s"),
-                *("time", *map(_title, costs)),
+                *("trained alone, %", "time", *map(_title, costs)),
             ),
             rows=[
                 (
@@ -209,6 +212,7 @@ class TrialsReport:
                     number(trial.error, 2),
                     trial.epochs,
                     number(trial.training_seconds, 1),
+                    number(trial.final if trial.trained else None, 2),
                     duration(trial.seconds),
                     *(_figure(name, trial.costs.get(name)) for name in costs),
                 )

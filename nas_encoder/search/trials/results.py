@@ -16,21 +16,24 @@ from nas_encoder.search.config.sections import Named
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord, best_of, front_of
 from nas_encoder.search.strategies import COSTS
+from nas_encoder.search.trials.agreement import Agreement, why_none
+from nas_encoder.search.trials.finalists import trainings_of
 from nas_encoder.search.trials.samplers import is_outside
 from nas_encoder.search.trials.storage import INITIAL, REDRAWN
 from nas_encoder.search.trials.study import COST, ERRORS, SPENT, finished, result_of
 from nas_encoder.spaces import get_space
 
-FRONT = "front"
+FRONT, SUMMARY = "front", "result.json"
 
 
 def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
     """Return a record of every finished trial, in the order of finishing."""
     done, found = finished(study), []
+    trainings = trainings_of(study)
     refused = _refused(study, done)
     for place, trial in enumerate(sorted(done, key=lambda t: (t.datetime_complete, t.number)), 1):
         known, ended = result_of(trial), trial.datetime_complete
-        spent = known.get(SPENT, {})
+        spent, alone = known.get(SPENT, {}), trainings.get(known["genotype"])
         record = TrialRecord(
             trial=place,
             number=trial.number,
@@ -46,6 +49,8 @@ def records_of(study: Study, objectives: Sequence[str]) -> list[TrialRecord]:
             errors=known[ERRORS],
             finished=None if ended is None else ended.isoformat("T", "seconds"),
             initial=known.get(INITIAL),
+            trained=None if alone is None else alone["errors"],
+            trained_seconds=None if alone is None else alone["spent"].get("seconds"),
             refused=(refused[trial.number] + known.get(REDRAWN, 0)) or None,
         )
         found.append(record)
@@ -82,6 +87,25 @@ def save_results(
         save_front(folder, {0: trials}, config, objectives, count, {0: run})
     folder.save_result(best)
     return best
+
+
+def save_summary(
+    folder: RunFolder, trials: Sequence[TrialRecord], genotype: Genotype, found: Sequence[Agreement]
+) -> None:
+    """Write result.json: what was found, what it cost, and what the search's scores are worth."""
+    best = next(trial for trial in trials if trial.genotype == genotype.hash)
+    document = {
+        "genotype": genotype.hash,
+        "error": best.final,
+        **best.costs,
+        "trials": len(trials),
+        "pruned": sum(not trial.complete for trial in trials),
+        "trained_alone": len({trial.genotype for trial in trials if trial.trained}),
+        "seconds": round(sum(trial.seconds for trial in trials), 3),
+        "scores": [one.to_dict() for one in found],
+        "why_no_scores": "" if found else why_none(trials),
+    }
+    folder.write(SUMMARY, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def save_front(
@@ -139,10 +163,13 @@ def _genotype(
         "trial": trial.trial,
         "trials": count,
         "epochs": trial.epochs,
-        "validation": {"token_error_rate": trial.error, **trial.costs},
+        "validation": {"token_error_rate": trial.final, **trial.costs},
     }
-    if trial.training_seconds is not None:
-        provenance["training_seconds"] = trial.training_seconds
+    if trial.trained:
+        provenance["validation"]["token_error_rate_with_shared_weights"] = trial.error
+    seconds = trial.trained_seconds if trial.trained else trial.training_seconds
+    if seconds is not None:
+        provenance["training_seconds"] = seconds
     if trial.initial is not None:
         provenance["initial"] = trial.initial
     return Genotype(name, config.space, found.architecture, provenance)

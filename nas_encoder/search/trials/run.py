@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -20,6 +20,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord
+from nas_encoder.search.trials.agreement import Agreement, agreements, course_of
 from nas_encoder.search.trials.budget import Affordable, Budget
 from nas_encoder.search.trials.evaluate import Evaluator, TableEvaluator
 from nas_encoder.tables import STRATEGIES
@@ -70,8 +71,9 @@ def run_trials(
     require_optuna()
     import optuna
 
+    from nas_encoder.search.trials.finalists import chosen, train_finalists
     from nas_encoder.search.trials.initial import enqueue, load_initial
-    from nas_encoder.search.trials.results import records_of, save_results
+    from nas_encoder.search.trials.results import records_of, save_results, save_summary
     from nas_encoder.search.trials.samplers import build_pruner, build_sampler
     from nas_encoder.search.trials.storage import Storage, quiet, reading_study
     from nas_encoder.search.trials.study import Worker
@@ -164,15 +166,35 @@ def run_trials(
         count = config.trials.count
         worker = Worker(study, store, config.objectives, count, evaluator, record, budget)
         own = worker.run()
+        if config.supernet is not None and (last := config.supernet.finalists) is not None:
+            from nas_encoder.search.trials.training import TrainingEvaluator
+
+            given = (train or "", valid or "", seed)  # the supernet had both
+            train_finalists(
+                study,
+                chosen(records_of(study, config.objectives), last.count),
+                folder,
+                space.decode,
+                lambda: TrainingEvaluator(config.of_finalists(last), *given),
+                record,
+            )
         records = records_of(study, config.objectives)
         folder.write_records(records)
         run = {**run, **folder.run()}
         genotype = save_results(folder, records, config, config.objectives, count, run)
+        save_summary(folder, records, genotype, compared(config, records))
         evaluator.finish(folder, genotype)
     logger.info(
         "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
     )
     return genotype
+
+
+def compared(config: TrialsConfig, trials: Sequence[TrialRecord]) -> list[Agreement]:
+    """Return how well the cheap scores of a search's trials rank their final errors."""
+    supernet = config.supernet
+    course = course_of(config.training, None if supernet is None else supernet.finalists)
+    return agreements(trials, course, supernet is not None)
 
 
 def _join(
@@ -248,7 +270,7 @@ def _require_recorded(folder: RunFolder, read: Callable[[], list[TrialRecord]]) 
         recorded = []
     known = read()  # only now: another worker may just have finished a trial
     study = {trial.number: trial for trial in known}
-    # Another worker may have told later that a trial was refused.
+    # Another worker may have told later that a trial was refused, or trained its genotype.
     lost = [t for t in recorded if not _same(study.get(t.number), t)]
     if lost:
         raise CheckpointError(
@@ -263,4 +285,5 @@ def _require_recorded(folder: RunFolder, read: Callable[[], list[TrialRecord]]) 
 
 def _same(one: TrialRecord | None, other: TrialRecord) -> bool:
     """Return whether two records are of the same result."""
-    return one is not None and replace(one, refused=None) == replace(other, refused=None)
+    later: dict[str, Any] = {"refused": None, "trained": None, "trained_seconds": None}
+    return one is not None and replace(one, **later) == replace(other, **later)

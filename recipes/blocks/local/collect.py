@@ -14,10 +14,12 @@ from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import load_genotype
+from recipes.blocks.local import scores, strategies
 from recipes.blocks.local.encoders import NARROWED, PEER
 from recipes.blocks.local.figure import front, plot
 from recipes.blocks.local.plan import RANDOM, RECORDED, Plan
 from recipes.blocks.local.rows import WORDS, Reader, Row
+from recipes.blocks.local.shared import PREFIX
 from recipes.blocks.local.verdicts import (
     Duel,
     Verdict,
@@ -236,9 +238,14 @@ def main(arguments: list[str] | None = None) -> None:
     reader = Reader(args.options.parent, plan)
     sections, about = read_sections(reader, seed), corpora(plan)
     by_chance = {
-        name: chance(list(reader.untuned(name)), affordable(reader, name))
+        name: chance(
+            [row for row in reader.untuned(name) if not row.name.startswith(PREFIX)],
+            affordable(reader, name),
+        )
         for name in plan.draw_corpora
     }
+    by_strategy = strategies.found(reader.expdir, plan)
+    by_score = scores.measured(reader.expdir, plan)
     args.output.mkdir(parents=True, exist_ok=True)
     panels = {section.title: section.rows for section in sections}
     plot(panels, seed, [args.output / "results.png", args.output / "results.svg"])
@@ -252,6 +259,8 @@ def main(arguments: list[str] | None = None) -> None:
         "![error against latency](results.png)",
         *(part for section in sections for part in section_parts(section, seed)),
         *chance_parts(by_chance, reader),
+        *strategies.parts(by_strategy, plan),
+        *scores.parts(by_score, plan),
         "## How to read it",
         READING,
         "## What the numbers do not support",
@@ -272,6 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
         "latency_machine": reader.latency["machine"],
         "sections": [section_data(section, seed) for section in sections],
         "chance": by_chance,
+        "strategies": by_strategy,
+        "scores": by_score,
     }
     print(write_files(args.output, parts, facts, data))
 

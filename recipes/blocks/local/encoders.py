@@ -21,6 +21,8 @@ SEARCHED, CHANCE, CELLS = "searched", "chance", "cells"
 PEER, NARROWED = "peer", "narrowed"
 ROLES = (SEARCHED, CHANCE, CELLS, PEER, NARROWED)
 GENOTYPE = "genotype"
+TITLES = {"oneshot": "one-shot"}  # of strategies
+_SEARCH = "_search"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,19 @@ def read_encoders(path: Path) -> dict[str, Encoder]:
     if problems:
         raise ConfigError(str(path), problems)
     return found
+
+
+def found_by(strategy: str) -> tuple[str, Encoder]:
+    """Return the name and the encoder for the result of a search that the list does not name."""
+    title = f"best of a {TITLES.get(strategy, strategy)} search"
+    return f"{strategy}{_SEARCH}", Encoder(title=title, role=SEARCHED, search=strategy)
+
+
+def unlisted(name: str) -> Encoder:
+    """Return the encoder of a name that is not in the list: of a search, or of a random point."""
+    if name.endswith(_SEARCH):
+        return found_by(name.removesuffix(_SEARCH))[1]
+    return Encoder(title=name, role=CHANCE, search="random")
 
 
 def write_spec(

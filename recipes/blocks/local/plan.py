@@ -11,12 +11,13 @@ from typing import Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError
-from recipes.blocks.local.encoders import Encoder, read_encoders
+from recipes.blocks.local.encoders import Encoder, found_by, read_encoders
 from tools.experiments.recipe import ROOT
 
 RECORDED = "recorded"
 FIRST = "first"
-RANDOM = "random"
+RANDOM, ONESHOT = "random", "oneshot"
+ONE_CORPUS = (RANDOM, ONESHOT)  # searches that are made where random points are trained
 
 
 class Plan:
@@ -31,10 +32,13 @@ class Plan:
     """
 
     def __init__(self, recipe: Path, options: Mapping[str, Any]) -> None:
-        self.recipe, self.options = recipe, options
+        # Runs of earlier versions lack some.
+        self.recipe, self.options = recipe, {"shared_draws": 0, "oneshot_trials": 0, **options}
         known = read_yaml(recipe / "conf" / "corpora.yaml", ConfigError)
         self._all = read_encoders(recipe / "conf" / "encoders.yaml")
         self.searches, self.rates = self._words("searches"), self._words("rates")
+        named = {encoder.search for encoder in self._all.values()}
+        self._all |= dict(found_by(name) for name in self.searches if name not in named)
         self.seeds = self._words("seeds")
         names = self._words("corpora")
         wanted = list(self._all) if options["encoders"] == "all" else self._words("encoders")
@@ -52,15 +56,13 @@ class Plan:
         self.corpora: dict[str, Mapping[str, Any]] = {name: known[name] for name in names}
         self.encoders = {name: self._all[name] for name in wanted}
         self.search_corpora = [name for name in self._words("search_corpora") if name in names]
-        self.draw_corpora = [
-            name for name in self._words("draw_corpora")
-            if name in self.search_corpora and RANDOM in self.searches
-        ]  # fmt: skip
-        # A random search is made where its points are trained too.
+        self._chance = [name for name in self._words("draw_corpora") if name in self.search_corpora]
+        self.draw_corpora = self._searched_on(RANDOM)
+        self.shared_corpora = self._searched_on(ONESHOT) if self.options["shared_draws"] else []
         self.search_runs = [
             (strategy, corpus)
             for strategy in self.searches
-            for corpus in (self.draw_corpora if strategy == RANDOM else self.search_corpora)
+            for corpus in self._searched_on(strategy)
         ]
         first = options["first_corpus"]
         self.first = first if first in self.search_corpora else next(iter(self.search_corpora), "")
@@ -70,6 +72,12 @@ class Plan:
             "time": ("seconds", options["seconds"]),
             "epochs": ("epochs", options["epochs"]),
         }
+
+    def _searched_on(self, strategy: str) -> list[str]:
+        """Return the corpora on which a strategy searches."""
+        if strategy not in self.searches:
+            return []
+        return self._chance if strategy in ONE_CORPUS else self.search_corpora
 
     def _words(self, option: str) -> list[str]:
         return str(self.options[option]).split()
@@ -153,10 +161,39 @@ class Plan:
         count = self.options["draws"] if corpus in self.draw_corpora else 0
         return [f"draw-{number}" for number in range(1, count + 1)]
 
+    def shared(self, corpus: str) -> list[str]:
+        """Return the names of the random genotypes of the supernet's part that are trained."""
+        count = self.options["shared_draws"] if corpus in self.shared_corpora else 0
+        return [f"shared-{number}" for number in range(1, count + 1)]
+
+    def shared_scores(self) -> list[str]:
+        """Return the files of scores with shared weights."""
+        return [f"shared/{corpus}/scores.json" for corpus in self.shared_corpora]
+
+    def oneshot(self) -> str:
+        """Return the options that give a one-shot search the training time of the others."""
+        total = float(self.options["trials"] * self.options["trial_seconds"])
+        each = self.options["trial_seconds"]
+        finalists = max(1, round(total / 4 / each))
+        return (
+            f"--set training.seconds={total / 2:g} --set supernet.finalists.count={finalists}"
+            f" --set supernet.finalists.seconds={each}"
+            f" --set trials.count={max(finalists, self.options['oneshot_trials'])}"
+        )
+
+    def found_by(self, strategy: str) -> str | None:
+        """Return the encoder that is what a strategy found on the corpus itself, if listed."""
+        for name, encoder in self.encoders.items():
+            if encoder.search == strategy and encoder.corpus is None:
+                return name
+        return None
+
     def genotype(self, corpus: str, encoder: str) -> list[str]:
         """Return the file with the genotype that was found for an encoder, if it has one."""
         if encoder in self.draws(corpus):
             return [f"draws/{corpus}/{encoder}.yaml"]
+        if encoder in self.shared(corpus):
+            return [f"shared/{corpus}/{encoder}.yaml"]
         found = self.encoders[encoder]
         if found.search is None:
             return []
@@ -167,7 +204,7 @@ class Plan:
         return [
             f"encoders/{corpus}/{name}.yaml"
             for corpus in self.corpora
-            for name in (*self.of_corpus(corpus), *self.draws(corpus))
+            for name in (*self.of_corpus(corpus), *self.draws(corpus), *self.shared(corpus))
         ]
 
     # -- trainings ----------------------------------------------------------------------------
@@ -186,9 +223,9 @@ class Plan:
         The points themselves have one seed; what the searches found is trained with that rate and
         all seeds, to be ranked among them.
         """
-        for corpus in self.draw_corpora:
+        for corpus in dict.fromkeys([*self.draw_corpora, *self.shared_corpora]):
             own = {"corpus": corpus, "condition": "time", "rate": str(self.options["draw_rate"])}
-            for name in self.draws(corpus):
+            for name in (*self.draws(corpus), *self.shared(corpus)):
                 yield {**own, "encoder": name, "seed": self.seeds[0]}
             for name, encoder in self.of_corpus(corpus).items():
                 for seed in self.seeds if encoder.search is not None else ():

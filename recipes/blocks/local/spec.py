@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError
-from recipes.blocks.local.encoders import CHANCE, Encoder, read_encoders, write_spec
+from recipes.blocks.local.encoders import read_encoders, unlisted, write_spec
 from tools.scripts import command
 
 
@@ -24,9 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--output", type=Path, required=True, help="document to write")
     args = parser.parse_args(arguments)
     listed = read_encoders(args.encoders)
-    chance = Encoder(title=args.name, role=CHANCE, search="random")
     network = read_yaml(args.search, ConfigError).get("network") or {}
-    write_spec(args.output, listed.get(args.name, chance), args.genotype, network)
+    write_spec(args.output, listed.get(args.name) or unlisted(args.name), args.genotype, network)
     print(args.output)
 
 
