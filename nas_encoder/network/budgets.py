@@ -17,6 +17,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "latency_ms": ("ms", 1.0),
     "memory_mb": ("MB", 1.0),
     "train_seconds": ("s per h", 1.0),
+    "infeasible": ("%", 1.0),
 }
 TITLES = {
     "parameters": "parameters",
@@ -24,8 +25,10 @@ TITLES = {
     "latency_ms": "latency",
     "memory_mb": "peak memory",
     "train_seconds": "training time",
+    "infeasible": "utterances without a CTC path",
 }
-COUNTED = ("parameters", "macs")  # exact and cheap; the others are measured
+COUNTED = ("parameters", "macs")  # exact and cheap
+KNOWN = (*COUNTED, "infeasible")  # without running the network; the others are measured
 
 
 def readable(name: str, value: float) -> str:
@@ -80,6 +83,8 @@ class TrialBudgets(Budgets):
     Attributes:
         memory_mb: Largest peak of memory during an inference, in MB: the weights, the input and
             all that PyTorch allocates; see :func:`~nas_encoder.deploy.memory.peak_memory`.
+        infeasible: Largest share of the training utterances, in %, with more tokens than CTC can
+            place in the encoder's output frames. These teach it nothing.
         train_seconds: Largest number of seconds that training takes for an hour of speech,
             forward and backward, measured on a few batches of the training data.
         at_least: Quantity -> the smallest cost, for example parameters of a search among networks
@@ -90,6 +95,7 @@ class TrialBudgets(Budgets):
 
     memory_mb: float | None = option(None, number(0, 1e9, above=True))
     train_seconds: float | None = option(None, number(0, 1e9, above=True))
+    infeasible: float | None = option(None, number(0, 100, above=True))
     at_least: Mapping[str, float] = option(dict, mapping_of(number(0, 1e18)))
     table: str | None = option(None, text("a file's path or null"))
 

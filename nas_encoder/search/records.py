@@ -172,6 +172,7 @@ class TrialRecord(Record):
     parameters: float | None = None
     memory_mb: float | None = None
     train_seconds: float | None = None
+    infeasible: float | None = None
     epochs: int  # complete ones
     seconds: float  # measuring, training and scoring
     genotype: str  # hash

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas_encoder.tables import STRATEGIES
 
-COSTS = ("latency_ms", "macs", "parameters", "memory_mb", "train_seconds")
+COSTS = ("latency_ms", "macs", "parameters", "memory_mb", "train_seconds", "infeasible")
 ERROR = "error"
 GRADIENT, TRIALS = "gradient", "trials"
 

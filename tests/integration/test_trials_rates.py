@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from report_checks import check_page
+from report_pages import page_of
 from search_samples import tone_corpus
 from torch import nn
 
@@ -15,6 +17,8 @@ from nas_encoder import build_encoder
 from nas_encoder.data.selection import ctc_frames_needed
 from nas_encoder.genotype import Genotype
 from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.trials import run_trials
 from nas_encoder.search.trials.training import TrainingEvaluator
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.base import FrameRates
@@ -140,3 +144,48 @@ def test_a_coarse_network_is_trained_on_what_it_can_place_and_scored_on_all(
     assert f"of {factor} frames per" in line
     assert f"of {len(impossible)} training utterances ('" in line and "validation" in line
     assert any(f"'{key}'" in line for key in impossible)
+
+
+def test_networks_too_coarse_for_the_tokens_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a budget they are not drawn; without one, what could learn nothing is not trained."""
+    blocks = get_space("blocks")
+    data = (tone_corpus(tmp_path / "train", 6, seed=1, seconds=0.42), tmp_path / "valid")
+    tone_corpus(data[1], 2, seed=2, seconds=0.42)
+    few: dict[str, Any] = {"width": 32, "depth": 1, "mixing": "memory -5+5"}
+    few |= {"first feed-forward": "none", "last feed-forward": "none"}
+    few |= {"front end": "stacked frames -4+4, 4x", "schedule": ["1 1 1", "1 1 2", "1 2 2"]}
+    few |= {"second mixing": ["none", "convolution 7"]}
+    document = {
+        "strategy": "random",
+        "space": "blocks",
+        "features": {"num_mel_bins": 16},
+        "training": {"epochs": 1, "lr": 0.01},
+        "batch": {"max_utterances": 4, "shortest_utterance": 4},
+        "trainer": {"accelerator": "cpu"},
+        "choices": few,
+        "objective": {"infeasible": 20},
+        "trials": {"count": 5},
+    }
+    run_trials(TrialsConfig.from_dict(document), *data[:1], tmp_path / "run", data[1], seed=1)
+    rows = RunFolder(tmp_path / "run").rows()
+    chosen = [blocks.chosen(blocks.decode(row["vector"]).architecture) for row in rows]
+    assert {own["schedule"][0][1] for own in chosen} == {"1 1 1"}
+    assert {row["infeasible"] for row in rows} == {0.0}
+    assert sum(row.get("refused", 0) for row in rows) > 0
+    check_page(tmp_path / "run", page_of(tmp_path / "run"))
+
+    config = TrialsConfig.from_dict({**document, "objective": {}})
+    evaluator = TrainingEvaluator(config, *data, seed=1)
+    fine = blocks.decode(rows[0]["vector"])
+    choices = list(blocks.kinds).index("schedule")
+    coarse = [*rows[0]["vector"]]
+    coarse[choices] = blocks.kinds["schedule"].operations.index("1 1 2")
+    half = blocks.decode(coarse)
+    share = evaluator.costs(half, ["infeasible"])["infeasible"]
+    assert 20 < share <= 100 and evaluator.costs(fine, ["infeasible"])["infeasible"] == 0
+    monkeypatch.setattr(evaluator, "_infeasible", lambda encoder: 100.0)
+    monkeypatch.setattr(WeightSteps, "weight_step", lambda *given: pytest.fail("it is trained"))
+    assert list(evaluator.errors(half)) == [100.0]
+    assert f"genotype {half.hash} is not trained" in caplog.text

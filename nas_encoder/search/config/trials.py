@@ -51,7 +51,7 @@ class TrialsConfig(DataConfig, Named):
             without ``input_size``.
         objectives: Quantities to minimize: ``error``, the lowest validation token error rate of
             any epoch so far, in % (with ``training.seconds``, that at the end); and ``latency_ms``,
-            ``macs``, ``parameters``, ``memory_mb`` or ``train_seconds`` (see
+            ``macs``, ``parameters``, ``memory_mb``, ``train_seconds`` or ``infeasible`` (see
             :class:`~nas_encoder.network.budgets.TrialBudgets`).
         objective: Budgets: genotypes outside are not trained and do not count as trials.
         pruning: Null for none, except that ``hyperband`` always prunes.

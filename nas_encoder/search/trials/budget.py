@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.budgets import COUNTED, TrialBudgets, readable
+from nas_encoder.network.budgets import COUNTED, KNOWN, TrialBudgets, readable
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.members import TrialSpace
 
@@ -46,8 +46,8 @@ class Budget:
         What must be measured is measured only where nothing cheaper refuses the genotype.
         """
         limited, weight = self.limits.limited, 1
-        found = self.counted_excess(genotype)
-        if not found and set(limited) - set(COUNTED):
+        found = self.known_excess(genotype)
+        if not found and set(limited) - set(KNOWN):
             weight = _MEASURED
             found = self.limits.excess(self._costs(genotype, limited))
         costs = self._costs(genotype, list(found))  # known by now
@@ -60,11 +60,17 @@ class Budget:
             self._seen.clear()
         return found
 
-    def counted_excess(self, genotype: Genotype) -> dict[str, float]:
-        """Return the same of parameters and multiply-adds, without taking note of it."""
-        counted = [name for name in self.limits.limited if name in COUNTED]
-        costs = self._costs(genotype, counted) if counted else {}
-        return self.limits.excess({name: costs[name] for name in counted})
+    def known_excess(self, genotype: Genotype) -> dict[str, float]:
+        """Return the same of what is not measured, without taking note of it.
+
+        What a built network tells only where nothing that is counted refuses the genotype.
+        """
+        for names in (COUNTED, set(KNOWN) - set(COUNTED)):
+            own = [name for name in self.limits.limited if name in names]
+            costs = self._costs(genotype, own) if own else {}
+            if found := self.limits.excess({name: costs[name] for name in own}):
+                return found
+        return {}
 
     def names(self, objectives: Sequence[str]) -> list[str]:
         """Return the quantities that objectives and bounds need."""
@@ -139,7 +145,7 @@ class Affordable:
         found = start
         for _ in range(_STEPS * len(self.bounds)):
             child = self.whole.mutate(found, rng)
-            if not self.budget.counted_excess(child):
+            if not self.budget.known_excess(child):
                 found = child
         return start if self.budget.excess(found) else found
 
@@ -170,6 +176,8 @@ class Affordable:
 def _total(excess: Mapping[str, float]) -> float:
     """Return a sum that is less the closer a genotype is to the budgets.
 
-    Excess of what is measured is known only where nothing else is exceeded.
+    Excess of what takes longer to determine is known only where nothing else is exceeded.
     """
-    return sum(excess.values()) + (_FAR if excess.keys() & set(COUNTED) else 0.0)
+    if excess.keys() & set(COUNTED):
+        return sum(excess.values()) + 2 * _FAR
+    return sum(excess.values()) + (_FAR if excess.keys() & set(KNOWN) else 0.0)

@@ -37,6 +37,8 @@ class TrialCosts:
         seed: Seed of weights.
         build: Builds the encoder of a genotype.
         train_seconds: Returns the training seconds per hour of speech of a genotype.
+        infeasible: Returns the share of utterances, in %, that CTC cannot place in the output
+            frames of an encoder.
         table: File of latencies, from which they are then predicted; None to measure them.
 
     Raises:
@@ -53,11 +55,13 @@ class TrialCosts:
         seed: int,
         build: Callable[[Genotype], nn.Module],
         train_seconds: Callable[[Genotype], float],
+        infeasible: Callable[[nn.Module], float],
         table: str | None = None,
     ) -> None:
         self.frames, self.bins, self.measure = frames, int(options.input_size), measure
         self.device, self.seed = device, seed
         self._build, self._train_seconds = build, train_seconds
+        self._infeasible = infeasible
         self.counted: Costs | None = None
         if space.has("costs"):
             self.counted = space.costs.build(space, options, frames)
@@ -91,6 +95,8 @@ class TrialCosts:
             with one_thread():
                 macs = count_macs(encoder, self.frames, self.bins)
             found |= {"parameters": float(count_parameters(encoder)), "macs": float(macs)}
+        if "infeasible" in names:
+            found["infeasible"] = self._infeasible(encoder)
         if {"latency_ms", "memory_mb"} & set(names):
             encoder = encoder.to(self.device)
             x = torch.randn(1, self.frames, self.bins, device=self.device)

@@ -84,8 +84,9 @@ class TrainingEvaluator(Unprepared):
         self._utterances = {"train": len(data.cuts["train"]), "valid": len(scored)}
         self._train = data.loader(data.cuts["train"], train=True)
         self._valid = data.loader(scored, train=False)
-        # By the output frames of the networks, whose utterances were named.
-        self._objectives: dict[tuple[int, ...], Objective] = {}
+        # By output frames: the utterances that CTC cannot place, and whether they were named.
+        self._unplaced: dict[tuple[int, ...], Mapping[str, Sequence[str]]] = {}
+        self._told: set[tuple[int, ...]] = set()
         frames = max(rates.min_length, round(config.measure.seconds / config.features.frame_shift))
         self._costs = TrialCosts(
             get_space(config.space),
@@ -96,6 +97,7 @@ class TrainingEvaluator(Unprepared):
             seed,
             self._encoder,
             self._train_seconds,
+            self._infeasible,
             config.objective.table,
         )
         bounds = self._costs.predicted or self._costs.counted
@@ -128,10 +130,20 @@ class TrainingEvaluator(Unprepared):
         Where time is limited, after each share of it, and at its end the error of the network as
         it is then. A loss of NaN or infinity counts as recognizing nothing: 100 %. An utterance
         with more tokens than CTC can place at the network's time stride is left out of its
-        training loss; all count in the error.
+        training loss; all count in the error. A network that could learn from none is not
+        trained, and recognizes nothing.
         """
         weights, train = self.config.training, self._train
         steps = self._steps(genotype)
+        if self._infeasible(steps.network.encoder) == 100:  # type: ignore[arg-type]
+            logger.warning(
+                "genotype %s is not trained: CTC can place no training utterance in its output "
+                "frames; objective.infeasible refuses such networks",
+                genotype.hash,
+            )
+            self.spent = {} if weights.seconds is None else {"epochs": 0, "seconds": 0.0}
+            yield from [100.0] * self.epochs
+            return
         if weights.seconds is not None:
             yield from self._timed(genotype, steps, weights.seconds)
             return
@@ -190,19 +202,25 @@ class TrainingEvaluator(Unprepared):
 
     def _objective(self, encoder: Any) -> Objective:
         """Return the loss; name the utterances that it leaves out, once for all such networks."""
+        lost = self._lost(encoder)
+        key = _rates_of(encoder)
+        if any(lost.values()) and key not in self._told:
+            self._told.add(key)
+            self._tell(int(encoder.subsampling_factor), lost)
+        return feasible_ctc_loss if any(lost.values()) else ctc_loss
 
-        def output_frames(frames: Sequence[int]) -> list[int]:
-            found: list[int] = encoder.output_lengths(torch.tensor(frames)).tolist()
-            return found
-
-        key = tuple(output_frames(range(1, 257)))
-        if key not in self._objectives:
+    def _lost(self, encoder: Any) -> Mapping[str, Sequence[str]]:
+        """Return the utterances of each set that CTC cannot place in an encoder's output."""
+        key = _rates_of(encoder)
+        if key not in self._unplaced:
             loaders = {"training": self._train, "validation": self._valid}
-            lost = {name: loader.infeasible(output_frames) for name, loader in loaders.items()}
-            self._objectives[key] = feasible_ctc_loss if any(lost.values()) else ctc_loss
-            if any(lost.values()):
-                self._tell(int(encoder.subsampling_factor), lost)
-        return self._objectives[key]
+            frames = partial(_output_frames, encoder)
+            self._unplaced[key] = {name: own.infeasible(frames) for name, own in loaders.items()}
+        return self._unplaced[key]
+
+    def _infeasible(self, encoder: nn.Module) -> float:
+        """Return the share of training utterances that CTC cannot place, in %."""
+        return 100 * len(self._lost(encoder)["training"]) / self._utterances["train"]
 
     def _tell(self, factor: int, lost: Mapping[str, Sequence[str]]) -> None:
         """Name utterances that CTC cannot place."""
@@ -241,3 +259,13 @@ class TrainingEvaluator(Unprepared):
                 spent += seconds
                 frames += sum(int(b.feature_lengths.sum()) for b in group)
         return 3600.0 * spent / (frames * features.frame_shift)
+
+
+def _output_frames(encoder: Any, frames: Sequence[int]) -> list[int]:
+    found: list[int] = encoder.output_lengths(torch.tensor(frames)).tolist()
+    return found
+
+
+def _rates_of(encoder: Any) -> tuple[int, ...]:
+    """Return what tells encoders with different numbers of output frames."""
+    return tuple(_output_frames(encoder, range(1, 257)))
