@@ -112,14 +112,14 @@ def test_a_signal_writes_a_checkpoint_and_names_the_command(
     # A second process, and one that would resume, are kept out while it lives.
     for more in ([], ["--resume"]):
         other = start(started, [*words, *more], tmp_path / "other")
-        other.join()
+        other.join(120)
         said = (tmp_path / "other").read_text()
         assert other.exitcode == 2, said
         assert f"run folder {output}: is in use by process {process.pid} on " in said
         assert "running since 20" in said and "search --config" in said
     os.kill(process.pid, number)
     held(output).unlink()
-    process.join()
+    process.join(120)
     said = (tmp_path / "said").read_text()
     assert process.exitcode == status, said
     command = shlex.join(["nas-encoder", *words, "--resume"])
@@ -169,11 +169,11 @@ def test_a_search_by_trials_that_is_interrupted(
     wait_until(held(output).exists, process)
     assert process.pid is not None
     second = start(started, words, tmp_path / "other")  # not without --resume
-    second.join()
+    second.join(120)
     said = (tmp_path / "other").read_text()
     assert second.exitcode == 2 and "is in use by process" in said and "--resume" in said
     os.kill(process.pid, signal.SIGINT)
-    process.join()
+    process.join(120)
     said = (tmp_path / "said").read_text()
     assert process.exitcode == 130, said
     command = shlex.join(["nas-encoder", *words, "--resume"])
