@@ -30,6 +30,8 @@ def test_the_whole_recipe(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_documents(exp, done.stdout)
     document = check_numbers(exp, ["Searched", "FastConformer"])
+    _, time = document["comparisons"]
+    assert time["systems"][1]["epochs"] > 1  # the cheaper one was trained again, for longer
     assert document["facts"]["nemo_toolkit"]
     assert "80 ms" in " ".join(document["notes"])  # infeasible utterances are counted, not hidden
     check_model(exp / "models" / "epochs" / "searched" / "checkpoints" / "searched.nemo")

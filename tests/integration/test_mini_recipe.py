@@ -21,26 +21,31 @@ pytestmark = [pytest.mark.espnet, pytest.mark.slow]
 
 # One test, so that workers do not share the trainings' work out among them and do it twice.
 def test_the_whole_recipe(tmp_path: Path) -> None:
-    options = ["--tiny", "true", "--systems", "searched dfsmn_san", "--nj", "1"]
+    options = ["--tiny", "true", "--systems", "searched cells", "--nj", "1"]
     for name in ("expdir", "datadir", "downloads"):
         options += [f"--{name}", str(tmp_path / name)]
     exp = tmp_path / "expdir"
     done = run_recipe("espnet", *options, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_documents(exp, done.stdout)
-    check_numbers(exp, ["Searched", "DFSMN-SAN"])
-    check_genotype(exp)
+    document = check_numbers(exp, ["Searched blocks", "Searched cells"])
+    assert document["notes"][2].startswith("**Equal epochs**: Searched blocks ")
+    check_genotypes(exp)
     check_second_run(exp, options)
 
 
-def check_genotype(exp: Path) -> None:
-    """ESPnet's saved config holds the searched genotype."""
-    found = yaml.safe_load((exp / "search" / "genotype.yaml").read_text(encoding="utf-8"))
-    config = exp / "models" / "epochs" / "searched" / "config.yaml"
-    saved = yaml.safe_load(config.read_text(encoding="utf-8"))
-    assert saved["encoder"] == "nas_encoder"
-    assert saved["encoder_conf"]["genotype"]["normal"] == found["normal"]
-    assert saved["encoder_conf"]["genotype"]["reduction"] == found["reduction"]
+def check_genotypes(exp: Path) -> None:
+    """ESPnet's saved configs hold the searched genotypes."""
+    for system, folder, parts in (
+        ("searched", "blocks", ("front", "stages")),
+        ("cells", "search", ("normal", "reduction")),
+    ):
+        found = yaml.safe_load((exp / folder / "genotype.yaml").read_text(encoding="utf-8"))
+        config = exp / "models" / "epochs" / system / "config.yaml"
+        saved = yaml.safe_load(config.read_text(encoding="utf-8"))
+        assert saved["encoder"] == "nas_encoder"
+        for part in parts:
+            assert saved["encoder_conf"]["genotype"][part] == found[part]
 
 
 def check_second_run(exp: Path, options: list[str]) -> None:
@@ -50,7 +55,7 @@ def check_second_run(exp: Path, options: list[str]) -> None:
     assert "Nothing to be done" in again.stderr
     shutil.rmtree(exp / "results")
     # Where the trainings at equal epochs took the same time, they stand in both tables.
-    (exp / "conf" / "time" / "dfsmn_san.same").touch()
+    (exp / "conf" / "time" / "searched.same").touch()
     third = run_recipe("espnet", *options, "--stage", "9")
     assert third.returncode == 0, third.stderr
     assert re.findall(r"^(?:local)?rule (.*):$", third.stderr, re.M) == ["results", "all"]
@@ -70,7 +75,7 @@ def test_help_and_bad_options(tmp_path: Path) -> None:
         (["--epochs", "many"], "--epochs: must be a whole number, got 'many'"),
         (["5"], "unrecognized arguments: 5"),
         (["--systems", "random"], "--systems: must match"),
-        (["--systems", "searched conformer"], "got 'searched conformer'"),
+        (["--systems", "searched zipformer"], "got 'searched zipformer'"),
     ):
         refused = run_recipe("espnet", *options)
         assert refused.returncode == 2

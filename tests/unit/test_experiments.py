@@ -304,17 +304,18 @@ def write_costs(expdir: Path, system: str, seconds: float) -> None:
 
 
 def test_equal_time_is_planned_from_what_the_trainings_have_cost(tmp_path: Path) -> None:
-    config = tmp_path / "conf.yaml"
-    config.write_text("max_epoch: 4\nnum_iters_per_epoch: 50\n")
-    write_costs(tmp_path, "searched", 100.0)
+    (tmp_path / "conf" / "epochs").mkdir(parents=True)
+    for name in ("slow", "searched", "other"):
+        config = tmp_path / "conf" / "epochs" / f"{name}.yaml"
+        config.write_text("max_epoch: 4\nnum_iters_per_epoch: 50\n")
+    write_costs(tmp_path, "slow", 100.0)
+    write_costs(tmp_path, "searched", 20.0)
     planned = tmp_path / "conf" / "time" / "other.yaml"
 
     def planned_run(seconds: float) -> str:
         write_costs(tmp_path, "other", seconds)
         arguments = ["--toolkit", "espnet", "--expdir", tmp_path]
-        arguments += ["--reference", "train/epochs/searched"]
-        arguments += ["--reference-config", config, "--job", "train/epochs/other"]
-        arguments += ["--config", config, "--output", planned]
+        arguments += ["--systems", "searched", "slow", "--system", "other", "--output", planned]
         arguments += ["--same", planned.with_suffix(".same")]
         assert equal_time.main(list(map(str, arguments))) == 0
         return run_of(tmp_path, "time", "other")

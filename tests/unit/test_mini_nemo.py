@@ -83,7 +83,7 @@ def test_labels_and_feasibility_come_from_the_training_data(tmp_path: Path) -> N
 
 
 def test_which_training_stands_for_a_system(tmp_path: Path) -> None:
-    assert run_of(tmp_path, "time", "searched") == "epochs/searched"
+    assert run_of(tmp_path, "epochs", "conformer") == "epochs/conformer"
     assert run_of(tmp_path, "time", "conformer") == "time/conformer"
     same = tmp_path / "conf" / "time" / "conformer.same"
     same.parent.mkdir(parents=True)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from nas_encoder.errors import DataError
+from tools.experiments import publish
 from tools.results.bootstrap import Interval, paired_difference, rate_interval
 from tools.results.comparison import Comparison, Pair, System
 from tools.results.document import write_results
+from tools.results.page import marks
 from tools.results.scoring import Score, read_transcripts, score
 
 
@@ -193,3 +195,24 @@ def test_documents(tmp_path: Path) -> None:
     root = xml.etree.ElementTree.parse(folder / "results.svg").getroot()
     assert root.tag.endswith("svg")
     assert sum(1 for _ in root.iter("{http://www.w3.org/2000/svg}use")) >= 10  # markers
+
+
+def test_readme_gets_the_table_and_what_was_won_and_lost(tmp_path: Path) -> None:
+    good, bad = scored([1, 1], 50), scored([9, 9], 50)
+    comparisons = [
+        Comparison("Equal epochs (synthetic corpus)", [system("A", good), system("B", bad)], 7),
+        Comparison(
+            "Equal training time (synthetic corpus)", [system("A", bad), system("B", good)], 7
+        ),
+    ]
+    assert [item.verdict() for item in comparisons] == ["A beats B.", "A does not beat B."]
+    verdicts = [f"**{item.title.partition(' (')[0]}**: {item.verdict()}" for item in comparisons]
+    facts = {"seed": 1, "commit": "0123456789ab", "machine": "a CPU"}
+    write_results(tmp_path / "exp" / "results", "It", ["x", *verdicts], comparisons, facts)
+    page = tmp_path / "README.md"
+    page.write_text("a\n{}\n{}\nb\n".format(*marks("demo")), encoding="utf-8")
+    assert publish.main(["--recipe", str(tmp_path), "--page", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "| B | 18.0 [18.0, 18.0] | 2.0 [2.0, 2.0] | " in text
+    assert "- **Equal training time**: A does not beat B.\n" in text
+    assert "(results/RESULTS.md)" in text and (tmp_path / "results" / "results.svg").is_file()

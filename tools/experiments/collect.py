@@ -48,9 +48,7 @@ class Recipe:
 
 def run_of(expdir: Path, condition: str, name: str) -> str:
     """Return a system's training; the one at equal epochs may serve both conditions."""
-    same = condition == "time" and (
-        name == "searched" or (expdir / "conf" / "time" / f"{name}.same").exists()
-    )
+    same = condition == "time" and (expdir / "conf" / "time" / f"{name}.same").exists()
     return f"epochs/{name}" if same else f"{condition}/{name}"
 
 
@@ -110,6 +108,11 @@ def notes(
         "recorded speech.",
         *collector.recipe.notes(collector, systems),
     ]
+    if len(systems) > 1:
+        paragraphs += [
+            f"**{title}**: {item.verdict()}"
+            for title, item in zip(CONDITIONS.values(), comparisons, strict=True)
+        ]
     if machine_load > 1.25:
         paragraphs.append(
             "The machine was busy with other things: a training took up to "

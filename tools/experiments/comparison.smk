@@ -1,16 +1,15 @@
-# Stages of every recipe that compares a searched encoder with others: trainings that take as long
-# as the searched one's, and the table. The including Snakefile sets TRAIN_STAGE, TIME_STAGE and
+# Stages of every recipe that compares a searched encoder with others: trainings that all take as long
+# as the slowest at equal epochs, and the table. The including Snakefile sets TRAIN_STAGE, TIME_STAGE and
 # RESULTS_STAGE, TOOLKIT, SCRIPTS (the package of its local/), REFERENCE (Kaldi text of the test set) and
 # DECODED (the output of decoding a run). Its rule `train` handles the CONDITIONS.
 SYSTEMS = config["systems"].split()
-SEARCHED, *OTHERS = SYSTEMS
 
 
 def at_equal_time(system, pattern):
     """Return an input function: the file of a system's training at equal time.
 
-    There is none where the training at equal epochs took as long already; what decides that is
-    known when the plan was made.
+    There is none where the training at equal epochs took as long already, as the slowest one's
+    did; what decides that is known when the plan was made.
     """
 
     def files(wildcards):
@@ -25,7 +24,7 @@ def at_equal_time(system, pattern):
 def of_all_runs(pattern):
     """Return the files, or the functions that give them, of all trainings."""
     return [pattern.format(f"epochs/{system}") for system in SYSTEMS] + [
-        at_equal_time(system, pattern) for system in OTHERS
+        at_equal_time(system, pattern) for system in SYSTEMS
     ]
 
 
@@ -33,7 +32,7 @@ CONDITIONS = [
     condition
     for condition, number, targets in (
         ("epochs", TRAIN_STAGE, expand("costs/train/epochs/{system}.json", system=SYSTEMS)),
-        ("time", TIME_STAGE, [at_equal_time(name, "costs/train/{}.json") for name in OTHERS]),
+        ("time", TIME_STAGE, [at_equal_time(name, "costs/train/{}.json") for name in SYSTEMS]),
     )
     if stage(number, *targets)
 ]
@@ -42,16 +41,14 @@ if stage(TIME_STAGE):
 
     checkpoint plan:
         input:
-            "costs/train/epochs/searched.json",
-            "costs/train/epochs/{system}.json",
-            reference="conf/epochs/searched.yaml",
-            config="conf/epochs/{system}.yaml",
+            expand("costs/train/epochs/{name}.json", name=SYSTEMS),
+            expand("conf/epochs/{name}.yaml", name=SYSTEMS),
         output: "conf/time/{system}.yaml"
+        params: systems=SYSTEMS
         log: "log/plan/{system}.log"
         shell:
             "python -m tools.experiments.equal_time --toolkit {TOOLKIT} --expdir ."
-            " --reference train/epochs/searched --reference-config {input.reference}"
-            " --job train/epochs/{wildcards.system} --config {input.config} --output {output}"
+            " --systems {params.systems} --system {wildcards.system} --output {output}"
             " --same conf/time/{wildcards.system}.same > {log} 2>&1"
 
 

@@ -1,4 +1,4 @@
-"""Writes the config with which an encoder trains as long as another one did.
+"""Writes the config with which an encoder trains as long as the slowest one did.
 
 The time is that of the epochs, in CPU seconds, as the first trainings at equal epochs took it.
 """
@@ -44,28 +44,28 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--toolkit", choices=list(SCHEDULES), required=True, help="whose configs they are")
     add("--expdir", type=Path, required=True, help="experiments with the costs of their trainings")
-    add("--reference", required=True, help="job whose training time is the budget")
-    add("--reference-config", type=Path, required=True, help="its config")
-    add("--job", required=True, help="job of the encoder that gets as much time")
-    add("--config", type=Path, required=True, help="its config")
+    add("--systems", nargs="+", required=True, help="of their trainings the longest is the budget")
+    add("--system", required=True, help="the one that gets as much time")
     add("--output", type=Path, required=True, help="config to write")
     add("--same", type=Path, required=True, help="file to write where the times are equal already")
     args = parser.parse_args(arguments)
     schedule = SCHEDULES[args.toolkit]
-    reference = read_yaml(args.reference_config, ConfigError)
-    config = read_yaml(args.config, ConfigError)
+    configs, taken = {}, {}
+    for name in dict.fromkeys([*args.systems, args.system]):
+        path = args.expdir / "conf" / "epochs" / f"{name}.yaml"
+        configs[name] = read_yaml(path, ConfigError)
+        epochs, _ = schedule.epochs_and_steps(configs[name])
+        taken[name] = training_seconds(read_costs(args.expdir, f"train/epochs/{name}"), epochs)
+    slowest = max(args.systems, key=taken.__getitem__)
+    config, budget, seconds = configs[args.system], taken[slowest], taken[args.system]
     before = schedule.epochs_and_steps(config)
-    budget, seconds = (
-        training_seconds(read_costs(args.expdir, job), schedule.epochs_and_steps(trained)[0])
-        for job, trained in ((args.reference, reference), (args.job, config))
-    )
     planned = plan(config, seconds, budget, schedule)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_yaml(args.output, planned, ConfigError)
     if abs(seconds / budget - 1) <= SAME:
         facts = {"budget_seconds": budget, "seconds_at_equal_epochs": seconds}
         write_json(args.same, facts, indent=None)
-        print(f"{seconds:.0f} s is within 10 % of the {budget:.0f} s of {args.reference}")
+        print(f"{seconds:.0f} s is within 10 % of the {budget:.0f} s of {slowest}")
     else:
         args.same.unlink(missing_ok=True)
         after = schedule.epochs_and_steps(planned)

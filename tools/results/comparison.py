@@ -69,6 +69,11 @@ class Pair:
         )
 
 
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 @dataclass
 class Comparison:
     """Systems that were trained under one condition.
@@ -94,6 +99,16 @@ class Comparison:
             Pair(first.name, other.name, paired_difference(first.cer, other.cer, self.seed))
             for other in self.systems[1:]
         ]
+
+    def verdict(self) -> str:
+        """Return in one sentence what the first system won, lost, and neither."""
+        found: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
+        for pair in self.pairs:
+            better = "better" if pair.difference.estimate < 0 else "worse"
+            found[better if pair.difference.excludes_zero else "open"].append(pair.second)
+        words = {"better": "beats", "worse": "does not beat", "open": "is not shown to differ from"}
+        parts = [f"{words[kind]} {_listed(names)}" for kind, names in found.items() if names]
+        return f"{self.systems[0].name} {'; '.join(parts)}."
 
     def table(self) -> str:
         """Return a Markdown table that is also aligned as plain text."""

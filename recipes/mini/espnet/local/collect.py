@@ -13,14 +13,22 @@ from tools.experiments.schedules import SCHEDULES
 
 
 def notes(collector: Collector, systems: Sequence[str]) -> list[str]:
-    """Return the notes on the search."""
-    search = read_costs(collector.expdir, "search")
-    genotype = read_yaml(collector.expdir / "search" / "genotype.yaml", DataError)
+    """Return the notes on the searches."""
+    found = []
+    for name, folder, what in (("searched", "blocks", "blocks"), ("cells", "search", "cells")):
+        if name in systems:
+            costs = read_costs(collector.expdir, folder)
+            genotype = read_yaml(collector.expdir / folder / "genotype.yaml", DataError)
+            start = genotype["provenance"].get("initial")
+            known = f"; it is one of those that the search began with, `{start}`" if start else ""
+            found.append(
+                f"the {what} by {genotype['provenance']['strategy']} in "
+                f"{costs['cpu_seconds']:.0f} CPU seconds{known}"
+            )
     return [
-        f"The genotype `{genotype['name']}` was found by `nas-encoder search` in "
-        f"{search['cpu_seconds']:.0f} CPU seconds, which are not part of the training times "
-        "below. Everything was done once, with one seed"
-        + (", and against a single random genotype." if "random" in systems else "."),
+        f"`nas-encoder search` found {'; '.join(found)}. These times are not part of the training "
+        "times below. Everything was done once, with one seed"
+        + (", and against a single random encoder." if "random" in systems else "."),
     ]
 
 
@@ -28,10 +36,12 @@ RECIPE = Recipe(
     heading="Demo on a synthetic corpus",
     toolkit="espnet",
     systems={
-        "searched": "Searched",
-        "random": "Random genotype",
+        "searched": "Searched blocks",
+        "cells": "Searched cells",
+        "random": "Random blocks",
         "dfsmn_san": "DFSMN-SAN",
         "transformer": "Transformer",
+        "conformer": "Conformer",
     },
     schedule=SCHEDULES["espnet"],
     transcripts="1best_recog/text",

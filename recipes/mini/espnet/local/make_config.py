@@ -17,7 +17,7 @@ from tools.experiments.match_size import match_size, read_template, write_config
 from tools.experiments.schedules import SCHEDULES, merge, steps_in_epoch
 from tools.scripts import command
 
-ENCODERS = ("nas", "transformer", *BASELINES)
+ENCODERS = ("nas", "transformer", "conformer", *BASELINES)
 
 
 def build(encoder: str, options: Mapping[str, Any]) -> nn.Module:
@@ -29,6 +29,11 @@ def build(encoder: str, options: Mapping[str, Any]) -> nn.Module:
 
         transformer: nn.Module = TransformerEncoder(**options)
         return transformer
+    if encoder == "conformer":
+        from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+
+        conformer: nn.Module = ConformerEncoder(**options)
+        return conformer
     return build_baseline(encoder, options)
 
 
