@@ -20,12 +20,16 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from forked import Forks
 
 # How long one example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -59,6 +63,27 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wheel(repository: Path, shared_folder: Callable[..., Path]) -> Path:
+    """The wheel of the checkout, built once."""
+    from wheel_environment import build_wheel
+
+    (built,) = shared_folder("wheel", partial(build_wheel, repository)).glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def espnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Run ESPnet's programs, as ``python -m`` does, without the time of its imports."""
+    from forked import Forks
+
+    modules = [f"espnet2.bin.{name}" for name in ("asr_train", "asr_inference", "pack")]
+    kept = {key: value for key, value in os.environ.items() if key != "NAS_ENCODER_AUTOLOAD"}
+    forks = Forks(tmp_path_factory.mktemp("forks"), modules, kept)
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +135,14 @@ def _heard_again() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # First the files that need a toolkit: idle workers take tests from the end of the others', so
+    # one worker runs them all, and the other one need not import the toolkits (20 s).
+    toolkits = {
+        item.path
+        for item in items
+        if item.get_closest_marker("espnet") or item.get_closest_marker("nemo")
+    }
+    items.sort(key=lambda item: item.path not in toolkits)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return

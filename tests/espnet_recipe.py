@@ -1,37 +1,20 @@
 """ESPnet's ``asr.sh`` on a tiny corpus, as far as its wheel reaches: stages 5 and 10 to 12.
 
 The wheel holds the programs but not the shell scripts, so these are the commands that the script
-of ESPnet 202511 makes, with the same arguments. Several programs run in one process, each as
-``python -m`` runs it, because ESPnet's imports take longer than everything else.
+of ESPnet 202511 makes, with the same arguments.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
-
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "NAS_ENCODER_AUTOLOAD"}
-
-# Runs programs like `python -m`, one after the other; a failing one is the last.
-RUN = """
-import json, runpy, sys
-for program, *arguments in json.load(open(sys.argv[1])):
-    sys.argv = [program, *arguments]
-    try:
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
+from forked import Forks
 
 
 def write_corpus(folder: Path, counts: Mapping[str, int]) -> None:
@@ -61,28 +44,23 @@ class Recipe:
     tokens = "data/token_list/char/tokens.txt"
     stats = "exp/asr_stats_raw_char"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, espnet: Forks) -> None:
+        self.folder, self.espnet = folder, espnet
 
-    def run(self, *programs: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run programs in one process."""
-        (self.folder / "run.py").write_text(RUN)
-        (self.folder / "programs.json").write_text(json.dumps(programs))
-        return subprocess.run(
-            [sys.executable, "run.py", "programs.json"],
-            cwd=self.folder,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=550,
-            check=False,
-        )
+    def run(self, *programs: Sequence[str]) -> list[subprocess.CompletedProcess[str]]:
+        """Run programs like ``python -m``, one after the other; a failing one is the last."""
+        done = []
+        for program in programs:
+            done.append(self.espnet.run(["-m", *program], self.folder))
+            if done[-1].returncode:
+                break
+        return done
 
     def checked(self, *programs: Sequence[str]) -> str:
         """Run programs that must succeed; return what they said."""
         done = self.run(*programs)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-        return done.stdout + done.stderr
+        assert done[-1].returncode == 0, (done[-1].stdout + done[-1].stderr)[-6000:]
+        return "".join(one.stdout + one.stderr for one in done)
 
     def token_list(self) -> list[str]:
         """Stage 5."""

@@ -32,17 +32,22 @@ def checked(command: Sequence[str | Path], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def install_wheel(repository: Path, folder: Path, *first: Path) -> Path:
-    """Build the wheel and install it, alone, into a new environment; return its Python."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    alone = ["--no-deps", "--no-index"]
-    checked(
-        [*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", folder, repository], folder
-    )
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Build a checkout's wheel into a folder, and return it."""
+    alone = ["--no-deps", "--no-index", "--no-build-isolation"]
+    checked([*PIP, "wheel", *alone, "--wheel-dir", folder, source], source)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install_wheel(wheel: Path, folder: Path, *first: Path) -> Path:
+    """Install the wheel, alone, into a new environment; return its Python."""
     checked([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], folder)
     python = folder / "venv" / "bin" / "python"
-    (wheel,) = folder.glob("*.whl")
-    checked([*pip, "--python", python, "install", *alone, wheel], folder)
+    checked([*PIP, "--python", python, "install", "--no-deps", "--no-index", wheel], folder)
     inherit(folder / "venv", *first)
     return python
 

@@ -8,13 +8,13 @@ ESPnet3's own recipes runs unmodified but for ``encoder: nas``.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -26,8 +26,14 @@ from tools.espnet_recipes.install import install
 pytestmark = [pytest.mark.espnet, pytest.mark.slow]
 
 VERSION = "202611"
-# What this version dropped: tests that are skipped, with their reason, and nothing else.
-DROPPED = {"test_espnet_contract.py": ["this ESPnet has no 'init: chainer'"] * 3}
+# What holds under the other version, and what this one dropped: tests that are skipped, with their
+# reason, and nothing else.
+SAME: dict[str, list[str]] = {
+    "contract/test_espnet_contract.py": ["this ESPnet has no 'init: chainer'"] * 3,
+    "contract/test_espnet_contract_config.py": [],
+    "integration/test_espnet_tasks.py": [],
+    "integration/test_espnet_train_configs.py::test_parser_takes_every_key_as_it_is_written": [],
+}
 
 
 def run(
@@ -44,18 +50,6 @@ def run(
         timeout=900,
         check=False,
     )
-
-
-def test_the_folder_hides_the_other_version(repository: Path) -> None:
-    code = (
-        "import espnet2, importlib.metadata as m; print(espnet2.__file__, m.version('espnet'))\n"
-        "from nas_encoder.espnet.interface import TooShortUttError; print(TooShortUttError)"
-    )
-    done = run(["-c", code], repository)
-    assert done.returncode == 0, done.stderr
-    where, error = done.stdout.splitlines()
-    assert where == f"{NEWER_ESPNET / 'espnet2' / '__init__.py'} {VERSION}"
-    assert "'espnet2.legacy.nets." in error
 
 
 # Loads each of our configurations as run.py does, and builds its model but for the statistics.
@@ -83,6 +77,7 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: 
     small = {"nas": {"channels": 8}, "dfsmn_san": {"blocks": 2, "hidden_size": 8}}
     code = (
         "from nas_encoder import autoload; autoload.uninstall()\n"
+        "import espnet2, importlib.metadata as m; print(espnet2.__file__, m.version('espnet'))\n"
         "import espnet3.systems.base.training as training, espnet3.utils.task_utils as utils\n"
         "import espnet3.systems.esp2_asr.task as task\n"
         "before = training.save_espnet_config\n"
@@ -91,9 +86,13 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: 
         "print(training.save_espnet_config is utils.save_espnet_config)\n"
     )
     code += LINKED.format(recipe=str(recipe), small=small)
+    code += "from nas_encoder.espnet.interface import TooShortUttError; print(TooShortUttError)"
     done = run(["-c", code], repository)
     assert done.returncode == 0, done.stderr
-    printed = done.stdout.splitlines()
+    where, *printed, error = done.stdout.splitlines()
+    # The folder hides the other version.
+    assert where == f"{NEWER_ESPNET / 'espnet2' / '__init__.py'} {VERSION}"
+    assert "'espnet2.legacy.nets." in error
     assert " ".join(printed[-7:-4]).split() == ["False", "True", "True", "False", "True"]
     assert printed[-4:] == [
         f"training_{name} ./exp/stats_{bins}_bins {encoder} True"
@@ -106,25 +105,23 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: 
     ]
 
 
-@pytest.mark.parametrize(
-    ("file", "chosen"),
-    [
-        ("contract/test_espnet_contract.py", ""),
-        ("contract/test_espnet_contract_config.py", ""),
-        ("integration/test_espnet_tasks.py", ""),
-        ("integration/test_espnet_train_configs.py", "parser"),
-    ],
-)
-def test_what_holds_under_the_other_version_holds_here(
-    file: str, chosen: str, repository: Path, tmp_path: Path
-) -> None:
-    pytest_ = ["-m", "pytest", "-q", "-rs", "-n", "0", "-p", "no:cacheprovider", "-k", chosen]
-    done = run([*pytest_, "--basetemp", tmp_path / "tests", f"tests/{file}"], repository)
+def test_what_holds_under_the_other_version_holds_here(repository: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--junit-xml", report]
+    chosen = [f"tests/{name}" for name in SAME]
+    command = ["-m", "pytest", *options, "--basetemp", tmp_path / "tests", *chosen]
+    done = run(command, repository)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    skipped = re.findall(r"^SKIPPED \[(\d+)\] .*: (this .*)$", done.stdout, flags=re.MULTILINE)
-    reasons = [reason for count, reason in skipped for _ in range(int(count))]
-    assert reasons == DROPPED.get(Path(file).name, [])
-    assert len(re.findall("skipped", done.stdout)) == bool(reasons), done.stdout[-1000:]
+    passed: dict[str, int] = dict.fromkeys(SAME, 0)
+    skipped: dict[str, list[str]] = {name: [] for name in SAME}
+    for case in ElementTree.parse(report).iter("testcase"):
+        place = case.attrib["classname"].removeprefix("tests.").replace(".", "/")
+        (name,) = (name for name in SAME if name.startswith(f"{place}.py"))
+        reasons = [skip.attrib["message"] for skip in case.iter("skipped")]
+        skipped[name] += reasons
+        passed[name] += not reasons
+    assert skipped == SAME
+    assert all(passed.values()), passed
 
 
 TRAINING: dict[str, Any] = {

@@ -1,23 +1,24 @@
 """The built wheel in an environment of its own, under the real ESPnet: the whole cycle.
 
 Nothing here calls our code: ESPnet's commands and classes are used as in a recipe, and only
-``encoder: nas`` in a YAML file says that it is there. One test, because each process spends most
-of its time on ESPnet's imports and each step needs the one before.
+``encoder: nas`` in a YAML file says that it is there. One test, because each step needs the one
+before, in forks of one process, because ESPnet's imports take most of the time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
-import subprocess
 import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import Forks
 from wheel_environment import ENVIRONMENT, NEWER_ESPNET, checked, install_wheel
 
 from nas_encoder import load_genotype
@@ -54,7 +55,6 @@ CONFIG: dict[str, Any] = {
     "use_tensorboard": False,
 }
 
-# One process for all that needs no fresh one: ESPnet's imports take longer than the rest.
 API = """
 import json, multiprocessing, os
 import numpy as np
@@ -107,7 +107,7 @@ def main():
     result["direct"] = hypothesis(
         asr_train_config="exp/config.yaml", asr_model_file="exp/valid.loss.ave_2best.pth"
     )
-    result["child"] = queue.get(timeout=300)
+    result["child"] = queue.get(timeout=500)
     child.join()
     if os.path.isdir(os.path.join(os.path.dirname(espnet2.__path__[0]), "espnetez")):
         result["moved"] = moved_by_espnetez()
@@ -171,8 +171,8 @@ def options(values: Mapping[str, object]) -> list[str]:
     return [part for key, value in values.items() for part in (f"--{key}", str(value))]
 
 
-def asr_train(python: Path, shapes: str, **values: object) -> list[str | Path]:
-    command: list[str | Path] = [python, "-m", "espnet2.bin.asr_train", "--config", "train.yaml"]
+def asr_train(shapes: str, **values: object) -> list[str]:
+    command = ["-m", "espnet2.bin.asr_train", "--config", "train.yaml"]
     command += options({"token_list": "tokens.txt", "ngpu": 0, **values})
     for part in ("train", "valid"):
         for kind, key, form in (("wav.scp", "speech", "sound"), ("text", "text", "text")):
@@ -183,15 +183,14 @@ def asr_train(python: Path, shapes: str, **values: object) -> list[str | Path]:
     return command
 
 
-def train_on_two_ranks(python: Path, folder: Path) -> str:
+def train_on_two_ranks(espnet: Forks, folder: Path) -> str:
     """Train as ESPnet does on two machines: gloo, one rank in each of two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
-        subprocess.Popen(
+        espnet.start(
             asr_train(
-                python,
                 "stats/{part}/{key}_shape",
                 output_dir="exp",
                 dist_backend="gloo",
@@ -200,29 +199,41 @@ def train_on_two_ranks(python: Path, folder: Path) -> str:
                 dist_master_addr="127.0.0.1",
                 dist_master_port=port,
             ),
-            cwd=folder,
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            folder,
         )
         for rank in range(2)
     ]
-    try:
-        said = [rank.communicate(timeout=550)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    for rank, text in zip(ranks, said, strict=True):
-        assert rank.returncode == 0, text[-6000:]
-    return said[0]
+    done = [rank.wait() for rank in ranks]
+    for rank in done:
+        assert rank.returncode == 0, (rank.stdout + rank.stderr)[-6000:]
+    return done[0].stdout + done[0].stderr
+
+
+@pytest.fixture
+def forks(tmp_path: Path) -> Iterator[Callable[[Path], Forks]]:
+    """Return a function that starts ESPnet's process with an interpreter."""
+    with contextlib.ExitStack() as stack:
+
+        def start(python: Path) -> Forks:
+            (folder := tmp_path / "forks").mkdir()
+            modules = ["espnet2.bin.asr_train", "espnet2.bin.asr_inference"]
+            return stack.enter_context(
+                contextlib.closing(Forks(folder, modules, ENVIRONMENT, python))
+            )
+
+        yield start
 
 
 @pytest.mark.parametrize(("version", "first"), [("202511", ()), ("202611", (NEWER_ESPNET,))])
 def test_whole_cycle_with_nothing_but_the_wheel(
-    version: str, first: tuple[Path, ...], repository: Path, tmp_path: Path
+    version: str,
+    first: tuple[Path, ...],
+    wheel: Path,
+    repository: Path,
+    tmp_path: Path,
+    forks: Callable[[Path], Forks],
 ) -> None:
-    python = install_wheel(repository, tmp_path, *first)
+    python = install_wheel(wheel, tmp_path, *first)
     code = "import importlib.metadata as m; print(m.version('espnet'))"
     assert checked([python, "-c", code], tmp_path).strip() == version
     code = "import nas_encoder, sys; print(nas_encoder.__file__); print('\\n'.join(sys.path))"
@@ -232,14 +243,15 @@ def test_whole_cycle_with_nothing_but_the_wheel(
 
     # 1. Statistics, and the config that lies beside them.
     write_data(tmp_path)
-    checked(asr_train(python, "", output_dir="stats.1", collect_stats="true"), tmp_path)
-    aggregate = [python, "-m", "espnet2.bin.aggregate_stats_dirs", "--input_dir", "stats.1"]
-    checked([*aggregate, "--output_dir", "stats"], tmp_path)
+    espnet = forks(python)
+    espnet.checked(asr_train("", output_dir="stats.1", collect_stats="true"), tmp_path)
+    aggregate = ["-m", "espnet2.bin.aggregate_stats_dirs", "--input_dir", "stats.1"]
+    espnet.checked([*aggregate, "--output_dir", "stats"], tmp_path)
     inline = load_genotype("darts_v2").renamed("mine").to_dict()
     assert _saved_genotype(tmp_path / "stats.1") == inline
 
     # 2. Two ranks under DDP (find_unused_parameters=False), two epochs, n-best averaging.
-    log = train_on_two_ranks(python, tmp_path)
+    log = train_on_two_ranks(espnet, tmp_path)
     assert "NASEncoder(" in log and "genotype=mine (published)" in log
     assert "loss_interctc_layer5=" in log
     assert _saved_genotype(tmp_path / "exp") == inline
@@ -249,7 +261,7 @@ def test_whole_cycle_with_nothing_but_the_wheel(
 
     # 3. In one process: a spawned child, decoding, pack and unpack, Speech2Text, espnetez.
     (tmp_path / "api.py").write_text(API)
-    log = checked([python, "api.py"], tmp_path)
+    log = espnet.checked(["api.py"], tmp_path)
     # An utterance of one frame is skipped with an empty result.
     lines = (tmp_path / "decoded" / "1best_recog" / "text").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["test0", "test1"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import Forks
 from huggingface_hub import ModelCard
 from wheel_environment import ENVIRONMENT, checked, inherit, install_wheel
 
@@ -51,7 +52,7 @@ print("SAID", json.dumps(said))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, espnet: Forks) -> Path:
     """The shipped model as ESPnet's recipes leave it, packed; and a sentence to recognize."""
     folder = tmp_path_factory.mktemp("model zoo")
     assert main(["convert", str(SHIPPED / "synth_ctc_char.nemo"), str(folder / "exp")]) == 0
@@ -63,17 +64,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     results = "# RESULTS\n## Environments\n- date: `today`\n## decode\n### CER\n|dataset|Err|\n"
     (folder / "exp" / "RESULTS.md").write_text(results, encoding="utf-8")
-    pack(folder, "--option", "exp/RESULTS.md", "--option", "exp/feats_stats.npz")
+    pack(espnet, folder, "--option", "exp/RESULTS.md", "--option", "exp/feats_stats.npz")
     size = {"utterances": (1, 1, 1), "speakers": (1, 1, 1), "seed": 5}
     request = Request(layout="librispeech", rates=LAYOUTS["librispeech"].rates, **size)
     build(request, folder / "corpus", jobs=1, progress=False)
     return folder
 
 
-def pack(folder: Path, *options: str, output: str = "packed.zip") -> None:
-    command = [sys.executable, "-m", "espnet2.bin.pack", "asr", "--outpath", output, *options]
+def pack(espnet: Forks, folder: Path, *options: str, output: str = "packed.zip") -> None:
+    command = ["-m", "espnet2.bin.pack", "asr", "--outpath", output, *options]
     files = ["--asr_train_config", "exp/config.yaml", "--asr_model_file", "exp/model.pth"]
-    checked([*command, *files], folder)
+    espnet.checked([*command, *files], folder)
 
 
 def hub_cache(folder: Path, cache: Path) -> None:
@@ -112,9 +113,9 @@ def own_zoo(site_packages: Path) -> Path:
 
 
 def test_a_packed_model_needs_nothing_but_pip_install(
-    folder: Path, repository: Path, tmp_path: Path
+    folder: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    python = install_wheel(repository, tmp_path)
+    python = install_wheel(wheel, tmp_path)
     (site_packages,) = tmp_path.glob("venv/lib/python3.*/site-packages")
     hub_cache(folder, own_zoo(site_packages))
     done = run_elsewhere(python, folder, tmp_path / "elsewhere")
@@ -143,7 +144,9 @@ def test_without_this_package_espnet_names_it(folder: Path, tmp_path: Path) -> N
     assert "ValueError: --encoder must be one of (...): --encoder nas_encoder" in card
 
 
-def test_the_card_of_an_upload(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_card_of_an_upload(
+    folder: Path, espnet: Forks, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     output = tmp_path / "upload" / "README.md"
     command = ["card", str(folder / "packed.zip"), "--output", str(output), "--repo", REPO]
     command += ["--language", "en", "--datasets", "librispeech_asr", "--license", "cc-by-4.0"]
@@ -168,7 +171,7 @@ def test_the_card_of_an_upload(folder: Path, tmp_path: Path, capsys: pytest.Capt
     config = yaml.safe_load(text.partition("```yaml\n")[2].partition("\n```")[0])
     assert config == yaml.safe_load((folder / "exp" / "config.yaml").read_text(encoding="utf-8"))
     # An archive that only its maker's machine could load.
-    pack(folder, output="alone.zip")
+    pack(espnet, folder, output="alone.zip")
     capsys.readouterr()
     assert main(["card", str(folder / "alone.zip"), "--no-timing", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

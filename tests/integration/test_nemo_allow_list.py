@@ -130,22 +130,16 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("switch", ["1", "0"])
-def test_fresh_process_logs_once_and_can_be_switched_off(switch: str) -> None:
+# That it is said once, where it is on, is seen in test_nemo_inference.py, which has such a process.
+def test_fresh_process_in_which_it_is_switched_off() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
-        env={**os.environ, SWITCH: switch},
+        env={**os.environ, SWITCH: "0"},
         capture_output=True,
         text=True,
         timeout=300,
         check=True,
     )
-    said = done.stdout + done.stderr
-    if switch == "1":
-        assert "BUILT NASEncoder" in done.stdout
-        assert said.count("added to its allow-list") == 1
-        assert all(said.count(target) == 1 for target in targets())
-    else:
-        assert "REFUSED Instantiation of unsafe target" in done.stdout
-        assert f"switched off by {SWITCH}='0'" in done.stdout
-        assert f"set {SWITCH}=1" in done.stdout and "added to its" not in said
+    assert "REFUSED Instantiation of unsafe target" in done.stdout
+    assert f"switched off by {SWITCH}='0'" in done.stdout
+    assert f"set {SWITCH}=1" in done.stdout and "added to its" not in done.stdout + done.stderr

@@ -36,6 +36,8 @@ from nemo_tones import (
 )
 
 from nas_encoder import load_genotype
+from nas_encoder.autoload import SWITCH
+from nas_encoder.nemo.registration import targets
 
 pytestmark = marks("__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
@@ -189,6 +191,7 @@ def test_files_work_in_a_process_that_imports_nothing_of_ours(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment[SWITCH] = "1"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, *files, tones.paths[0]],
         cwd=elsewhere,
@@ -199,6 +202,9 @@ def test_files_work_in_a_process_that_imports_nothing_of_ours(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    log = (done.stdout + done.stderr).splitlines()
+    (added,) = (line for line in log if "added to its allow-list" in line)
+    assert all(added.count(target) == 1 for target in targets())
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("FOUND"))
     text = tones.recordings[0].text
     names = [type(models[kind]).__name__ for kind in (*KINDS, "ctc_char")]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import tomllib
+from wheel_environment import build_wheel
 
 import nas_encoder
 
@@ -100,19 +101,13 @@ class Built:
         venv.pip("install", *OFFLINE, *option, source)
 
 
-def build_wheel(source: Path, folder: Path) -> Path:
-    checked([sys.executable, "-m", "pip", "wheel", *OFFLINE, "-w", folder, source], folder.parent)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
 @pytest.fixture(scope="module")
-def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(repository: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("built")
     build = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", folder]
     checked([*build, repository], folder)
     (sdist,) = folder.glob("*.tar.gz")
-    return Built(repository, build_wheel(repository, folder / "wheel"), sdist)
+    return Built(repository, wheel, sdist)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +157,6 @@ def test_wheel_holds_the_package_the_configs_and_the_hook_and_nothing_else(
 def test_sdist_holds_what_the_wheel_is_built_from_and_nothing_else(
     built: Built, unpacked: Path, repository: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "wheel").mkdir()
     assert names_in(build_wheel(unpacked, tmp_path / "wheel")) == names_in(built.wheel)
     sources = {
         f"{folder}/{name}"
@@ -180,8 +174,6 @@ def test_building_leaves_nothing_in_the_checkout_and_takes_nothing_from_an_earli
     stale = project / "nas_encoder" / "stale.py"
     stale.touch()
     before = files_below(project)
-    for folder in ("first", "second"):
-        (tmp_path / folder).mkdir()
     assert "nas_encoder/stale.py" in names_in(build_wheel(project, tmp_path / "first"))
     assert files_below(project) == before
     stale.unlink()
