@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +74,7 @@ class Step:
     inputs: tuple[str, ...]  # files whose content determines what it installs
     # Arguments of "pip install", or a function that may return a line for the user:
     action: Sequence[str] | Callable[[Environment], str | None]
+    beside: Sequence[str] = ()  # arguments of a second pip, which runs meanwhile
 
 
 class Environment:
@@ -262,6 +263,8 @@ def requirements(name: str, title: str, *options: str) -> Step:
     return Step(name, title, (file, CONSTRAINTS), [*options, "-c", CONSTRAINTS, "-r", file])
 
 
+WHEELS = ".venv/.setup/wheels"
+BUILT = ("--find-links", WHEELS)  # by the step of NeMo
 STEPS = (
     Step("venv", "an empty virtual environment with the pip it comes with", (), create_venv),
     requirements("torch", "PyTorch, which everything else builds on"),
@@ -272,10 +275,13 @@ STEPS = (
         (),
         make_torchaudio_importable,
     ),
-    requirements("nemo", "NVIDIA NeMo and what it needs"),
-    requirements("espnet-nodeps", "ESPnet, without its outdated pins", "--no-deps"),
-    requirements("espnet", "what ESPnet needs at run time"),
-    requirements("dev", "the extras, tools and test packages of this project"),
+    replace(
+        requirements("nemo", "NVIDIA NeMo, what it needs, and building what has no wheel"),
+        beside=("wheel", "--no-deps", "-w", WHEELS, "-r", "requirements/sources.txt"),
+    ),
+    requirements("espnet-nodeps", "ESPnet, without its outdated pins", "--no-deps", *BUILT),
+    requirements("espnet", "what ESPnet needs at run time", *BUILT),
+    requirements("dev", "the extras, tools and test packages of this project", *BUILT),
     Step(
         "project",
         "nas_encoder itself, editable, with its registration hook",
@@ -341,8 +347,9 @@ def build(env: Environment) -> bool:
             if callable(step.action):
                 note = step.action(env)
             else:
-                pip = ("-m", "pip", "--no-input", "install")
-                env.run(step.name, [env.python, *pip, *step.action])
+                pip: tuple[str | Path, ...] = (env.python, "-m", "pip", "--no-input")
+                beside = [[*pip, *step.beside]] if step.beside else []
+                env.run(step.name, [*pip, "install", *step.action], *beside)
             took = f" {time.monotonic() - started:.0f} s"
         finally:
             print(took, flush=True)

@@ -79,6 +79,7 @@ def finished(corpus: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) 
     return output
 
 
+@pytest.mark.slow
 def test_the_best_derived_network_is_the_result(finished: Path) -> None:
     result = load_genotype(finished / "genotype.yaml")
     candidates = {
@@ -96,6 +97,7 @@ def test_the_best_derived_network_is_the_result(finished: Path) -> None:
         assert entry["hash"] == candidates[entry["seed"]].hash
 
 
+@pytest.mark.slow
 def test_each_seed_is_the_search_that_it_is_alone(
     finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,7 @@ def test_each_seed_is_the_search_that_it_is_alone(
     assert (state["seeds"], other["seed"]) == ([4, 9], 9)
 
 
+@pytest.mark.slow
 def test_the_report_compares_them(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     for text in ("finished: 2 of 2 searches", "trained from scratch", "seed9/report.html",
@@ -117,6 +120,7 @@ def test_the_report_compares_them(finished: Path) -> None:
     assert main(["report", str(finished), "--json"]) == 0
 
 
+@pytest.mark.slow
 def test_a_genotype_is_derived_from_one_of_them(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_genotype_is_derived_from_one_of_them(
     assert main(["derive", str(finished / "seed4"), "--stage", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_other_seeds_are_another_run(finished: Path, corpus: tuple[str, str]) -> None:
     document = config().to_dict() | {"seeds": [4, 8]}
     said = r"seeds: was \[4, 9\] when the run began, now \[4, 8\]"

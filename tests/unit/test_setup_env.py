@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,32 @@ def test_commands_side_by_side_are_all_waited_for_and_one_that_fails_is_enough(
     assert sorted(meet(0).splitlines()) == [f"met by {first}", f"met by {second}"]
     with pytest.raises(setup_env.SetupError, match="exit status 5"):
         meet(5)
+
+
+def test_what_has_no_wheel_is_built_before_the_steps_that_take_it(
+    env: setup_env.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [step.name for step in setup_env.STEPS]
+    (builds,) = [step for step in setup_env.STEPS if step.beside]
+    pips = [step for step in setup_env.STEPS if not callable(step.action)]
+    take = [step.name for step in pips if setup_env.WHEELS in step.action]
+    assert take == ["espnet-nodeps", "espnet", "dev"]
+    assert names.index(builds.name) < names.index(take[0])
+    ran: list[tuple[str, ...]] = []
+
+    def run(self: setup_env.Environment, name: str, *commands: Sequence[str | Path]) -> str:
+        ran.extend(tuple(map(str, command)) for command in commands)
+        return ""
+
+    for step in setup_env.STEPS:
+        if step is not builds:
+            stamp(env, step, setup_env.digests()[step.name])
+    monkeypatch.setattr(setup_env.Environment, "run", run)
+    monkeypatch.setattr(setup_env.Environment, "site_packages", lambda self: env.venv)
+    setup_env.build(env)
+    first, second = ran[:2]
+    assert first[3:5] == ("--no-input", "install") and "requirements/nemo.txt" in first
+    assert second[3:5] == ("--no-input", "wheel") and "requirements/sources.txt" in second
 
 
 def test_the_shares_of_all_cores_compile_what_is_imported(
