@@ -20,7 +20,7 @@ from nas_encoder import load_genotype
 
 pytestmark = pytest.mark.slow
 ENCODERS = ["searched", "oneshot_search", "dfsmn_san"]
-DRAWN = ["draw-1", "shared-1", "shared-2"]
+DRAWN = ["draw-1", "shared-1"]
 
 
 def test_the_whole_workflow(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def check_numbers(exp: Path) -> None:
 def check_scores(exp: Path, found: dict[str, Any]) -> None:
     """The tables of cheap scores hold what the searches and the trainings wrote."""
     drawn, shared, everything = found["tables"]
-    assert (drawn["trained"], shared["trained"], everything["trained"]) == (1, 2, 6)
+    assert (drawn["trained"], shared["trained"], everything["trained"]) == (1, 1, 5)
     assert drawn["final"] == "test errors after 1 s"
     names = {row["score"] for row in drawn["rows"]}
     assert {"error after 0.25 s", "power law through the errors until 1 s"} <= names
     scores = json.loads((exp / "shared" / "timit" / "scores.json").read_text())
-    assert {"shared-1", "shared-2"} <= scores["errors"].keys() and scores["others"] == 1
+    assert "shared-1" in scores["errors"] and scores["others"] == 1
     assert found["held"] == [scores["held"], 1]
     (row,) = [row for row in shared["rows"] if row["score"] == "error with shared weights"]
-    assert row["count"] == 2
+    assert row["count"] == 1 and found["selections"] == []
     # The same weights give the search and the random points their scores.
     run = exp / "search" / "oneshot" / "timit"
     own = json.loads((run / "result.json").read_text())

@@ -117,7 +117,7 @@ def draws(own: Measured) -> Table:
     }
     costs = {f"error after {t:g} s": t for t in times}
     costs |= {f"power law through the errors until {t:g} s": t for t in times[1:]}
-    return _table("random points of the space", own, names, cheap, costs)
+    return _table("Random points of the space", own, names, cheap, costs)
 
 
 def shared_points(own: Measured) -> Table:
@@ -132,7 +132,7 @@ def shared_points(own: Measured) -> Table:
         for name in names
         if name in shared["errors"]
     }
-    return _table("random points of the supernet's part", own, names, cheap, {})
+    return _table("Random points of the supernet's part", own, names, cheap, {})
 
 
 def _shared(found: Mapping[str, Any], name: str) -> dict[str, float]:
@@ -190,7 +190,7 @@ def everything(own: Measured) -> Table:
     costs |= {f"power law through the losses until {part:.0%}": part * own.full for part in PARTS}
     costs["validation error with another seed"] = own.full
     final = f"validation errors after {own.full:g} s"
-    return Table("everything that was trained in full", final, points, len(names), costs)
+    return Table("All encoders", final, points, len(names), costs)
 
 
 def selections(table: Table, full: float, budget: float, seed: int) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def selections(table: Table, full: float, budget: float, seed: int) -> list[dict
 
     Half of the budget, or what all points take, scores random points; with the rest the best of
     these are trained in full, and the best of them is chosen. Without scores all of the budget goes
-    into trainings. Means over random subsets.
+    into trainings. Means over random subsets. Nothing of fewer than :data:`FEW` points.
 
     Args:
         table: Points and scores.
@@ -207,6 +207,8 @@ def selections(table: Table, full: float, budget: float, seed: int) -> list[dict
         seed: Of the subsets.
     """
     points, found = list(table.points), []
+    if len(points) < FEW:
+        return []
     plans = {"no score": (min(len(points), int(budget / full)),) * 2}
     for name, seconds in table.costs.items():
         if seconds < full and all(name in point.cheap for point in points):
@@ -260,7 +262,7 @@ def parts(found: Mapping[str, Mapping[str, Any]], plan: Plan) -> list[str]:
     for corpus, own in found.items():
         said += [f"## What cheap scores are worth ({plan.corpora[corpus]['title']})", READING]
         for table in own["tables"]:
-            lead = f"**{table['trained']} {table['title']}**; final: {table['final']}."
+            lead = f"**{table['title']}**, {table['trained']} trained in full: {table['final']}."
             if table["trained"] < table["wanted"]:
                 lead += f" **Partial**: {table['wanted']} are to be trained."
             if table["trained"] < FEW:
@@ -292,7 +294,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         tau = "none" if row["tau"] is None else f"{row['tau']:.2f}"
         if row.get("low") is not None:
             tau += f" [{row['low']:.2f}, {row['high']:.2f}]"
-        seconds = "0" if row["seconds"] is None else f"{row['seconds']:.0f}"
+        seconds = "0" if row["seconds"] is None else f"{row['seconds']:g}"
         if row["score"] == SHARED:
             seconds = "the supernet, once"
         lines.append(f"| {row['score']} | {tau} | {row['count']} | {seconds} |")
