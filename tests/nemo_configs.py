@@ -228,11 +228,12 @@ class Corpus:
     @classmethod
     def create(cls, folder: Path) -> Corpus:
         """Write everything."""
-        import sentencepiece
         import soundfile
 
+        from nas_encoder.data.token_lists import ListOptions, write_token_list
+
         corpus = cls(folder)
-        corpus.tokenizer.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         generator = np.random.default_rng(7)
         lines = []
         for number, text in enumerate(TEXTS):
@@ -243,17 +244,8 @@ class Corpus:
             line = {"audio_filepath": str(audio), "duration": seconds, "text": text}
             lines.append(json.dumps(line))
         corpus.manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / "text").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(folder / "text"),
-            model_prefix=str(corpus.tokenizer / "tokenizer"),
-            vocab_size=10,
-            model_type="bpe",
-            minloglevel=2,
-        )
-        vocabulary = corpus.tokenizer / "tokenizer.vocab"
-        pieces = [line.split("\t")[0] for line in vocabulary.read_text("utf-8").splitlines()]
-        (corpus.tokenizer / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+        options = ListOptions("bpe", 10, "bpe", layout="nemo")
+        write_token_list(corpus.manifest, corpus.tokenizer, options)
         return corpus
 
     def overrides(self, bpe: bool) -> list[str]:

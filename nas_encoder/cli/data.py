@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     tokens = actions.add_parser("tokens", help="make the token list of training texts")
     tokens.add_argument("train", help="a prepared folder, or training data as for 'check'")
-    tokens.add_argument("output_dir", type=Path, help="receives tokens.txt, and bpe.model")
+    tokens.add_argument("output_dir", type=Path, help="receives the files")
     tokens.add_argument(
         "--kind", default="char", help="char (default), word, phone, syllable, initial_final, bpe"
     )
@@ -94,6 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="all syllables of Mandarin (or their parts) and the phones of English, not only those "
         "of the texts",
+    )
+    tokens.add_argument(
+        "--layout",
+        default="espnet",
+        help="espnet (default): tokens.txt and bpe.model; nemo: a tokenizer folder "
+        "(tokenizer.model, tokenizer.vocab, vocab.txt), or vocab.txt of characters",
     )
     tokens.add_argument(
         "--no-sos-eos", action="store_true", help="without <sos/eos>, which ESPnet's decoders need"
@@ -167,10 +173,15 @@ def _tokens(args: argparse.Namespace) -> int:
     from nas_encoder.data.token_lists import ListOptions, write_token_list
 
     options = ListOptions(
-        args.kind, args.size, args.model_type, fixed=args.fixed, sos_eos=not args.no_sos_eos
+        args.kind,
+        args.size,
+        args.model_type,
+        fixed=args.fixed,
+        sos_eos=not args.no_sos_eos,
+        layout=args.layout,
     )
     tokens = write_token_list(args.train, args.output_dir, options)
-    print(f"{len(tokens)} tokens of kind {tokens.kind} -> {args.output_dir / 'tokens.txt'}")
+    print(f"{len(tokens)} tokens of kind {tokens.kind} -> {args.output_dir}")
     return 0
 
 

@@ -1,18 +1,20 @@
-"""Writes the token list of a corpus, as ESPnet's recipes lay one out."""
+"""Writes the token list of a corpus, as ESPnet's recipes or NeMo's scripts lay one out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_encoder.common.documents import write_atomically, write_lines
 from nas_encoder.data.mandarin import UNITS, inventory
 from nas_encoder.data.manifests import PREPARED, open_cuts, transcripts
-from nas_encoder.data.splitting import BLANK, TOKEN_KINDS, UNK
+from nas_encoder.data.splitting import BLANK, SPACE, TOKEN_KINDS, UNK, WORD_MARK
 from nas_encoder.data.tokens import TokenSet
 from nas_encoder.errors import ConfigError, DataError
 
 SOS_EOS = "<sos/eos>"
 MODEL_TYPES = ("unigram", "bpe")
+LAYOUTS = ("espnet", "nemo")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class ListOptions:
         fixed: For syllables and their parts, all that Mandarin has, not those of the texts: lists
             of several corpora are then the same.
         sos_eos: Whether ``<sos/eos>`` is the last token, as ESPnet's decoders need it.
+        layout: One of :data:`LAYOUTS`.
     """
 
     kind: str = "char"
@@ -33,6 +36,7 @@ class ListOptions:
     model_type: str = "unigram"
     fixed: bool = False
     sos_eos: bool = True
+    layout: str = "espnet"
 
     def problems(self) -> list[str]:
         """Return every value that breaks a rule."""
@@ -46,16 +50,26 @@ class ListOptions:
             problems.append(f"model_type: must be one of {known}, got {self.model_type!r}")
         if self.fixed and self.kind not in UNITS:
             problems.append(f"fixed: is for {', '.join(UNITS)}, not {self.kind}")
+        if self.layout not in LAYOUTS:
+            known = ", ".join(LAYOUTS)
+            problems.append(f"layout: must be one of {known}, got {self.layout!r}")
+        elif self.layout == "nemo" and self.kind not in ("char", "bpe"):
+            problems.append(f"layout: nemo has tokens of kind char and bpe, not {self.kind}")
         return problems
 
 
 def write_token_list(source: str | Path, folder: str | Path, options: ListOptions) -> TokenSet:
-    """Make the token list of training texts, and write ``tokens.txt`` (and ``bpe.model``).
+    """Make the token list of training texts, and write it.
+
+    For ESPnet, ``tokens.txt`` (``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``), ``bpe.model``.
+    For NeMo, whose models add the blank themselves, what process_asr_text_tokenizer.py writes, for
+    ``model.tokenizer.dir``: ``tokenizer.model``, ``tokenizer.vocab`` and ``vocab.txt``, with the
+    case of the texts; of characters, ``vocab.txt`` alone, the ``labels`` of a configuration.
 
     Args:
         source: Training data of any form that :func:`open_cuts` takes; of a prepared folder, the
             split ``train``.
-        folder: Receives the list: ``<blank>``, ``<unk>``, the tokens, and ``<sos/eos>``.
+        folder: Receives the files.
         options: See :class:`ListOptions`.
 
     Raises:
@@ -76,6 +90,9 @@ def write_token_list(source: str | Path, folder: str | Path, options: ListOption
         texts = (text for _, text in pairs)
         size, model_type = options.size, options.model_type
         tokens = TokenSet.build(texts, options.kind, unk=True, size=size, model_type=model_type)
+    if options.layout == "nemo":
+        _write_nemo(tokens, Path(folder))
+        return tokens
     listed = list(tokens.tokens)
     if options.sos_eos and SOS_EOS not in listed:
         listed.append(SOS_EOS)
@@ -85,3 +102,21 @@ def write_token_list(source: str | Path, folder: str | Path, options: ListOption
     if model is not None:  # the name that ESPnet's recipes give it
         (Path(folder) / "tokens.model").replace(Path(folder) / "bpe.model")
     return tokens
+
+
+def _write_nemo(tokens: TokenSet, folder: Path) -> None:
+    if tokens.model is None:
+        kept = [token for token in tokens.tokens if token not in (BLANK, UNK)]
+        write_lines(folder / "vocab.txt", (" " if one == SPACE else one for one in kept))
+        return
+    processor = tokens.processor
+    scored = [
+        (processor.id_to_piece(place), processor.get_score(place))
+        for place in range(processor.get_piece_size())
+    ]
+    write_lines(folder / "tokenizer.vocab", (f"{piece}\t{score:g}" for piece, score in scored))
+    # As BERT writes pieces: those inside words are marked, not those that begin one.
+    pieces = [piece for piece, _ in scored if piece != UNK]
+    inner = [piece if piece[0] == WORD_MARK else f"##{piece}" for piece in pieces]
+    write_lines(folder / "vocab.txt", (one.removeprefix(WORD_MARK) or WORD_MARK for one in inner))
+    write_atomically(folder / "tokenizer.model", tokens.model, DataError)

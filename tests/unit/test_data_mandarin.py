@@ -122,6 +122,18 @@ def test_token_lists_of_corpora(tmp_path, capsys):
     assert listed("bpe")[:2] == ["<blank>", "<unk>"] and listed("bpe")[-1] == "<sos/eos>"
     assert (len(loaded), loaded.decode(loaded.encode("HELLO WORLD"))) == (16, "HELLO WORLD")
     assert sorted(path.name for path in (tmp_path / "bpe").iterdir()) == ["bpe.model", "tokens.txt"]
+    nemo = ["--layout", "nemo", *pieces]
+    assert main([*command, str(tmp_path / "librispeech"), str(tmp_path / "nemo"), *nemo]) == 0
+    lines = (tmp_path / "nemo" / "tokenizer.vocab").read_text().splitlines()
+    pieces = [line.split("\t")[0] for line in lines]
+    assert pieces[0] == "<unk>" and len(pieces) == 14
+    shown = (tmp_path / "nemo" / "vocab.txt").read_text().splitlines()
+    assert [one.replace("##", "") for one in shown] == [p.lstrip("▁") or "▁" for p in pieces[1:]]
+    assert TokenSet.load(tmp_path / "nemo" / "tokenizer.model").tokens[2:] == tuple(pieces[1:])
+    for corpus, first in (("aishell", "不"), ("librispeech", " ")):
+        layout = ["--layout", "nemo"]
+        assert main([*command, str(tmp_path / corpus), str(tmp_path / "labels"), *layout]) == 0
+        assert (tmp_path / "labels" / "vocab.txt").read_text().startswith(f"{first}\n")
     assert (
         main([*command, str(tmp_path / "timit"), str(tmp_path / "phones"), "--kind", "phone"]) == 0
     )

@@ -282,6 +282,22 @@ def test_without_lhotse_the_extra_is_named():
     assert issubclass(MissingDependencyError, ImportError)
 
 
+def test_manifests_as_nemos_scripts_write_them(tmp_path):
+    """get_librispeech_data.py and get_aishell_data.py: three keys, soxi's durations, full paths."""
+    for folder, stem, text in (
+        ("LibriSpeech/train-clean-5-processed", "1088-134315-0000", "as you know"),
+        ("data_aishell/wav/dev/S0724", "BAC009S0724W0121", "广州市房地产ｋ"),
+    ):
+        path = write_tone(tmp_path / folder / f"{stem}.wav", 16001 / 16000)
+        row = {"audio_filepath": str(path), "duration": 1.000063, "text": text}
+        manifest = nemo_manifest(tmp_path / f"{path.parts[-3]}.json", [row])
+        (cut,) = open_cuts(manifest)
+        assert (cut.id, cut.supervisions[0].text, cut.num_samples) == (stem, text, 16001)
+        row["audio_filepath"] = str(path.relative_to(tmp_path))  # of the manifest's folder
+        (relative,) = open_cuts(nemo_manifest(manifest, [row]))
+        assert relative.recording.sources[0].source == str(path)
+
+
 def test_ids_of_a_nemo_manifest_that_has_none(tmp_path):
     rows = []
     for folder, name in (("a", "x"), ("b", "x"), ("b", "y")):
