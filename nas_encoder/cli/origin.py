@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from nas_encoder.common.problems import is_number
 from nas_encoder.genotype import Genotype
-from nas_encoder.genotype.publishing import error_of
 
 # Shown instead of the plain kind where the genotype might be taken for the paper's own.
 KIND_TITLES = {"reconstruction": "reconstruction (parameter-matched, not the published cells)"}
@@ -30,9 +29,6 @@ def provenance_line(genotype: Genotype) -> str:
     for key in ("strategy", "data", "seed", "commit", "score", "validation_score"):
         if provenance.get(key) is not None:  # a wheel knows no commit
             parts.append(f"{key.replace('_', ' ')} {provenance[key]}")
-    error = error_of(provenance)
-    if error is not None:
-        parts.append(f"validation error {error:.2f} %")
     scaled = provenance.get("scaled")
     if isinstance(scaled, Mapping) and is_number(scaled.get("parameters")):
         size = f"{scaled['parameters'] / 1e6:.1f} M parameters"

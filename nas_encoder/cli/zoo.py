@@ -110,7 +110,7 @@ def _own() -> tuple[list[Genotype], list[str]]:
 
 def _add(args: argparse.Namespace) -> int:
     from nas_encoder.common.sealed import require_unaltered
-    from nas_encoder.genotype.publishing import publish
+    from nas_encoder.genotype.publishing import error_of, publish
 
     genotype = load_genotype(Path(args.genotype))
     require_unaltered(Path(args.genotype))
@@ -120,7 +120,9 @@ def _add(args: argparse.Namespace) -> int:
     named = Genotype(name, genotype.space, genotype.architecture, provenance)
     path = publish(named, None if args.into is None else Path(args.into))
     print(f"{named.name}  {named.space}  {named.hash}  in {path}")
-    print(f"{provenance_line(named)}")
+    error = error_of(provenance)
+    found = "" if error is None else f", validation error {error:.2f} %"
+    print(f"{provenance_line(named)}{found}")
     return 0
 
 

@@ -267,7 +267,7 @@ def test_trials_take_their_latencies_from_it(table: Path) -> None:
 
     genotype = restricted().sample(random.Random(0))
     measure = MeasureConfig(seconds=1.6)
-    given = (SPACE, OPTIONS, FRAMES, measure, "cpu", 0, build, build)
+    given = (SPACE, OPTIONS, FRAMES, measure, "cpu", 0, build, build, build)
     costs = TrialCosts(*given, str(table))
     predicted = SPACE.costs.build_with_latency(SPACE, OPTIONS, FRAMES, str(table))
     found = costs.of(genotype, ["latency_ms"])
