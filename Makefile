@@ -17,7 +17,7 @@ setup:  ## build .venv: ESPnet, NeMo and this package, from pinned versions
 
 # What the other targets call: silent where .venv is complete already.
 environment:
-	@PYTHON='$(PYTHON)' sh tools/setup_env.sh --if-needed
+	@PYTHON='$(PYTHON)' sh tools/setup_env.sh --if-needed $(NO_DOCTOR)
 
 demo: environment  ## synthetic corpus -> search -> ESPnet training -> table of results
 	PATH="$(CURDIR)/$(VENV):$$PATH" bash recipes/mini/espnet/run.sh
@@ -25,6 +25,7 @@ demo: environment  ## synthetic corpus -> search -> ESPnet training -> table of 
 demo-nemo: environment  ## the same corpus and genotype in NeMo, against its own encoders
 	PATH="$(CURDIR)/$(VENV):$$PATH" bash recipes/mini/nemo/run.sh
 
+test: NO_DOCTOR = --no-doctor  # the tests ask it themselves
 test: environment lint  ## all checks and all tests
 	$(PYTEST)
 

@@ -1,9 +1,8 @@
 """Build ``.venv``: the real ESPnet, the real NeMo and this package, from pinned versions.
 
 It uses only the standard library, because it runs before anything is installed. Every step leaves a
-stamp in ``.venv/.setup`` of what went into it (requirements, pins, interpreter, earlier steps). A
-step with a valid stamp is skipped, so a second run takes no time and a run after an interruption
-resumes where the first one stopped.
+stamp in ``.venv/.setup`` of what went into it (requirements, pins, interpreter, earlier steps) and
+is skipped where that is valid, so that an interrupted run is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -337,8 +336,7 @@ def build(env: Environment) -> bool:
     for step in todo:
         (env.state / f"{step.name}.stamp").unlink(missing_ok=True)
     if todo[0].name != "venv":
-        removed = remove_damaged(env.site_packages())
-        if removed:
+        if removed := remove_damaged(env.site_packages()):
             say(f"cut short earlier and installed again now: {', '.join(removed)}")
     for step in todo:
         started, note, took = time.monotonic(), None, ""
@@ -364,8 +362,9 @@ def build(env: Environment) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the environment, then let ``nas-encoder doctor`` inspect it."""
     parser = argparse.ArgumentParser(prog="make setup", description=(__doc__ or "").split("\n")[0])
-    text = "say and inspect nothing where the environment is complete already"
-    parser.add_argument("--if-needed", action="store_true", help=text)
+    add = parser.add_argument
+    add("--if-needed", action="store_true", help="say and inspect nothing where all is complete")
+    add("--no-doctor", action="store_true", help="inspect nothing, because the tests do")
     args = parser.parse_args(argv)
     # A request to end acts like Ctrl-C, so that the running pip ends too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -377,8 +376,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             changed = build(env)
         if not changed and args.if_needed:
             return 0
-        seconds = time.monotonic() - started
-        say(f"done in {seconds:.0f} s" if changed else "nothing to do, .venv is complete")
+        done = f"done in {time.monotonic() - started:.0f} s"
+        say(done if changed else "nothing to do, .venv is complete")
+        if args.no_doctor:
+            return 0
         say("nas-encoder doctor:")
         status = subprocess.run([venv / "bin" / "nas-encoder", "doctor"], cwd=ROOT).returncode
         if status != 0:
