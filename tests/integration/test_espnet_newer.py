@@ -11,13 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from forked import Forks
 from wheel_environment import NEWER_ESPNET
 
 from nas_encoder import load_genotype
@@ -36,15 +37,41 @@ SAME: dict[str, list[str]] = {
 }
 
 
-def run(
-    arguments: Sequence[str | Path], repository: Path, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run Python with this ESPnet, and with this package as in a checkout."""
+# What the recipe's run.py, its stages and the tests of the contract import.
+IMPORTED = [
+    "espnet3.systems.launch",
+    "espnet3.systems.esp2_asr.system",
+    "espnet3.systems.esp2_asr.task",
+    "espnet2.bin.asr_inference",
+]
+
+
+def environment(repository: Path) -> dict[str, str]:
+    """Return the variables with which Python has this ESPnet, and this package as a checkout."""
     kept = {key: value for key, value in os.environ.items() if key != "NAS_ENCODER_AUTOLOAD"}
+    return kept | {"PYTHONPATH": os.pathsep.join(map(str, (NEWER_ESPNET, repository)))}
+
+
+@pytest.fixture(scope="module")
+def newer(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Run programs without the time of this ESPnet's imports."""
+    with pytest.MonkeyPatch.context() as patch:  # what the recipe looks for its programs in
+        tools = tmp_path_factory.mktemp("bin")
+        (tools / "sph2pipe").write_text(SPH2PIPE.format(python=sys.executable))
+        (tools / "sph2pipe").chmod(0o755)
+        patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+        variables = environment(repository)
+    forks = Forks(tmp_path_factory.mktemp("forks"), IMPORTED, variables)
+    yield forks
+    forks.close()
+
+
+def run(arguments: Sequence[str | Path], repository: Path) -> subprocess.CompletedProcess[str]:
+    """Run a fresh Python with this ESPnet."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=folder or repository,
-        env=kept | {"PYTHONPATH": os.pathsep.join(map(str, (NEWER_ESPNET, repository)))},
+        cwd=repository,
+        env=environment(repository),
         capture_output=True,
         text=True,
         timeout=900,
@@ -105,13 +132,14 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: 
     ]
 
 
-def test_what_holds_under_the_other_version_holds_here(repository: Path, tmp_path: Path) -> None:
+def test_what_holds_under_the_other_version_holds_here(
+    newer: Forks, repository: Path, tmp_path: Path
+) -> None:
     report = tmp_path / "report.xml"
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--junit-xml", report]
     chosen = [f"tests/{name}" for name in SAME]
     command = ["-m", "pytest", *options, "--basetemp", tmp_path / "tests", *chosen]
-    done = run(command, repository)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    newer.checked(command, repository)
     passed: dict[str, int] = dict.fromkeys(SAME, 0)
     skipped: dict[str, list[str]] = {name: [] for name in SAME}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -135,6 +163,8 @@ TRAINING: dict[str, Any] = {
     },
 }
 
+TEST = [{"name": "test", "data_src_args": {"split": "test"}}]
+
 # What the recipe converts its recordings with.
 SPH2PIPE = """#!{python}
 import io, sys, soundfile
@@ -145,34 +175,27 @@ sys.stdout.buffer.write(wav.getvalue())
 """
 
 
-def test_a_recipe_of_espnet3_trains_decodes_and_packs(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_of_espnet3_trains_decodes_and_packs(newer: Forks, tmp_path: Path) -> None:
     recipe = tmp_path / "egs3" / "mini_an4" / "esp2_asr"
     shutil.copytree(NEWER_ESPNET / "egs3" / "mini_an4" / "esp2_asr", recipe)
     for name, change in (
-        ("training_asr_transformer.yaml", {"model": TRAINING}),
-        ("inference.yaml", {}),
+        # The statistics in this process; the inference in a worker that Dask spawns.
+        ("training_asr_transformer.yaml", {"model": TRAINING, "parallel": None}),
+        ("inference.yaml", {"dataset": {"test": TEST}}),
         ("publication.yaml", {"upload_model": {"hf_repo": "none"}}),
     ):
         config = yaml.safe_load((recipe / "conf" / name).read_text(encoding="utf-8"))
         for key, value in change.items():
-            config[key] = config.get(key, {}) | value
+            config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
         (recipe / "conf" / name).write_text(yaml.safe_dump(config), encoding="utf-8")
     genotype = recipe / "mine.yaml"
     load_genotype("darts_v2").renamed("mine").save(genotype)
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "sph2pipe").write_text(SPH2PIPE.format(python=sys.executable))
-    (tools / "sph2pipe").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     command = ["run.py", "--training_config", "conf/training_asr_transformer.yaml"]
     command += ["--inference_config", "conf/inference.yaml"]
     command += ["--publication_config", "conf/publication.yaml", "--stages"]
 
     stages = ["create_dataset", "train_tokenizer", "collect_stats", "train", "pack_model"]
-    done = run([*command, *stages], repository, recipe)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    newer.checked([*command, *stages], recipe)
     experiment = recipe / "exp" / "training_asr_transformer"
     saved = yaml.safe_load((experiment / "config.yaml").read_text(encoding="utf-8"))
     inline = load_genotype(genotype).to_dict()
@@ -183,7 +206,6 @@ def test_a_recipe_of_espnet3_trains_decodes_and_packs(
     model = yaml.safe_load(packed.read_text(encoding="utf-8"))["model"]
     assert (model["encoder"], model["encoder_conf"]["genotype"]) == ("nas_encoder", inline)
     genotype.unlink()  # the saved configuration must do
-    done = run([*command, "infer"], repository, recipe)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    newer.checked([*command, "infer"], recipe)
     decoded = experiment / "inference" / "test" / "text.scp"
     assert len(decoded.read_text(encoding="utf-8").splitlines()) == 2

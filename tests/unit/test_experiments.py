@@ -18,8 +18,7 @@ import yaml
 
 from nas_encoder.errors import ConfigError, DataError
 from tools.experiments import equal_time
-from tools.experiments.collect import run_of
-from tools.experiments.equal_time import plan
+from tools.experiments.equal_time import plan, run_of
 from tools.experiments.job_costs import Progress, costs_path, read_costs, training_seconds
 from tools.experiments.recipe import read_options
 from tools.experiments.resumable import Job, JobError

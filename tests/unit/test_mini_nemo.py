@@ -17,8 +17,7 @@ from nas_encoder.errors import ConfigError, DataError
 from recipes.mini.nemo.local.epoch_lines import EpochLines
 from recipes.mini.nemo.local.evaluate import model_path, read_test_set
 from recipes.mini.nemo.local.make_config import Writer, infeasible
-from tools.experiments.collect import run_of
-from tools.experiments.equal_time import plan
+from tools.experiments.equal_time import plan, run_of
 from tools.experiments.job_costs import Progress
 from tools.experiments.match_size import Match
 from tools.experiments.measure import measure, named_path

@@ -13,6 +13,7 @@ from typing import Any
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError
+from tools.experiments.equal_time import run_of
 from tools.experiments.job_costs import read_costs, training_seconds
 from tools.experiments.schedules import Schedule
 from tools.results.comparison import Comparison, System
@@ -44,12 +45,6 @@ class Recipe:
     transcripts: str
     decoder: str
     notes: Callable[[Collector, Sequence[str]], list[str]]
-
-
-def run_of(expdir: Path, condition: str, name: str) -> str:
-    """Return a system's training; the one at equal epochs may serve both conditions."""
-    same = condition == "time" and (expdir / "conf" / "time" / f"{name}.same").exists()
-    return f"epochs/{name}" if same else f"{condition}/{name}"
 
 
 class Collector:

@@ -2,8 +2,8 @@
 # options of run.sh. A Snakefile ends with `rule all: input: *TARGETS`.
 from pathlib import Path
 
+from tools.experiments.equal_time import run_of
 from tools.experiments.recipe import ROOT
-from tools.experiments.collect import run_of
 
 RECIPE = workflow.basedir
 DATA, DOWNLOADS = config["datadir"], config["downloads"]

@@ -23,6 +23,12 @@ from tools.scripts import command, write_json
 SAME = 0.10
 
 
+def run_of(expdir: Path, condition: str, name: str) -> str:
+    """Return a system's training; the one at equal epochs may serve both conditions."""
+    same = condition == "time" and (expdir / "conf" / "time" / f"{name}.same").exists()
+    return f"epochs/{name}" if same else f"{condition}/{name}"
+
+
 def plan(
     config: Mapping[str, Any], seconds: float, budget: float, schedule: Schedule
 ) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from nas_encoder.common.documents import write_lines
 from nas_encoder.errors import DataError
-from tools.experiments.collect import CONDITIONS, run_of
+from tools.experiments.collect import CONDITIONS
+from tools.experiments.equal_time import run_of
 from tools.experiments.measure import measure, write_measures
 from tools.scripts import command
 
