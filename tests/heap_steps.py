@@ -34,6 +34,9 @@ from nas_encoder.spaces.blocks.parts import MODULES, Convolution, Memory, Parall
 from nas_encoder.spaces.cells.supernet.merged import MERGED, Source, build_merged
 
 CHANNELS = range(1, 18)
+# Supernets are made of the operations, which are tried at each of these: widths around those of
+# vectors are enough.
+SUPERNET_CHANNELS = (1, 2, 3, 5, 8, 9, 16, 17)
 BATCH, FRAMES, BINS = 2, 64, 40  # sizes at which a strided 1x1 convolution is caught
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -75,12 +78,12 @@ def spaces() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
     for name in list_spaces():
         space = get_space(name)
         for channels in CHANNELS:
-            rng, layout = random.Random(channels), LAYOUTS[channels % 2]
+            rng = random.Random(channels)
             sizes: dict[str, Any] = {"input_size": BINS, "channels": channels, "layers": 3}
             network = build_encoder(space.sample(rng), **sizes, output_size=16)
-            network = network.to(memory_format=layout)
+            network = network.to(memory_format=LAYOUTS[channels % 2])
             yield f"{name} of {channels}", network, lambda m=network: m(x, lengths)[0]
-            if not space.has("supernet"):
+            if channels not in SUPERNET_CHANNELS or not space.has("supernet"):
                 continue
             options = space.search_options(space.section(output_size=16), **sizes, dropout=0.0)
             every = space.first_candidates()
@@ -98,6 +101,7 @@ def spaces() -> Iterator[tuple[str, nn.Module, Callable[[], Tensor]]]:
                     for kind, own in alphas.items()
                 }
                 what = f"{'paths' if sampled else 'mixtures'} of {name}, {channels}"
+                layout = LAYOUTS[(channels + sampled) % 2]  # both, at every width
                 run = lambda m=supernet, c=choices: m(x, lengths, c, 0.0)[0]  # noqa: E731
                 yield what, supernet.to(memory_format=layout), run
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from nas_encoder import Genotype, build_encoder, list_genotypes, load_genotype
+from nas_encoder.cli import zoo_gallery
 from nas_encoder.cli.main import main
+from nas_encoder.cli.zoo_gallery import write_gallery
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.sealed import SealedFolder
 from nas_encoder.errors import GenotypeError
@@ -189,15 +191,27 @@ def test_the_folder_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert own_zoo() == tmp_path / ".local/share/nas_encoder/zoo"
 
 
-@pytest.mark.slow  # builds every network and draws it
+@pytest.mark.slow  # builds networks and draws them
 def test_gallery_has_all_with_pictures_and_numbers(
-    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All are given to the page, which is then made of one that ships and two known encoders."""
+    told: list[str] = []
+
+    def write(path: str, shipped: list[Genotype], *others: Any) -> None:
+        told.extend(genotype.name for genotype in shipped)
+        write_gallery(path, [found for found in shipped if found.name == "asrnet_b"], *others)
+
+    assert zoo_gallery.KNOWN is KNOWN
+    known = ["conformer", "fast_conformer"]
+    monkeypatch.setattr(zoo_gallery, "KNOWN", {name: KNOWN[name] for name in known})
+    monkeypatch.setattr(zoo_gallery, "write_gallery", write)
     publish(searched("mine", note="<b>bold"))
     publish(searched("scaled", scaled={"from": "0123", "parameters": 2_000_000}))
     assert main(["zoo", "--gallery", str(tmp_path / "zoo.html")]) == 0
     page = (tmp_path / "zoo.html").read_text(encoding="utf-8")
-    names = ["mine", "scaled", *list_genotypes(), *KNOWN]
+    assert told == list_genotypes()
+    names = ["mine", "scaled", "asrnet_b", *known]
     assert re.findall("<h2>(.*)</h2>", page) == ["Numbers", *names]
     assert page.count("data:image/png;base64,") == len(names)
     rows = dict(re.findall(r"<tr><td>([a-z_0-9]+)</td><td>\w+</td>(.*)</tr>", page))
