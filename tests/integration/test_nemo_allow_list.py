@@ -119,6 +119,7 @@ def test_spawned_worker_of_a_data_loader_has_it_too() -> None:
 
 
 SCRIPT = textwrap.dedent("""
+    import os, sys
     import nemo.core.classes.common as common
     from omegaconf import OmegaConf
     config = OmegaConf.create({"_target_": "nas_encoder.nemo.NASEncoder", "channels": 2,
@@ -127,19 +128,36 @@ SCRIPT = textwrap.dedent("""
         print("BUILT", type(common.Serialization.from_config_dict(config)).__name__)
     except common.UnsafeTargetError as error:
         print("REFUSED", error)
+    os.environ[SWITCH] = "1"
+    for name in [name for name in sys.modules if name.startswith("nas_encoder")]:
+        del sys.modules[name]  # what the refusal has imported to say why
+    assert not [f for f in sys.meta_path if getattr(f, "nas_encoder_hook", False)]
+    from nemo.collections.asr.models import ASRModel
+    listed = lambda: "nas_synth_ctc_char" in [
+        model.pretrained_model_name for model in ASRModel.list_available_models()
+    ]
+    print("LISTED", listed(), flush=True)
+    import nas_encoder.nemo
+    print("LISTED", listed())
+    print("BUILT", type(common.Serialization.from_config_dict(config)).__name__)
 """)
 
 
 # That it is said once, where it is on, is seen in test_nemo_inference.py, which has such a process.
-def test_fresh_process_in_which_it_is_switched_off() -> None:
+def test_fresh_process_in_which_it_is_switched_off_until_our_adapter_is_imported() -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        [sys.executable, "-W", "ignore", "-c", f"SWITCH = {SWITCH!r}\n{SCRIPT}"],
         env={**os.environ, SWITCH: "0"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
-        check=True,
+        check=False,
     )
-    assert "REFUSED Instantiation of unsafe target" in done.stdout
-    assert f"switched off by {SWITCH}='0'" in done.stdout
-    assert f"set {SWITCH}=1" in done.stdout and "added to its" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout[-3000:]
+    before, after = done.stdout.split("LISTED False\n")
+    assert "REFUSED Instantiation of unsafe target" in before
+    assert f"switched off by {SWITCH}='0'" in before
+    assert f"set {SWITCH}=1" in before and "added to its" not in before
+    # Importing is enough where the hook is not installed.
+    assert "LISTED True\nBUILT NASEncoder\n" in after and "could not register" not in after

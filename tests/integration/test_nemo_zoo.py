@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,27 +94,6 @@ def test_list_holds_ours_and_theirs(models: Any, folder: Path) -> None:
     assert names_of(NASModel.list_available_models()) == ["mine", SHIPPED]
     assert models.EncDecCTCModel.list_available_models()  # theirs stay as they are
     assert SHIPPED not in names_of(models.EncDecCTCModel.list_available_models())
-
-
-def test_importing_is_enough_where_the_hook_is_not_installed() -> None:
-    code = (
-        "import sys; sys.meta_path[:] = [f for f in sys.meta_path "
-        "if not getattr(f, 'nas_encoder_hook', False)]\n"
-        "from nemo.collections.asr.models import ASRModel\n"
-        "names = lambda: [m.pretrained_model_name for m in ASRModel.list_available_models()]\n"
-        f"print({SHIPPED!r} in names())\n"
-        "import nas_encoder.nemo\n"
-        f"print({SHIPPED!r} in names())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "NAS_ENCODER_AUTOLOAD": "1"},
-    )
-    assert [w for w in done.stdout.split() if w in ("True", "False")] == ["False", "True"]
-    assert "could not register" not in done.stderr
 
 
 def test_what_is_no_model_is_left_out(models: Any, folder: Path, tones: Tones) -> None:
