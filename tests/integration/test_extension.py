@@ -44,9 +44,10 @@ TRIALS = SEARCH | {
     "trials": {"count": 2},
 }
 
-# Every command of ours, in one process.
+# Every command of ours, and the contracts, in one process.
 COMMANDS = """
 import sys, yaml
+import pytest
 from contextlib import redirect_stdout
 from nas_encoder.cli.main import main
 def written(path, *arguments):
@@ -67,6 +68,8 @@ with open("decisive.yaml") as file:
 with open("wrong.yaml", "w") as file:
     yaml.safe_dump({**document, "space": "slim_chains", "strategy": "decisiv"}, file)
 assert main(["search", "--config", "wrong.yaml", *data, "--output", "wrong"]) == 2
+print("CONTRACTS", flush=True)
+sys.exit(pytest.main(sys.argv[1:]))
 """
 
 # Both encoders in ESPnet, by their names alone, and from there to NeMo.
@@ -145,9 +148,10 @@ def run(home: Path, code: str, *arguments: str, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def said(home: Path) -> str:
-    """Return what the commands say."""
-    return run(home, COMMANDS)
+def said(home: Path, repository: Path) -> str:
+    """Return what the commands say, and pytest."""
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(home)]
+    return run(home, COMMANDS, *options, str(repository / "tests" / "extension" / "contracts.py"))
 
 
 def test_the_commands_know_the_space(home: Path, said: str) -> None:
@@ -221,11 +225,8 @@ def test_both_encoders_train_in_nemo(home: Path, said: str) -> None:
     assert "NEMO StackedGRUEncoder None" in log
 
 
-def test_it_keeps_the_contracts(home: Path, repository: Path) -> None:
-    arguments = ["-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(home)]
-    contracts = str(repository / "tests" / "extension" / "contracts.py")
-    code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    log = run(home, code, *arguments, contracts)
+def test_it_keeps_the_contracts(said: str) -> None:
+    log = said.partition("CONTRACTS\n")[2]
     assert " passed" in log and "failed" not in log and "skipped" not in log
 
 
