@@ -163,6 +163,7 @@ TRAINING: dict[str, Any] = {
     },
 }
 
+THREAD = {"env": "local", "n_workers": 1, "options": {"processes": False}}
 TEST = [{"name": "test", "data_src_args": {"split": "test"}}]
 
 # What the recipe converts its recordings with.
@@ -179,14 +180,14 @@ def test_a_recipe_of_espnet3_trains_decodes_and_packs(newer: Forks, tmp_path: Pa
     recipe = tmp_path / "egs3" / "mini_an4" / "esp2_asr"
     shutil.copytree(NEWER_ESPNET / "egs3" / "mini_an4" / "esp2_asr", recipe)
     for name, change in (
-        # The statistics in this process; the inference in a worker that Dask spawns.
-        ("training_asr_transformer.yaml", {"model": TRAINING, "parallel": None}),
+        # The statistics in a thread; the inference in a process that Dask spawns.
+        ("training_asr_transformer.yaml", {"model": TRAINING, "parallel": THREAD}),
         ("inference.yaml", {"dataset": {"test": TEST}}),
         ("publication.yaml", {"upload_model": {"hf_repo": "none"}}),
     ):
         config = yaml.safe_load((recipe / "conf" / name).read_text(encoding="utf-8"))
         for key, value in change.items():
-            config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+            config[key] = config.get(key, {}) | value
         (recipe / "conf" / name).write_text(yaml.safe_dump(config), encoding="utf-8")
     genotype = recipe / "mine.yaml"
     load_genotype("darts_v2").renamed("mine").save(genotype)
