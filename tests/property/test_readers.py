@@ -10,7 +10,7 @@ from reader_cases import cases
 @pytest.mark.espnet
 @pytest.mark.nemo
 def test_ours_agrees_with_the_toolkits_readers_or_says_why_not():
-    outcomes = cases(seed=11, count=5000)
-    assert sum(outcomes.values()) == 5000
+    outcomes = cases(seed=11, count=1500)
+    assert sum(outcomes.values()) == 1500
     for form in ("kaldi", "nemo"):
-        assert outcomes[f"{form}: the same"] > 1000 and outcomes[f"{form}: refused"] > 500
+        assert outcomes[f"{form}: the same"] > 300 and outcomes[f"{form}: refused"] > 150
