@@ -246,14 +246,10 @@ def resume_trials(config: TrialsConfig, seed: int, path: Path) -> Any:
 
 def report(path: Path) -> Any:
     """Return what the report says; its pictures are not drawn."""
-
-    def nothing(*_: Any, **__: Any) -> bytes:
-        return b""
-
     with pytest.MonkeyPatch.context() as patch:
         for module in [found for name, found in sys.modules.items() if name.startswith(REPORT)]:
             if hasattr(module, "to_png"):
-                patch.setattr(module, "to_png", nothing)
+                patch.setattr(module, "to_png", lambda *_, **__: b"")
         text = build_report(RunFolder(path)).read_text("utf-8")
     # It only offers to browse the study where there is one.
     return re.sub(r"<p>Browse.*?</pre>\n", "", text, flags=re.DOTALL)
@@ -327,42 +323,57 @@ def files_of(path: Path) -> list[Path]:
     return [file for file in found if not set(file.parts) & set(unread)]
 
 
-def actions_of(folder: Folder, rng: random.Random) -> dict[str, Callable[[Path], Any]]:
-    """Return what can be done with a folder, by name."""
+def is_genotype(file: Path) -> bool:
+    """Tell whether ``show`` reads a file of a run folder."""
+    return file.match("*genotype*/*.yaml") or file.name == "genotype.yaml"
+
+
+def actions_of(
+    folder: Folder, rng: random.Random, file: Path | None = None
+) -> dict[str, Callable[[Path], Any]]:
+    """Return what can be done with a folder, by name; ``show`` of a file, or of any."""
     found: dict[str, Callable[[Path], Any]] = {"resume": folder.resume, "report": report}
-    genotypes = [file for file in files_of(folder.path) if file.match("*genotype*/*.yaml")]
-    genotypes += [file for file in files_of(folder.path) if file.name == "genotype.yaml"]
-    if genotypes:
+    genotypes = [file] if file else [own for own in files_of(folder.path) if is_genotype(own)]
+    if any(map(is_genotype, genotypes)):
         found["show"] = partial(show, rng.choice(genotypes))
     if not folder.is_trials:
         found["derive"] = partial(derive, rng.choice([None, 1, 2]))
     return found
 
 
-def cases(seed: int, count: int, folders: list[Folder] | None = None) -> Counter[str]:
-    """Damage ``count`` folders; return how often which outcome was found.
+Case = tuple[Folder, Path, str, int | None]  # the last: which action; None: any
+
+
+def any_order(folders: list[Folder], rng: random.Random) -> list[Case]:
+    """Return each kind of damage to each file of each folder."""
+    every = [(folder, file) for folder in folders for file in files_of(folder.path)]
+    plan: list[Case] = [(*place, how, None) for place in every for how in DAMAGES]
+    return rng.sample(plan, len(plan))
+
+
+def cases(
+    seed: int,
+    count: int | None,
+    folders: list[Folder] | None = None,
+    planned: Callable[[list[Folder], random.Random], list[Case]] = any_order,
+) -> Counter[str]:
+    """Damage ``count`` folders, or each that is planned; return how often which outcome was found.
 
     Raises:
         AssertionError: Something else than our error was raised, or a result differs in silence.
     """
     if folders is None:
         with TemporaryDirectory() as made:
-            return cases(seed, count, make_folders(Path(made)))
+            return cases(seed, count, make_folders(Path(made)), planned)
     rng, found = random.Random(seed), Counter[str]()
     whole: dict[tuple[str, str, str], tuple[str, Any]] = {}
     root = folders[0].path.parent / f"damaged-{seed}"
     shutil.rmtree(root, ignore_errors=True)
-    plan = [
-        (folder, file, how)
-        for folder in folders
-        for file in files_of(folder.path)
-        for how in DAMAGES
-    ]
-    rng.shuffle(plan)
-    for number in range(count):
-        folder, file, how = plan[number % len(plan)]
-        actions = actions_of(folder, rng)
-        name = rng.choice(list(actions))
+    plan = planned(folders, rng)
+    for number in range(len(plan) if count is None else count):
+        folder, file, how, turn = plan[number % len(plan)]
+        names = list(actions := actions_of(folder, rng, None if turn is None else file))
+        name = rng.choice(names) if turn is None else names[turn % len(names)]
         key = (folder.name, name, str(getattr(actions[name], "args", "")))
         path = root / "run"
         if key not in whole:

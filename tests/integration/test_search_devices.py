@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nas_encoder.data import Batch
 from nas_encoder.network.choices.parameters import ArchitectureParameters
-from nas_encoder.search import run_search
+from nas_encoder.search import SearchConfig, run_search
 from nas_encoder.search.config.gradient import dump
 from nas_encoder.search.config.sections import StageConfig
 from nas_encoder.search.folder import RunFolder
@@ -156,8 +156,17 @@ def test_gradients_of_several_batches_add_up() -> None:
         torch.testing.assert_close(both, one + other)
 
 
+def as_a_module(words: list[str]) -> None:
+    """Be ``python -m nas_encoder``, which Lightning starts again for the second device."""
+    sys.modules["__main__"].__spec__ = find_spec("nas_encoder.__main__")
+    for name in ("LOCAL_RANK", "RANK"):  # this test's own run may have said something else
+        os.environ.pop(name, None)
+
+
 @pytest.mark.slow
-def test_a_search_on_two_devices_from_the_command_line(tmp_path: Path) -> None:
+def test_a_search_on_two_devices_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Started by Lightning: the same course as on one, to the rounding of float32."""
     train = str(tone_corpus(tmp_path / "train", 12, seed=1, seconds=0.6))
     valid = str(tone_corpus(tmp_path / "valid", 4, seed=2, seconds=0.6))
@@ -166,15 +175,14 @@ def test_a_search_on_two_devices_from_the_command_line(tmp_path: Path) -> None:
     document = config.to_dict() | {"stages": [stage | {"dropout": 0.0}]}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(document))
-    command = [sys.executable, "-m", "nas_encoder", "search", "--config", str(path)]
-    command += ["--train", train, "--valid", valid, "--output", str(tmp_path / "two")]
-    command += ["--seed", "3", "--set", "trainer.devices=2"]
-    # Outside of this test's own run, whose environment variables may say something else.
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    from nas_encoder.search import SearchConfig
-
+    words = ["search", "--config", str(path), "--train", train, "--valid", valid]
+    words += ["--output", str(tmp_path / "two"), "--seed", "3", "--set", "trainer.devices=2"]
+    said, own = tmp_path / "said", "test_search_devices:as_a_module"
+    process = fork("preloaded:command_line", words, own, said=said)
+    process.join(timeout=500)
+    assert process.exitcode == 0, said.read_text()
+    assert (tmp_path / "two" / "report.html").is_file()
+    monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)  # again
     run_search(SearchConfig.from_dict(document), train, tmp_path / "one", valid=valid, seed=3)
     one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
     for ours, theirs in zip(two.rows(), one.rows(), strict=True):
@@ -185,7 +193,6 @@ def test_a_search_on_two_devices_from_the_command_line(tmp_path: Path) -> None:
                 assert edge == pytest.approx(other, abs=5e-3)
     assert len(two.load_checkpoint()["random"]) == 2  # type: ignore[index]
     assert two.run()["devices"] == 2 and dump(config) != ""
-    assert (tmp_path / "two" / "report.html").is_file()
     # It can be resumed on one device.
     done = run_search(
         SearchConfig.from_dict(document | {"trainer": {**document["trainer"], "devices": 2}}),
