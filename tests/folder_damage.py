@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from search_samples import QUICK, two_corpora
+from search_samples import QUICK, measure_costs_once, two_corpora
 from trials_samples import lookup_config, write_table
 
 from nas_encoder.errors import NasEncoderError
@@ -36,7 +36,6 @@ from nas_encoder.search import SearchConfig, run, run_search
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.gradient.loop import GradientSearch
-from nas_encoder.search.gradient.objective import Objective
 from nas_encoder.search.gradient.recorder import Recorder
 from nas_encoder.search.gradient.rederive import rederive
 from nas_encoder.search.report.build import build_report
@@ -117,22 +116,11 @@ def make_folders(root: Path) -> list[Folder]:
     return found
 
 
-_OBJECTIVES: dict[str, Any] = {}
-
-
 def leave_out(patch: pytest.MonkeyPatch) -> None:
     """Leave out what no command reads, and measure the costs of a space once."""
-    own = Objective.of
-
-    def once(*given: Any) -> Any:
-        key = repr(given)
-        if key not in _OBJECTIVES:
-            _OBJECTIVES[key] = own(*given)
-        return _OBJECTIVES[key]
-
     patch.setattr(run, "write_report", lambda folder: None)
     patch.setattr(Recorder, "_open_board", lambda self: None)
-    patch.setattr(Objective, "of", once)
+    measure_costs_once(patch)
 
 
 @contextmanager

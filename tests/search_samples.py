@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
 from nas_encoder.search import SearchConfig, run, run_search
 from nas_encoder.search.folder import RunFolder
+from nas_encoder.search.gradient.objective import Objective
 
 RATE = 16000
 TONES = {"a": 400.0, "b": 900.0, "c": 1600.0, "d": 2700.0}  # Hz
@@ -88,6 +90,22 @@ def quick_config(**sections: dict[str, Any]) -> SearchConfig:
     for name, section in sections.items():
         document[name] = {**document.get(name, {}), **section}
     return SearchConfig.from_dict(document)
+
+
+_OBJECTIVES: dict[str, Any] = {}
+
+
+def measure_costs_once(patch: pytest.MonkeyPatch) -> None:
+    """Measure the costs of a space once for many searches, each of which would do it again."""
+    own = Objective.of
+
+    def once(*given: Any) -> Any:
+        key = repr(given)
+        if key not in _OBJECTIVES:
+            _OBJECTIVES[key] = own(*given)
+        return _OBJECTIVES[key]
+
+    patch.setattr(Objective, "of", once)
 
 
 SEED = 3  # of the finished search

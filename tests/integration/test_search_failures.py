@@ -14,6 +14,7 @@ from search_samples import (
     SEED,
     Stop,
     finished_search,
+    measure_costs_once,
     outcome,
     quick_config,
     require_same,
@@ -54,6 +55,7 @@ def corpus(shared_folder: Callable[..., Path]) -> tuple[str, str]:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes as long as the search."""
     monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+    measure_costs_once(monkeypatch)
 
 
 @pytest.fixture(scope="module")

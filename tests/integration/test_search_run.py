@@ -19,6 +19,7 @@ from search_samples import (
     SEED,
     Stop,
     finished_search,
+    measure_costs_once,
     outcome,
     quick_config,
     require_same,
@@ -53,6 +54,7 @@ def finished(shared_folder: Callable[..., Path]) -> Path:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes as long as the quick search itself."""
     monkeypatch.setattr("nas_encoder.search.run.write_report", lambda folder: None)
+    measure_costs_once(monkeypatch)
 
 
 def test_the_folder_is_complete(finished: Path, corpus: tuple[str, str]) -> None:
