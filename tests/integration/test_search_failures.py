@@ -124,6 +124,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     require_same(outcome(output), outcome(finished))
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made(corpus: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be made: Not a directory"):

@@ -241,6 +241,7 @@ def test_the_shipped_tiny_search_from_the_command_line(
     assert "weights.lr: was 0.005 when the run began, now 0.1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_the_validation_data_may_move_the_architecture(
     corpus: tuple[str, str], tmp_path: Path

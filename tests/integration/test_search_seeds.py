@@ -139,6 +139,7 @@ def test_other_seeds_are_another_run(finished: Path, corpus: tuple[str, str]) ->
         )
 
 
+@pytest.mark.slow
 def test_seeds_are_not_searched_on_different_data(
     finished: Path, corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_coarse_network_is_trained_on_what_it_can_place_and_scored_on_all(
     assert any(f"'{key}'" in line for key in impossible)
 
 
+@pytest.mark.slow
 def test_networks_too_coarse_for_the_tokens_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

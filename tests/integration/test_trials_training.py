@@ -284,6 +284,7 @@ def test_settings_that_are_newer_than_a_search_by_trials_have_their_defaults(
         run_trials(changed, None, tmp_path / "other", storage=url)
 
 
+@pytest.mark.slow
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
     source = write_table(tmp_path / "t.sqlite", "tdnn_chain", 30)
     config = lookup_config("random", source)

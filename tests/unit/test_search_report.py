@@ -233,6 +233,7 @@ def test_a_network_that_learned_nothing_is_told(tmp_path: Path) -> None:
     assert "token error rate on the validation data is 97.0 %" in text
 
 
+@pytest.mark.slow
 def test_an_unfinished_search_has_a_report_too(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, epochs=3, valid=None).path)
     require_whole_epochs(page)

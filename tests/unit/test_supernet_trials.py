@@ -323,6 +323,7 @@ def trained_rows(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if "trained" in row]
 
 
+@pytest.mark.slow
 def test_the_best_are_trained_alone_and_judge_the_scores(
     data: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
