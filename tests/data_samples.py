@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
+from nas_encoder.data import PrepareOptions, prepare_corpus
+from nas_encoder.errors import DataError
+
 RATE = 16000
+PART = PrepareOptions(partial=True, jobs=2)
+SPACED = "my corpora (2nd copy), 2020"  # as people name folders
 
 
 def write_tone(path: Path, seconds: float, *, seed: int = 0, rate: int = RATE, **options) -> Path:
@@ -153,3 +159,11 @@ def prompts(root: Path, languages: Sequence[str] = ("en", "it")) -> Path:
             write_tone(sounds / "vm-00.wav", 9.0, rate=8000)
             write_tone(sounds / "phonetic/ICAO/a_p.wav", 1.0, rate=8000)
     return root
+
+
+def refused(corpus: str, root: Path, output: Path, options: PrepareOptions | None = None) -> str:
+    """Prepare what must be refused; return the problems, a line each."""
+    with pytest.raises(DataError) as caught:
+        prepare_corpus(corpus, root, output, options)
+    assert not (output / "prepared.json").exists()
+    return "\n".join(caught.value.problems)

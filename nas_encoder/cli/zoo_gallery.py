@@ -18,8 +18,8 @@ from nas_encoder.tables import KNOWN
 
 SIZES = """Of the networks that 'nas-encoder show NAME' builds: blocks and known encoders with their
 own sizes and 40 features a frame, all others as the smallest of He et al. 2020 (17 cells, 24
-channels). Errors are what searches recorded on their own validation data after trainings of their
-own length: those of different searches cannot be compared."""
+channels). Errors are what searches recorded on their own validation data, of gradient searches the
+supernet's, of others after trainings of their own length: do not compare those of two searches."""
 HEAD = (
     "genotype",
     "space",

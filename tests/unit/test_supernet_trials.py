@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import signal
@@ -17,70 +16,30 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 import torch
-import torch.nn.functional as F
-from lightning.fabric import Fabric
 from preloaded import fork, wait_until
 from report_pages import page_of
 from scipy.stats import kendalltau
 from search_samples import two_corpora
+from supernet_samples import CHOICES, SPACE, config, names
 
 from nas_encoder import build_encoder, load_genotype
-from nas_encoder.data import Batch
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.network.ctc import CtcNetwork
 from nas_encoder.search import run_search
-from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
 from nas_encoder.search.records import TrialRecord
 from nas_encoder.search.trials.finalists import chosen, train_finalists, trainings_of
-from nas_encoder.search.trials.sandwich import Chosen, SandwichSteps, SharedCtc
+from nas_encoder.search.trials.sandwich import SandwichSteps
 from nas_encoder.search.trials.subspace import Subspace
 from nas_encoder.search.trials.supernet import SupernetEvaluator
 from nas_encoder.search.trials.training import TrainingEvaluator
-from nas_encoder.spaces import get_space
-from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.training.lock import held
 from nas_encoder.training.steps import WeightSteps
-
-SPACE = get_space("blocks")
-CHOICES: dict[str, Any] = {
-    "front end": "depthwise 16 channels, 4x",
-    "schedule": "1 2 1",
-    "stream": "False none",
-    "width": [32, 48],
-    "depth": [1, 2],
-    "first feed-forward": "none",
-    "mixing": ["memory -5+5", "convolution 7"],
-    "second mixing": "none",
-    "last feed-forward": ["none", "feed-forward 2"],
-}
-QUICK: dict[str, Any] = {
-    "name": "quick",
-    "strategy": "evolution",
-    "space": "blocks",
-    "features": {"num_mel_bins": 16},
-    "training": {"epochs": 2, "lr": 0.003},
-    "batch": {"max_utterances": 3},
-    "trainer": {"accelerator": "cpu", "checkpoint_minutes": 0},
-    "trials": {"count": 4},
-    "evolution": {"population": 2, "sample": 2},
-    "supernet": {"drawn": 1, "recalibration": 2},
-    "choices": CHOICES,
-}
-
 
 LAST: dict[str, Any] = {
     **{"drawn": 1, "recalibration": 2},
     "finalists": {"count": 3, "epochs": 2},
 }
-
-
-def config(**changes: Any) -> TrialsConfig:
-    return TrialsConfig.from_dict({**QUICK, **changes})
-
-
-def names(config: TrialsConfig) -> dict[str, tuple[str, ...]]:
-    return dict(config.choices)
 
 
 def search(data: tuple[str, str], output: Path, **changes: Any) -> Any:
@@ -114,72 +73,6 @@ def same(one: Path, other: Path) -> bool:
     assert weights[0].keys() == weights[1].keys()
     equal = all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     return equal and rows[0] == rows[1] and history(one) == history(other)
-
-
-# -- a step ---------------------------------------------------------------------------------------
-
-
-def steps(distillation: float) -> tuple[SandwichSteps, list[Any], Batch]:
-    torch.manual_seed(0)
-    options = BlocksConfig(input_size=16, dropout=0.0, attention_dropout=0.0)
-    shared: Any = SPACE.oneshot.build(SPACE, names(config()), options)
-    network = SharedCtc(shared, 5)
-    optimizer = torch.optim.SGD(network.parameters(), 1.0)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    made = SandwichSteps(fabric, network, optimizer, distillation=distillation)
-    drawn = shared.draws(random.Random(1), 2)
-    lengths, targets = torch.tensor([60, 44]), torch.tensor([[1, 2, 3], [4, 1, 0]])
-    batch = Batch(
-        features=torch.randn(2, 60, 16),
-        feature_lengths=lengths,
-        targets=targets,
-        target_lengths=torch.tensor([3, 2]),
-        ids=["a", "b"],
-        texts=["abc", "da"],
-    )
-    return made, drawn, batch
-
-
-@pytest.mark.parametrize("distillation", [0.0, 0.25, 1.0])
-def test_a_step_adds_up_the_gradients_of_its_networks(distillation: float) -> None:
-    made, drawn, batch = steps(distillation)
-    network = copy.deepcopy(made.network).train()
-    sums = made.sandwich_step([batch], 1.0, drawn)
-    teacher, losses = None, []
-    for genotype in drawn:
-        log_probs, lengths = network(batch.features, batch.feature_lengths, Chosen(genotype))
-        args = (batch.targets, lengths, batch.target_lengths)
-        loss = F.ctc_loss(log_probs.transpose(0, 1), *args)
-        if teacher is not None:
-            soft = []
-            for row, wanted, size, tokens in zip(
-                log_probs, teacher, lengths, batch.target_lengths, strict=True
-            ):
-                p, q = wanted[:size], row[:size]
-                soft.append((p.exp() * (p - q)).sum() / tokens)
-            loss = distillation * torch.stack(soft).mean() + (1 - distillation) * loss
-        teacher = log_probs.detach() if teacher is None else teacher
-        loss.backward()
-        losses.append(float(loss.detach()))
-    moved = 0
-    for one, other in zip(network.parameters(), made.network.parameters(), strict=True):
-        wanted = one.detach() if one.grad is None else one.detach() - one.grad
-        torch.testing.assert_close(other.detach(), wanted, rtol=1e-4, atol=1e-6)
-        moved += one.grad is not None
-    assert moved > 20
-    assert sums["loss"] == pytest.approx(losses[0], rel=1e-4)
-    assert sums["smallest"] == pytest.approx(losses[1], rel=1e-3, abs=1e-5)
-    assert sums["others"] == pytest.approx(sum(losses[2:]) / 2, rel=1e-3, abs=1e-5)
-
-
-def test_distillation_ignores_padding() -> None:
-    made, drawn, batch = steps(1.0)
-    longer = copy.copy(batch)
-    longer.features = F.pad(batch.features, (0, 0, 0, 40), value=7.0)
-    other = copy.deepcopy(made)
-    other.optimizer = torch.optim.SGD(other.network.parameters(), 1.0)
-    one, two = made.sandwich_step([batch], 1.0, drawn), other.sandwich_step([longer], 1.0, drawn)
-    assert one == pytest.approx(two, rel=1e-4)
 
 
 # -- a search -------------------------------------------------------------------------------------

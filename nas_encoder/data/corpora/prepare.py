@@ -128,9 +128,10 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "nothing there counts as prepared; run the same command again"
+        again = "run the same command again"
+        remedy = f"nothing there counts as prepared; {again}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = f"{_free(output) / 1e9:.1f} GB are free; make room and {remedy.split('; ')[1]}"
+            remedy = f"{_free(output) / 1e9:.1f} GB are free; make room and {again}"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             remedy = "choose another output folder"
         place = f"{error.filename}: " if error.filename else ""

@@ -258,8 +258,7 @@ def hourglass(
 ) -> BlockArchitecture:
     """Return FSMN memory with feed-forward, the middle stage slower: our own, made by hand.
 
-    With a front end of few channels the best of what was tried before anything was searched, and
-    the fastest; made to be what a search starts from.
+    Small and fast, to be what a search starts from; nobody has published it.
 
     Args:
         width: Of all stages.

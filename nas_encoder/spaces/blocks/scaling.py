@@ -25,6 +25,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.spaces.blocks.architecture import MAX_BLOCKS, BlockArchitecture
 from nas_encoder.spaces.blocks.network import build
+from nas_encoder.spaces.blocks.parts import Parallel
 
 MODULES = 64
 TOLERANCE = 0.1  # of the parameters
@@ -86,7 +87,7 @@ def depth_of(architecture: BlockArchitecture) -> int:
     stages = architecture.stages
     count = sum(stage.blocks for stage in stages)
     modules = sum(
-        stage.blocks * (2 if hasattr(module, "merge_kernel") else 1)
+        stage.blocks * (2 if isinstance(module, Parallel) else 1)
         for stage in stages
         for module in stage.modules
     )
