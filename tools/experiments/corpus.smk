@@ -1,9 +1,12 @@
 # A public corpus with ESPnet's programs and no checkout of it: data, tokens, statistics, trainings,
-# decoding, results. The including Snakefile sets CORPUS, its name in tools/espnet_recipes/table.yaml.
-# With --tiny or without --corpus_dir, a synthetic corpus in the same layout is made.
+# decoding, results. The including Snakefile sets CORPUS, as corpus_data.smk says.
 from tools.espnet_recipes.standalone import averaged, bins_of, choice_of, decoding
 
-ENCODERS, TESTS = config["encoders"].split(), config["tests"].split()
+
+include: "corpus_data.smk"
+
+
+ENCODERS = config["encoders"].split()
 CHOICES = {name: choice_of(CORPUS, name) for name in ENCODERS}
 # The first encoder of each number of features makes the statistics for all.
 BINS = {name: bins_of(choice) for name, choice in CHOICES.items()}
@@ -11,19 +14,12 @@ FIRST = {bins: name for name, bins in reversed(BINS.items())}
 CONF = ROOT / "recipes" / CORPUS / "espnet" / "conf"
 TOKEN_TYPE = config["token_type"]
 TOKENS = [f"tokens/{TOKEN_TYPE}.txt", *(["tokens/bpe.model"] if TOKEN_TYPE == "bpe" else [])]
-TINY = config["tiny"] == "true"
-SYNTHETIC = TINY or not config["corpus_dir"]
-_name = "synthetic_{n_train}_{n_dev}_{n_test}_seed{seed}".format(**config) if SYNTHETIC else CORPUS
-SOURCE = f"{DOWNLOADS}/{_name}" if SYNTHETIC else str(Path(RECIPE, config["corpus_dir"]))
-DATA = f"{DATA}/{_name}"
-# LibriSpeech's data are prepared once for each test subset; train and dev are those of the first.
-SUBSETS = "--train {train} --dev {dev}".format(**config) if "train" in config else ""
 
 
 def folder(split):
     """Return the ESPnet folder of a split or a test subset."""
-    test, name = (split, "test") if split in TESTS else (TESTS[0], split)
-    return f"{DATA}/{test}/espnet/{name}"
+    data, name = place(split)
+    return f"{data}/espnet/{name}"
 
 
 def data_files():
@@ -40,46 +36,6 @@ AUDIO_AND_TEXT = " ".join(
     for kind in ("train", "valid")
     for key, name in (("wav", "speech,sound"), ("text", "text,text"))
 )
-
-if stage(1, expand("{data}/{test}/prepared.json", data=DATA, test=TESTS)):
-    if SYNTHETIC:
-
-        rule corpus:
-            output: update(f"{SOURCE}/corpus.json"), # the tool keeps an existing corpus
-            params:
-                layout=CORPUS.partition("_")[0],
-                folder=SOURCE,
-                sizes=[config[name] for name in ("n_train", "n_dev", "n_test")],
-                speakers=config["speakers"],
-                seed=config["seed"],
-                other=f"--test-other {config['n_test']}" if "test-other" in TESTS else "",
-            log: "log/corpus.log"
-            threads: ALL_CORES
-            shell:
-                "python {ROOT:q}/tools/synth_corpus.py --layout {params.layout}"
-                " --output {params.folder:q} --train {params.sizes[0]} --dev {params.sizes[1]}"
-                " --test {params.sizes[2]} {params.other} --speakers {params.speakers}"
-                " --seed {params.seed} --jobs {threads} > {log:q} 2>&1"
-
-    rule data:
-        input: f"{SOURCE}/corpus.json" if SYNTHETIC else [],
-        output:
-            f"{DATA}/{{test}}/prepared.json",
-            expand("{data}/{{test}}/espnet/{split}/{file}", data=DATA,
-                   split=["train", "dev", "test"], file=["text", "wav.scp", "utt2dur"]),
-        wildcard_constraints: test="|".join(TESTS)
-        params:
-            corpus=CORPUS.partition("_")[0],
-            source=SOURCE,
-            folder=f"{DATA}/{{test}}",
-            subsets=lambda w: f"{SUBSETS} --test {w.test}" if SUBSETS else "",
-            options=config["data_args"] + (" --partial" if SYNTHETIC else ""),
-        log: "log/data/{test}.log"
-        threads: ALL_CORES
-        shell:
-            "nas-encoder data prepare {params.corpus} {params.source:q} {params.folder:q}"
-            " --jobs {threads} {params.subsets} {params.options} > {log} 2>&1"
-
 
 if stage(2, *TOKENS):
 
