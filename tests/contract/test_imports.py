@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interchange": NETWORK | {"baselines"},
     "espnet": BUILT | {"autoload", "peers"},
     "nemo": BUILT | {"autoload", "peers"},
+    "alignment": BASE | {"data", "espnet", "nemo"},
     "testing": NETWORK | {"baselines"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"spaces.networks"}
