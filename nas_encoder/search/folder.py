@@ -110,8 +110,8 @@ class RunFolder(HeldFolder):
         )
         problems, grown = [], []
         for key, was, now in differences(before, config.to_dict()) + differences(old, new):
-            if key in growing and was < now:
-                grown.append(f"{key} from {was} to {now}")
+            if key in growing and was is not None and (now is None or was < now):
+                grown.append(f"{key} from {was} to {'no limit' if now is None else now}")
             else:
                 rule = " (it can only be raised)" if key in growing else ""
                 problems.append(f"{key}: was {was!r} when the run began, now {now!r}{rule}")

@@ -231,6 +231,23 @@ def front_of(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
     return [trial for _, trial in sorted(front, key=lambda member: (member[1].error, member[0]))]
 
 
+def training_time(trials: Iterable[tuple[str, bool, float]]) -> float:
+    """Return the seconds that trials trained together.
+
+    Args:
+        trials: Of each the genotype, whether its training was finished, and its seconds. A finished
+            one that comes again was not trained again.
+    """
+    total, known = 0.0, set()
+    for genotype, complete, seconds in trials:
+        if complete and genotype in known:
+            continue
+        if complete:
+            known.add(genotype)
+        total += seconds
+    return total
+
+
 def best_of(trials: Iterable[TrialRecord]) -> TrialRecord:
     """Return the complete trial with the lowest error; on a tie the cheapest, then the first.
 

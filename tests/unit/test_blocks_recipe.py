@@ -15,6 +15,8 @@ from nas_encoder import build_encoder, load_genotype
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, StoppedError
 from nas_encoder.network.complexity import count_parameters
+from nas_encoder.search.config.load import load_any_search_config
+from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import get_space
 from recipes.blocks.local import choose, decode, publish, train, verdicts
 from recipes.blocks.local.encoders import Encoder, read_encoders, write_spec
@@ -83,6 +85,18 @@ def test_a_small_run_has_the_encoders_that_it_can() -> None:
     assert found.corpora.keys() == {"librispeech"} and found.options["n_test"] == 200
     assert "random_search" not in found.of_corpus("librispeech")
     assert not list(found.untuned_runs())
+
+
+def test_hyperband_has_the_training_time_of_the_others() -> None:
+    found = plan("--search_opts", "--set trials.initial=[]")
+    assert ("hyperband", "librispeech") in found.search_runs
+    assert found.search_options("evolution") == "--set trials.initial=[]"
+    given = [word for word in found.search_options("hyperband").split() if word != "--set"]
+    path = str(RECIPE / "conf" / "search.yaml")
+    config = load_any_search_config(path, ["strategy=hyperband", *given])
+    assert isinstance(config, TrialsConfig) and config.pruning is not None
+    assert config.trials.seconds == found.options["trials"] * found.options["trial_seconds"]
+    assert config.training.seconds == found.options["seconds"] and not config.trials.initial
 
 
 def test_wrong_options_are_named_together() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from report_checks import check_page
@@ -117,11 +118,27 @@ def test_time_is_in_place_of_epochs() -> None:
     assert "where there is neither a table nor training.seconds" in said
 
 
+def test_pruning_has_shares_of_the_time_as_rungs() -> None:
+    def shares(**pruning: int) -> list[float]:
+        document = {"strategy": "hyperband", "pruning": pruning, "training": {"seconds": 30}}
+        return list(TrialsConfig.from_dict(document).training.evaluate_at)
+
+    assert shares() == pytest.approx([1 / 9, 1 / 3, 1]) and shares(factor=2) == [0.25, 0.5, 1]
+    given = {"seconds": 30, "evaluate_at": [0.063, 0.25, 1]}
+    document = {"strategy": "tpe", "pruning": {"kind": "asha", "factor": 4}, "training": given}
+    config = TrialsConfig.from_dict(document)
+    assert config.training.evaluate_at == (0.063, 0.25, 1.0)
+    assert TrialsConfig.from_dict(config.to_dict()) == config
+    said = problems_of({**document, "pruning": {"factor": 3, "min_epochs": 2}})
+    rungs = "each pruning.factor times the one before: 0.111, 0.333, 1"
+    assert f"training.evaluate_at: must be the rungs of pruning, {rungs}" in said
+    assert "pruning.min_epochs: must be 1 with training.seconds" in said
+    assert "pruning.factor: " in problems_of({**document, "pruning": {"factor": 1}})
+
+
 def test_what_counts_epochs_is_refused() -> None:
-    said = problems_of({"strategy": "hyperband", "training": {"seconds": 30}})
-    assert said.startswith("pruning: is after epochs") and "choose another strategy, or" in said
-    said = problems_of({"strategy": "tpe", "pruning": {}, "training": {"seconds": 30}})
-    assert "choose null, or training.epochs" in said
+    said = problems_of({"trials": {"seconds": 600}})
+    assert said == "trials.seconds: is for trials whose training.seconds are given"
     said = problems_of({"training": {"seconds": 30}, "table": {"source": "t.sqlite"}})
     assert said == "training.seconds: must be null: the trainings of a table are counted in epochs"
 
@@ -225,3 +242,41 @@ def test_a_search_of_timed_trials_is_recorded_reported_and_resumed(
     monkeypatch.setattr("nas_encoder.search.trials.training.clock_name", lambda _: "wall seconds")
     with pytest.raises(CheckpointError, match="clock: was 'CPU seconds of the process' when"):
         run_trials(grown, corpus[0], output, valid=corpus[1], resume=True)
+
+
+@pytest.mark.slow
+def test_hyperband_spends_a_given_time_on_more_trials_than_it_could_finish(
+    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scored:
+        def __init__(self, ter: float) -> None:
+            self.ter = ter
+
+    def by_size(self: WeightSteps, batches: Any) -> Scored:
+        return Scored(sum(one.numel() for one in self.network.parameters()) / 100.0)
+
+    def hyperband(seconds: float | None) -> TrialsConfig:
+        trials = {"count": 500, "seconds": seconds}
+        return config_of(strategy="hyperband", training={"seconds": 0.09}, trials=trials)
+
+    monkeypatch.setattr(WeightSteps, "score", by_size)
+    output, limit = tmp_path / "run", 0.6
+    run_trials(hyperband(limit), corpus[0], output, valid=corpus[1])
+    folder = RunFolder(output)
+    rows = folder.rows()
+    spent = [row["training_seconds"] for row in rows]
+    assert sum(spent[:-1]) < limit + 0.09 <= sum(spent) + 0.09
+    assert len(rows) > limit / 0.09
+    for row in rows:
+        assert 1 <= len(row["errors"]) <= 3 and (row["state"] == "pruned") == (
+            len(row["errors"]) < 3
+        )
+    assert {row["state"] for row in rows} == {"complete", "pruned"}
+    study = optuna.load_study(study_name="timed", storage=folder.study_url)
+    steps = {step for trial in study.get_trials() for step in trial.intermediate_values}
+    assert steps == {1, 3, 9}
+    assert f": finished, {len(rows)} trials in 0.6 s of training (" in page_of(output).words
+    with pytest.raises(CheckpointError, match="trials.seconds: was 0.6 .* can only be raised"):
+        run_trials(hyperband(0.5), corpus[0], output, valid=corpus[1], resume=True)
+    run_trials(hyperband(1.2), corpus[0], output, valid=corpus[1], resume=True)
+    assert folder.rows()[: len(rows)] == rows and len(folder.rows()) > len(rows)

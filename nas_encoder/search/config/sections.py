@@ -204,6 +204,9 @@ class StudyConfig(Declared):
     Attributes:
         count: Trials to finish (pruned ones included), over all workers; a study can be resumed
             with more.
+        seconds: With ``training.seconds``, the training time of all trials together after which
+            none begins any more, be there ``count`` or not: what pruning saves goes into more
+            trials. A study can be resumed with more. Null: no limit.
         storage: Optuna storage URL; null for an SQLite file in the run folder. Prefer
             ``--storage``, which is recorded nowhere, for a URL with a password.
         study: Name of the study in the storage; null for the configuration's name.
@@ -216,6 +219,7 @@ class StudyConfig(Declared):
     """
 
     count: int = option(50, integer(1, 10**7))
+    seconds: float | None = option(None, number(0, 1e9, above=True))
     storage: str | None = option(None, text("a text or null"))
     study: str | None = option(None, text("a text or null"))
     heartbeat: int = option(30, integer(1, 86400))
@@ -262,12 +266,15 @@ class EvolutionConfig(Declared):
 
 @dataclass(frozen=True)
 class PruningConfig(Declared):
-    """Pruning: ends trials early, by their error after each epoch.
+    """Pruning: ends trials early, by their error after each epoch, or share of a time.
+
+    With ``training.seconds`` the rungs are the shares ``training.evaluate_at``, each ``factor``
+    times the one before; by default 1 / factor^2, 1 / factor and 1.
 
     Attributes:
         kind: ``hyperband``: brackets of successive halving, from cautious to greedy (Li et al.
             2018); ``asha``: only its greediest bracket (Li et al. 2020).
-        min_epochs: Minimum number of epochs of a trial.
+        min_epochs: Minimum number of epochs of a trial; 1 with ``training.seconds``.
         factor: Eta: one in so many trials passes each rung.
     """
 

@@ -123,11 +123,23 @@ class TrialsConfig(DataConfig, Named):
 
     @classmethod
     def prepared(cls, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Enable pruning where the strategy always prunes."""
+        """Enable pruning where the strategy always prunes; set its rungs where time is limited."""
         strategy = strategies(TRIALS).get(str(document.get("strategy")))
-        if strategy is None or not strategy.prunes or document.get("pruning") is not None:
-            return document
-        return {**document, "pruning": {}}
+        found, training = {**document}, document.get("training")
+        if strategy is not None and strategy.prunes and document.get("pruning") is None:
+            found["pruning"] = {}
+        pruning = found.get("pruning")
+        if (
+            isinstance(pruning, Mapping)
+            and isinstance(training, Mapping)
+            and training.get("seconds") is not None
+            and "evaluate_at" not in training
+        ):
+            factor = pruning.get("factor", PruningConfig.factor)
+            if isinstance(factor, int) and factor > 1:  # else it is refused later
+                rungs = [factor**-2, 1 / factor, 1.0]
+                found["training"] = {**training, "evaluate_at": rungs}
+        return found
 
     def conflicts(self, found: Problems) -> None:
         """Check the sections against each other."""
@@ -143,13 +155,10 @@ class TrialsConfig(DataConfig, Named):
             rule = "must be null: the trainings of a table are counted in epochs"
             found.conflict("training.seconds", rule, "table")
         if seconds is not None and self.pruning is not None:
-            always = STRATEGIES[self.strategy].prunes
-            instead = "another strategy" if always else "null"
-            rule = (
-                f"is after epochs, which a time has no fixed number of: choose {instead}, or "
-                "training.epochs in place of training.seconds"
-            )
-            found.conflict("pruning", rule, "training.seconds", "strategy")
+            self._check_rungs(self.pruning, found)
+        if self.trials.seconds is not None and (seconds is None or self.supernet is not None):
+            rule = "is for trials whose training.seconds are given"
+            found.conflict("trials.seconds", rule, "training.seconds", "supernet")
         if self.table is not None and self.objective.table is not None:
             rule = "is for networks that are trained; a table of trainings has its own latencies"
             found.conflict("objective.table", rule, "table")
@@ -159,6 +168,19 @@ class TrialsConfig(DataConfig, Named):
         if devices != 1:
             why = "(a worker has one; for more devices start the command once for each)"
             found.conflict("trainer.devices", f"must be 1, got {devices} {why}")
+
+    def _check_rungs(self, pruning: PruningConfig, found: Problems) -> None:
+        shares, factor = self.training.evaluate_at, pruning.factor
+        rungs = [factor ** (place - len(shares) + 1) for place in range(len(shares))]
+        if any(abs(share / rung - 1) > 0.01 for share, rung in zip(shares, rungs, strict=True)):
+            shown = ", ".join(f"{rung:.3g}" for rung in rungs)
+            rule = (
+                f"must be the rungs of pruning, each pruning.factor times the one before: {shown}"
+            )
+            found.conflict("training.evaluate_at", rule, "pruning.factor")
+        if pruning.min_epochs != 1:
+            rule = "must be 1 with training.seconds, whose first rung is training.evaluate_at's"
+            found.conflict("pruning.min_epochs", rule, "training.seconds")
 
     def _check_supernet(self, found: Problems) -> None:
         if not found.sound("space"):
@@ -212,7 +234,7 @@ class TrialsConfig(DataConfig, Named):
 
 # Settings that may differ between the workers of a study.
 _OWN = {
-    "trials": ("count", "storage", "heartbeat", "retries"),
+    "trials": ("count", "seconds", "storage", "heartbeat", "retries"),
     "batch": ("workers",),
     "trainer": ("accelerator",),
     "table": ("source",),

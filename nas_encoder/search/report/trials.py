@@ -14,7 +14,7 @@ import yaml
 from nas_encoder.network.budgets import TITLES, UNITS, readable
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.search.folder import RunFolder
-from nas_encoder.search.records import TrialRecord, best_of, front_of
+from nas_encoder.search.records import TrialRecord, best_of, front_of, training_time
 from nas_encoder.search.report.next_steps import (
     Step,
     inherit_step,
@@ -54,7 +54,12 @@ class TrialsReport:
     @property
     def finished(self) -> bool:
         """Whether the study has all its trials; one that is made longer has a result before."""
-        return self.genotype is not None and len(self.trials) >= self.config.trials.count
+        wanted = self.config.trials
+        trained = training_time(
+            (own.genotype, own.complete, own.training_seconds or 0.0) for own in self.trials
+        )
+        enough = wanted.seconds is not None and trained >= wanted.seconds
+        return self.genotype is not None and (enough or len(self.trials) >= wanted.count)
 
     @property
     def seconds(self) -> float:
@@ -98,11 +103,14 @@ class TrialsReport:
         epochs = sum(trial.epochs for trial in self.trials)
         each = self.config.training.seconds if self.config.supernet is None else None
         state = "finished" if self.finished else "not finished"
-        pruned = len(self.trials) - len(self.complete)
+        pruned, limit = len(self.trials) - len(self.complete), self.config.trials.seconds
+        wanted = f"of {self.config.trials.count} trials"
+        if limit is not None:
+            wanted = f"trials in {limit:g} s of training"
         return Page(
             f"Search of {self.config.name}",
             f"{self.config.strategy} in the space {self.config.space}, seed {self.run['seed']}: "
-            f"{state}, {len(self.trials)} of {self.config.trials.count} trials ({pruned} pruned), "
+            f"{state}, {len(self.trials)} {wanted} ({pruned} pruned), "
             f"{epochs} epochs in {duration(self.seconds)} of all workers"
             + (f", each trained for {each:g} s" if each is not None else "")
             + (f", {self.refused} genotypes outside the budgets" if self.refused else ""),
@@ -231,7 +239,10 @@ class TrialsReport:
             yield self.train_step(folder)
             if self.config.supernet is not None and self.genotype is not None:
                 yield inherit_step(folder)
-            options += ["--set", f"trials.count={2 * count}"]
+            if len(self.trials) >= count:
+                options += ["--set", f"trials.count={2 * count}"]
+            if (limit := self.config.trials.seconds) is not None:
+                options += ["--set", f"trials.seconds={2 * limit:g}"]
             yield (
                 "Make the study longer; it goes on where it ended:",
                 resume_command(folder, self.run, *options),
@@ -337,11 +348,14 @@ def timed_picture(trials: Sequence[TrialRecord], seconds: Sequence[float]) -> Se
     """Draw the error of each trial over its time; ``seconds`` are those of its errors."""
     figure, (axes,) = new_panels(3.2, "lowest error so far, %")
     for trial in trials:
-        axes.plot(seconds, trial.errors, "-o", ms=2.5, lw=0.8, color=_DONE, alpha=0.6)
+        colour = _DONE if trial.complete else _PRUNED
+        known = seconds[: len(trial.errors)]
+        axes.plot(known, trial.errors, "-o", ms=2.5, lw=0.8, color=colour, alpha=0.6)
     finish(axes, "seconds of training")
     return Section(
         "Time of the trials",
-        "The last error of each is that at the end, the others are the lowest until then.",
+        "The last error of each is that at the end, the others are the lowest until then. Grey: "
+        "pruned because others were better after as long.",
         to_png(figure),
     )
 

@@ -57,6 +57,9 @@ class Evaluator(Protocol):
     def costs(self, genotype: Genotype, names: Collection[str] = ()) -> dict[str, float]:
         """Return the costs that are cheap to determine, and the quantities ``names``."""
 
+    def resource(self, scores: int) -> int:
+        """Return what pruning counts of a trial that has so many errors."""
+
 
 class Unprepared:
     """Scores of single genotypes, which need no preparation."""
@@ -67,6 +70,10 @@ class Unprepared:
 
     def finish(self, folder: RunFolder, genotype: Genotype) -> None:
         """Write nothing: the genotype is all."""
+
+    def resource(self, scores: int) -> int:
+        """Return the number of errors: one for each epoch."""
+        return scores
 
 
 class TableEvaluator(Unprepared):

@@ -28,7 +28,7 @@ from nas_encoder.training.holding import STUDY
 
 logger = logging.getLogger(__name__)
 
-GROWING = ("trials.count",)  # what may be raised when a study is resumed
+GROWING = ("trials.count", "trials.seconds")  # what may be raised when a study is resumed
 _WRITE_EVERY = 2.0  # seconds; a table look-up takes far less
 _IDENTITY, _PREPARED = "nas_encoder", "prepared"
 
@@ -59,9 +59,9 @@ def run_trials(
 
     All processes with the same configuration, seed and storage work on the same study. Each ends
     when the study has all its trials, and writes the same result. Start workers that share a run
-    folder with ``resume``. With a higher ``trials.count``, ``resume`` makes a study longer; the
-    result is that of one that was as long from the start, unless several workers take part or the
-    strategy is not ``open_ended``. Arguments and errors are those of
+    folder with ``resume``. With a higher ``trials.count`` or ``trials.seconds``, ``resume`` makes
+    a study longer; the result is that of one that was as long from the start, unless several
+    workers take part or the strategy is not ``open_ended``. Arguments and errors are those of
     :func:`nas_encoder.search.run_search`.
 
     Returns:
@@ -133,7 +133,7 @@ def run_trials(
                 study = optuna.create_study(
                     storage=store.rdb,
                     sampler=sampler,
-                    pruner=build_pruner(config.pruning, evaluator.epochs),
+                    pruner=build_pruner(config.pruning, evaluator.resource(evaluator.epochs)),
                     study_name=config.study_name,
                     directions=["minimize"] * len(config.objectives),
                     load_if_exists=True,
@@ -163,8 +163,8 @@ def run_trials(
                 folder.write_records(records_of(study, config.objectives))
                 written = time.monotonic()
 
-        count = config.trials.count
-        worker = Worker(study, store, config.objectives, count, evaluator, record, budget)
+        count, limit = config.trials.count, config.trials.seconds
+        worker = Worker(study, store, config.objectives, count, evaluator, record, budget, limit)
         own = worker.run()
         if config.supernet is not None and (last := config.supernet.finalists) is not None:
             from nas_encoder.search.trials.training import TrainingEvaluator
@@ -181,6 +181,7 @@ def run_trials(
         records = records_of(study, config.objectives)
         folder.write_records(records)
         run = {**run, **folder.run()}
+        count = count if limit is None else len(records)
         genotype = save_results(folder, records, config, config.objectives, count, run)
         save_summary(folder, records, genotype, compared(config, records))
         evaluator.finish(folder, genotype)

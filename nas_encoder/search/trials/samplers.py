@@ -270,10 +270,10 @@ def build_sampler(config: TrialsConfig, space: TrialSpace, seed: int) -> Repeata
     return RepeatableSampler(lambda own: make(config, space, own), seed)
 
 
-def build_pruner(config: PruningConfig | None, epochs: int) -> BasePruner:
+def build_pruner(config: PruningConfig | None, most: int) -> BasePruner:
     """Return the pruner of a configuration (None: no pruning).
 
-    ``epochs`` are those of a trial that is not pruned.
+    ``most`` are the epochs, or units of time, of a trial that is not pruned.
     """
     if config is None:
         return NopPruner()
@@ -282,5 +282,5 @@ def build_pruner(config: PruningConfig | None, epochs: int) -> BasePruner:
             min_resource=config.min_epochs, reduction_factor=config.factor
         )
     return HyperbandPruner(
-        min_resource=config.min_epochs, max_resource=epochs, reduction_factor=config.factor
+        min_resource=config.min_epochs, max_resource=most, reduction_factor=config.factor
     )

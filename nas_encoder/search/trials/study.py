@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nas_encoder.common.sealed import ANEW
 from nas_encoder.errors import CheckpointError
+from nas_encoder.search.records import training_time
 from nas_encoder.search.strategies import ERROR
 from nas_encoder.search.trials.budget import Budget
 from nas_encoder.search.trials.evaluate import Evaluator
@@ -78,7 +79,7 @@ def evaluate(
     for error in source:
         errors.append(error)
         if len(objectives) == 1:
-            trial.report(error, len(errors))
+            trial.report(error, evaluator.resource(len(errors)))
             pruned = len(errors) < evaluator.epochs and trial.should_prune()
         if pruned:
             break
@@ -120,10 +121,9 @@ def result_of(trial: FrozenTrial) -> dict[str, Any]:
     result: dict[str, Any] = dict(trial.user_attrs[RESULT])
     seal = result.pop("seal", None)  # earlier versions wrote none
     values = trial.values if trial.state == TrialState.COMPLETE else []
-    course = dict(enumerate(result[ERRORS], 1))
+    course = [error for _, error in sorted(trial.intermediate_values.items())]
     if seal is not None and (
-        seal != _seal(result, trial.params, values)
-        or (trial.intermediate_values and trial.intermediate_values != course)
+        seal != _seal(result, trial.params, values) or (course and course != result[ERRORS])
     ):
         raise CheckpointError(
             f"trial {trial.number} of the study", [f"is not as it was finished; {ANEW}"]
@@ -140,6 +140,15 @@ def _known(study: Study, genotype: str, epochs: int) -> dict[str, Any] | None:
         if found["genotype"] == genotype and len(found[ERRORS]) == epochs:
             return found
     return None
+
+
+def spent_by(trials: Iterable[FrozenTrial]) -> float:
+    """Return the training time of finished trials whose time is limited, in seconds."""
+    found = [(trial.state, trial.user_attrs[RESULT]) for trial in trials]
+    return training_time(
+        (own["genotype"], state == TrialState.COMPLETE, own.get(SPENT, {}).get("seconds", 0.0))
+        for state, own in found
+    )
 
 
 def finished(study: Study) -> list[FrozenTrial]:
@@ -159,6 +168,9 @@ class Worker:
       ``count`` trials with a lower number count, so there are never more;
     * a dead worker's trial fails and is replaced, so there are never fewer.
 
+    With ``seconds``, no trial begins after the finished ones have trained so long, so there may be
+    fewer than ``count``.
+
     The study has been opened with its sampler and pruner; ``on_finish`` is called after each trial
     of this worker.
     """
@@ -170,10 +182,12 @@ class Worker:
     evaluator: Evaluator
     on_finish: Callable[[], Any]
     budget: Budget | None = None
+    seconds: float | None = None
 
     def run(self) -> int:
         """Work until the study is finished; return the number of this worker's trials."""
         own, first = 0, len(self._finished())
+        share = self._share(self._finished())
         began = told = time.monotonic()
         # A terminal gets a bar, a log file an occasional line.
         bar = tqdm(total=self.count, initial=first, desc="trials", unit="trial", disable=None)
@@ -184,7 +198,7 @@ class Worker:
                     logger.warning("the worker of trial %d died; the trial is run again", number)
                 done = len(self._finished())
                 bar.update(done - bar.n)
-                if done >= self.count:
+                if done >= self.count or (self._time_is_up() and not self._running()):
                     return own
                 if not self._work_left():
                     time.sleep(_POLL)
@@ -198,7 +212,8 @@ class Worker:
                 bar.set_postfix_str(f"best error {best:.2f} %", refresh=False)
                 if bar.disable and now - told > _TELL:
                     done, told = len(finished), now
-                    left = (now - began) / max(1, done - first) * (self.count - done)
+                    reached = self._share(finished)
+                    left = (now - began) * (1 - reached) / max(1e-9, reached - share)
                     logger.info(
                         "%d of %d trials, best error %.2f %%, %s left",
                         done,
@@ -210,7 +225,20 @@ class Worker:
     def _finished(self) -> list[FrozenTrial]:
         return finished(self.study)
 
+    def _share(self, trials: Sequence[FrozenTrial]) -> float:
+        """Return how much of the study is done, from 0 to 1."""
+        timed = spent_by(trials) / self.seconds if self.seconds is not None else 0.0
+        return min(1.0, max(timed, len(trials) / self.count))
+
+    def _time_is_up(self) -> bool:
+        return self.seconds is not None and spent_by(self._finished()) >= self.seconds
+
+    def _running(self) -> bool:
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
     def _work_left(self) -> bool:
+        if self._time_is_up():
+            return False
         trials = [t for t in self.study.get_trials(deepcopy=False) if is_live(t)]
         return len(trials) < self.count or any(t.state == TrialState.WAITING for t in trials)
 

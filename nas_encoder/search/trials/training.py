@@ -124,6 +124,13 @@ class TrainingEvaluator(Unprepared):
         """Return the genotype itself, or the nearest of the searched choices."""
         return self.space.nearest(genotype) if isinstance(self.space, Subspace) else genotype
 
+    def resource(self, scores: int) -> int:
+        """Return the epochs, or the training time in units of the first rung's."""
+        pruning = self.config.pruning
+        if pruning is None or self.config.training.seconds is None:
+            return scores
+        return int(pruning.factor ** (scores - 1))
+
     def errors(self, genotype: Genotype) -> Iterator[float]:
         """Train; yield the lowest token error rate so far after each epoch, in %.
 

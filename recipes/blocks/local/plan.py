@@ -16,8 +16,9 @@ from tools.experiments.recipe import ROOT
 
 RECORDED = "recorded"
 FIRST = "first"
-RANDOM, ONESHOT = "random", "oneshot"
-ONE_CORPUS = (RANDOM, ONESHOT)  # searches that are made where random points are trained
+RANDOM, ONESHOT, HYPERBAND = "random", "oneshot", "hyperband"
+# Searches that are made where random points are trained.
+ONE_CORPUS = (RANDOM, ONESHOT, HYPERBAND)
 
 
 class Plan:
@@ -169,6 +170,21 @@ class Plan:
     def shared_scores(self) -> list[str]:
         """Return the files of scores with shared weights."""
         return [f"shared/{corpus}/scores.json" for corpus in self.shared_corpora]
+
+    def search_options(self, strategy: str) -> str:
+        """Return the options of a strategy, and the run's own.
+
+        Hyperband has the training time of the others; its longest trials are trainings in full.
+        """
+        own = str(self.options["search_opts"])
+        if strategy != HYPERBAND:
+            return own
+        total = float(self.options["trials"] * self.options["trial_seconds"])
+        each = self.options["seconds"]
+        return (
+            f"--set trials.count=100000 --set trials.seconds={total:g}"
+            f" --set training.seconds={each} {own}"
+        ).rstrip()
 
     def oneshot(self) -> str:
         """Return the options that give a one-shot search the training time of the others."""
