@@ -1,12 +1,13 @@
-"""Measure latencies on this machine: of every operation of a space, or of whole networks.
+"""Measure encoders side by side on this machine, or every operation of a search space.
 
-With --operations, each part of a space's networks is measured at every size that it can have, in
-float32 or under bf16 autocast, and a few whole random networks beside. For cells these are the
-operations at every place (channels, frames, frequency bins, stride) in a network of the given size,
-the stem, the head and the preprocessing; for blocks the front ends, and the modules at every width
-and frame rate, or at those named. The table that results is what a search under a latency budget
-needs: --set objective.table=FILE --set objective.latency_ms=80. It can be stopped and begun again,
-or extended. With genotypes, the networks built from them are measured.
+With encoders: parameters, multiply-adds, the time of an inference and of a training step, real-time
+factor and peak memory; all in one process, in turns. With --operations, each part of a space's
+networks is measured at every size that it can have, in float32 or under bf16 autocast, and a few
+whole random networks beside. For cells these are the operations at every place (channels, frames,
+frequency bins, stride) in a network of the given size, the stem, the head and the preprocessing;
+for blocks the front ends, and the modules at every width and frame rate, or at those named. The
+table that results is what a search under a latency budget needs: --set objective.table=FILE --set
+objective.latency_ms=80. It can be stopped and begun again, or extended.
 """
 
 from __future__ import annotations
@@ -17,19 +18,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
-from nas_encoder.cli import add_settings
+from nas_encoder.cli import add_settings, bench_encoders
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.base import LATENCY
 
 EXAMPLES = """examples:
+  nas-encoder bench hourglass conformer 'ours=exp/search/genotype.yaml' --threads 1,2
+  nas-encoder bench exp/asr_blocks exp/asr_conformer model.nemo model.onnx \\
+      --speech 15 10 5 --batch 6 --reference asr_conformer --output bench.md --output bench.png
+  nas-encoder bench 'espnet:conformer{output_size: 144, num_blocks: 12, linear_units: 576}' \\
+      'S=nemo.collections.asr.modules.ConformerEncoder{n_layers: 16, d_model: 176, feat_in: 80}' \\
+      'FastConformer-S=nemo_fast_conformer{d_model: 176, n_layers: 16, n_heads: 4}' --json
   nas-encoder bench --operations --config he2020_revised --output latency.yaml
-  nas-encoder bench --operations --space darts --layers 32 --channels 30 --output latency.yaml
   nas-encoder bench --operations --space blocks --widths 64 96 --fronts conv2d --input-size 80
-  nas-encoder bench asrnet_a asrnet_b --threads 2
 """
 
+TABLE = "latency.yaml"
 _SIZES = (
     "space",
     "layers",
@@ -47,11 +53,20 @@ _DEFAULTS = {"space": "asr_revised", "input_size": 40, "frames": 1000}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("genotypes", nargs="*", metavar="GENOTYPE", help="zoo name or YAML file")
+    parser.add_argument(
+        "genotypes", nargs="*", metavar="[LABEL=]ENCODER", help=bench_encoders.forms()
+    )
     parser.add_argument("--operations", action="store_true", help="measure a space's operations")
-    parser.add_argument("--output", default="latency.yaml", metavar="FILE", help="of the table")
+    parser.add_argument(
+        "--output",
+        action="append",
+        metavar="FILE",
+        help=f"with --operations the table (default {TABLE}); of encoders a .json, .md, .png, .svg "
+        "or .pdf, can be given several times",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    size = parser.add_argument_group("network")
+    bench_encoders.add_arguments(parser)
+    size = parser.add_argument_group("networks of genotypes")
     size.add_argument(
         "--config",
         metavar="NAME",
@@ -61,7 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--space", help="search space (default asr_revised)")
     size.add_argument("--layers", type=int, help="number of cells (default 17)")
     size.add_argument("--channels", type=int, help="initial channels (default 24)")
-    size.add_argument("--input-size", type=int, help="features a frame (default 40)")
+    size.add_argument(
+        "--input-size",
+        type=int,
+        help="features a frame, where an encoder does not say it (default 80; --operations: 40)",
+    )
     size.add_argument("--output-size", type=int, help="output width (default 512)")
     size.add_argument(
         "--stem-stride", type=int, nargs=2, metavar=("TIME", "FREQUENCY"), help="(default 1 1)"
@@ -72,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--no-deltas", action="store_false", dest="deltas", default=None, help="one input channel"
     )
-    size.add_argument("--frames", type=int, help="of the utterance (default 1000: 10 s)")
+    size.add_argument("--frames", type=int, help="of the utterance (--operations: default 1000)")
     part = parser.add_argument_group("a part of the space 'blocks', with --operations")
     part.add_argument("--widths", type=int, nargs="+", metavar="N", help="widths of stages")
     part.add_argument(
@@ -87,7 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("measuring")
     how.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default cpu)")
-    how.add_argument("--threads", type=int, default=1, help="of a CPU (default 1)")
+    how.add_argument(
+        "--threads",
+        type=bench_encoders.threads,
+        default=1,
+        metavar="N[,N]",
+        help="of a CPU (default 1); of encoders several numbers, measured one after the other",
+    )
     how.add_argument(
         "--precision",
         default="32-true",
@@ -109,47 +134,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; print the table."""
-    from nas_encoder.common.provenance import environment
-    from nas_encoder.deploy.latency import BenchSettings, measure_network, measure_table
-
+    args.threads = args.threads if isinstance(args.threads, tuple) else (args.threads,)
     if args.operations == bool(args.genotypes):
-        raise ConfigError("bench", ["give either --operations or genotypes"])
+        raise ConfigError("bench", ["give either --operations or encoders"])
+    misplaced = _misplaced(args)
+    if misplaced:
+        raise ConfigError("bench", misplaced)
+    return _operations(args) if args.operations else bench_encoders.run(args)
+
+
+def _misplaced(args: argparse.Namespace) -> list[str]:
+    """Return what is wrong with options of the other form of the command."""
+    if not args.operations:
+        given = [name for name in ("space", "config", *_PARTS) if getattr(args, name) is not None]
+        given += ["set"] * bool(args.settings) + ["also"] * bool(args.also)
+        return [f"--{name}: goes with --operations" for name in given]
+    given = [name for name in ("speech", "batch", "frame_shift") if getattr(args, name) is not None]
+    given += ["reference"] * bool(args.reference) + ["no_training"] * (not args.training)
+    found = [f"--{name.replace('_', '-')}: goes with encoders" for name in given]
+    if len(args.threads) > 1:
+        found.append("--threads: must be one number with --operations")
+    if args.output is not None and len(args.output) > 1:
+        found.append("--output: must be one file with --operations")
+    return found
+
+
+def _operations(args: argparse.Namespace) -> int:
+    from nas_encoder.deploy.latency import BenchSettings, measure_table
+
     sizes = _sizes(args)
     space, frames = get_space(sizes.pop("space")), sizes.pop("frames")
-    genotypes = [load_genotype(name) for name in args.genotypes]
-    measured = [get_space(genotype.space) for genotype in genotypes] or [space]
-    options = [own.options.from_dict({**own.sizes, **sizes}, "bench") for own in measured]
-    settings = BenchSettings(**{own.name: getattr(args, own.name) for own in fields(BenchSettings)})
+    options = space.options.from_dict({**space.sizes, **sizes}, "bench")
+    given = {own.name: getattr(args, own.name) for own in fields(BenchSettings)}
+    settings = BenchSettings(**{**given, "threads": args.threads[0]})
     problems = settings.problems()
-    if args.operations and LATENCY not in space.features:
+    if LATENCY not in space.features:
         problems.append(f"--space: the operations of '{space.name}' are not measured one by one")
     only = {name: given for name in _PARTS if (given := getattr(args, name)) is not None}
-    if not args.operations and (only or args.also):
-        problems += [
-            f"--{name}: goes with --operations" for name in [*only, *["also"][: len(args.also)]]
-        ]
-    # Of genotypes the networks themselves check it.
-    shortest = space.frame_rates(options[0]).min_length if args.operations else 1
+    shortest = space.frame_rates(options).min_length
     if not shortest <= frames <= 10**6:
         problems.append(f"frames: must be in {shortest}..1000000, got {frames}")
     if problems:
         raise ConfigError("bench", problems)
-    if args.operations:
-        also = [load_genotype(name) for name in args.also]
-        table = measure_table(
-            space, options[0], frames, settings, args.output, _progress, only, also
-        )
-        print("\n".join(_text(table, args)))
-        return 0
-    rows = []
-    for name, genotype, own in zip(args.genotypes, genotypes, options, strict=True):
-        ms = measure_network(genotype, own, frames, settings)
-        rows.append({"genotype": name, "hash": genotype.hash, "ms": round(ms, 3)})
-    if args.json:
-        about = {"frames": frames, "device": args.device, "threads": args.threads}
-        print(json.dumps({"networks": rows, **about, "environment": environment()}))
-    else:
-        print("\n".join(f"{row['ms']:9.3f} ms  {row['genotype']}" for row in rows))
+    also = [load_genotype(name) for name in args.also]
+    output = (args.output or [TABLE])[0]
+    table = measure_table(space, options, frames, settings, output, _progress, only, also)
+    print("\n".join(_text(table, output, args.json)))
     return 0
 
 
@@ -178,9 +208,9 @@ def _progress(items: list[Any], title: str) -> Iterator[Any]:
     return iter(tqdm(items, desc=title))
 
 
-def _text(table: Any, args: argparse.Namespace) -> list[str]:
-    if args.json:
-        return [json.dumps({"output": args.output, **table.to_dict()})]
+def _text(table: Any, output: str, as_json: bool) -> list[str]:
+    if as_json:
+        return [json.dumps({"output": output, **table.to_dict()})]
     pieces = sorted(table.milliseconds.items(), key=lambda item: -item[1])
     document = table.to_dict()
     each = 1000 * document.get("piece_ms", 0.0)
@@ -192,5 +222,5 @@ def _text(table: Any, args: argparse.Namespace) -> list[str]:
             f"whole network {check['network_ms']:.2f} ms, its pieces {check['sum_ms']:.2f} ms"
             for check in table.checks
         ),
-        f"sums are multiplied by {document['scale']:.3f}{more}; {args.output}",
+        f"sums are multiplied by {document['scale']:.3f}{more}; {output}",
     ]

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "derive": ("nas_encoder.cli.derive", "derive a genotype from any epoch of a search"),
     "report": ("nas_encoder.cli.report", "make the report of a search from its run folder"),
     "table": ("nas_encoder.cli.table", "tables of trained architectures: build, convert, ask"),
-    "bench": ("nas_encoder.cli.bench", "measure latencies of operations or of whole networks"),
+    "bench": ("nas_encoder.cli.bench", "measure encoders side by side, or a space's operations"),
     "convert": ("nas_encoder.cli.convert", "turn an ESPnet model into a NeMo one, and back"),
     "card": ("nas_encoder.cli.card", "write the README.md for a model hub"),
     "doctor": ("nas_encoder.cli.doctor", "say what is installed and registered, and what to do"),

@@ -1,4 +1,4 @@
-"""The peak of memory during an inference."""
+"""The peak of memory during an inference or a training step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 
-def peak_memory(module: nn.Module, x: Tensor, call: Callable[[], object]) -> int:
+def peak_memory(
+    module: nn.Module, x: Tensor, call: Callable[[], object], training: bool = False
+) -> int:
     """Return the most bytes that are allocated at any time during an inference.
 
     These are the parameters and buffers of ``module``, the input ``x`` and the most that PyTorch's
@@ -23,11 +25,14 @@ def peak_memory(module: nn.Module, x: Tensor, call: Callable[[], object]) -> int
         module: The network, on the device of ``x``.
         x: The input that ``call`` gives it.
         call: Runs the network.
+        training: Whether ``call`` is a training step, whose gradients count.
     """
     held = [*module.parameters(), *module.buffers(), x]
     fixed = sum(tensor.numel() * tensor.element_size() for tensor in held)
-    with torch.inference_mode():
+    with torch.inference_mode(not training):
         call()  # allocates what is kept for later calls
+        if training:  # gradients are of the step
+            module.zero_grad(set_to_none=True)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
             torch.cuda.reset_peak_memory_stats(x.device)

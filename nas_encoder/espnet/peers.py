@@ -49,6 +49,19 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class AnyEncoder(nn.Module):
+    """An encoder of ESPnet of which nothing is known but its interface."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode x (B, T, F), lengths (B,): (B, T', D) and (B,)."""
+        output, output_lengths, _ = self.encoder(x, lengths)
+        return output, output_lengths
+
+
 class EspnetPeer(Peer):
     """An encoder of ESPnet's ASR task."""
 
@@ -74,6 +87,35 @@ def e_branchformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
     return build("e_branchformer", "EBranchformerEncoder", options, input_size, sizes)
 
 
+def any_encoder(name: str, options: Mapping[str, Any], input_size: int) -> nn.Module:
+    """Build an encoder by its name in ESPnet's ASR task, without defaults of recipes.
+
+    Args:
+        name: As in ``encoder:`` of ESPnet's configurations.
+        options: As in ``encoder_conf:``.
+        input_size: F.
+
+    Raises:
+        ConfigError: There is no such encoder, or an option is unknown, missing or refused.
+        MissingDependencyError: ESPnet is not installed.
+    """
+    choices: Mapping[str, Any] = _module("espnet2.tasks.asr", name).encoder_choices.classes
+    if name not in choices:
+        known = ", ".join(sorted(choices))
+        raise ConfigError("encoder of ESPnet", [f"must be one of {known}, got {name!r}"])
+    settings = {**options, "input_size": input_size}
+    return AnyEncoder(build_with(f"espnet:{name}", choices[name], settings, ()))
+
+
+def _module(path: str, encoder: str) -> Any:
+    try:
+        return import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name not in ("espnet2", "espnet2.asr"):
+            raise
+        raise MissingDependencyError("espnet", "espnet", f"the encoder '{encoder}'") from error
+
+
 def build(
     kind: str, name: str, options: Mapping[str, Any], input_size: int, sizes: tuple[str, ...]
 ) -> nn.Module:
@@ -91,12 +133,7 @@ def build(
         ConfigError: An option is unknown, missing or refused.
         MissingDependencyError: ESPnet is not installed.
     """
-    try:
-        module = import_module(f"espnet2.asr.encoder.{kind}_encoder")
-    except ModuleNotFoundError as error:
-        if error.name not in ("espnet2", "espnet2.asr"):
-            raise
-        raise MissingDependencyError("espnet", "espnet", f"the encoder 'espnet_{kind}'") from error
+    module = _module(f"espnet2.asr.encoder.{kind}_encoder", f"espnet_{kind}")
     where = f"espnet_{kind}"
     settings = {**SHIPPED[kind], **options}
     layer = settings["input_layer"]

@@ -72,8 +72,8 @@ def read_espnet(
     else:
         archive = Archive(path)
         meta = parse_config(archive.read("meta.yaml"), f"{path}: meta.yaml")
-        config_name = _member(path, meta, "yaml_files", "asr_train_config")
-        name = checkpoint or _member(path, meta, "files", "asr_model_file")
+        config_name = member(path, meta, "yaml_files", "asr_train_config")
+        name = checkpoint or member(path, meta, "files", "asr_model_file")
         config = parse_config(archive.read(config_name), f"{path}: {config_name}")
         state = load_tensors(archive.read(name), f"{path}: {name}")
         source, read = str(path), archive.read
@@ -109,7 +109,12 @@ def _choose(folder: Path) -> str:
     )
 
 
-def _member(path: Path, meta: Mapping[str, Any], table: str, key: str) -> str:
+def member(path: Path, meta: Mapping[str, Any], table: str, key: str) -> str:
+    """Return the name of a file of a packed model that its meta.yaml gives.
+
+    Raises:
+        CheckpointError: It gives none.
+    """
     entries = meta.get(table)
     name = entries.get(key) if isinstance(entries, Mapping) else None
     if not isinstance(name, str):
@@ -162,7 +167,7 @@ def read_encoder(
     if problems or not isinstance(kind, str):
         raise CheckpointError(subject, problems)
     if kind in theirs:
-        size, weights = _input_size(config), take(state, PREFIX)
+        size, weights = input_size(config), take(state, PREFIX)
         place = f"{subject}: encoder_conf of '{kind}'"
         return adopt("espnet", kind, conf, size, weights, place)
     if convertible and conf.get("interctc_use_conditioning"):
@@ -176,7 +181,7 @@ def read_encoder(
     problems += [f"encoder_conf.{name}: has no counterpart in NeMo" for name in unknown]
     if problems:
         raise CheckpointError(subject, problems)
-    options["input_size"] = _input_size(config)
+    options["input_size"] = input_size(config)
     notes = []
     if taps:
         notes.append(
@@ -189,7 +194,8 @@ def read_encoder(
     return Encoder(kind, options, weights), notes
 
 
-def _input_size(config: Mapping[str, Any]) -> Any:
+def input_size(config: Mapping[str, Any]) -> Any:
+    """Return the number of features of a frame that the encoder of a configuration sees."""
     if config.get("input_size") is not None:
         return config["input_size"]
     projection = config.get("preencoder_conf") or {}

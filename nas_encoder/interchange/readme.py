@@ -18,12 +18,12 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.interchange import card
 from nas_encoder.interchange.convert import read
 from nas_encoder.interchange.files import Archive, read_file
+from nas_encoder.interchange.frames import frame_shift, sample_rate
 from nas_encoder.interchange.model import Model
 from nas_encoder.network.complexity import count_macs
 
 SECONDS = 10.0  # of speech, for multiply-adds and the real-time factor
 RESULTS = "RESULTS.md"  # of ESPnet's recipes
-_RATES = {"k": 1000.0, "": 1.0}
 # Option -> what each of its values must look like, and what that is called.
 _RULES = {
     "repo": (r"[\w.-]+/[\w.-]+", "an owner and a name, such as 'me/librispeech_nas'"),
@@ -139,7 +139,7 @@ import soundfile
 from espnet2.bin.asr_inference import Speech2Text
 
 model = Speech2Text.from_pretrained({place!r}{options})
-speech, rate = soundfile.read("speech.wav")  # {_rate(model):g} Hz, one channel
+speech, rate = soundfile.read("speech.wav")  # {sample_rate("espnet", config):g} Hz, one channel
 print({"model(speech)[0][0][0]" if _taps(model) else "model(speech)[0][0]"})
 """
     note = "\n\nThe model has a CTC layer only: other weights decode nonsense." if only else ""
@@ -151,30 +151,14 @@ def _taps(model: Model) -> bool:
     return bool((model.config.get("encoder_conf") or {}).get("interctc_layer_idx"))
 
 
-def _rate(model: Model) -> float:
-    conf = model.config.get("frontend_conf" if model.toolkit == "espnet" else "preprocessor") or {}
-    text = str(conf.get("fs", conf.get("sample_rate", 16000))).lower().removesuffix("hz").strip()
-    unit = text[-1:] if text.endswith("k") else ""
-    return float(text.removesuffix("k")) * _RATES[unit]
-
-
-def _hop(model: Model) -> float:
-    """Return the seconds between two frames of features."""
-    if model.toolkit == "nemo":
-        return float((model.config.get("preprocessor") or {}).get("window_stride", 0.01))
-    conf = model.config.get("frontend_conf") or {}
-    if "window_stride" in conf:  # NeMo's features
-        return float(conf["window_stride"])
-    return float(conf.get("hop_length", 128)) / _rate(model)
-
-
 def _facts(model: Model, time: Callable[[nn.Module, int, int], float] | None) -> dict[str, Any]:
     encoder = model.encoder
     network = encoder.build().eval()
     network.load_state_dict(
         {name.removeprefix("network."): tensor for name, tensor in encoder.weights.items()}
     )
-    bins, frames = encoder.options["input_size"], round(SECONDS / _hop(model))
+    shift, rate = frame_shift(model.toolkit, model.config), sample_rate(model.toolkit, model.config)
+    bins, frames = encoder.options["input_size"], round(SECONDS / shift)
     genotype = encoder.genotype
     facts = {
         "encoder": encoder.kind,
@@ -184,7 +168,7 @@ def _facts(model: Model, time: Callable[[nn.Module, int, int], float] | None) ->
         "parameters of the model": model.parameters,
         f"multiply-adds of the encoder for {SECONDS:g} s": count_macs(network, frames, bins),
         "frame rate": f"1 output frame for {network.subsampling_factor} input frames",
-        "input frames": f"{bins} features every {1000 * _hop(model):g} ms at {_rate(model):g} Hz",
+        "input frames": f"{bins} features every {1000 * shift:g} ms at {rate:g} Hz",
     }
     if time is not None:
         facts["real-time factor of the encoder"] = (

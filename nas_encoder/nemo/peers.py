@@ -5,12 +5,13 @@ B batch, T frames, F features of a frame, T' output frames, D output features.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from nas_encoder.errors import MissingDependencyError
+from nas_encoder.errors import ConfigError, MissingDependencyError
 from nas_encoder.peers.peer import Peer, build_with
 
 SIZES = ("d_model", "n_layers", "n_heads")
@@ -44,6 +45,19 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class AnyEncoder(nn.Module):
+    """An encoder of NeMo of which nothing is known but its interface."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode x (B, T, F), lengths (B,): (B, T', D) and (B,)."""
+        output, output_lengths = self.encoder(audio_signal=x.transpose(1, 2), length=lengths)
+        return output.transpose(1, 2), output_lengths
+
+
 class NemoPeer(Peer):
     """NeMo's ``ConformerEncoder``."""
 
@@ -61,6 +75,41 @@ def conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
 def fast_conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
     """Build a FastConformer (8x unless another ``subsampling_factor`` is given)."""
     return build("fast_conformer", options, input_size)
+
+
+def any_encoder(target: str, options: Mapping[str, Any], input_size: int) -> nn.Module:
+    """Build an encoder by its class path, as NeMo does: only what it allows is instantiated.
+
+    Args:
+        target: As in ``model.encoder._target_``.
+        options: As in ``model.encoder``.
+        input_size: F.
+
+    Raises:
+        ConfigError: There is no such class, NeMo does not allow it, it is no encoder, or an option
+            is unknown, missing or refused.
+        MissingDependencyError: NeMo is not installed.
+    """
+    try:
+        from nemo.core.classes.common import safe_instantiate
+    except ModuleNotFoundError as error:
+        if error.name != "nemo":
+            raise
+        raise MissingDependencyError("nemo_toolkit", "nemo", f"the encoder '{target}'") from error
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.create({**options, "_target_": target, "feat_in": input_size})
+    try:
+        found: Any = safe_instantiate(config)
+    except (HydraException, AssertionError, TypeError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split()) or "an assertion"
+        raise ConfigError(target, [f"cannot be built with these options: {said}"]) from error
+    if not isinstance(found, nn.Module) or {"audio_signal", "length"} - set(
+        inspect.signature(found.forward).parameters
+    ):
+        raise ConfigError(target, ["is no encoder: it takes no 'audio_signal' and 'length'"])
+    return AnyEncoder(found)
 
 
 def build(kind: str, options: Mapping[str, Any], input_size: int) -> nn.Module:

@@ -338,7 +338,11 @@ def test_genotypes(expected: Expected) -> None:
     assert {name: load_genotype(name).hash for name in list_genotypes()}.items() >= zoo.items()
 
 
-TOLD = {"data check": ("tokens",), "show": ("channels", "layers", "output_size")}
+TOLD = {
+    "bench": ("output",),
+    "data check": ("tokens",),
+    "show": ("channels", "layers", "output_size"),
+}
 
 
 def test_options_of_the_commands(expected: Expected) -> None:

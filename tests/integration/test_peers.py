@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from nas_encoder.bench.measure import EncoderSettings, benchmark
+from nas_encoder.bench.sources import read_source
+from nas_encoder.bench.subjects import build
 from nas_encoder.errors import (
     ConfigError,
     MissingDependencyError,
@@ -104,6 +108,33 @@ def test_the_interface(name: str) -> None:
         again, _ = encoder(x, torch.tensor([50, 50]))
         alone, _ = encoder(x[:1], torch.tensor([50]))
     assert torch.allclose(again[:1], alone, atol=1e-5)
+
+
+def test_any_encoder_of_a_toolkit_by_its_name() -> None:
+    """They are those of the classes themselves, and refused with all that is wrong."""
+    theirs = importlib.import_module("espnet2.asr.encoder.branchformer_encoder")
+    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "cgmlp_linear_units": 24}
+    for name, given, cls in (
+        ("espnet:branchformer", conf, theirs.BranchformerEncoder),
+        ("nemo.collections.asr.modules.ConformerEncoder", NEMO, None),
+    ):
+        torch.manual_seed(0)
+        subject = build(read_source(f"{name}{json.dumps(given)}"), features=BINS)
+        assert subject.module is not None
+        if cls is not None:
+            assert subject.parameters == count_parameters(cls(BINS, **conf))
+        row = benchmark([subject], EncoderSettings(speech=(0.5, 0.3), seconds=0.0, repeats=3))
+        assert row["networks"][0]["step"]["1"]["ms"] > 0
+    for text, said in (
+        ("espnet:branchformers", "must be one of .*branchformer"),
+        ("espnet:branchformer{widths: 3}", "widths: unknown option; known: .*output_size"),
+        ("nemo.collections.asr.modules.ConformerEncoder{n_layers: 1}", "cannot be built .*d_model"),
+        ("nemo.collections.asr.modules.ConvASRDecoder{num_classes: 3}", "is no encoder"),
+        ("nemo.collections.common.tokenizers.AutoTokenizer", "cannot be built"),
+        ("nemo.nothing.Here{n_layers: 1}", "cannot be built"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            build(read_source(text))
 
 
 @pytest.mark.parametrize(

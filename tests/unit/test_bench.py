@@ -243,8 +243,8 @@ def test_the_size_of_a_search_config(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ([], "either --operations or genotypes"),
-        (["asrnet_b", "--operations"], "either --operations or genotypes"),
+        ([], "either --operations or encoders"),
+        (["asrnet_b", "--operations"], "either --operations or encoders"),
         (["--operations", "--set", "objective.layers=3"], "give --config too"),
         (["--operations", "--frames", "2"], "frames: must be in 4..1000000, got 2"),
         (["--operations", "--threads", "0"], "threads: must be in 1..1024, got 0"),
