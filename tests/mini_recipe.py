@@ -1,4 +1,4 @@
-"""Runs a demo's recipe as its user does, and checks what all of them leave behind."""
+"""Runs a recipe as its user does, and checks what all demos leave behind."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 
 from tools.experiments.equal_time import SAME
 
-MINI = Path(__file__).resolve().parents[1] / "recipes" / "mini"
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 def run_recipe(
-    toolkit: str, *options: str, timeout: float = 60
+    toolkit: str, *options: str, timeout: float = 60, corpus: str = "mini"
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``recipes/mini/TOOLKIT/run.sh``; ``timeout`` in seconds."""
+    """Run ``recipes/CORPUS/TOOLKIT/run.sh``; ``timeout`` in seconds."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": sys.prefix,
     }
     return subprocess.run(
-        ["bash", str(MINI / toolkit / "run.sh"), *options],
+        ["bash", str(RECIPES / corpus / toolkit / "run.sh"), *options],
         env=environment,
         capture_output=True,
         text=True,

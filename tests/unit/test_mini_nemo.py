@@ -14,7 +14,6 @@ from data_samples import nemo_manifest, write_tone
 from nas_encoder import build_encoder
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError, DataError
-from recipes.mini.nemo.local.epoch_lines import EpochLines
 from recipes.mini.nemo.local.evaluate import model_path, read_test_set
 from recipes.mini.nemo.local.make_config import Writer, infeasible
 from tools.experiments.equal_time import plan, run_of
@@ -22,6 +21,7 @@ from tools.experiments.job_costs import Progress
 from tools.experiments.match_size import Match
 from tools.experiments.measure import measure, named_path
 from tools.experiments.schedules import SCHEDULES, merge
+from tools.nemo_recipes.epoch_lines import EpochLines
 
 SCHEDULE = SCHEDULES["nemo"]
 CONF = Path(__file__).resolve().parents[2] / "recipes" / "mini" / "nemo" / "conf"

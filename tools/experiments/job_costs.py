@@ -11,7 +11,8 @@ from typing import Any
 from nas_encoder.errors import DataError
 
 _STARTED = re.compile(r"INFO: (\d+)/(\d+)epoch started")
-_RESULTS = re.compile(r"INFO: (\d+)epoch results: .*?\[valid\].*?cer_ctc=([0-9.]+|nan)")
+_RESULTS = re.compile(r"INFO: (\d+)epoch results: .*?\[valid\].*?(cer_ctc|val_wer)=([0-9.]+|nan)")
+_NAMES = {"cer_ctc": "CER", "val_wer": "error rate"}  # NeMo calls that of any unit val_wer
 _PERCENT = re.compile(r"(\d+)%\|")  # a tqdm bar
 
 
@@ -68,7 +69,7 @@ class Progress:
             self._last, self.begun = int(found[2]), True
             return f"epoch {found[1]}/{found[2]} began"
         if found := _RESULTS.search(text):
-            epoch, cer = int(found[1]), float(found[2])
+            epoch, rate = int(found[1]), float(found[3])
             self.epochs[str(epoch)] = {"cpu": cpu - self._cpu, "wall": wall - self._wall}
             self._walls.append(wall - self._wall)
             self._cpu, self._wall = cpu, wall
@@ -76,7 +77,7 @@ class Progress:
             left = each * (self._last - epoch) / 60
             return (
                 f"epoch {epoch}/{self._last}, {each:.1f} s each, {left:.1f} min left, "
-                f"valid CER {100 * cer:.1f} %"
+                f"valid {_NAMES[found[2]]} {100 * rate:.1f} %"
             )
         if found := _PERCENT.search(text):
             self.begun = True

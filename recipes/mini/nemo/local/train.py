@@ -15,7 +15,7 @@ from nemo.core.config import hydra_runner
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 
-from recipes.mini.nemo.local.epoch_lines import EpochLines
+from tools.nemo_recipes.epoch_lines import EpochLines
 
 
 @hydra_runner(config_path="../conf", config_name="common")  # type: ignore[untyped-decorator]

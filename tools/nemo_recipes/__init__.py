@@ -1,0 +1,1 @@
+"""Configurations and programs of the NeMo recipes of AISHELL, LibriSpeech and TIMIT."""
