@@ -10,6 +10,7 @@ from pathlib import Path
 from nas_encoder.data.phones import FOLDINGS, fold
 from nas_encoder.errors import DataError, MissingDependencyError
 
+FOLDED = tuple(FOLDINGS)  # units of folded phones
 _SHOWN = 5
 _CHARACTERS = re.compile(r"<[a-z_/]+>|.")  # a special token, such as <unk>, is one unit
 
@@ -107,8 +108,8 @@ def score(
     if problems:
         raise DataError("transcripts", problems)
     utterances = tuple(sorted(reference))
-    wanted = [_units(reference[key], unit) for key in utterances]
-    found = [_units(hypothesis[key], unit) for key in utterances]
+    wanted = [units(reference[key], unit) for key in utterances]
+    found = [units(hypothesis[key], unit) for key in utterances]
     pairs = zip(wanted, found, strict=True)
     counts = [edit_distance(*pair, sclite_mode=sclite) for pair in pairs]
     return Score(
@@ -119,7 +120,8 @@ def score(
     )
 
 
-def _units(transcript: str, unit: str) -> Sequence[str]:
+def units(transcript: str, unit: str) -> Sequence[str]:
+    """Return what is counted of a transcript; ValueError if the unit is unknown."""
     if unit == "char":
         return _CHARACTERS.findall(transcript)
     if unit == "word":

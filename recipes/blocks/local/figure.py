@@ -8,6 +8,7 @@ from pathlib import Path
 from nas_encoder.errors import MissingDependencyError
 from recipes.blocks.local.encoders import CELLS, CHANCE, NARROWED, PEER, SEARCHED
 from recipes.blocks.local.rows import WORDS, Row
+from tools.results.front import front as front_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and a shape for each role.
 _LOOKS = {
@@ -22,11 +23,7 @@ _COLUMNS = 2
 
 def front(rows: Sequence[Row]) -> list[Row]:
     """Return the encoders that no other one beats in both error and latency, by latency."""
-    kept: list[Row] = []
-    for row in sorted(rows, key=lambda r: (r.ms, r.pooled.rate)):
-        if not kept or row.pooled.rate < kept[-1].pooled.rate:
-            kept.append(row)
-    return kept
+    return front_of(rows, lambda row: row.ms, lambda row: row.pooled.rate)
 
 
 def plot(panels: Mapping[str, Sequence[Row]], seed: int, paths: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from nas_encoder.errors import DataError
 from recipes.blocks.local.encoders import PEER
+from tools.results.front import front as front_of
 from tools.results.page import ROOT, path_from, publish
 from tools.scripts import command
 
@@ -83,11 +84,7 @@ def summaries(sections: Sequence[Mapping[str, Any]]) -> list[Summary]:
 
 def front(encoders: Sequence[Summary]) -> list[Summary]:
     """Return those that no other one beats in both error and latency, the fastest first."""
-    kept: list[Summary] = []
-    for own in sorted(encoders, key=lambda other: (other.ms, other.relative)):
-        if not kept or own.relative < kept[-1].relative:
-            kept.append(own)
-    return kept
+    return front_of(encoders, lambda own: own.ms, lambda own: own.relative)
 
 
 def text(document: Mapping[str, Any], folder: str) -> str:
