@@ -36,8 +36,8 @@ Your own are files in the folder that the environment variable {OWN_ZOO} names, 
 default ~/.local/share/nas_encoder/zoo (or nas_encoder/zoo in $XDG_DATA_HOME).
 """
 ADD_HELP = """The provenance must tell what others need: of a search its strategy, configuration,
-data, seed, commit or version, and validation error; of anything else its source. A name that is
-taken is refused."""
+data, seed, commit or version, and validation error; of anything else its source. Absolute paths
+in it, which others cannot follow, are refused, and so is a name that is taken."""
 ADD_EXAMPLES = """examples:
   nas-encoder zoo add exp/search/genotype.yaml --name my_blocks --data LibriSpeech-100
   nas-encoder zoo add mine.yaml --source "drawn on a napkin"
@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("genotype", metavar="FILE", help="for example exp/search/genotype.yaml")
     add.add_argument("--name", help="by default the one in the file")
     add.add_argument("--data", metavar="TEXT", help="what the data are, instead of their path")
+    add.add_argument(
+        "--config", metavar="TEXT", help="what the configuration is, instead of its path"
+    )
     add.add_argument("--source", metavar="TEXT", help="where it comes from")
     add.add_argument("--note", metavar="TEXT", help="what users should know")
     add.add_argument("--into", metavar="FOLDER", help="another zoo than your own")
@@ -114,7 +117,7 @@ def _add(args: argparse.Namespace) -> int:
 
     genotype = load_genotype(Path(args.genotype))
     require_unaltered(Path(args.genotype))
-    given = {key: getattr(args, key) for key in ("data", "source", "note")}
+    given = {key: getattr(args, key) for key in ("data", "config", "source", "note")}
     told = {key: text for key, text in given.items() if text is not None}
     name, provenance = args.name or genotype.name, {**genotype.provenance, **told}
     named = Genotype(name, genotype.space, genotype.architecture, provenance)

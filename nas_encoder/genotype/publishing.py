@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ SEARCHED = {
     "data": "on which data",
     "seed": "with which seed",
 }
+# From the root, from a home folder, or of Windows; not URLs and not parts of a sentence.
+_OWN_PATH = re.compile(r"(?:/|~[\w.-]*/|[A-Za-z]:[\\/])[^\s/\\]")
 _SHOW = "nas-encoder show FILE --json prints what the file has"
 
 
@@ -35,7 +38,8 @@ def publish(genotype: Genotype, folder: Path | None = None) -> Path:
 
     Raises:
         GenotypeError: The name is taken or looks like a path, the provenance does not say enough
-            (:func:`missing_provenance`), or the folder cannot be written.
+            (:func:`missing_provenance`) or names files of this machine (:func:`own_paths`), or the
+            folder cannot be written.
     """
     target = own_zoo() if folder is None else folder
     name, problems = genotype.name, Problems()
@@ -47,7 +51,8 @@ def publish(genotype: Genotype, folder: Path | None = None) -> Path:
         taken.append(f"{target} has one")
     for reason in taken:
         problems.add("name", f"{show(name)} is taken: {reason}; give another with --name")
-    for line in missing_provenance(genotype.provenance):
+    paths = map(_with_remedy, own_paths(genotype.provenance))
+    for line in (*missing_provenance(genotype.provenance), *paths):
         problems.add(*line.split(": ", 1))
     if problems:
         raise GenotypeError(f"genotype {show(name)}", problems.lines)
@@ -107,6 +112,34 @@ def missing_provenance(provenance: Mapping[str, Any]) -> list[str]:
         rule = "must be a number: the error that it was chosen by"
         lines.append(f"provenance.validation.token_error_rate: {rule} ({_SHOW})")
     return lines
+
+
+def own_paths(document: Mapping[str, Any]) -> list[str]:
+    """Return where a document holds an absolute path, as lines: others have no such file."""
+    return [
+        f"{place}: is a path of this machine, {show(text)}"
+        for place, text in _texts(document)
+        if _OWN_PATH.match(text)
+    ]
+
+
+def _with_remedy(line: str) -> str:
+    place = line.split(":", 1)[0]
+    known = place in ("data", "config", "source", "note")
+    remedy = f"say what it is with --{place}" if known else "change it in the file, by hand"
+    return f"provenance.{line}; {remedy}"
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all texts of a document with their places."""
+    if isinstance(value, str):
+        yield place, value.strip()
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _texts(item, f"{place}.{number}")
 
 
 def error_of(provenance: Mapping[str, Any]) -> float | None:

@@ -279,3 +279,12 @@ def test_a_resumed_training_counts_its_last_epochs_and_shapes_may_be_frames(tmp_
     (tmp_path / "shape").write_text("a x\n")
     with pytest.raises(DataError, match="line 1: must be a key and a shape"):
         speech_of_espnet(config, [tmp_path])
+
+
+def test_decodings_of_recipes_have_names(tmp_path: Path) -> None:
+    root = recipe_folder(tmp_path / "exp", tmp_path / "data" / "espnet")
+    decoded = root / "decode" / "nas_ctc" / "lm" / "test" / "1best_recog" / "text"
+    write_text(decoded, references())
+    (found,) = [one for one in find([("", root)]) if one.name == "nas_ctc"]
+    ways = {(one.way, one.test): one.recognised for one in found.decodings}
+    assert ways["lm", "test"] == decoded and ("", "test") in ways

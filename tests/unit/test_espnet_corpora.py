@@ -11,18 +11,35 @@ from typing import Any
 import pytest
 import torch
 
+from nas_encoder import build_encoder, load_genotype
 from nas_encoder.common.documents import write_yaml
-from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.errors import ConfigError, DataError, NasEncoderError
+from nas_encoder.network.complexity import count_parameters
+from tools.espnet_recipes import language_model as language_models
 from tools.espnet_recipes.bpe import tokens, train
 from tools.espnet_recipes.configs import choices, table, train_config
+from tools.espnet_recipes.language_model import kenlm_tool, language_model, write_texts
 from tools.espnet_recipes.results import Row, page, parameters_of, rows, table_of
-from tools.espnet_recipes.standalone import averaged, choice_of, decoding, tiny, training_config
+from tools.espnet_recipes.standalone import (
+    averaged,
+    choice_for,
+    choice_of,
+    choices_of,
+    decoding_file,
+    tiny,
+    training_config,
+    with_genotype,
+)
 from tools.experiments.recipe import PROFILES, read_options
+from tools.experiments.searched import Source, given, searches
+from tools.results.document import write_files
+from tools.results.publish import main as main_of_publish
 
 ROOT = Path(__file__).resolve().parents[2]
+LM = {"lm_config": 1, "lm_stats": 1, "lm_shape": 2, "lm": 1}
 JOBS = {
-    "timit": {"data": 1, "tokens": 1, "training_config": 2, "stats": 2, "train": 2, "decode": 4},
-    "aishell": {"data": 1, "tokens": 1, "training_config": 2, "stats": 2, "train": 2, "decode": 4},
+    "timit": {"data": 1, "tokens": 1, "training_config": 3, "stats": 2, "train": 3, "decode": 6},
+    "aishell": {"data": 1, "search": 2, "training_config": 3, "train": 3, "decode": 6, **LM},
     "librispeech": {"data": 2, "tokens": 1, "stats": 2, "train": 2, "decode": 6},
 }
 
@@ -90,9 +107,12 @@ def test_every_choice_has_a_decoding_and_a_checkpoint() -> None:
     for corpus in table()["corpora"]:
         for choice in choices(corpus):
             conf = ROOT / "recipes" / corpus / "espnet" / "conf"
-            assert (conf / decoding(choice)).is_file()
+            assert (conf / decoding_file(choice)).is_file()
             if choice.loss != "hybrid":
-                assert (conf / decoding(choice, "greedy")).is_file()
+                assert (conf / decoding_file(choice, "greedy")).is_file()
+            else:
+                with pytest.raises(ConfigError, match="must be of beam, lm, ngram for .*'greedy'"):
+                    decoding_file(choice, "greedy")
             assert re.fullmatch(r"valid\.(acc|cer_ctc|loss)\.ave\.pth", averaged(choice))
 
 
@@ -118,8 +138,9 @@ def test_results_have_the_form_of_espnets(tmp_path: Path) -> None:
         "|---|---|---|---|---|---|---|---|---|",
         "|beam/test|2|7|85.7|14.3|0.0|14.3|28.6|100.0|",
     ]
-    text = "\n".join(page("timit", ["A note."], [words, letters], {"blocks": 9_170_000}))
-    assert "- Params: 9.17M" in text and text.count("|beam/test|") == 2
+    about = {"blocks": ["Params: 9.17M", "Training: 1.0 CPU minutes"]}
+    text = "\n".join(page("timit", ["A note."], [words, letters], about))
+    assert "- Params: 9.17M\n- Training" in text and text.count("|beam/test|") == 2
 
     state: dict[str, Any] = {"encoder.weight": torch.zeros(3, 4), "normalize.mean": torch.zeros(5)}
     state["encoder.norm.running_mean"] = torch.zeros(7)
@@ -127,3 +148,127 @@ def test_results_have_the_form_of_espnets(tmp_path: Path) -> None:
     assert parameters_of(tmp_path / "model.pth") == 12
     with pytest.raises(DataError, match="cannot be read"):
         parameters_of(tmp_path / "none.pth")
+
+
+def test_genotypes_are_trained_at_the_size_of_dfsmn_san() -> None:
+    for name, about in (("hourglass", "blocks"), ("synth_pdarts", "nas")):
+        genotype = load_genotype(name)
+        choice = choice_for("timit", name == "hourglass", "ctc")
+        assert choice.name == f"{about}_ctc"
+        plain = train_config(choice)
+        plain["encoder_conf"] |= {"layers": 8, "channels": 8}
+        made = with_genotype(choice, plain, genotype, 500_000)
+        options = made["encoder_conf"]
+        with torch.device("meta"):
+            network = build_encoder(**options, input_size=made["frontend_conf"]["n_mels"])
+        assert count_parameters(network) == pytest.approx(500_000, rel=0.1)
+        assert load_genotype(options["genotype"]).hash == genotype.hash
+        same = {key: made[key] for key in made if key != "encoder_conf"}
+        assert same == {key: plain[key] for key in plain if key != "encoder_conf"}
+        own = with_genotype(choice, plain, genotype, None)["encoder_conf"]
+        assert ("channels" in own) == (about == "nas")
+    with pytest.raises(ConfigError, match="must not be a name of --encoders: blocks"):
+        choices_of("timit", ["blocks"], ["blocks"])
+    with pytest.raises(ConfigError, match="must name one, if neither"):
+        choices_of("timit", [], [])
+
+
+def test_language_models_are_those_of_espnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = language_model("librispeech", {"seed": 3}, False)
+    assert found["lm_conf"]["layer"] == 16 and found["lm_conf"]["dropout_rate"] == 0.0
+    assert (found["batch_bins"], found["optim_conf"], found["seed"]) == (
+        500000000,
+        {"lr": 0.005},
+        3,
+    )
+    assert language_model("timit", {}, True)["lm_conf"]["layer"] == 1
+    (tmp_path / "text").write_text("u1 A DOG\n")
+    (tmp_path / "more").write_text("THE CAT\n\nA BIRD\n")
+    write_texts(tmp_path / "text", tmp_path / "more", False, tmp_path / "lm" / "text")
+    words = [line.split(" ", 1)[1] for line in (tmp_path / "lm" / "text").read_text().splitlines()]
+    assert words == ["A DOG", "THE CAT", "A BIRD"]
+    with pytest.raises(DataError, match="40,418,261|40418261"):
+        write_texts(tmp_path / "text", tmp_path / "more", True, tmp_path / "whole" / "text")
+    assert not (tmp_path / "whole" / "text").exists()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="lmplz is not on the PATH.*github.com/kpu/kenlm"):
+        kenlm_tool()
+    (tmp_path / "lmplz").write_text("#!/bin/sh\n")
+    (tmp_path / "lmplz").chmod(0o755)
+    monkeypatch.setattr(language_models, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="the module kenlm is not installed"):
+        kenlm_tool()
+
+
+def test_searches_and_genotypes_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("{strategy: random, space: tdnn_chain, seeds: [4, 5]}\n")
+    words = "--set batch.workers=0 blocks --set trials.count=9 --resume mine --json"
+    configs = "cells=he2020_revised blocks=blocks mine=mine.yaml"
+    found = searches("cells blocks mine", configs, words, tmp_path)
+    assert [search.config for search in found.values()] == [
+        "he2020_revised",
+        "blocks",
+        str(tmp_path / "mine.yaml"),
+    ]
+    cells, blocks, mine = found.values()
+    assert cells.seed_options(1) == "--seeds 1 2 3" and blocks.seed_options(7) == "--seed 7"
+    assert mine.seed_options(2) == "--seeds 2 3"
+    assert (cells.options, mine.options) == (
+        "--set batch.workers=0",
+        "--set batch.workers=0 --json",
+    )
+    assert blocks.options == "--set batch.workers=0 --set trials.count=9 --resume"
+    assert blocks.source == Source("search/blocks/genotype.yaml", True) and not cells.source.sized
+    load_genotype("asrnet_b").save(tmp_path / "found.yaml")
+    assert given("a=asrnet_b b=found.yaml c=hourglass", tmp_path) == {
+        "a": Source("asrnet_b", False),
+        "b": Source(str(tmp_path / "found.yaml"), False),
+        "c": Source("hourglass", True),
+    }
+    for wrong, rule in (
+        ("asrnet_b", "must be NAME=VALUE"),
+        ("a=asrnet_b a=asrnet_a", "'a' is there twice"),
+        ("a=missing.yaml", "missing.yaml"),
+    ):
+        with pytest.raises(NasEncoderError, match=rule):
+            given(wrong, tmp_path)
+    with pytest.raises(ConfigError, match="must be of cells, blocks, mine, .*; got 'cell'"):
+        searches("cell", configs, "", tmp_path)
+    (tmp_path / "mine.yaml").write_text("steps: 3\n")
+    with pytest.raises(ConfigError, match="space: is missing"):
+        searches("mine", configs, "", tmp_path)
+
+
+def test_only_what_others_could_get_again_is_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, results = tmp_path / "timit", tmp_path / "timit" / "exp" / "results"
+    results.mkdir(parents=True)
+    origin = {"seed": 1, "commit": "34495c11503a", "machine": "2 cores", "command": "run.sh"}
+
+    def published(tiny: bool = False, **changes: Any) -> int:
+        known = {key: value for key, value in {**origin, **changes}.items() if value is not None}
+        write_files(results, ["# timit"], known, {"origin": known, "tiny": tiny})
+        return main_of_publish(["--recipe", str(recipe)])
+
+    for changes, rule in (
+        ({"tiny": True}, "run it without --tiny"),
+        ({"commit": "34495c11503a-dirty"}, "34495c11503a-dirty says that files differed"),
+        ({"commit": None}, "origin.commit: is missing"),
+        ({"seed": None}, "origin.seed: is missing"),
+        (
+            {"command": "run.sh --expdir /tmp/exp"},
+            "command.2: is a path of this machine, '/tmp/exp'",
+        ),
+    ):
+        assert published(**changes) == 1
+        assert rule in capsys.readouterr().err
+    assert not (recipe / "RESULTS.md").exists()
+    assert published() == 0
+    assert "- seed: 1\n- commit: 34495c11503a" in (recipe / "RESULTS.md").read_text()
+    assert (recipe / "results.json").read_bytes() == (results / "results.json").read_bytes()
+    (results / "results.json").unlink()
+    assert main_of_publish(["--recipe", str(recipe)]) == 1
+    assert "lacks results.json; run the recipe first" in capsys.readouterr().err

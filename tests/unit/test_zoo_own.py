@@ -27,7 +27,7 @@ FOUND = {
     "strategy": "evolution",
     "config": "blocks",
     "seed": 1,
-    "data": "/mnt/data/train",
+    "data": "data/train",
     "version": "0.1.0",
     "commit": "34495c11503a",
     "validation": {"token_error_rate": 12.5},
@@ -99,6 +99,26 @@ def test_what_is_not_known_of_its_origin_is_refused_by_name(
     with pytest.raises(GenotypeError, match=message):
         publish(searched(**changes))
     assert not zoo.exists()
+
+
+def test_paths_of_this_machine_are_not_published(
+    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidates = [{"seed": 1, "table": "/mnt/tables/asr.sqlite"}]
+    changes = {"data": "/mnt/data/train", "config": "~/mine.yaml", "candidates": candidates}
+    with pytest.raises(GenotypeError) as caught:
+        publish(searched(**changes))
+    assert list(caught.value.problems) == [
+        "provenance.config: is a path of this machine, '~/mine.yaml'; say what it is with --config",
+        "provenance.data: is a path of this machine, '/mnt/data/train'; say what it is with --data",
+        "provenance.candidates.0.table: is a path of this machine, '/mnt/tables/asr.sqlite'; "
+        "change it in the file, by hand",
+    ]
+    searched(**changes | {"candidates": None}).save(tmp_path / "one.yaml")
+    words = ["--data", "100 h, read", "--config", "conf/mine.yaml of https://a.org/b"]
+    assert main(["zoo", "add", str(tmp_path / "one.yaml"), *words]) == 0
+    assert load_genotype("found").provenance["config"] == words[-1]
+    assert "/mnt" not in (zoo / "found.yaml").read_text() + capsys.readouterr().out
 
 
 def test_origins_that_suffice(zoo: Path, file: str) -> None:

@@ -1,6 +1,6 @@
 """Finds trainings: those of the recipes here, with either toolkit, and of ESPnet's own run.sh.
 
-- recipe with ESPnet: ``models/RUN/config.yaml``, ``decode/RUN[/TEST]/1best_recog/text``;
+- recipe with ESPnet: ``models/RUN/config.yaml``, ``decode/RUN[[/WAY]/TEST]/1best_recog/text``;
 - recipe with NeMo: ``conf/RUN.yaml``, ``models/RUN/checkpoints``, ``decode/RUN[/HEAD/TEST]/text``;
 - ESPnet's ``asr.sh``: ``asr_TAG/config.yaml``, ``asr_TAG/WAY/[org/]TEST/text``.
 
@@ -22,7 +22,7 @@ from tools.benchmark.trained import Decoding, Trained
 TEXT = "1best_recog/text"
 CONFIG = "config.yaml"
 DEFAULT_TEST = "test"  # of recipes with one test set
-HEADS = ("ctc", "rnnt")
+WAYS = ("ctc", "rnnt", "beam", "greedy", "lm", "ngram")  # heads, and decodings of recipes
 _AVERAGES = ("*.ave.pth", "*.best.pth", "*.ave_*best.pth")
 
 
@@ -188,7 +188,7 @@ def _texts(folder: Path, file: str) -> Iterator[tuple[str, str, Path]]:
     """Yield (way, test, file) of what a recipe recognised below ``decode/RUN``."""
     for path in sorted(folder.rglob(file)):
         parts = path.relative_to(folder).parts[: -len(Path(file).parts)]
-        way = parts[0] if len(parts) == 2 and parts[0] in HEADS else ""
+        way = parts[0] if len(parts) == 2 and parts[0] in WAYS else ""
         if len(parts) > 2 or (len(parts) == 2 and not way):
             continue  # of another training below this one
         yield way, _dashed(parts[-1] if parts else DEFAULT_TEST), path

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.cli.origin import provenance_line
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype.publishing import error_of
 from tools.espnet_recipes.standalone import averaged, choice_of
+from tools.experiments.job_costs import read_costs
 from tools.results.document import write_files
 from tools.results.scoring import read_transcripts, score
 from tools.scripts import command
@@ -90,20 +96,62 @@ def table_of(found: Sequence[Row]) -> str:
 
 
 def page(
-    title: str, notes: Sequence[str], found: Sequence[Row], sizes: Mapping[str, int]
+    title: str, notes: Sequence[str], found: Sequence[Row], about: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return the paragraphs of RESULTS.md: a section for each encoder."""
+    """Return the paragraphs of RESULTS.md: a section for each encoder.
+
+    Args:
+        title: Of the page.
+        notes: Paragraphs after it.
+        found: The errors.
+        about: Encoder -> lines on it.
+    """
     parts = [f"# {title}", *notes]
-    for encoder, parameters in sizes.items():
-        about = [
-            f"- ASR config: conf/train_asr_{encoder}.yaml",
-            f"- Params: {parameters / 1e6:.2f}M",
-        ]
-        parts += [f"## {encoder}", "\n".join(about)]
+    for encoder, lines in about.items():
+        parts += [f"## {encoder}", "\n".join(f"- {line}" for line in lines)]
         for unit in UNITS:
             mine = [row for row in found if (row.encoder, row.unit) == (encoder, unit)]
             parts += [f"### {unit}", table_of(mine)]
     return parts
+
+
+def lines_on(name: str, config: str, trained: Mapping[str, Any], parameters: int) -> list[str]:
+    """Return what is said about an encoder.
+
+    Args:
+        name: Of the training.
+        config: Name of its configuration.
+        trained: Costs of the training.
+        parameters: Of the whole model.
+    """
+    lines = [f"ASR config: conf/train_asr_{config}.yaml", f"Params: {parameters / 1e6:.2f}M"]
+    if name != config:
+        saved: Any = read_yaml(Path("models", name, "config.yaml"), ConfigError)
+        genotype = load_genotype(saved["encoder_conf"]["genotype"])
+        lines[0] += f" with the genotype {genotype.hash} of the space {genotype.space}"
+        lines.append(f"Genotype: {_origin(genotype)}")
+    searched = Path("costs", "search", f"{name.removeprefix('searched_')}.json")
+    if name.startswith("searched_") and searched.is_file():
+        lines.append(f"Search: {_cost(json.loads(searched.read_text(encoding='utf-8')))}")
+    lines.append(f"Training: {_cost(trained)}, {len(trained['epochs'])} epochs")
+    return lines
+
+
+def _origin(genotype: Genotype) -> str:
+    """Return where a genotype comes from, but for the paths of data, which nobody else has."""
+    known = genotype.provenance
+    if known.get("kind") != "search":
+        return f"{genotype.name}, {provenance_line(genotype)}"
+    error = error_of(known)
+    parts = [f"{key} {known[key]}" for key in ("strategy", "seed", "commit") if known.get(key)]
+    if error is not None:
+        parts.append(f"validation error {error:.1f} %")
+    return ", ".join([genotype.name, *parts])
+
+
+def _cost(costs: Mapping[str, Any]) -> str:
+    cpu, wall = (costs[f"{clock}_seconds"] / 60 for clock in ("cpu", "wall"))
+    return f"{cpu:.1f} CPU minutes, {wall:.1f} minutes by the clock"
 
 
 def parameters_of(checkpoint: Path) -> int:
@@ -124,42 +172,64 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--corpus", required=True)
-    add("--encoders", nargs="+", required=True)
+    add("--encoders", nargs="+", required=True, help="NAME=CONFIGURATION of each")
     add("--tests", nargs="+", required=True, help="NAME=FOLDER with the reference")
-    add("--decoding", required=True, help="name of the decoding in the rows")
+    add("--decodings", nargs="+", required=True)
     add("--prepared", type=Path, required=True, help="what data prepare wrote")
+    add("--seed", type=int, required=True)
     add("--synthetic", action="store_true", help="say that the corpus is")
+    add("--tiny", action="store_true", help="say that the networks are too small to mean anything")
     add("--command", required=True)
     add("--output", type=Path, required=True)
     args = parser.parse_args(arguments)
+    configs = dict(word.split("=", 1) for word in args.encoders)
     found: list[Row] = []
-    for encoder in args.encoders:
-        for test in args.tests:
-            name, _, folder = test.partition("=")
-            decoded = Path("decode", encoder, name, "1best_recog", "text")
-            found += rows(encoder, f"{args.decoding}/{name}", Path(folder, "text"), decoded)
+    for encoder, decoding, test in product(configs, args.decodings, args.tests):
+        name, _, folder = test.partition("=")
+        decoded = Path("decode", encoder, decoding, name, "1best_recog", "text")
+        found += rows(encoder, f"{decoding}/{name}", Path(folder, "text"), decoded)
     sizes = {
-        encoder: parameters_of(Path("models", encoder, averaged(choice_of(args.corpus, encoder))))
-        for encoder in args.encoders
+        name: parameters_of(Path("models", name, averaged(choice_of(args.corpus, config))))
+        for name, config in configs.items()
+    }
+    costs = {name: read_costs(Path(), f"train/{name}") for name in configs}
+    about = {
+        name: lines_on(name, config, costs[name], sizes[name]) for name, config in configs.items()
     }
     prepared: Any = read_yaml(args.prepared, ConfigError)
-    origin = {**environment(), "command": args.command}
+    del prepared["output_dir"]  # which nobody else has
+    origin = {"seed": args.seed, **environment(), "command": args.command}
     document = {
+        "corpus": args.corpus,
+        "synthetic": args.synthetic,
+        "tiny": args.tiny,
         "rows": [asdict(row) for row in found],
         "parameters": sizes,
+        "about": about,
+        "training": costs,
         "prepared": prepared,
         "origin": origin,
     }
     notes = ["Each network was trained once, with one seed."]
     if args.synthetic:
-        notes = [
-            "**A synthetic corpus** (espeak-ng) in the layout of the real one, about which these "
-            "numbers say nothing."
-        ]
+        notes.insert(
+            0,
+            f"**A synthetic corpus** (espeak-ng) in the layout of the real one, about which these "
+            f"numbers say nothing: {_sizes(prepared)}.",
+        )
+    if args.tiny:
+        notes.append("**Networks of a few thousand parameters, an epoch each**: not results.")
     if args.corpus == "timit":
         notes.append("WER counts phones: it is the PER.")
-    parts = page(f"{args.corpus} with ESPnet's programs", notes, found, sizes)
+    parts = page(f"{args.corpus} with ESPnet's programs", notes, found, about)
     print(write_files(args.output, parts, origin, document))
+
+
+def _sizes(prepared: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{split} {size['utterances']} utterances ({size['hours']:.2f} h)"
+        for split, size in prepared["splits"].items()
+    )
 
 
 if __name__ == "__main__":

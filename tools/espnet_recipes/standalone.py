@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.cli.scale import parse_count
 from nas_encoder.common.documents import write_yaml
 from nas_encoder.errors import ConfigError
-from tools.espnet_recipes.configs import Choice, choices, table, train_config
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.spaces import get_space
+from tools.espnet_recipes.configs import Choice, choices, decode_configs, table, train_config
 from tools.experiments.schedules import merge
 from tools.scripts import command
 
 FACTORS = (0.9, 1.0, 1.1)
 RATE = 16000  # Hz, of all these corpora
+# Encoders of genotypes are trained like these: without a size of their own, or with one.
+LIKE, LIKE_SIZED = "nas", "blocks"
+SIZE_OF = "dfsmn_san"  # and have its number of parameters, if no other is given
 # Does everything run? A network of TINY sizes, an epoch, batches of 25 s.
 TINY_TRAINING: Mapping[str, Any] = {
     "max_epoch": 1,
@@ -43,9 +49,45 @@ def choice_of(corpus: str, name: str) -> Choice:
     return known[name]
 
 
+def choices_of(corpus: str, names: Sequence[str], others: Sequence[str]) -> dict[str, Choice]:
+    """Return the configurations of encoders by their names.
+
+    Args:
+        corpus: Its name in the table.
+        names: Those of ``--encoders``.
+        others: Names of encoders with genotypes of their own.
+
+    Raises:
+        ConfigError: A name is unknown, or has two meanings, or there is no encoder at all.
+    """
+    found = {name: choice_of(corpus, name) for name in names}
+    if both := sorted(set(found) & set(others)):
+        rule = f"must not be a name of --encoders: {', '.join(both)}"
+        raise ConfigError("--genotype", [rule])
+    if not (found or others):
+        raise ConfigError("--encoders", ["must name one, if neither --search nor --genotype does"])
+    return found
+
+
+def choice_for(corpus: str, sized: bool, loss: str) -> Choice:
+    """Return the configuration by which a genotype is trained.
+
+    Args:
+        corpus: Its name in the table.
+        sized: Whether genotypes of its space have widths and depths of their own.
+        loss: ``hybrid``, ``ctc`` or ``transducer``.
+    """
+    return Choice(corpus, LIKE_SIZED if sized else LIKE, loss)
+
+
 def bins_of(choice: Choice) -> int:
     """Return the number of features of a frame."""
     return int(train_config(choice)["frontend_conf"]["n_mels"])
+
+
+def millions_of(corpus: str) -> float:
+    """Return the size that encoders of genotypes have by default, in millions of parameters."""
+    return float(table()["corpora"][corpus]["encoders"][SIZE_OF]["millions"])
 
 
 def averaged(choice: Choice) -> str:
@@ -54,10 +96,20 @@ def averaged(choice: Choice) -> str:
     return f"{split}.{criterion}.ave.pth"
 
 
-def decoding(choice: Choice, kind: str = "") -> str:
-    """Return the decoding configuration for a loss; ``kind`` is for example ``greedy``."""
+def decoding_file(choice: Choice, kind: str = "beam") -> str:
+    """Return the decoding configuration for a loss: ``beam``, ``greedy``, ``lm`` or ``ngram``.
+
+    Raises:
+        ConfigError: Models with this loss are not decoded so.
+    """
     loss = "ctc" if choice.loss == "interctc" else choice.loss
-    return "_".join(["decode", loss, *([kind] if kind else [])]) + ".yaml"
+    name = "_".join(["decode", loss, *([kind] if kind != "beam" else [])])
+    known = decode_configs(choice.corpus)
+    if name not in known:
+        own = [key.removeprefix(f"decode_{loss}").lstrip("_") for key in known if loss in key]
+        rule = f"must be of {', '.join(one or 'beam' for one in own)} for {choice.name}"
+        raise ConfigError("--decoding", [f"{rule}; got '{kind}'"])
+    return f"{name}.yaml"
 
 
 def tiny(choice: Choice, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,6 +120,55 @@ def tiny(choice: Choice, config: Mapping[str, Any]) -> dict[str, Any]:
         sizes["interctc_layer_idx"] = about["tiny_taps"]
     decoder = table()["losses"][choice.loss].get("tiny", {})
     return merge(config, {"encoder_conf": sizes, **decoder, **TINY_TRAINING})
+
+
+def with_genotype(
+    choice: Choice, config: Mapping[str, Any], genotype: Genotype, parameters: int | None
+) -> dict[str, Any]:
+    """Return a configuration with a genotype in its encoder.
+
+    Args:
+        choice: The configuration.
+        config: Its content, or that of a tiny one.
+        genotype: Written into it as a whole.
+        parameters: Of the encoder, within 10 % if the genotype has a width of its own, else within
+            2 %, by its channels and layers; None for the genotype's own size, or that of the
+            configuration.
+
+    Raises:
+        ConfigError: No size comes near that number.
+    """
+    from nas_encoder import build_encoder
+    from nas_encoder.network.complexity import count_parameters
+    from tools.experiments.match_size import Match, match_size
+
+    space, options = get_space(genotype.space), dict(config["encoder_conf"])
+    options["genotype"] = genotype.to_dict()
+    bins = config["frontend_conf"]["n_mels"]
+    if space.has("scaling"):
+        options = {key: options[key] for key in options if key not in ("channels", "layers")}
+        if parameters is not None:
+            plain = {key: options[key] for key in options if key != "genotype"}
+            plain["input_size"] = bins
+            read = space.options.from_dict(plain, "encoder", None, genotype.architecture)
+            options |= space.scaling.scale(genotype, parameters, read)[1]
+    elif parameters is not None:
+        import torch
+
+        with torch.device("meta"):
+            own = count_parameters(build_encoder(**options, input_size=bins))
+        # Parameters grow with the square of the channels.
+        near, layers = round(options["channels"] * (parameters / own) ** 0.5), options["layers"]
+        match = Match(
+            fine="layers",
+            fine_range=(layers * 2 // 3, layers * 4 // 3),
+            coarse="channels",
+            coarse_range=(max(near - 3, 2), near + 3),
+        )
+        options, _ = match_size(
+            lambda sizes: build_encoder(**sizes, input_size=bins), options, match, parameters
+        )
+    return {**config, "encoder_conf": options}
 
 
 def training_config(
@@ -105,6 +206,9 @@ def main(arguments: list[str] | None = None) -> None:
     add("--token_type", choices=("char", "bpe", "word"), required=True)
     add("--bpemodel", type=Path)
     add("--stats", type=Path, required=True, help="ESPnet's feats_stats.npz")
+    add("--genotype", help="of the encoder, in the place of the configuration's: file or name")
+    add("--parameters", help=f"of that encoder, like 14M (default: those of {SIZE_OF})")
+    add("--seed", type=int, required=True, help="of the training")
     add("--speed", action="store_true", help="perturb the speed")
     add("--tiny", action="store_true", help="a network for a test")
     add("--output", type=Path, required=True)
@@ -113,8 +217,15 @@ def main(arguments: list[str] | None = None) -> None:
     config = training_config(
         choice, args.tokens, args.stats, args.token_type, args.bpemodel, args.speed
     )
+    config["seed"] = args.seed
+    if args.tiny:
+        config = tiny(choice, config)
+    if args.genotype is not None:
+        size = args.parameters or str(round(1e6 * millions_of(args.corpus)))
+        wanted = None if args.tiny else parse_count(size)
+        config = with_genotype(choice, config, load_genotype(args.genotype), wanted)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_yaml(args.output, tiny(choice, config) if args.tiny else config, ConfigError)
+    write_yaml(args.output, config, ConfigError)
 
 
 if __name__ == "__main__":

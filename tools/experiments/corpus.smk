@@ -1,16 +1,12 @@
-# A public corpus with ESPnet's programs and no checkout of it: data, tokens, statistics, trainings,
-# decoding, results. The including Snakefile sets CORPUS, as corpus_data.smk says.
-from tools.espnet_recipes.standalone import averaged, bins_of, choice_of, decoding
+# A public corpus with ESPnet's programs and no checkout of it: data, tokens, searches, statistics,
+# language models, trainings, decoding, results. The including Snakefile sets CORPUS, as corpus_data.smk
+# says.
+from tools.espnet_recipes.standalone import averaged, bins_of, choice_for, choices_of, decoding_file
 
 
 include: "corpus_data.smk"
 
 
-ENCODERS = config["encoders"].split()
-CHOICES = {name: choice_of(CORPUS, name) for name in ENCODERS}
-# The first encoder of each number of features makes the statistics for all.
-BINS = {name: bins_of(choice) for name, choice in CHOICES.items()}
-FIRST = {bins: name for name, bins in reversed(BINS.items())}
 CONF = ROOT / "recipes" / CORPUS / "espnet" / "conf"
 TOKEN_TYPE = config["token_type"]
 TOKENS = [f"tokens/{TOKEN_TYPE}.txt", *(["tokens/bpe.model"] if TOKEN_TYPE == "bpe" else [])]
@@ -20,6 +16,29 @@ def folder(split):
     """Return the ESPnet folder of a split or a test subset."""
     data, name = place(split)
     return f"{data}/espnet/{name}"
+
+
+SEARCH_STAGE, SEARCH_TOKENS = 3, TOKENS[-1]
+SEARCH_TRAIN, SEARCH_VALID = folder("train"), folder("dev")
+
+
+include: "search.smk"
+
+
+CHOICES = choices_of(CORPUS, config["encoders"].split(), list(GENOTYPES)) | {
+    name: choice_for(CORPUS, source.sized, config["loss"]) for name, source in GENOTYPES.items()
+}
+ENCODERS = list(CHOICES)
+# The first encoder of each number of features makes the statistics for all.
+BINS = {name: bins_of(choice) for name, choice in CHOICES.items()}
+FIRST = {bins: name for name, bins in reversed(BINS.items())}
+DECODINGS = config["decoding"].split()
+# Raises an error where an encoder has no such decoding.
+DECODING_FILES = {
+    (name, kind): str(CONF / decoding_file(choice, kind))
+    for name, choice in CHOICES.items()
+    for kind in DECODINGS
+}
 
 
 def data_files():
@@ -63,23 +82,37 @@ if stage(2, *TOKENS):
                 " --add_symbol '<unk>:1' --add_symbol '<sos/eos>:-1' > {log} 2>&1"
 
 
+TOKEN_OPTIONS = f"--tokens {TOKENS[0]} --token_type {TOKEN_TYPE}" + (
+    " --bpemodel tokens/bpe.model" if TOKEN_TYPE == "bpe" else ""
+)
+
+
 rule training_config:
     input:
         TOKENS,
         table=f"{ROOT}/tools/espnet_recipes/table.yaml",
+        genotype=lambda w: [
+            source.genotype
+            for name, source in GENOTYPES.items()
+            if name == w.encoder and "/" in source.genotype
+        ],
     output: "conf/{encoder}.yaml"
     wildcard_constraints: encoder="|".join(ENCODERS)
     params:
         corpus=CORPUS,
-        kind=TOKEN_TYPE,
+        name=lambda w: CHOICES[w.encoder].name,
+        genotype=lambda w: (
+            f"--genotype {GENOTYPES[w.encoder].genotype}" if w.encoder in GENOTYPES else ""
+        ),
         stats=lambda w: f"stats/{BINS[w.encoder]}/train/feats_stats.npz",
-        model="--bpemodel tokens/bpe.model" if TOKEN_TYPE == "bpe" else "",
+        seed=config["seed"],
+        size=f"--parameters {config['parameters']}" if config["parameters"] else "",
         options=("--speed " if config["speed_perturb"] == "true" else "") + "--tiny" * TINY,
     log: "log/conf/{encoder}.log"
     shell:
-        "python -m tools.espnet_recipes.standalone --corpus {params.corpus} --name {wildcards.encoder}"
-        " --tokens {input[0]} --token_type {params.kind} {params.model} --stats {params.stats}"
-        " {params.options} --output {output} > {log} 2>&1"
+        "python -m tools.espnet_recipes.standalone --corpus {params.corpus} --name {params.name}"
+        " {params.genotype} {params.size} {TOKEN_OPTIONS} --stats {params.stats}"
+        " --seed {params.seed} {params.options} --output {output} > {log} 2>&1"
 
 
 SHAPES = {
@@ -94,7 +127,7 @@ def shapes_of(wildcards):
     return {key: path.format(bins=BINS[wildcards.encoder]) for key, path in SHAPES.items()}
 
 
-if stage(3, *(path.format(bins=bins) for bins in FIRST for path in SHAPES.values())):
+if stage(4, *(path.format(bins=bins) for bins in FIRST for path in SHAPES.values())):
 
     rule stats:
         input:
@@ -127,7 +160,10 @@ if stage(3, *(path.format(bins=bins) for bins in FIRST for path in SHAPES.values
             """awk -v N="$(wc -l < {input[0]})" '{{ print $0 "," N }}' {input.shape} > {output}"""
 
 
-if stage(4, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
+include: "language_model.smk"
+
+
+if stage(6, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
 
     rule train:
         input:
@@ -152,56 +188,63 @@ if stage(4, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
             " {params.options}"
 
 
-DECODED = "decode/{encoder}/{split}/1best_recog/text"
+DECODED = "decode/{encoder}/{decoding}/{split}/1best_recog/text"
 SPLITS = ["dev", *TESTS]
+ALL_DECODED = expand(DECODED, encoder=ENCODERS, decoding=DECODINGS, split=SPLITS)
 
-if stage(5, *expand(DECODED, encoder=ENCODERS, split=SPLITS)):
+if stage(7, *ALL_DECODED):
 
     rule decode:
         input:
             "costs/train/{encoder}.json",
+            lambda w: LANGUAGE_MODELS[w.decoding].files if w.decoding in LANGUAGE_MODELS else [],
             wav=lambda w: f"{folder(w.split)}/wav.scp",
-            config=lambda w: f"{CONF}/{decoding(CHOICES[w.encoder], config['decoding'])}",
+            config=lambda w: DECODING_FILES[w.encoder, w.decoding],
         output: DECODED
         wildcard_constraints:
             encoder="|".join(ENCODERS),
+            decoding="|".join(DECODINGS),
             split="|".join(SPLITS),
         params:
             model="models/{encoder}",
             file=lambda w: averaged(CHOICES[w.encoder]),
-            folder="decode/{encoder}/{split}",
+            lm=lambda w: LANGUAGE_MODELS[w.decoding].options if w.decoding in LANGUAGE_MODELS else "",
+            folder="decode/{encoder}/{decoding}/{split}",
             ngpu=config["ngpu"],
             options=config["inference_args"],
-        log: "log/decode/{encoder}/{split}.log"
-        benchmark: "benchmarks/decode/{encoder}/{split}.tsv"
+        log: "log/decode/{encoder}/{decoding}/{split}.log"
+        benchmark: "benchmarks/decode/{encoder}/{decoding}/{split}.tsv"
         shell:
             "python -m espnet2.bin.asr_inference --config {input.config:q}"
             " --asr_train_config {params.model}/config.yaml"
             " --asr_model_file {params.model}/{params.file} --ngpu {params.ngpu} --num_workers 1"
-            " --data_path_and_name_and_type {input.wav:q},speech,sound --key_file {input.wav:q}"
-            " --output_dir {params.folder} {params.options} > {log} 2>&1"
+            " {params.lm} --data_path_and_name_and_type {input.wav:q},speech,sound"
+            " --key_file {input.wav:q} --output_dir {params.folder} {params.options} > {log} 2>&1"
 
 
-if stage(6, "results/RESULTS.md", "results/results.json"):
+if stage(8, "results/RESULTS.md", "results/results.json"):
 
     rule results:
         input:
-            expand(DECODED, encoder=ENCODERS, split=SPLITS),
+            ALL_DECODED,
+            expand("costs/train/{encoder}.json", encoder=ENCODERS),
+            [f"costs/search/{name.removeprefix('searched_')}.json" for name in SEARCHES],
             references=[f"{folder(split)}/text" for split in SPLITS],
-            prepared=f"{DATA}/{TESTS[0]}/prepared.json",
+            prepared=f"{place(TESTS[0])[0]}/prepared.json",
         output:
             "results/RESULTS.md",
             "results/results.json",
         params:
             corpus=CORPUS,
-            encoders=ENCODERS,
+            encoders=[f"{name}={choice.name}" for name, choice in CHOICES.items()],
             tests=[f"{split}={folder(split)}" for split in SPLITS],
-            decoding=config["decoding"] or "beam",
+            decodings=DECODINGS,
+            seed=config["seed"],
             command=config["command"],
-            synthetic="--synthetic" if SYNTHETIC else "",
+            synthetic="--synthetic" * SYNTHETIC + " --tiny" * TINY,
         log: "log/results.log"
         shell:
             "python -m tools.espnet_recipes.results --corpus {params.corpus}"
-            " --encoders {params.encoders} --tests {params.tests:q} --decoding {params.decoding}"
-            " --prepared {input.prepared:q} {params.synthetic} --command {params.command:q}"
-            " --output results > {log} 2>&1"
+            " --encoders {params.encoders} --tests {params.tests:q} --decodings {params.decodings}"
+            " --prepared {input.prepared:q} --seed {params.seed} {params.synthetic}"
+            " --command {params.command:q} --output results > {log} 2>&1"

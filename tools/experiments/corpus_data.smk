@@ -2,15 +2,24 @@
 # Snakefile sets CORPUS, its name in tools/espnet_recipes/table.yaml, and may set VARIANT, what
 # distinguishes data of the same corpus with other texts, and PREPARE, options that make them.
 # With --tiny or without --corpus_dir, a synthetic corpus in the same layout is made.
+import re
+from hashlib import sha256
+
 TESTS = config["tests"].split()
 TINY = config["tiny"] == "true"
 SYNTHETIC = TINY or not config["corpus_dir"]
 LAYOUT = CORPUS.partition("_")[0]
-_name = "synthetic_{n_train}_{n_dev}_{n_test}_seed{seed}".format(**config) if SYNTHETIC else CORPUS
-SOURCE = f"{DOWNLOADS}/{_name}" if SYNTHETIC else str(Path(RECIPE, config["corpus_dir"]))
-DATA = f"{DATA}/{_name}{globals().get('VARIANT', '')}"
 # LibriSpeech's data are prepared once for each test subset; train and dev are those of the first.
 SUBSETS = "--train {train} --dev {dev}".format(**config) if "train" in config else ""
+if SYNTHETIC:
+    _name = LAYOUT + "_synthetic_{n_train}_{n_dev}_{n_test}_seed{seed}".format(**config)
+    SOURCE = f"{DOWNLOADS}/{_name}"
+else:
+    SOURCE = str(Path(RECIPE, config["corpus_dir"]).resolve())
+    _name = f"{CORPUS}_{sha256(SOURCE.encode()).hexdigest()[:8]}"
+# Snakemake knows of each EXPDIR alone: other data must not have the folder of these.
+_told = re.sub(r"[^\w.,-]+", "_", f"{config['data_args']} {SUBSETS}".replace("--", "")).strip("_")
+DATA = f"{DATA}/{_name}{globals().get('VARIANT', '')}{_told and '_' + _told}"
 
 
 def place(split):

@@ -72,7 +72,7 @@ class Job:
             raise ConfigError(f"job '{name}'", [f"{folder}: not inside {Path.cwd()}"])
         self.log = Path("log", f"{name}.log")
         self.state_path = Path(".jobs", f"{name}.json")
-        contents = [[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in inputs]
+        contents = [[str(path), _digest(path)] for path in inputs]
         self.key = hashlib.sha256(json.dumps([command, contents]).encode()).hexdigest()
         self.state: dict[str, Any] = {}
 
@@ -170,6 +170,11 @@ class Job:
 
     def _say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {self.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:  # texts of language models have gigabytes
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _children() -> resource.struct_rusage:
