@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "table": ("nas_encoder.cli.table", "tables of trained architectures: build, convert, ask"),
     "bench": ("nas_encoder.cli.bench", "measure encoders side by side, or a space's operations"),
     "convert": ("nas_encoder.cli.convert", "turn an ESPnet model into a NeMo one, and back"),
+    "export": ("nas_encoder.cli.export", "export a trained model to ONNX, checked against torch"),
+    "transcribe": ("nas_encoder.cli.transcribe", "recognize audio with an exported model"),
     "card": ("nas_encoder.cli.card", "write the README.md for a model hub"),
     "doctor": ("nas_encoder.cli.doctor", "say what is installed and registered, and what to do"),
     "enable": ("nas_encoder.cli.enable", "register with ESPnet and NeMo in this environment"),

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.interchange.feature_options import ESPnetOptions, NeMoOptions
+from nas_encoder.interchange.spectrum import fourier_basis, power_spectrum
+from nas_encoder.ops.masking import is_tracing
 
 
 class ESPnetFeatures(nn.Module):
@@ -62,6 +64,7 @@ class ESPnetFeatures(nn.Module):
         self.melmat: Tensor
         self.mean: Tensor
         self.std: Tensor
+        self.basis: Tensor
 
     @property
     def output_size(self) -> int:
@@ -83,34 +86,57 @@ class ESPnetFeatures(nn.Module):
         if given.center:
             half = given.n_fft // 2
             signal, lengths = reflect(signal.float(), lengths, half), lengths + 2 * half
+        power = self._power(signal)
+        frames = torch.div(lengths - given.n_fft, given.hop_length, rounding_mode="trunc") + 1
+        frames = frames.clamp(min=0)
+        padding = padding_mask(frames, power.size(1))  # (B, T, 1)
+        power = power.masked_fill(padding, 0.0)
+        features = torch.matmul(power, self.melmat).clamp(min=1e-10).log()  # (B, T, D)
+        features = self.normalize(features.masked_fill(padding, 0.0), frames)
+        if is_tracing() or not frames.numel():  # no size may depend on a value in graphs
+            return features, frames
+        return features[:, : max(int(frames.max()), 1)], frames
+
+    def _power(self, signal: Tensor) -> Tensor:
+        """Return the power of (B, N) frame by frame, (B, T, K)."""
+        given, signal = self.options, signal.float()
+        if is_tracing():
+            if not given.center:  # as below; a size is a tensor here
+                signal = nn.functional.pad(signal, (0, given.n_fft))
+            return power_spectrum(signal, self.basis, given.hop_length).transpose(1, 2)
         missing = given.n_fft - signal.size(1)
         if missing > 0:
             signal = nn.functional.pad(signal, (0, missing))
-        window = getattr(torch, f"{given.window}_window")
         spectrum = torch.stft(
-            signal.float(),
+            signal,
             n_fft=given.n_fft,
             hop_length=given.hop_length,
             win_length=self.win_length,
             center=False,
-            window=window(self.win_length, dtype=torch.float32, device=signal.device),
+            window=self._window(signal.device),
             normalized=given.normalized,
             onesided=True,
             return_complex=True,
         )
         parts = torch.view_as_real(spectrum).transpose(1, 2)  # (B, K, T, 2) -> (B, T, K, 2)
-        frames = torch.div(lengths - given.n_fft, given.hop_length, rounding_mode="trunc") + 1
-        frames = frames.clamp(min=0)
-        padding = padding_mask(frames, parts.size(1))  # (B, T, 1)
-        parts = parts.masked_fill(padding[..., None], 0.0)
-        power = parts[..., 0] ** 2 + parts[..., 1] ** 2
-        features = torch.matmul(power, self.melmat).clamp(min=1e-10).log()  # (B, T, D)
-        features = features.masked_fill(padding, 0.0)
-        if given.normalize is not None:
-            features = self._normalize(features, frames, padding)
-        return features[:, : max(int(frames.max()), 1)] if frames.numel() else features, frames
+        return parts[..., 0] ** 2 + parts[..., 1] ** 2
 
-    def _normalize(self, features: Tensor, frames: Tensor, padding: Tensor) -> Tensor:
+    def _window(self, device: torch.device | None = None) -> Tensor:
+        make = getattr(torch, f"{self.options.window}_window")
+        window: Tensor = make(self.win_length, dtype=torch.float32, device=device)
+        return window
+
+    def prepare_tracing(self) -> None:
+        """Make what a trace needs instead of ``torch.stft``: a buffer that is in no checkpoint."""
+        given = self.options
+        basis = fourier_basis(self._window(), given.n_fft, given.normalized)
+        self.register_buffer("basis", basis.to(self.melmat.device), persistent=False)
+
+    def normalize(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Normalize log-mel values (B, T, D), zero in padding frames, of (B,) valid frames."""
+        if self.options.normalize is None:
+            return features
+        padding = padding_mask(frames, features.size(1))
         given, own = self.options, self.options.normalize == "utterance"
         count = frames.to(features.dtype).view(-1, 1, 1)
         mean = features.sum(dim=1, keepdim=True) / count if own else self.mean
@@ -159,6 +185,7 @@ class NeMoFeatures(nn.Module):
         self.register_buffer("fb", bands[None])
         self.window: Tensor
         self.fb: Tensor
+        self.basis: Tensor
 
     @property
     def output_size(self) -> int:
@@ -187,6 +214,25 @@ class NeMoFeatures(nn.Module):
             inside = ~padding_mask(lengths, signal.size(1))[..., 0]
             signal = torch.cat((signal[:, :1], signal[:, 1:] - given.preemph * signal[:, :-1]), 1)
             signal = signal.masked_fill(~inside, 0.0)
+        values = self._magnitudes(signal)  # (B, K, T)
+        values = torch.matmul(self.fb, values)  # (B, D, T)
+        if given.log:
+            added = given.log_zero_guard_type == "add"
+            values = torch.log(values + self.guard if added else values.clamp(self.guard))
+        padding = padding_mask(frames, values.size(2)).transpose(1, 2)  # (B, 1, T)
+        values = self._normalize(values, frames, padding).masked_fill(padding, 0.0)
+        if not is_tracing():  # no size may depend on a value in graphs
+            values = values[:, :, : max(int(frames.max()), 1) if frames.numel() else 1]
+        return values.transpose(1, 2), frames  # (B, D, T) -> (B, T, D)
+
+    def _magnitudes(self, signal: Tensor) -> Tensor:
+        """Return the magnitudes of (B, N) to their power, (B, K, T)."""
+        given = self.options
+        if is_tracing():
+            half = given.points // 2
+            signal = nn.functional.pad(signal, (half, half))
+            power = power_spectrum(signal, self.basis, given.n_window_stride)
+            return power if given.mag_power == 2.0 else power.pow(given.mag_power / 2)
         spectrum = torch.stft(
             signal,
             n_fft=given.points,
@@ -197,17 +243,13 @@ class NeMoFeatures(nn.Module):
             return_complex=True,
             pad_mode="constant",
         )
-        values = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1))  # (B, K, T)
-        if given.mag_power != 1.0:
-            values = values.pow(given.mag_power)
-        values = torch.matmul(self.fb, values)  # (B, D, T)
-        if given.log:
-            added = given.log_zero_guard_type == "add"
-            values = torch.log(values + self.guard if added else values.clamp(self.guard))
-        padding = padding_mask(frames, values.size(2)).transpose(1, 2)  # (B, 1, T)
-        values = self._normalize(values, frames, padding).masked_fill(padding, 0.0)
-        kept = max(int(frames.max()), 1) if frames.numel() else 1
-        return values[:, :, :kept].transpose(1, 2), frames  # (B, D, T) -> (B, T, D)
+        values = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1))
+        return values if given.mag_power == 1.0 else values.pow(given.mag_power)
+
+    def prepare_tracing(self) -> None:
+        """Make what a trace needs instead of ``torch.stft``: a buffer that is in no checkpoint."""
+        basis = fourier_basis(self.window, self.options.points)
+        self.register_buffer("basis", basis, persistent=False)
 
     def _normalize(self, values: Tensor, frames: Tensor, padding: Tensor) -> Tensor:
         if self.options.normalize == "per_feature":
@@ -217,8 +259,16 @@ class NeMoFeatures(nn.Module):
             std = torch.sqrt(torch.sum(centred**2, dim=2) / (count[:, None] - 1.0))
             std = std.masked_fill(std.isnan(), 0.0) + 1e-5
             return (values - mean[:, :, None]) / std[:, :, None]
+        if self.options.normalize == "all_features" and is_tracing():
+            count = frames[:, None, None] * values.size(1)
+            inside = torch.where(padding, 0.0, values)
+            mean = inside.sum(dim=(1, 2), keepdim=True) / count
+            centred = torch.where(padding, 0.0, values - mean)
+            square = (centred**2).sum(dim=(1, 2), keepdim=True)
+            return (values - mean) / (torch.sqrt(square / (count - 1)) + 1e-5)
         if self.options.normalize == "all_features":
-            rows = [row[:, : int(n)] for row, n in zip(values, frames, strict=True)]
+            # Of an utterance without frames nothing is kept.
+            rows = [row[:, : max(int(n), 1)] for row, n in zip(values, frames, strict=True)]
             means = torch.stack([row.mean() for row in rows])
             stds = torch.stack([row.std() for row in rows]) + 1e-5
             return (values - means[:, None, None]) / stds[:, None, None]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from encoder_samples import ZOO
 from nemo_tones import BLOCKS as TONE_BLOCKS
 from nemo_tones import SAN, WARNINGS, Tones, build, toolkit, trainer
+from toolkit_texts import alike, espnet_texts, nemo_texts, spoken
 from torch import Tensor
 
 from nas_encoder import autoload, build_encoder
@@ -215,44 +214,6 @@ def test_short_audio_gives_features(nemo_models) -> None:
 # -- text ----------------------------------------------------------------------------------------
 
 
-def espnet_texts(folder: Path, paths: list[str]) -> tuple[list[str], list[str]]:
-    """Decode with ESPnet: its search with ``ctc_weight`` 1, and the best path."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from espnet2.bin.asr_inference import Speech2Text
-
-        decoder = Speech2Text(
-            asr_train_config=str(folder / "config.yaml"),
-            asr_model_file=str(folder / "model.pth"),
-            ctc_weight=1.0,
-            lm_weight=0.0,
-            beam_size=5,
-        )
-    searched, best_path = [], []
-    for path in paths:
-        samples = soundfile.read(path, dtype="float32")[0]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            searched.append(decoder(samples)[0][0])
-        model = decoder.asr_model
-        with torch.no_grad():
-            encoded, _ = model.encode(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
-        ids = torch.unique_consecutive(model.ctc.argmax(encoded)[0])
-        # ESPnet never writes the end of a sentence out, NeMo's tokenizer neither.
-        names = decoder.converter.ids2tokens([int(i) for i in ids if i not in (0, model.eos)])
-        best_path.append(decoder.tokenizer.tokens2text(names))
-    return searched, best_path
-
-
-def nemo_texts(model: Any, paths: list[str]) -> list[str]:
-    found = model.eval().transcribe(paths, batch_size=len(paths), verbose=False)
-    return [hypothesis.text for hypothesis in found]
-
-
-def alike(first: str, second: str) -> float:
-    return difflib.SequenceMatcher(None, first, second).ratio()
-
-
 def test_espnet_model_says_the_same_in_nemo(nemo_models, asr_task, tmp_path: Path) -> None:
     """The shipped model, trained in ESPnet, on speech: ESPnet's form, NeMo's, and back again."""
     shipped = catalog.SHIPPED / "synth_ctc_char.nemo"
@@ -267,25 +228,6 @@ def test_espnet_model_says_the_same_in_nemo(nemo_models, asr_task, tmp_path: Pat
         assert nemo_texts(model, paths) == best_path == searched
     assert all(len(text) > 20 for text in searched)
     assert alike(searched[0], "AFTER THE THUNDER THE VILLAGE WAS WHITE") > 0.8
-
-
-def spoken(folder: Path) -> Iterator[str]:
-    """Say sentences of different lengths, of the kind that the shipped model was trained on."""
-    from tools.synth.audio import Conditions, record
-    from tools.synth.espeak import Espeak, Voice
-
-    sentences = (
-        "after the thunder the village was white",
-        "a black horse walked with her baker",
-        "susan opened five apples after the rain",
-    )
-    with Espeak() as espeak:
-        for number, sentence in enumerate(sentences):
-            speech = espeak.say(tuple(sentence.split()), Voice("gmw/en-US+m3", 130, 50, 50), number)
-            recording = record(speech, Conditions(), np.random.default_rng(number))
-            path = folder / f"{number}.wav"
-            soundfile.write(path, recording.samples, RATE, subtype="PCM_16")
-            yield str(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,111 @@
+"""Export a trained ESPnet or NeMo model to ONNX, checked against torch.
+
+Writes model.onnx, tokens.txt and export.json into a folder. Batch and time are free in the graph,
+masks, normalization and the CTC layer are inside; with --input audio, the default, the features
+too, and 'nas-encoder transcribe' runs it. With --input features it takes log-mel features, as
+sherpa-onnx gives them (--nemo-ctc-model). Before anything is written, the graph is compared with
+torch on utterances of --data, or on generated sounds: at every length from one frame to --lengths,
+alone and in padded batches. If it differs, nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_encoder.cli import add_settings
+
+if TYPE_CHECKING:
+    from nas_encoder.export.export import Exported
+    from nas_encoder.interchange.model import Model
+
+EXAMPLES = """examples:
+  nas-encoder export exp/asr_train_nas exported --data dump/raw/dev
+  nas-encoder export model.nemo exported --input features --license cc-by-4.0
+  nas-encoder export asrnet_b exported --weights encoder.pt --set input_size=80
+
+The last one exports an encoder alone.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "input",
+        help="ESPnet: folder with config.yaml, .pth file in one, packed .zip; NeMo: .nemo file; "
+        "with --weights: a genotype",
+    )
+    parser.add_argument("output", help="folder to write")
+    parser.add_argument(
+        "--input",
+        dest="takes",
+        choices=("audio", "features"),
+        default="audio",
+        help="what the graph takes (default audio)",
+    )
+    parser.add_argument("--data", metavar="DATA", help="utterances to check it with (a manifest)")
+    parser.add_argument(
+        "--utterances", type=int, default=16, help="how many of them, at most (default 16)"
+    )
+    parser.add_argument(
+        "--lengths", type=int, default=100, help="check every length to this (default 100 frames)"
+    )
+    parser.add_argument("--license", default="unknown", metavar="NAME", help="of the model")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="which .pth file of the folder (default: the average)"
+    )
+    parser.add_argument(
+        "--bpe-model", metavar="FILE", help="SentencePiece model, if not where the config says"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="of the encoder of a genotype")
+    add_settings(parser, "with --weights: an option of the network, such as input_size=80")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; say what was checked and written."""
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.export.export import ExportOptions, export_model
+
+    output = Path(args.output)
+    if output.is_file():
+        raise ConfigError("output", [f"must be a folder, got the file {str(output)!r}"])
+    options = ExportOptions(args.takes, args.data, args.utterances, args.lengths, args.license)
+    exported = export_model(_model(args), options)
+    files = exported.write(output)
+    facts = {**exported.report, "files": [str(file) for file in files]}
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
+    return 0
+
+
+def _model(args: argparse.Namespace) -> Model:
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.export.sources import encoder_model
+    from nas_encoder.interchange.convert import read
+
+    if args.weights is not None:
+        return encoder_model(args.input, Path(args.weights), args.settings)
+    if args.settings:
+        raise ConfigError("--set", ["goes with --weights: a trained model has its options"])
+    return read(Path(args.input), args.checkpoint, args.bpe_model, adopting=True)
+
+
+def _text(exported: Exported, files: list[Path]) -> list[str]:
+    facts: dict[str, Any] = exported.report
+    checked, metadata = facts["checked"], facts["metadata"]
+    name = metadata["encoder"]
+    if exported.runtime.vocabulary is not None:
+        name += f", CTC over {metadata['vocab_size']} tokens and the blank"
+    lines = [
+        f"{facts['input']} -> ONNX",
+        f"  model      {name}",
+        f"  takes      {facts['takes']} of {metadata['sample_rate']} Hz",
+        f"  checked    every length from 1 to {checked['lengths']} frames and "
+        f"{checked['utterances']} utterances, alone and in batches: {checked['with']}",
+        f"  differs    by at most {checked['worst']:.1e} from torch",
+    ]
+    lines += [f"  sherpa     {line}" for line in facts["sherpa_onnx"]]
+    lines += [f"  note       {note}" for note in facts["notes"]]
+    return [*lines, *(f"  wrote      {file}" for file in files)]

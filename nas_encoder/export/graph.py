@@ -1,0 +1,86 @@
+"""From a module to an ONNX graph, by tracing, and the graph's metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from nas_encoder.errors import CheckpointError, MissingDependencyError
+from nas_encoder.export.recognizer import AUDIO, Recognizer
+
+OPSET = 17  # the first with LayerNormalization
+INPUTS = {AUDIO: ("audio", "length"), "features": ("audio_signal", "length")}
+
+
+def require(package: str, purpose: str) -> Any:
+    """Import onnx or onnxruntime; MissingDependencyError, which names the extra, without it."""
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingDependencyError(package, "export", purpose) from error
+
+
+def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) -> Any:
+    """Return the ONNX model of a recognizer, ``onnx.ModelProto``.
+
+    Batch norms after convolutions are folded into them. Inputs are ``audio`` (B, N) or
+    ``audio_signal`` (B, F, T), and ``length`` (B,); outputs ``logprobs`` (B, T', V), or
+    ``encoded`` (B, T', D) without a CTC layer, and ``lengths`` (B,).
+
+    Args:
+        recognizer: In evaluation mode.
+        features: F.
+        metadata: Put into the model.
+
+    Raises:
+        MissingDependencyError: onnx is missing.
+        CheckpointError: The network holds an operation that has no form in ONNX.
+    """
+    onnx = require("onnx", "exporting a model")
+    generator = torch.Generator().manual_seed(0)
+    if recognizer.takes == AUDIO:
+        rows = torch.rand(2, 16000, generator=generator) - 0.5
+        lengths, free = torch.tensor([16000, 9000]), {0: "batch", 1: "samples"}
+    else:
+        frames = max(96, 2 * recognizer.fewest)
+        rows = torch.randn(2, features, frames, generator=generator)
+        lengths, free = torch.tensor([frames, frames // 2 + 1]), {0: "batch", 2: "frames"}
+    output = "encoded" if recognizer.classifier is None else "logprobs"
+    names = INPUTS[recognizer.takes]
+    buffer = io.BytesIO()
+    recognizer.eval()
+    # torch warns that tracing is old, that sizes are constants where they are meant to be, and
+    # more. Where it fails, it also prints the whole graph.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                recognizer,
+                (rows, lengths),
+                buffer,  # type: ignore[arg-type]  # of this exporter
+                input_names=list(names),
+                output_names=[output, "lengths"],
+                dynamic_axes={
+                    names[0]: free,
+                    names[1]: {0: "batch"},
+                    output: {0: "batch", 1: "output_frames"},
+                    "lengths": {0: "batch"},
+                },
+                opset_version=OPSET,
+                dynamo=False,  # the other exporter fails where a size depends on an input's
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError("export", [f"has no form in ONNX: {reason}"]) from error
+    model = onnx.load_model_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(model, dict(metadata))
+    return model

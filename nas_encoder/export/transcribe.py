@@ -1,0 +1,139 @@
+"""Recognizes recordings of any length with an exported model, in memory that does not grow.
+
+Letters in shapes: N samples, T' output frames, V classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_encoder.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from nas_encoder.export.recognizer import AUDIO
+from nas_encoder.export.runtime import Runtime
+
+WINDOW, MARGIN = 60.0, 5.0  # seconds
+
+
+class Transcriber:
+    """Greedy CTC decoding of audio files.
+
+    A recording of at most ``window`` seconds is recognized whole, as in the toolkits. A longer one
+    is read in windows, each of which reaches ``margin`` seconds into what its neighbours decide;
+    their frames are joined before repeats are. Features that are normalized over an utterance are
+    normalized over a window then, and attention ends at its borders.
+
+    Args:
+        runtime: An open model that takes audio.
+        window: Seconds.
+        margin: Seconds.
+
+    Raises:
+        CheckpointError: The model takes features, or has no CTC layer.
+        ConfigError: Window and margins do not fit each other.
+    """
+
+    def __init__(self, runtime: Runtime, window: float = WINDOW, margin: float = MARGIN) -> None:
+        problems = []
+        if runtime.takes != AUDIO:
+            problems.append(
+                "takes features and not audio: export it with --input audio, or let sherpa-onnx "
+                "run it"
+            )
+        if runtime.vocabulary is None:
+            problems.append("has no CTC layer, so there is no text")
+        if problems:
+            raise CheckpointError(runtime.source, problems)
+        self.runtime, self.rate = runtime, runtime.number("sample_rate")
+        # Windows begin where output frames do.
+        step = runtime.number("hop_length") * runtime.number("subsampling_factor")
+        self.step, self.window = step, int(window * self.rate) // step * step
+        self.margin = -(-int(margin * self.rate) // step) * step
+        if margin < 0 or self.window - 2 * self.margin < step:
+            rule = f"must be longer than both margins of {margin:g} s, got {window:g} s"
+            raise ConfigError("window", [rule])
+
+    def text(self, path: str | Path, advance: Callable[[float], object] = lambda _: None) -> str:
+        """Recognize a file.
+
+        Args:
+            path: Mono audio of the model's sampling rate, in any format of libsndfile.
+            advance: Called with the seconds done since it was called last.
+
+        Raises:
+            DataError: The file cannot be read, is not mono, is cut short or has another rate.
+            CheckpointError: The model fails.
+        """
+        frames: list[int] = []
+        for samples, first, last in self._windows(Path(path)):
+            (values,) = self.runtime.run([samples])
+            frames += values.argmax(1).tolist()[first : last if last else None]
+            advance((len(samples) - self._overlap(first, last)) / self.rate)
+        assert self.runtime.vocabulary is not None
+        return self.runtime.vocabulary.text(frames)
+
+    def _overlap(self, first: int, last: int) -> int:
+        return (first + (self.window // self.step - last if last else 0)) * self.step
+
+    def _windows(self, path: Path) -> Iterator[tuple[Tensor, int, int]]:
+        """Yield samples (N,) and which of their output frames count; 0 for all to the end."""
+        soundfile = _soundfile()
+        try:
+            with soundfile.SoundFile(path) as file:
+                self._refuse(path, file)
+                total, start = file.frames, 0
+                while True:
+                    whole = start + self.window >= total
+                    file.seek(start)
+                    size = min(self.window, total - start)
+                    samples = torch.from_numpy(file.read(size, dtype="float32"))
+                    if len(samples) < size:
+                        had = start + len(samples)
+                        raise DataError(
+                            str(path), [f"is cut short: has {had} samples, its header says {total}"]
+                        )
+                    first = self.margin // self.step if start else 0
+                    last = 0 if whole else (self.window - self.margin) // self.step
+                    yield samples, first, last
+                    if whole:
+                        return
+                    start += self.window - 2 * self.margin
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DataError(str(path), [f"cannot be read: {error}"]) from None
+
+    def _refuse(self, path: Path, file: Any) -> None:
+        problems = []
+        if file.samplerate != self.rate:
+            problems.append(
+                f"has {file.samplerate} Hz, the model needs {self.rate}; resample it, for example "
+                f"with: sox {path.name} -r {self.rate} resampled.wav"
+            )
+        if file.channels != 1:
+            problems.append(f"must be mono, has {file.channels} channels")
+        if file.frames < 1:
+            problems.append("holds no samples")
+        if problems:
+            raise DataError(str(path), problems)
+
+
+def duration(path: str | Path) -> float:
+    """Return the seconds of an audio file; DataError if it cannot be read."""
+    soundfile = _soundfile()
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise DataError(str(path), [f"cannot be read: {error}"]) from None
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except ModuleNotFoundError as error:
+        if error.name != "soundfile":
+            raise
+        raise MissingDependencyError("soundfile", "export", "reading audio") from error
+    return soundfile

@@ -1,0 +1,99 @@
+"""Small trained models, as they are read from checkpoints, to be exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nas_encoder import load_genotype
+from nas_encoder.export.material import generated
+from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
+from nas_encoder.interchange.model import Encoder, Features, Head, Model
+from nas_encoder.network import build_encoder
+
+BINS = 12
+CELLS = {"channels": 2, "layers": 4, "output_size": 8}
+# Genotype and options: front ends with padding and without, all families of spaces, all modules.
+ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "cells": ("asrnet_b", CELLS),
+    "cells with pooling": ("darts_v2", {**CELLS, "deltas": True}),
+    "nasbench": ("nasbench_asr_example", {"channels": 4, "output_size": 8}),
+    "conformer": ({"known": "conformer", "hidden": 32, "width": 16, "blocks": 2, "heads": 2}, {}),
+    "fast_conformer": (
+        {"known": "fast_conformer", "hidden": 32, "width": 16, "blocks": 2, "heads": 2},
+        {},
+    ),
+    "e_branchformer": (
+        {"known": "e_branchformer", "hidden": 32, "width": 16, "blocks": 2, "heads": 2},
+        {},
+    ),
+    "hourglass": (
+        {
+            "schema": 1,
+            "name": "hourglass",
+            "space": "blocks",
+            "front": {"kind": "conv2d", "channels": 4, "padded": False},
+            "stages": [
+                {"width": 12, "reduction": rate, "modules": [{"kind": kind}]}
+                for rate, kind in ((1, "convolution"), (2, "attention"), (1, "memory"))
+            ],
+        },
+        {},
+    ),
+}
+TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
+FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "espnet global": ("espnet", {"normalize": "global", "hop_length": 160, "win_length": 400}),
+    "espnet utterance": ("espnet", {"normalize": "utterance", "center": False, "normalized": True}),
+    "nemo per feature": ("nemo", {"normalize": "per_feature", "n_window_size": 400}),
+    "nemo all features": ("nemo", {"normalize": "all_features", "mag_power": 1.0}),
+    "nemo none": ("nemo", {"normalize": "NA", "preemph": None, "log_zero_guard_type": "clamp"}),
+}
+
+
+def model(encoder: str = "cells", features: str = "espnet global", seed: int = 3) -> Model:
+    """Return a model of the toolkit of its features, whose norms have moved."""
+    torch.manual_seed(seed)
+    genotype, options = ENCODERS[encoder]
+    network: Any = build_encoder(genotype, input_size=BINS, **options)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.add_(torch.rand_like(tensor) * 0.3)
+    style, given = FEATURES[features]
+    size = {"n_mels": BINS} if style == "espnet" else {"features": BINS}
+    made: Any = (ESPnetFeatures if style == "espnet" else NeMoFeatures)(**given, **size)
+    tensors = made.state_dict()
+    if "mean" in tensors:
+        tensors |= {"mean": torch.full((BINS,), -8.0), "std": torch.rand(BINS) + 2}
+    document = load_genotype(genotype).to_dict()
+    own = {
+        "genotype": document,
+        "input_size": BINS,
+        **options,
+        "output_size": network.output_size,
+    }
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    made.load_state_dict(tensors)
+    head = _head(network.eval(), made)
+    found = Model(
+        f"{encoder} model",
+        style,
+        Encoder("nas", own, weights),
+        head,
+        Features(style, {**given, **size}, tensors),
+    )
+    found.check({}, {})
+    assert not found.obstacles
+    return found
+
+
+@torch.no_grad()
+def _head(network: Any, features: Any) -> Head:
+    """Return a CTC layer such that each class wins somewhere in a sound."""
+    sound = generated(16000)[1].samples
+    encoded, frames = network(*features(sound[None], torch.tensor([len(sound)])))
+    encoded = encoded[0, : int(frames)]
+    weight = torch.randn(len(TOKENS), network.output_size) / (encoded.std(0) + 1e-3)
+    return Head(TOKENS, weight, -weight @ encoded.mean(0))
