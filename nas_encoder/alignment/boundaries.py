@@ -36,6 +36,8 @@ class BoundaryErrors:
         median_ms: Median of the absolute errors.
         mean_ms: Mean of the absolute errors.
         bias_ms: Mean of the signed errors; positive if the found boundaries are late.
+        spread_ms: Median of the absolute errors after the median of the signed ones is taken off:
+            what is left if the times are shifted as a whole.
         within_10: Share of the boundaries with an error of at most 10 ms.
         within_20: The same for 20 ms.
         within_50: The same for 50 ms.
@@ -46,6 +48,7 @@ class BoundaryErrors:
     median_ms: float
     mean_ms: float
     bias_ms: float
+    spread_ms: float
     within_10: float
     within_20: float
     within_50: float
@@ -53,8 +56,9 @@ class BoundaryErrors:
 
     def figures(self) -> dict[str, float]:
         """Return all but the single errors."""
-        names = ("count", "median_ms", "mean_ms", "bias_ms", "within_10", "within_20", "within_50")
-        return {name: getattr(self, name) for name in names}
+        return {
+            name: value for name, value in vars(self).items() if isinstance(value, (int, float))
+        }
 
 
 def boundary_differences(
@@ -126,6 +130,7 @@ def summarize(signed_ms: Mapping[str, Sequence[float]]) -> BoundaryErrors:
         median_ms=float(np.median(absolute)),
         mean_ms=float(absolute.mean()),
         bias_ms=float(errors.mean()),
+        spread_ms=float(np.median(np.abs(errors - np.median(errors)))),
         within_10=tens,
         within_20=twenties,
         within_50=fifties,

@@ -64,7 +64,7 @@ def read_espnet(
     """
     if path.is_dir() or path.suffix == ".pth":
         folder = path if path.is_dir() else path.parent
-        name = path.name if path.suffix == ".pth" else checkpoint or _choose(folder)
+        name = path.name if path.suffix == ".pth" else checkpoint or choose_weights(folder)
         config = parse_config(read_file(folder / CONFIG), str(folder / CONFIG))
         source = str(folder / name)
         state = load_tensors(folder / name, source)
@@ -95,7 +95,7 @@ def read_espnet(
     return model
 
 
-def _choose(folder: Path) -> str:
+def choose_weights(folder: Path) -> str:
     """Choose a folder's weights: the average, else the best, else the only file."""
     names = sorted(file.name for file in folder.glob("*.pth"))
     plain = [name for name in names if not _NOT_WEIGHTS.match(name)]
@@ -264,7 +264,7 @@ def _features(
     if frontend in FRONTENDS:
         return Features("nemo", conf, take(state, "frontend.features."))
     options = renamed(conf, {"fs": "sample_rate"})
-    options["sample_rate"] = _rate(options.get("sample_rate", 16000))
+    options["sample_rate"] = rate_of(options.get("sample_rate", 16000))
     tensors = take(state, "frontend.logmel.")
     if normalize is not None:
         options["normalize"] = normalize.removesuffix("_mvn")
@@ -277,7 +277,8 @@ def _features(
     return Features("espnet", options, tensors)
 
 
-def _rate(value: Any) -> Any:
+def rate_of(value: Any) -> Any:
+    """Return a rate in Hz, which ESPnet also takes as ``16k``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kK]?)(?:[hH]z)?", str(value))  # "16k"
     return int(float(found[1]) * (1000 if found[2] else 1)) if found else value
 

@@ -41,6 +41,8 @@ def test_figures_of_known_errors() -> None:
     assert figures.median_ms == 35
     assert figures.mean_ms == 35
     assert figures.bias_ms == 0
+    assert figures.spread_ms == 30
+    assert summarize({"a": (-50.0, -40.0, -60.0)}).spread_ms == 10
     assert (figures.within_10, figures.within_20, figures.within_50) == (0.25, 0.5, 0.75)
     assert figures.signed_ms["b"] == (50.0, -60.0)
     assert "signed_ms" not in figures.figures()
