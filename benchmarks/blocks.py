@@ -21,7 +21,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.bench.measure import EncoderSettings, benchmark
+from nas_encoder.bench.subjects import of_module
 from nas_encoder.cli.scale import parse_count
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import measure, quiet_clock
 from nas_encoder.errors import MissingDependencyError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.network import build_encoder
-from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.network.complexity import count_parameters
 from nas_encoder.peers import build_peer
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks import points
@@ -187,18 +188,16 @@ def side_by_side(
     encoders: Mapping[str, nn.Module], frames: int, repeats: int
 ) -> list[dict[str, Any]]:
     """Return a row for each encoder: the inference of one utterance, all in turns."""
-    x, lengths = torch.randn(1, frames, BINS), torch.tensor([frames])
-    rows = [
-        {"encoder": name, "parameters": count_parameters(module)}
-        | {"macs": count_macs(module.eval(), frames, BINS)}
-        for name, module in encoders.items()
-    ]
-    with torch.inference_mode():
-        calls = {name: partial(module, x, lengths) for name, module in encoders.items()}
-        times = measure(calls, repeats, warm_up=2, clock=quiet_clock("cpu"))
-    for row in rows:
-        taken = times[row["encoder"]]
-        row |= {"ms": round(1e3 * taken.median, 1), "iqr_ms": round(1e3 * taken.iqr, 1)}
+    subjects = [of_module(name, module, BINS) for name, module in encoders.items()]
+    settings = EncoderSettings(
+        frames=frames, repeats=repeats, seconds=0.0, training=False,
+        threads=(torch.get_num_threads(),),
+    )  # fmt: skip
+    rows = []
+    for found in benchmark(subjects, settings)["networks"]:
+        (times,) = found["inference"].values()
+        row = {"encoder": found["label"], "parameters": found["parameters"], "macs": found["macs"]}
+        rows.append(row | {name: round(times[name], 1) for name in ("ms", "iqr_ms")})
     return sorted(rows, key=lambda row: float(row["ms"]))
 
 

@@ -144,9 +144,9 @@ def benchmark(
     Returns:
         The document: ``settings``, ``environment``, ``load`` (of the last minute, per core) and
         ``networks``, a row for each with ``parameters``, ``macs`` (of its longest utterance),
-        ``inference`` and ``step`` (by threads: ``ms``, ``iqr_ms``, ``rtf``, and ``ratio`` to the
-        reference, the median of the ratios in each round) and ``memory_mib``; null where a file
-        cannot tell.
+        ``inference`` and ``step`` (by threads: ``ms``, ``iqr_ms``, ``each_ms``, ``rtf``, and
+        ``ratio`` to the reference, the median of the ratios in each round) and ``memory_mib``;
+        null where a file cannot tell.
 
     Raises:
         ConfigError: A setting is wrong, a label is not unique, or an encoder fails on the batch.
@@ -273,8 +273,8 @@ def _summary(
     found: dict[str, Any] = {
         "ms": 1e3 * own.median,
         "iqr_ms": 1e3 * own.iqr,
+        "each_ms": [1e3 * value for value in own.times],
         "rtf": own.median / seconds,
-        "rounds": len(own.times),
         "ratio": None,
     }
     if reference in times:  # an exported file has no training step

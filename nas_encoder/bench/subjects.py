@@ -68,6 +68,14 @@ class Subject:
         return self.source.label
 
 
+def of_module(
+    label: str, module: nn.Module, features: int, shift: float = SHIFT, text: str = ""
+) -> Subject:
+    """Return a network with ``forward(x (B, T, F), lengths (B,))`` as what is measured."""
+    source = Source(label, text or label, sources.OWN, label)
+    return Subject(source, features, shift, module, module, count_parameters(module))
+
+
 def build(
     source: Source,
     sizes: Mapping[str, Any] | None = None,

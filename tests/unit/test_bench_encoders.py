@@ -138,7 +138,7 @@ def test_a_benchmark_and_its_page() -> None:
     for row in (first, second):
         for what in ("inference", "step"):
             times = row[what]["1"]
-            assert times["rounds"] == 3 and times["ms"] > 0
+            assert len(times["each_ms"]) == 3 and times["ms"] > 0
             assert times["rtf"] == pytest.approx(times["ms"] / 300)
         assert 0 < row["memory_mib"]["inference"] < row["memory_mib"]["step"]
     assert second["inference"]["1"]["ratio"] == second["step"]["1"]["ratio"] == 1.0

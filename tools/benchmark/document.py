@@ -90,7 +90,8 @@ def row_of(
             for versus in comparisons
         ],
         "parameters": {"encoder": first.get("parameters"), "model": parameters},
-        "macs_10s": first.get("macs"),
+        "macs": first.get("macs"),
+        "macs_of_seconds": first.get("speech_seconds"),
         "measured": {device: _short(row) for device, row in measured.items()},
         "training_cost": {**asdict(one.costs), "throughput": one.costs.throughput},
         "boundaries": boundaries,

@@ -20,8 +20,8 @@ _READING = f"""\
 - **p** is of the matched-pairs test (Gillick and Cox 1989) with utterances as segments, two-sided,
   adjusted for all tests of the table (Holm 1979). Of fewer than {FEWEST} utterances there is none.
   Neither covers the choice of the training's seed: each network was trained once.
-- **Parameters**: of the encoder; in brackets those of the whole model. **MACs**: of the encoder for
-  10 s of speech, each with the features that it was trained on.
+- **Parameters**: of the encoder; in brackets those of the whole model. **MACs**: of the encoder
+  for so much speech, each with the features that it was trained on.
 - **RTF** and **step**: of the encoder alone, all in one process in turns, at the same speech. A
   step is forward and backward without optimizer. The decoder's search is not in it.
 - **Training**: time of all epochs with their validation, CPU seconds of the process or by the wall
@@ -36,7 +36,11 @@ def columns_of(rows: Sequence[Row], unit: str) -> dict[str, Column]:
     for name in references:
         found[f"against {name}"] = partial(_versus, name)
     found["parameters"] = _parameters
-    found["MACs"] = lambda row: count(row["macs_10s"])
+    seconds = sorted({row["macs_of_seconds"] for row in rows if row["macs"] is not None})
+    found[f"MACs, {' or '.join(f'{value:g}' for value in seconds)} s"] = _macs
+    for name in ("toolkit", "tokens"):
+        if len({row[name] for row in rows}) > 1:
+            found[name] = partial(_told, name)
     for device in dict.fromkeys(device for row in rows for device in row["measured"]):
         own = [row["measured"].get(device, {}) for row in rows]
         for what, title in (("inference", "RTF"), ("step", "step ms")):
@@ -121,6 +125,14 @@ def _parameters(row: Row) -> str:
     return count(own) + (f" ({count(whole)})" if whole is not None else "")
 
 
+def _macs(row: Row) -> str:
+    return count(row["macs"])
+
+
+def _told(name: str, row: Row) -> str:
+    return str(row[name])
+
+
 def _measured(device: str, what: str, threads: str, row: Row) -> str:
     found = row["measured"].get(device, {}).get(what, {}).get(threads)
     if found is None:
@@ -146,7 +158,8 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def _published_cells(row: Row, test: str, columns: Mapping[str, Column]) -> list[str]:
     first = next(iter(columns))
-    known = {first: f"{row['errors'][test]:g}", "parameters": f"({count(row.get('parameters'))})"}
+    size = f"({count(row['parameters'])})" if "parameters" in row else "-"
+    known = {first: f"{row['errors'][test]:g}", "parameters": size}
     return [f"*published:* {row['name']}", *(known.get(title, "-") for title in columns)]
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from nas_encoder.deploy import timing
+from nas_encoder.bench.measure import EncoderSettings, benchmark
+from nas_encoder.bench.subjects import of_module
 from nas_encoder.errors import DataError
-from nas_encoder.network.complexity import count_macs, count_parameters
+from nas_encoder.network.complexity import count_parameters
 from tools.scripts import command, write_json
 
 SECONDS = 10.0
@@ -36,34 +35,35 @@ def measure(
 
     Args:
         systems: The systems by name.
-        repeats: Timed passes of each encoder, after an untimed one.
+        repeats: Timed passes of each encoder, at least 3, after two untimed ones.
         seed: Seed of the features.
 
     Raises:
         DataError: The encoders differ in size by more than 5 %.
     """
-    torch.set_num_threads(1)
-    counts = {name: count_parameters(encoder) for name, (_, encoder, _) in systems.items()}
+    subjects = [
+        of_module(name, encoder, bins, SECONDS / FRAMES)
+        for name, (_, encoder, bins) in systems.items()
+    ]
+    counts = {subject.label: subject.parameters or 0 for subject in subjects}
     spread = max(counts.values()) / min(counts.values()) - 1
     if spread > SPREAD:
         rule = f"must be equal within {100 * SPREAD:.0f} %, differ by {100 * spread:.1f} %"
         raise DataError("sizes of the encoders", [f"{rule}: {counts}"])
-    generator, lengths = torch.Generator().manual_seed(seed), torch.tensor([FRAMES])
-    calls = {
-        name: partial(encoder, torch.randn(1, FRAMES, bins, generator=generator), lengths)
-        for name, (_, encoder, bins) in systems.items()
-    }
-    with torch.inference_mode():
-        taken = timing.measure(calls, repeats)
+    settings = EncoderSettings(
+        speech=(SECONDS,), training=False, seconds=0.0, repeats=max(3, repeats), seed=seed
+    )
+    rows = {row["label"]: row for row in benchmark(subjects, settings)["networks"]}
     return {
         name: {
             "encoder_parameters": counts[name],
             "parameters": count_parameters(model),
-            "macs_10s": count_macs(encoder, FRAMES, bins),
-            "rtf": taken[name].median / SECONDS,
-            "rtf_each": [value / SECONDS for value in taken[name].times],
+            "macs_10s": rows[name]["macs"],
+            "memory_mib": rows[name]["memory_mib"]["inference"],
+            "rtf": rows[name]["inference"]["1"]["rtf"],
+            "rtf_each": [ms / 1e3 / SECONDS for ms in rows[name]["inference"]["1"]["each_ms"]],
         }
-        for name, (model, encoder, bins) in systems.items()
+        for name, (model, _, _) in systems.items()
     }
 
 
@@ -97,4 +97,4 @@ def main(load: Callable[[Path], Measurable], arguments: list[str] | None = None)
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     args = parser.parse_args(arguments)
     systems = {name: load(path) for name, path in args.systems}
-    write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
+    write_measures(args.output, measure(systems, args.repeats, args.seed))

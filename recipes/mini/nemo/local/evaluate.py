@@ -13,28 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from nas_encoder.common.documents import write_lines
 from nas_encoder.errors import DataError
+from nas_encoder.nemo.peers import AnyEncoder
 from tools.experiments.collect import CONDITIONS
 from tools.experiments.equal_time import run_of
 from tools.experiments.measure import measure, write_measures
 from tools.scripts import command
 
 BATCH = 8
-
-
-class FramesFirst(nn.Module):
-    """A NeMo encoder with the interface of our networks: x (B, T, F), lengths (B,)."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Any:
-        """Return the encoder's output."""
-        return self.encoder(audio_signal=x.transpose(1, 2), length=lengths)  # (B, F, T)
 
 
 def load(expdir: Path, run: str) -> Any:
@@ -96,9 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
     systems = {}
     for name in args.systems:
         model = models[f"epochs/{name}"]
-        encoder = FramesFirst(model.encoder).eval()
+        encoder = AnyEncoder(model.encoder).eval()
         systems[name] = (model, encoder, model.cfg.preprocessor.features)
-    write_measures(args.output, measure(systems, max(1, args.repeats), args.seed))
+    write_measures(args.output, measure(systems, args.repeats, args.seed))
 
 
 if __name__ == "__main__":
