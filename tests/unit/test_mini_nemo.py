@@ -171,7 +171,7 @@ def test_encoders_are_measured_in_turns_and_only_at_equal_size() -> None:
     found = measure({"a": (small, small, 8), "b": (small, small, 8)}, 3, seed=0)
     for system in found.values():
         assert len(system["rtf_each"]) == 3
-        assert system["rtf"] == pytest.approx(sorted(system["rtf_each"])[1]) > 0
+        assert 0 < system["rtf"] == pytest.approx(sorted(system["rtf_each"])[1])
         assert system["encoder_parameters"] == system["parameters"] > 0 < system["macs_10s"]
     with pytest.raises(DataError, match="must be equal within 5 %, differ by"):
         measure({"a": (small, small, 8), "b": (large, large, 8)}, 1, seed=0)
