@@ -227,6 +227,8 @@ def test_searches_and_genotypes_of_a_recipe(tmp_path: Path) -> None:
         "b": Source(str(tmp_path / "found.yaml"), False),
         "c": Source("hourglass", True),
     }
+    with pytest.raises(ConfigError, match="'searched_cells' is what --search calls its own"):
+        given("searched_cells=asrnet_b", tmp_path, {"searched_cells": cells.source})
     for wrong, rule in (
         ("asrnet_b", "must be NAME=VALUE"),
         ("a=asrnet_b a=asrnet_a", "'a' is there twice"),

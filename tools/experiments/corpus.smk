@@ -32,7 +32,7 @@ ENCODERS = list(CHOICES)
 # The first encoder of each number of features makes the statistics for all.
 BINS = {name: bins_of(choice) for name, choice in CHOICES.items()}
 FIRST = {bins: name for name, bins in reversed(BINS.items())}
-DECODINGS = config["decoding"].split()
+DECODINGS = list(dict.fromkeys(config["decoding"].split()))
 # Raises an error where an encoder has no such decoding.
 DECODING_FILES = {
     (name, kind): str(CONF / decoding_file(choice, kind))
@@ -102,7 +102,7 @@ rule training_config:
         corpus=CORPUS,
         name=lambda w: CHOICES[w.encoder].name,
         genotype=lambda w: (
-            f"--genotype {GENOTYPES[w.encoder].genotype}" if w.encoder in GENOTYPES else ""
+            ["--genotype", GENOTYPES[w.encoder].genotype] if w.encoder in GENOTYPES else []
         ),
         stats=lambda w: f"stats/{BINS[w.encoder]}/train/feats_stats.npz",
         seed=config["seed"],
@@ -111,7 +111,7 @@ rule training_config:
     log: "log/conf/{encoder}.log"
     shell:
         "python -m tools.espnet_recipes.standalone --corpus {params.corpus} --name {params.name}"
-        " {params.genotype} {params.size} {TOKEN_OPTIONS} --stats {params.stats}"
+        " {params.genotype:q} {params.size} {TOKEN_OPTIONS} --stats {params.stats}"
         " --seed {params.seed} {params.options} --output {output} > {log} 2>&1"
 
 

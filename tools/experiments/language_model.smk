@@ -23,17 +23,17 @@ if used := [name for name in LANGUAGE_MODELS if name in DECODINGS]:
             LM_TEXT or [],
             train=f"{folder('train')}/text",
         output:
-            config="conf/lm.yaml",
+            config="lm/train.yaml",
             text="lm/text",
         params:
             corpus=CORPUS,
-            more=f"--more {LM_TEXT}" + " --partial" * SYNTHETIC if LM_TEXT else "",
+            more=["--more", LM_TEXT, *(["--partial"] if SYNTHETIC else [])] if LM_TEXT else [],
             seed=config["seed"],
             tiny="--tiny" * TINY,
-        log: "log/conf/lm.log"
+        log: "log/lm_config.log"
         shell:
             "python -m tools.espnet_recipes.language_model --corpus {params.corpus} {TOKEN_OPTIONS}"
-            " --seed {params.seed} {params.tiny} --train {input.train:q} {params.more}"
+            " --seed {params.seed} {params.tiny} --train {input.train:q} {params.more:q}"
             " --config {output.config} --text {output.text} > {log} 2>&1"
 
     if stage(5, *(file for name in used for file in LANGUAGE_MODELS[name].files)):
@@ -42,7 +42,7 @@ if used := [name for name in LANGUAGE_MODELS if name in DECODINGS]:
         rule lm_stats:
             input:
                 TOKENS,
-                config="conf/lm.yaml",
+                config="lm/train.yaml",
                 **LM_TEXTS,
             output: expand("lm/stats/{split}/text_shape", split=LM_TEXTS)
             log: "log/lm_stats.log"
@@ -63,7 +63,7 @@ if used := [name for name in LANGUAGE_MODELS if name in DECODINGS]:
         rule lm:
             input:
                 TOKENS,
-                config="conf/lm.yaml",
+                config="lm/train.yaml",
                 **LM_TEXTS,
                 **{f"{split}_shape": f"lm/stats/{split}/text_shape.{TOKEN_TYPE}" for split in LM_TEXTS},
             output: "costs/lm.json"

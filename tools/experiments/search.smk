@@ -6,10 +6,7 @@ from tools.experiments.searched import given, searches
 SEARCHES = searches(
     config["search"], config["search_config"], config["search_args"], RECIPE
 )
-GENOTYPES = {
-    **{name: search.source for name, search in SEARCHES.items()},
-    **given(config["genotype"], RECIPE),
-}
+GENOTYPES = given(config["genotype"], RECIPE, {name: own.source for name, own in SEARCHES.items()})
 
 if stage(SEARCH_STAGE, *(f"costs/search/{name.removeprefix('searched_')}.json" for name in SEARCHES)):
 

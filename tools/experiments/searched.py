@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nas_encoder.common.documents import read_yaml
@@ -125,19 +126,24 @@ def searches(names: str, configs: str, words: str, recipe: Path) -> dict[str, Se
     return found
 
 
-def given(words: str, recipe: Path) -> dict[str, Source]:
-    """Return the genotypes of the option ``--genotype`` by the names of their encoders.
+def given(
+    words: str, recipe: Path, others: Mapping[str, Source] = MappingProxyType({})
+) -> dict[str, Source]:
+    """Return the genotypes of the option ``--genotype``, after others, by their encoders' names.
 
     Args:
         words: ``NAME=GENOTYPE`` for each, a name of the zoo or a file.
         recipe: The recipe's folder, from which files are named.
+        others: Those that are searched.
 
     Raises:
-        ConfigError: A word has another form.
+        ConfigError: A word has another form, or a name is one of the others.
         GenotypeError: There is no such genotype.
     """
-    found = {}
+    found = dict(others)
     for name, value in _pairs(words, "--genotype").items():
+        if name in others:
+            raise ConfigError("--genotype", [f"'{name}' is what --search calls its own; rename it"])
         is_file = "/" in value or value.endswith((".yaml", ".yml"))
         source = Path(recipe, value).resolve() if is_file else value
         genotype = load_genotype(source)
