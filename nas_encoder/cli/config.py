@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   nas-encoder config espnet --list
   nas-encoder config espnet train_asr_nas_small > conf/train_asr_nas.yaml
   nas-encoder config nemo nas_ctc_bpe > conf/nas_ctc_bpe.yaml
+  nas-encoder config nemo librispeech_100_blocks_hybrid   # one that recipes/librispeech/nemo trains
 """
 
 # What can be asked for -> folders of conf/.

@@ -124,7 +124,8 @@ def encoder_config(choice: Choice) -> dict[str, Any]:
         options |= sizes
         options.setdefault("d_model", sizes.get("channels"))
     else:
-        options |= table()["sizes"][corpus["size"]]["encoder"]
+        size = table()["sizes"][corpus["size"]]
+        options |= {**size["encoder"], **size.get(choice.name, {})}
     options |= corpus.get("encoders", {}).get(choice.encoder, {})
     target = options.pop("_target_")
     return {"_target_": target, "feat_in": "${model.preprocessor.features}", **options}

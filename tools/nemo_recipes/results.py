@@ -135,6 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
             "**A synthetic corpus** (espeak-ng) in the layout of the real one, about which these "
             "numbers say nothing."
         ]
+    prepared = read_yaml(args.prepared, ConfigError)
+    if prepared.get("counts", prepared)["source"] == "partial":
+        notes.append("**A part of the corpus**, with which published numbers cannot be compared.")
     notes += [NOTES[name] for name in UNITS[args.kind] if name in NOTES]
     parts = [f"# {args.corpus} with NeMo", *notes]
     document: dict[str, Any] = {"rows": [], "encoders": {}}
@@ -153,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         document["rows"] += [{**asdict(row), "nemo_rate": rate} for row, rate in found]
         document["encoders"][encoder] = facts
     origin = {**environment(), "nemo_toolkit": _nemo_version(), "command": args.command}
-    document |= {"prepared": read_yaml(args.prepared, ConfigError), "origin": origin}
+    document |= {"prepared": prepared, "origin": origin}
     print(write_files(args.output, parts, origin, document))
 
 
