@@ -31,7 +31,7 @@ from tools.espnet_recipes.standalone import (
     with_genotype,
 )
 from tools.experiments.recipe import PROFILES, read_options
-from tools.experiments.searched import Source, given, searches
+from tools.experiments.searched import Source, given, read_genotype, searches
 from tools.results.document import write_files
 from tools.results.publish import main as main_of_publish
 
@@ -222,10 +222,12 @@ def test_searches_and_genotypes_of_a_recipe(tmp_path: Path) -> None:
     assert blocks.options == "--set batch.workers=0 --set trials.count=9 --resume"
     assert blocks.source == Source("search/blocks/genotype.yaml", True) and not cells.source.sized
     load_genotype("asrnet_b").save(tmp_path / "found.yaml")
-    assert given("a=asrnet_b b=found.yaml c=hourglass", tmp_path) == {
+    small = read_genotype("hourglass(width=64)")
+    assert small.hash == load_genotype({"known": "hourglass", "width": 64}).hash
+    assert given("a=asrnet_b b=found.yaml c=hourglass(width=64)", tmp_path) == {
         "a": Source("asrnet_b", False),
         "b": Source(str(tmp_path / "found.yaml"), False),
-        "c": Source("hourglass", True),
+        "c": Source("hourglass(width=64)", True),
     }
     with pytest.raises(ConfigError, match="'searched_cells' is what --search calls its own"):
         given("searched_cells=asrnet_b", tmp_path, {"searched_cells": cells.source})
@@ -233,6 +235,7 @@ def test_searches_and_genotypes_of_a_recipe(tmp_path: Path) -> None:
         ("asrnet_b", "must be NAME=VALUE"),
         ("a=asrnet_b a=asrnet_a", "'a' is there twice"),
         ("a=missing.yaml", "missing.yaml"),
+        ("a=hourglass(wide=64)", "wide"),
     ):
         with pytest.raises(NasEncoderError, match=rule):
             given(wrong, tmp_path)

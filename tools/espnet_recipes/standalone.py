@@ -16,16 +16,18 @@ from typing import Any
 from nas_encoder.cli.scale import parse_count
 from nas_encoder.common.documents import write_yaml
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
 from tools.espnet_recipes.configs import Choice, choices, decode_configs, table, train_config
 from tools.experiments.schedules import merge
+from tools.experiments.searched import read_genotype
 from tools.scripts import command
 
 FACTORS = (0.9, 1.0, 1.1)
 RATE = 16000  # Hz, of all these corpora
 # Encoders of genotypes are trained like these: without a size of their own, or with one.
 LIKE, LIKE_SIZED = "nas", "blocks"
+OWN_SIZE = "own"
 SIZE_OF = "dfsmn_san"  # and have its number of parameters, if no other is given
 # Does everything run? A network of TINY sizes, an epoch, batches of 25 s.
 TINY_TRAINING: Mapping[str, Any] = {
@@ -207,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--bpemodel", type=Path)
     add("--stats", type=Path, required=True, help="ESPnet's feats_stats.npz")
     add("--genotype", help="of the encoder, in the place of the configuration's: file or name")
-    add("--parameters", help=f"of that encoder, like 14M (default: those of {SIZE_OF})")
+    add("--parameters", help=f"of that encoder, like 14M, or {OWN_SIZE} (default: as {SIZE_OF})")
     add("--seed", type=int, required=True, help="of the training")
     add("--speed", action="store_true", help="perturb the speed")
     add("--tiny", action="store_true", help="a network for a test")
@@ -222,8 +224,8 @@ def main(arguments: list[str] | None = None) -> None:
         config = tiny(choice, config)
     if args.genotype is not None:
         size = args.parameters or str(round(1e6 * millions_of(args.corpus)))
-        wanted = None if args.tiny else parse_count(size)
-        config = with_genotype(choice, config, load_genotype(args.genotype), wanted)
+        wanted = None if args.tiny or size == OWN_SIZE else parse_count(size)
+        config = with_genotype(choice, config, read_genotype(args.genotype), wanted)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_yaml(args.output, config, ConfigError)
 

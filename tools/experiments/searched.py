@@ -17,9 +17,10 @@ from typing import Any
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
-from nas_encoder.genotype import load_genotype
+from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.spaces import get_space
 
+_SIZED = re.compile(r"([a-z_]+)\(([a-z_]+=[0-9]+(?:,[a-z_]+=[0-9]+)*)\)")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 SHIPPED = Path(__file__).resolve().parents[2] / "conf" / "search"
 
@@ -29,7 +30,8 @@ class Source:
     """Where an encoder's genotype comes from.
 
     Attributes:
-        genotype: A file, which a search may have to write first, or a name of the zoo.
+        genotype: A file, which a search may have to write first, or what else
+            :func:`read_genotype` takes.
         sized: Whether genotypes of its space have widths and depths of their own.
     """
 
@@ -126,13 +128,21 @@ def searches(names: str, configs: str, words: str, recipe: Path) -> dict[str, Se
     return found
 
 
+def read_genotype(source: str) -> Genotype:
+    """Load a genotype: of a file, of the zoo, or a known encoder like ``conformer(width=64)``."""
+    if sized := _SIZED.fullmatch(source):
+        sizes = (word.split("=") for word in sized[2].split(","))
+        return load_genotype({"known": sized[1], **{name: int(value) for name, value in sizes}})
+    return load_genotype(source)
+
+
 def given(
     words: str, recipe: Path, others: Mapping[str, Source] = MappingProxyType({})
 ) -> dict[str, Source]:
     """Return the genotypes of the option ``--genotype``, after others, by their encoders' names.
 
     Args:
-        words: ``NAME=GENOTYPE`` for each, a name of the zoo or a file.
+        words: ``NAME=GENOTYPE`` for each, see :func:`read_genotype`.
         recipe: The recipe's folder, from which files are named.
         others: Those that are searched.
 
@@ -146,6 +156,6 @@ def given(
             raise ConfigError("--genotype", [f"'{name}' is what --search calls its own; rename it"])
         is_file = "/" in value or value.endswith((".yaml", ".yml"))
         source = Path(recipe, value).resolve() if is_file else value
-        genotype = load_genotype(source)
+        genotype = read_genotype(str(source))
         found[name] = Source(str(source), get_space(genotype.space).has("scaling"))
     return found
