@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
         options[name] = str((folder / options[name]).resolve())
     script = folder / "run.sh"
     shown = str(script.relative_to(ROOT) if ROOT in folder.parents else script)
-    return {**options, "last_stage": len(stages), "command": " ".join([shown, *arguments])}
+    return {**options, "last_stage": len(stages), "command": shlex.join([shown, *arguments])}
 
 
 def forget_lost(expdir: Path) -> None:
