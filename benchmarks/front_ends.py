@@ -23,8 +23,8 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import measure
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front import build_front
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront, DepthwiseFront
 from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import Conv2dFront, DepthwiseFront
 
 BINS, WIDTH, FRAMES = 80, 176, 1000
 CHANNELS = (16, 64, 256)

@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nas_encoder.common.fields import Declared, Rule, flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.tapped import TappedEncoder, Taps
 from nas_encoder.ops.masking import padding_frames, reduced_lengths
@@ -299,6 +300,18 @@ class DFSMNSAN(TappedEncoder):
             added = taps.take(number, partial(self._output, m, padding))
             m = m if added is None else m + added
         return self._output(m, padding)
+
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most; refused with attention layers."""
+        if self.attention:
+            rule = "attention sees the whole utterance; without (0) the encoder streams"
+            raise ConfigError("streaming", [f"attention_layers: {len(self.attention)}, {rule}"])
+        factor, context = self.subsampling_factor, self.config.context
+        found = ReceptiveField(context, factor - 1 + context)
+        memories: Any = self.blocks
+        for memory in memories:
+            found = found.plus(*(factor * frames for frames in memory.reach))
+        return found
 
     def _run(self, layer: nn.Module, m: Tensor, padding: Tensor | None) -> Tensor:
         if self.config.checkpointing and self.training and torch.is_grad_enabled():

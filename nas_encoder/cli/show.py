@@ -1,8 +1,8 @@
 """Show a genotype: its cells as text or picture, and what the network built from it costs.
 
-Parameters, multiply-adds, receptive field and output frame rate are those of the network with
-the sizes given here; the defaults are the smallest network of the paper (17 cells, 24 channels),
-for blocks the genotype's own size.
+Parameters, multiply-adds, receptive field, lookahead and output frame rate are those of the network
+with the sizes given here; the defaults are the smallest network of the paper (17 cells, 24
+channels), for blocks the genotype's own size.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         costs["parameters"]["with_classes"] = parameters + layer + args.classes
         out_frames = int(encoder.output_lengths(torch.tensor([frames])))
         costs["multiply_adds"]["with_classes"] = macs + layer * out_frames
+    costs["streaming"] = _streaming(encoder, args.frame_shift)
     with contextlib.suppress(ConfigError):  # some are unbounded
         network, shift = get_space(genotype.space).network, args.frame_shift
         field = network.receptive_field(genotype.architecture, encoder.config)
@@ -131,6 +132,15 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
             "right_ms": field.right * shift,
         }
     return costs
+
+
+def _streaming(encoder: Any, shift: float) -> dict[str, Any]:
+    """Return the lookahead, or why the encoder does not stream."""
+    try:
+        frames = encoder.lookahead
+    except ConfigError as error:
+        return {"streams": False, "why_not": list(error.problems)}
+    return {"streams": True, "lookahead_frames": frames, "lookahead_ms": frames * shift}
 
 
 def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -> list[str]:
@@ -163,6 +173,13 @@ def _text(genotype: Genotype, args: argparse.Namespace, costs: dict[str, Any]) -
                 f"back, {field['right_ms']:,.0f} ms ahead)",
             )
         )
+    streaming = costs["streaming"]
+    if streaming["streams"]:
+        ahead = f"{streaming['lookahead_ms']:,.0f} ms ({streaming['lookahead_frames']} frames)"
+        rows.append(("streams", f"with a lookahead of {ahead}"))
+    else:
+        for number, line in enumerate(streaming["why_not"]):
+            rows.append(("" if number else "streams", f"no: {line}"))
     rows.append(
         (
             "output",

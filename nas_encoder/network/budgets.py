@@ -14,6 +14,7 @@ from nas_encoder.spaces.modules import Costs
 UNITS: dict[str, tuple[str, float]] = {
     "parameters": ("M", 1e-6),
     "macs": ("G", 1e-9),
+    "lookahead_ms": ("ms", 1.0),
     "latency_ms": ("ms", 1.0),
     "memory_mb": ("MB", 1.0),
     "train_seconds": ("s per h", 1.0),
@@ -22,13 +23,18 @@ UNITS: dict[str, tuple[str, float]] = {
 TITLES = {
     "parameters": "parameters",
     "macs": "multiply-adds",
+    "lookahead_ms": "lookahead",
     "latency_ms": "latency",
     "memory_mb": "peak memory",
     "train_seconds": "training time",
     "infeasible": "utterances without a CTC path",
 }
 COUNTED = ("parameters", "macs")  # exact and cheap
-KNOWN = (*COUNTED, "infeasible")  # without running the network; the others are measured
+KNOWN = (
+    *COUNTED,
+    "lookahead_ms",
+    "infeasible",
+)  # without running the network; the others are measured
 
 
 def readable(name: str, value: float) -> str:
@@ -81,6 +87,9 @@ class TrialBudgets(Budgets):
     Costs are those of the section ``measure``, whose ``seconds`` of speech they are for.
 
     Attributes:
+        lookahead_ms: Most milliseconds of audio after the beginning of an output frame that it
+            depends on, chunks included; see ``docs/streaming.md``. Networks that see the whole
+            utterance are outside of any such bound.
         memory_mb: Largest peak of memory during an inference, in MB: the weights, the input and
             all that PyTorch allocates; see :func:`~nas_encoder.deploy.memory.peak_memory`.
         infeasible: Largest share of the training utterances, in %, with more tokens than CTC can
@@ -93,6 +102,7 @@ class TrialBudgets(Budgets):
             also those that are minimized, are then predicted instead of measured.
     """
 
+    lookahead_ms: float | None = option(None, number(0, 1e9))
     memory_mb: float | None = option(None, number(0, 1e9, above=True))
     train_seconds: float | None = option(None, number(0, 1e9, above=True))
     infeasible: float | None = option(None, number(0, 100, above=True))
@@ -116,7 +126,7 @@ class TrialBudgets(Budgets):
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         """Return the broken bounds of known costs: quantity -> by how much, as |log(cost/bound)|.
 
-        A cost of zero below a bound counts as far away, 100.
+        A cost of zero below a bound or an infinite one above it counts as far away, 100.
         """
         found = {}
         for name in self.limited:
@@ -124,7 +134,8 @@ class TrialBudgets(Budgets):
                 continue
             cost, most, least = costs[name], self.budgets.get(name), self.at_least.get(name)
             if most is not None and cost > most:
-                found[name] = math.log(cost / most)
+                # An infinite cost, or a bound of zero, is no direction for a search.
+                found[name] = min(math.log(cost / most), 100.0) if most else 100.0
             elif least is not None and cost < least:
                 found[name] = math.log(least / cost) if cost > 0 else 100.0
         return found

@@ -1,6 +1,6 @@
-"""What all encoders of this package share: input checks and intermediate outputs.
+"""What all encoders of this package share: input checks, intermediate outputs, streaming.
 
-B batch, T frames, F frequency bins, D output features, S subsampling factor.
+B batch, T frames, t frames of a chunk, F frequency bins, D output features, S subsampling factor.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_encoder.errors import InputError, UtteranceTooShortError
+from nas_encoder.common.receptive_field import ReceptiveField
+from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
+from nas_encoder.network import windowed
 from nas_encoder.network.complexity import count_parameters
+from nas_encoder.network.streaming import Chunk, StreamState, check_chunk, ends_after
 from nas_encoder.ops.masking import is_capturing, reduced_lengths
 
 Condition = Callable[[Tensor], Tensor]
@@ -138,6 +141,100 @@ class TappedEncoder(nn.Module):
         )
         output = self.encode(x, lengths if padded else None, record, *choices)
         return output, self.output_lengths(lengths), record.found
+
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most, exactly.
+
+        Raises:
+            ConfigError: It sees the whole utterance; what does so is named.
+        """
+        rule = "has no streaming form; it must say what its frames depend on (TappedEncoder.field)"
+        raise ConfigError("streaming", [f"{type(self).__name__} {rule}"])
+
+    @property
+    def lookahead(self) -> int:
+        """Input frames after the first of an output frame's own that it depends on at most.
+
+        Raises:
+            ConfigError: The encoder does not stream; what sees the whole utterance is named.
+        """
+        return self.field().right
+
+    def initial_state(self, batch: int) -> StreamState:
+        """Return the state of B streams before their first frames.
+
+        Raises:
+            ConfigError: The encoder does not stream; what sees the whole utterance is named.
+        """
+        like = next(own for own in self.parameters() if own.is_floating_point()).detach()
+        return StreamState(0, None, self.initial_caches(batch, like))
+
+    def step(
+        self,
+        chunk: Tensor,
+        state: StreamState,
+        last: bool = False,
+        lengths: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> tuple[Tensor, StreamState]:
+        """Encode a chunk of a batch of streams, in evaluation mode.
+
+        The outputs of all steps, one after the other, are those of :meth:`forward` for the whole
+        utterances, however they are cut. A frame comes out with the last input frame that it
+        depends on.
+
+        Args:
+            chunk: (B, t, F) features, t of any size, also 0; values after an utterance's end are
+                ignored.
+            state: Of the step before, or :meth:`initial_state`; it is not changed.
+            last: Whether no frames follow.
+            lengths: (B,) integer, number of valid frames of each utterance in the chunk; fewer than
+                t end it. None if no utterance ends before the chunk does.
+            condition: As of :meth:`forward_taps`.
+
+        Returns:
+            (B, t', D), zero after the end of each utterance, with t' from 0 on, and the next state.
+
+        Raises:
+            InputError: A shape, a length or a value is wrong, the stream is over, or the encoder is
+                in training mode (checked in eager execution, as in :meth:`forward`).
+        """
+        if not is_capturing():
+            check_chunk(state, chunk, self.input_size, lengths, self.training)
+        piece = Chunk(chunk, state.frames, last, ends_after(state, chunk, lengths))
+        valid = piece.valid(piece.start, piece.end)
+        if valid is not None:
+            piece = piece.holding(chunk.masked_fill(~valid.unsqueeze(2), 0.0))
+        condition = condition if self.conditioning else None
+        taps = Taps(() if condition is None else self.config.taps, condition)
+        out, caches = self.stream(piece, state.caches, taps)
+        return out.x, StreamState(piece.end, piece.lengths, caches, last)
+
+    def initial_caches(self, batch: int, like: Tensor) -> Any:
+        """Return what the network keeps of B streams before their first frames.
+
+        Args:
+            batch: B.
+            like: A tensor of the caches' type, on their device.
+
+        Raises:
+            ConfigError: As :meth:`initial_state`.
+        """
+        self.field()
+        return like.new_zeros(batch, 0, self.input_size)
+
+    def stream(self, chunk: Chunk, caches: Any, taps: Taps) -> tuple[Chunk, Any]:
+        """Encode a checked chunk; see :mod:`.windowed`, which networks can do better than.
+
+        Args:
+            chunk: (B, t, F), zero past the ends of utterances.
+            caches: Of the chunk before.
+            taps: As of ``encode``.
+
+        Returns:
+            (B, t', D) and the caches.
+        """
+        return windowed.stream(self, self.field(), chunk, caches, taps)
 
     def parts(self) -> list[dict[str, Any]]:
         """Return the name (``part``) and the ``parameters`` of each part, in order."""

@@ -173,6 +173,7 @@ class TrialRecord(Record):
     memory_mb: float | None = None
     train_seconds: float | None = None
     infeasible: float | None = None
+    lookahead_ms: float | None = None
     epochs: int  # complete ones
     seconds: float  # measuring, training and scoring
     genotype: str  # hash

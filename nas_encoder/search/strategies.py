@@ -8,7 +8,10 @@ from typing import Any
 
 from nas_encoder.tables import STRATEGIES
 
-COSTS = ("latency_ms", "macs", "parameters", "memory_mb", "train_seconds", "infeasible")
+COSTS = (
+    *("latency_ms", "macs", "parameters", "memory_mb", "train_seconds", "infeasible"),
+    "lookahead_ms",
+)
 ERROR = "error"
 GRADIENT, TRIALS = "gradient", "trials"
 

@@ -11,6 +11,7 @@ from nas_encoder.baselines import BASELINES
 from nas_encoder.errors import ConfigError
 from nas_encoder.tables import encoder_targets
 from nas_encoder.testing.convolutions import only_sound_convolutions
+from nas_encoder.testing.streaming import streams_or_says_why_not
 
 
 def padding_changes_nothing(module: Any) -> None:
@@ -58,6 +59,10 @@ class BaselineContract:
 
     def test_every_parameter_takes_part(self, encoder: Any, options: dict[str, Any]) -> None:
         every_parameter_takes_part(encoder(encoder.Config.from_dict(options)).double())
+
+    def test_it_streams_or_says_why_not(self, encoder: Any, options: dict[str, Any]) -> None:
+        module = encoder(encoder.Config.from_dict(options)).double().eval()
+        streams_or_says_why_not(module)
 
     def test_every_wrong_option_is_named(self, encoder: Any) -> None:
         with pytest.raises(ConfigError) as caught:

@@ -19,6 +19,7 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.spaces import SearchSpace, get_space, list_spaces
 from nas_encoder.testing.baselines import every_parameter_takes_part, padding_changes_nothing
 from nas_encoder.testing.convolutions import only_sound_convolutions
+from nas_encoder.testing.streaming import streams_or_says_why_not
 
 
 class SpaceContract:
@@ -168,6 +169,9 @@ class NetworkContract:
             assert int(seen[-1]) <= middle * factor + field.right
         else:
             assert len(seen) > 0.8 * frames  # no front end without padding sees the last ones
+
+    def test_it_streams_or_says_why_not(self, network: Any) -> None:
+        streams_or_says_why_not(network)
 
     def test_costs_are_those_of_the_network(
         self, space: SearchSpace, network: Any, genotype: Genotype

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from nas_encoder.ops.masking import padding_frames
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front import build_front
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront, DepthwiseFront
 from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import Conv2dFront, DepthwiseFront
 
 BINS, CHANNELS, WIDTH = 23, 5, 8
 

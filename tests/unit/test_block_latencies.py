@@ -25,7 +25,8 @@ from nas_encoder.search.trials.costs import TrialCosts
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.config import BlocksConfig
-from nas_encoder.spaces.blocks.parts import Conv2dFront, Convolution, FeedForward
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront
+from nas_encoder.spaces.blocks.parts import Convolution, FeedForward
 from nas_encoder.spaces.blocks.pieces import BlockLatencies, BlockPieces
 
 SPACE: Any = get_space("blocks")

@@ -21,15 +21,8 @@ from nas_encoder.network import build_encoder
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.frames import Frames
-from nas_encoder.spaces.blocks.parts import (
-    MODULES,
-    Conv2dFront,
-    Convolution,
-    FeedForward,
-    Memory,
-    SelfAttention,
-    StackFront,
-)
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront, StackFront
+from nas_encoder.spaces.blocks.parts import MODULES, Convolution, FeedForward, Memory, SelfAttention
 
 SPACE = get_space("blocks")
 CONFORMER = (FeedForward(4, 0.5), SelfAttention(2), Convolution(7), FeedForward(4, 0.5))

@@ -35,12 +35,19 @@ PARTS: tuple[Part, ...] = (
     SelfAttention(2, 3),
     SelfAttention(2, 20),
     SelfAttention(1, 2, "none"),
+    SelfAttention(2, 3, ahead=1),
+    SelfAttention(2, 4, "none", ahead=0),
+    SelfAttention(2, 4, chunk=5),
+    SelfAttention(2, 0, "none", chunk=20),
     Convolution(5),
     Convolution(3, glu=False, norm="layer"),
+    Convolution(5, causal=True),
     GatedMlp(3.0, 5),
+    GatedMlp(3.0, 5, causal=True),
     Parallel(2, 0, "relative", 2.0, 3, 5),
     Parallel(2, 4, "none", 2.0, 5, 0),
     Parallel(2, 2, "relative", 2.0, 7, 3),
+    Parallel(2, 2, "relative", 2.0, 7, 3, chunk=4, causal=True),
     Memory(3, 2),
     Memory(2, 1, 3, 2.0),
     Memory(0, 2, 2),
@@ -157,15 +164,30 @@ def by_definition(module: AttentionModule, x: Tensor, mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["relative", "none"])
-@pytest.mark.parametrize("window", [0, 1, 3, 16, 20])
-def test_attention_is_its_formula(window: int, kind: str) -> None:
-    """Also within windows: chunked, as a band of all scores, and shorter than the window."""
-    module = build(SelfAttention(2, window, kind), norm_before=False).eval()
+@pytest.mark.parametrize(
+    "context",
+    [
+        *({"window": window} for window in (0, 1, 3, 16, 20)),
+        {"window": 5, "ahead": 0},
+        {"window": 2, "ahead": 7},
+        {"window": 4, "chunk": 5},
+        {"window": 0, "chunk": 20},
+        {"window": 20, "chunk": 16},
+        {"window": 3, "chunk": 33},
+    ],
+    ids=str,
+)
+def test_attention_is_its_formula(context: dict[str, int], kind: str) -> None:
+    """Also within a context: in groups, as a part of all scores, and shorter than the context."""
+    part = SelfAttention(2, positions=kind, **context)
+    module = build(part, norm_before=False).eval()
     for frames, lengths in ((1, None), (9, [4]), (50, [33]), (130, [129]), (120, None)):
         x = torch.randn(1, frames, WIDTH, dtype=torch.float64)
         valid = frames if lengths is None else lengths[0]
-        distance = (torch.arange(frames)[:, None] - torch.arange(frames)).abs()
-        mask = (distance <= (window or frames)) & (torch.arange(frames) < valid)
+        mask = torch.zeros(frames, frames, dtype=torch.bool)
+        for frame in range(frames):
+            first, last = part.span(frame) or (0, frames)
+            mask[frame, max(0, first) : min(last + 1, valid)] = True
         expected = by_definition(module, x[0, :valid], mask[:valid, :valid])
         for learning in (True, False):
             with torch.set_grad_enabled(learning):
@@ -228,8 +250,8 @@ def test_reach_is_what_a_frame_depends_on(part: Part) -> None:
     (module(x, frames_of(x, None))[0, place] * slope).sum().backward()
     assert x.grad is not None
     seen = x.grad[0].abs().sum(1).nonzero().flatten()
-    back, ahead = (place, frames - 1 - place) if module.reach is None else module.reach
-    assert (place - int(seen.min()), int(seen.max()) - place) == (back, ahead)
+    assert (int(seen.min()), int(seen.max())) == (part.span(place) or (0, frames - 1))
+    assert module.reach == part.reach
 
 
 @every_part

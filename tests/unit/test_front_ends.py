@@ -15,14 +15,14 @@ from nas_encoder.ops.masking import padding_frames
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front import build_front
-from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import (
+from nas_encoder.spaces.blocks.front_parts import (
     Conv1dFront,
     Conv2dFront,
     DepthwiseFront,
     SearchedFront,
     StackFront,
 )
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.testing.convolutions import only_sound_convolutions
 
 BINS, WIDTH = 17, 6

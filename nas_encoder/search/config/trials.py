@@ -51,8 +51,8 @@ class TrialsConfig(DataConfig, Named):
             without ``input_size``.
         objectives: Quantities to minimize: ``error``, the lowest validation token error rate of
             any epoch so far, in % (with ``training.seconds``, that at the end); and ``latency_ms``,
-            ``macs``, ``parameters``, ``memory_mb``, ``train_seconds`` or ``infeasible`` (see
-            :class:`~nas_encoder.network.budgets.TrialBudgets`).
+            ``macs``, ``parameters``, ``memory_mb``, ``train_seconds``, ``infeasible`` or
+            ``lookahead_ms`` (see :class:`~nas_encoder.network.budgets.TrialBudgets`).
         objective: Budgets: genotypes outside are not trained and do not count as trials.
         pruning: Null for none, except that ``hyperband`` always prunes.
         seeds: Search with each in turn; the genotype with the lowest error is the result. Empty for

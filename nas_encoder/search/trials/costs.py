@@ -5,6 +5,7 @@ T frames, F frequency bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -40,6 +41,7 @@ class TrialCosts:
         infeasible: Returns the share of utterances, in %, that CTC cannot place in the output
             frames of an encoder.
         table: File of latencies, from which they are then predicted; None to measure them.
+        frame_ms: Milliseconds from one input frame to the next.
 
     Raises:
         ConfigError: The table is not of these networks.
@@ -57,7 +59,9 @@ class TrialCosts:
         train_seconds: Callable[[Genotype], float],
         infeasible: Callable[[nn.Module], float],
         table: str | None = None,
+        frame_ms: float = 10.0,
     ) -> None:
+        self.space, self.options, self.frame_ms = space, options, frame_ms
         self.frames, self.bins, self.measure = frames, int(options.input_size), measure
         self.device, self.seed = device, seed
         self._build, self._train_seconds = build, train_seconds
@@ -82,9 +86,19 @@ class TrialCosts:
         if self.predicted is not None and "latency_ms" in names and "latency_ms" not in known:
             costs = self.predicted.of(genotype.architecture)
             known["latency_ms"] = float(costs["latency_ms"])
+        if "lookahead_ms" in names and "lookahead_ms" not in known:
+            known["lookahead_ms"] = self._lookahead(genotype)
         if missing := [name for name in (*COUNTED, *names) if name not in known]:
             known |= self._measured(genotype, missing)
         return {name: known[name] for name in (*COUNTED, *names)}
+
+    def _lookahead(self, genotype: Genotype) -> float:
+        """Return the lookahead; infinity for a network that sees the whole utterance."""
+        try:
+            field = self.space.network.receptive_field(genotype.architecture, self.options)
+        except ConfigError:  # it has no bound
+            return math.inf
+        return field.right * self.frame_ms
 
     def _measured(self, genotype: Genotype, names: Collection[str]) -> dict[str, float]:
         """Return quantities of the network itself."""

@@ -99,6 +99,7 @@ class TrainingEvaluator(Unprepared):
             self._train_seconds,
             self._infeasible,
             config.objective.table,
+            1000 * config.features.frame_shift,
         )
         bounds = self._costs.predicted or self._costs.counted
         if config.objective.budgets and bounds is not None:

@@ -6,24 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from math import lcm
 from typing import Any
 
 from nas_encoder.common.fields import Declared, choice, flag, integer, option, tuple_of
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.errors import ConfigError
+from nas_encoder.spaces.blocks.front_parts import FRONTS, Conv2dFront
 from nas_encoder.spaces.blocks.part import Part, read_part
-from nas_encoder.spaces.blocks.parts import (
-    FRONTS,
-    MODULES,
-    Conv2dFront,
-    FeedForward,
-    Memory,
-    Parallel,
-    SelfAttention,
-)
+from nas_encoder.spaces.blocks.parts import MODULES, FeedForward, Memory, Parallel, SelfAttention
 
 REDUCTIONS = (1, 2, 4)  # frames of the front end per frame of a stage
 MAX_BLOCKS = 256
+MAX_PERIOD = 1 << 16  # frames of the front end; see BlockArchitecture.period
 POSITIONS = ("none", "absolute")
 
 
@@ -140,6 +135,19 @@ class BlockArchitecture(Declared):
         total = sum(stage.blocks for stage in self.stages)
         if total > MAX_BLOCKS:
             found.conflict("stages", f"must have at most {MAX_BLOCKS} blocks, have {total}")
+        if self.period > MAX_PERIOD:
+            rule = f"begin together only every {self.period} frames, must within {MAX_PERIOD}"
+            found.conflict("stages", f"the chunks of attention {rule}; let one divide another")
+
+    @property
+    def period(self) -> int:
+        """After how many frames of the front end all rates and chunks begin together again."""
+        chunks = (
+            stage.reduction * max(getattr(module, "chunk", 0), 1)
+            for stage in self.stages
+            for module in stage.modules
+        )
+        return lcm(*chunks)
 
     @property
     def factor(self) -> int:

@@ -1,25 +1,29 @@
-"""Self-attention over all frames or within a window, with relative positions or none.
+"""Self-attention over all frames, a window or chunks, with relative positions or none.
 
-B batch, T frames, C width, H heads, D = C / H features of a head, W frames of a window's side,
-N chunks of K frames.
+B batch, T frames, t of a chunk that has arrived, C width, H heads, D = C / H features of a head, W
+frames seen before, A frames seen after, N groups of K frames.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.network.streaming import Chunk
 from nas_encoder.ops.masking import is_capturing
+from nas_encoder.spaces.blocks import positions
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.parts import Parallel, SelfAttention
 from nas_encoder.spaces.blocks.weighting import weighted
 
-_LEAST_CHUNK = 16  # smaller matrix products gain nothing
+_LEAST = 16  # frames of a group; smaller matrix products gain nothing
+_MOST = 64  # queries at once while streaming, unless the context is larger
 
 
 class AttentionModule(nn.Module):
@@ -31,25 +35,29 @@ class AttentionModule(nn.Module):
     section 3.3; ``rel_pos`` of NeMo, of type ``latest`` in ESPnet). Without them it is
     ``query_q key_k`` over the root of D (Vaswani et al. 2017).
 
-    Within a window, chunks of frames attend to themselves and W frames on either side, so time and
-    memory grow with T W.
+    Within a window, groups of frames attend to themselves, W frames before and A frames after them,
+    so time and memory grow with T (W + A). With chunks, a frame sees W frames before its chunk and
+    the whole chunk.
 
     Attributes:
         inputs: Queries, keys and values of all heads, stacked in this order.
         position: Linear function of the sinusoids; None without positions.
         content_bias: (H, D), u; None without positions.
         position_bias: (H, D), v; likewise.
-        reach: (W, W), or None if every frame sees the whole utterance.
+        context: (W, A); with chunks (W, 0); None if every frame sees the whole utterance.
+        chunk: Frames of a chunk; 0 for no chunks.
+        reach: The most frames back and ahead that a frame sees; None for the whole utterance.
     """
 
     def __init__(
         self, part: SelfAttention | Parallel, width: int, config: BlocksConfig, norm_before: bool
     ) -> None:
         super().__init__()
-        self.heads, self.window = part.heads, part.window
+        self.heads, self.context, self.chunk = part.heads, part.context, part.chunk
         self.scale = 1.0 / math.sqrt(width // part.heads)
         self.dropout = config.attention_dropout
-        self.reach = (self.window, self.window) if self.window else None
+        own = SelfAttention(part.heads, part.window, ahead=part.ahead, chunk=part.chunk)
+        self.reach = own.reach
         self.norm: nn.Module = nn.Identity()
         if norm_before:
             self.norm = nn.LayerNorm(width, config.norm_eps)
@@ -67,22 +75,101 @@ class AttentionModule(nn.Module):
         """Map (B, T, C) to (B, T, C)."""
         batch, time, width = x.shape
         packed = self.inputs(self.norm(x))  # (B, T, 3C)
-        size = max(self.window, _LEAST_CHUNK)
-        # Short batches are faster as a whole.
-        if self.window and (is_capturing() or time > 2 * (size + 2 * self.window)):
-            context = self._within_chunks(packed, frames, size)
+        if self._in_groups(time):
+            context = self._within_groups(packed, frames)
         else:
             context = self._as_a_whole(packed, frames)
         out: Tensor = self.output(context.permute(1, 2, 0, 3).reshape(batch, -1, width)[:, :time])
         return out
+
+    def initial_cache(self, batch: int, like: Tensor) -> Tensor:
+        """Return the cache of B streams, (B, 0, 3C)."""
+        return like.new_zeros(batch, 0, self.inputs.out_features)
+
+    def step(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, C) to the frames (B, t', C) whose context is complete.
+
+        The cache holds the queries, keys and values of the frames that are still to be seen.
+        """
+        assert self.context is not None  # else it does not stream
+        back, ahead = self.context
+        packed = chunk.holding(self.inputs(self.norm(chunk.x))).after(cache)
+        begin, end, size = max(0, chunk.start - ahead), chunk.end, max(back + ahead, _MOST)
+        if self.chunk:
+            begin, size = self._chunk_start(chunk.start), self._rounded(size)
+        if not chunk.last:
+            end = self._chunk_start(end) if self.chunk else max(begin, end - ahead)
+        parts = [
+            self._between(packed, first, min(first + size, end))
+            for first in range(begin, end, size)
+        ]
+        out = chunk.x[:, :0] if not parts else self.output(torch.cat(parts, 1))
+        kept = max(0, end - back) - packed.start
+        return replace(chunk, x=out, start=begin), packed.x[:, kept:].clone()
+
+    def _between(self, packed: Chunk, first: int, end: int) -> Tensor:
+        """Return the context (B, n, C) of the frames at the places from ``first`` to ``end``."""
+        assert self.context is not None
+        back, ahead = self.context
+        last = self._rounded(end) if self.chunk else end + ahead
+        start, last = max(0, first - back), min(last, packed.end)
+        width = packed.x.size(2) // 3
+        (query,) = self._in_heads(self._at(packed, first, end)[..., :width], 1)
+        key, value = self._in_heads(self._at(packed, start, last)[..., width:], 2)
+        rows, keys, offset = end - first, last - start, first - start
+        valid, mask = packed.valid(start, last), None
+        if valid is not None or not self._see_all(rows, keys, offset):
+            valid = None if valid is None else valid.unsqueeze(1)  # (B, 1, S)
+            mask = self._seen(valid, rows, keys, offset, packed.x.device)
+        distances, column = None, 0
+        if self.position is not None:
+            highest, lowest, column = self._distances(rows, keys, offset)
+            distances = positions.between(highest, lowest, packed.x[..., :width])
+            distances = F.pad(distances, (0, 0, 0, max(0, keys + 1 - distances.size(0))))
+        context = self._attend(query, key, value, mask, distances, column)
+        return context.permute(1, 2, 0, 3).flatten(2)
+
+    @staticmethod
+    def _at(packed: Chunk, first: int, end: int) -> Tensor:
+        return packed.x[:, first - packed.start : end - packed.start]
+
+    def _chunk_start(self, frame: int) -> int:
+        return frame - frame % self.chunk
+
+    def _rounded(self, frames: int) -> int:
+        """Return the next multiple of the chunk, if there are chunks."""
+        return -(-frames // self.chunk) * self.chunk if self.chunk else frames
+
+    def _in_groups(self, time: int) -> bool:
+        """Whether to attend in groups, of K frames; short batches are faster as a whole."""
+        if self.context is None:
+            return False
+        return is_capturing() or time > 2 * (self._group() + sum(self.context))
+
+    def _group(self) -> int:
+        """Return K, at least W and A, and a multiple of the chunk."""
+        assert self.context is not None
+        return self._rounded(max(*self.context, _LEAST))
+
+    def _distances(self, rows: int, keys: int, offset: int) -> tuple[int, int, int]:
+        """Return the largest and the smallest distance to a key seen, and the scores' column.
+
+        Query r is key r + ``offset``; see :func:`~.weighting.weighted` for the column.
+        """
+        assert self.context is not None
+        back, ahead = self.context
+        if self.chunk:
+            back, ahead = back + self.chunk - 1, self.chunk - 1
+        highest = min(back, offset + rows - 1)
+        return highest, max(-ahead, offset + 1 - keys), highest - offset
 
     def _as_a_whole(self, packed: Tensor, frames: Frames) -> Tensor:
         """Attend from (B, T, 3C) to (H, B, T, D)."""
         time = packed.size(1)
         query, key, value = self._in_heads(packed, 3)
         mask = None if frames.mask is None else frames.mask.unsqueeze(1)  # (B, 1, T)
-        if self.window and time > self.window + 1:
-            mask = _seen(mask, time, time, 0, self.window, packed.device)
+        if self.context is not None and not self._see_all(time, time, 0):
+            mask = self._seen(mask, time, time, 0, packed.device)
         if self.position is None:
             return self._attend(query, key, value, mask)
         assert frames.relative is not None
@@ -90,32 +177,56 @@ class AttentionModule(nn.Module):
         distances = F.pad(frames.relative, (0, 0, 0, 1))
         return self._attend(query, key, value, mask, distances, time - 1)
 
-    def _within_chunks(self, packed: Tensor, frames: Frames, size: int) -> Tensor:
+    def _within_groups(self, packed: Tensor, frames: Frames) -> Tensor:
         """Attend from (B, T, 3C) to (H, B, N K, D)."""
+        assert self.context is not None
         batch, time, width = packed.size(0), packed.size(1), packed.size(2) // 3
-        window, keys = self.window, size + 2 * self.window
+        (back, ahead), size = self.context, self._group()
+        keys = size + back + ahead
         count = (time + size - 1) // size
         around = F.pad(packed, (0, 0, size, (count + 1) * size - time))  # (B, (N + 2) K, 3C)
-        queries = _chunks(around[..., :width], count, size, 1).flatten(0, 1)
+        queries = _groups(around[..., :width], count, size, 1).flatten(0, 1)
         (query,) = self._in_heads(queries, 1)  # (H, B N, K, D)
-        beside = _with_neighbours(around[..., width:], count, size, window).flatten(0, 1)
-        key, value = self._in_heads(beside, 2)  # (H, B N, K + 2W, D)
+        beside = _with_neighbours(around[..., width:], count, size, back, ahead).flatten(0, 1)
+        key, value = self._in_heads(beside, 2)  # (H, B N, W + K + A, D)
         valid = frames.mask
         if valid is None:
             valid = torch.ones(1, time, dtype=torch.bool, device=packed.device)
         valid = F.pad(valid, (size, (count + 1) * size - time)).unsqueeze(2)
-        valid = _with_neighbours(valid, count, size, window).squeeze(3)
+        valid = _with_neighbours(valid, count, size, back, ahead).squeeze(3)
         valid = valid.expand(batch, -1, -1).reshape(batch * count, 1, keys)
-        mask = _seen(valid, size, keys, window, window, packed.device)
-        distances = None
+        mask = self._seen(valid, size, keys, back, packed.device)
+        distances, column = None, 0
         if self.position is not None:
             assert frames.relative is not None
-            # From W down to -W; beyond T there is no key. Then rows for the product's shape.
-            beyond = F.pad(frames.relative, (0, 0, window, window))
-            distances = beyond[time - 1 : time + 2 * window]
-            distances = F.pad(distances, (0, 0, 0, size))
-        context = self._attend(query, key, value, mask, distances)
+            highest, lowest, column = self._distances(size, keys, back)
+            # Beyond T there is no key. Then rows for the product's shape.
+            beyond = F.pad(frames.relative, (0, 0, highest, -lowest))
+            distances = beyond[time - 1 : time + highest - lowest]
+            distances = F.pad(distances, (0, 0, 0, max(0, keys - highest + lowest)))
+        context = self._attend(query, key, value, mask, distances, column)
         return context.reshape(self.heads, batch, count * size, -1)
+
+    def _see_all(self, rows: int, keys: int, offset: int) -> bool:
+        """Whether all queries see all keys; see :meth:`_seen`."""
+        assert self.context is not None
+        back, ahead = self.context
+        if self.chunk:
+            return offset <= back and keys - offset <= self.chunk
+        return offset + rows - 1 <= back and keys - 1 - offset <= ahead
+
+    def _seen(
+        self, valid: Tensor | None, rows: int, keys: int, offset: int, device: torch.device
+    ) -> Tensor:
+        """Return which keys a query sees, (N or 1, R, S): valid ones in its context, and itself.
+
+        Query r is key r + ``offset``, and the first of a chunk if r is 0. Were it not for itself,
+        padding queries would see none.
+        """
+        assert self.context is not None
+        make = _near if is_capturing() else _near_table
+        near, own = make(rows, keys, offset, *self.context, self.chunk, device)
+        return near if valid is None else (near & valid) | own
 
     def _in_heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (N, T, parts * C) into parts of (H, N, T, D)."""
@@ -146,46 +257,36 @@ class AttentionModule(nn.Module):
         return weighted(query + content, key, value, mask, rate, places)
 
 
-def _chunks(around: Tensor, count: int, size: int, first: int) -> Tensor:
-    """Return N chunks of (B, (N + 2) K, F) from one on, (B, N, K, F)."""
+def _groups(around: Tensor, count: int, size: int, first: int) -> Tensor:
+    """Return N groups of (B, (N + 2) K, F) from one on, (B, N, K, F)."""
     found = around.narrow(1, first * size, count * size)
     return found.view(around.size(0), count, size, around.size(2))
 
 
-def _with_neighbours(around: Tensor, count: int, size: int, window: int) -> Tensor:
-    """Return the chunks of (B, (N + 2) K, F) but the outer ones, with W frames on either side.
+def _with_neighbours(around: Tensor, count: int, size: int, back: int, ahead: int) -> Tensor:
+    """Return the groups of (B, (N + 2) K, F) but the outer ones, with W and A frames beside them.
 
-    The result is (B, N, K + 2W, F); W is at most K.
+    The result is (B, N, W + K + A, F); W and A are at most K.
     """
-    before, own, after = (_chunks(around, count, size, first) for first in range(3))
-    return torch.cat((before[:, :, size - window :], own, after[:, :, :window]), 2)
-
-
-def _seen(
-    valid: Tensor | None, rows: int, keys: int, offset: int, window: int, device: torch.device
-) -> Tensor:
-    """Return which keys a query sees, (N or 1, R, S): valid ones in its window, and itself.
-
-    Query r is key r + ``offset``. Were it not for itself, padding queries would see none.
-    """
-    make = _near if is_capturing() else _near_table
-    near, own = make(rows, keys, offset, window, device)
-    return near if valid is None else (near & valid) | own
+    before, own, after = (_groups(around, count, size, first) for first in range(3))
+    return torch.cat((before[:, :, size - back :], own, after[:, :, :ahead]), 2)
 
 
 def _near(
-    rows: int, keys: int, offset: int, window: int, device: torch.device
+    rows: int, keys: int, offset: int, back: int, ahead: int, chunk: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return which keys are in a query's window, and which is its own; both (1, R, S)."""
-    distance = torch.arange(keys, device=device) - torch.arange(
-        offset, offset + rows, device=device
-    ).unsqueeze(1)
-    return (distance.abs() <= window).unsqueeze(0), (distance == 0).unsqueeze(0)
+    """Return which keys are in a query's context, and which is its own; both (1, R, S)."""
+    own = torch.arange(rows, device=device).unsqueeze(1)
+    key = torch.arange(keys, device=device) - offset
+    first = own - own % chunk if chunk else own
+    last = first + chunk - 1 if chunk else own + ahead
+    near = (key >= first - back) & (key <= last)
+    return near.unsqueeze(0), (key == own).unsqueeze(0)
 
 
 @lru_cache(maxsize=32)
 def _near_table(
-    rows: int, keys: int, offset: int, window: int, device: torch.device
+    rows: int, keys: int, offset: int, back: int, ahead: int, chunk: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
-        return _near(rows, keys, offset, window, device)
+        return _near(rows, keys, offset, back, ahead, chunk, device)

@@ -9,19 +9,21 @@ from __future__ import annotations
 from itertools import product
 
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import (
+from nas_encoder.spaces.blocks.front_parts import (
     Conv1dFront,
     Conv2dFront,
-    Convolution,
     DepthwiseFront,
+    SearchedFront,
+    StackFront,
+)
+from nas_encoder.spaces.blocks.part import Part
+from nas_encoder.spaces.blocks.parts import (
+    Convolution,
     FeedForward,
     GatedMlp,
     Memory,
     Parallel,
-    SearchedFront,
     SelfAttention,
-    StackFront,
 )
 
 STAGES = 3
@@ -94,12 +96,50 @@ LAST: tuple[Part | None, ...] = (
     *(FeedForward(expansion) for expansion in (1.0, 2.0, 3.0, 4.0)),
     FeedForward(4.0, activation="relu"),
 )
-SLOTS = {
+Slots = dict[str, tuple[Part | None, ...]]
+SLOTS: Slots = {
     "first feed-forward": FIRST,
     "mixing": MIXING,
     "second mixing": SECOND,
     "last feed-forward": LAST,
 }
+
+
+# -- what streams ------------------------------------------------------------------------------
+
+STREAMING_STREAMS = STREAMS[:2]  # absolute positions of an endless stream were never trained
+
+
+def streaming_fronts() -> tuple[Part, ...]:
+    """Return the front ends that see the frames of their own or few more."""
+    return (
+        *(Conv2dFront(4, channels) for channels in (8, 16, 32, 64, 128)),
+        *(DepthwiseFront(4, channels) for channels in (16, 32, 64, 128)),
+        *(DepthwiseFront(8, channels) for channels in (64, 256)),
+        *(Conv1dFront(4, channels) for channels in (64, 128)),
+        *(StackFront(4, context) for context in (0, 4)),
+    )
+
+
+_LEFT = 32  # frames of the stage, of 40 ms or more
+_STREAMING: tuple[Part, ...] = (
+    *(
+        SelfAttention(4, _LEFT, order, chunk=size)
+        for order, size in product(("relative", "none"), (2, 4, 8, 12))
+    ),
+    *(SelfAttention(heads, _LEFT, chunk=4) for heads in (2, 8)),
+    *(SelfAttention(4, window, ahead=ahead) for window, ahead in product((16, 32), (0, 1, 2))),
+    *(Convolution(kernel, causal=True) for kernel in (7, 9, 15, 31)),
+    *(Convolution(kernel) for kernel in (3, 5)),
+    *(GatedMlp(e, k, causal=True) for e, k in product((2.0, 4.0, 6.0), (15, 31))),
+    *(
+        Parallel(4, _LEFT, expansion=e, merge_kernel=k, chunk=4, causal=True)
+        for e, k in product((2.0, 4.0, 8.0), (0, 31))
+    ),
+    *(Memory(back, ahead, 1, e) for back, ahead, e in product((5, 10), (0, 1, 2), (0.0, 2.0, 4.0))),
+    *(Memory(5, 0, 2, expansion) for expansion in (0.0, 2.0)),
+)
+STREAMING_SLOTS: Slots = {**SLOTS, "mixing": _STREAMING, "second mixing": (None, *_STREAMING)}
 
 
 def name_of(part: Part | None) -> str:

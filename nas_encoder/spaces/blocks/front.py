@@ -5,7 +5,8 @@ zero in every layer, as if the utterance ended there. No layer takes statistics.
 keep their channels last in memory, which benchmarks/front_ends.py measures, and those over time
 alone are linear layers over neighbouring frames.
 
-B batch, T input frames, F features, T' output frames, C width of the first stage.
+B batch, T input frames, t of a chunk that has arrived, F features, T' output frames, C width of the
+first stage.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
+from nas_encoder.network.streaming import Chunk, slide
 from nas_encoder.network.tapped import Taps
 from nas_encoder.ops.masking import frame_mask, padding_frames, reduced_lengths
 from nas_encoder.spaces.blocks.config import BlocksConfig
-from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import (
+from nas_encoder.spaces.blocks.front_parts import (
     Conv1dFront,
     Conv2dFront,
     DepthwiseFront,
     SearchedFront,
     StackFront,
 )
+from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.tables import SPACES
 
 
@@ -70,6 +72,14 @@ class FrontEnd(nn.Module):
         """Return the output frames of utterances of (B,) ``lengths`` frames."""
         return reduced_lengths(lengths, self.factor)
 
+    def initial_cache(self, batch: int, like: Tensor) -> Any:
+        """Return the cache of B streams; see :mod:`.modules`."""
+        raise NotImplementedError
+
+    def step(self, chunk: Chunk, cache: Any) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, F), cleared, to the frames (B, t', C) that are complete."""
+        raise NotImplementedError
+
 
 class Convolutions2d(FrontEnd):
     """3x3 convolutions of stride 2 in time and frequency, with ReLU, then a linear layer.
@@ -87,9 +97,7 @@ class Convolutions2d(FrontEnd):
     def __init__(self, part: Conv2dFront | DepthwiseFront, input_size: int, width: int) -> None:
         separable = isinstance(part, DepthwiseFront)
         padded = isinstance(part, DepthwiseFront) or part.padded
-        # One convolution reads frames -1 to 1 or 0 to 2 around its own; each further one doubles.
-        reach = part.factor - 1
-        super().__init__(part.factor, (reach, reach) if padded else (0, 2 * reach), part.least)
+        super().__init__(part.factor, part.reach, part.least)
         self.padded = padded
         # Then PyTorch's gradient of the weight is slow in channels last, the rest is fast.
         self.wide = not separable and part.channels > 64
@@ -103,6 +111,7 @@ class Convolutions2d(FrontEnd):
             layers.append(layer)
         self.convolutions = nn.ModuleList(layers)
         bins = -(-input_size // part.factor) if padded else (input_size + 1) // part.factor - 1
+        self.bins, self.channels = input_size, channels
         self.output = nn.Linear(bins * channels, width)
 
     def frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -121,6 +130,51 @@ class Convolutions2d(FrontEnd):
             x = F.relu(x, inplace=True)
         y: Tensor = self.output(x.permute(0, 2, 3, 1).flatten(2))
         return y
+
+    def initial_cache(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        """Return the caches of B streams, one of each convolution, (B, n, F', C')."""
+        found, bins, channels = [], self.bins, 1
+        for _ in self.convolutions:
+            found.append(like.new_zeros(batch, int(self.padded), bins, channels))
+            bins, channels = (bins + 1) // 2 if self.padded else (bins - 1) // 2, self.channels
+        return tuple(found)
+
+    def step(self, chunk: Chunk, cache: tuple[Tensor, ...]) -> tuple[Chunk, tuple[Tensor, ...]]:
+        """Map a chunk (B, t, F), cleared, to the frames (B, t', C) that are complete."""
+        before, kept = int(self.padded), []
+        chunk = chunk.holding(chunk.x.unsqueeze(3))  # (B, t, F, C'), as images channels last
+        for number, (layer, own) in enumerate(zip(self.convolutions, cache, strict=True)):
+            if number and self.padded:
+                mask = chunk.valid(chunk.start, chunk.end)
+                x = chunk.x if mask is None else chunk.x * mask[:, :, None, None].to(chunk.x.dtype)
+                chunk = chunk.holding(x)
+            under, own = slide(chunk, own, 3, 2, before)
+            kept.append(own)
+            lengths = chunk.lengths
+            if lengths is not None:
+                lengths = torch.div(lengths + 1, 2, rounding_mode="floor") - 1 + before
+            start = (under.start + before) // 2
+            chunk = replace(under, x=self._over_time(layer, under.x), start=start, lengths=lengths)
+        return chunk.holding(self.output(chunk.x.flatten(2))), tuple(kept)
+
+    def _over_time(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Map frames (B, n, F, C') under complete windows to (B, n', F', C'')."""
+        first: Any = layer[0] if isinstance(layer, nn.Sequential) else layer
+        if not x.size(1):
+            bins = (x.size(2) + 1) // 2 if self.padded else (x.size(2) - 1) // 2
+            return x.new_zeros(x.size(0), 0, bins, self.channels)
+        y = F.conv2d(
+            x.permute(0, 3, 1, 2),
+            first.weight,
+            first.bias,
+            2,
+            (0, int(self.padded)),
+            1,
+            first.groups,
+        )
+        if isinstance(layer, nn.Sequential):
+            y = layer[1](y)
+        return F.relu(y).permute(0, 2, 3, 1)
 
     def reduced(self, lengths: Tensor) -> Tensor:
         """Return the output frames of utterances of (B,) ``lengths`` frames."""
@@ -141,7 +195,7 @@ class Convolutions1d(FrontEnd):
     """
 
     def __init__(self, part: Conv1dFront, input_size: int, width: int) -> None:
-        super().__init__(part.factor, (part.factor - 1, part.factor - 1))
+        super().__init__(part.factor, part.reach)
         sizes = [input_size] + [part.channels] * (part.factor.bit_length() - 2)
         self.convolutions = nn.ModuleList(nn.Linear(3 * size, part.channels) for size in sizes)
         self.output = nn.Linear(part.channels, width)
@@ -157,6 +211,21 @@ class Convolutions1d(FrontEnd):
         y: Tensor = self.output(x)
         return y
 
+    def initial_cache(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        """Return the caches of B streams, one of each convolution, (B, n, C')."""
+        layers: Any = self.convolutions
+        return tuple(like.new_zeros(batch, 1, layer.in_features // 3) for layer in layers)
+
+    def step(self, chunk: Chunk, cache: tuple[Tensor, ...]) -> tuple[Chunk, tuple[Tensor, ...]]:
+        """Map a chunk (B, t, F), cleared, to the frames (B, t', C) that are complete."""
+        kept = []
+        for number, (layer, own) in enumerate(zip(self.convolutions, cache, strict=True)):
+            chunk = chunk.holding(chunk.cleared()) if number else chunk
+            chunk, own = _windows(chunk, own, 3, 2, 1)
+            chunk = chunk.holding(F.relu(layer(chunk.x)))
+            kept.append(own)
+        return chunk.holding(self.output(chunk.x)), tuple(kept)
+
 
 class Stack(FrontEnd):
     """A linear layer over stacked frames, the earliest first, as in DFSMN-SAN.
@@ -168,7 +237,8 @@ class Stack(FrontEnd):
     """
 
     def __init__(self, part: StackFront, input_size: int, width: int) -> None:
-        super().__init__(part.factor, (part.context, part.factor - 1 + part.context))
+        super().__init__(part.factor, part.reach)
+        self.features = input_size
         self.context, self.size = part.context, part.factor + 2 * part.context
         self.output = nn.Linear(self.size * input_size, width)
 
@@ -176,6 +246,15 @@ class Stack(FrontEnd):
         """Map (B, T, F), zero in padding frames, to (B, T', C)."""
         y: Tensor = self.output(stacked(x, self.context, self.size, self.factor))
         return y
+
+    def initial_cache(self, batch: int, like: Tensor) -> Tensor:
+        """Return the cache of B streams, (B, n, F)."""
+        return like.new_zeros(batch, self.context, self.features)
+
+    def step(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, F), cleared, to the frames (B, t', C) that are complete."""
+        chunk, cache = _windows(chunk, cache, self.size, self.factor, self.context)
+        return chunk.holding(self.output(chunk.x)), cache
 
 
 class Searched(FrontEnd):
@@ -219,6 +298,31 @@ class Searched(FrontEnd):
         """Return the output frames of utterances of (B,) ``lengths`` frames."""
         found: Tensor = self.network.output_lengths(lengths)
         return found
+
+    def initial_cache(self, batch: int, like: Tensor) -> Any:
+        """Return the cache of B streams, that of the network."""
+        return self.network.initial_caches(batch, like)
+
+    def step(self, chunk: Chunk, cache: Any) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, F), cleared, to the frames (B, t', C) that are complete."""
+        found: tuple[Chunk, Any] = self.network.stream(chunk, cache, Taps())
+        return found
+
+
+def _windows(
+    chunk: Chunk, cache: Tensor, size: int, step: int, before: int
+) -> tuple[Chunk, Tensor]:
+    """Return the complete windows of a chunk (B, t, F), as :func:`stacked` does, and what is kept.
+
+    The result is (B, t', size * F), at the rate of the windows.
+    """
+    under, cache = slide(chunk, cache, size, step, size - before - 1)
+    batch, frames, features = under.x.shape
+    x = under.x.new_zeros(batch, 0, size * features)
+    if frames:
+        x = under.x.unfold(1, size, step).transpose(2, 3).flatten(2)
+    lengths = None if chunk.lengths is None else reduced_lengths(chunk.lengths, step)
+    return replace(under, x=x, start=(under.start + before) // step, lengths=lengths), cache
 
 
 def stacked(x: Tensor, before: int, size: int, step: int) -> Tensor:

@@ -2,20 +2,27 @@
 
 ``forward(x, frames)`` maps (B, T, C) to (B, T, C). Padding frames of ``x``, of the result and of
 the gradients may hold anything finite; no other frame depends on them, in training mode either.
-``reach`` is how many frames back and ahead a frame depends on, None for the whole utterance.
+``reach`` is how many frames back and ahead a frame depends on at most, None for all of them.
 
-B batch, T frames, C width, U hidden units, K taps over time.
+``step(chunk, cache)`` does the same for frames as they arrive, in evaluation mode
+(:mod:`nas_encoder.network.streaming`): it returns the frames that are complete, and the next cache.
+The first is ``initial_cache(batch, like)``, of the type and on the device of ``like``.
+
+B batch, T frames, t of a chunk, C width, U hidden units, K taps over time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.network.streaming import Chunk, slide
 from nas_encoder.ops.dropout import Dropout
 from nas_encoder.ops.masking import is_tracing
 from nas_encoder.ops.norm import MaskedBatchNorm2d
@@ -73,24 +80,64 @@ class FeedForwardModule(nn.Module):
         out: Tensor = self.project(self.dropout(hidden))
         return out
 
+    def initial_cache(self, batch: int, like: Tensor) -> tuple[()]:
+        """Return the cache of B streams: nothing."""
+        return ()
+
+    def step(self, chunk: Chunk, cache: tuple[()]) -> tuple[Chunk, tuple[()]]:
+        """Map a chunk (B, t, C) to (B, t, C)."""
+        return chunk.holding(self(chunk.x, Frames())), cache
+
 
 class DepthwiseOverTime(nn.Module):
-    """A depthwise convolution over time with its taps centred on the frame, (B, T, C).
+    """A depthwise convolution over time, (B, T, C), with the frame its middle or its last tap.
 
     Attributes:
         weight: (C, 1, K), as of ``nn.Conv1d``.
         bias: (C,).
+        back: Taps before the frame.
+        ahead: Taps after it.
     """
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, width: int, kernel: int, causal: bool = False) -> None:
         super().__init__()
+        self.back = kernel - 1 if causal else kernel // 2
+        self.ahead = kernel - 1 - self.back
         bound = kernel**-0.5  # as of nn.Conv1d
         self.weight = nn.Parameter(torch.empty(width, 1, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C), zero in padding frames, to (B, T, C)."""
-        return depthwise_over_time(x, self.weight, self.bias)
+        return depthwise_over_time(x, self.weight, self.bias, self.back)
+
+    def initial_cache(self, batch: int, like: Tensor) -> Tensor:
+        """Return the cache of B streams: the zeros before their first frame, (B, K', C)."""
+        return like.new_zeros(batch, self.back, self.weight.size(0))
+
+    def step(
+        self, chunk: Chunk, cache: Tensor, run: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, C), cleared, to the frames whose taps have all come in.
+
+        ``run`` is what maps (B, T, C) to (B, T, C) in place of :meth:`forward`.
+        """
+        under, cache = slide(chunk, cache, self.back + 1 + self.ahead, 1, self.ahead)
+        return within(under, self.back, self.ahead, run or self), cache
+
+
+def within(under: Chunk, back: int, ahead: int, run: Callable[[Tensor], Tensor]) -> Chunk:
+    """Return what ``run`` makes of frames (B, n, C) that have ``back`` and ``ahead`` beside them.
+
+    Args:
+        under: Frames with those beside them, or none.
+        back: Frames before the first one.
+        ahead: Frames after the last one.
+        run: Maps (B, n, C) to (B, n, C), with zeros outside.
+    """
+    frames = under.x.size(1)
+    x = run(under.x)[:, back : frames - ahead] if frames else under.x
+    return replace(under, x=x, start=under.start + back)
 
 
 class ConvolutionModule(nn.Module):
@@ -104,11 +151,11 @@ class ConvolutionModule(nn.Module):
         self, part: Convolution, width: int, config: BlocksConfig, norm_before: bool
     ) -> None:
         super().__init__()
-        self.reach = (part.kernel // 2, part.kernel // 2)
+        self.reach = part.reach
         self.gated = part.glu
         self.norm = _norm(width, config, norm_before)
         self.expand = nn.Linear(width, 2 * width if part.glu else width)
-        self.depthwise = DepthwiseOverTime(width, part.kernel)
+        self.depthwise = DepthwiseOverTime(width, part.kernel, part.causal)
         self.inner_norm: nn.Module = _norm(width, config)
         if part.norm == "batch":
             self.inner_norm = MaskedBatchNorm2d(width)
@@ -116,11 +163,24 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        y = self.expand(self.norm(x))
-        y = F.glu(y, -1) if self.gated else F.silu(y)
-        y = self._over_time(frames.clear(y), frames)
+        y = self._over_time(frames.clear(self._gated(x)), frames)
         out: Tensor = self.project(F.silu(y))
         return out
+
+    def initial_cache(self, batch: int, like: Tensor) -> Tensor:
+        """Return the cache of B streams, (B, K', C)."""
+        return self.depthwise.initial_cache(batch, like)
+
+    def step(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, C) to the frames (B, t', C) that are complete."""
+        chunk = chunk.holding(self._gated(chunk.x))
+        run = partial(self._over_time, frames=Frames())
+        out, cache = self.depthwise.step(chunk.holding(chunk.cleared()), cache, run)
+        return out.holding(self.project(F.silu(out.x))), cache
+
+    def _gated(self, x: Tensor) -> Tensor:
+        y: Tensor = self.expand(self.norm(x))
+        return F.glu(y, -1) if self.gated else F.silu(y)
 
     def _over_time(self, y: Tensor, frames: Frames) -> Tensor:
         norm = self.inner_norm
@@ -132,7 +192,8 @@ class ConvolutionModule(nn.Module):
             # The norm is a part of the convolution then.
             scale = norm.weight * torch.rsqrt(variance + norm.eps)
             shift = norm.bias + (self.depthwise.bias - mean) * scale
-            return depthwise_over_time(y, self.depthwise.weight * scale[:, None, None], shift)
+            weight = self.depthwise.weight * scale[:, None, None]
+            return depthwise_over_time(y, weight, shift, self.depthwise.back)
         # Frames as images of a pixel: the layout in which PyTorch is fast.
         y = self.depthwise(y)
         mask = None if frames.mask is None else frames.mask.reshape(-1, 1, 1, 1)
@@ -151,11 +212,11 @@ class GatedMlpModule(nn.Module):
     ) -> None:
         super().__init__()
         half = hidden_units(part.expansion, width, 2) // 2
-        self.reach = (part.kernel // 2, part.kernel // 2)
+        self.reach = GatedMlp(part.expansion, part.kernel, part.causal).reach
         self.norm = _norm(width, config, norm_before)
         self.expand = nn.Linear(width, 2 * half)
         self.gate_norm = _norm(half, config)
-        self.gate = DepthwiseOverTime(half, part.kernel)
+        self.gate = DepthwiseOverTime(half, part.kernel, part.causal)
         self.reset_gate()
         self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(half, width)
@@ -171,6 +232,22 @@ class GatedMlpModule(nn.Module):
         gated = kept * self.gate(frames.clear(self.gate_norm(gate)))
         out: Tensor = self.project(self.dropout(gated))
         return out
+
+    def initial_cache(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the caches of B streams: of the gate (B, K', U / 2), and of what it gates."""
+        return self.gate.initial_cache(batch, like), like.new_zeros(
+            batch, 0, self.gate.weight.size(0)
+        )
+
+    def step(
+        self, chunk: Chunk, cache: tuple[Tensor, Tensor]
+    ) -> tuple[Chunk, tuple[Tensor, Tensor]]:
+        """Map a chunk (B, t, C) to the frames (B, t', C) that are complete."""
+        kept, gate = F.gelu(self.expand(self.norm(chunk.x))).chunk(2, -1)
+        normed = chunk.holding(chunk.holding(self.gate_norm(gate)).cleared())
+        out, gates = self.gate.step(normed, cache[0])
+        ready, waiting = chunk.holding(kept).after(cache[1]).split(out.x.size(1))
+        return out.holding(self.project(ready.x * out.x)), (gates, waiting)
 
 
 class ParallelModule(nn.Module):
@@ -188,12 +265,9 @@ class ParallelModule(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.merge: DepthwiseOverTime | None = None
         if part.merge_kernel:
-            self.merge = DepthwiseOverTime(2 * width, part.merge_kernel)
+            self.merge = DepthwiseOverTime(2 * width, part.merge_kernel, part.causal)
         self.project = nn.Linear(2 * width, width)
-        self.reach = None
-        if self.attention.reach is not None:
-            reach = max(part.window, part.kernel // 2) + part.merge_kernel // 2
-            self.reach = (reach, reach)
+        self.reach = part.reach
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
@@ -203,6 +277,30 @@ class ParallelModule(nn.Module):
             y = y + self.merge(frames.clear(y))
         out: Tensor = self.project(y)
         return out
+
+    def initial_cache(self, batch: int, like: Tensor) -> tuple[Any, ...]:
+        """Return the caches of B streams: of the branches, of what waits behind them, the merge."""
+        width = self.project.out_features
+        waiting = [like.new_zeros(batch, 0, width) for _ in range(2)]
+        merge = like.new_zeros(batch, 0, 2 * width)
+        if self.merge is not None:
+            merge = self.merge.initial_cache(batch, like)
+        branches = (branch.initial_cache(batch, like) for branch in (self.attention, self.mlp))
+        return (*branches, *waiting, merge)
+
+    def step(self, chunk: Chunk, cache: tuple[Any, ...]) -> tuple[Chunk, tuple[Any, ...]]:
+        """Map a chunk (B, t, C) to the frames (B, t', C) that are complete."""
+        attended, first = self.attention.step(chunk, cache[0])
+        gated, second = self.mlp.step(chunk, cache[1])
+        attended, gated = attended.after(cache[2]), gated.after(cache[3])
+        count = min(attended.x.size(1), gated.x.size(1))
+        attended, third = attended.split(count)
+        gated, fourth = gated.split(count)
+        y, merge = attended.holding(torch.cat((attended.x, gated.x), -1)), cache[4]
+        if self.merge is not None:
+            y = y.holding(y.cleared())
+            y, merge = self.merge.step(y, merge, lambda x: x + self.merge(x))  # type: ignore[misc]
+        return y.holding(self.project(y.x)), (first, second, third, fourth, merge)
 
 
 class MemoryModule(nn.Module):
@@ -217,7 +315,7 @@ class MemoryModule(nn.Module):
     def __init__(self, part: Memory, width: int, config: BlocksConfig, norm_before: bool) -> None:
         super().__init__()
         self.back, self.ahead, self.stride = part.back, part.ahead, part.stride
-        self.reach = (part.back * part.stride, part.ahead * part.stride)
+        self.reach = part.reach
         self.norm = _norm(width, config, norm_before)
         hidden = hidden_units(part.expansion, width)
         self.expand = nn.Linear(width, hidden) if hidden else None
@@ -229,10 +327,27 @@ class MemoryModule(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        p = self.norm(x)
+        return self._with_neighbours(frames.clear(self._projected(x)))
+
+    def initial_cache(self, batch: int, like: Tensor) -> Tensor:
+        """Return the cache of B streams: the zeros before their first frame, (B, n, C)."""
+        return like.new_zeros(batch, self.back * self.stride, self.taps.size(0))
+
+    def step(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, C) to the frames (B, t', C) that are complete."""
+        chunk = chunk.holding(self._projected(chunk.x))
+        back, ahead = self.back * self.stride, self.ahead * self.stride
+        under, cache = slide(chunk.holding(chunk.cleared()), cache, back + 1 + ahead, 1, ahead)
+        return within(under, back, ahead, self._with_neighbours), cache
+
+    def _projected(self, x: Tensor) -> Tensor:
+        p: Tensor = self.norm(x)
         if self.expand is not None and self.project is not None:
             p = self.project(self.dropout(torch.relu(self.expand(p))))
-        p = frames.clear(p)
+        return p
+
+    def _with_neighbours(self, p: Tensor) -> Tensor:
+        """Add to each frame of (B, T, C) its neighbours; zeros lie outside."""
         if is_tracing():  # ONNX wants to know the shape of a kernel
             return p + depthwise_over_time(p, self.taps, None, self.back, self.stride)
         # p itself is one more on its frame's tap.

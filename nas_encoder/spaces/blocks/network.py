@@ -19,10 +19,11 @@ from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_parameters
+from nas_encoder.network.streaming import Chunk
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
 from nas_encoder.ops.dropout import dropout
 from nas_encoder.ops.masking import recomputing
-from nas_encoder.spaces.blocks import positions
+from nas_encoder.spaces.blocks import positions, spans
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
@@ -133,6 +134,53 @@ class BlockEncoder(TappedEncoder):
     def _output(self, x: Tensor, frames: Frames) -> Tensor:
         return frames.clear(self.head(self.final_norm(x)))
 
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most; see :mod:`.spans`."""
+        if problems := spans.unbounded(self.architecture):
+            raise ConfigError("streaming", problems)
+        return spans.receptive_field(self.architecture)
+
+    def initial_caches(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Return the caches of B streams, of the type and on the device of ``like``."""
+        self.field()
+        blocks: Any = self.blocks
+        transitions: Any = self.transitions.items()
+        return {
+            "front": self.front.initial_cache(batch, like),
+            "transitions": {name: own.initial_cache(batch, like) for name, own in transitions},
+            "blocks": tuple(block.initial_cache(batch, like) for block in blocks),
+        }
+
+    def stream(self, chunk: Chunk, caches: Any, taps: Taps) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, F), zero past the ends, to the frames (B, t', D) that are complete."""
+        chunk, front = self.front.step(chunk, caches["front"])
+        x = chunk.x
+        if self.architecture.scale:
+            x = x * x.size(2) ** 0.5
+        if self.architecture.positions == "absolute":
+            x = x + positions.absolute_from(chunk.start, x)
+        chunk = chunk.holding(x)
+        skips, rate, number = {1: chunk}, 1, 0
+        transitions, blocks = {}, []
+        for place, stage in enumerate(self.architecture.stages):
+            if (name := str(place)) in self.transitions:
+                skip = skips[stage.reduction] if stage.reduction < rate else None
+                move: Any = self.transitions[name]
+                chunk, transitions[name] = move.step(chunk, caches["transitions"][name], skip)
+            rate = stage.reduction
+            for _ in range(stage.blocks):
+                block: Any = self.blocks[number]
+                chunk, kept = block.step(chunk, caches["blocks"][number])
+                blocks.append(kept)
+                number += 1
+                frames = Frames(chunk.valid(chunk.start, chunk.end))
+                added = taps.take(number, partial(self._output, chunk.x, frames))
+                if added is not None:
+                    chunk = chunk.holding(chunk.x + self.condition_projection(added))
+            skips[rate] = chunk
+        out = chunk.holding(self._output(chunk.x, Frames(chunk.valid(chunk.start, chunk.end))))
+        return out, {"front": front, "transitions": transitions, "blocks": tuple(blocks)}
+
     def parts(self) -> list[dict[str, Any]]:
         """Return the parameters of each part; the blocks of a stage make one part."""
         rows = [row for row in super().parts() if row["part"] not in ("blocks", "transitions")]
@@ -172,32 +220,7 @@ def receptive_field(architecture: BlockArchitecture, config: BlocksConfig) -> Re
     Raises:
         ConfigError: A module sees the whole utterance.
     """
-    with torch.device("meta"):
-        network = BlockEncoder(Genotype("any", "blocks", architecture), config)
-    front, factor = network.front.reach, network.front.factor
-    rate, number = 1, 0
-    field = None if front is None else ReceptiveField(*front)
-    skips = {1: field}
-    for stage in network.architecture.stages:
-        if field is not None and stage.reduction > rate:
-            field = field.plus((stage.reduction // rate - 1) * rate * factor)
-        if stage.reduction < rate:
-            skip = skips[stage.reduction]
-            late = (rate // stage.reduction - 1) * stage.reduction * factor
-            both = field is not None and skip is not None
-            field = field.plus(late, 0).union(skip) if both else None  # type: ignore[union-attr,arg-type]
-        rate = stage.reduction
-        for _ in range(stage.blocks):
-            reach: Any = network.blocks[number].reach
-            number += 1
-            if reach is None or field is None:
-                field = None
-            else:
-                field = field.plus(reach[0] * rate * factor, reach[1] * rate * factor)
-        skips[rate] = field
-    if field is None:
-        raise ConfigError("receptive field", ["has no bound: a module sees the whole utterance"])
-    return field
+    return spans.receptive_field(architecture.scaled(config.channels, config.layers))
 
 
 def _ceil(lengths: Tensor, factor: int) -> Tensor:

@@ -28,15 +28,14 @@ from torch.func import functional_call
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.spaces.base import SearchSpace
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 from nas_encoder.spaces.blocks.choices import SLOTS, filled
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front import build_front
+from nas_encoder.spaces.blocks.front_parts import SearchedFront
 from nas_encoder.spaces.blocks.modules import build_module
 from nas_encoder.spaces.blocks.network import BlockEncoder
 from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import SearchedFront
 from nas_encoder.spaces.blocks.residual import Transition
 from nas_encoder.spaces.blocks.sharing import (
     Choices,
@@ -48,6 +47,7 @@ from nas_encoder.spaces.blocks.sharing import (
     without_channels,
 )
 from nas_encoder.spaces.blocks.slices import Slice, slices
+from nas_encoder.spaces.blocks.space import BlockSpace
 
 _KEPT = 256  # encoders without weights, so that they are not built again
 
@@ -64,6 +64,7 @@ class OneShot(nn.Module):
     """The supernet of some choices of the space.
 
     Args:
+        space: The space.
         choices: The values of each kind of choice (:attr:`.space.BlockSpace.table`) that may occur.
         config: Checked options of the encoders.
 
@@ -77,8 +78,9 @@ class OneShot(nn.Module):
 
     takes_choices = True
 
-    def __init__(self, choices: Choices, config: BlocksConfig) -> None:
+    def __init__(self, space: BlockSpace, choices: Choices, config: BlocksConfig) -> None:
         super().__init__()
+        self.space = space
         if problems := _problems(choices, config):
             raise ConfigError("supernet", problems)
         self.config, self.choices = config, choices
@@ -188,7 +190,7 @@ class OneShot(nn.Module):
 
     def draws(self, rng: random.Random, count: int) -> list[Genotype]:
         """Draw the encoders of a training step; see :func:`~.sharing.sandwich`."""
-        return sandwich(self.choices, rng, count)
+        return sandwich(self.space, self.choices, rng, count)
 
     def _weights(self, plan: _Plan) -> Mapping[str, Tensor]:
         return {name: part.of(whole) for name, (whole, part) in plan.weights.items()}
@@ -283,7 +285,7 @@ def _problems(choices: Choices, config: BlocksConfig) -> list[str]:
 
 
 def build(
-    space: SearchSpace, choices: Mapping[str, Sequence[str]], options: BlocksConfig
+    space: BlockSpace, choices: Mapping[str, Sequence[str]], options: BlocksConfig
 ) -> OneShot:
     """Build the supernet of candidates (all of a kind that is not named); see :class:`OneShot`."""
-    return OneShot(values_of(choices), options)
+    return OneShot(space, values_of(space, choices), options)

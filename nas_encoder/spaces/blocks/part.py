@@ -15,6 +15,7 @@ class Part(Declared):
     """A tagged part of a genotype."""
 
     kind: ClassVar[str]
+    later: ClassVar[tuple[str, ...]] = ()  # fields that hashes hold only if they are not default
 
     def document(self) -> dict[str, Any]:
         """Return the YAML form: the tag, and what differs from the defaults."""
@@ -25,7 +26,32 @@ class Part(Declared):
 
     def values(self) -> list[Any]:
         """Return the kind and the values of all fields, as JSON values."""
-        return [self.kind, *(plain(getattr(self, item.name)) for item in fields(self))]  # type: ignore[arg-type]
+        given = {item.name: plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
+        default = type(self)()
+        more = [
+            [name, given[name]]
+            for name in self.later
+            if getattr(self, name) != getattr(default, name)
+        ]
+        return [self.kind, *(v for name, v in given.items() if name not in self.later), *more]
+
+    def span(self, frame: int) -> tuple[int, int] | None:
+        """Return the first and the last frame that a frame's output depends on; None for all.
+
+        Both grow with the frame. Negative ones and those past the end are zeros, or do not exist.
+        """
+        return frame, frame
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """The most frames back and ahead that a frame's output depends on; None for all."""
+        back = ahead = 0
+        for frame in range(max(1, getattr(self, "chunk", 0))):
+            found = self.span(frame)
+            if found is None:
+                return None
+            back, ahead = max(back, frame - found[0]), max(ahead, found[1] - frame)
+        return back, ahead
 
     def text(self) -> str:
         """Return it as a line of text."""

@@ -21,16 +21,14 @@ from nas_encoder.common.problems import show
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront, DepthwiseFront, StackFront
 from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
-    Conv2dFront,
     Convolution,
-    DepthwiseFront,
     FeedForward,
     Memory,
     Parallel,
     SelfAttention,
-    StackFront,
 )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nas_encoder.ops.masking import is_capturing
 
 _STEP = 256  # tables are made for multiples of it, so that few lengths need one of their own
+_MOST = 1 << 14  # positions of the tables of streams, whose positions have no end
 
 
 def absolute(x: Tensor) -> Tensor:
@@ -35,6 +36,23 @@ def relative(x: Tensor) -> Tensor:
         return _sinusoids(positions, x.size(2)).to(x.dtype)
     size = _rounded(frames)
     return _table(size, x.size(2), x.device, x.dtype)[size - frames + 1 : size + frames].flip(0)
+
+
+def between(highest: int, lowest: int, x: Tensor) -> Tensor:
+    """Return the sinusoids of distances from the highest down to the lowest, like (B, T, C)."""
+    return _from(lowest, highest + 1, x).flip(0)
+
+
+def absolute_from(start: int, x: Tensor) -> Tensor:
+    """Return the (T, C) sinusoids of positions from ``start`` on for (B, T, C)."""
+    return _from(start, start + x.size(1), x)
+
+
+def _from(first: int, end: int, x: Tensor) -> Tensor:
+    size = _rounded(max(-first, end))
+    if is_capturing() or size > _MOST:
+        return _sinusoids(torch.arange(first, end, device=x.device), x.size(2)).to(x.dtype)
+    return _table(size, x.size(2), x.device, x.dtype)[size + first : size + end]
 
 
 def _rounded(frames: int) -> int:

@@ -10,17 +10,17 @@ from typing import Any
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import MODULES, Convolution, Memory
-from nas_encoder.spaces.blocks.space import BLOCKS
+from nas_encoder.spaces.blocks.space import BlockSpace
 
 # Kind of choice -> its values, of :attr:`.space.BlockSpace.table`.
 Choices = Mapping[str, Sequence[Any]]
 
 
-def values_of(names: Mapping[str, Sequence[str]]) -> dict[str, tuple[Any, ...]]:
+def values_of(space: BlockSpace, names: Mapping[str, Sequence[str]]) -> dict[str, tuple[Any, ...]]:
     """Return the values of candidates, for each kind; all of those that are not named."""
     found = {}
-    for kind, table in BLOCKS.table.items():
-        own = BLOCKS.kinds[kind].operations
+    for kind, table in space.table.items():
+        own = space.kinds[kind].operations
         found[kind] = tuple(table[own.index(name)] for name in names.get(kind, own))
     return found
 
@@ -30,9 +30,11 @@ def key_of(part: Part) -> str:
     if isinstance(part, Memory):
         hidden = "_hidden" if part.expansion else ""
         return f"{part.kind}_{part.stride}{hidden}"
+    # The frame of a causal kernel is another tap.
+    causal = "_causal" if getattr(part, "causal", False) else ""
     if isinstance(part, Convolution):
-        return f"{part.kind}_{part.norm}{'' if part.glu else '_bare'}"
-    return part.kind
+        return f"{part.kind}_{part.norm}{'' if part.glu else '_bare'}{causal}"
+    return f"{part.kind}{causal}"
 
 
 def biggest_of(parts: Sequence[Part]) -> Part:
@@ -40,7 +42,7 @@ def biggest_of(parts: Sequence[Part]) -> Part:
     own = {
         item.name: max(getattr(part, item.name) for part in parts)
         for item in fields(parts[0])  # type: ignore[arg-type]
-        if isinstance(getattr(parts[0], item.name), (int, float))
+        if all(isinstance(getattr(part, item.name), (int, float)) for part in parts)
     }
     if any(getattr(part, "positions", "none") == "relative" for part in parts):
         own["positions"] = "relative"
@@ -57,30 +59,30 @@ def without_channels(front: Any) -> Any:
     return replace(front, channels=1) if hasattr(front, "channels") else front
 
 
-def sandwich(choices: Choices, rng: random.Random, count: int) -> list[Genotype]:
+def sandwich(space: BlockSpace, choices: Choices, rng: random.Random, count: int) -> list[Genotype]:
     """Draw the encoders of a training step: the biggest, the smallest, ``count`` at random.
 
     The sandwich rule (Yu and Huang 2019) knows one biggest network. Kinds of modules
     have no order, so each step first draws these (and norms) for its biggest and its smallest.
     """
-    drawn = _drawn(choices, rng)
+    drawn = _drawn(space, choices, rng)
     ends = [
         {kind: [_end(choices[kind], value, end) for value in own] for kind, own in drawn.items()}
         for end in (max, min)
     ]
-    found = [*ends, *(_drawn(choices, rng) for _ in range(count))]
-    return [_genotype(values) for values in found]
+    found = [*ends, *(_drawn(space, choices, rng) for _ in range(count))]
+    return [_genotype(space, values) for values in found]
 
 
-def _drawn(choices: Choices, rng: random.Random) -> dict[str, list[Any]]:
+def _drawn(space: BlockSpace, choices: Choices, rng: random.Random) -> dict[str, list[Any]]:
     return {
-        kind: [rng.choice(choices[kind]) for _ in own.names] for kind, own in BLOCKS.kinds.items()
+        kind: [rng.choice(choices[kind]) for _ in own.names] for kind, own in space.kinds.items()
     }
 
 
-def _genotype(values: Mapping[str, Sequence[Any]]) -> Genotype:
-    tables = BLOCKS.table
-    return BLOCKS.decode(
+def _genotype(space: BlockSpace, values: Mapping[str, Sequence[Any]]) -> Genotype:
+    tables = space.table
+    return space.decode(
         [tables[kind].index(value) for kind, own in values.items() for value in own]
     )
 

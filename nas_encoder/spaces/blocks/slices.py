@@ -1,8 +1,8 @@
 """Which part of the biggest module's weights a smaller one takes.
 
 A slice is the first features of each axis (widths, hidden units, channels), in each of the groups
-that an axis holds side by side (queries, keys, values; both halves of a gate), and the middle of a
-kernel. W width, U hidden units, K taps, G groups.
+that an axis holds side by side (queries, keys, values; both halves of a gate), and of a kernel the
+taps around its frame. W width, U hidden units, K taps, G groups.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _slice(
     groups = _groups(parent, role) if parent is not None and path else (1, 1)
     taps = None
     if isinstance(owner, DepthwiseOverTime) and isinstance(big, DepthwiseOverTime):
-        taps = (big.weight.size(2) - owner.weight.size(2)) // 2 if name == "weight" else None
+        taps = big.back - owner.back if name == "weight" else None
     if role.isdigit() and isinstance(owners.get(above.rpartition(".")[0]), Convolutions1d):
         groups = (1, 3)  # frames side by side
     return Slice(shape, groups, taps)

@@ -19,11 +19,14 @@ from nas_encoder.spaces.blocks.choices import (
     SCHEDULES,
     SLOTS,
     STAGES,
+    STREAMING_SLOTS,
+    STREAMING_STREAMS,
     STREAMS,
     WIDTHS,
     filled,
     fronts,
     name_of,
+    streaming_fronts,
 )
 from nas_encoder.spaces.blocks.config import BlocksConfig
 
@@ -32,6 +35,10 @@ KEYS = ("front", "scale", "positions", "stages", "final_norm")
 
 class BlockSpace(SearchSpace):
     """All block encoders; those of three stages made of :mod:`.choices` are sampled and searched.
+
+    Args:
+        name: As in a genotype's ``space``.
+        streaming: Whether those choices are only what streams.
 
     Every block encoder is a member (:meth:`check`); one that is not made of those choices has no
     vector, so :meth:`encode` and :meth:`mutate` refuse it. One of fewer stages has the vector of
@@ -44,20 +51,22 @@ class BlockSpace(SearchSpace):
     more_keys = ("scale", "positions", "final_norm")
     sizes: ClassVar[Mapping[str, int]] = {}
     features = frozenset({LATENCY})
-    name = "blocks"
+
+    def __init__(self, name: str = "blocks", streaming: bool = False) -> None:
+        self.name, self.streaming = name, streaming
 
     @cached_property
     def table(self) -> dict[str, tuple[Any, ...]]:
         """The values of each choice, by its kind, in the order of the vector."""
         found: dict[str, tuple[Any, ...]] = {
-            "front end": fronts(),
+            "front end": streaming_fronts() if self.streaming else fronts(),
             "schedule": SCHEDULES,
-            "stream": STREAMS,
+            "stream": STREAMING_STREAMS if self.streaming else STREAMS,
             "norms": NORMS,
             "width": WIDTHS,
             "depth": DEPTHS,
         }
-        return found | SLOTS
+        return found | (STREAMING_SLOTS if self.streaming else SLOTS)
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:  # type: ignore[override]
@@ -262,3 +271,4 @@ def _architecture(values: Sequence[Sequence[Any]]) -> BlockArchitecture:
 
 
 BLOCKS = BlockSpace()
+STREAMING_BLOCKS = BlockSpace("streaming_blocks", True)

@@ -103,7 +103,8 @@ def _parts(rows: int, keys: int, start: int, positions: int) -> Iterator[tuple[s
     Yields the rows and the columns of each part's product, and the column at which it begins.
     """
     size = max(_LEAST_PART, -(-rows // 4))
-    if start != rows - 1 or size >= rows:  # all, or chunks, whose positions are as many as keys
+    # All, or groups, which have fewer positions.
+    if positions != rows + keys or start != rows - 1 or size >= rows:
         yield slice(0, rows), slice(0, positions), start
         return
     for first in range(0, rows, size):

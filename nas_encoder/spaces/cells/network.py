@@ -127,6 +127,10 @@ class CellEncoder(TappedEncoder):
         output: Tensor = self.head(state)
         return output
 
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most."""
+        return receptive_field(self.genotype.architecture, self.config)
+
     def _run_cell(self, index: int, first: State, second: State) -> State:
         cell = self.cells[str(index)]
         if not (self.config.checkpointing and self.training and torch.is_grad_enabled()):

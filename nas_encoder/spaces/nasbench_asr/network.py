@@ -278,6 +278,10 @@ class NasBenchEncoder(NasBenchTrunk):
 
         return self.output(*self.through_cells(x, lengths, run), dropout)
 
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most; refused with an LSTM."""
+        return receptive_field(self.genotype.architecture, self.config)
+
 
 build = NasBenchEncoder
 

@@ -184,6 +184,10 @@ class ChainEncoder(Chain):
 
         return self.through_blocks(x, lengths, dropout, run)
 
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most."""
+        return receptive_field(self.genotype.architecture, self.config)
+
 
 build = ChainEncoder
 

@@ -103,6 +103,10 @@ class SlimEncoder(Row):
             x = F.dropout(x, self.config.dropout, self.training)
         return self.output(x, mask)
 
+    def field(self) -> ReceptiveField:
+        """Return what an output frame depends on at most; with it the network streams."""
+        return receptive_field(self.genotype.architecture, self.config)
+
 
 build = SlimEncoder
 

@@ -9,9 +9,9 @@ from typing import Any
 from nas_encoder.common.fields import choice, flag, integer, option, share, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront
 from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
-    Conv2dFront,
     Convolution,
     FeedForward,
     GatedMlp,

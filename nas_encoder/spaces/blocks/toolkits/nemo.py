@@ -8,14 +8,9 @@ from typing import Any
 from nas_encoder.common.fields import choice, flag, integer, number, option, share
 from nas_encoder.common.problems import Problems, show
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront, DepthwiseFront
 from nas_encoder.spaces.blocks.part import Part
-from nas_encoder.spaces.blocks.parts import (
-    Conv2dFront,
-    Convolution,
-    DepthwiseFront,
-    FeedForward,
-    SelfAttention,
-)
+from nas_encoder.spaces.blocks.parts import Convolution, FeedForward, SelfAttention
 from nas_encoder.spaces.blocks.toolkits.options import EncoderOptions, ignored, odd, only
 from nas_encoder.spaces.blocks.toolkits.weights import NEMO, Layout
 

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from nas_encoder.errors import CheckpointError
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
+from nas_encoder.spaces.blocks.front_parts import Conv2dFront, DepthwiseFront
 from nas_encoder.spaces.blocks.part import Part
 from nas_encoder.spaces.blocks.parts import (
-    Conv2dFront,
     Convolution,
-    DepthwiseFront,
     FeedForward,
     GatedMlp,
     Parallel,

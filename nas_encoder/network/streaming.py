@@ -1,0 +1,207 @@
+"""Encoding in chunks as audio arrives: what all encoders share.
+
+Every part of a network that mixes frames keeps what it still needs of the past, its cache, and
+returns the frames that no later input can change. So how the input is cut into chunks never shows
+in the output, and a frame comes out as soon as the last input frame that it depends on has come in.
+Caches are (nested tuples of) tensors of bounded size. No call changes the state that it is given.
+
+B batch, t frames of a chunk, t' frames that come out, C features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas_encoder.errors import InputError
+from nas_encoder.ops.masking import is_capturing
+
+GOING_ON = 1 << 48  # the length of an utterance whose end has not come; larger than any other
+
+
+class StreamState(NamedTuple):
+    """What an encoder knows of a batch of streams between two chunks.
+
+    Attributes:
+        frames: Input frames so far.
+        lengths: (B,) frames of each utterance, :data:`GOING_ON` for those whose end has not come;
+            None as long as that is all of them.
+        caches: What the parts of the network keep.
+        over: Whether the last chunk has come.
+    """
+
+    frames: int
+    lengths: Tensor | None
+    caches: Any
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames of one rate.
+
+    Attributes:
+        x: (B, t, C).
+        start: Place of the first one, counted from 0.
+        last: Whether none follow.
+        lengths: (B,) frames of each utterance at this rate, or None while all go on.
+    """
+
+    x: Tensor
+    start: int
+    last: bool
+    lengths: Tensor | None = None
+
+    @property
+    def end(self) -> int:
+        """Place after the last frame."""
+        return self.start + self.x.size(1)
+
+    def valid(self, start: int, end: int) -> Tensor | None:
+        """Return (B, n), true for frames of utterances, for the places from start to end."""
+        if self.lengths is None:
+            return None
+        places = torch.arange(start, end, device=self.x.device)
+        return places < self.lengths.unsqueeze(1)
+
+    def cleared(self) -> Tensor:
+        """Return ``x`` with zeros past the end of each utterance."""
+        mask = self.valid(self.start, self.end)
+        return self.x if mask is None else self.x * mask.unsqueeze(2).to(self.x.dtype)
+
+    def holding(self, x: Tensor) -> Chunk:
+        """Return the same places with other features."""
+        return replace(self, x=x)
+
+    def after(self, cache: Tensor) -> Chunk:
+        """Return these frames behind those kept before them, (B, n, C)."""
+        return replace(self, x=torch.cat((cache, self.x), 1), start=self.start - cache.size(1))
+
+    def split(self, count: int) -> tuple[Chunk, Tensor]:
+        """Return the first frames, and a copy of the others to be kept."""
+        return replace(self, x=self.x[:, :count]), self.x[:, count:].clone()
+
+
+def slide(
+    chunk: Chunk, cache: Tensor, size: int, step: int = 1, ahead: int = 0
+) -> tuple[Chunk, Tensor]:
+    """Return the frames under the windows that are complete now, and what is kept.
+
+    Args:
+        chunk: Frames (B, t, ...), zero where the windows shall see zeros.
+        cache: What was kept, in the beginning as many zeros as windows reach before their frame.
+        size: Frames of a window.
+        step: Frames from one window to the next.
+        ahead: Zeros that follow the last frame.
+
+    Returns:
+        The frames of n windows, (n - 1) step + size of them, or none. Its ``start`` is that of the
+        first window's first frame, negative for zeros before the beginning.
+    """
+    joined = chunk.after(cache)
+    x = joined.x
+    if chunk.last and ahead:
+        x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, ahead))
+    count = max(0, (x.size(1) - size) // step + 1)
+    used = x[:, : (count - 1) * step + size] if count else x[:, :0]
+    return replace(joined, x=used), x[:, count * step :].clone()
+
+
+def ends_after(state: StreamState, chunk: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Return the lengths of utterances after one more chunk, checked against the state.
+
+    Args:
+        state: The state before.
+        chunk: (B, t, F).
+        lengths: (B,) frames of each utterance in the chunk; None if the chunk holds t of each that
+            has not ended.
+
+    Raises:
+        InputError: A length is out of range, or an utterance goes on after its end.
+    """
+    batch, frames = chunk.shape[:2]
+    if lengths is None:
+        return state.lengths
+    lengths = lengths.to(chunk.device)
+    if not is_capturing():
+        _check_lengths(state, lengths, batch, frames)
+    known = state.lengths
+    if known is None:
+        known = torch.full((batch,), GOING_ON, device=chunk.device)
+    ends = torch.where(lengths < frames, state.frames + lengths, known)
+    return torch.where(known < GOING_ON, known, ends)
+
+
+def _check_lengths(state: StreamState, lengths: Tensor, batch: int, frames: int) -> None:
+    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise InputError(
+            f"lengths must be integers of shape ({batch},), got {lengths.dtype} "
+            f"{tuple(lengths.shape)}"
+        )
+    low, high = (int(value) for value in torch.aminmax(lengths))
+    if low < 0 or high > frames:
+        raise InputError(
+            f"lengths must be from 0 to the frames of the chunk, {frames}, got {low} to {high}"
+        )
+    if state.lengths is not None:
+        late = (state.lengths <= state.frames) & (lengths > 0)
+        if bool(late.any()):
+            number = int(late.nonzero()[0])
+            raise InputError(
+                f"utterance {number} of the batch ended after {int(state.lengths[number])} "
+                f"frames, got {int(lengths[number])} more; begin another with initial_state"
+            )
+
+
+def check_chunk(
+    state: StreamState, chunk: Tensor, size: int, lengths: Tensor | None, training: bool
+) -> None:
+    """Check a chunk against the state.
+
+    Args:
+        state: The state before it.
+        chunk: (B, t, F).
+        size: F, as the network was built.
+        lengths: (B,) frames of each utterance in the chunk, or None.
+        training: Whether the network is in training mode.
+
+    Raises:
+        InputError: The stream is over, a shape is wrong, a valid frame is not finite, or the
+            network is in training mode.
+    """
+    if training:
+        raise InputError("an encoder in training mode does not stream; call eval() first")
+    if state.over:
+        raise InputError("the stream has ended; begin another with initial_state")
+    if chunk.dim() != 3 or not chunk.is_floating_point() or chunk.size(2) != size:
+        raise InputError(
+            f"a chunk must be float (B, t, {size}), got {chunk.dtype} {tuple(chunk.shape)}"
+        )
+    batch = batch_of(state.caches)
+    if batch != chunk.size(0):
+        raise InputError(f"a chunk must be of {batch} utterances, got {chunk.size(0)}")
+    if bool(torch.isfinite(chunk.sum())):
+        return
+    bad = ~torch.isfinite(chunk).all(dim=2)
+    if lengths is not None:
+        bad &= torch.arange(chunk.size(1), device=chunk.device) < lengths.unsqueeze(1)
+    elif state.lengths is not None:
+        bad &= (state.lengths > state.frames).unsqueeze(1)
+    if len(places := bad.nonzero()):
+        utterance, frame = places[0].tolist()
+        raise InputError(
+            f"features of utterance {utterance} of the batch are NaN or infinite, first in frame "
+            f"{state.frames + frame} of its stream; look at its audio and at the normalization"
+        )
+
+
+def batch_of(caches: Any) -> int:
+    """Return B of nested caches; 0 if there is no tensor in them."""
+    if isinstance(caches, Tensor):
+        return caches.size(0)
+    parts = caches.values() if isinstance(caches, dict) else caches
+    return next((found for found in map(batch_of, parts) if found), 0)

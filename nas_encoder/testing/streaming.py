@@ -1,0 +1,112 @@
+"""What streaming promises: see :meth:`~nas_encoder.network.tapped.TappedEncoder.step`.
+
+B batch, T input frames, F features, S subsampling factor, T' output frames, D output features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.network.streaming import StreamState
+
+
+@torch.no_grad()
+def streamed(
+    network: Any, x: Tensor, sizes: Iterable[int], lengths: Tensor | None = None, **options: Any
+) -> list[Tensor]:
+    """Return what comes out of each chunk, (B, t', D).
+
+    Args:
+        network: A :class:`~nas_encoder.network.tapped.TappedEncoder` in evaluation mode.
+        x: (B, T, F); frames past the end of an utterance are given as NaN.
+        sizes: Frames of the chunks, T in all.
+        lengths: (B,) frames of each utterance; None for T.
+        **options: Of ``step``.
+    """
+    state: StreamState = network.initial_state(x.size(0))
+    pieces, start, given = [], 0, list(sizes)
+    for number, size in enumerate(given):
+        piece, valid = x[:, start : start + size], None
+        if lengths is not None:
+            valid = (lengths - start).clamp(0, size)
+            padding = torch.arange(size) >= valid.unsqueeze(1)
+            piece = piece.masked_fill(padding.unsqueeze(2), float("nan"))
+        y, state = network.step(piece, state, number == len(given) - 1, valid, **options)
+        pieces.append(y)
+        start += size
+    assert start == x.size(1)
+    return pieces
+
+
+def chunks_give_the_same(network: Any, sizes: Iterable[int], lengths: list[int]) -> None:
+    """Compare the outputs of chunks to those of whole utterances, in float64 to 1e-10.
+
+    Args:
+        network: In evaluation mode, in float64.
+        sizes: Frames of the chunks; their sum is the batch's T.
+        lengths: Frames of each utterance.
+    """
+    given = list(sizes)
+    x = torch.randn(len(lengths), sum(given), network.input_size, dtype=torch.float64)
+    ends = torch.tensor(lengths)
+    with torch.no_grad():
+        whole, _ = network(x, ends)
+    found = torch.cat(streamed(network, x, given, ends), 1)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-10)
+
+
+def streams_or_says_why_not(network: Any) -> bool:
+    """Check that chunks give what whole utterances give, or that streams are refused with reasons.
+
+    Args:
+        network: In evaluation mode, in float64.
+
+    Returns:
+        Whether it streams.
+    """
+    try:
+        ahead = network.lookahead
+    except ConfigError as refusal:
+        with pytest.raises(ConfigError) as caught:
+            network.initial_state(1)
+        assert caught.value.problems == refusal.problems
+        return False
+    # Longer than what is seen ahead, so that frames come out before the end.
+    size = network.min_length + ahead
+    chunks_give_the_same(network, [size, 1, size + 9, 5], [2 * size + 15, size + 3])
+    return True
+
+
+@torch.no_grad()
+def lookahead_is_exact(network: Any, period: int) -> None:
+    """Check the lookahead by changing input frames, and that no output comes later than it must.
+
+    Args:
+        network: In evaluation mode, in float64.
+        period: Input frames after which what frames depend on is the same again, a multiple of S.
+    """
+    factor, ahead = network.subsampling_factor, network.lookahead
+    first = -(-ahead // period) * period  # such that what is changed changes no border
+    frames = first + 2 * period + 2 * ahead + 1
+    x = torch.randn(1, frames, network.input_size, dtype=torch.float64)
+    batch = x.repeat(period + 1, 1, 1)
+    for place in range(period):
+        batch[place, first + place] += 30 * torch.randn(network.input_size, dtype=torch.float64)
+    y, _ = network(batch, torch.full((period + 1,), frames))
+    changed = (y[:-1] - y[-1]).abs().amax(2) > 1e-12  # (changes, T')
+    assert changed.any(1).all()
+    earliest = changed.int().argmax(1)  # the first output frame that each change shows in
+    distance = first + torch.arange(period) - factor * earliest
+    assert int(distance.max()) == ahead
+    counts = [piece.size(1) for piece in streamed(network, x, [1] * frames)]
+    for place, frame in enumerate(earliest.tolist()):
+        # Before the changed frame comes in, what does not depend on it or later ones is out.
+        later = min([frame, *earliest[place:].tolist()])
+        if place < period - factor or later == frame:
+            assert sum(counts[: first + place]) == later

@@ -1,0 +1,106 @@
+"""Small block encoders that stream, one for each kind of module and front end, and mixed ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_encoder import build_encoder
+from nas_encoder.genotype import Genotype
+from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
+from nas_encoder.spaces.blocks.front_parts import (
+    Conv1dFront,
+    Conv2dFront,
+    DepthwiseFront,
+    Front,
+    StackFront,
+)
+from nas_encoder.spaces.blocks.part import Part
+from nas_encoder.spaces.blocks.parts import (
+    Convolution,
+    FeedForward,
+    GatedMlp,
+    Memory,
+    Parallel,
+    SelfAttention,
+)
+
+BINS = 12
+CHAIN = {
+    "schema": 1,
+    "name": "chain",
+    "space": "tdnn_chain",
+    "blocks": ["tdnn_1_1", "tdnn_1_2"],
+}
+MODULES: tuple[Part, ...] = (
+    FeedForward(2.0),
+    SelfAttention(2, 3),
+    SelfAttention(2, 5, ahead=0),
+    SelfAttention(2, 3, "none", ahead=1),
+    SelfAttention(2, 6, chunk=4),
+    SelfAttention(4, 0, chunk=3),
+    SelfAttention(2, 20, "none", chunk=5),
+    Convolution(5),
+    Convolution(7, glu=False, norm="layer", causal=True),
+    GatedMlp(2.0, 5),
+    GatedMlp(2.0, 3, causal=True),
+    Parallel(2, 4, "relative", 2.0, 5, 3),
+    Parallel(2, 4, "relative", 2.0, 5, 3, chunk=5, causal=True),
+    Parallel(2, 4, "none", 2.0, 9, 0, ahead=2),
+    Memory(3, 1, 2, 2.0),
+    Memory(3, 0),
+    Memory(0, 2),
+)
+FRONT_ENDS: tuple[Front, ...] = (
+    Conv2dFront(4, 5),
+    Conv2dFront(4, 5, padded=False),
+    Conv2dFront(8, 6),
+    DepthwiseFront(8, 6),
+    Conv1dFront(4, 5),
+    Conv1dFront(8, 5),
+    StackFront(4, 3),
+    StackFront(8, 0),
+)
+
+
+def encoder_of(architecture: BlockArchitecture, **options: Any) -> Any:
+    """Return an encoder in evaluation mode and float64, without neutral first values."""
+    genotype = Genotype("sample", "blocks", architecture)
+    network: Any = build_encoder(genotype, input_size=BINS, **options)
+    return unlike_new(network).double().eval()
+
+
+def unlike_new(network: nn.Module) -> nn.Module:
+    """Change the weights and statistics that are neutral in a new network."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.2)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0)
+    return network
+
+
+def of_module(part: Part, norm: str = "before") -> BlockArchitecture:
+    """Return an architecture of two blocks of one module."""
+    return BlockArchitecture(FRONT_ENDS[0], stages=(Stage(8, 1, 2, (part,), norm),))
+
+
+def mixed() -> BlockArchitecture:
+    """Return an architecture with all that can be in one."""
+    return BlockArchitecture(
+        Conv2dFront(4, 5, padded=False),
+        scale=True,
+        positions="absolute",
+        stages=(
+            Stage(8, 1, 1, (Memory(3, 1, 2), FeedForward(2.0, 0.5))),
+            Stage(12, 2, 2, (SelfAttention(2, 4, chunk=3), Convolution(5))),
+            Stage(8, 4, 1, (Parallel(2, 3, "relative", 2.0, 5, 3, ahead=1, causal=True),)),
+            Stage(12, 1, 1, (Convolution(3, causal=True), GatedMlp(2.0, 3)), "after", False),
+        ),
+        final_norm=True,
+    )

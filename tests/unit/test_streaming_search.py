@@ -1,0 +1,149 @@
+"""Searches under a lookahead: the space of what streams, the bound, whole searches, show."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from search_samples import two_corpora
+from supernet_samples import CHOICES, QUICK
+
+from nas_encoder.cli.main import main
+from nas_encoder.errors import ConfigError
+from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.network import build_encoder
+from nas_encoder.network.budgets import TrialBudgets
+from nas_encoder.search import run_search
+from nas_encoder.search.config.load import load_any_search_config
+from nas_encoder.search.config.sections import MeasureConfig
+from nas_encoder.search.config.trials import TrialsConfig
+from nas_encoder.search.trials.budget import Affordable, Budget
+from nas_encoder.search.trials.costs import TrialCosts
+from nas_encoder.spaces import get_space
+from nas_encoder.testing.streaming import chunks_give_the_same
+
+SPACE = get_space("streaming_blocks")
+
+
+def costs_in(space: Any, **options: Any) -> Callable[..., dict[str, float]]:
+    def unused(_: Any) -> Any:
+        raise AssertionError("nothing may be built, measured or trained")
+
+    given = (space.options(input_size=40), 100, MeasureConfig(), "cpu", 0, unused, unused, unused)
+    costs = TrialCosts(space, *given, **options)
+    costs.counted = None
+    return lambda genotype, names: {"lookahead_ms": costs._lookahead(genotype)}
+
+
+def test_all_of_the_streaming_space_streams() -> None:
+    rng = random.Random(0)
+    for place, bound in enumerate(SPACE.bounds):
+        for value in range(bound):
+            vector = SPACE.encode(SPACE.sample(rng))
+            vector[place] = value
+            genotype = SPACE.decode(vector)
+            field = SPACE.network.receptive_field(genotype.architecture, SPACE.options())
+            assert 3 <= field.right < 2000
+    drawn = SPACE.sample(rng)
+    network: Any = build_encoder(drawn, input_size=16, channels=16, layers=3)
+    chunks_give_the_same(network.double().eval(), [60, 1, 35], [96, 50])
+
+
+def test_a_genotype_of_the_space_is_one_of_blocks() -> None:
+    drawn = SPACE.sample(random.Random(1))
+    blocks = Genotype.from_dict({**drawn.to_dict(), "space": "blocks"})
+    assert blocks.hash == drawn.hash
+    assert blocks.architecture == drawn.architecture
+
+
+@pytest.mark.parametrize("bound", [190, 550])
+@pytest.mark.parametrize("name", ["streaming_blocks", "blocks"])
+def test_what_is_drawn_and_mutated_is_within(name: str, bound: float) -> None:
+    space = get_space(name)
+    budget = Budget(TrialBudgets(lookahead_ms=bound), costs_in(space))
+    within = Affordable(space, budget)
+    rng = random.Random(2)
+    for _ in range(3):
+        found = within.sample(rng)
+        for genotype in (found, within.mutate(found, rng)):
+            field = space.network.receptive_field(genotype.architecture, space.options())
+            assert 10 * field.right <= bound
+
+
+def test_the_bound_is_in_milliseconds_and_nothing_is_built() -> None:
+    genotype = Genotype.from_dict(
+        {
+            **load_genotype("transformer").to_dict(),
+            "front": {"kind": "conv2d", "channels": 8},
+            "stages": [{"width": 32, "modules": [{"kind": "attention", "chunk": 4}]}],
+        }
+    )
+    space = get_space("blocks")
+    assert costs_in(space)(genotype, ["lookahead_ms"]) == {"lookahead_ms": 150.0}
+    assert costs_in(space, frame_ms=12.5)(genotype, []) == {"lookahead_ms": 187.5}
+    whole = load_genotype("conformer")
+    assert costs_in(space)(whole, []) == {"lookahead_ms": math.inf}
+    for limit, excess in ((150.0, {}), (75.0, {"lookahead_ms": pytest.approx(math.log(2))})):
+        budget = Budget(TrialBudgets(lookahead_ms=limit), costs_in(space))
+        assert budget.excess(genotype) == excess
+        assert budget.excess(whole) == {"lookahead_ms": 100.0}
+    assert TrialBudgets(lookahead_ms=190.0).told("lookahead_ms") == "at most 190 ms"
+
+
+def test_configurations_under_a_lookahead() -> None:
+    for bound in (190, 550):
+        config = load_any_search_config(f"streaming_{bound}ms")
+        assert isinstance(config, TrialsConfig)
+        assert config.objective.lookahead_ms == bound and config.space == SPACE.name
+        assert config.costs == ["lookahead_ms", "parameters"] or "lookahead_ms" in config.costs
+    with pytest.raises(ConfigError, match=r"objective\.lookahead_ms: must be a number"):
+        TrialsConfig.from_dict({"objective": {"lookahead_ms": -1}})
+
+
+@pytest.mark.slow
+def test_a_search_trains_only_what_is_within(
+    tmp_path: Path, shared_folder: Callable[..., Path]
+) -> None:
+    folder = shared_folder("streaming-data", lambda path: two_corpora(path))
+    mixing = ["memory -5+0", "memory -5+2", "attention 4 heads chunk 4 window -32"]
+    mixing += [
+        "attention 4 heads chunk 12 window -32",
+        "convolution 7 causal",
+        "convolution 15 causal",
+    ]
+    document = {
+        **QUICK,
+        "space": "streaming_blocks",
+        "choices": {**CHOICES, "schedule": "1 1 1", "mixing": mixing},
+        "objective": {"lookahead_ms": 190},
+        "trials": {"count": 6},
+    }
+    config = TrialsConfig.from_dict(document)
+    run_search(config, str(folder / "train"), tmp_path, valid=str(folder / "valid"), seed=1)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trials = [row for row in rows if "trial" in row]
+    assert len(trials) == 6
+    assert all(row["lookahead_ms"] <= 190 for row in trials)
+    assert sum(row.get("refused") or 0 for row in trials) > 0
+    found = load_genotype(str(tmp_path / "genotype.yaml"))
+    network: Any = build_encoder(found, input_size=16)
+    assert 10 * network.lookahead <= 190
+    network.load_state_dict(torch.load(tmp_path / "inherited.pt"))
+    # With statistics that a training has left, too.
+    chunks_give_the_same(network.double().eval(), [50, 1, 29], [80, 61])
+
+
+def test_show_tells_the_lookahead_or_why_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "asrnet_b", "--json", "--layers", "5", "--channels", "4"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["streaming"]["streams"]
+    assert shown["streaming"]["lookahead_ms"] == shown["receptive_field"]["right_ms"]
+    assert main(["show", "fast_conformer", "--channels", "16", "--layers", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "streams          no: stages[0].modules[1]: attention 4 heads sees the whole" in text
