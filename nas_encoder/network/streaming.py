@@ -23,23 +23,6 @@ from nas_encoder.ops.masking import is_capturing
 GOING_ON = 1 << 48  # the length of an utterance whose end has not come; larger than any other
 
 
-class StreamState(NamedTuple):
-    """What an encoder knows of a batch of streams between two chunks.
-
-    Attributes:
-        frames: Input frames so far.
-        lengths: (B,) frames of each utterance, :data:`GOING_ON` for those whose end has not come;
-            None as long as that is all of them.
-        caches: What the parts of the network keep.
-        over: Whether the last chunk has come.
-    """
-
-    frames: int
-    lengths: Tensor | None
-    caches: Any
-    over: bool = False
-
-
 @dataclass(frozen=True)
 class Chunk:
     """Consecutive frames of one rate.
@@ -84,6 +67,43 @@ class Chunk:
     def split(self, count: int) -> tuple[Chunk, Tensor]:
         """Return the first frames, and a copy of the others to be kept."""
         return replace(self, x=self.x[:, :count]), self.x[:, count:].clone()
+
+
+class StreamState(NamedTuple):
+    """What an encoder knows of a batch of streams between two chunks.
+
+    Places are counted from 0 and, far from the beginning, begin again where the network cannot tell
+    the difference. So graphs that were captured for the places of a stream serve all of it.
+
+    Attributes:
+        frames: Input frames so far.
+        place: Place of the next one.
+        cycle: The place up to which the beginning can be seen, and after how many the network
+            treats frames alike; None if it tells all apart.
+        caches: What the parts of the network keep.
+        lengths: (B,) place at which each utterance ends, :data:`GOING_ON` for those whose end has
+            not come; None as long as that is all of them.
+        over: Whether the last chunk has come.
+    """
+
+    frames: int
+    place: int
+    cycle: tuple[int, int] | None
+    caches: Any
+    lengths: Tensor | None = None
+    over: bool = False
+
+    def after(self, chunk: Chunk, caches: Any) -> StreamState:
+        """Return the state after a chunk of input frames."""
+        place, lengths = chunk.end, chunk.lengths
+        if self.cycle is not None and place >= sum(self.cycle):
+            seen, period = self.cycle
+            shift = (place - seen) // period * period
+            place -= shift
+            if lengths is not None:
+                lengths = torch.where(lengths < GOING_ON, lengths - shift, lengths)
+        frames = self.frames + chunk.x.size(1)
+        return StreamState(frames, place, self.cycle, caches, lengths, chunk.last)
 
 
 def slide(
@@ -132,7 +152,7 @@ def ends_after(state: StreamState, chunk: Tensor, lengths: Tensor | None) -> Ten
     known = state.lengths
     if known is None:
         known = torch.full((batch,), GOING_ON, device=chunk.device)
-    ends = torch.where(lengths < frames, state.frames + lengths, known)
+    ends = torch.where(lengths < frames, state.place + lengths, known)
     return torch.where(known < GOING_ON, known, ends)
 
 
@@ -148,12 +168,13 @@ def _check_lengths(state: StreamState, lengths: Tensor, batch: int, frames: int)
             f"lengths must be from 0 to the frames of the chunk, {frames}, got {low} to {high}"
         )
     if state.lengths is not None:
-        late = (state.lengths <= state.frames) & (lengths > 0)
+        late = (state.lengths <= state.place) & (lengths > 0)
         if bool(late.any()):
             number = int(late.nonzero()[0])
+            own = state.frames - state.place + int(state.lengths[number])
             raise InputError(
-                f"utterance {number} of the batch ended after {int(state.lengths[number])} "
-                f"frames, got {int(lengths[number])} more; begin another with initial_state"
+                f"utterance {number} of the batch ended after {own} frames, got "
+                f"{int(lengths[number])} more; begin another with initial_state"
             )
 
 
@@ -190,7 +211,7 @@ def check_chunk(
     if lengths is not None:
         bad &= torch.arange(chunk.size(1), device=chunk.device) < lengths.unsqueeze(1)
     elif state.lengths is not None:
-        bad &= (state.lengths > state.frames).unsqueeze(1)
+        bad &= (state.lengths > state.place).unsqueeze(1)
     if len(places := bad.nonzero()):
         utterance, frame = places[0].tolist()
         raise InputError(

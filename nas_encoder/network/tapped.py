@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -158,7 +159,16 @@ class TappedEncoder(nn.Module):
         Raises:
             ConfigError: The encoder does not stream; what sees the whole utterance is named.
         """
-        return self.field().right
+        return self._seen.right
+
+    @property
+    def period(self) -> int | None:
+        """After how many input frames the network treats frames alike; None if it never does."""
+        return self.subsampling_factor
+
+    @cached_property
+    def _seen(self) -> ReceptiveField:
+        return self.field()
 
     def initial_state(self, batch: int) -> StreamState:
         """Return the state of B streams before their first frames.
@@ -167,7 +177,11 @@ class TappedEncoder(nn.Module):
             ConfigError: The encoder does not stream; what sees the whole utterance is named.
         """
         like = next(own for own in self.parameters() if own.is_floating_point()).detach()
-        return StreamState(0, None, self.initial_caches(batch, like))
+        caches, cycle = self.initial_caches(batch, like), None
+        if (period := self.period) is not None:
+            # Nothing that is computed behind it reaches back to the beginning.
+            cycle = (-(-self._seen.frames // period) + 1) * period, period
+        return StreamState(0, 0, cycle, caches)
 
     def step(
         self,
@@ -201,14 +215,14 @@ class TappedEncoder(nn.Module):
         """
         if not is_capturing():
             check_chunk(state, chunk, self.input_size, lengths, self.training)
-        piece = Chunk(chunk, state.frames, last, ends_after(state, chunk, lengths))
+        piece = Chunk(chunk, state.place, last, ends_after(state, chunk, lengths))
         valid = piece.valid(piece.start, piece.end)
         if valid is not None:
             piece = piece.holding(chunk.masked_fill(~valid.unsqueeze(2), 0.0))
         condition = condition if self.conditioning else None
         taps = Taps(() if condition is None else self.config.taps, condition)
         out, caches = self.stream(piece, state.caches, taps)
-        return out.x, StreamState(piece.end, piece.lengths, caches, last)
+        return out.x, state.after(piece, caches)
 
     def initial_caches(self, batch: int, like: Tensor) -> Any:
         """Return what the network keeps of B streams before their first frames.
@@ -234,7 +248,7 @@ class TappedEncoder(nn.Module):
         Returns:
             (B, t', D) and the caches.
         """
-        return windowed.stream(self, self.field(), chunk, caches, taps)
+        return windowed.stream(self, self._seen, chunk, caches, taps)
 
     def parts(self) -> list[dict[str, Any]]:
         """Return the name (``part``) and the ``parameters`` of each part, in order."""

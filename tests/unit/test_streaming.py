@@ -8,6 +8,7 @@ import pytest
 import torch
 from streaming_samples import BINS, FRONT_ENDS, MODULES, encoder_of, mixed, of_module
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.utils import _pytree
 
 from nas_encoder import build_encoder, load_genotype
@@ -96,16 +97,17 @@ def test_a_state_is_not_changed_and_has_a_constant_size() -> None:
 
 @torch.no_grad()
 def test_a_far_away_stream_gives_what_a_new_one_gives() -> None:
-    network = encoder_of(of_module(Parallel(2, 4, "relative", 2.0, 5, 3, chunk=5, causal=True)))
-    period = 20 * 4
-    x = torch.randn(1, 4 * period, BINS, dtype=torch.float64)
-    state, outputs = network.initial_state(1), []
-    for _ in range(2):  # ten hours apart
-        for start in range(0, x.size(1), period):
-            y, state = network.step(x[:, start : start + period], state)
-        outputs.append(y)
-        state = state._replace(frames=state.frames + 45_000 * period)
-    torch.testing.assert_close(*outputs, rtol=0, atol=1e-10)
+    """Places begin again, with utterances that ended before and after that."""
+    part = Parallel(2, 4, "relative", 2.0, 5, 3, chunk=5, causal=True)
+    network = encoder_of(of_module(part))
+    sizes = [20 * 4 + 3] * 30
+    chunks_give_the_same(network, sizes, [sum(sizes), 600, 83])
+    state = network.initial_state(1)
+    assert state.cycle is not None
+    for size in sizes:
+        _, state = network.step(torch.zeros(1, size, BINS, dtype=torch.float64), state)
+        assert state.place < sum(state.cycle)
+    assert state.frames == sum(sizes) and state.frames % 20 == state.place % 20
 
 
 @torch.no_grad()
@@ -232,16 +234,23 @@ def test_bf16_stays_near_float32() -> None:
     assert (found - whole).abs().max() < 0.1 * size
 
 
+@pytest.mark.slow
 @torch.no_grad()
-def test_a_step_is_captured_whole() -> None:
-    network = encoder_of(mixed())
-    x = torch.randn(1, 48, BINS, dtype=torch.float64)
+def test_one_graph_serves_a_stream() -> None:
+    network = encoder_of(of_module(SelfAttention(2, 6, chunk=4)))
+    size = network.period
+    x = torch.randn(1, size, BINS, dtype=torch.float64)
     state = network.initial_state(1)
-    for _ in range(3):
+    for _ in range(6):
         _, state = network.step(x, state)
-    compiled = torch.compile(network.step, backend="eager", fullgraph=True)
-    expected, after = network.step(x, state)
-    found, captured = compiled(x, state)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    for own, other in zip(tensors(captured), tensors(after), strict=True):
+    graphs = CompileCounter()
+    compiled = torch.compile(network.step, backend=graphs, fullgraph=True)
+    captured = state
+    for _ in range(4):
+        expected, state = network.step(x, state)
+        found, captured = compiled(x, captured)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        assert found.size(1) == size // 4
+    assert graphs.frame_count <= 2  # the number of all frames becomes an input with the second
+    for own, other in zip(tensors(captured), tensors(state), strict=True):
         torch.testing.assert_close(own, other, rtol=0, atol=1e-12)

@@ -63,17 +63,21 @@ def test_a_genotype_of_the_space_is_one_of_blocks() -> None:
 
 
 @pytest.mark.parametrize("bound", [190, 550])
-@pytest.mark.parametrize("name", ["streaming_blocks", "blocks"])
-def test_what_is_drawn_and_mutated_is_within(name: str, bound: float) -> None:
-    space = get_space(name)
-    budget = Budget(TrialBudgets(lookahead_ms=bound), costs_in(space))
-    within = Affordable(space, budget)
+def test_what_is_drawn_and_mutated_is_within(bound: float) -> None:
+    within = Affordable(SPACE, Budget(TrialBudgets(lookahead_ms=bound), costs_in(SPACE)))
     rng = random.Random(2)
     for _ in range(3):
         found = within.sample(rng)
         for genotype in (found, within.mutate(found, rng)):
-            field = space.network.receptive_field(genotype.architecture, space.options())
+            field = SPACE.network.receptive_field(genotype.architecture, SPACE.options())
             assert 10 * field.right <= bound
+
+
+def test_a_space_without_such_networks_is_told() -> None:
+    space = get_space("blocks")  # whose modules see at least three frames ahead
+    budget = Budget(TrialBudgets(lookahead_ms=190.0), costs_in(space))
+    with pytest.raises(ConfigError, match=r"lookahead_ms: the budget is at most 190 ms"):
+        Affordable(space, budget).require_one(0)
 
 
 def test_the_bound_is_in_milliseconds_and_nothing_is_built() -> None:

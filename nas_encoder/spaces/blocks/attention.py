@@ -99,9 +99,10 @@ class AttentionModule(nn.Module):
             begin, size = self._chunk_start(chunk.start), self._rounded(size)
         if not chunk.last:
             end = self._chunk_start(end) if self.chunk else max(begin, end - ahead)
+        # From the first on, so that captured graphs do not depend on where that is.
         parts = [
-            self._between(packed, first, min(first + size, end))
-            for first in range(begin, end, size)
+            self._between(packed, begin + first, min(begin + first + size, end))
+            for first in range(0, end - begin, size)
         ]
         out = chunk.x[:, :0] if not parts else self.output(torch.cat(parts, 1))
         kept = max(0, end - back) - packed.start

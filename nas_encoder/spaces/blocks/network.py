@@ -140,6 +140,13 @@ class BlockEncoder(TappedEncoder):
             raise ConfigError("streaming", problems)
         return spans.receptive_field(self.architecture)
 
+    @property
+    def period(self) -> int | None:
+        """After how many input frames the network treats frames alike; None if it never does."""
+        if self.architecture.positions == "absolute":
+            return None
+        return int(self.architecture.period * self.front.factor)
+
     def initial_caches(self, batch: int, like: Tensor) -> dict[str, Any]:
         """Return the caches of B streams, of the type and on the device of ``like``."""
         self.field()

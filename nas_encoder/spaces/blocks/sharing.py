@@ -103,4 +103,4 @@ def _group(part: Part) -> Any:
 def _size(part: Part) -> tuple[float, ...]:
     """Return what orders modules with the same weights by how many they take."""
     names = ("channels", "expansion", "kernel", "merge_kernel", "back", "ahead", "window", "heads")
-    return tuple(float(getattr(part, name, 0)) for name in names)
+    return tuple(float(getattr(part, name, 0) or 0) for name in names)  # null is 0
