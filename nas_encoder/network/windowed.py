@@ -10,7 +10,7 @@ B batch, t frames of a chunk, F features, S subsampling factor, t' frames that c
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +18,20 @@ from torch import Tensor
 from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.network.streaming import Chunk
 
-if TYPE_CHECKING:
-    from nas_encoder.network.tapped import TappedEncoder, Taps
-
 
 def stream(
-    encoder: TappedEncoder, field: ReceptiveField, chunk: Chunk, cache: Tensor, taps: Taps
+    encoder: Any, field: ReceptiveField, chunk: Chunk, cache: Tensor, taps: Any
 ) -> tuple[Chunk, Tensor]:
     """Map a chunk (B, t, F), zero past the ends, to the frames (B, t', D) that are complete.
 
     Args:
-        encoder: In evaluation mode.
+        encoder: A :class:`~nas_encoder.network.tapped.TappedEncoder` in evaluation mode.
         field: Its receptive field, ``right`` counted from the first of a frame's S.
         chunk: The chunk.
         cache: (B, n, F), the frames before it that are still needed.
         taps: As of ``encode``.
     """
-    factor = encoder.subsampling_factor
+    factor = int(encoder.subsampling_factor)
     window = chunk.after(cache)
     begin = max(0, (chunk.start - 1 - field.right) // factor + 1)
     end = max(begin, (chunk.end - 1 - field.right) // factor + 1)
@@ -50,7 +47,7 @@ def stream(
     lengths = ends = chunk.lengths
     if lengths is not None:
         lengths = (lengths - window.start).clamp(1, window.x.size(1))
-        ends = encoder.output_lengths(chunk.lengths)  # type: ignore[arg-type]
+        ends = encoder.output_lengths(chunk.lengths)
     first = window.start // factor
     x: Tensor = encoder.encode(window.x, lengths, taps)[:, begin - first : end - first]
     out = replace(chunk, x=x, start=begin, lengths=ends)
