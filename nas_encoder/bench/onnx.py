@@ -33,8 +33,10 @@ class OnnxEncoder:
     Attributes:
         waveform: Whether it takes samples and computes features itself.
         features: F; 0 for samples.
-        shift: Seconds between two frames or samples, if the file's metadata say them
-            (``window_stride`` in seconds; ``sample_rate``, 16000 without it).
+        shift: Seconds between two frames or samples, if the file's metadata say them:
+            ``hop_length`` in samples or ``window_stride`` in seconds; ``sample_rate`` in Hz, 16000
+            without it.
+        classifies: Whether it has a CTC layer, as ``nas-encoder export`` names its output.
 
     Raises:
         CheckpointError: onnxruntime cannot read it, or its inputs do not fit; all problems are
@@ -70,19 +72,28 @@ class OnnxEncoder:
         self.features_first = not self.waveform and _is_width(shape[1])
         self.features = 0 if self.waveform else int(shape[1 if self.features_first else 2])
         self.shift = self._shift()
+        self.classifies = self._session.get_outputs()[0].name == "logprobs"
 
     def _shift(self) -> float | None:
         """Return the seconds between two frames or samples, if the metadata say them."""
         about = self._session.get_modelmeta().custom_metadata_map
-        name = "sample_rate" if self.waveform else "window_stride"
-        try:
-            value = float(about.get(name, RATE if self.waveform else 0.0))
-        except ValueError:
-            rule = f"must be a number, got {show(about[name])}"
-            raise CheckpointError(str(self.path), [f"metadata {name}: {rule}"]) from None
-        if value <= 0:
-            return None
-        return 1 / value if self.waveform else value
+        values, problems = {"sample_rate": float(RATE)}, []
+        for name in ("sample_rate", "hop_length", "window_stride"):
+            if name not in about:
+                continue
+            try:
+                values[name] = float(about[name])
+            except ValueError:
+                values[name] = 0.0
+            if not 0 < values[name] < math.inf:
+                problems.append(f"metadata {name}: must be above 0, got {show(about[name])}")
+        if problems:
+            raise CheckpointError(str(self.path), problems)
+        if self.waveform:
+            return 1 / values["sample_rate"]
+        if "hop_length" in values:
+            return values["hop_length"] / values["sample_rate"]
+        return values.get("window_stride")
 
     @property
     def parameters(self) -> int | None:

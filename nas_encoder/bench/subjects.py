@@ -109,6 +109,7 @@ def build(
 
 def _exported(source: Source, encoder: OnnxEncoder, shift: float | None) -> Subject:
     note = "onnxruntime" + ("; features are computed in it" if encoder.waveform else "")
+    note += "; with its CTC layer" if encoder.classifies else ""
     return Subject(
         source,
         encoder.features,

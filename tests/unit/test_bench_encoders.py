@@ -52,7 +52,9 @@ def nemo_file(path: Path, encoder: dict[str, Any]) -> Path:
     return path
 
 
-def onnx_file(path: Path, shapes: tuple[list[Any], list[Any]], features_first: bool = True) -> Path:
+def onnx_file(
+    path: Path, shapes: tuple[list[Any], list[Any]], features_first: bool = True, **metadata: str
+) -> Path:
     """A file whose output is the sum of its features plus a weight of three values."""
     import onnx
     from onnx import TensorProto, helper
@@ -74,6 +76,7 @@ def onnx_file(path: Path, shapes: tuple[list[Any], list[Any]], features_first: b
     graph = helper.make_graph(nodes, "g", [first, second], outputs, [weight, axes])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
+    helper.set_model_props(model, metadata)
     onnx.save(model, str(path))
     return path
 
@@ -178,6 +181,10 @@ def test_exported_files(tmp_path: Path, shape: list[Any], first: bool) -> None:
     wanted = x.sum(1, keepdim=True) if found.waveform else x.sum(-1)[:, None]
     torch.testing.assert_close(torch.from_numpy(output).reshape(wanted.shape), wanted + 6)
     assert seen.tolist() == [50, 30]
+    assert found.shift == (1 / 16000 if found.waveform else 0.01)
+    about = {"sample_rate": "8000", "hop_length": "160"}
+    onnx_file(path, (shape, ["b"]), first, **about)
+    assert build(read_source(str(path))).shift == (1 / 8000 if found.waveform else 0.02)
     ours = build(read_source(SMALL), features=8)
     rows = benchmark([ours, found], QUICK)["networks"]
     assert rows[1]["macs"] is None and not rows[1]["step"] and rows[1]["inference"]["1"]["ratio"]
@@ -202,6 +209,9 @@ def test_exported_files_that_do_not_fit(
         build(read_source(str(path)))
     assert len(caught.value.problems) == len(problems)
     assert all(problem in str(caught.value) for problem in problems)
+    onnx_file(path, (["b", 8, "t"], ["b"]), sample_rate="x", hop_length="0")
+    with pytest.raises(CheckpointError, match=r"(?s)sample_rate: must be.*hop_length: must be"):
+        build(read_source(str(path)))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(CheckpointError, match="onnxruntime cannot read it"):
         build(read_source(str(path)))

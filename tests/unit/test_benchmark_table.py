@@ -17,6 +17,7 @@ from nas_encoder.genotype import load_genotype
 from tools.benchmark.__main__ import main
 from tools.benchmark.costs import of_espnet, speech_of_espnet, spoken_seconds
 from tools.benchmark.layouts import find
+from tools.benchmark.page import columns_of
 from tools.benchmark.scores import compare, systems_of
 from tools.results.matched_pairs import matched_pairs
 
@@ -253,6 +254,20 @@ def test_few_utterances_have_no_p(tmp_path: Path) -> None:
     systems = systems_of(find([("", root)]), "test", "word", {})
     found = compare(systems, ["transformer_ctc"], 0)["nas_ctc"][0]
     assert found.test is None and found.adjusted is None and math.isfinite(found.difference.low)
+
+
+def test_columns_of_which_nothing_is_known_are_left_out() -> None:
+    row: dict[str, Any] = {
+        "name": "a", "toolkit": "nemo", "tokens": "bpe", "against": [], "measured": {},
+        "error": {"estimate": 0.1, "low": 0.05, "high": 0.2}, "macs": None, "macs_of_seconds": None,
+        "parameters": {"encoder": None, "model": 10}, "boundaries": None,
+        "training_cost": {"seconds": None, "clock": "wall", "throughput": None, "memory_mib": None},
+    }  # fmt: skip
+    assert list(columns_of([row], "PER")) == ["PER % [95 %]", "parameters"]
+    aligned = {**row, "boundaries": {"mean_ms": 12.34, "frame_ms": 40.0}, "toolkit": "espnet"}
+    columns = columns_of([row, aligned], "PER")
+    assert list(columns) == ["PER % [95 %]", "parameters", "toolkit", "boundaries ms"]
+    assert [columns["boundaries ms"](one) for one in (row, aligned)] == ["-", "12.3 (40)"]
 
 
 @pytest.mark.parametrize(

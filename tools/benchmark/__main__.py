@@ -12,7 +12,6 @@ recipe's folder, its exp, or exp/asr_... itself). Nothing in it is changed.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.provenance import environment, usable_cores
 from nas_encoder.errors import ConfigError, DataError
+from tools.benchmark.boundaries import boundaries_of
 from tools.benchmark.document import (
     metric_of,
     published,
@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=10, help="least rounds of the measurements (10)")
     add("--bench", nargs="+", type=Path, metavar="FILE", help="measurements made before")
     add("--no-bench", action="store_true", help="no measurements of encoders")
-    add("--boundaries", type=Path, metavar="FILE", help="JSON: training -> its boundary errors")
+    add("--boundaries", type=Path, metavar="DATA",
+        help="prepared data with true boundaries of phones (TIMIT's recipes: found)")  # fmt: skip
+    add("--no-boundaries", action="store_true", help="no alignment")
     add("--seed", type=int, default=0, help="of the bootstrap and the measurements (0)")
     return found
 
@@ -184,13 +186,14 @@ def main(arguments: list[str] | None = None) -> None:
         threads = [n for n in map(int, args.threads.split(",")) if n <= usable_cores()]
         measured = measure(shown, threads or [1], args.speech, args.repeats, args.seed, args.output)
     sizes = {one.name: parameters_of(one) for one in shown}
-    boundaries = json.loads(args.boundaries.read_text()) if args.boundaries else {}
+    aligned = ({}, []) if args.no_boundaries else boundaries_of(shown, args.boundaries)
+    boundaries, left_out = aligned
     others = published(corpus, unit)
     document: dict[str, Any] = {
         "title": title_of(corpus, shown),
         "metric": metric_of(unit),
         "unit": unit,
-        "notes": notes_of(found, systems, args.synthetic),
+        "notes": [*notes_of(found, systems, args.synthetic), *left_out],
         "tests": {},
         "published": others,
         "origin": origin(words),

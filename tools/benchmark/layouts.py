@@ -107,7 +107,7 @@ def recipe_with_espnet(root: Path) -> Iterator[Trained]:
         costs = of_recipe(root / "costs" / "train" / f"{run}.json", speech, options.get("ngpu", 0))
         yield Trained(
             run, "espnet", root, model, weights_of(model), config, tuple(decodings), costs,
-            corpus, synthetic,
+            corpus, synthetic, data=data.parent,
         )  # fmt: skip
 
 
@@ -133,7 +133,8 @@ def recipe_with_nemo(root: Path) -> Iterator[Trained]:
         costs = of_recipe(root / "costs" / "train" / f"{run}.json", speech, options.get("ngpu", 0))
         held = weights if weights.is_file() else None
         yield Trained(
-            run, "nemo", root, path, held, config, tuple(decodings), costs, corpus, synthetic
+            run, "nemo", root, path, held, config, tuple(decodings), costs, corpus, synthetic,
+            data=data.parent,
         )  # fmt: skip
 
 

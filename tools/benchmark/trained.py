@@ -50,6 +50,7 @@ class Trained:
         corpus: Name of the corpus, if the place tells it.
         synthetic: Whether the corpus is; None if nothing tells.
         group: Label of the folder of experiments.
+        data: What ``nas-encoder data prepare`` wrote for it; None if that is not known.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Trained:
     corpus: str | None = None
     synthetic: bool | None = None
     group: str = ""
+    data: Path | None = None
 
     @property
     def encoder(self) -> str:
