@@ -152,15 +152,18 @@ def test_texts_too_long_for_ctc_are_counted_and_refused(tmp_path: Path) -> None:
     rows = [("ab" * 5, 0.441), ("ab" * 5 + "b", 0.441), ("a" * 6, 0.441), ("a", 0.05), ("b", 20.0)]
     path = manifest(tmp_path / "train.json", *rows)
     choice, options = choice_of("aishell", "blocks_ctc"), Options("char", speed=True, tiny=True)
-    config = training_config(choice, options, path, path, tokens)
-    found = read_manifest(path)
-    assert training.infeasible(config, found, tokens, speed=True) == 2
+    other = manifest(tmp_path / "dev.json", ("ab c", 1.0))
+    config = training_config(choice, options, path, other, tokens)
+    found, known = read_manifest(path), training.known_tokens(config, tokens)
+    assert training.infeasible(config, found, known, speed=True) == 2
     assert training.left_out(config, found) == 2
     with pytest.raises(DataError, match="2 of 5 texts have more tokens than the encoder"):
         training.check(choice, config, options, tokens)
     transducer = choice_of("aishell", "blocks_rnnt")
-    (said,) = training.check(transducer, config, options, tokens)
-    assert said == "2 of 5 training utterances are left out: too long or too short"
+    assert training.check(transducer, config, options, tokens) == [
+        "2 of 5 training utterances are left out: too long or too short",
+        "1 of 4 tokens of development texts are unknown",
+    ]
     for corpus, outputs in (("timit", [3, 3, 4]), ("aishell", [2, 2, 2])):
         fast = training_config(choice_of(corpus, "fastconformer_ctc"), options, path, path, tokens)
         assert training.output_frames(fast["model"]["encoder"], 80, [10, 12, 13]) == outputs

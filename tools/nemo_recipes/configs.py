@@ -185,10 +185,12 @@ def header(choice: Choice) -> list[str]:
     """Return the comment at the top of a file."""
     corpus, loss = table()["corpora"][choice.corpus], table()["losses"][choice.loss]
     kind = corpus["tokens"]
-    tokens = {
-        "char": ["model.labels=[...]"],  # the characters
-        "bpe": ["model.tokenizer.dir=tokenizer"],
-    }[kind]
+    tokens = "model.labels=[...]" if kind == "char" else "model.tokenizer.dir=tokenizer"
+    given = (
+        ["The labels are the lines of vocab.txt of nas-encoder data tokens --layout nemo."]
+        if kind == "char"
+        else []
+    )
     lines = [
         f"{table()['encoders'][choice.encoder]['title']}.",
         f"{corpus['title']}. Loss: {loss['title']}.",
@@ -197,7 +199,8 @@ def header(choice: Choice) -> list[str]:
         f"    python <NeMo>/examples/asr/{loss['scripts'][kind]} \\",
         f"      --config-name={choice.config_name} \\",
         "      model.train_ds.manifest_filepath=train.json \\",
-        f"      model.validation_ds.manifest_filepath=dev.json {tokens[0]}",
+        f"      model.validation_ds.manifest_filepath=dev.json {tokens}",
+        *given,
         NOTICE,
     ]
     return [f"# {line}".rstrip() for line in lines]

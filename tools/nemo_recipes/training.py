@@ -173,19 +173,21 @@ def left_out(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> in
     return sum(not low <= row["duration"] <= high for row in rows)
 
 
+def known_tokens(config: Mapping[str, Any], folder: Path) -> TokenSet:
+    """Return the tokens of a training, given their folder."""
+    if "labels" not in config["model"]:
+        return TokenSet.load(folder / "tokenizer.model")
+    labels = ("<space>" if label == " " else label for label in config["model"]["labels"])
+    return TokenSet(["<blank>", "<unk>", *labels], "char")
+
+
 def infeasible(
-    config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tokens: Path, speed: bool
+    config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], known: TokenSet, speed: bool
 ) -> int:
     """Return how many texts have more tokens than the encoder has outputs, if spoken fastest.
 
     NeMo's CTC loss counts them as zero without a word.
     """
-    labels = config["model"].get("labels")
-    known = (
-        TokenSet(["<blank>", "<unk>", *("<space>" if t == " " else t for t in labels)], "char")
-        if labels
-        else TokenSet.load(tokens / "tokenizer.model")
-    )
     features = config["model"]["preprocessor"]
     hop = features["window_stride"] * (SPEEDS[-1] if speed else 1.0)
     frames = [int(row["duration"] / hop) for row in rows]
@@ -200,13 +202,18 @@ def check(choice: Choice, config: Mapping[str, Any], options: Options, tokens: P
     Raises:
         DataError: CTC cannot learn from too many of the texts, or no utterance is left.
     """
-    rows = read_manifest(Path(config["model"]["train_ds"]["manifest_filepath"]))
+    parts = (config["model"][name]["manifest_filepath"] for name in ("train_ds", "validation_ds"))
+    rows, others = (read_manifest(Path(manifest)) for manifest in parts)
+    known = known_tokens(config, tokens)
     gone = left_out(config, rows)
     said = [f"{gone} of {len(rows)} training utterances are left out: too long or too short"]
     if gone == len(rows):
         raise DataError("training data", ["all utterances are too long or too short"])
+    # NeMo leaves unknown characters out of the texts, also where it counts development errors.
+    lacking = known.missing((row["utt_id"], row["text"]) for row in others)
+    said.append(f"{lacking.count} of {lacking.total} tokens of development texts are unknown")
     if "ctc" in choice.heads:
-        lost = infeasible(config, rows, tokens, options.speed)
+        lost = infeasible(config, rows, known, options.speed)
         said.append(f"{lost} of {len(rows)} texts have more tokens than the encoder has outputs")
         if lost > LOST * len(rows):
             remedy = "take larger units, or an encoder that subsamples less"
