@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def recipe_folder(root: Path, data: Path, **more: Any) -> Path:
         model.mkdir(parents=True)
         (model / "config.yaml").write_text(yaml.safe_dump(config_of(data, encoder, **more)))
         decoded = recognised(texts, 0.5 - 0.2 * place, place)
-        write_text(root / "decode" / name / "test" / "1best_recog" / "text", decoded)
-        write_text(root / "decode" / name / "dev" / "1best_recog" / "text", decoded)
+        for test in ("test", "dev"):
+            write_text(root / "decode" / name / "beam" / test / "1best_recog" / "text", decoded)
         costs = root / "costs" / "train" / f"{name}.json"
         costs.parent.mkdir(parents=True, exist_ok=True)
         epochs = {str(n): {"cpu": 10.0 * (place + 1), "wall": 99.0} for n in (1, 2)}
@@ -143,7 +144,7 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert rows[:2] == [["Model Name", "Language", "Librispeech Test"], ["nas_ctc", "en", rate]]
     page = (output / "RESULTS.espnet.md").read_text()
     assert "### WER\n\n|dataset|Snt|Wrd|" in page
-    assert f"|decode/test|{COUNT}|{6 * COUNT}|" in page and f"|{rate}|" in page
+    assert f"|beam/test|{COUNT}|{6 * COUNT}|" in page and f"|{rate}|" in page
     # Measurements of before.
     again = [str(root), "--only", "nas_ctc", "--bench", str(output / "bench.json")]
     assert main([*again, "--output", str(tmp_path / "again")]) == 0
@@ -203,6 +204,15 @@ def test_it_is_comparable_with_a_recipe_here_and_the_worse_is_named_so(tmp_path:
     assert only.adjusted == back.adjusted and only.difference.estimate < 0
 
 
+def test_several_ways_of_decoding_are_rows_of_their_own(tmp_path: Path) -> None:
+    root = recipe_folder(tmp_path / "exp", tmp_path / "data" / "espnet")
+    again = root / "decode" / "nas_ctc" / "greedy" / "test" / "1best_recog" / "text"
+    write_text(again, recognised(references(), 0.9, 1))
+    names = [system.name for system in systems_of(find([("", root)]), "test", "word", {})]
+    ways = ["nas_ctc (beam)", "nas_ctc (greedy)"]
+    assert names == [ways[0], "dfsmn_san_ctc", "transformer_ctc", ways[1]]
+
+
 def test_mixed_test_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = recipe_folder(tmp_path / "a", tmp_path / "data" / "espnet")
     theirs = asr_sh_folder(tmp_path / "b")
@@ -213,7 +223,7 @@ def test_mixed_test_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(command) == 1
     said = capsys.readouterr().err
     assert "train_raw_en: has other references than dfsmn_san_ctc for 1 utterances" in said
-    text = root / "decode" / "nas_ctc" / "test" / "1best_recog" / "text"
+    text = root / "decode" / "nas_ctc" / "beam" / "test" / "1best_recog" / "text"
     text.write_text("".join(text.read_text().splitlines(keepends=True)[1:]))
     trn.write_text("".join(lines[1:]))
     assert main(command) == 1
@@ -249,7 +259,7 @@ def test_few_utterances_have_no_p(tmp_path: Path) -> None:
     few = references(29)
     write_text(tmp_path / "data" / "espnet" / "test" / "text", few)
     for name in ENCODERS:
-        path = root / "decode" / name / "test" / "1best_recog" / "text"
+        path = root / "decode" / name / "beam" / "test" / "1best_recog" / "text"
         write_text(path, dict(list(recognised(few, 0.3, len(name)).items())))
     systems = systems_of(find([("", root)]), "test", "word", {})
     found = compare(systems, ["transformer_ctc"], 0)["nas_ctc"][0]
@@ -296,10 +306,19 @@ def test_a_resumed_training_counts_its_last_epochs_and_shapes_may_be_frames(tmp_
         speech_of_espnet(config, [tmp_path])
 
 
-def test_decodings_of_recipes_have_names(tmp_path: Path) -> None:
+def test_what_the_script_says_of_itself() -> None:
+    script = Path(__file__).parents[2] / "recipes" / "benchmark.sh"
+    done = subprocess.run(["bash", str(script), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "recipes/benchmark.sh [-h]" in done.stdout, done.stderr
+
+
+def test_configurations_of_another_kind_are_no_trainings(tmp_path: Path) -> None:
     root = recipe_folder(tmp_path / "exp", tmp_path / "data" / "espnet")
-    decoded = root / "decode" / "nas_ctc" / "lm" / "test" / "1best_recog" / "text"
-    write_text(decoded, references())
-    (found,) = [one for one in find([("", root)]) if one.name == "nas_ctc"]
-    ways = {(one.way, one.test): one.recognised for one in found.decodings}
-    assert ways["lm", "test"] == decoded and ("", "test") in ways
+    (root / "models" / "nas_ctc" / "config.yaml").write_text("- a list\n")
+    path = root / "models" / "dfsmn_san_ctc" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["train_data_path_and_name_and_type"]
+    path.write_text(yaml.safe_dump(config))
+    found = {one.name: one for one in find([("", root)])}
+    assert set(found) == {"dfsmn_san_ctc", "transformer_ctc"}
+    assert found["dfsmn_san_ctc"].decodings[0].reference is None

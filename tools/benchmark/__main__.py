@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.cli.bench_encoders import threads
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.provenance import environment, usable_cores
 from nas_encoder.errors import ConfigError, DataError
@@ -85,7 +86,13 @@ def parser() -> argparse.ArgumentParser:
     add("--synthetic", action="store_true", help="say that the corpus is")
     add("--reference", nargs="+", type=named_file, default=[], metavar="TEST=FILE",
         help="Kaldi text, if it is not found")  # fmt: skip
-    add("--threads", default="1,2", help="of the measurements (1,2, where there are two cores)")
+    add(
+        "--threads",
+        type=threads,
+        default=(1, 2),
+        metavar="N[,N]",
+        help="of the measurements (1,2, where there are two cores)",
+    )
     add("--speech", type=float, default=10.0, help="seconds of the measured utterance (10)")
     add("--repeats", type=int, default=10, help="least rounds of the measurements (10)")
     add("--bench", nargs="+", type=Path, metavar="FILE", help="measurements made before")
@@ -180,14 +187,20 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(found)} trainings, test sets: {', '.join(tests)}", file=sys.stderr, flush=True)
     shown = list({s.trained.name: s.trained for own in systems.values() for s in own}.values())
     measured: Mapping[str, Mapping[str, Any]] = {}
+    left_out: list[str] = []
     if args.bench:
         measured = read_measured(args.bench, shown)
     elif not args.no_bench:
-        threads = [n for n in map(int, args.threads.split(",")) if n <= usable_cores()]
-        measured = measure(shown, threads or [1], args.speech, args.repeats, args.seed, args.output)
+        able = [count for count in args.threads if count <= usable_cores()] or [1]
+        if len(able) < len(args.threads):
+            left_out.append(
+                f"Measured with {able} threads only: {usable_cores()} cores are usable."
+            )
+        measured = measure(shown, able, args.speech, args.repeats, args.seed, args.output)
     sizes = {one.name: parameters_of(one) for one in shown}
     aligned = ({}, []) if args.no_boundaries else boundaries_of(shown, args.boundaries)
-    boundaries, left_out = aligned
+    boundaries = aligned[0]
+    left_out += aligned[1]
     others = published(corpus, unit)
     document: dict[str, Any] = {
         "title": title_of(corpus, shown),

@@ -1,7 +1,7 @@
 """Finds trainings: those of the recipes here, with either toolkit, and of ESPnet's own run.sh.
 
 - recipe with ESPnet: ``models/RUN/config.yaml``, ``decode/RUN[[/WAY]/TEST]/1best_recog/text``;
-- recipe with NeMo: ``conf/RUN.yaml``, ``models/RUN/checkpoints``, ``decode/RUN[/HEAD/TEST]/text``;
+- recipe with NeMo: ``conf/RUN.yaml``, ``models/RUN/checkpoints``, ``decode/RUN[/WAY/TEST]/text``;
 - ESPnet's ``asr.sh``: ``asr_TAG/config.yaml``, ``asr_TAG/WAY/[org/]TEST/text``.
 
 ``RUN`` is the encoder's name, of ``recipes/mini`` after ``epochs/`` or ``time/``.
@@ -16,13 +16,13 @@ from typing import Any
 
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError, DataError
+from nas_encoder.interchange.frames import section
 from tools.benchmark.costs import of_espnet, of_recipe, speech_of_espnet, speech_of_manifest
 from tools.benchmark.trained import Decoding, Trained
 
 TEXT = "1best_recog/text"
 CONFIG = "config.yaml"
 DEFAULT_TEST = "test"  # of recipes with one test set
-WAYS = ("ctc", "rnnt", "beam", "greedy", "lm", "ngram")  # heads, and decodings of recipes
 _AVERAGES = ("*.ave.pth", "*.best.pth", "*.ave_*best.pth")
 
 
@@ -95,20 +95,25 @@ def recipe_with_espnet(root: Path) -> Iterator[Trained]:
         model = path.parent
         run = model.relative_to(root / "models").as_posix()
         config = read_yaml(path, ConfigError)
-        if "encoder" not in config:
+        if not isinstance(config, Mapping) or "encoder" not in config:
             continue  # a folder of another kind
-        train = config["train_data_path_and_name_and_type"][0][0]
-        data = Path(root, train).parent.parent  # of DATA/espnet/train/wav.scp
+        train = config.get("train_data_path_and_name_and_type") or [[None]]
+        data = _above(root, train[0][0])  # of DATA/espnet/train/wav.scp
         decodings = [
-            Decoding(way, test, text, _kaldi_reference(data, test))
+            Decoding(way, test, text, data and _kaldi_reference(data, test))
             for way, test, text in _texts(root / "decode" / run, TEXT)
         ]
         speech = speech_of_espnet(config, [root])
         costs = of_recipe(root / "costs" / "train" / f"{run}.json", speech, options.get("ngpu", 0))
         yield Trained(
             run, "espnet", root, model, weights_of(model), config, tuple(decodings), costs,
-            corpus, synthetic, data=data.parent,
+            corpus, synthetic, data=data and data.parent,
         )  # fmt: skip
+
+
+def _above(root: Path, file: object) -> Path | None:
+    """Return the folder of prepared data of a toolkit that holds the folder of a file."""
+    return Path(root, file).parent.parent if isinstance(file, str) else None
 
 
 def recipe_with_nemo(root: Path) -> Iterator[Trained]:
@@ -120,13 +125,16 @@ def recipe_with_nemo(root: Path) -> Iterator[Trained]:
         checkpoints = root / "models" / run / "checkpoints"
         if not checkpoints.is_dir():
             continue
-        config = read_yaml(path, ConfigError)["model"]
+        document = read_yaml(path, ConfigError)
+        config = section(document, "model") if isinstance(document, Mapping) else {}
+        if "encoder" not in config:
+            continue
         averaged = root / "averaged" / f"{run}.nemo"
         weights = averaged if averaged.is_file() else checkpoints / f"{Path(run).name}.nemo"
-        manifest = config["train_ds"]["manifest_filepath"]
-        data = Path(root, manifest).parent  # of DATA/nemo/train.json
+        manifest = section(config, "train_ds").get("manifest_filepath")
+        data = Path(root, manifest).parent if isinstance(manifest, str) else None
         decodings = [
-            Decoding(way, test, text, _manifest_reference(data, test))
+            Decoding(way, test, text, data and _manifest_reference(data, test))
             for way, test, text in _texts(root / "decode" / run, "text")
         ]
         speech = speech_of_manifest(config)
@@ -134,7 +142,7 @@ def recipe_with_nemo(root: Path) -> Iterator[Trained]:
         held = weights if weights.is_file() else None
         yield Trained(
             run, "nemo", root, path, held, config, tuple(decodings), costs, corpus, synthetic,
-            data=data.parent,
+            data=data and data.parent,
         )  # fmt: skip
 
 
@@ -144,7 +152,11 @@ def of_asr_sh(root: Path) -> Iterator[Trained]:
         for path in sorted([*place.glob(f"asr_*/{CONFIG}"), *place.glob(CONFIG)]):
             folder = path.parent
             config = read_yaml(path, ConfigError)
-            if "encoder" not in config or folder.name.startswith("asr_stats"):
+            if (
+                not isinstance(config, Mapping)
+                or "encoder" not in config
+                or folder.name.startswith("asr_stats")
+            ):
                 continue
             above = list(folder.resolve().parents)
             top = next((p for p in above if (p / "dump" / "raw").is_dir()), folder)
@@ -189,10 +201,9 @@ def _texts(folder: Path, file: str) -> Iterator[tuple[str, str, Path]]:
     """Yield (way, test, file) of what a recipe recognised below ``decode/RUN``."""
     for path in sorted(folder.rglob(file)):
         parts = path.relative_to(folder).parts[: -len(Path(file).parts)]
-        way = parts[0] if len(parts) == 2 and parts[0] in WAYS else ""
-        if len(parts) > 2 or (len(parts) == 2 and not way):
-            continue  # of another training below this one
-        yield way, _dashed(parts[-1] if parts else DEFAULT_TEST), path
+        if len(parts) <= 2:
+            way = parts[0] if len(parts) == 2 else ""
+            yield way, _dashed(parts[-1] if parts else DEFAULT_TEST), path
 
 
 def _dashed(test: str) -> str:

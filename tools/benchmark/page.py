@@ -19,7 +19,7 @@ _READING = f"""\
   differences both systems on the same resamples.
 - **p** is of the matched-pairs test (Gillick and Cox 1989) with utterances as segments, two-sided,
   adjusted for all tests of the table (Holm 1979). Of fewer than {FEWEST} utterances there is none.
-  Neither covers the choice of the training's seed: each network was trained once.
+  Neither covers the choice of speakers, nor of the training's seed: each was trained once.
 - **Parameters**: of the encoder; in brackets those of the whole model. **MACs**: of the encoder
   for so much speech, each with the features that it was trained on.
 - **RTF** and **step**: of the encoder alone, all in one process in turns, at the same speech. A
