@@ -361,6 +361,8 @@ def test_a_recipe_declares_its_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert (found["steps"], found["systems"], found["stop_stage"]) == (10, "a c b", 1)
     assert found["expdir"] == str(tmp_path / "exp") and options(tmp_path)["stop_stage"] == 2
     assert options(tmp_path, "--words", "--set x=1")["words"] == "--set x=1"
+    typed = options(tmp_path, "--words", "--set x=1", "--systems", "a b")["command"]
+    assert typed.endswith("run.sh --words '--set x=1' --systems 'a b'")
     assert options(tmp_path, "--tiny", "true", "--steps", "9")["steps"] == 4
     with pytest.raises(SystemExit):
         options(tmp_path, "--help")

@@ -1,6 +1,6 @@
-# Searches on the corpus, each an encoder beside the others. The including Snakefile sets
-# SEARCH_STAGE, SEARCH_TRAIN and SEARCH_VALID (folders of ESPnet's) and SEARCH_TOKENS (a list or a model).
-# What was found elsewhere is trained here likewise: --genotype.
+# Searches on the corpus, each an encoder beside the others. The including Snakefile sets SEARCH_STAGE,
+# SEARCH_TRAIN and SEARCH_VALID (folders of ESPnet's) and SEARCH_TOKENS (a list or a model). What was
+# found elsewhere is trained likewise: --genotype.
 from tools.experiments.searched import given, searches
 
 SEARCHES = searches(
