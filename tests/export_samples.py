@@ -42,6 +42,22 @@ ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
         {},
     ),
 }
+ENCODERS["streaming"] = (
+    {
+        "schema": 1,
+        "name": "streaming",
+        "space": "blocks",
+        "front": {"kind": "conv1d", "channels": 8},
+        "stages": [
+            {"width": 12, "modules": [module, {"kind": "convolution", "kernel": 5, "causal": True}]}
+            for module in (
+                {"kind": "attention", "heads": 2, "window": 3, "chunk": 4},
+                {"kind": "attention", "heads": 2, "window": 5, "ahead": 1},
+            )
+        ],
+    },
+    {},
+)
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
 FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "espnet global": ("espnet", {"normalize": "global", "hop_length": 160, "win_length": 400}),

@@ -34,9 +34,9 @@ def refuse_streaming(name: str) -> None:
     if next(_programs("_inference_streaming"), None) is not None:
         raise InputError(
             f"encoder '{name}': must be 'contextual_block_conformer' or "
-            "'contextual_block_transformer' for ESPnet's streaming inference; this encoder needs "
-            "whole utterances. Decode with espnet2.bin.asr_inference (asr.sh: --use_streaming "
-            "false)"
+            "'contextual_block_transformer' for ESPnet's streaming inference; this encoder takes "
+            "whole utterances in ESPnet. Decode with espnet2.bin.asr_inference (asr.sh: "
+            "--use_streaming false)"
         )
 
 

@@ -113,7 +113,8 @@ class NetworkEncoder(AbsEncoder):
             InputError: Anything else that cannot be encoded.
         """
         if prev_states is not None:
-            raise InputError("prev_states: this encoder does not stream; it needs whole utterances")
+            rule = "this encoder does not stream in ESPnet, where it takes whole utterances"
+            raise InputError(f"prev_states: {rule}")
         output, lengths, taps = self._run(xs_pad, ilens, self._condition(ctc))
         if return_all_hs:
             return (output, [*(tap for _, tap in taps), output]), lengths, None

@@ -175,7 +175,10 @@ class TappedEncoder(nn.Module):
 
         Raises:
             ConfigError: The encoder does not stream; what sees the whole utterance is named.
+            InputError: There is no stream.
         """
+        if batch < 1:
+            raise InputError(f"batch must be at least 1, got {batch}")
         like = next(own for own in self.parameters() if own.is_floating_point()).detach()
         caches, cycle = self.initial_caches(batch, like), None
         if (period := self.period) is not None:

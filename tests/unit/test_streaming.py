@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -196,6 +197,8 @@ def test_bad_chunks_are_refused_and_the_stream_goes_on() -> None:
     bad[0], bad[1] = x[0], float("nan")  # of an utterance that has ended
     y, _ = network.step(bad, state)
     assert torch.isfinite(y).all()
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        network.initial_state(0)
     with pytest.raises(InputError, match="training mode"):
         network.train().step(x, state)
 
@@ -217,6 +220,19 @@ def test_contexts_that_contradict_are_refused(part: dict[str, Any], message: str
         Genotype.from_dict(document)
 
 
+def test_new_options_change_the_hash_only_where_they_are_given() -> None:
+    document = load_genotype("fast_conformer").to_dict()
+    assert Genotype.from_dict(document).hash == "919bad23ab041ead"  # as before there were any
+    seen = set()
+    for name, value in (("chunk", 8), ("chunk", 4), ("ahead", 0)):
+        changed = copy.deepcopy(document)
+        changed["stages"][0]["modules"][1] |= {"window": 8, name: value}
+        genotype = Genotype.from_dict(changed)
+        assert Genotype.from_dict(genotype.to_dict()) == genotype
+        seen.add(genotype.hash)
+    assert len(seen) == 3
+
+
 # -- precision and captured graphs --------------------------------------------------------------
 
 
@@ -230,8 +246,8 @@ def test_bf16_stays_near_float32() -> None:
     own, _ = half(x.bfloat16(), lengths)
     size = float(whole.abs().max())
     assert found.dtype == torch.bfloat16
-    assert (found - own).abs().max() < 0.05 * size
-    assert (found - whole).abs().max() < 0.1 * size
+    assert (found - own).abs().max() < 0.03 * size
+    assert (found - whole).abs().max() < 0.03 * size
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from nas_encoder.spaces.blocks.toolkits.options import EncoderOptions, ignored, 
 from nas_encoder.spaces.blocks.toolkits.weights import NEMO, Layout
 
 _NORMS = {"batch_norm": "batch", "layer_norm": "layer"}
+_STREAMS = "models that stream are not converted"
 _NO_WINDOW = (-1, -1)
 
 
@@ -65,15 +66,15 @@ class Conformer(EncoderOptions):
     n_heads: int = option(4, integer(1))
     att_context_size: Any = option(_NO_WINDOW, _contexts)
     att_context_probs: Any = ignored(None)
-    att_chunk_context_size: Any = option(None, only(None, why="attention has no chunks"))
-    att_context_style: str = option("regular", only("regular", why="attention has no chunks"))
+    att_chunk_context_size: Any = option(None, only(None, why=_STREAMS))
+    att_context_style: str = option("regular", only("regular", why=_STREAMS))
     xscaling: bool = option(True, flag)
     untie_biases: bool = option(True, only(True, why="no weights are shared between blocks"))
     pos_emb_max_len: int = ignored(5000)
     conv_kernel_size: int = option(31, odd)
     conv_norm_type: str = option("batch_norm", only(*_NORMS, why="there are no other norms"))
     conv_context_size: Any = ignored(None)
-    conv_context_style: str = option("regular", only("regular", why="there are no chunks"))
+    conv_context_style: str = option("regular", only("regular", why=_STREAMS))
     use_bias: bool = option(True, flag)
     dropout: float = option(0.1, share)
     dropout_pre_encoder: float = option(0.1, share)
