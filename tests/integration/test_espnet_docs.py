@@ -20,6 +20,7 @@ import nas_encoder
 from nas_encoder import load_genotype
 from nas_encoder.cli.main import build_parser, main
 from nas_encoder.common.resources import list_configs
+from tools.benchmark.__main__ import parser as benchmark_options
 from tools.espnet_recipes.configs import choices, conf_folder, table
 
 pytestmark = [
@@ -114,6 +115,8 @@ def test_every_command_is_one_that_works(
                 build_parser(only=rest[0]).parse_args(rest)
         elif program == "./nas_encoder/recipes/install.sh":
             shutil.copytree(repository / conf_folder("timit"), recipe / "conf", dirs_exist_ok=True)
+        elif program.endswith("nas_encoder/recipes/benchmark.sh"):
+            benchmark_options().parse_args(rest)
         elif program == "pip":
             # The package is on no index: only folders and wheels can be given to pip.
             (target,) = [word for word in rest[1:] if "nas_encoder" in word]
