@@ -194,7 +194,8 @@ class AttentionModule(nn.Module):
         if valid is None:
             valid = torch.ones(1, time, dtype=torch.bool, device=packed.device)
         valid = F.pad(valid, (size, (count + 1) * size - time)).unsqueeze(2)
-        valid = _with_neighbours(valid, count, size, back, ahead).squeeze(3)
+        # Not squeezed, which ONNX takes for a condition on the size.
+        valid = _with_neighbours(valid, count, size, back, ahead)[..., 0]
         valid = valid.expand(batch, -1, -1).reshape(batch * count, 1, keys)
         mask = self._seen(valid, size, keys, back, packed.device)
         distances, column = None, 0
