@@ -27,6 +27,7 @@ from tools.benchmark.boundaries import boundaries_of
 from tools.benchmark.document import (
     metric_of,
     published,
+    published_for,
     references_of,
     row_of,
     title_of,
@@ -223,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
             for system in own
         ]  # fmt: skip
-        of_test = [row for row in others["rows"] if test in row["errors"]]
+        of_test = published_for(others["rows"], test)
         pictures = [args.output / f"{test}.{suffix}" for suffix in ("png", "svg")]
         args.output.mkdir(parents=True, exist_ok=True)
         where = environment()["gpu" if next(iter(measured), "cpu") == "cuda" else "machine"]

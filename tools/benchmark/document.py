@@ -24,6 +24,12 @@ def published(corpus: str | None, unit: str) -> dict[str, Any]:
     return found if found is not None and found["unit"] == unit else {"differs": "", "rows": []}
 
 
+def published_for(rows: Sequence[Mapping[str, Any]], test: str) -> list[Mapping[str, Any]]:
+    """Return the published rows of a test set, and those that are of none of the corpus's."""
+    apart = not test.startswith("dev")
+    return [row for row in rows if test in row["errors"] or (apart and "shown" in row)]
+
+
 def references_of(
     systems: Sequence[System], wanted: Sequence[str], toolkit_names: Sequence[str] = REFERENCES
 ) -> list[str]:

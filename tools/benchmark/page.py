@@ -166,7 +166,8 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 def _published_cells(row: Row, test: str, columns: Mapping[str, Column]) -> list[str]:
     first = next(iter(columns))
     size = f"({count(row['parameters'])})" if "parameters" in row else "-"
-    known = {first: f"{row['errors'][test]:g}", "parameters": size}
+    rate = row["errors"].get(test)
+    known = {first: row["shown"] if rate is None else f"{rate:g}", "parameters": size}
     return [f"*published:* {row['name']}", *(known.get(title, "-") for title in columns)]
 
 

@@ -72,7 +72,7 @@ def draw(
             axes.set_xscale("log")
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
-    if published:
+    if published := [row for row in published if test in row["errors"]]:
         best_published = min(published, key=lambda row: float(row["errors"][test]))
         level = best_published["errors"][test]
         for axes in (left, right):

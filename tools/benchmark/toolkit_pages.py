@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from tools.benchmark.scores import System
-from tools.espnet_recipes.results import UNITS, Row, table_of
+from tools.espnet_recipes.results import UNITS, Row, row_of, table_of
 from tools.results.scoring import Score, score
 
 _LONG = {"aishell": "AISHELL-1", "librispeech": "Librispeech", "librispeech_100": "Librispeech"}
@@ -53,11 +53,7 @@ def espnet_page(
 def _row(test: str, system: System, metric: str, unit: str) -> Row:
     found = system.score if unit == system.unit else _scored(system, unit)
     way = system.decoding.way or "decode"
-    wrong = sum(error > 0 for error in found.errors)
-    return Row(
-        system.name, f"{way}/{test}", metric, len(found.utterances), sum(found.lengths),
-        found.substitutions, found.deletions, found.insertions, wrong,
-    )  # fmt: skip
+    return row_of(system.name, f"{way}/{test}", metric, found)
 
 
 def _scored(system: System, unit: str) -> Score:

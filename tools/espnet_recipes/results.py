@@ -20,7 +20,7 @@ from nas_encoder.genotype.publishing import error_of
 from tools.espnet_recipes.standalone import averaged, choice_of
 from tools.experiments.job_costs import read_costs
 from tools.results.document import write_files
-from tools.results.scoring import read_transcripts, score
+from tools.results.scoring import Score, read_transcripts, score
 from tools.scripts import command
 
 COLUMNS = ("dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
@@ -67,25 +67,28 @@ class Row:
         ]
 
 
+def row_of(encoder: str, dataset: str, unit: str, counted: Score) -> Row:
+    """Return the row of the errors of one test set."""
+    return Row(
+        encoder,
+        dataset,
+        unit,
+        len(counted.utterances),
+        sum(counted.lengths),
+        counted.substitutions,
+        counted.deletions,
+        counted.insertions,
+        sum(error > 0 for error in counted.errors),
+    )
+
+
 def rows(encoder: str, dataset: str, reference: Path, decoded: Path) -> list[Row]:
     """Return the word and the character errors of one test set."""
     texts, found = read_transcripts(reference), read_transcripts(decoded)
     result = []
     for name, unit in UNITS.items():
         counted = score(texts, found, unit, sclite=True)
-        result.append(
-            Row(
-                encoder,
-                dataset,
-                name,
-                len(counted.utterances),
-                sum(counted.lengths),
-                counted.substitutions,
-                counted.deletions,
-                counted.insertions,
-                sum(error > 0 for error in counted.errors),
-            )
-        )
+        result.append(row_of(encoder, dataset, name, counted))
     return result
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError, DataError
-from tools.espnet_recipes.results import COLUMNS, Row
+from tools.espnet_recipes.results import COLUMNS, row_of
 from tools.experiments.measure import named_path
 from tools.nemo_recipes.configs import choice_of, table
 from tools.nemo_recipes.manifests import read_manifest
@@ -62,17 +62,7 @@ def rows_of(encoder: str, dataset: str, folder: Path, manifest: Path, kind: str)
     for name, unit in UNITS[kind].items():
         counted = score(texts, found, unit, sclite=True)
         rate = check_rate(folder, unit, score(texts, found, unit).rate, rates)
-        row = Row(
-            encoder,
-            dataset,
-            name,
-            len(counted.utterances),
-            sum(counted.lengths),
-            counted.substitutions,
-            counted.deletions,
-            counted.insertions,
-            sum(error > 0 for error in counted.errors),
-        )
+        row = row_of(encoder, dataset, name, counted)
         result.append((row, rate))
     return result
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nas_encoder.bench.page import aligned
 from tools.results.bootstrap import Interval, paired_difference, rate_interval
 from tools.results.scoring import Score
 
@@ -112,14 +113,7 @@ class Comparison:
 
     def table(self) -> str:
         """Return a Markdown table that is also aligned as plain text."""
-        rows = [_HEADER, *(self._row(system) for system in self.systems)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines = []
-        for first, *others in (rows[0], rule, *rows[1:]):
-            right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-            lines.append("| " + " | ".join([first.ljust(widths[0]), *right]) + " |")
-        return "\n".join(lines)
+        return aligned([_HEADER, *(self._row(system) for system in self.systems)])
 
     def _row(self, system: System) -> tuple[str, ...]:
         cer = self.intervals[system.name]
