@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("nas_encoder.cli.convert", "turn an ESPnet model into a NeMo one, and back"),
     "export": ("nas_encoder.cli.export", "export a trained model to ONNX, checked against torch"),
     "transcribe": ("nas_encoder.cli.transcribe", "recognize audio with an exported model"),
+    "align": ("nas_encoder.cli.align", "align texts to speech; measure boundary errors in ms"),
     "card": ("nas_encoder.cli.card", "write the README.md for a model hub"),
     "doctor": ("nas_encoder.cli.doctor", "say what is installed and registered, and what to do"),
     "enable": ("nas_encoder.cli.enable", "register with ESPnet and NeMo in this environment"),

@@ -91,7 +91,9 @@ class EspnetCtc:
             problems += _find(config, keys, config_file.parent)
         if problems:
             raise CheckpointError(source, problems)
-        args = argparse.Namespace(**config)
+        # What only texts need, a config that was converted lacks.
+        absent = dict.fromkeys(("non_linguistic_symbols", "cleaner", "g2p"))
+        args = argparse.Namespace(**{**absent, **config})
         try:
             model = ASRTask.build_model(args)
             preprocess = ASRTask.build_preprocess_fn(args, False)
@@ -101,7 +103,13 @@ class EspnetCtc:
             ) from error
         if getattr(model, "ctc", None) is None:
             raise CheckpointError(source, ["the model has no CTC layer"])
-        missing, unknown = model.load_state_dict(load_tensors(weights, str(weights)), strict=False)
+        state = load_tensors(weights, str(weights))
+        try:
+            missing, unknown = model.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # sizes differ
+            raise CheckpointError(
+                str(weights), [f"is not of this configuration: {_short(error)}"]
+            ) from error
         if missing or unknown:
             rows = [f"{name}: is missing in the weights" for name in missing]
             rows += [f"{name}: is in the weights, not in the model" for name in unknown]

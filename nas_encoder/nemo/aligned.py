@@ -104,5 +104,6 @@ class NemoCtc:
             return [
                 (piece, None if piece in unknown else self._classes.get(piece)) for piece in pieces
             ]
-        rest = text.split() if self.joins == "word" else list(text)
-        return [(piece, self._classes.get(_SPACE if piece == " " else piece)) for piece in rest]
+        names = text.split() if self.joins == "word" else text.replace(" ", "\0")
+        pieces = [_SPACE if name == "\0" else name for name in names]
+        return [(piece, self._classes.get(piece)) for piece in pieces]

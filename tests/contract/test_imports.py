@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": BUILT | {"data", "deploy"},
     "espnet": BUILT | {"autoload", "peers"},
     "nemo": BUILT | {"autoload", "peers"},
-    "alignment": BASE | {"data", "espnet", "nemo"},
+    "alignment": BASE | {"data", "training", "espnet", "nemo"},
     "testing": NETWORK | {"baselines"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"spaces.networks"}
