@@ -71,7 +71,14 @@ class EncoderSettings(Declared):
     seed: int = option(0, integer(0, 2**63 - 1))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that the device is available, and that a batch has all lengths."""
+        """Check that the device is available, and that a batch has all lengths.
+
+        PyTorch 2.13's backward of convolutions in bf16 on a CPU ends the process for some sizes
+        (of cells with 80 features), so such training steps are refused.
+        """
+        if self.training and self.device == "cpu" and self.precision == "bf16-mixed":
+            rule = "training steps in bf16 can crash PyTorch on a CPU; leave them out"
+            found.conflict("precision", rule, "training")
         if self.device == "cuda" and not torch.cuda.is_available():
             found.add("device", "this machine has no CUDA device")
         if self.device == "cuda" and len(self.threads) > 1:

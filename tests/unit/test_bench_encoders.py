@@ -269,6 +269,7 @@ def test_everything_wrong_is_named_together(
         (["--operations", "--speech", "3"], "--speech: goes with encoders"),
         (["--operations", "--threads", "1,2"], "--threads: must be one number"),
         (["asrnet_a", "--speech", "3", "2", "--batch", "1"], "batch: must be at least 2"),
+        (["asrnet_a", "--precision", "bf16-mixed"], "precision: training steps in bf16 can crash"),
         (["asrnet_a", "--frames", "3"], "fails on a batch of shape (1, 3, 80)"),
     ],
 )

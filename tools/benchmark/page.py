@@ -15,8 +15,8 @@ Column = Callable[[Row], str]
 
 _READING = f"""\
 - **Errors** are aligned as NIST's sclite does, and so ESPnet's result pages: the columns agree with
-  those. Brackets: 95 % bootstrap interval over test utterances ({RESAMPLES} resamples); for
-  differences both systems on the same resamples.
+  those, but for <unk>, which is one character here. Brackets: 95 % bootstrap interval over test
+  utterances ({RESAMPLES} resamples); for differences both systems on the same resamples.
 - **p** is of the matched-pairs test (Gillick and Cox 1989) with utterances as segments, two-sided,
   adjusted for all tests of the table (Holm 1979). Of fewer than {FEWEST} utterances there is none.
   Neither covers the choice of speakers, nor of the training's seed: each was trained once.
