@@ -5,13 +5,16 @@ masks, normalization and the CTC layer are inside; with --input audio, the defau
 too, and 'nas-encoder transcribe' runs it. With --input features it takes log-mel features, as
 sherpa-onnx gives them (--nemo-ctc-model). Before anything is written, the graph is compared with
 torch on utterances of --data, or on generated sounds: at every length from one frame to --lengths,
-alone and in padded batches. If it differs, nothing is written.
+alone and in padded batches. If it differs, nothing is written. --int8 and --fp16 write smaller
+forms too, whose errors on --data are counted: if there are more than allowed, layers stay in
+float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   nas-encoder export exp/asr_train_nas exported --data dump/raw/dev
   nas-encoder export model.nemo exported --input features --license cc-by-4.0
+  nas-encoder export model.nemo exported --data dev.json --int8
   nas-encoder export asrnet_b exported --weights encoder.pt --set input_size=80
 
 The last one exports an encoder alone.
@@ -61,6 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", metavar="FILE", help="of the encoder of a genotype")
     add_settings(parser, "with --weights: an option of the network, such as input_size=80")
+    small = parser.add_argument_group("smaller forms, which need --data with texts")
+    small.add_argument("--int8", action="store_true", help="also write model.int8.onnx")
+    small.add_argument("--fp16", action="store_true", help="also write model.fp16.onnx, for GPUs")
+    small.add_argument(
+        "--max-increase",
+        type=float,
+        default=1.0,
+        metavar="PERCENT",
+        help="more character errors than in float32, relative (default 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -74,6 +88,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("output", [f"must be a folder, got the file {str(output)!r}"])
     options = ExportOptions(args.takes, args.data, args.utterances, args.lengths, args.license)
     exported = export_model(_model(args), options)
+    if args.int8 or args.fp16:
+        from nas_encoder.export.control import add_half, add_int8, reducer
+
+        given = reducer(exported, args.data, args.max_increase)
+        if args.int8:
+            add_int8(given, _progress)
+        if args.fp16:
+            add_half(given)
     files = exported.write(output)
     facts = {**exported.report, "files": [str(file) for file in files]}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
@@ -92,6 +114,12 @@ def _model(args: argparse.Namespace) -> Model:
     return read(Path(args.input), args.checkpoint, args.bpe_model, adopting=True)
 
 
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rlayers tried alone: {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+
 def _text(exported: Exported, files: list[Path]) -> list[str]:
     facts: dict[str, Any] = exported.report
     checked, metadata = facts["checked"], facts["metadata"]
@@ -106,6 +134,30 @@ def _text(exported: Exported, files: list[Path]) -> list[str]:
         f"{checked['utterances']} utterances, alone and in batches: {checked['with']}",
         f"  differs    by at most {checked['worst']:.1e} from torch",
     ]
+    for form in ("int8", "fp16"):
+        if form in facts:
+            lines += _smaller(form, facts[form], facts["bytes"])
     lines += [f"  sherpa     {line}" for line in facts["sherpa_onnx"]]
     lines += [f"  note       {note}" for note in facts["notes"]]
     return [*lines, *(f"  wrote      {file}" for file in files)]
+
+
+def _smaller(form: str, facts: dict[str, Any], sizes: dict[str, int]) -> list[str]:
+    found = []
+    if "layers" in facts:
+        kept = len(facts["left_in_float32"])
+        found = [
+            f"{facts['method']}, {facts['layers']} layers, {kept} left in float32 for accuracy"
+        ]
+    for name in ("cer", "wer"):
+        before, after = facts["before"][name], facts["after"][name]
+        rates = " -> ".join(
+            f"{rate['percent']:.2f} [{rate['interval'][0]:.2f}, {rate['interval'][1]:.2f}]"
+            for rate in (before, after)
+        )
+        found.append(f"{name.upper()} {rates} % on {facts['utterances']} utterances")
+    times = facts["milliseconds_for_10_s"]
+    size = [sizes["model.onnx"] / 1e6, sizes[f"model.{form}.onnx"] / 1e6]
+    found.append(f"{size[0]:.2f} -> {size[1]:.2f} MB")
+    found.append(f"{times['float32']:g} -> {times[form]:g} ms for 10 s, one thread")
+    return [f"  {form:<10} {line}" for line in found]

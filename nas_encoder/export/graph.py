@@ -82,5 +82,26 @@ def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) 
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError("export", [f"has no form in ONNX: {reason}"]) from error
     model = onnx.load_model_from_string(buffer.getvalue())
+    _use_weights_directly(model.graph)
     onnx.helper.set_model_props(model, dict(metadata))
     return model
+
+
+def _use_weights_directly(graph: Any) -> None:
+    """Undo that the exporter keeps equal weights once and gives the others by ``Identity``.
+
+    Tools that quantize look for weights at the nodes that use them.
+    """
+    weights = {one.name for one in graph.initializer}
+    outputs = {one.name for one in graph.output}
+    same = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in weights and node.output[0] not in outputs
+    }
+    alias = {name: node.input[0] for name, node in same.items()}
+    for node in same.values():
+        graph.node.remove(node)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = alias.get(name, name)
