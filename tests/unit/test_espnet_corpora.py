@@ -19,7 +19,7 @@ from tools.espnet_recipes import language_model as language_models
 from tools.espnet_recipes.bpe import tokens, train
 from tools.espnet_recipes.configs import choices, table, train_config
 from tools.espnet_recipes.language_model import kenlm_tool, language_model, write_texts
-from tools.espnet_recipes.results import Row, page, parameters_of, rows, table_of
+from tools.espnet_recipes.results import Row, lines_on, page, parameters_of, rows, table_of
 from tools.espnet_recipes.standalone import (
     averaged,
     choice_for,
@@ -127,7 +127,7 @@ def test_pieces_are_listed_between_espnets_symbols() -> None:
         train(texts, 5000)
 
 
-def test_results_have_the_form_of_espnets(tmp_path: Path) -> None:
+def test_results_have_the_form_of_espnets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ref").write_text("u1 sil ae t\nu2 b ih g sil\n")
     (tmp_path / "hyp").write_text("u1 sil ae d t\nu2 b eh g sil\n")
     words, letters = rows("blocks", "beam/test", tmp_path / "ref", tmp_path / "hyp")
@@ -141,6 +141,23 @@ def test_results_have_the_form_of_espnets(tmp_path: Path) -> None:
     about = {"blocks": ["Params: 9.17M", "Training: 1.0 CPU minutes"]}
     text = "\n".join(page("timit", ["A note."], [words, letters], about))
     assert "- Params: 9.17M\n- Training" in text and text.count("|beam/test|") == 2
+
+    provenance = {"kind": "search", "strategy": "evolution", "seed": 1, "initial": "hourglass"}
+    provenance |= {"data": "/mnt/train", "validation": {"token_error_rate": 5.04}}
+    known = load_genotype("hourglass").renamed("blocks", **provenance)
+    folder = tmp_path / "models" / "searched_blocks"
+    folder.mkdir(parents=True)
+    write_yaml(folder / "config.yaml", {"encoder_conf": {"genotype": known.to_dict()}}, ConfigError)
+    monkeypatch.chdir(tmp_path)
+    trained = {"cpu_seconds": 90.0, "wall_seconds": 120.0, "epochs": {"1": {}, "2": {}}}
+    assert lines_on("searched_blocks", "blocks_ctc", trained, 9_170_000) == [
+        f"ASR config: conf/train_asr_blocks_ctc.yaml with the genotype {known.hash} of the space "
+        "blocks",
+        "Params: 9.17M",
+        "Genotype: blocks, strategy evolution, seed 1, validation error 5.0 %, the known encoder "
+        "hourglass, which the search began with",
+        "Training: 1.5 CPU minutes, 2.0 minutes by the clock; epochs: 2",
+    ]
 
     state: dict[str, Any] = {"encoder.weight": torch.zeros(3, 4), "normalize.mean": torch.zeros(5)}
     state["encoder.norm.running_mean"] = torch.zeros(7)

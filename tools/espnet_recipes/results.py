@@ -136,7 +136,7 @@ def lines_on(name: str, config: str, trained: Mapping[str, Any], parameters: int
     searched = Path("costs", "search", f"{name.removeprefix('searched_')}.json")
     if name.startswith("searched_") and searched.is_file():
         lines.append(f"Search: {_cost(json.loads(searched.read_text(encoding='utf-8')))}")
-    lines.append(f"Training: {_cost(trained)}, {len(trained['epochs'])} epochs")
+    lines.append(f"Training: {_cost(trained)}; epochs: {len(trained['epochs'])}")
     return lines
 
 
@@ -149,6 +149,8 @@ def _origin(genotype: Genotype) -> str:
     parts = [f"{key} {known[key]}" for key in ("strategy", "seed", "commit") if known.get(key)]
     if error is not None:
         parts.append(f"validation error {error:.1f} %")
+    if known.get("initial"):
+        parts.append(f"the known encoder {known['initial']}, which the search began with")
     return ", ".join([genotype.name, *parts])
 
 
