@@ -15,14 +15,18 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from nas_encoder import load_genotype
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.interchange.files import Archive, load_tensors, write_tar
+from nas_encoder.nemo.options import build_network
 from nas_encoder.nemo.rnnt_loss import NAME
+from nas_encoder.network.complexity import count_parameters
 from tools.espnet_recipes.configs import table as espnet_table
 from tools.experiments.recipe import PROFILES, read_options
 from tools.nemo_recipes import average, configs, training, write
 from tools.nemo_recipes.configs import choice_of, choices, loss_name, table
+from tools.nemo_recipes.genotypes import choices_with, with_genotype
 from tools.nemo_recipes.manifests import manifest_of, read_manifest, take
 from tools.nemo_recipes.results import rows_of, table_of
 from tools.nemo_recipes.training import Options, training_config
@@ -30,11 +34,12 @@ from tools.nemo_recipes.training import Options, training_config
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {path.parent.parent.name: path.parent for path in ROOT.glob("recipes/*/nemo/Snakefile")}
 CORPORA = sorted(set(FOLDERS) - {"mini"})
-# What --tiny plans: data for each test set; a head of a hybrid decodes by itself.
+# What --tiny plans with a genotype more: data for each test set; a head of a hybrid decodes by
+# itself.
 JOBS = {
-    "aishell": {"data": 1, "training_config": 2, "train": 2, "average": 2, "decode": 2},
-    "librispeech": {"data": 2, "training_config": 2, "train": 2, "average": 2, "decode": 3},
-    "timit": {"data": 1, "training_config": 1, "train": 1, "average": 1, "decode": 1},
+    "aishell": {"data": 1, "training_config": 3, "train": 3, "average": 3, "decode": 3},
+    "librispeech": {"data": 2, "training_config": 3, "train": 3, "average": 3, "decode": 4},
+    "timit": {"data": 1, "training_config": 2, "train": 2, "average": 2, "decode": 2},
 }
 
 
@@ -75,7 +80,9 @@ def test_defaults_and_tiny_runs_name_encoders_that_there_are() -> None:
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_every_stage_is_planned(corpus: str, tmp_path: Path) -> None:
     folder, expdir = FOLDERS[corpus], tmp_path / "two words"
-    options = read_options(folder, ["--tiny", "true", "--expdir", str(expdir)])
+    write_yaml(tmp_path / "found.yaml", load_genotype("synth_pdarts").to_dict())
+    arguments = ["--tiny", "true", "--genotype", f"mine={tmp_path / 'found.yaml'}"]
+    options = read_options(folder, [*arguments, "--expdir", str(expdir)])
     options |= {"datadir": str(tmp_path / "data"), "downloads": str(tmp_path / "downloads")}
     expdir.mkdir()
     write_yaml(tmp_path / "options.yaml", options, ConfigError)
@@ -130,6 +137,27 @@ def test_a_training_gets_the_recipes_options(tmp_path: Path) -> None:
     assert "augmentor" not in plain["model"]["train_ds"]
     small = training_config(choice, Options("char", tiny=True), *paths)
     assert small["model"]["encoder"]["layers"] == 4 and small["trainer"]["max_epochs"] == 1
+
+
+def test_genotypes_take_the_place_of_encoders(tmp_path: Path) -> None:
+    tokens = tokens_of(tmp_path / "tokens", "ab ")
+    paths = Path("train.json"), Path("dev.json"), tokens
+    found = choices_with("timit", ["nas_ctc"], {"cells": False, "mine": True}, "rnnt")
+    assert [choice.name for choice in found.values()] == ["nas_ctc", "nas_rnnt", "blocks_rnnt"]
+    for name, genotype in (("cells", "synth_pdarts"), ("mine", {"known": "hourglass"})):
+        config = training_config(found[name], Options("char"), *paths)
+        made = with_genotype(config, load_genotype(genotype), 3_000_000)["model"]["encoder"]
+        assert made["_target_"] == "nas_encoder.nemo.NASEncoder" and "output_size" not in made
+        assert made["genotype"]["name"] == load_genotype(genotype).name
+        options = {k: v for k, v in made.items() if k not in ("_target_", "feat_in")}
+        bins = config["model"]["preprocessor"]["features"]
+        network, warnings = build_network("nas", {**options, "feat_in": bins})
+        assert not warnings and network.output_size == made["d_model"]
+        assert count_parameters(network) == pytest.approx(3_000_000, rel=0.1)
+    with pytest.raises(ConfigError, match="must not be a name of --encoders: nas_ctc"):
+        choices_with("timit", ["nas_ctc"], {"nas_ctc": True}, "ctc")
+    with pytest.raises(ConfigError, match="must name one"):
+        choices_with("timit", [], {}, "ctc")
 
 
 def test_losses_are_refused_where_they_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

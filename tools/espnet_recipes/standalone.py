@@ -132,7 +132,26 @@ def with_genotype(
     Args:
         choice: The configuration.
         config: Its content, or that of a tiny one.
-        genotype: Written into it as a whole.
+        genotype: See :func:`sized_options`.
+        parameters: See :func:`sized_options`.
+
+    Raises:
+        ConfigError: No size comes near that number.
+    """
+    bins = config["frontend_conf"]["n_mels"]
+    options = sized_options(config["encoder_conf"], genotype, bins, parameters)
+    return {**config, "encoder_conf": options}
+
+
+def sized_options(
+    options: Mapping[str, Any], genotype: Genotype, bins: int, parameters: int | None
+) -> dict[str, Any]:
+    """Return the options of an encoder with a genotype in it.
+
+    Args:
+        options: Those of ``build_encoder``.
+        genotype: Written into them as a whole.
+        bins: Features of a frame.
         parameters: Of the encoder, within 10 % if the genotype has a width of its own, else within
             2 %, by its channels and layers; None for the genotype's own size, or that of the
             configuration.
@@ -144,9 +163,7 @@ def with_genotype(
     from nas_encoder.network.complexity import count_parameters
     from tools.experiments.match_size import Match, match_size
 
-    space, options = get_space(genotype.space), dict(config["encoder_conf"])
-    options["genotype"] = genotype.to_dict()
-    bins = config["frontend_conf"]["n_mels"]
+    space, options = get_space(genotype.space), {**options, "genotype": genotype.to_dict()}
     if space.has("scaling"):
         options = {key: options[key] for key in options if key not in ("channels", "layers")}
         if parameters is not None:
@@ -170,7 +187,7 @@ def with_genotype(
         options, _ = match_size(
             lambda sizes: build_encoder(**sizes, input_size=bins), options, match, parameters
         )
-    return {**config, "encoder_conf": options}
+    return options
 
 
 def training_config(

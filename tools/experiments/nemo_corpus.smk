@@ -2,7 +2,9 @@
 # including Snakefile sets CORPUS, its name in tools/nemo_recipes/table.yaml, and UNIT, the kind of
 # tokens. With --manifests, the data are manifests of NeMo's own scripts.
 from nas_encoder.errors import ConfigError
-from tools.nemo_recipes.configs import choice_of, loss_name
+from tools.experiments.searched import given
+from tools.nemo_recipes.configs import loss_name
+from tools.nemo_recipes.genotypes import choices_with
 
 MADE_UNITS = ("syllable", "initial_final")
 MANIFESTS = config.get("manifests", "")
@@ -11,8 +13,14 @@ VARIANT = f"_{UNIT}" if UNIT in MADE_UNITS else ""
 if "phones" in config:
     PREPARE, VARIANT = f"--phones {config['phones']}", f"_{config['phones']}_phones"
 
-ENCODERS = config["encoders"].split()
-CHOICES = {name: choice_of(CORPUS, name) for name in ENCODERS}
+GENOTYPES = given(config["genotype"], RECIPE)
+CHOICES = choices_with(
+    CORPUS,
+    config["encoders"].split(),
+    {name: source.sized for name, source in GENOTYPES.items()},
+    config["loss"],
+)
+ENCODERS = list(CHOICES)
 KIND = "char" if UNIT == "char" else "bpe" # what NeMo's classes know
 if any(choice.loss != "ctc" for choice in CHOICES.values()):
     loss_name(config["rnnt_loss"], config["ngpu"]) # refused before anything is made
@@ -87,6 +95,14 @@ if stage(2, *TOKENS):
             " {params.size} --output tokens > {log} 2>&1"
 
 
+SIZE = ["--parameters", config["parameters"]] if config["parameters"] else []
+
+
+def genotype_of(encoder):
+    """Return the genotype of an encoder of --genotype."""
+    return [GENOTYPES[encoder].genotype] if encoder in GENOTYPES else []
+
+
 if stage(3, expand("conf/{encoder}.yaml", encoder=ENCODERS)):
 
     rule training_config:
@@ -95,11 +111,18 @@ if stage(3, expand("conf/{encoder}.yaml", encoder=ENCODERS)):
             train=manifest("train"),
             valid=manifest("dev"),
             shipped=lambda w: f"{ROOT}/{CHOICES[w.encoder].file}",
+            genotype=lambda w: [one for one in genotype_of(w.encoder) if Path(one).is_file()],
         output: "conf/{encoder}.yaml"
         wildcard_constraints: encoder="|".join(ENCODERS)
         params:
             corpus=CORPUS,
+            name=lambda w: CHOICES[w.encoder].name,
             kind=KIND,
+            genotype=lambda w: [
+                word
+                for one in genotype_of(w.encoder)
+                for word in ("--genotype", one, *SIZE)
+            ],
             options=" ".join(
                 [
                     f"--rnnt_loss {config['rnnt_loss']} --ngpu {config['ngpu']}",
@@ -111,8 +134,9 @@ if stage(3, expand("conf/{encoder}.yaml", encoder=ENCODERS)):
         log: "log/conf/{encoder}.log"
         shell:
             "python -m tools.nemo_recipes.training --corpus {params.corpus}"
-            " --name {wildcards.encoder} --train {input.train:q} --valid {input.valid:q}"
-            " --tokens tokens --kind {params.kind} {params.options} --output {output}"
+            " --name {params.name} --train {input.train:q} --valid {input.valid:q}"
+            " --tokens tokens --kind {params.kind} {params.options} {params.genotype:q}"
+            " --output {output}"
             " > {log} 2>&1"
 
 
@@ -201,7 +225,9 @@ if stage(7, "results/RESULTS.md", "results/results.json"):
             "results/results.json",
         params:
             corpus=CORPUS,
-            encoders=ENCODERS,
+            encoders=[
+                f"{name}={CHOICES[name].name}" if name in GENOTYPES else name for name in ENCODERS
+            ],
             tests=NAMED,
             kind=UNIT,
             decoding=config["decoding"],

@@ -27,14 +27,15 @@ class EpochLines(pl.Callback):
         """Print the epoch that starts."""
         if batch_idx == 0:
             self._begun = trainer.current_epoch
-            print(f"INFO: {self._begun + 1}/{trainer.max_epochs}epoch started", flush=True)
+            if trainer.is_global_zero:  # once for all GPUs
+                print(f"INFO: {self._begun + 1}/{trainer.max_epochs}epoch started", flush=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print how the epoch's model does on the validation data, which NeMo has decoded."""
         found = {key: float(value) for key, value in trainer.callback_metrics.items()}
         # Models with a transducer do not compute its loss of the validation data.
         valid = f"loss={found['val_loss']:.3f}, " if "val_loss" in found else ""
-        if trainer.current_epoch == self._begun:
+        if trainer.current_epoch == self._begun and trainer.is_global_zero:
             print(
                 f"INFO: {trainer.current_epoch + 1}epoch results: "
                 f"[train] loss={found['train_loss']:.3f}, "

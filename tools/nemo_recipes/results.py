@@ -19,7 +19,7 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError, DataError
 from tools.espnet_recipes.results import COLUMNS, row_of
 from tools.experiments.measure import named_path
-from tools.nemo_recipes.configs import choice_of, table
+from tools.nemo_recipes.configs import Choice, choice_of, table
 from tools.nemo_recipes.manifests import read_manifest
 from tools.results.document import write_files
 from tools.results.scoring import read_transcripts, score
@@ -75,13 +75,14 @@ def table_of(found: Sequence[Any]) -> str:
     return "\n".join("|" + "|".join(cells) + "|" for cells in lines)
 
 
-def facts_of(encoder: str, corpus: str, folder: Path) -> dict[str, Any]:
+def facts_of(encoder: str, choice: Choice, folder: Path) -> dict[str, Any]:
     """Return the sizes of a model, and what its training was told about the data."""
     document = json.loads((folder / "nemo.json").read_text(encoding="utf-8"))
     log = Path("log", "conf", f"{encoder}.log").read_text(encoding="utf-8")
     config = read_yaml(Path("conf", f"{encoder}.yaml"), ConfigError)
     return {
-        "config": choice_of(corpus, encoder).config_name,
+        "config": choice.config_name,
+        "genotype": config["model"]["encoder"].get("genotype") if encoder != choice.name else None,
         "class": config["target"],
         "loss": config["model"].get("loss", {}).get("loss_name"),
         "epochs": config["trainer"]["max_epochs"],
@@ -93,10 +94,12 @@ def facts_of(encoder: str, corpus: str, folder: Path) -> dict[str, Any]:
 
 def about(facts: dict[str, Any]) -> str:
     """Return the lines above the table of an encoder."""
+    genotype = facts["genotype"]
+    own = f", with the genotype {genotype['name']}" if genotype else ""
     loss = f", transducer's loss: {facts['loss']}" if facts["loss"] else ""
     lines = [
         f"- Config: {facts['config']} (`nas-encoder config nemo {facts['config']}`), "
-        f"{facts['class']}{loss}",
+        f"{facts['class']}{own}{loss}",
         f"- Params: {facts['parameters'] / 1e6:.2f}M, encoder "
         f"{facts['encoder_parameters'] / 1e6:.2f}M; epochs: {facts['epochs']}",
         *(f"- {line}" for line in facts["data"]),
@@ -111,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("tests", nargs="+", type=named_path, metavar="TEST=MANIFEST")
     add("--corpus", choices=table()["corpora"], required=True)
-    add("--encoders", nargs="+", required=True)
+    add("--encoders", nargs="+", required=True, help="NAME, or NAME=CONFIGURATION of a genotype")
     add("--kind", choices=tuple(UNITS), required=True, help="of tokens")
     add("--decoding", required=True, help="name of the decoding in the rows")
     add("--prepared", type=Path, required=True, help="what the first stage wrote")
@@ -131,15 +134,16 @@ def main(arguments: list[str] | None = None) -> None:
     notes += [NOTES[name] for name in UNITS[args.kind] if name in NOTES]
     parts = [f"# {args.corpus} with NeMo", *notes]
     document: dict[str, Any] = {"rows": [], "encoders": {}}
-    for encoder in args.encoders:
-        found = []
-        heads = choice_of(args.corpus, encoder).heads
+    for word in args.encoders:
+        encoder, _, name = word.partition("=")
+        choice, found = choice_of(args.corpus, name or encoder), []
+        heads = choice.heads
         for head in heads:
             for name, manifest in args.tests:
                 folder = Path("decode", encoder, head, name)
                 dataset = f"{head}_{args.decoding}/{name}"
                 found += rows_of(encoder, dataset, folder, manifest, args.kind)
-        facts = facts_of(encoder, args.corpus, Path("decode", encoder, heads[0], args.tests[0][0]))
+        facts = facts_of(encoder, choice, Path("decode", encoder, heads[0], args.tests[0][0]))
         parts += [f"## {encoder}", about(facts)]
         for unit in UNITS[args.kind]:
             parts += [f"### {unit}", table_of([one for one in found if one[0].unit == unit])]

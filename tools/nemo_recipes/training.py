@@ -16,13 +16,16 @@ from typing import Any
 
 import torch
 
+from nas_encoder.cli.scale import parse_count
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.common.resources import find_config
 from nas_encoder.data import TokenSet, ctc_frames_needed
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.nemo.options import build_network
 from nas_encoder.tables import encoder_targets
+from tools.espnet_recipes.standalone import OWN_SIZE, SIZE_OF, millions_of
 from tools.experiments.schedules import merge
+from tools.experiments.searched import read_genotype
 from tools.nemo_recipes.configs import (
     LOSSES,
     Choice,
@@ -31,6 +34,7 @@ from tools.nemo_recipes.configs import (
     table,
     with_tokens,
 )
+from tools.nemo_recipes.genotypes import with_genotype
 from tools.nemo_recipes.manifests import read_manifest
 from tools.scripts import command
 
@@ -237,11 +241,17 @@ def main(arguments: list[str] | None = None) -> None:
     add("--ngpu", type=int, default=0)
     add("--seed", type=int, default=1)
     add("--tiny", action="store_true", help="a network for a test")
+    add("--genotype", help="of the encoder, in the place of the configuration's: file or name")
+    add("--parameters", help=f"of that encoder, like 14M, or {OWN_SIZE} (default: as {SIZE_OF})")
     add("--output", type=Path, required=True)
     args = parser.parse_args(arguments)
     choice = choice_of(args.corpus, args.name)
     options = Options(args.kind, args.speed, args.rnnt_loss, args.ngpu, args.seed, args.tiny)
     config = training_config(choice, options, args.train, args.valid, args.tokens)
+    if args.genotype is not None:
+        size = args.parameters or str(round(1e6 * millions_of(args.corpus)))
+        wanted = None if args.tiny or size == OWN_SIZE else parse_count(size)
+        config = with_genotype(config, read_genotype(args.genotype), wanted)
     for line in check(choice, config, options, args.tokens):
         print(line)
     args.output.parent.mkdir(parents=True, exist_ok=True)
