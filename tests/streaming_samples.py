@@ -58,8 +58,8 @@ FRONT_ENDS: tuple[Front, ...] = (
     Conv2dFront(4, 5, padded=False),
     Conv2dFront(8, 6),
     DepthwiseFront(8, 6),
-    Conv1dFront(4, 5),
-    Conv1dFront(8, 5),
+    Conv1dFront(4, 16),
+    Conv1dFront(8, 16),
     StackFront(4, 3),
     StackFront(8, 0),
 )
