@@ -137,7 +137,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
 def _streaming(encoder: Any, shift: float) -> dict[str, Any]:
     """Return the lookahead, or why the encoder does not stream."""
     try:
-        frames = encoder.lookahead
+        frames = encoder.lookahead()
     except ConfigError as error:
         return {"streams": False, "why_not": list(error.problems)}
     return {"streams": True, "lookahead_frames": frames, "lookahead_ms": frames * shift}

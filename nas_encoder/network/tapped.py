@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,6 +78,7 @@ class TappedEncoder(nn.Module):
         self.output_size = int(config.output_size)
         self.subsampling_factor = int(subsampling_factor or config.subsampling_factor)
         self.min_length = self.subsampling_factor
+        self._field: ReceptiveField | None = None  # once it is known
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Return the output frames of utterances of (B,) ``lengths`` frames."""
@@ -152,23 +152,24 @@ class TappedEncoder(nn.Module):
         rule = "has no streaming form; it must say what its frames depend on (TappedEncoder.field)"
         raise ConfigError("streaming", [f"{type(self).__name__} {rule}"])
 
-    @property
+    # No property: recording a graph reads all properties, and this may raise.
     def lookahead(self) -> int:
-        """Input frames after the first of an output frame's own that it depends on at most.
+        """Return how many input frames after the first of its own an output frame sees at most.
 
         Raises:
             ConfigError: The encoder does not stream; what sees the whole utterance is named.
         """
-        return self._seen.right
+        return self._seen().right
 
     @property
     def period(self) -> int | None:
         """After how many input frames the network treats frames alike; None if it never does."""
         return self.subsampling_factor
 
-    @cached_property
     def _seen(self) -> ReceptiveField:
-        return self.field()
+        if self._field is None:
+            self._field = self.field()
+        return self._field
 
     def initial_state(self, batch: int) -> StreamState:
         """Return the state of B streams before their first frames.
@@ -183,7 +184,7 @@ class TappedEncoder(nn.Module):
         caches, cycle = self.initial_caches(batch, like), None
         if (period := self.period) is not None:
             # Nothing that is computed behind it reaches back to the beginning.
-            cycle = (-(-self._seen.frames // period) + 1) * period, period
+            cycle = (-(-self._seen().frames // period) + 1) * period, period
         return StreamState(0, 0, cycle, caches)
 
     def step(
@@ -251,7 +252,7 @@ class TappedEncoder(nn.Module):
         Returns:
             (B, t', D) and the caches.
         """
-        return windowed.stream(self, self._seen, chunk, caches, taps)
+        return windowed.stream(self, self._seen(), chunk, caches, taps)
 
     def parts(self) -> list[dict[str, Any]]:
         """Return the name (``part``) and the ``parameters`` of each part, in order."""

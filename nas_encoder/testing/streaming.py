@@ -71,7 +71,7 @@ def streams_or_says_why_not(network: Any) -> bool:
         Whether it streams.
     """
     try:
-        ahead = network.lookahead
+        ahead = network.lookahead()
     except ConfigError as refusal:
         with pytest.raises(ConfigError) as caught:
             network.initial_state(1)
@@ -91,7 +91,7 @@ def lookahead_is_exact(network: Any, period: int) -> None:
         network: In evaluation mode, in float64.
         period: Input frames after which what frames depend on is the same again, a multiple of S.
     """
-    factor, ahead = network.subsampling_factor, network.lookahead
+    factor, ahead = network.subsampling_factor, network.lookahead()
     first = -(-ahead // period) * period  # such that what is changed changes no border
     frames = first + 2 * period + 2 * ahead + 1
     x = torch.randn(1, frames, network.input_size, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_searched_front_end_streams() -> None:
     )
     network = encoder_of(of_front(front))
     chunks_give_the_same(network, [30, 1, 90, 11], [132, 64])
-    assert network.lookahead == network.front.reach[1]
+    assert network.lookahead() == network.front.reach[1]
 
 
 # -- states -------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_what_sees_the_whole_utterance_is_named() -> None:
         "stages[1].modules[0]",
     ]
     with pytest.raises(ConfigError, match=r"stages\[0\]") as again:
-        network.lookahead  # noqa: B018
+        network.lookahead()
     assert again.value.problems == caught.value.problems
     lstm = build_encoder("nasbench_asr_example", input_size=BINS, channels=4, lstm_size=8)
     with pytest.raises(ConfigError, match="lstm_size"):
@@ -248,6 +249,17 @@ def test_bf16_stays_near_float32() -> None:
     assert found.dtype == torch.bfloat16
     assert (found - own).abs().max() < 0.03 * size
     assert (found - whole).abs().max() < 0.03 * size
+
+
+@torch.no_grad()
+def test_what_does_not_stream_is_recorded_all_the_same() -> None:
+    """TorchScript reads every property of a module, so none may refuse."""
+    network = encoder_of(of_module(SelfAttention(2)))
+    x, lengths = torch.randn(2, 40, BINS, dtype=torch.float64), torch.tensor([40, 21])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's own
+        recorded = torch.jit.trace(network, (x, lengths))
+    torch.testing.assert_close(recorded(x, lengths)[0], network(x, lengths)[0])
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def test_a_search_trains_only_what_is_within(
     assert sum(row.get("refused") or 0 for row in trials) > 0
     found = load_genotype(str(tmp_path / "genotype.yaml"))
     network: Any = build_encoder(found, input_size=16)
-    assert 10 * network.lookahead <= 190
+    assert 10 * network.lookahead() <= 190
     weights = torch.load(tmp_path / "inherited.pt")
     own = {name: value for name, value in weights.items() if name.startswith("encoder.")}
     network.load_state_dict({name.removeprefix("encoder."): own[name] for name in own})
