@@ -61,7 +61,7 @@ def read_source(text: str) -> Source:
     label, rest = "", text
     if not Path(text).exists() and (found := _LABEL.fullmatch(text)):
         label, rest = found["label"].strip(), found["rest"]
-    given_as = Path(rest).name if Path(rest).exists() else rest
+    given_as = Path(rest).resolve().name if Path(rest).exists() else rest
     options: dict[str, Any] = {}
     if found := _BRACES.fullmatch(rest):
         rest, given = found["name"], parse_yaml(found["options"], text, ConfigError)

@@ -167,7 +167,9 @@ def test_published_figures_are_marked_and_of_their_test_set(tmp_path: Path) -> N
     (row,) = [line for line in page.splitlines() if "published:* ASRNET-A, L=32 C=38" in line]
     assert "5.65 on AISHELL-2" in row
     assert "Another corpus: AISHELL-2; 40 bins with deltas" in page
-    assert "transformer_ctc" in page and "against transformer_ctc" in page
+    assert "| against transformer_ctc | against dfsmn_san_ctc |" in " ".join(page.split())
+    # A pair of references is told once.
+    assert len([line for line in page.splitlines() if "points [" in line]) == 3
 
 
 def test_espnets_own_run(tmp_path: Path) -> None:

@@ -31,10 +31,9 @@ _READING = f"""\
   output frames, a quarter of which is the least that can be expected."""
 
 
-def columns_of(rows: Sequence[Row], unit: str) -> dict[str, Column]:
+def columns_of(rows: Sequence[Row], unit: str, references: Sequence[str] = ()) -> dict[str, Column]:
     """Return the columns for which anything is known: title -> cell of a row."""
     found: dict[str, Column] = {f"{unit} % [95 %]": _error}
-    references = dict.fromkeys(v["reference"] for row in rows for v in row["against"])
     for name in references:
         found[f"against {name}"] = partial(_versus, name)
     found["parameters"] = _parameters
@@ -62,13 +61,14 @@ def page(document: Mapping[str, Any]) -> str:
     parts = [f"# {document['title']}", *document["notes"]]
     for test, table in document["tests"].items():
         rows = table["rows"]
-        columns = columns_of(rows, document["metric"])
+        columns = columns_of(rows, document["metric"], table["against"])
         cells = [[row["name"], *(of(row) for of in columns.values())] for row in rows]
         cells += [_published_cells(row, test, columns) for row in table["published"]]
         parts += [f"## {test}", _about(table), aligned([["encoder", *columns], *cells])]
-        sentences = [_sentence(row, v) for row in rows for v in row["against"]]
-        if sentences:
-            parts.append("\n".join(f"- {sentence}" for sentence in sentences))
+        pairs = {frozenset((row["name"], v["reference"])): (row, v)
+                 for row in reversed(rows) for v in row["against"]}  # fmt: skip
+        if pairs:
+            parts.append("\n".join(f"- {_sentence(*pair)}" for pair in reversed(pairs.values())))
         parts += [f"![Error against real-time factor and training time]({name})"
                   for name in table["pictures"][:1]]  # fmt: skip
     if document["published"]["rows"]:
