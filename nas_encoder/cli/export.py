@@ -123,9 +123,10 @@ def _progress(done: int, total: int) -> None:
 def _text(exported: Exported, files: list[Path]) -> list[str]:
     facts: dict[str, Any] = exported.report
     checked, metadata = facts["checked"], facts["metadata"]
-    name = metadata["encoder"]
+    name = f"{metadata['encoder']}, an encoder alone"
     if exported.runtime.vocabulary is not None:
-        name += f", CTC over {metadata['vocab_size']} tokens and the blank"
+        tokens = f"{metadata['vocab_size']} tokens and the blank"
+        name = f"{metadata['encoder']}, CTC over {tokens}"
     lines = [
         f"{facts['input']} -> ONNX",
         f"  model      {name}",
@@ -138,6 +139,9 @@ def _text(exported: Exported, files: list[Path]) -> list[str]:
         if form in facts:
             lines += _smaller(form, facts[form], facts["bytes"])
     lines += [f"  sherpa     {line}" for line in facts["sherpa_onnx"]]
+    for names in facts["left_out"].values():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"  left out   {', '.join(names[:3])}{more}")
     lines += [f"  note       {note}" for note in facts["notes"]]
     return [*lines, *(f"  wrote      {file}" for file in files)]
 

@@ -118,7 +118,8 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
         "checked": {**checked.to_dict(), "with": options.data or "generated sounds"},
         "bytes": {MODEL: len(content)},
         "sherpa_onnx": differences(parts, options.takes),
-        "notes": model.notes,
+        "notes": [*model.notes, *model.obstacles],
+        "left_out": model.left_out,
         "metadata": metadata,
         "environment": environment(),
     }

@@ -155,8 +155,7 @@ def _parsed(path: Path) -> tuple[Any, bytes]:
         raise CheckpointError(str(path), [f"cannot be read: {error.strerror}"]) from None
     try:
         model = onnx.load_model_from_string(content)
-        outside = onnx.external_data_helper.uses_external_data
-        foreign = [one.name for one in model.graph.initializer if outside(one)]
+        foreign, nested = _foreign(model, onnx)
     except Exception as error:  # protobuf's, of several classes
         reason = f"is no ONNX file, or a damaged one: {_one_line(error)}"
         raise CheckpointError(str(path), [reason]) from error
@@ -169,11 +168,28 @@ def _parsed(path: Path) -> tuple[Any, bytes]:
     ]
     if foreign:
         problems.append(f"{show(foreign[0])}: its values are in another file, which is not read")
+    if nested:
+        problems.append("holds graphs in graphs or functions, which exports have not")
     if not model.graph.node:
         problems.append("holds no graph: is empty, or not an ONNX file")
     if problems:
         raise CheckpointError(str(path), problems)
     return model, content
+
+
+def _foreign(model: Any, onnx: Any) -> tuple[list[str], bool]:
+    """Return the tensors whose values are in other files, and whether there are more graphs."""
+    kinds = onnx.AttributeProto
+    attributes = [own for node in model.graph.node for own in node.attribute]
+    tensors = [*model.graph.initializer]
+    for own in attributes:
+        tensors += [own.t] if own.type == kinds.TENSOR else own.tensors
+    sparse = [one.values for one in model.graph.sparse_initializer]
+    outside = onnx.external_data_helper.uses_external_data
+    foreign = [one.name or "a constant" for one in [*tensors, *sparse] if outside(one)]
+    graphs = (kinds.GRAPH, kinds.GRAPHS)
+    nested = bool(model.functions) or any(own.type in graphs for own in attributes)
+    return foreign, nested
 
 
 def _metadata_problems(metadata: dict[str, str]) -> list[str]:

@@ -142,10 +142,21 @@ def test_what_is_no_export_is_refused(copied: Path, tmp_path: Path) -> None:
         assert words in problems_of(lambda: open_model(path))
 
     def external(graph: Any) -> None:
-        tensor = graph.graph.initializer[0]
+        external_tensor(graph.graph.initializer[0])
+
+    def external_tensor(tensor: Any) -> None:
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="../../etc/passwd")
+
+    def external_constant(graph: Any) -> None:
+        node = next(n for n in graph.graph.node if n.op_type == "Constant")
+        external_tensor(node.attribute[0].t)
+
+    def subgraph(graph: Any) -> None:
+        node = graph.graph.node.add(op_type="If", input=["length"], output=["nothing"])
+        inner = onnx.helper.make_graph([], "inner", [], [])
+        node.attribute.append(onnx.helper.make_attribute("then_branch", inner))
 
     def meta(key: str, value: str) -> Callable[[Any], None]:
         def edit(graph: Any) -> None:
@@ -159,6 +170,8 @@ def test_what_is_no_export_is_refused(copied: Path, tmp_path: Path) -> None:
     )
     refused(lambda g: setattr(g, "ir_version", 99), "onnxruntime refuses it")
     refused(external, "its values are in another file")
+    refused(external_constant, "its values are in another file")
+    refused(subgraph, "holds graphs in graphs or functions")
     refused(lambda g: g.ClearField("metadata_props"), "was not written by 'nas-encoder export'")
     refused(meta("nas_encoder_format", "2"), "update nas_encoder")
     refused(meta("sample_rate", "9" * 5000), "must be an integer from 0 to 1000000")
@@ -195,6 +208,7 @@ def test_command_line_of_an_espnet_folder(
     assert main(["export", str(folder), str(tmp_path / "out"), "--lengths", "12"]) == 0
     said = capsys.readouterr().out
     assert "every length from 1 to 12 frames" in said and "generated sounds" in said
+    assert "left out   decoder.embed.0.weight" in said
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "model.onnx",
         "tokens.txt",
