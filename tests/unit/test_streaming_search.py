@@ -110,6 +110,22 @@ def test_configurations_under_a_lookahead() -> None:
         TrialsConfig.from_dict({"objective": {"lookahead_ms": -1}})
 
 
+@torch.no_grad()
+def test_shared_weights_give_what_each_encoder_gives() -> None:
+    """The taps of causal kernels and memories are those around the frame."""
+    choices = {**load_any_search_config("streaming_550ms").choices, "width": ("32", "48")}
+    shared: Any = SPACE.oneshot.build(SPACE, choices, SPACE.options(input_size=16))
+    for parameter in shared.double().eval().parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    x, lengths, rng = torch.randn(2, 70, 16).double(), torch.tensor([70, 41]), random.Random(0)
+    for genotype in (*shared.draws(rng, 2), *shared.draws(rng, 2)):
+        alone: Any = build_encoder(genotype, input_size=16).double().eval()
+        alone.load_state_dict(shared.inherit(genotype))
+        expected, _ = alone(x, lengths)
+        found, _ = shared(x, lengths, genotype)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_a_search_trains_only_what_is_within(
     tmp_path: Path, shared_folder: Callable[..., Path]
