@@ -77,11 +77,14 @@ def options_of(root: Path) -> Mapping[str, Any]:
     return read_yaml(path, ConfigError) if path.is_file() else {}
 
 
+_OF_NO_CORPUS = (None, "mini", "blocks", "prompts")  # recipes that are not of a published one
+
+
 def _corpus(options: Mapping[str, Any]) -> tuple[str | None, bool | None]:
     words = str(options.get("command", "")).partition(" ")[0].split("/")
     place = words.index("recipes") + 1 if "recipes" in words else len(words)
     name = words[place] if place < len(words) else None
-    if name in (None, "mini", "blocks", "prompts"):
+    if name in _OF_NO_CORPUS:
         return None, True if name == "mini" else None
     own = options.get("tiny") == "true" or not options.get("corpus_dir")
     return name, own and not options.get("manifests")
