@@ -22,8 +22,10 @@ from nas_encoder.errors import CheckpointError
 
 _CLICKS, _SPACE, _QUIET = 80, 0.113, 1e-4  # seconds between clicks; amplitude of the noise
 _SECONDS = (3.0, 12.0)  # of noise for the gradients: more, if an output frame sees it all
-_FRAMES, _TURNS = 8, 4  # output frames looked at; the most that take turns
-_GLOBAL = ("Attention", "Memory", "SqueezeExcit")  # in names of classes of both toolkits
+_FRAMES, _TURNS = 16, 4  # output frames looked at; the most that take turns
+_BESIDE = 4  # feature frames by which a front end may look further to one side
+# In names of classes of both toolkits and of ours.
+_GLOBAL = ("Attention", "Convolution", "DepthwiseOverTime", "Memory", "SqueezeExcit")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _output_frames(model: CtcModel) -> tuple[int, float, bool]:
     # After a part at a lower rate some frames see more of the past, which reaches them repeated.
     centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
     centre = min(centres, key=lambda one: abs(one - nominal))
-    if abs(centre - nominal) > factor:
+    if abs(centre - nominal) > factor + _BESIDE:
         return factor, nominal, False
     return factor, centre, True
 

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lhotse import CutSet
-from nemo_tones import WARNINGS, toolkit
+from nemo_tones import SAN, WARNINGS, Tones, build, toolkit
 
 from nas_encoder import autoload
 from nas_encoder.alignment.boundaries import Interval, boundary_differences, summarize
 from nas_encoder.alignment.model import open_model
 from nas_encoder.alignment.timing import measure_timing
+from nas_encoder.alignment.units import words_of
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError
@@ -120,7 +122,97 @@ def test_both_toolkits_align_alike_and_close_to_the_truth(
     assert (tmp_path / "nemo" / "espnet" / "segments").read_text() == (
         tmp_path / "from_espnet" / "espnet" / "segments"
     ).read_text()
+    geometry()
+    pieces(tmp_path)
     refused(folder, tmp_path, capsys)
+
+
+class Bare:
+    """An untrained encoder of a toolkit behind log-magnitudes; for its timing only."""
+
+    source, sampling_rate, blank, joins = "bare", RATE, 0, "char"
+    toolkit, tokens = "", ()
+
+    def __init__(self, encoder: Any, time_axis: int) -> None:
+        self.encoder, self.time_axis = encoder.eval(), time_axis
+
+    def log_probs(self, samples: torch.Tensor) -> torch.Tensor:
+        window = torch.hann_window(400)
+        spectrum = torch.stft(samples, 400, 160, window=window, return_complex=True)
+        features = (spectrum[1:81].abs() + 1e-3).log()[None]  # (1, F, T)
+        frames = torch.tensor([features.size(2)])
+        if self.time_axis == 2:
+            out = self.encoder(audio_signal=features, length=frames)[0]
+            return out[0].T.log_softmax(dim=1)
+        return self.encoder(features.transpose(1, 2), frames)[0][0].log_softmax(dim=1)
+
+    def normalized(self, text: str) -> str:
+        return text
+
+    def split(self, text: str) -> list[tuple[str, int | None]]:
+        return []
+
+
+SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 16, "num_blocks": 2}
+RELATIVE = {"pos_enc_layer_type": "rel_pos", "rel_pos_type": "latest"}
+ATTENTION = {"attention_layer_type": "rel_selfattn", **RELATIVE}
+CONFORMER = {"selfattention_layer_type": "rel_selfattn", **RELATIVE}
+# Encoder, options -> frames per output frame, centre: first + last frame of the front end, halved.
+GEOMETRY: list[tuple[str, dict[str, Any], int, float]] = [
+    ("transformer", {**SMALL, "input_layer": "conv2d2"}, 2, 3.0),
+    ("transformer", {**SMALL, "input_layer": "conv2d8"}, 8, 7.0),
+    ("conformer", {**SMALL, **CONFORMER, "input_layer": "conv2d"}, 4, 3.0),
+    ("e_branchformer", {**SMALL, **ATTENTION, "input_layer": "conv2d6"}, 6, 5.0),
+    ("vgg_rnn", {"num_layers": 1, "hidden_size": 8, "output_size": 8}, 4, 1.5),
+    ("nas", {"genotype": {"known": "conformer", "width": 32, "hidden": 32, "blocks": 16}}, 4, 3.0),
+    ("nas", {"genotype": {"known": "squeezeformer"}}, 4, 0.0),
+    ("dfsmn_san", {"blocks": 3, "output_size": 16, "hidden_size": 16}, 4, 1.5),
+]
+
+
+def geometry() -> None:
+    """Check where the output frames of the toolkits' front ends are found to lie."""
+    from espnet2.tasks.asr import encoder_choices
+    from nemo.collections.asr.modules import ConformerEncoder, ConvASREncoder
+
+    for name, options, factor, centre in GEOMETRY:
+        timing = measure_timing(Bare(encoder_choices.get_class(name)(80, **options), 1))
+        assert (timing.factor, timing.centre, timing.symmetric) == (factor, centre, True), name
+    sizes = {"feat_in": 80, "n_layers": 2, "d_model": 16, "n_heads": 2}
+    for how, factor in (("striding", 4), ("dw_striding", 8)):
+        encoder = ConformerEncoder(**sizes, subsampling=how, subsampling_factor=factor)
+        timing = measure_timing(Bare(encoder, 2))
+        assert (timing.factor, timing.centre, timing.symmetric) == (factor, 0.0, True), how
+    block = {"filters": 16, "repeat": 1, "kernel": [11], "stride": [2], "dilation": [1]}
+    block |= {"dropout": 0.0, "residual": False, "separable": True, "se": True}
+    citrinet = ConvASREncoder(jasper=[block, block], activation="relu", feat_in=80)
+    timing = measure_timing(Bare(citrinet, 2))
+    assert (timing.factor, timing.centre, timing.symmetric) == (4, 0.0, True)
+
+
+def pieces(tmp_path: Path) -> None:
+    """Check NeMo's models with pieces: CTC and hybrids can be aligned, transducers cannot."""
+    (tmp_path / "tones").mkdir()
+    tones = Tones.create(tmp_path / "tones")
+    text = "ab ba"
+    for kind in ("ctc_bpe", "hybrid_bpe", "rnnt_bpe"):
+        file = tmp_path / f"{kind}.nemo"
+        build(kind, tones.config(kind, SAN)).save_to(str(file))
+        if kind == "rnnt_bpe":
+            with pytest.raises(CheckpointError, match="has no CTC decoder"):
+                open_model(file)
+            continue
+        model = open_model(file)
+        scores = model.log_probs(torch.from_numpy(tones.recordings[0].samples()))
+        assert scores.shape[1] == len(model.tokens) == model.blank + 1
+        assert torch.allclose(scores.exp().sum(dim=1), torch.ones(len(scores)), atol=1e-4)
+        tokens = model.split(text)
+        assert [model.tokens[number] for _, number in tokens if number is not None] == [
+            piece for piece, _ in tokens
+        ]
+        row = [Interval(n, n + 1, piece) for n, (piece, _) in enumerate(tokens)]
+        assert [word.label for word in words_of(row, model)] == text.split()
+        assert None in {number for _, number in model.split("ab!")}
 
 
 def refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
