@@ -23,7 +23,7 @@ from nas_encoder.alignment.texts import Line, read_lines
 from nas_encoder.alignment.timing import Timing, measure_timing
 from nas_encoder.data import open_cuts
 from nas_encoder.data.findings import Findings
-from nas_encoder.errors import DataError
+from nas_encoder.errors import DataError, UtteranceTooShortError
 
 logger = logging.getLogger(__name__)
 
@@ -162,19 +162,18 @@ def _align_cut(
         return samples[first : first + count]
 
     try:
-        parts = scores_of(model, timing, read, len(samples), wanted, subject)
-        scores = np.concatenate([part for _, part in parts])
-        (found,) = align(
-            scores,
-            [line],
-            columns,
-            model,
-            timing,
-            cut.duration,
-            subject,
-            AlignOptions(shift_ms=shift_ms),
-        )
+        parts = [part for _, part in scores_of(model, timing, read, len(samples), wanted, subject)]
     except DataError as error:
+        if not isinstance(error.__cause__, UtteranceTooShortError):
+            raise  # broken audio or a broken model is no matter of length
+        left_out[cut.id] = error.problems[0]
+        return None
+    options = AlignOptions(shift_ms=shift_ms)
+    try:
+        (found,) = align(
+            np.concatenate(parts), [line], columns, model, timing, cut.duration, subject, options
+        )
+    except DataError as error:  # the text is longer than so many frames can hold
         left_out[cut.id] = error.problems[0]
         return None
     return list(found.words)

@@ -282,6 +282,20 @@ def test_audio_too_short_for_its_text_is_left_out_and_listed(tmp_path: Path, pai
     assert "output frames" in report.left_out[cuts[3].id]
 
 
+def test_scores_that_are_no_numbers_are_no_matter_of_length(tmp_path: Path, pairs: Any) -> None:
+    model = Saved(tmp_path)
+    align_all(model, tasks(model, pairs), tmp_path / "long")
+    cuts = CutSet.from_file(tmp_path / "long" / "cuts.jsonl.gz")
+
+    class Broken(Saved):
+        def log_probs(self, samples: torch.Tensor) -> torch.Tensor:
+            scores = super().log_probs(samples)
+            return scores * float("nan") if self.calls > 2 else scores
+
+    with pytest.raises(DataError, match="no numbers"):
+        evaluate(Broken(tmp_path), cuts, "word")
+
+
 # -- command -------------------------------------------------------------------------------------
 
 
