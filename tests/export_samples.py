@@ -13,7 +13,7 @@ from nas_encoder.interchange.model import Encoder, Features, Head, Model
 from nas_encoder.network import build_encoder
 
 BINS = 12
-CELLS = {"channels": 2, "layers": 4, "output_size": 8}
+CELLS = {"channels": 2, "layers": 4, "output_size": 8, "stem_stride": [1, 2]}
 # Genotype and options: front ends with padding and without, all families of spaces, all modules.
 ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cells": ("asrnet_b", CELLS),

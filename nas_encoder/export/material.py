@@ -17,7 +17,7 @@ from nas_encoder.export.recognizer import AUDIO, Parts
 from nas_encoder.interchange.features import ESPnetFeatures
 
 _GENERATED = 4  # utterances
-_SECONDS = 1.5  # of the shortest of them
+_SECONDS = 1.0  # of the shortest of them
 
 
 @dataclass(frozen=True)

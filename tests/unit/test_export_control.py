@@ -55,6 +55,7 @@ def test_errors_are_counted_in_words_and_characters() -> None:
     assert facts["interval"] == [33.33, 100.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "method"), [("conformer", "dynamic"), ("cells", "static")])
 def test_int8_and_fp16_cost_no_more_than_allowed(encoder: str, method: str, tmp_path: Path) -> None:
     exported = export_model(model(encoder), ExportOptions(lengths=3))
@@ -90,6 +91,7 @@ def test_int8_and_fp16_cost_no_more_than_allowed(encoder: str, method: str, tmp_
         assert set(facts["milliseconds_for_10_s"]) == {"float32", form}
 
 
+@pytest.mark.slow
 def test_layers_that_cost_too_much_stay_in_float32(tmp_path: Path) -> None:
     """One layer is made such that 8 bits ruin it: channels of very unequal size go into it."""
     broken = model("conformer")
