@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +37,8 @@ class Encoder:
     Attributes:
         kind: Its name in ESPnet: ``nas`` or a baseline.
         options: What the network is built from, under our names (``input_size``,
-            ``output_size``), including the genotype as a mapping for ``nas``.
+            ``output_size``), including the genotype as a mapping for ``nas``. Without
+            ``output_size`` the network's own is added, if the network can be built.
         weights: The tensors ``network.*``.
         adopted: The toolkit's name of the encoder that it was read from; empty for ours.
     """
@@ -45,6 +47,14 @@ class Encoder:
     options: dict[str, Any]
     weights: dict[str, Tensor]
     adopted: str = ""
+
+    def __post_init__(self) -> None:
+        if self.options.get("output_size") is None:
+            # The CTC layer must know it, and the genotype may decide it. Options from which nothing
+            # can be built are what problems() reports.
+            with suppress(ProblemsError):
+                network: Any = self.build()
+                self.options = {**self.options, "output_size": network.output_size}
 
     @property
     def genotype(self) -> Genotype | None:
@@ -253,12 +263,10 @@ def own_options(
     Raises:
         ProblemsError: The genotype is missing or invalid.
     """
-    known = options_of(kind)
-    fields = {*known, *(["genotype"] if kind == NAS else [])} - {"taps", "conditioning"}
+    fields = {*options_of(kind), *(["genotype"] if kind == NAS else [])} - {"taps", "conditioning"}
     given = renamed(given, words)
     options = {name: plain(value) for name, value in given.items() if name in fields}
     unknown = [name for name in given if name not in fields]
-    options.setdefault("output_size", known["output_size"])  # the CTC layer must know it
     if kind == NAS:
         if options.get("genotype") is None:
             raise CheckpointError("encoder options", ["genotype: is missing"])

@@ -27,6 +27,7 @@ from nas_encoder import build_encoder, load_genotype
 from nas_encoder.cli.main import main
 from nas_encoder.errors import CheckpointError
 from nas_encoder.interchange.convert import convert
+from nas_encoder.interchange.espnet_files import read_encoder
 from nas_encoder.interchange.features import reflect
 from nas_encoder.interchange.nemo_files import seconds
 
@@ -77,6 +78,24 @@ def test_networks_of_other_spaces(tmp_path: Path, space: str) -> None:
     assert config_of(tmp_path / "back" / "config.yaml")["encoder_conf"] == conf
     del state["decoder.embed.0.weight"]
     assert_equal(state_of(tmp_path / "back" / "model.pth"), state)
+
+
+def test_the_genotype_decides_the_width_if_the_config_does_not() -> None:
+    """The CTC layer is as wide as the last stage: 256 in the shipped configuration, not 512."""
+    file = Path(__file__).parents[2] / "conf" / "train" / "espnet" / "train_asr_blocks_ctc.yaml"
+    config = config_of(file)
+    conf = config["encoder_conf"]
+    assert "output_size" not in conf
+    network: Any = build_encoder(**conf, input_size=80)
+    state = {f"encoder.network.{name}": t for name, t in network.state_dict().items()}
+    encoder, _ = read_encoder("config", config, state)
+    assert encoder.problems() == []
+    assert encoder.options["output_size"] == network.output_size != 512
+    # Where the space has a width of its own, nothing changes; null is no width either.
+    for genotype, width in (("darts_v2", 512), ("nasbench_asr_example", 512)):
+        config = {"encoder": "nas", "encoder_conf": {"genotype": genotype, "output_size": None}}
+        encoder, _ = read_encoder("config", config, {})
+        assert encoder.options["output_size"] == width
 
 
 def test_what_nemo_gets(tmp_path: Path) -> None:
