@@ -2,9 +2,6 @@
 # Links our configurations into the recipes of a checkout of ESPnet, or takes them out. See --help.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PYTHON=python3
-if [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then
-    PYTHON=$ROOT/.venv/bin/python # `make setup` builds it; an active environment takes precedence
-fi
+. "$ROOT/tools/environment.sh"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONIOENCODING=UTF-8
-exec "$PYTHON" -m tools.espnet_recipes.install "$@"
+exec python3 -m tools.espnet_recipes.install "$@"

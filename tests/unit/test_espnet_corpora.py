@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -217,6 +218,22 @@ def test_language_models_are_those_of_espnet(
     monkeypatch.setattr(language_models, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="the module kenlm is not installed"):
         kenlm_tool()
+
+
+def test_a_recipe_says_once_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.experiments.recipe", "--decoding", "ngram", "--tiny", "true"]
+        + ["--stage", "5", "--stop_stage", "5", "--expdir", str(tmp_path / "exp")],
+        cwd=ROOT / "recipes" / "timit" / "espnet",
+        env={**os.environ, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    wanted = "error: --decoding ngram: needs KenLM, but lmplz is not on the PATH"
+    assert done.stderr.startswith(wanted)
+    assert done.stderr.count("github.com/kpu/kenlm") == 1 and 'File "' not in done.stderr
 
 
 def test_searches_and_genotypes_of_a_recipe(tmp_path: Path) -> None:

@@ -25,9 +25,8 @@ from tools.scripts import command
 
 MODEL = "valid.loss.ave.pth"
 KENLM = (
-    "--decoding ngram needs KenLM: its module, 'pip install kenlm', with which ESPnet decodes, and "
-    "its program lmplz on the PATH, which builds the model and is compiled from "
-    "github.com/kpu/kenlm (it needs Boost)"
+    "ESPnet decodes with its module, 'pip install kenlm'; its program lmplz builds the model and "
+    "is compiled from github.com/kpu/kenlm (it needs Boost)"
 )
 
 
@@ -55,7 +54,8 @@ def kenlm_tool() -> str:
     if find_spec("kenlm") is None:
         missing.append("the module kenlm is not installed")
     if tool is None or missing:
-        raise ConfigError("n-gram", [f"{line}. {KENLM}" for line in missing])
+        rule = f"needs KenLM, but {' and '.join(missing)}. {KENLM}"
+        raise ConfigError("--decoding ngram", [rule])
     return tool
 
 

@@ -1,9 +1,6 @@
 # Sourced by every recipe's run.sh: the path of the package, and one thread per process.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-# `make setup` builds this environment; an active one takes precedence.
-if [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then
-    PATH="$ROOT/.venv/bin:$PATH"
-fi
+. "$ROOT/tools/environment.sh"
 for needed in python nas-encoder snakemake; do
     if ! command -v $needed >/dev/null; then
         echo "run.sh: $needed is not on the PATH; 'make setup' in $ROOT installs everything" >&2

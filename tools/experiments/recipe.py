@@ -22,8 +22,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nas_encoder import errors
 from nas_encoder.common.documents import read_yaml, write_yaml
-from nas_encoder.errors import ConfigError
+from nas_encoder.errors import ConfigError, NasEncoderError
 from tools.experiments.resumable import BASH, tail
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,9 @@ tools/experiments/profiles, or the folder of any Snakemake profile; --nj is how 
 """
 # Starts of lines that are not shown; all lines are in EXPDIR/.snakemake/log.
 HIDDEN = ("    input: ", "    output: ", "    resources: ", "Select jobs", "Execute ", "Using ")
+# An error of a Snakefile: its name, its text, and where it was raised.
+RAISED = re.compile(r'(\w+) in file ".*", line \d+:')
+TRACE = re.compile(r'  File ".*", line \d+, in ')
 
 
 def value(default: Any, pattern: str, text: str) -> Any:
@@ -101,11 +105,21 @@ def forget_lost(expdir: Path) -> None:
             path.unlink()
 
 
+def is_ours(name: str) -> bool:
+    """Return whether an error of that name says what its user did wrong."""
+    found = getattr(errors, name, None)
+    return isinstance(found, type) and issubclass(found, NasEncoderError)
+
+
 def show(lines: Iterable[str], expdir: Path, stage: int) -> None:
     """Print Snakemake's messages and, after a failure, the end of the job's log."""
+    ours, start = False, ""
     for line in lines:
-        if not line.startswith(HIDDEN):
-            print(line, end="", file=sys.stderr, flush=True)
+        if (raised := RAISED.match(line)) and is_ours(raised[1]):
+            ours, start = True, "error: "
+        elif not line.startswith(HIDDEN) and not (ours and TRACE.match(line)):
+            print(f"{start}{line}", end="", file=sys.stderr, flush=True)
+            start = ""
         found = re.match(r"\s+log: (.+) \(check log file", line)
         if found and (log := expdir / found[1]).is_file():
             print(f"    {log} ends:\n{tail(log)}", file=sys.stderr, flush=True)
