@@ -2,7 +2,7 @@
 
 Prints a line for each file: its path, a tab, the text of the best CTC path. Files may be of any
 length: one of more than --window seconds is recognized in windows that overlap. They must be mono
-and have the model's sampling rate.
+and have the model's sampling rate, and all are looked at before the first one is recognized.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     """Recognize; print the texts."""
     from nas_encoder.errors import ConfigError
     from nas_encoder.export.runtime import open_model
-    from nas_encoder.export.transcribe import Transcriber, duration
+    from nas_encoder.export.transcribe import Transcriber
 
     if args.threads < 1:
         raise ConfigError("--threads", [f"must be at least 1, got {args.threads}"])
     tokens = None if args.tokens is None else Path(args.tokens)
     runtime = open_model(Path(args.model), tokens, args.threads)
     transcriber = Transcriber(runtime, args.window, args.margin)
-    seconds = [duration(path) for path in args.audio]
+    seconds = transcriber.durations(args.audio)
     with _bar(sum(seconds)) as bar:
         for path, length in zip(args.audio, seconds, strict=True):
             text = transcriber.text(path, bar.update)

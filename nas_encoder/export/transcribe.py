@@ -5,7 +5,11 @@ Letters in shapes: N samples, T' output frames, V classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.runtime import Runtime
 
 WINDOW, MARGIN = 60.0, 5.0  # seconds
+_LONGEST = 86400.0  # seconds of a window
 
 
 class Transcriber:
@@ -34,7 +39,7 @@ class Transcriber:
 
     Raises:
         CheckpointError: The model takes features, or has no CTC layer.
-        ConfigError: Window and margins do not fit each other.
+        ConfigError: Window or margin is no duration, or they do not fit each other.
     """
 
     def __init__(self, runtime: Runtime, window: float = WINDOW, margin: float = MARGIN) -> None:
@@ -51,11 +56,48 @@ class Transcriber:
         self.runtime, self.rate = runtime, runtime.number("sample_rate")
         # Windows begin where output frames do.
         step = runtime.number("hop_length") * runtime.number("subsampling_factor")
+        problems = [
+            f"{name}: must be from 0 to {_LONGEST:g} seconds, got {value:g}; {remedy}"
+            for name, value, remedy in (
+                ("window", window, "if no recording is to be cut, give the longest one's seconds"),
+                ("margin", margin, f"{MARGIN:g} is the default"),
+            )
+            if not (math.isfinite(value) and 0 <= value <= _LONGEST)
+        ]
+        if problems:
+            raise ConfigError("transcribe", problems)
         self.step, self.window = step, int(window * self.rate) // step * step
         self.margin = -(-int(margin * self.rate) // step) * step
-        if margin < 0 or self.window - 2 * self.margin < step:
-            rule = f"must be longer than both margins of {margin:g} s, got {window:g} s"
-            raise ConfigError("window", [rule])
+        if self.window - 2 * self.margin < step:
+            rule = (
+                f"window: must be longer than both margins of {margin:g} s, by a frame of "
+                f"{step / self.rate:g} s at least, got {window:g} s; give a longer window or a "
+                "shorter margin"
+            )
+            raise ConfigError("transcribe", [rule])
+
+    def durations(self, paths: Sequence[str | Path]) -> list[float]:
+        """Return the seconds of files that can all be recognized, as far as their headers tell.
+
+        Args:
+            paths: As of :meth:`text`.
+
+        Raises:
+            DataError: Lists every problem of every file.
+        """
+        seconds, wrong = [], {}
+        for path in paths:
+            try:
+                with self._opened(Path(path)) as file:
+                    seconds.append(file.frames / self.rate)
+            except DataError as error:
+                wrong[str(path)] = error.problems
+        if len(wrong) == 1:
+            raise DataError(*next(iter(wrong.items())))
+        if wrong:
+            lines = [f"{path}: {line}" for path, found in wrong.items() for line in found]
+            raise DataError(f"{len(wrong)} of {len(paths)} files", lines)
+        return seconds
 
     def text(self, path: str | Path, advance: Callable[[float], object] = lambda _: None) -> str:
         """Recognize a file.
@@ -81,52 +123,58 @@ class Transcriber:
 
     def _windows(self, path: Path) -> Iterator[tuple[Tensor, int, int]]:
         """Yield samples (N,) and which of their output frames count; 0 for all to the end."""
+        with self._opened(path) as file:
+            total, start = file.frames, 0
+            while True:
+                whole = start + self.window >= total
+                file.seek(start)
+                size = min(self.window, total - start)
+                samples = torch.from_numpy(file.read(size, dtype="float32"))
+                if len(samples) < size:
+                    had = start + len(samples)
+                    raise DataError(
+                        str(path), [f"is cut short: has {had} samples, its header says {total}"]
+                    )
+                first = self.margin // self.step if start else 0
+                last = 0 if whole else (self.window - self.margin) // self.step
+                yield samples, first, last
+                if whole:
+                    return
+                start += self.window - 2 * self.margin
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Any]:
+        """Open a file that can be recognized, as far as its header tells."""
         soundfile = _soundfile()
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise DataError(str(path), [f"cannot be read: {what}"])
         try:
             with soundfile.SoundFile(path) as file:
-                self._refuse(path, file)
-                total, start = file.frames, 0
-                while True:
-                    whole = start + self.window >= total
-                    file.seek(start)
-                    size = min(self.window, total - start)
-                    samples = torch.from_numpy(file.read(size, dtype="float32"))
-                    if len(samples) < size:
-                        had = start + len(samples)
-                        raise DataError(
-                            str(path), [f"is cut short: has {had} samples, its header says {total}"]
-                        )
-                    first = self.margin // self.step if start else 0
-                    last = 0 if whole else (self.window - self.margin) // self.step
-                    yield samples, first, last
-                    if whole:
-                        return
-                    start += self.window - 2 * self.margin
-        except (soundfile.LibsndfileError, OSError) as error:
+                problems = self._problems(path, file)
+                if problems:
+                    raise DataError(str(path), problems)
+                yield file
+        # TypeError: soundfile asks for the format of .raw files.
+        except (soundfile.LibsndfileError, OSError, TypeError) as error:
             raise DataError(str(path), [f"cannot be read: {error}"]) from None
 
-    def _refuse(self, path: Path, file: Any) -> None:
+    def _problems(self, path: Path, file: Any) -> list[str]:
+        from nas_encoder.data.headers import shortage
+
         problems = []
         if file.samplerate != self.rate:
+            made = path.with_name(f"{path.stem}_{self.rate}.wav")
+            words = ["sox", str(path), "-r", str(self.rate), "-c", "1", str(made)]
             problems.append(
                 f"has {file.samplerate} Hz, the model needs {self.rate}; resample it, for example "
-                f"with: sox {path.name} -r {self.rate} resampled.wav"
+                f"with: {shlex.join(words)}"
             )
         if file.channels != 1:
             problems.append(f"must be mono, has {file.channels} channels")
-        if file.frames < 1:
-            problems.append("holds no samples")
-        if problems:
-            raise DataError(str(path), problems)
-
-
-def duration(path: str | Path) -> float:
-    """Return the seconds of an audio file; DataError if it cannot be read."""
-    soundfile = _soundfile()
-    try:
-        return float(soundfile.info(path).duration)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise DataError(str(path), [f"cannot be read: {error}"]) from None
+        # libsndfile says how much there is, not how much there should be.
+        short = shortage(file, os.fspath(path))
+        return [*problems, short] if short else problems
 
 
 def _soundfile() -> Any:

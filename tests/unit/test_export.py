@@ -312,7 +312,55 @@ def test_unusable_recordings_are_refused(exported: Path, tmp_path: Path) -> None
         lambda: transcriber.text(tmp_path / "text.wav"), DataError
     )
     assert main(["transcribe", str(exported / "model.onnx"), str(tmp_path / "none.wav")]) == 2
-    with pytest.raises(ConfigError, match="must be longer than both margins"):
-        Transcriber(transcriber.runtime, window=1.0, margin=0.5)
+    (tmp_path / "samples.raw").write_bytes(bytes(4000))
+    assert "cannot be read" in problems_of(
+        lambda: transcriber.text(tmp_path / "samples.raw"), DataError
+    )
     features = export_model(model("hourglass"), ExportOptions("features", lengths=1))
     assert "takes features" in problems_of(lambda: Transcriber(features.runtime))
+
+
+def test_recordings_that_are_cut_short_are_refused(exported: Path, tmp_path: Path) -> None:
+    """libsndfile opens them, and says that they are shorter than their headers do."""
+    transcriber = Transcriber(open_model(exported / "model.onnx"))
+    sound = generated(RATE)[1].samples.numpy()
+    for name in ("sound.wav", "sound.ogg"):
+        path = tmp_path / name
+        soundfile.write(path, sound, RATE)
+        whole = transcriber.text(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+        assert whole and "it is cut short" in problems_of(
+            lambda p=path: transcriber.text(p), DataError
+        )
+
+
+def test_all_recordings_are_looked_at_first(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = generated(RATE)[1].samples.numpy()
+    paths = [tmp_path / name for name in ("good.wav", "two words.wav", "short.wav", "none.wav")]
+    for path, rate in zip(paths, (RATE, 8000, RATE), strict=False):
+        soundfile.write(path, sound, rate)
+    paths[2].write_bytes(paths[2].read_bytes()[:2000])
+    words = ["transcribe", str(exported / "model.onnx"), *map(str, paths)]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "3 of 4 files: 3 problems" in said.err
+    made = tmp_path / "two words_16000.wav"
+    assert f"with: sox '{paths[1]}' -r 16000 -c 1 '{made}'" in said.err
+    assert "cut short" in said.err and f"{paths[3]}: cannot be read: does not exist" in said.err
+    assert main(words[:3]) == 0
+    assert capsys.readouterr().out.startswith(f"{paths[0]}\t")
+
+
+def test_windows_that_make_no_sense_are_refused(exported: Path) -> None:
+    runtime = open_model(exported / "model.onnx")
+
+    def said(window: float, margin: float) -> str:
+        return problems_of(lambda: Transcriber(runtime, window, margin), ConfigError)
+
+    assert "window: must be longer than both margins" in said(1.0, 0.5)
+    for value in (math.inf, math.nan, -1.0, 1e308):
+        assert f"window: must be from 0 to 86400 seconds, got {value:g}" in said(value, 1.0)
+        assert f"margin: must be from 0 to 86400 seconds, got {value:g}" in said(60.0, value)
+    assert "2 problems" in said(math.inf, math.nan)
