@@ -28,11 +28,11 @@ from nas_encoder.common.fields import (
     precision,
     tuple_of,
 )
-from nas_encoder.common.problems import Problems
+from nas_encoder.common.problems import Problems, one_line
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.memory import peak_memory
 from nas_encoder.deploy.timing import measure, quiet_clock
-from nas_encoder.errors import ConfigError, InputError
+from nas_encoder.errors import ConfigError, NasEncoderError
 from nas_encoder.network.complexity import count_macs
 
 SCHEMA = 1
@@ -201,8 +201,9 @@ def _sizes(subject: Subject, batch: Batch, settings: EncoderSettings) -> dict[st
                 module.zero_grad(set_to_none=True)
         else:
             subject.encode(batch.x, batch.lengths)
-    except (InputError, RuntimeError, AssertionError, ValueError, IndexError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # those of a toolkit's encoder have no common base but this
+        ours = isinstance(error, NasEncoderError)
+        said = one_line(error if ours else f"{type(error).__name__}: {error}")
         shape = tuple(batch.x.shape)
         raise ConfigError(subject.label, [f"fails on a batch of shape {shape}: {said}"]) from error
     return {

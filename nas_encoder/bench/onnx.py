@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import CheckpointError, MissingDependencyError
 
 _FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
@@ -118,8 +118,8 @@ class OnnxEncoder:
                 str(self.path), options, providers=[self.provider]
             )
         except Exception as error:  # its own exceptions have no common base but this
-            said = " ".join(str(error).split())
-            raise CheckpointError(str(self.path), [f"onnxruntime cannot read it: {said}"]) from None
+            rule = f"onnxruntime cannot read it: {one_line(error)}"
+            raise CheckpointError(str(self.path), [rule]) from None
         self.threads = threads
 
     def __call__(self, x: Tensor, lengths: Tensor) -> Sequence[Any]:
@@ -134,9 +134,8 @@ class OnnxEncoder:
         try:
             found: Sequence[Any] = self._session.run(None, given)
         except Exception as error:
-            said = " ".join(str(error).split())
             shapes = [list(value.shape) for value in given.values()]
-            rule = f"onnxruntime fails for inputs of shapes {shapes}: {said}"
+            rule = f"onnxruntime fails for inputs of shapes {shapes}: {one_line(error)}"
             raise CheckpointError(str(self.path), [rule]) from None
         return found
 

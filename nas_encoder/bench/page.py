@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nas_encoder.errors import MissingDependencyError
+from nas_encoder.common.documents import write_atomically
+from nas_encoder.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -144,19 +149,30 @@ def _speech(document: Mapping[str, Any]) -> str:
     return f"Batch of {utterances}: {shown}{more} s of speech"
 
 
-def plot(document: Mapping[str, Any], paths: Sequence[Path]) -> None:
-    """Draw bars: time of inference and of a training step by threads, and memory.
-
-    Suffixes of ``paths`` choose the formats.
-    """
+def figure_class() -> type[Figure]:
+    """Return what pictures are drawn with; MissingDependencyError if it is not installed."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise MissingDependencyError("matplotlib", "plot", "the plot of a benchmark") from error
+    return Figure
+
+
+def plot(document: Mapping[str, Any], paths: Sequence[Path]) -> None:
+    """Draw bars: time of inference and of a training step by threads, and memory.
+
+    Suffixes of ``paths`` choose the formats.
+
+    Raises:
+        ConfigError: A file cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
     rows, settings = document["networks"], document["settings"]
     panels = [(w, t) for w, t in (("inference", "inference"), ("step", "training step"))
               if any(row[w] for row in rows)]  # fmt: skip
-    figure = Figure(figsize=(4.2 * (len(panels) + 1), 1.2 + 0.45 * len(rows)), layout="constrained")
+    figure = figure_class()(
+        figsize=(4.2 * (len(panels) + 1), 1.2 + 0.45 * len(rows)), layout="constrained"
+    )
     axes = figure.subplots(1, len(panels) + 1, sharey=True)
     places, series = range(len(rows)), list(map(str, settings["threads"]))
     for panel, (what, title) in zip(axes, panels, strict=False):
@@ -184,4 +200,6 @@ def plot(document: Mapping[str, Any], paths: Sequence[Path]) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(_speech(document), fontsize=10)
     for path in paths:
-        figure.savefig(path, dpi=150)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], dpi=150)
+        write_atomically(path, drawn.getvalue(), ConfigError)

@@ -5,6 +5,7 @@ F is the number of features of a frame.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import parse_yaml, read_yaml
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import ConfigError, MissingDependencyError
 from nas_encoder.interchange import convert, espnet_files, nemo_files
 from nas_encoder.interchange.files import Archive, parse_config, read_file
@@ -58,33 +59,48 @@ def read_source(text: str) -> Source:
         RegistryError: There is no such encoder.
         MissingDependencyError: A package that is needed to read it is not installed.
     """
+    # os.path, unlike pathlib, takes a text that is too long for a path for no file.
     label, rest = "", text
-    if not Path(text).exists() and (found := _LABEL.fullmatch(text)):
+    if not os.path.exists(text) and (found := _LABEL.fullmatch(text)):
         label, rest = found["label"].strip(), found["rest"]
-    given_as = Path(rest).resolve().name if Path(rest).exists() else rest
+    is_file = os.path.exists(rest)
+    rest = rest if is_file else rest.strip()
+    given_as = Path(rest).resolve().name if is_file else rest
     options: dict[str, Any] = {}
     if found := _BRACES.fullmatch(rest):
         rest, given = found["name"], parse_yaml(found["options"], text, ConfigError)
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise ConfigError(text, [f"the options must be a mapping in YAML, got {show(given)}"])
         options = given
+    elif not is_file and (problem := _unbalanced(rest)):
+        raise ConfigError(text, [problem])
     source = _read(rest.strip(), options)
     return replace(source, label=label or given_as, text=text)
+
+
+def _unbalanced(text: str) -> str:
+    """Return what is wrong with the braces of a text that does not end with options."""
+    if "{" not in text:
+        return "has a '}', but no '{' that its options begin with" if "}" in text else ""
+    if "}" in text:
+        after = text.rpartition("}")[2]
+        return f"must end with the '}}' of its options, has {show(after)} after it"
+    return "the brace of its options is not closed; end it with '}'"
 
 
 def _read(name: str, options: dict[str, Any]) -> Source:
     path = Path(name)
     if name.startswith("espnet:"):
         return _of_espnet(name, name.partition(":")[2], options)
-    if re.fullmatch(r"(nemo|nas_encoder\.nemo)(\.\w+)+", name) and not path.exists():
+    if re.fullmatch(r"(nemo|nas_encoder\.nemo)(\.\w+)+", name) and not os.path.exists(name):
         return _of_nemo(name, {"_target_": name, **options})
     if name in PEERS and name != GENOTYPE:
         return Source(name, name, PEER, name, options)
     if path.suffix == ".onnx":
         return _without_options(Source(name, name, ONNX, name), options)
-    if path.is_dir() or path.suffix in (".pth", ".zip", ".nemo"):
+    if os.path.isdir(name) or path.suffix in (".pth", ".zip", ".nemo"):
         return _of_model(path, options)
-    if path.suffix in _YAML and path.is_file():
+    if path.suffix in _YAML and os.path.isfile(name):
         document = read_yaml(path, ConfigError)
         if isinstance(document, Mapping) and isinstance(document.get("encoder"), str):
             return _of_espnet_config(name, document, options)
@@ -185,6 +201,5 @@ def _resolved(subject: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
             if given is not None
         }
     except OmegaConfBaseException as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(subject, [f"cannot be resolved: {said}"]) from None
+        raise ConfigError(subject, [f"cannot be resolved: {one_line(error)}"]) from None
     return {"model": {**_model(document), **sections}}

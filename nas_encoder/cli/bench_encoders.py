@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import write_atomically
-from nas_encoder.errors import ConfigError, NasEncoderError, ProblemsError
+from nas_encoder.errors import ConfigError, MissingDependencyError, NasEncoderError, ProblemsError
 from nas_encoder.tables import PEERS
 
 PICTURES = (".png", ".svg", ".pdf")
+_SUFFIXES = (".json", ".md", *PICTURES)
 _SIZES = ("layers", "channels", "output_size", "stem_stride", "hidden_sizes", "deltas")
 
 
@@ -72,17 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print and write."""
     from nas_encoder.bench.measure import EncoderSettings, benchmark, problems_of
-    from nas_encoder.bench.page import markdown, plot
+    from nas_encoder.bench.page import figure_class, markdown, plot
     from nas_encoder.bench.sources import read_source
     from nas_encoder.bench.subjects import build
 
     outputs = [Path(path) for path in args.output or []]
-    known = (".json", ".md", *PICTURES)
-    problems = [
-        f"--output: must end in one of {', '.join(known)}, got '{path}'"
-        for path in outputs
-        if path.suffix not in known
-    ]
+    problems = [problem for path in outputs for problem in _unwritable(path)]
+    if any(path.suffix in PICTURES for path in outputs):
+        try:
+            figure_class()
+        except MissingDependencyError as error:
+            problems.append(f"--output: {error}")
     if args.frame_shift is not None and not 0.1 <= args.frame_shift <= 1000:
         problems.append(f"--frame-shift: must be 0.1 to 1000 ms, got {args.frame_shift:g}")
     if args.input_size is not None and not 1 <= args.input_size <= 4096:
@@ -124,14 +126,34 @@ def run(args: argparse.Namespace) -> int:
         row["ms"] = round(row["inference"][first]["ms"], 3)
     about = {name: document["settings"][name] for name in ("frames", "device")}
     text = json.dumps({**document, **about, "threads": args.threads[0]}, indent=2) + "\n"
+    # First of all: what was measured is not lost if a file cannot be written.
+    print(text if args.json else markdown(document), end="", flush=True)
     for path in outputs:
-        if path.suffix in PICTURES:
-            plot(document, [path])
-        else:
-            written = text if path.suffix == ".json" else markdown(document)
-            write_atomically(path, written.encode(), ConfigError)
-    print(text if args.json else markdown(document), end="")
+        try:
+            if path.suffix in PICTURES:
+                plot(document, [path])
+            else:
+                written = text if path.suffix == ".json" else markdown(document)
+                write_atomically(path, written.encode(), ConfigError)
+        except ConfigError as error:
+            problems += [f"--output: {path}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError("bench", problems)
     return 0
+
+
+def _unwritable(path: Path) -> list[str]:
+    """Return why a result cannot be written there, as far as that is known before."""
+    found = []
+    if path.suffix not in _SUFFIXES:
+        found.append(f"--output: must end in one of {', '.join(_SUFFIXES)}, got '{path}'")
+    if not os.path.isdir(path.parent):
+        found.append(f"--output: there is no folder '{path.parent}' for '{path.name}'; make it")
+    elif os.path.isdir(path):
+        found.append(f"--output: must be a file, '{path}' is a folder")
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        found.append(f"--output: the folder '{path.parent}' of '{path.name}' is not writable")
+    return found
 
 
 def _lines(error: ProblemsError, text: str) -> list[str]:

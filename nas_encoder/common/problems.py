@@ -33,6 +33,15 @@ def show(value: object) -> str:
     return _REPR.repr(value)
 
 
+def one_line(said: str | BaseException, most: int = 300) -> str:
+    """Return at most so many characters of a text or an error on one line.
+
+    An error without a text has the name of its type.
+    """
+    text = " ".join(str(said).split())
+    return (text or (type(said).__name__ if isinstance(said, BaseException) else ""))[:most]
+
+
 def key_path(key: object) -> str:
     """Return a key as written in a path, quoted unless it is short printable text."""
     plain = isinstance(key, str) and 0 < len(key) < 60 and key.isprintable()

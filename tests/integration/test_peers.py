@@ -135,6 +135,9 @@ def test_any_encoder_of_a_toolkit_by_its_name() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             build(read_source(text))
+    short = build(read_source(f"espnet:branchformer{json.dumps(conf)}"), features=BINS)
+    with pytest.raises(ConfigError, match=r"shape \(1, 5, .*: TooShortUttError: has 5 frames"):
+        benchmark([short], EncoderSettings(frames=5, seconds=0.0, repeats=3))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ from nas_encoder.bench import measure
 from nas_encoder.bench.measure import EncoderSettings, batch_for, benchmark
 from nas_encoder.bench.page import markdown
 from nas_encoder.bench.sources import Source, read_source
-from nas_encoder.bench.subjects import Subject, build
+from nas_encoder.bench.subjects import Subject, build, of_module
 from nas_encoder.cli.main import main
-from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.errors import CheckpointError, ConfigError, NasEncoderError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.network.complexity import count_macs, count_parameters
 
@@ -262,6 +265,74 @@ def test_everything_wrong_is_named_together(
     assert "asrnet_a twice; give labels" in said and "reference: must be one of asrnet_a" in said
 
 
+def test_outputs_that_cannot_be_written_are_named_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    (tmp_path / "is.md").mkdir()
+    outputs = ["gone/x.md", "is.md", "x.png", "gone/y.svg"]
+    words = [word for path in outputs for word in ("--output", path)]
+    assert main(["bench", "asrnet_c", *words, *FAST]) == 2
+    said = capsys.readouterr()
+    for problem in (
+        "--output: there is no folder 'gone' for 'x.md'; make it",
+        "--output: must be a file, 'is.md' is a folder",
+        "--output: the plot of a benchmark needs the package 'matplotlib'",
+        "--output: there is no folder 'gone' for 'y.svg'; make it",
+        "asrnet_c: genotype",
+    ):
+        assert problem in said.err
+    assert "inference" not in said.err and not said.out
+
+
+def test_what_was_measured_is_printed_even_if_a_file_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    words = [word for name in ("b.md", "b.png") for word in ("--output", str(tmp_path / name))]
+    sizes = ["--input-size", "8", "--frames", "20", "--no-training", *FAST]
+    assert main(["bench", SMALL, *sizes, *words]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("| encoder")
+    for name in ("b.md", "b.png"):
+        problem = "cannot be written: No space left on device"
+        assert f"--output: {tmp_path / name}: {problem}" in said.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("conformer{width: 64", "the brace of its options is not closed; end it with '}'"),
+        ("a=conformer width: 64}", "has a '}', but no '{' that its options begin with"),
+        ("conformer{width: 64}, x", "must end with the '}' of its options, has ', x' after it"),
+        ("conformer" * 50, "unknown name"),
+    ],
+)
+def test_texts_that_name_no_encoder(text: str, problem: str) -> None:
+    with pytest.raises(NasEncoderError) as caught:
+        build(read_source(text))
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["espnet:conformer", "S=nemo.collections.asr.modules.Conformer"])
+def test_options_may_be_longer_than_a_name_of_a_file(name: str) -> None:
+    options = {f"option_{number}": number for number in range(40)}
+    text = f"{name}{json.dumps(options)}"
+    assert len(text) > 255 and read_source(text).options == options
+    assert read_source(f"{text} ").options == options
+
+
+def test_a_file_may_have_braces_in_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "{mine.yaml"
+    load_genotype("asrnet_b").save(path)
+    assert read_source(str(path)).name == str(path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -284,3 +355,16 @@ def test_an_encoder_that_fails_is_named() -> None:
     tiny = build(read_source(f"a={SMALL}"), features=8)
     with pytest.raises(ConfigError, match=r"a: fails on a batch of shape \(1, 1, 8\)"):
         benchmark([tiny], EncoderSettings(frames=1, seconds=0.0, repeats=3))
+
+
+def test_whatever_error_a_toolkit_has_is_named() -> None:
+    class OwnError(Exception):
+        """As ESPnet's TooShortUttError: of no common base."""
+
+    class Encoder(torch.nn.Linear):
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+            raise OwnError("it is\ntoo short")
+
+    subject = of_module("a", Encoder(8, 8), 8)
+    with pytest.raises(ConfigError, match=r"a: fails on a batch .*: OwnError: it is too short"):
+        benchmark([subject], QUICK)

@@ -255,6 +255,19 @@ def test_everything_that_is_wrong_with_folders(
     assert "give it with --reference test=FILE" in capsys.readouterr().err
     assert main([str(root), str(root), "--no-bench"]) == 1
     assert "are found twice" in capsys.readouterr().err
+    assert main([f"a={'b' * 300}", "c" * 300]) == 1
+    assert capsys.readouterr().err.count("is no folder") == 2
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = recipe_folder(tmp_path / "exp", tmp_path / "data" / "espnet")
+    (tmp_path / "file").write_text("")
+    assert main([str(root), "--output", str(tmp_path / "file" / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "--output: the folder" in said and "cannot be made: Not a directory" in said
+    assert "inference" not in said  # nothing was measured
 
 
 def test_few_utterances_have_no_p(tmp_path: Path) -> None:

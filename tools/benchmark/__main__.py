@@ -12,6 +12,7 @@ recipe's folder, its exp, or exp/asr_... itself). Nothing in it is changed.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.bench.page import figure_class
 from nas_encoder.cli.bench_encoders import threads
 from nas_encoder.common.documents import write_atomically
 from nas_encoder.common.provenance import environment, usable_cores
@@ -56,7 +58,8 @@ another machine or run: bench.json or bench_gpu.json, which this command writes.
 def named_folder(text: str) -> tuple[str, Path]:
     """Read ``[LABEL=]FOLDER``."""
     label, sign, path = text.partition("=")
-    return ("", Path(text)) if not sign or Path(text).exists() else (label, Path(path))
+    # os.path, unlike pathlib, takes a text that is too long for a path for no file.
+    return ("", Path(text)) if not sign or os.path.exists(text) else (label, Path(path))
 
 
 def named_file(text: str) -> tuple[str, Path]:
@@ -159,6 +162,21 @@ def notes_of(
     return notes
 
 
+def ready(output: Path) -> None:
+    """Make the folder of results, and see that pictures can be drawn, before anything is measured.
+
+    Raises:
+        ConfigError: The folder cannot be made.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure_class()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        rule = f"cannot be made: {error.strerror}"
+        raise ConfigError("--output", [f"the folder '{output}' {rule}"]) from None
+
+
 def origin(arguments: Sequence[str]) -> dict[str, str | None]:
     """Return where the numbers are from."""
     versions: dict[str, str | None] = {}
@@ -187,6 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     systems = {test: systems_of(found, test, unit, references) for test in tests}
     print(f"{len(found)} trainings, test sets: {', '.join(tests)}", file=sys.stderr, flush=True)
     shown = list({s.trained.name: s.trained for own in systems.values() for s in own}.values())
+    ready(args.output)
     measured: Mapping[str, Mapping[str, Any]] = {}
     left_out: list[str] = []
     if args.bench:
@@ -226,7 +245,6 @@ def main(arguments: list[str] | None = None) -> None:
         ]  # fmt: skip
         of_test = published_for(others["rows"], test)
         pictures = [args.output / f"{test}.{suffix}" for suffix in ("png", "svg")]
-        args.output.mkdir(parents=True, exist_ok=True)
         where = environment()["gpu" if next(iter(measured), "cpu") == "cuda" else "machine"]
         title = f"{document['title']}, {test}"
         lines = [] if is_synthetic(found, args.synthetic) else of_test

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ def find(folders: Sequence[tuple[str, Path]]) -> list[Trained]:
     problems = []
     for label, folder in folders:
         own: list[Trained] = []
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             problems.append(f"{folder}: is no folder")
             continue
         for layout in (recipe_with_espnet, recipe_with_nemo, of_asr_sh):

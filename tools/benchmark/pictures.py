@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.bench.page import COLOURS, shorten
-from nas_encoder.errors import MissingDependencyError
+from nas_encoder.bench.page import COLOURS, figure_class, shorten
 from tools.results.front import front
 
 _MARKERS = "osD^vPX*"
@@ -41,11 +40,7 @@ def draw(
 
     The best of ``published`` is a line without a cost. Suffixes of ``paths`` choose the formats.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as missing:
-        raise MissingDependencyError("matplotlib", "plot", "the pictures") from missing
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = figure_class()(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     clocks = sorted({row["training_cost"]["clock"] for row in rows})
     panels: list[tuple[Any, Callable[[Row], float | None], str]] = [
