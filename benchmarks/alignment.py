@@ -191,7 +191,8 @@ def align_hour(folder: Path, model: Path, method: str) -> dict[str, Any]:
     if not (output / "alignment.json").exists():
         files = ["--audio", "hour.wav", "--text", "hour.txt", "--output", output]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        call(folder, "nas_encoder", "align", model, *files, "--method", method, "--memory", 4000)
+        memory = ["--memory", 4000] if method == "ctc-segmentation" else []
+        call(folder, "nas_encoder", "align", model, *files, "--method", method, *memory)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         # The largest of all children: exact is measured first, as it needs less.

@@ -118,8 +118,9 @@ def align(
         show: Told the number of frames passed since the last call (of the method ``exact``).
 
     Raises:
-        DataError: The text is longer than so much audio can hold at the model's frame rate, or
-            its alignment needs more memory than is allowed.
+        DataError: The text is longer than so much audio can hold at the model's frame rate, its
+            alignment needs more memory than is allowed, or ``shift_ms`` moves utterances out of
+            the audio.
         MissingDependencyError: The package ctc-segmentation is not installed.
     """
     tokens = [[columns[one] for one in line.classes] for line in lines]
@@ -137,13 +138,13 @@ def align(
         path = best_path(scores, states, show)
         spans = spans_of(path, states)
     elif options.method == "ctc-segmentation":
-        spans, path, states = _by_segments(scores, tokens, subject, options)
+        spans, path, states = _by_segments(scores, tokens, timing, subject, options)
     else:
         known = ", ".join(METHODS)
         raise DataError(subject, [f"method: must be one of {known}, got {options.method!r}"])
     firsts = np.cumsum([0, *map(len, tokens)])
     groups = [spans[a:b] for a, b in zip(firsts[:-1], firsts[1:], strict=True)]
-    found = []
+    found, outside = [], []
     shift = options.shift_ms / 1000
     for index, (line, group) in enumerate(zip(lines, groups, strict=True)):
         before = groups[index - 1][-1].last if index else -np.inf
@@ -152,6 +153,11 @@ def align(
             _within(one, shift, duration)
             for one in token_intervals(group, line.labels, timing, scores, tokens[index])
         ]
+        if intervals[-1].end - intervals[0].start < 1 / timing.sampling_rate:
+            outside.append(
+                f"'{line.id}' lies outside the audio of {duration:.2f} s when its times are "
+                f"shifted by {options.shift_ms:g} ms: take a smaller shift"
+            )
         first, last = group[0].first, group[-1].last
         left = min(options.padding, (first - before - 1) * timing.seconds / 2)
         right = min(options.padding, (after - last - 1) * timing.seconds / 2)
@@ -171,6 +177,8 @@ def align(
                 line.speaker,
             )
         )
+    if outside:
+        raise DataError(subject, outside)
     return found
 
 
@@ -180,7 +188,11 @@ def _within(one: Interval, shift: float, duration: float) -> Interval:
 
 
 def _by_segments(
-    scores: Scores, tokens: Sequence[Sequence[int]], subject: str, options: AlignOptions
+    scores: Scores,
+    tokens: Sequence[Sequence[int]],
+    timing: Timing,
+    subject: str,
+    options: AlignOptions,
 ) -> tuple[list[Span], npt.NDArray[np.int64], Any]:
     """Let ctc-segmentation find the utterances; return what the exact method returns."""
     try:
@@ -201,7 +213,7 @@ def _by_segments(
             ],
         )
     config = package.CtcSegmentationParameters(
-        index_duration=1.0,
+        index_duration=timing.seconds,
         min_window_size=window,
         max_window_size=2 * window,
         blank=BLANK,
@@ -217,7 +229,7 @@ def _by_segments(
         ) from error
     # Frames at which the utterances' first tokens begin. Where the last ones end is left to the
     # exact path: the package takes their middle.
-    onsets = [int(times[begin + 1]) for begin in begins[:-1]]
+    onsets = [round(times[begin + 1] / timing.seconds) for begin in begins[:-1]]
     spans, path = [], np.zeros(len(scores), np.int64)
     states = states_of(tokens)
     place, low = 0, 0

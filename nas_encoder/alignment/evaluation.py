@@ -18,7 +18,7 @@ from nas_encoder.alignment.boundaries import (
     summarize,
 )
 from nas_encoder.alignment.model import CtcModel, open_model
-from nas_encoder.alignment.scores import columns_of, scores_of
+from nas_encoder.alignment.scores import Chunks, columns_of, scores_of
 from nas_encoder.alignment.texts import Line, read_lines
 from nas_encoder.alignment.timing import Timing, measure_timing
 from nas_encoder.data import open_cuts
@@ -70,6 +70,7 @@ def evaluate(
     split: str | None = None,
     case: str = "as-is",
     shift_ms: float = 0.0,
+    chunks: Chunks = Chunks(),  # noqa: B008  it is frozen
     show: Callable[[float], object] | None = None,
 ) -> BoundaryReport:
     """Align utterances whose boundaries are known, and measure how far they are off.
@@ -82,12 +83,14 @@ def evaluate(
         split: Which part of a prepared folder.
         case: What is done to the letters of words: ``as-is``, ``lower`` or ``upper``.
         shift_ms: Milliseconds added to all times that are found.
+        chunks: How utterances are cut for the model.
         show: Told the seconds of each utterance once it is aligned.
 
     Raises:
         DataError: A cut has no such alignment, its units are not those of the model, or its audio
             has another sampling rate; all are listed. Utterances whose text is longer than their
-            frames can hold are left out, and listed in the report.
+            frames can hold, or that the shift moves out of their audio, are left out, and listed in
+            the report.
         CheckpointError: The model cannot be opened.
     """
     if unit not in UNITS:
@@ -105,7 +108,7 @@ def evaluate(
     signed: dict[str, tuple[float, ...]] = {}
     left_out: dict[str, str] = {}
     for cut, line in zip(cuts, lines, strict=True):
-        found = _align_cut(cut, line, model, timing, shift_ms, left_out)
+        found = _align_cut(cut, line, model, timing, shift_ms, chunks, left_out)
         if found is not None:
             reference = references[cut.id]
             if unit == "word" and len(found) == len(reference):  # pieces may be spelled otherwise
@@ -152,6 +155,7 @@ def _align_cut(
     model: CtcModel,
     timing: Timing,
     shift_ms: float,
+    chunks: Chunks,
     left_out: dict[str, str],
 ) -> list[Interval] | None:
     samples = np.ascontiguousarray(cut.load_audio()[0], np.float32)
@@ -162,7 +166,8 @@ def _align_cut(
         return samples[first : first + count]
 
     try:
-        parts = [part for _, part in scores_of(model, timing, read, len(samples), wanted, subject)]
+        rows = scores_of(model, timing, read, len(samples), wanted, subject, chunks)
+        parts = [part for _, part in rows]
     except DataError as error:
         if not isinstance(error.__cause__, UtteranceTooShortError):
             raise  # broken audio or a broken model is no matter of length
@@ -173,7 +178,7 @@ def _align_cut(
         (found,) = align(
             np.concatenate(parts), [line], columns, model, timing, cut.duration, subject, options
         )
-    except DataError as error:  # the text is longer than so many frames can hold
+    except DataError as error:  # the text is too long for its frames, or is shifted out
         left_out[cut.id] = error.problems[0]
         return None
     return list(found.words)

@@ -5,13 +5,15 @@ N samples, T frames of the model's output, V classes with the blank.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from nas_encoder.errors import CheckpointError
+from nas_encoder.errors import CheckpointError, ConfigError
 
 
 class CtcModel(Protocol):
@@ -52,6 +54,19 @@ class CtcModel(Protocol):
         """Return the tokens of a text with their classes; None where the model has none."""
 
 
+def device_problem(device: str) -> str | None:
+    """Return why nothing can run on a device of this name, or None."""
+    known = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", device)
+    if known is None:
+        return f"device: must be cpu, cuda, cuda:1, ..., got {device!r}"
+    if device == "cpu":
+        return None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(known[1] or 0) >= count:
+        return f"device: this machine has {count or 'no'} CUDA devices, got {device!r}"
+    return None
+
+
 def open_model(path: str | Path, checkpoint: str | None = None, device: str = "cpu") -> CtcModel:
     """Open a trained model.
 
@@ -59,12 +74,15 @@ def open_model(path: str | Path, checkpoint: str | None = None, device: str = "c
         path: ESPnet's folder with ``config.yaml``, a ``.pth`` file in it or a packed ``.zip``; or
             a ``.nemo`` file.
         checkpoint: Which ``.pth`` file of the folder, if it has several.
-        device: Where it shall run.
+        device: Where it shall run: ``cpu``, ``cuda``, ``cuda:1``, ...
 
     Raises:
+        ConfigError: This machine has no such device.
         CheckpointError: It cannot be read, or has no trained CTC layer.
         MissingDependencyError: The toolkit is not installed.
     """
+    if problem := device_problem(device):
+        raise ConfigError("alignment", [problem])
     path = Path(path)
     if not path.exists():
         raise CheckpointError(str(path), ["no such file or folder"])

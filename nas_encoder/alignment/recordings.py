@@ -72,7 +72,7 @@ def tasks_of_files(
         model: The model.
         pairs: Audio and text of each recording.
         with_ids: Whether a line begins with the utterance's id (Kaldi's ``text``); otherwise ids
-            are the audio's name and a number.
+            are the audio's name, with "_" for white space, and a number.
         case: See :func:`~nas_encoder.alignment.texts.read_lines`.
 
     Raises:
@@ -81,15 +81,14 @@ def tasks_of_files(
     """
     findings, listed = Findings("recordings"), list(pairs)
     stems = [audio.stem for audio, _ in listed]
-    keys = [
+    names = [
         stem if stems.count(stem) == 1 else f"{audio.parent.name}-{stem}"
         for stem, (audio, _) in zip(stems, listed, strict=True)
     ]
+    keys = ["_".join(name.split()) for name in names]  # ids hold no white space
     for key, (audio, _) in zip(keys, listed, strict=True):
         if keys.count(key) > 1:
             findings.add("two recordings of one name: rename one", str(audio))
-        elif key.split() != [key]:
-            findings.add("a recording's name must hold no white space", repr(str(audio)))
     findings.raise_any()
     locations = {
         key: (str(audio), str(audio)) for key, (audio, _) in zip(keys, listed, strict=True)
@@ -148,38 +147,46 @@ def read_pairs(path: Path) -> list[tuple[Path, Path]]:
         DataError: It cannot be read or has other lines; all are listed.
     """
     findings, pairs = Findings(str(path)), []
-    for number, line in enumerate(_text_of(path, findings).splitlines(), 1):
+    lines = _lines_of(path, findings)
+    for number, line in enumerate(lines or (), 1):
         names = line.split("\t")
         if len(names) != 2 or not all(map(str.strip, names)):
             findings.add("expected 'AUDIO<tab>TEXT'", f"{path}:{number}")
         else:
             audio, text = (path.parent / name.strip() for name in names)  # absolute ones stay
             pairs.append((audio, text))
-    if not pairs:
+    if lines == []:
         findings.add("names no recording", str(path))
     findings.raise_any()
     return pairs
 
 
-def _text_of(path: Path, findings: Findings) -> str:
+def _lines_of(path: Path, findings: Findings) -> list[str] | None:
+    """Return the lines of a file without empty ones at its end; None if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        findings.add(f"cannot be read: {error}", str(path))
-        return ""
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        findings.add(f"cannot be read: {error.strerror}", str(path))
+        return None
+    except UnicodeDecodeError as error:
+        findings.add(f"is no UTF-8 text: {error.reason} at byte {error.start}", str(path))
+        return None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
 
 
 def _rows(path: Path, key: str, with_ids: bool, findings: Findings) -> Texts:
-    lines = _text_of(path, findings).splitlines()
-    while lines and not lines[-1].strip():  # after the last newline
-        lines.pop()
+    lines = _lines_of(path, findings)
+    if lines is None:
+        return
     if not lines:
         findings.add("holds no text", str(path))
     width = max(4, len(str(len(lines))))
     for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
         if with_ids:
-            name, _, text = line.strip().partition(" ")
+            name, text = [*line.split(maxsplit=1), "", ""][:2]
             yield where, name, text, None
         else:
             yield where, f"{key}-{number:0{width}d}", line, None

@@ -22,7 +22,7 @@ from nas_encoder.alignment.model import CtcModel
 from nas_encoder.alignment.recordings import Task
 from nas_encoder.alignment.scores import Chunks, columns_of, scores_of
 from nas_encoder.alignment.timing import Timing, measure_timing
-from nas_encoder.alignment.writing import write_outputs
+from nas_encoder.alignment.writing import check_outputs, write_outputs
 from nas_encoder.common.documents import differences, write_atomically
 from nas_encoder.errors import CheckpointError, DataError
 from nas_encoder.training.lock import held
@@ -60,9 +60,11 @@ def run(
         What is in ``alignment.json``: counts, timing, settings, confidences.
 
     Raises:
-        DataError: A text does not fit its audio, or audio cannot be read.
+        DataError: A text does not fit its audio, audio cannot be read, or its name or an id cannot
+            be written (:func:`~nas_encoder.alignment.writing.check_outputs`).
         CheckpointError: The folder holds something else, or a run with other settings.
     """
+    check_outputs(tasks)
     timing = measure_timing(model)
     settings = _settings(model, tasks, options, chunks, timing)
     work = output / WORK

@@ -4,7 +4,8 @@
 ``espnet/``        Kaldi data folder: ``segments``, ``text``, ``wav.scp``, ``utt2spk``, ...
 ``nemo.json``      NeMo manifest with ``offset`` and ``duration``
 ``cuts.jsonl.gz``  lhotse cuts with alignments (``word``, ``token``) and ``confidence``
-``textgrid/``      Praat, a file for each recording: utterances, words, tokens
+``textgrid/``      Praat, a file for each recording: utterances, words, tokens; ``/`` and ``%``
+                   in its name become ``%2F`` and ``%25``
 ``words.ctm``      recording, channel, start, duration, word, confidence of its utterance
 ``tokens.ctm``     the same for tokens
 ``utterances.tsv`` all utterances with times and confidence, and whether they were kept
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lhotse import CutSet
@@ -26,12 +28,48 @@ from nas_encoder.alignment.align import AlignedUtterance
 from nas_encoder.alignment.boundaries import Interval
 from nas_encoder.alignment.recordings import Task
 from nas_encoder.common.documents import write_lines
+from nas_encoder.common.problems import show
 from nas_encoder.data.audio import utterance
 from nas_encoder.data.export import write_espnet_dir, write_nemo_manifest
+from nas_encoder.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 Found = Sequence[tuple[Task, Sequence[AlignedUtterance]]]
+_LONGEST = 200  # bytes of a file's name; file systems take 255, a temporary file's mark included
+
+
+def check_outputs(tasks: Sequence[Task]) -> None:
+    """Refuse what :func:`write_outputs` could not write, before anything is computed.
+
+    Raises:
+        DataError: Ids or speakers with white space or without Unicode, audio that an ESPnet folder
+            or a NeMo manifest cannot name, ids too long for a file's name; all are listed.
+    """
+    problems = [
+        f"a recording's id names a file, so it may have at most {_LONGEST} bytes: {show(task.id)}"
+        for task in tasks
+        if len(_grid_name(task.id).encode(errors="replace")) > _LONGEST
+    ]
+    cuts = [
+        utterance(
+            line.id,
+            task.recording,
+            (task.first, task.first + task.samples),
+            " ".join(line.text.split()),
+            line.speaker,
+        )
+        for task in tasks
+        for line in task.lines
+    ]
+    with TemporaryDirectory() as folder:
+        for write, name in ((write_espnet_dir, "espnet"), (write_nemo_manifest, "nemo.json")):
+            try:
+                write(cuts, Path(folder) / name)
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError("utterances", dict.fromkeys(problems))
 
 
 def write_outputs(output: Path, found: Found, threshold: float | None) -> dict[str, Any]:
@@ -52,13 +90,14 @@ def write_outputs(output: Path, found: Found, threshold: float | None) -> dict[s
     low: list[str] = []
     for task, utterances in found:
         kept = [one for one in utterances if threshold is None or one.confidence >= threshold]
+        keys = {one.id for one in kept}
         for one in utterances:
-            keeps = "yes" if one in kept else "no"
+            keeps = "yes" if one.id in keys else "no"
             text = " ".join(one.text.split())
             at = f"{one.start:.3f}\t{one.end:.3f}\t{one.confidence:.4f}"
             rows.append(f"{one.id}\t{task.id}\t{at}\t{keeps}\t{text}")
             low += [one.id] if keeps == "no" else []
-        cuts += [cut for one in kept if (cut := _cut(task, one)) is not None]
+        cuts += [_cut(task, one) for one in kept]
         for lines, name in ((words, "words"), (tokens, "tokens")):
             lines += [
                 f"{task.id} 1 {unit.start:.3f} {unit.end - unit.start:.3f} {unit.label} "
@@ -66,7 +105,7 @@ def write_outputs(output: Path, found: Found, threshold: float | None) -> dict[s
                 for one in kept
                 for unit in getattr(one, name)
             ]
-        _write_textgrid(output / "textgrid" / f"{task.id}.TextGrid", task.seconds, kept)
+        _write_textgrid(output / "textgrid" / _grid_name(task.id), task.seconds, kept)
     write_lines(output / "utterances.tsv", rows)
     write_lines(output / "words.ctm", words)
     write_lines(output / "tokens.ctm", tokens)
@@ -108,6 +147,13 @@ def _cut(task: Task, one: AlignedUtterance) -> Any:
         segment = segment.with_alignment(kind, items)
     custom = {"confidence": round(one.confidence, 6)}
     return fastcopy(cut, supervisions=[fastcopy(segment, custom=custom)])
+
+
+def _grid_name(key: str) -> str:
+    """Return a file name that no other id has and that stays in its folder."""
+    for letter in "%/\0":
+        key = key.replace(letter, f"%{ord(letter):02X}")
+    return f"{key}.TextGrid"
 
 
 def _write_textgrid(path: Path, seconds: float, utterances: Sequence[AlignedUtterance]) -> None:
@@ -152,7 +198,7 @@ def _filled(units: Sequence[Interval], seconds: float) -> list[Interval]:
     whole, at = [], 0.0
     for unit in units:
         start, end = max(at, unit.start), max(at, unit.end)
-        if end - start < 1e-6:  # Praat reads no empty interval; a unit has a frame at least
+        if end - start < 1e-6:  # Praat reads no empty interval, which a shift may make
             continue
         if start - at >= 1e-6:
             whole.append(Interval(at, start, ""))

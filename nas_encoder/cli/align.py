@@ -15,6 +15,10 @@ from typing import Any
 
 from nas_encoder.errors import ConfigError
 
+# Of options that not all ways take: None means that an option is not given.
+_DEFAULTS = {"unit": "phone", "method": "exact", "padding": 0.5, "memory": 1000}
+_MOST_SHIFT = 1000  # ms; a model's bias is some frames
+
 EXAMPLES = """\
 examples:
   # ESPnet: the folder of a training (or a .pth in it, or a packed .zip); NeMo: a .nemo file
@@ -42,13 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DATA", help="utterances with audio: Kaldi folder, manifest or cuts")
     add("--evaluate", metavar="DATA", help="cuts with true boundaries, or a prepared folder")
     add("--split", metavar="NAME", help="part of a prepared folder: train, dev, test")
-    add("--unit", default="phone", help="what --evaluate compares: phone (default) or word")
+    add("--unit", help="what --evaluate compares: phone (default) or word")
     add("--output", type=Path, metavar="DIR", help="receives all files")
     add("--with-ids", action="store_true", help="lines of --text begin with an utterance id")
     add("--case", default="as-is", help="letters of the text: as-is (default), lower, upper")
     add(
         "--method",
-        default="exact",
         help="exact (default): the best CTC path of all; ctc-segmentation: the package",
     )
     add(
@@ -62,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LOGP",
         help="leave out utterances of less confidence, and list them (0 is certain; try -2)",
     )
-    add("--padding", type=float, default=0.5, metavar="S", help="beside a segment (default 0.5 s)")
-    add("--shift-ms", type=float, default=0.0, metavar="MS", help="added to all times")
+    add("--padding", type=float, metavar="S", help="beside a segment (default 0.5 s)")
+    add("--shift-ms", type=float, default=0.0, metavar="MS", help="added to all times, +-1000")
     add("--chunk", type=float, default=30.0, metavar="S", help="seconds at once (default 30)")
     add("--context", type=float, default=5.0, metavar="S", help="beside a chunk (default 5)")
-    add("--memory", type=int, default=1000, metavar="MB", help="of ctc-segmentation's table")
+    add("--memory", type=int, metavar="MB", help="of ctc-segmentation's table (default 1000)")
     add("--checkpoint", metavar="NAME", help="which .pth file of the folder")
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     add("--resume", action="store_true", help="go on with a run that was stopped")
@@ -76,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Align, or evaluate."""
     _check(args)
+    for name, value in _DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     from nas_encoder.alignment.model import open_model
 
     model = open_model(args.model, args.checkpoint, args.device)
@@ -128,6 +134,7 @@ def _evaluate(model: Any, args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from nas_encoder.alignment.evaluation import evaluate
+    from nas_encoder.alignment.scores import Chunks
 
     with tqdm(unit="s", desc="evaluating", disable=None) as bar:
         report = evaluate(
@@ -137,6 +144,7 @@ def _evaluate(model: Any, args: argparse.Namespace) -> int:
             split=args.split,
             case=args.case,
             shift_ms=args.shift_ms,
+            chunks=Chunks(args.chunk, args.context),
             show=bar.update,
         )
     if args.json:
@@ -171,15 +179,16 @@ def _check(args: argparse.Namespace) -> None:
         problems.append("--audio and --text: both are needed")
     if args.evaluate is None and args.output is None:
         problems.append("--output: is missing")
-    if args.evaluate is not None and args.output is not None:
-        problems.append("--output: --evaluate writes no files")
-    if args.with_ids and (args.data is not None or args.evaluate is not None):
-        problems.append("--with-ids: is for --text and --recordings")
+    problems += _misplaced(args)
     for name, low in (("chunk", 1.0), ("context", 0.0), ("padding", 0.0), ("memory", 1)):
-        if not low <= getattr(args, name) < 1e6:
-            problems.append(f"--{name}: must be at least {low:g}, got {getattr(args, name)}")
-    if not abs(args.shift_ms) < 1e6:
-        problems.append(f"--shift-ms: must be a number, got {args.shift_ms}")
+        value = getattr(args, name)
+        if value is not None and not low <= value < 1e6:
+            problems.append(f"--{name}: must be at least {low:g}, got {value}")
+    if not abs(args.shift_ms) <= _MOST_SHIFT:
+        problems.append(
+            f"--shift-ms: must be from -{_MOST_SHIFT} to {_MOST_SHIFT}, as it takes off a model's "
+            f"bias, got {args.shift_ms:g}"
+        )
     if args.threshold is not None and not args.threshold <= 0:
         problems.append(f"--threshold: is a log-probability, at most 0, got {args.threshold}")
     for name, known in (
@@ -187,9 +196,41 @@ def _check(args: argparse.Namespace) -> None:
         ("case", ("as-is", "lower", "upper")),
         ("unit", ("phone", "word")),
     ):
-        if getattr(args, name) not in known:
+        if getattr(args, name) not in (None, *known):
             problems.append(
                 f"--{name}: must be one of {', '.join(known)}, got {getattr(args, name)!r}"
             )
+    if args.device != "cpu":  # torch is imported only to look for another one
+        from nas_encoder.alignment.model import device_problem
+
+        if problem := device_problem(args.device):
+            problems.append(f"--{problem}")
     if problems:
         raise ConfigError("align", problems)
+
+
+def _misplaced(args: argparse.Namespace) -> list[str]:
+    """Return problems of options that what is done would ignore."""
+    evaluates, by_data = args.evaluate is not None, args.data is not None
+    long = not (evaluates or by_data)
+    rules = (
+        (("output",), not evaluates, "--evaluate writes no files"),
+        (("with_ids", "unrelated"), long, "is for --text and --recordings"),
+        (("unit",), evaluates, "is for --evaluate"),
+        (("split",), not long, "is for --data and --evaluate"),
+        (
+            ("method", "padding", "memory", "threshold", "resume"),
+            not evaluates,
+            "does not go with --evaluate, which aligns single utterances by the exact path and "
+            "keeps nothing",
+        ),
+    )
+    problems = [
+        f"--{name.replace('_', '-')}: {rule}"
+        for names, fits, rule in rules
+        for name in names
+        if not fits and getattr(args, name) not in (None, False)
+    ]
+    if not evaluates and args.memory is not None and args.method != "ctc-segmentation":
+        problems.append("--memory: is for --method ctc-segmentation")
+    return problems

@@ -43,6 +43,9 @@ class EspnetCtc:
         conf = config.get("frontend_conf") or {}
         rate = rate_of(conf.get("fs", conf.get("sample_rate", _DEFAULT_RATE)))
         self.sampling_rate = int(rate)
+        stft: Any = getattr(getattr(model, "frontend", None), "stft", None)
+        # It reflects half a window at both ends.
+        self._fewest = int(stft.n_fft) // 2 + 1 if getattr(stft, "center", False) else 1
         self._classes = {token: index for index, token in enumerate(self.tokens)}
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
@@ -120,13 +123,17 @@ class EspnetCtc:
         """Return (T, V) log-probabilities of audio (N,) in -1 to 1."""
         from nas_encoder.espnet.interface import TooShortUttError
 
+        if len(samples) < self._fewest:
+            few = f"audio of {len(samples)} samples, the STFT needs at least {self._fewest}"
+            raise UtteranceTooShortError(few, len(samples), self._fewest)
         speech = samples[None].to(self._device)
         if self._volume is not None and float(speech.abs().max()) > 0:
             speech = speech * (self._volume / speech.abs().max())
+        count = torch.tensor([speech.size(1)], device=self._device)
         try:
-            encoded, lengths = self._model.encode(speech, torch.tensor([speech.size(1)]))
+            encoded, lengths = self._model.encode(speech, count)
         except TooShortUttError as error:
-            sizes = (int(getattr(error, name)) for name in ("actual", "limit"))
+            sizes = (int(getattr(error, name)) for name in ("actual_size", "limit"))
             raise UtteranceTooShortError(str(error), *sizes) from error
         if isinstance(encoded, tuple):  # with the outputs of InterCTC
             encoded = encoded[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from nas_encoder.alignment.timing import measure_timing
 from nas_encoder.alignment.units import words_of
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
-from nas_encoder.errors import CheckpointError
+from nas_encoder.errors import CheckpointError, UtteranceTooShortError
 from nas_encoder.interchange.convert import convert
 from nas_encoder.nemo import catalog
 
@@ -233,9 +234,29 @@ def refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     write_yaml(broken / "config.yaml", other)
     with pytest.raises(CheckpointError, match="not of this configuration"):
         open_model(broken)
+    too_short(folder, tmp_path)
     (tmp_path / "bad.zip").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="no archive of espnet2"):
         open_model(tmp_path / "bad.zip")
     (tmp_path / "bad.nemo").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="NeMo cannot restore"):
         open_model(tmp_path / "bad.nemo")
+
+
+def too_short(folder: Path, tmp_path: Path) -> None:
+    """Check that a model with ESPnet's own ``conv2d`` says how few frames audio gives."""
+    from espnet2.tasks.asr import ASRTask
+
+    config: Any = {**read_yaml(folder / "config.yaml"), "encoder": "transformer"}
+    config["encoder_conf"] = {**SMALL, "input_layer": "conv2d"}
+    own = tmp_path / "own"
+    own.mkdir()
+    write_yaml(own / "config.yaml", config)
+    absent = dict.fromkeys(("non_linguistic_symbols", "cleaner", "g2p"))
+    model = ASRTask.build_model(argparse.Namespace(**{**absent, **config}))
+    torch.save(model.state_dict(), own / "model.pth")
+    opened = open_model(own)
+    for samples, actual, limit in ((100, 100, 257), (300, 2, 7)):  # the STFT's, conv2d's
+        with pytest.raises(UtteranceTooShortError) as caught:
+            opened.log_probs(torch.zeros(samples))
+        assert (caught.value.actual, caught.value.limit) == (actual, limit)

@@ -18,12 +18,13 @@ from lhotse.utils import fastcopy
 
 from nas_encoder.alignment.align import AlignOptions
 from nas_encoder.alignment.evaluation import evaluate
+from nas_encoder.alignment.model import open_model
 from nas_encoder.alignment.recordings import Task, read_pairs, tasks_of_cuts, tasks_of_files
 from nas_encoder.alignment.run import run
 from nas_encoder.alignment.scores import Chunks
 from nas_encoder.cli.main import build_parser, main
 from nas_encoder.data import open_cuts
-from nas_encoder.errors import CheckpointError, DataError
+from nas_encoder.errors import CheckpointError, ConfigError, DataError
 
 CHUNKS = Chunks(seconds=4.0, context=0.5)
 
@@ -246,9 +247,91 @@ def test_lists_and_lines_with_ids(tmp_path: Path) -> None:
     assert read_pairs(tmp_path / "list.tsv") == [(audio, text)]
     found = tasks_of_files(Saved(tmp_path), [(audio, text)], with_ids=True, case="as-is")[0]
     assert [line.id for line in found[0].lines] == ["one", "two"]
-    (tmp_path / "list.tsv").write_text("talk.wav talk.txt\n\n")
-    with pytest.raises(DataError, match=r"AUDIO<tab>TEXT.*2 such"):
+    (tmp_path / "list.tsv").write_text("talk.wav talk.txt\n\nnews.wav\n")
+    with pytest.raises(DataError, match=r"AUDIO<tab>TEXT.*3 such"):
         read_pairs(tmp_path / "list.tsv")
+
+
+def test_the_id_of_a_line_ends_at_any_white_space(tmp_path: Path) -> None:
+    audio, text = write(tmp_path, "talk", ["ab cd", "gh"])
+    text.write_text("one\tab cd\n  two \t gh\n")
+    (task,) = tasks_of_files(Saved(tmp_path), [(audio, text)], with_ids=True, case="as-is")[0]
+    assert [(line.id, line.text) for line in task.lines] == [("one", "ab cd"), ("two", "gh")]
+    text.write_text("one\n\ntwo gh\n")
+    with pytest.raises(DataError, match=r"talk\.txt:1: .*empty.*talk\.txt:2"):
+        tasks_of_files(Saved(tmp_path), [(audio, text)], with_ids=True, case="as-is")
+
+
+def test_files_are_named_or_refused_once(tmp_path: Path) -> None:
+    audio, text = write(tmp_path, "my  talk", ["ab cd", "gh"])
+    (tmp_path / "list.tsv").write_text("my  talk.wav\tmy  talk.txt\n\n \n")
+    assert read_pairs(tmp_path / "list.tsv") == [(audio, text)]
+    model = Saved(tmp_path)
+    align_all(model, tasks(model, [(audio, text)]), tmp_path / "out")
+    assert [cut.id for cut in open_cuts(tmp_path / "out" / "espnet")] == [
+        "my_talk-0001",
+        "my_talk-0002",
+    ]
+    with pytest.raises(DataError) as caught:
+        tasks(model, [(audio, tmp_path / "none.txt")])
+    assert len(caught.value.problems) == 1 and "Errno" not in str(caught.value)
+    with pytest.raises(DataError, match="No such file") as caught:
+        read_pairs(tmp_path / "none.tsv")
+    assert len(caught.value.problems) == 1
+
+
+def renamed(cuts: list[Any], names: list[str]) -> CutSet:
+    return CutSet.from_cuts(
+        fastcopy(cut, id=name, supervisions=[fastcopy(cut.supervisions[0], id=name)])
+        for cut, name in zip(cuts, names, strict=True)
+    )
+
+
+def test_no_id_leads_out_of_the_folder_or_to_another_file(tmp_path: Path) -> None:
+    names = ["../../evil", "a/b", "a%2Fb", "..", "plain"]
+    model = Saved(tmp_path)
+    align_all(model, tasks(model, [write(tmp_path, "talk", sentences(5))]), tmp_path / "long")
+    cuts = list(CutSet.from_file(tmp_path / "long" / "cuts.jsonl.gz"))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    renamed(cuts, names).to_file(tmp_path / "data.jsonl.gz")
+    listed, _ = tasks_of_cuts(model, str(tmp_path / "data.jsonl.gz"), split=None, case="as-is")
+    output = tmp_path / "deep" / "er" / "out"
+    align_all(model, listed, output)
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path for path in made if output not in path.parents} == {tmp_path / "data.jsonl.gz"}
+    assert {path.name for path in (output / "textgrid").iterdir()} == {
+        "..%2F..%2Fevil.TextGrid",
+        "a%2Fb.TextGrid",
+        "a%252Fb.TextGrid",
+        "...TextGrid",
+        "plain.TextGrid",
+    }
+    assert {cut.id for cut in open_cuts(output / "nemo.json")} == set(names)
+
+
+def test_ids_that_no_file_can_hold_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    model = Saved(tmp_path)
+    align_all(model, tasks(model, [write(tmp_path, "talk", sentences(3))]), tmp_path / "long")
+    cuts = list(CutSet.from_file(tmp_path / "long" / "cuts.jsonl.gz"))
+    renamed(cuts, ["one two", "three", "x" * 300]).to_file(tmp_path / "data.jsonl.gz")
+    listed, _ = tasks_of_cuts(model, str(tmp_path / "data.jsonl.gz"), split=None, case="as-is")
+    calls = model.calls
+    with pytest.raises(
+        DataError, match=r"(?s)at most 200 bytes.*'one two': ids must not hold white space"
+    ):
+        align_all(model, listed, tmp_path / "out")
+    assert model.calls == calls and not (tmp_path / "out").exists()
+
+
+def test_utterances_that_a_shift_moves_out_of_the_audio_are_refused(tmp_path: Path) -> None:
+    model = Saved(tmp_path)
+    listed = tasks(model, [write(tmp_path, "talk", ["ab cd", "gh ef", "ac"])])
+    options = AlignOptions(shift_ms=-1000.0 * listed[0].seconds + 400)
+    with pytest.raises(
+        DataError, match=r"(?s)'talk-0001' lies outside.*'talk-0002' lies"
+    ) as caught:
+        run(model, listed, tmp_path / "out", options, progress=False)
+    assert "smaller shift" in caught.value.problems[0]
 
 
 def test_utterances_align_by_themselves_and_are_evaluated(tmp_path: Path, pairs: Any) -> None:
@@ -310,6 +393,10 @@ def test_scores_that_are_no_numbers_are_no_matter_of_length(tmp_path: Path, pair
         (["--data", "d", "--output", "o", "--threshold", "3"], "at most 0"),
         (["--data", "d", "--output", "o", "--chunk", "0"], "--chunk: must be at least 1"),
         (["--data", "d", "--output", "o", "--method", "magic"], "--method: must be one of"),
+        (["--data", "d", "--output", "o", "--shift-ms", "100000"], "from -1000 to 1000"),
+        (["--data", "d", "--output", "o", "--shift-ms", "nan"], "from -1000 to 1000"),
+        (["--data", "d", "--output", "o", "--device", "gpu"], "--device: must be cpu, cuda"),
+        (["--data", "d", "--output", "o", "--device", "cuda:99"], "CUDA devices, got 'cuda:99'"),
         (["--data", "d", "--output", "o"], "no such file"),
     ],
 )
@@ -318,6 +405,37 @@ def test_the_command_refuses(
 ) -> None:
     assert main(["align", "no_model", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        (
+            "--evaluate d --method exact --unrelated --padding 0.5 --memory 10 --threshold -1 "
+            "--resume --with-ids",
+            ["method", "unrelated", "padding", "memory", "threshold", "resume", "with-ids"],
+        ),
+        (
+            "--audio a --text t --output o --unit phone --split nonsense --memory 1000",
+            ["unit", "split", "memory"],
+        ),
+        ("--data d --output o --unrelated --unit word", ["unrelated", "unit"]),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused_together(
+    capsys: pytest.CaptureFixture[str], words: str, ignored: list[str]
+) -> None:
+    assert main(["align", "no_model", *words.split()]) == 2
+    said = capsys.readouterr().err
+    assert f"{len(ignored)} problems" in said
+    for name in ignored:
+        assert f"- --{name}: " in said
+
+
+def test_a_device_that_is_none_is_refused_before_the_toolkit_is_imported(tmp_path: Path) -> None:
+    for name in ("gpu", "cuda:99", "cuda:-1", "meta"):
+        with pytest.raises(ConfigError, match="device: "):
+            open_model(tmp_path, device=name)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -136,10 +137,16 @@ def aligned(
 
 @pytest.mark.parametrize("method", ["exact", "ctc-segmentation"])
 @pytest.mark.parametrize("options", [{}, {"kernel": 7, "before": 3, "after": 3}])
-def test_a_long_recording_becomes_utterances_without_offset(method: str, options: Any) -> None:
+def test_a_long_recording_becomes_utterances_without_offset(
+    method: str, options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     model, texts = ToneModel(**options), sentences(40)
     samples, truth = speak(texts)
-    found = aligned(model, samples, texts, method=method)
+    with caplog.at_level("INFO", "ctc_segmentation"):
+        found = aligned(model, samples, texts, method=method)
+    told = re.findall(r"to ([\d.]+)s audio", caplog.text)
+    assert all(abs(float(one) - len(samples) / RATE) < 0.1 for one in told)
+    assert len(told) == (method != "exact")
     errors = {
         one.id: boundary_differences(true, one.tokens, one.id)
         for one, true in zip(found, truth, strict=True)
