@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.errors import DataError, GenotypeError, ProblemsError
 
 MAX_BYTES = 1 << 20
@@ -118,12 +119,12 @@ def parse_yaml(text: str | bytes, subject: str, error: type[ProblemsError] = Gen
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as problem:
-        raise error(subject, [f"is not valid YAML: {_one_line(problem)}"]) from None
+        raise error(subject, [f"is not valid YAML: {_reason(problem)}"]) from None
     except RecursionError:
         raise error(subject, ["is nested too deeply"]) from None
     except Exception as problem:  # PyYAML lets ValueError & co. of bad scalars through
         raise error(
-            subject, [f"holds a value that YAML cannot read: {_one_line(problem)}"]
+            subject, [f"holds a value that YAML cannot read: {_reason(problem)}"]
         ) from problem
 
 
@@ -137,7 +138,7 @@ def read_yaml(path: str | Path, error: type[ProblemsError] = GenotypeError) -> A
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
-        raise error(str(path), [f"cannot be read: {_one_line(problem)}"]) from None
+        raise error(str(path), [f"cannot be read: {_reason(problem)}"]) from None
     return parse_yaml(data, str(path), error)
 
 
@@ -153,7 +154,7 @@ def dump_yaml(document: Any, subject: str, error: type[ProblemsError] = Genotype
         )
         return text.encode("utf-8")
     except (yaml.YAMLError, UnicodeEncodeError, RecursionError) as problem:
-        raise error(subject, [f"cannot be written: {_one_line(problem)}"]) from None
+        raise error(subject, [f"cannot be written: {_reason(problem)}"]) from None
 
 
 def write_yaml(path: str | Path, document: Any, error: type[ProblemsError] = GenotypeError) -> None:
@@ -195,7 +196,7 @@ def write_atomically(
             os.replace(temporary, path)
             temporary = None
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
-        raise error(str(path), [f"cannot be written: {_one_line(problem)}"]) from None
+        raise error(str(path), [f"cannot be written: {_reason(problem)}"]) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -212,6 +213,6 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode(), DataError)
 
 
-def _one_line(problem: Exception) -> str:
-    reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-    return " ".join(str(reason).split())[:300]
+def _reason(problem: Exception) -> str:
+    strerror = problem.strerror if isinstance(problem, OSError) else None
+    return one_line(strerror or problem)

@@ -13,6 +13,7 @@ import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.headers import shortage
 from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError
@@ -162,5 +163,4 @@ def why_unread(source: Any, error: BaseException) -> str:
         except UnusableSoundError as reason:
             return str(reason)
     # lhotse lists a reason for each decoder, and then the whole cut.
-    text = " ".join(str(error).partition("[extra info]")[0].split())
-    return text[:500] or type(error).__name__
+    return one_line(str(error).partition("[extra info]")[0], 500) or type(error).__name__

@@ -61,7 +61,7 @@ def write_espnet_dir(cuts: Iterable[Any], folder: str | Path) -> None:
     findings.raise_any()
     ids = _sortable_ids(speakers)
     files: dict[str, dict[str, str]] = {
-        "text": {ids[cut.id]: _one_line(text_of(cut)) for cut in listed},
+        "text": {ids[cut.id]: _without_breaks(text_of(cut)) for cut in listed},
         "utt2spk": {ids[cut.id]: speakers[cut.id] for cut in listed},
         "utt2dur": {ids[cut.id]: f"{cut.duration:.6f}" for cut in listed},
         "spk2utt": _spk2utt(ids, speakers),
@@ -224,7 +224,7 @@ def _recording_names(cuts: Sequence[Any], locations: Mapping[str, str]) -> dict[
     return names
 
 
-def _one_line(text: str) -> str:
+def _without_breaks(text: str) -> str:
     return re.sub(r"\s*[\r\n]\s*", " ", text).strip()
 
 

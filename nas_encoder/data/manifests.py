@@ -17,7 +17,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
-from nas_encoder.common.problems import is_number
+from nas_encoder.common.problems import is_number, one_line
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.kaldi import read_kaldi_dir
@@ -161,9 +161,7 @@ def _lhotse_cuts(rows: Iterable[tuple[str, Any]], findings: Findings) -> Iterato
             cut = deserialize_item(item) if isinstance(item, dict) else None
         # A malformed object may fail anywhere in lhotse's constructors, with any error type.
         except Exception as error:
-            findings.add(
-                "not a lhotse cut", f"{where} ({type(error).__name__}: {_one_line(error)})"
-            )
+            findings.add("not a lhotse cut", f"{where} ({type(error).__name__}: {one_line(error)})")
             continue
         if not hasattr(cut, "supervisions"):
             kind = type(cut).__name__
@@ -184,7 +182,7 @@ def _checked(pairs: list[tuple[str, Any]], findings: Findings, require_text: boo
                 for piece in _pieces(cut, findings, where)
             ]
         except Exception as error:
-            findings.add("malformed cut", f"{where} ({type(error).__name__}: {_one_line(error)})")
+            findings.add("malformed cut", f"{where} ({type(error).__name__}: {one_line(error)})")
             continue
         for piece, place, broken in pieces:
             for rule in broken:
@@ -302,10 +300,6 @@ def _inside(cut: Any, recording: Any) -> bool:
     if not (is_number(cut.start) and is_number(recording.duration)):
         return False
     return bool(0 <= cut.start and cut.start + cut.duration <= recording.duration + _ROUNDING)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def text_of(cut: Any) -> str:

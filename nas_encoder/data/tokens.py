@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.common.documents import write_atomically, write_lines
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import one_line, show
 from nas_encoder.data.findings import Findings
 from nas_encoder.data.splitting import (
     BLANK,
@@ -169,7 +169,7 @@ class TokenSet:
                 input_sentence_size=0,
             )
         except (RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split("]")[-1].split())
+            reason = one_line(str(error).rpartition("]")[2])
             raise DataError(
                 "token set",
                 [f"no {size} {model_type.replace('bpe', 'BPE')} pieces can be learned: {reason}"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.errors import ConfigError, MissingDependencyError
 from nas_encoder.peers.peer import Peer, build_with
 
@@ -103,8 +104,8 @@ def any_encoder(target: str, options: Mapping[str, Any], input_size: int) -> nn.
     try:
         found: Any = safe_instantiate(config)
     except (HydraException, AssertionError, TypeError, ValueError, AttributeError) as error:
-        said = " ".join(str(error).split()) or "an assertion"
-        raise ConfigError(target, [f"cannot be built with these options: {said}"]) from error
+        rule = f"cannot be built with these options: {one_line(error, 2000)}"
+        raise ConfigError(target, [rule]) from error
     if not isinstance(found, nn.Module) or {"audio_signal", "length"} - set(
         inspect.signature(found.forward).parameters
     ):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.tapped import check_inputs
 from nas_encoder.ops.masking import is_capturing
@@ -99,5 +100,5 @@ def build_with(
     try:
         return build(**{key: value for key, value in options.items() if key in known})
     except (AssertionError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split()) or "an assertion"
-        raise ConfigError(name, [f"{build.__name__} refuses these options: {said}"]) from error
+        rule = f"{build.__name__} refuses these options: {one_line(error)}"
+        raise ConfigError(name, [rule]) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.problems import Problems, check_plain, show
+from nas_encoder.common.problems import Problems, check_plain, one_line, show
 from nas_encoder.errors import DataError
 
 MAX_BYTES = 1 << 30
@@ -140,8 +140,8 @@ def read_published(path: str | Path) -> PublishedFile:
         try:
             parts.append(_PlainUnpickler(stream).load())
         except Exception as error:  # a broken pickle may raise nearly anything
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(subject, [f"{what}: is not a pickle of plain data: {text}"]) from None
+            rule = f"{what}: is not a pickle of plain data: {one_line(error)}"
+            raise DataError(subject, [rule]) from None
     header, rows = parts
     kind, columns = _check(subject, header, rows)
     return PublishedFile(Path(path), kind, header, columns, [list(row) for row in rows])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.errors import ConfigError, MissingDependencyError
 from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
 from nas_encoder.training.config import TrainerConfig
@@ -39,8 +40,8 @@ def open_fabric(config: TrainerConfig) -> Fabric:
             precision=config.precision,  # type: ignore[arg-type]
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError("trainer", [f"no such devices: {reason}"]) from error
+        rule = f"no such devices: {one_line(error)}"
+        raise ConfigError("trainer", [rule]) from error
     if several:
         fabric.launch()
         if not fabric.is_global_zero:  # or each process would log everything

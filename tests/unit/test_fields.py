@@ -22,7 +22,7 @@ from nas_encoder.common.fields import (
     text,
     tuple_of,
 )
-from nas_encoder.common.problems import Problems, is_integer, is_number
+from nas_encoder.common.problems import Problems, is_integer, is_number, one_line
 from nas_encoder.errors import ConfigError
 
 
@@ -175,3 +175,9 @@ def test_differences_of_documents() -> None:
         ("stages.1.x", None, 5),
     ]
     assert differences(now, now) == []
+
+
+def test_an_error_on_one_line() -> None:
+    assert one_line(ValueError(" two\n\tlines  of it ")) == "two lines of it"
+    assert one_line(AssertionError()) == "AssertionError" and one_line(" \n") == ""
+    assert one_line(ValueError("a" * 400)) == "a" * 300 and one_line("word", 2) == "wo"

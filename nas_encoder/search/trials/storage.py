@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.common.sealed import ANEW
 from nas_encoder.errors import CheckpointError, NasEncoderError
 from nas_encoder.search.config.sections import StudyConfig
@@ -53,7 +54,7 @@ class Storage:
         try:
             self.rdb = self._open(url, options)
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
-            text = " ".join(str(error).partition("[SQL:")[0].split())[:200]
+            text = one_line(str(error).partition("[SQL:")[0])
             raise CheckpointError(f"storage {self.shown}", [f"cannot be opened: {text}"]) from None
         if sqlite:
             _lock_whole_transactions(self.rdb.engine)
@@ -184,7 +185,7 @@ def reading_study(storage: str) -> Iterator[None]:
         AssertionError,
         RuntimeError,
     ) as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        text = one_line(f"{type(error).__name__}: {error}")
         problem = f"its study is damaged: {text}; {ANEW}"
         raise CheckpointError(f"storage {storage}", [problem]) from error
 
