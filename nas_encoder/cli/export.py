@@ -3,11 +3,12 @@
 Writes model.onnx, tokens.txt and export.json into a folder. Batch and time are free in the graph,
 masks, normalization and the CTC layer are inside; with --input audio, the default, the features
 too, and 'nas-encoder transcribe' runs it. With --input features it takes log-mel features, as
-sherpa-onnx gives them (--nemo-ctc-model). Before anything is written, the graph is compared with
-torch on utterances of --data, or on generated sounds: at every length from one frame to --lengths,
-alone and in padded batches. If it differs, nothing is written. --int8 and --fp16 write smaller
-forms too, whose errors on --data are counted: if there are more than allowed, layers stay in
-float32.
+sherpa-onnx gives them (--nemo-ctc-model); an encoder alone always does. Before anything is
+written, the graph is compared with torch on utterances of --data, or on generated sounds: at every
+length from one frame to --lengths, alone and in padded batches. If it differs, nothing is written.
+--int8 and --fp16 write smaller forms too, whose errors on --data are counted: if there are more
+than allowed, layers stay in float32; if that does not help, the form is not written, and the
+status is 1.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 from nas_encoder.cli import add_settings
 
 if TYPE_CHECKING:
-    from nas_encoder.export.export import Exported
+    from nas_encoder.export.export import Exported, ExportOptions
     from nas_encoder.interchange.model import Model
+
+_INCREASE = 1.0  # percent
 
 EXAMPLES = """examples:
   nas-encoder export exp/asr_train_nas exported --data dump/raw/dev
@@ -46,12 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         dest="takes",
         choices=("audio", "features"),
-        default="audio",
-        help="what the graph takes (default audio)",
+        help="what the graph takes (default audio; with --weights: features)",
     )
     parser.add_argument("--data", metavar="DATA", help="utterances to check it with (a manifest)")
     parser.add_argument(
-        "--utterances", type=int, default=16, help="how many of them, at most (default 16)"
+        "--utterances", type=int, metavar="N", help="how many of them, at most (default 16)"
     )
     parser.add_argument(
         "--lengths", type=int, default=100, help="check every length to this (default 100 frames)"
@@ -71,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     small.add_argument(
         "--max-increase",
         type=float,
-        default=1.0,
         metavar="PERCENT",
         help="more character errors than in float32, relative (default 1)",
     )
@@ -80,38 +81,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export; say what was checked and written."""
-    from nas_encoder.errors import ConfigError
-    from nas_encoder.export.export import ExportOptions, export_model
+    options = _options(args)
+    from nas_encoder.export.export import export_model
 
-    output = Path(args.output)
-    if output.is_file():
-        raise ConfigError("output", [f"must be a folder, got the file {str(output)!r}"])
-    options = ExportOptions(args.takes, args.data, args.utterances, args.lengths, args.license)
     exported = export_model(_model(args), options)
     if args.int8 or args.fp16:
-        from nas_encoder.export.control import add_half, add_int8, reducer
-
-        given = reducer(exported, args.data, args.max_increase)
-        if args.int8:
-            add_int8(given, _progress)
-        if args.fp16:
-            add_half(given)
-    files = exported.write(output)
+        _add_smaller(exported, args)
+    files = exported.write(Path(args.output))
     facts = {**exported.report, "files": [str(file) for file in files]}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
-    return 0
+    return 1 if exported.report.get("not_written") else 0
+
+
+def _options(args: argparse.Namespace) -> ExportOptions:
+    """Return the options; ConfigError lists all that is wrong with the command line."""
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.export.control import option_problems
+    from nas_encoder.export.export import ExportOptions
+    from nas_encoder.interchange.files import folder_problem
+
+    problems = []
+    alone, smaller = args.weights is not None, args.int8 or args.fp16
+    if alone:
+        given = {
+            "--checkpoint": args.checkpoint is not None,
+            "--bpe-model": args.bpe_model is not None,
+            "--input audio": args.takes == "audio",
+            "--int8": args.int8,
+            "--fp16": args.fp16,
+        }
+        problems += [
+            f"{name}: does not go with --weights, which are those of an encoder alone"
+            for name in given
+            if given[name]
+        ]
+    elif args.settings:
+        problems.append("--set: goes with --weights: a trained model has its options")
+    if args.utterances is not None and args.data is None:
+        problems.append("--utterances: goes with --data, of which so many are taken")
+    if args.max_increase is not None and not smaller:
+        problems.append("--max-increase: goes with --int8 and --fp16, whose errors it limits")
+    elif smaller and not alone:
+        increase = _INCREASE if args.max_increase is None else args.max_increase
+        problems += [f"--{line}" for line in option_problems(args.data, increase)]
+    output = folder_problem(Path(args.output))
+    problems += [f"output: {output}"] if output else []
+    takes = args.takes or ("features" if alone else "audio")
+    count = 16 if args.utterances is None else args.utterances
+    try:
+        options = ExportOptions(takes, args.data, count, args.lengths, args.license)
+    except ConfigError as error:
+        problems += [f"--{line}" for line in error.problems]
+    if problems:
+        raise ConfigError("options", problems)
+    return options
 
 
 def _model(args: argparse.Namespace) -> Model:
-    from nas_encoder.errors import ConfigError
     from nas_encoder.export.sources import encoder_model
     from nas_encoder.interchange.convert import read
 
     if args.weights is not None:
         return encoder_model(args.input, Path(args.weights), args.settings)
-    if args.settings:
-        raise ConfigError("--set", ["goes with --weights: a trained model has its options"])
     return read(Path(args.input), args.checkpoint, args.bpe_model, adopting=True)
+
+
+def _add_smaller(exported: Exported, args: argparse.Namespace) -> None:
+    """Add the smaller forms, or to the report why there is none."""
+    from nas_encoder.errors import CheckpointError
+    from nas_encoder.export.control import add_half, add_int8, reducer
+
+    increase = _INCREASE if args.max_increase is None else args.max_increase
+    given = reducer(exported, args.data, increase)
+    for form in (name for name in ("int8", "fp16") if getattr(args, name)):
+        try:
+            if form == "int8":
+                add_int8(given, _progress)
+            else:
+                add_half(given)
+        except CheckpointError as error:
+            exported.report.setdefault("not_written", {})[form] = list(error.problems)
 
 
 def _progress(done: int, total: int) -> None:
@@ -138,6 +187,8 @@ def _text(exported: Exported, files: list[Path]) -> list[str]:
     for form in ("int8", "fp16"):
         if form in facts:
             lines += _smaller(form, facts[form], facts["bytes"])
+    for form, problems in facts.get("not_written", {}).items():
+        lines += [f"  {form:<10} is not written: {line}" for line in problems]
     lines += [f"  sherpa     {line}" for line in facts["sherpa_onnx"]]
     for names in facts["left_out"].values():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""

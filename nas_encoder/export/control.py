@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.export.export import Exported
+from nas_encoder.export.export import HALF, INT8, Exported
 from nas_encoder.export.material import inputs_of, utterances_of
 from nas_encoder.export.quantize import candidates, method_of, multiply_adds, quantize, to_half
 from nas_encoder.export.rates import Rate, rates_of
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.runtime import Runtime, open_session
 
-INT8, HALF = "model.int8.onnx", "model.fp16.onnx"
 _COUNTED, _CALIBRATION, _RANKING = 500, 64, 8  # utterances, at most
 _SECONDS = 10.0  # of what latencies are measured with
 Progress = Callable[[int, int], object]
@@ -48,6 +47,16 @@ class Reducer:
         return self.before["cer"].total * (1 + self.increase / 100)
 
 
+def option_problems(data: str | None, increase: float) -> list[str]:
+    """Return what is wrong with the options of :func:`reducer`."""
+    problems = []
+    if data is None:
+        problems.append("data: is missing: errors are counted on utterances with texts")
+    if not 0 <= increase <= 1000:
+        problems.append(f"max-increase: must be in 0..1000 percent, got {increase:g}")
+    return problems
+
+
 def reducer(exported: Exported, data: str | None, increase: float) -> Reducer:
     """Count the errors of a checked export on utterances with texts.
 
@@ -62,11 +71,7 @@ def reducer(exported: Exported, data: str | None, increase: float) -> Reducer:
         DataError: They cannot be read, or have no texts.
         MissingDependencyError: kaldialign is missing.
     """
-    problems = []
-    if data is None:
-        problems.append("data: is missing: errors are counted on utterances with texts")
-    if not 0 <= increase <= 1000:
-        problems.append(f"increase: must be in 0..1000 percent, got {increase:g}")
+    problems = option_problems(data, increase)
     if problems or data is None:
         raise ConfigError("smaller forms", problems)
     if exported.runtime.vocabulary is None:

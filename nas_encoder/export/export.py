@@ -25,6 +25,7 @@ from nas_encoder.interchange.files import make_folder
 from nas_encoder.interchange.model import Model
 
 MODEL, REPORT = "model.onnx", "export.json"
+INT8, HALF = "model.int8.onnx", "model.fp16.onnx"
 _RATE, _HOP = 16000, 160  # without features of the model's own
 
 
@@ -80,8 +81,21 @@ class Exported:
     files: dict[str, bytes] = field(default_factory=dict)
 
     def write(self, folder: Path) -> list[Path]:
-        """Write all files; CheckpointError if one cannot be written."""
+        """Write all files, and remove those of an earlier export that this one does not replace.
+
+        Raises:
+            CheckpointError: A file cannot be written or removed.
+        """
         make_folder(folder)
+        # Other weights' forms must not stay beside these. Without a report, tokens.txt may be of
+        # something else.
+        ours = [INT8, HALF, *([TOKENS] if (folder / REPORT).is_file() else [])]
+        for old in (folder / name for name in ours if name not in self.files):
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:
+                rule = f"is of an earlier export and cannot be removed: {error.strerror}"
+                raise CheckpointError(str(old), [rule]) from None
         text = json.dumps(self.report, indent=2, ensure_ascii=False) + "\n"
         files = {**self.files, REPORT: text.encode()}
         for name, content in files.items():

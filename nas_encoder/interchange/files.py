@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -162,6 +163,18 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(data))
     make_folder(path.parent)
     write_atomically(path, buffer.getvalue(), CheckpointError)
+
+
+def folder_problem(path: Path) -> str:
+    """Return why files cannot be written into a folder that may not exist yet, or ''."""
+    place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not place.is_dir():
+        if place == path.absolute():
+            return f"must be a folder, got the file {str(path)!r}"
+        return f"{str(path)!r} cannot be made: {str(place)!r} is no folder"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{str(place)!r} must be writable"
+    return ""
 
 
 def make_folder(path: Path) -> None:

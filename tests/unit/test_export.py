@@ -19,7 +19,7 @@ from interchange_samples import espnet_folder
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.cli.main import main
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.export.export import ExportOptions, export_model
+from nas_encoder.export.export import Exported, ExportOptions, export_model
 from nas_encoder.export.material import generated
 from nas_encoder.export.recognizer import parts_of
 from nas_encoder.export.runtime import open_model
@@ -227,14 +227,29 @@ def test_command_line_of_an_espnet_folder(
     assert not (tmp_path / "no").exists()
 
 
+def test_what_another_export_wrote_does_not_stay_beside_this_one(tmp_path: Path) -> None:
+    given: Any = (None, None, None, [], [], {})  # nothing that is written
+    forms = {"model.int8.onnx": b"of other weights", "model.fp16.onnx": b"of other weights"}
+    (tmp_path / "tokens.txt").write_text("not of an export")
+    Exported(*given, {"model.onnx": b"1", **forms}).write(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("model.onnx", "export.json", "tokens.txt", *forms)
+    }
+    (tmp_path / "other.txt").write_text("not ours")
+    Exported(*given, {"model.onnx": b"2"}).write(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "export.json", "other.txt"}
+    (tmp_path / "model.fp16.onnx").mkdir()
+    with pytest.raises(CheckpointError, match="is of an earlier export and cannot be removed"):
+        Exported(*given, {"model.onnx": b"3"}).write(tmp_path)
+
+
 def test_an_encoder_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_encoder("asrnet_b", input_size=BINS, **CELLS)  # type: ignore[arg-type]
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     options = [f"--set={name}={value}" for name, value in {**CELLS, "input_size": BINS}.items()]
     words = ["export", "asrnet_b", str(tmp_path / "out"), "--weights", str(tmp_path / "weights.pt")]
-    assert main([*words, *options]) == 2  # there are no features
-    assert main([*words, *options, "--input", "features", "--lengths", "9"]) == 0
+    assert main([*words, *options, "--lengths", "9"]) == 0  # it takes features
     runtime = open_model(tmp_path / "out" / "model.onnx")
     assert runtime.vocabulary is None and not (tmp_path / "out" / "tokens.txt").exists()
     x = torch.randn(61, BINS)

@@ -129,7 +129,9 @@ def test_too_many_errors_and_no_texts_are_refused(tmp_path: Path) -> None:
         reducer(exported, str(data), 1.0)
 
 
-def test_the_command_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = []
     for number, one in enumerate(generated(RATE, 2)):
         soundfile.write(tmp_path / f"{number}.wav", one.samples.numpy(), RATE, subtype="PCM_16")
@@ -148,3 +150,39 @@ def test_the_command_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFi
         assert any("ms for 10 s, one thread" in line for line in found)
         assert any(line.endswith(" MB") for line in found)
         assert (tmp_path / "out" / f"model.{form}.onnx").is_file()
+    # A form with too many errors does not cost the others, nor does an old one stay.
+
+    def ruined(given: object, progress: object) -> None:
+        raise CheckpointError("int8", ["makes 9 character errors"])
+
+    monkeypatch.setattr(control, "add_int8", ruined)
+    assert main([*words, "--data", str(tmp_path / "data.json"), "--max-increase", "900"]) == 1
+    assert "int8       is not written: makes 9 character errors" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "export.json").read_text("utf-8"))
+    assert report["not_written"] == {"int8": ["makes 9 character errors"]}
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    assert left == {"model.onnx", "model.fp16.onnx", "tokens.txt", "export.json"}
+
+
+def test_options_are_checked_together_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    def said(*words: str) -> str:
+        assert main(["export", str(tmp_path / "absent"), *words]) == 2
+        return capsys.readouterr().err
+
+    text = said(str(tmp_path / "file" / "out"), "--int8", "--max-increase", "nan", "--lengths", "0")
+    assert "4 problems" in text and "--data: is missing" in text
+    assert "--max-increase: must be in 0..1000 percent, got nan" in text
+    assert "cannot be made" in text and "--lengths: must be in 1..10000, got 0" in text
+    text = said(str(tmp_path / "file"), "--max-increase", "3", "--utterances", "3", "--set", "a=1")
+    assert "4 problems" in text and "--max-increase: goes with" in text
+    assert "must be a folder" in text and "--utterances: goes with --data" in text
+    text = said(
+        str(tmp_path / "out"),
+        *("--weights", "w.pt", "--checkpoint", "x.pth", "--bpe-model", "m", "--input", "audio"),
+        *("--int8", "--fp16"),
+    )
+    assert "5 problems" in text and text.count("does not go with --weights") == 5
