@@ -13,6 +13,7 @@ from lhotse import Recording
 
 from nas_encoder.alignment.model import CtcModel
 from nas_encoder.alignment.texts import Line, read_lines
+from nas_encoder.common.problems import one_line
 from nas_encoder.data import open_cuts
 from nas_encoder.data.audio import read_recordings
 from nas_encoder.data.findings import Findings
@@ -55,8 +56,8 @@ class Task:
                 offset=(self.first + first) / rate, duration=count / rate
             )
         except Exception as error:  # whatever a decoder raises
-            reason = " ".join(str(error).split())[:300]
-            raise DataError(f"recording '{self.id}'", [f"cannot be read: {reason}"]) from error
+            rule = f"cannot be read: {one_line(error)}"
+            raise DataError(f"recording '{self.id}'", [rule]) from error
         return np.ascontiguousarray(audio[0, :count], np.float32)
 
 

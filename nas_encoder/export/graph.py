@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.errors import CheckpointError, MissingDependencyError
 from nas_encoder.export.recognizer import AUDIO, Recognizer
 
@@ -79,8 +80,8 @@ def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) 
                 dynamo=False,  # the other exporter fails where a size depends on an input's
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError("export", [f"has no form in ONNX: {reason}"]) from error
+            rule = f"has no form in ONNX: {one_line(error)}"
+            raise CheckpointError("export", [rule]) from error
     model = onnx.load_model_from_string(buffer.getvalue())
     _use_weights_directly(model.graph)
     onnx.helper.set_model_props(model, dict(metadata))

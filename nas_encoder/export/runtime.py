@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import CheckpointError
 from nas_encoder.export.graph import INPUTS, require
 from nas_encoder.export.recognizer import AUDIO
@@ -76,7 +76,7 @@ class Runtime:
         except Exception as error:  # onnxruntime raises classes of its own for each status
             shape = tuple(batch.shape)
             raise CheckpointError(
-                self.source, [f"fails on an input of shape {shape}: {_one_line(error)}"]
+                self.source, [f"fails on an input of shape {shape}: {one_line(error)}"]
             ) from error
         if values.dim() != 3 or len(values) != len(rows) or frames.shape != lengths.shape:
             shapes = f"{tuple(values.shape)} and {tuple(frames.shape)}"
@@ -99,7 +99,7 @@ def open_session(model: bytes | Path, source: str, threads: int = 1) -> Any:
     try:
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own for each status
-        raise CheckpointError(source, [f"onnxruntime refuses it: {_one_line(error)}"]) from error
+        raise CheckpointError(source, [f"onnxruntime refuses it: {one_line(error)}"]) from error
 
 
 def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runtime:
@@ -157,7 +157,7 @@ def _parsed(path: Path) -> tuple[Any, bytes]:
         model = onnx.load_model_from_string(content)
         foreign, nested = _foreign(model, onnx)
     except Exception as error:  # protobuf's, of several classes
-        reason = f"is no ONNX file, or a damaged one: {_one_line(error)}"
+        reason = f"is no ONNX file, or a damaged one: {one_line(error)}"
         raise CheckpointError(str(path), [reason]) from error
     newest = onnx.defs.onnx_opset_version()
     problems = [
@@ -214,7 +214,3 @@ def _metadata_problems(metadata: dict[str, str]) -> list[str]:
 
 def _ranks(takes: str) -> tuple[int, int]:
     return (2 if takes == AUDIO else 3), 1
-
-
-def _one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nas_encoder.common.documents import parse_yaml, write_atomically
-from nas_encoder.common.problems import show
+from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import CheckpointError
 
 # What archive readers raise if an archive is damaged, encrypted or unusually packed.
@@ -47,12 +47,12 @@ def load_tensors(data: bytes | Path, subject: str) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(subject, [f"cannot be read: {error.strerror or error}"]) from None
     except Exception as error:  # pickle, zip and torch raise different exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error)
         hint = (
             "it holds more than tensors (a training state?), and reading it could run code; give "
             "the file of the weights alone"
             if "weights_only" in reason or "Weights only" in reason
-            else f"is no file of torch.save: {reason[:200]}"
+            else f"is no file of torch.save: {one_line(error)}"
         )
         raise CheckpointError(subject, [hint]) from error
     for key in ("model", "module", "state_dict"):  # ESPnet, DeepSpeed, Lightning

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_encoder.common.problems import one_line
 from nas_encoder.errors import CheckpointError, MissingDependencyError, UtteranceTooShortError
 from nas_encoder.interchange.tokens import guess_type, token
 
@@ -64,10 +65,8 @@ class NemoCtc:
         try:
             model: Any = ASRModel.restore_from(str(path), map_location="cpu")
         except Exception as error:  # NeMo raises all kinds
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                str(path), [f"NeMo cannot restore it: {type(error).__name__}: {reason}"]
-            ) from error
+            said = one_line(f"{type(error).__name__}: {error}")
+            raise CheckpointError(str(path), [f"NeMo cannot restore it: {said}"]) from error
         decoder = getattr(model, "ctc_decoder", None) or getattr(model, "decoder", None)
         problems = []
         if not all(hasattr(model, part) for part in ("encoder", "preprocessor")):
