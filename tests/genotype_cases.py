@@ -246,6 +246,8 @@ def corrupted(rng: random.Random, document: dict[str, Any], kind: str) -> Any:
     if kind == "wrong type":
         own = int | float if isinstance(box[key], float) else type(box[key])  # 2 is 2.0
         wrong = [value for value in VALUES if not isinstance(value, own | tuple)]
+        if key == "ahead" and box["kind"] in ("attention", "parallel"):  # null: as before
+            wrong = [value for value in wrong if value is not None]
         box[key] = copy.deepcopy(rng.choice(wrong))
     elif kind in ("huge number", "not a number"):
         box, key = rng.choice(numbers)

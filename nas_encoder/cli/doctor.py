@@ -31,6 +31,7 @@ EXAMPLES = """examples:
 """
 
 TIMEOUT = 300  # seconds; a toolkit's first import on a slow disk takes more than a minute
+_GENERAL = ("blocks_", "nas_")  # configurations for any corpus
 _MARK = "nas_encoder.doctor:"
 
 # What a fresh Python runs for each toolkit; "found" is what the toolkit knows of ours.
@@ -281,7 +282,11 @@ def _finding(toolkit: dict[str, Any], name: str) -> str:
         return f"{bad}: {toolkit['problem']}"
     if not toolkit["adapter"]:
         return "not registered: this version of nas_encoder has no adapter for it"
-    return f"{good}: {', '.join(sorted(toolkit['registered']))}"
+    names = sorted(toolkit["registered"])
+    general = [own for own in names if name != "hydra" or own.startswith(_GENERAL)]
+    rest = len(names) - len(general)
+    more = f" and {rest} for corpora (nas-encoder config nemo --list)" if rest else ""
+    return f"{good}: {', '.join(general)}{more}"
 
 
 def _listed(items: list[str], otherwise: str) -> str:
