@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from nas_encoder.cli import add_settings, bench_encoders
@@ -174,10 +175,11 @@ def _operations(args: argparse.Namespace) -> int:
     shortest = space.frame_rates(options).min_length
     if not shortest <= frames <= 10**6:
         problems.append(f"frames: must be in {shortest}..1000000, got {frames}")
+    output = (args.output or [TABLE])[0]
+    problems += bench_encoders.unwritable(Path(output))
     if problems:
         raise ConfigError("bench", problems)
     also = [load_genotype(name) for name in args.also]
-    output = (args.output or [TABLE])[0]
     table = measure_table(space, options, frames, settings, output, _progress, only, also)
     print("\n".join(_text(table, output, args.json)))
     return 0

@@ -79,7 +79,12 @@ def run(args: argparse.Namespace) -> int:
     from nas_encoder.bench.subjects import build
 
     outputs = [Path(path) for path in args.output or []]
-    problems = [problem for path in outputs for problem in _unwritable(path)]
+    problems = [
+        f"--output: must end in one of {', '.join(_SUFFIXES)}, got '{path}'"
+        for path in outputs
+        if path.suffix not in _SUFFIXES
+    ]
+    problems += [problem for path in outputs for problem in unwritable(path)]
     if any(path.suffix in PICTURES for path in outputs):
         try:
             figure_class()
@@ -142,18 +147,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _unwritable(path: Path) -> list[str]:
+def unwritable(path: Path) -> list[str]:
     """Return why a result cannot be written there, as far as that is known before."""
-    found = []
-    if path.suffix not in _SUFFIXES:
-        found.append(f"--output: must end in one of {', '.join(_SUFFIXES)}, got '{path}'")
     if not os.path.isdir(path.parent):
-        found.append(f"--output: there is no folder '{path.parent}' for '{path.name}'; make it")
-    elif os.path.isdir(path):
-        found.append(f"--output: must be a file, '{path}' is a folder")
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        found.append(f"--output: the folder '{path.parent}' of '{path.name}' is not writable")
-    return found
+        return [f"--output: there is no folder '{path.parent}' for '{path.name}'; make it"]
+    if os.path.isdir(path):
+        return [f"--output: must be a file, '{path}' is a folder"]
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return [f"--output: the folder '{path.parent}' of '{path.name}' is not writable"]
+    return []
 
 
 def _lines(error: ProblemsError, text: str) -> list[str]:

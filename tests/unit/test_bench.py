@@ -249,6 +249,7 @@ def test_the_size_of_a_search_config(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--operations", "--frames", "2"], "frames: must be in 4..1000000, got 2"),
         (["--operations", "--threads", "0"], "threads: must be in 1..1024, got 0"),
         (["--operations", "--layers", "1"], "layers: must be in 2..1024, got 1"),
+        (["--operations", "--output", "gone/x.yaml"], "--output: there is no folder 'gone'"),
         (["--operations", "--space", "dart"], "did you mean 'darts'"),
     ],
 )
