@@ -20,7 +20,7 @@ from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
 from tools.espnet_recipes.configs import Choice, choices, decode_configs, table, train_config
 from tools.experiments.schedules import merge
-from tools.experiments.searched import read_genotype
+from tools.experiments.searched import read_genotype, require_names
 from tools.scripts import command
 
 FACTORS = (0.9, 1.0, 1.1)
@@ -63,11 +63,7 @@ def choices_of(corpus: str, names: Sequence[str], others: Sequence[str]) -> dict
         ConfigError: A name is unknown, or has two meanings, or there is no encoder at all.
     """
     found = {name: choice_of(corpus, name) for name in names}
-    if both := sorted(set(found) & set(others)):
-        rule = f"must not be a name of --encoders: {', '.join(both)}"
-        raise ConfigError("--genotype", [rule])
-    if not (found or others):
-        raise ConfigError("--encoders", ["must name one, if neither --search nor --genotype does"])
+    require_names(found, others, "neither --search nor --genotype does")
     return found
 
 

@@ -159,3 +159,21 @@ def given(
         genotype = read_genotype(str(source))
         found[name] = Source(str(source), get_space(genotype.space).has("scaling"))
     return found
+
+
+def require_names(names: Collection[str], others: Collection[str], lacking: str) -> None:
+    """Refuse names with two meanings, and none at all.
+
+    Args:
+        names: Those of ``--encoders``.
+        others: Those of ``--genotype``.
+        lacking: What is said where there are none: who else could name one.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if both := sorted(set(names) & set(others)):
+        rule = f"must not be a name of --encoders: {', '.join(both)}"
+        raise ConfigError("--genotype", [rule])
+    if not (names or others):
+        raise ConfigError("--encoders", [f"must name one, if {lacking}"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
+from tools.experiments.searched import require_names
 from tools.nemo_recipes.configs import Choice, choice_of
 
 LIKE, LIKE_SIZED = "nas", "blocks"  # encoders without a size of their own, and with one
@@ -27,11 +27,7 @@ def choices_with(
         ConfigError: A name is unknown, or has two meanings, or there is no encoder at all.
     """
     found = {name: choice_of(corpus, name) for name in names}
-    if both := sorted(set(found) & set(given)):
-        rule = f"must not be a name of --encoders: {', '.join(both)}"
-        raise ConfigError("--genotype", [rule])
-    if not (found or given):
-        raise ConfigError("--encoders", ["must name one, if --genotype does not"])
+    require_names(found, given, "--genotype does not")
     return found | {
         name: Choice(corpus, LIKE_SIZED if sized else LIKE, loss) for name, sized in given.items()
     }
