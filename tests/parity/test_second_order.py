@@ -99,6 +99,7 @@ def plain_gradient(
     ]
 
 
+@pytest.mark.slow
 def test_the_step_is_that_of_the_paper_on_plain_networks() -> None:
     alive = all_candidates(get_space("darts"))
     network = build(alive, CONFIG)

@@ -17,6 +17,8 @@ from nas_encoder.export.export import ExportOptions, export_model
 from nas_encoder.export.recognizer import NEVER, reference
 from nas_encoder.export.runtime import open_session
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_length_of_features(encoder: str) -> None:

@@ -115,6 +115,7 @@ def asr_sh_folder(top: Path, wrong: float = 0.1) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = recipe_folder(tmp_path / "exp", tmp_path / "data" / "espnet")
     output = tmp_path / "out"
@@ -322,6 +323,7 @@ def test_a_resumed_training_counts_its_last_epochs_and_shapes_may_be_frames(tmp_
         speech_of_espnet(config, [tmp_path])
 
 
+@pytest.mark.slow
 def test_what_the_script_says_of_itself() -> None:
     script = Path(__file__).parents[2] / "recipes" / "benchmark.sh"
     done = subprocess.run(["bash", str(script), "--help"], capture_output=True, text=True)

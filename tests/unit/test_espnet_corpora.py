@@ -50,6 +50,7 @@ def test_every_recipe_of_a_corpus_is_planned_here() -> None:
     assert found == {*JOBS, "mini"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", JOBS)
 def test_the_plan_has_every_stage(corpus: str, tmp_path: Path) -> None:
     folder = ROOT / "recipes" / corpus / "espnet"
@@ -168,6 +169,7 @@ def test_results_have_the_form_of_espnets(tmp_path: Path, monkeypatch: pytest.Mo
         parameters_of(tmp_path / "none.pth")
 
 
+@pytest.mark.slow
 def test_genotypes_are_trained_at_the_size_of_dfsmn_san() -> None:
     for name, about in (("hourglass", "blocks"), ("synth_pdarts", "nas")):
         genotype = load_genotype(name)
@@ -220,6 +222,7 @@ def test_language_models_are_those_of_espnet(
         kenlm_tool()
 
 
+@pytest.mark.slow
 def test_a_recipe_says_once_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tools.experiments.recipe", "--decoding", "ngram", "--tiny", "true"]

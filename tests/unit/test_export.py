@@ -243,6 +243,7 @@ def test_what_another_export_wrote_does_not_stay_beside_this_one(tmp_path: Path)
         Exported(*given, {"model.onnx": b"3"}).write(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_encoder_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_encoder("asrnet_b", input_size=BINS, **CELLS)  # type: ignore[arg-type]
@@ -302,6 +303,7 @@ def test_recordings_are_read_in_windows(exported: Path, tmp_path: Path) -> None:
     assert sizes == [len(sound)]
 
 
+@pytest.mark.slow
 def test_windows_hear_what_the_whole_hears(tmp_path: Path) -> None:
     """A network that sees little, and features that no utterance normalizes: the same frames."""
     done = export_model(model("cells", "espnet global"), ExportOptions(lengths=1))

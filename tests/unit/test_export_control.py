@@ -115,6 +115,7 @@ def test_layers_that_cost_too_much_stay_in_float32(tmp_path: Path) -> None:
     assert facts["after"]["cer"]["errors"] <= 1.3 * facts["before"]["cer"]["errors"]
 
 
+@pytest.mark.slow
 def test_too_many_errors_and_no_texts_are_refused(tmp_path: Path) -> None:
     exported = export_model(model("hourglass"), ExportOptions(lengths=1))
     with pytest.raises(ConfigError, match="2 problems"):

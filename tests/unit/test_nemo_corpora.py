@@ -43,6 +43,7 @@ JOBS = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_shipped_is_what_the_table_says() -> None:
     assert write.stale() == []
     assert set(CORPORA) == set(JOBS) == {name.partition("_")[0] for name in table()["corpora"]}
@@ -77,6 +78,7 @@ def test_defaults_and_tiny_runs_name_encoders_that_there_are() -> None:
         choice_of("timit", "nas")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_every_stage_is_planned(corpus: str, tmp_path: Path) -> None:
     folder, expdir = FOLDERS[corpus], tmp_path / "two words"
@@ -139,6 +141,7 @@ def test_a_training_gets_the_recipes_options(tmp_path: Path) -> None:
     assert small["model"]["encoder"]["layers"] == 4 and small["trainer"]["max_epochs"] == 1
 
 
+@pytest.mark.slow
 def test_genotypes_take_the_place_of_encoders(tmp_path: Path) -> None:
     tokens = tokens_of(tmp_path / "tokens", "ab ")
     paths = Path("train.json"), Path("dev.json"), tokens

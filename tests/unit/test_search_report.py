@@ -176,6 +176,7 @@ def add_costs(folder: RunFolder, budget: float) -> None:
     folder.write_records(records)
 
 
+@pytest.mark.slow
 def test_costs_stand_against_their_budgets(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     add_costs(folder, budget=8e6)
