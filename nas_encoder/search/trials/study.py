@@ -186,18 +186,20 @@ class Worker:
 
     def run(self) -> int:
         """Work until the study is finished; return the number of this worker's trials."""
-        own, first = 0, len(self._finished())
+        own = 0
         share = self._share(self._finished())
         began = told = time.monotonic()
         # A terminal gets a bar, a log file an occasional line.
-        bar = tqdm(total=self.count, initial=first, desc="trials", unit="trial", disable=None)
+        whole, unit = (self.count, "trial") if self.seconds is None else (self.seconds, "s")
+        at = self._place(self._finished())
+        bar = tqdm(total=whole, initial=at, desc="trials", unit=unit, disable=None)
         with bar, logging_redirect_tqdm():
             while True:
                 stop_if_requested()
                 for number in self.storage.recover(self.study):
                     logger.warning("the worker of trial %d died; the trial is run again", number)
                 done = len(self._finished())
-                bar.update(done - bar.n)
+                bar.update(self._place(self._finished()) - bar.n)
                 if done >= self.count or (self._time_is_up() and not self._running()):
                     return own
                 if not self._work_left():
@@ -224,6 +226,10 @@ class Worker:
 
     def _finished(self) -> list[FrozenTrial]:
         return finished(self.study)
+
+    def _place(self, trials: Sequence[FrozenTrial]) -> float:
+        """Return where the progress bar stands: trials, or the seconds that they trained."""
+        return len(trials) if self.seconds is None else round(spent_by(trials), 1)
 
     def _share(self, trials: Sequence[FrozenTrial]) -> float:
         """Return how much of the study is done, from 0 to 1."""
