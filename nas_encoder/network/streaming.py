@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.errors import InputError
-from nas_encoder.ops.masking import is_capturing
+from nas_encoder.ops.masking import is_capturing, is_tracing
 
 GOING_ON = 1 << 48  # the length of an utterance whose end has not come; larger than any other
 
@@ -32,24 +32,42 @@ class Chunk:
         start: Place of the first one, counted from 0.
         last: Whether none follow.
         lengths: (B,) frames of each utterance at this rate, or None while all go on.
+        begins: (B,) place of the first frame of each utterance at this rate; None for 0. What is
+            before is treated as what is past the end is.
     """
 
     x: Tensor
     start: int
     last: bool
     lengths: Tensor | None = None
+    begins: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of frames, t."""
+        return size_of(self.x, 1)
 
     @property
     def end(self) -> int:
         """Place after the last frame."""
-        return self.start + self.x.size(1)
+        return self.start + self.size
 
     def valid(self, start: int, end: int) -> Tensor | None:
         """Return (B, n), true for frames of utterances, for the places from start to end."""
-        if self.lengths is None:
+        if self.lengths is None and self.begins is None:
             return None
         places = torch.arange(start, end, device=self.x.device)
-        return places < self.lengths.unsqueeze(1)
+        if self.begins is None:
+            assert self.lengths is not None
+            return places < self.lengths.unsqueeze(1)
+        begun = places >= self.begins.unsqueeze(1)
+        return begun if self.lengths is None else begun & (places < self.lengths.unsqueeze(1))
+
+    def begins_after(self, factor: int) -> Tensor | None:
+        """Return ``begins`` where the rate is a ``factor`` lower."""
+        if self.begins is None:
+            return None
+        return torch.div(self.begins, factor, rounding_mode="floor")
 
     def cleared(self) -> Tensor:
         """Return ``x`` with zeros past the end of each utterance."""
@@ -62,7 +80,7 @@ class Chunk:
 
     def after(self, cache: Tensor) -> Chunk:
         """Return these frames behind those kept before them, (B, n, C)."""
-        return replace(self, x=torch.cat((cache, self.x), 1), start=self.start - cache.size(1))
+        return replace(self, x=torch.cat((cache, self.x), 1), start=self.start - size_of(cache, 1))
 
     def split(self, count: int) -> tuple[Chunk, Tensor]:
         """Return the first frames, and a copy of the others to be kept."""
@@ -106,6 +124,12 @@ class StreamState(NamedTuple):
         return StreamState(frames, place, self.cycle, caches, lengths, chunk.last)
 
 
+def size_of(x: Tensor, dimension: int) -> int:
+    """Return a size that is a constant in recorded graphs, whose chunks all have one size."""
+    size = x.size(dimension)
+    return int(size) if is_tracing() else size
+
+
 def slide(
     chunk: Chunk, cache: Tensor, size: int, step: int = 1, ahead: int = 0
 ) -> tuple[Chunk, Tensor]:
@@ -126,7 +150,7 @@ def slide(
     x = joined.x
     if chunk.last and ahead:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, ahead))
-    count = max(0, (x.size(1) - size) // step + 1)
+    count = max(0, (size_of(x, 1) - size) // step + 1)
     used = x[:, : (count - 1) * step + size] if count else x[:, :0]
     return replace(joined, x=used), x[:, count * step :].clone()
 

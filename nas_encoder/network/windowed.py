@@ -46,9 +46,41 @@ def stream(
         return replace(chunk, x=empty, start=begin), cache
     lengths = ends = chunk.lengths
     if lengths is not None:
-        lengths = (lengths - window.start).clamp(1, window.x.size(1))
+        lengths = (lengths - window.start).clamp(1, window.size)
         ends = encoder.output_lengths(chunk.lengths)
-    first = window.start // factor
-    x: Tensor = encoder.encode(window.x, lengths, taps)[:, begin - first : end - first]
-    out = replace(chunk, x=x, start=begin, lengths=ends)
+    first, x = window.start // factor, window.x
+    if chunk.begins is None:
+        x = encoder.encode(x, lengths, taps)[:, begin - first : end - first]
+    else:
+        x = _from_begins(encoder, window, lengths, taps, (begin - first, end - first))
+    begins = chunk.begins_after(factor)
+    out = replace(chunk, x=x, start=begin, lengths=ends, begins=begins)
     return out.holding(out.cleared()), cache
+
+
+def _from_begins(
+    encoder: Any, window: Chunk, lengths: Tensor | None, taps: Any, wanted: tuple[int, int]
+) -> Tensor:
+    """Encode each utterance of a window (B, n, F) from its own beginning on.
+
+    Args:
+        encoder: The encoder.
+        window: Frames, in some utterances with others before the beginning.
+        lengths: (B,) frames of each utterance in the window, counted from the window's first.
+        taps: As of ``encode``.
+        wanted: The first and the end of the output frames to return, counted likewise.
+    """
+    assert window.begins is not None
+    count, factor = window.size, int(encoder.subsampling_factor)
+    before = (window.begins - window.start).clamp(min=0)
+    lengths = (count if lengths is None else lengths) - before
+    place = torch.arange(count, device=window.x.device) + before.unsqueeze(1)  # (B, n)
+    y = encoder.encode(_gathered(window.x, place.clamp(max=count - 1)), lengths.clamp(min=1), taps)
+    shift = torch.div(before, factor, rounding_mode="floor").unsqueeze(1)
+    place = torch.arange(*wanted, device=y.device) - shift
+    return _gathered(y, place.clamp(min=0))
+
+
+def _gathered(x: Tensor, places: Tensor) -> Tensor:
+    """Return the frames of (B, T, C) at places (B, n), (B, n, C)."""
+    return x.gather(1, places.unsqueeze(2).expand(-1, -1, x.size(2)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError
+from nas_encoder.network.steady import SteadyStep
 from nas_encoder.network.streaming import StreamState
 
 
@@ -80,7 +81,46 @@ def streams_or_says_why_not(network: Any) -> bool:
     # Longer than what is seen ahead, so that frames come out before the end.
     size = network.min_length + ahead
     chunks_give_the_same(network, [size, 1, size + 9, 5], [2 * size + 15, size + 3])
+    if network.period is not None:
+        chunk = -(-size // network.period) * network.period
+        one_graph_gives_the_same(network, chunk, [size + 3, chunk + size + 2])
     return True
+
+
+@torch.no_grad()
+def one_graph_gives_the_same(network: Any, chunk: int, lengths: list[int]) -> None:
+    """Compare the steady step with whole utterances, in float64 to 1e-10.
+
+    Each stream of the batch begins a chunk later than the one before, and frames past its end are
+    NaN.
+
+    Args:
+        network: In evaluation mode, in float64.
+        chunk: Its frames, a multiple of ``network.period``.
+        lengths: Frames of each stream.
+    """
+    step, factor = SteadyStep(network, chunk), network.subsampling_factor
+    streams = [torch.randn(1, n, network.input_size, dtype=torch.float64) for n in lengths]
+    caches, clock = step.initial_state(len(lengths))
+    shapes, found = (caches.shape, clock.shape), [[] for _ in lengths]
+    # Until the last output frame of each is out, and one more.
+    rounds = max(n + number * chunk for number, n in enumerate(lengths)) // chunk
+    for number in range(rounds + 2 + step.delay * factor // chunk + 1):
+        x = torch.full((len(lengths), chunk, network.input_size), float("nan")).double()
+        valid = torch.zeros(len(lengths), dtype=torch.int64)
+        for row, stream in enumerate(streams):
+            piece = stream[0, max(0, number - row) * chunk :][: chunk if number >= row else 0]
+            x[row, : len(piece)], valid[row] = piece, len(piece)
+            if number == row:
+                caches[row], clock[row] = 0, 0
+        y, there, caches, clock = step(x, valid, caches, clock)
+        assert (caches.shape, clock.shape) == shapes and y.size(1) * factor == chunk
+        assert not y[~there].abs().any()
+        for row, own in enumerate(found):
+            own.append(y[row, there[row]] if number >= row else y[row, :0])
+    for stream, pieces in zip(streams, found, strict=True):
+        whole, _ = network(stream, torch.tensor([stream.size(1)]))
+        torch.testing.assert_close(torch.cat(pieces), whole[0], rtol=0, atol=1e-10)
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ class AttentionModule(nn.Module):
         back, ahead = self.context
         last = self._rounded(end) if self.chunk else end + ahead
         start, last = max(0, first - back), min(last, packed.end)
-        width = packed.x.size(2) // 3
+        width = self.inputs.in_features
         (query,) = self._in_heads(self._at(packed, first, end)[..., :width], 1)
         key, value = self._in_heads(self._at(packed, start, last)[..., width:], 2)
         rows, keys, offset = end - first, last - start, first - start

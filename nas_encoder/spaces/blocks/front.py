@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
-from nas_encoder.network.streaming import Chunk, slide
+from nas_encoder.network.streaming import Chunk, size_of, slide
 from nas_encoder.network.tapped import Taps
 from nas_encoder.ops.masking import frame_mask, padding_frames, reduced_lengths
 from nas_encoder.spaces.blocks.config import BlocksConfig
@@ -153,14 +153,14 @@ class Convolutions2d(FrontEnd):
             lengths = chunk.lengths
             if lengths is not None:
                 lengths = torch.div(lengths + 1, 2, rounding_mode="floor") - 1 + before
-            start = (under.start + before) // 2
-            chunk = replace(under, x=self._over_time(layer, under.x), start=start, lengths=lengths)
+            x, start = self._over_time(layer, under.x), (under.start + before) // 2
+            chunk = replace(under, x=x, start=start, lengths=lengths, begins=under.begins_after(2))
         return chunk.holding(self.output(chunk.x.flatten(2))), tuple(kept)
 
     def _over_time(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Map frames (B, n, F, C') under complete windows to (B, n', F', C'')."""
         first: Any = layer[0] if isinstance(layer, nn.Sequential) else layer
-        if not x.size(1):
+        if not size_of(x, 1):
             bins = (x.size(2) + 1) // 2 if self.padded else (x.size(2) - 1) // 2
             return x.new_zeros(x.size(0), 0, bins, self.channels)
         y = F.conv2d(
@@ -317,12 +317,11 @@ def _windows(
     The result is (B, t', size * F), at the rate of the windows.
     """
     under, cache = slide(chunk, cache, size, step, size - before - 1)
-    batch, frames, features = under.x.shape
-    x = under.x.new_zeros(batch, 0, size * features)
-    if frames:
-        x = under.x.unfold(1, size, step).transpose(2, 3).flatten(2)
+    ends = max(0, under.size - size + 1)
+    x = torch.cat([under.x[:, place : place + ends : step] for place in range(size)], 2)
     lengths = None if chunk.lengths is None else reduced_lengths(chunk.lengths, step)
-    return replace(under, x=x, start=(under.start + before) // step, lengths=lengths), cache
+    start, begins = (under.start + before) // step, chunk.begins_after(step)
+    return replace(under, x=x, start=start, lengths=lengths, begins=begins), cache
 
 
 def stacked(x: Tensor, before: int, size: int, step: int) -> Tensor:

@@ -135,7 +135,7 @@ def within(under: Chunk, back: int, ahead: int, run: Callable[[Tensor], Tensor])
         ahead: Frames after the last one.
         run: Maps (B, n, C) to (B, n, C), with zeros outside.
     """
-    frames = under.x.size(1)
+    frames = under.size
     x = run(under.x)[:, back : frames - ahead] if frames else under.x
     return replace(under, x=x, start=under.start + back)
 
@@ -246,7 +246,7 @@ class GatedMlpModule(nn.Module):
         kept, gate = F.gelu(self.expand(self.norm(chunk.x))).chunk(2, -1)
         normed = chunk.holding(chunk.holding(self.gate_norm(gate)).cleared())
         out, gates = self.gate.step(normed, cache[0])
-        ready, waiting = chunk.holding(kept).after(cache[1]).split(out.x.size(1))
+        ready, waiting = chunk.holding(kept).after(cache[1]).split(out.size)
         return out.holding(self.project(ready.x * out.x)), (gates, waiting)
 
 
@@ -293,7 +293,7 @@ class ParallelModule(nn.Module):
         attended, first = self.attention.step(chunk, cache[0])
         gated, second = self.mlp.step(chunk, cache[1])
         attended, gated = attended.after(cache[2]), gated.after(cache[3])
-        count = min(attended.x.size(1), gated.x.size(1))
+        count = min(attended.size, gated.size)
         attended, third = attended.split(count)
         gated, fourth = gated.split(count)
         y, merge = attended.holding(torch.cat((attended.x, gated.x), -1)), cache[4]

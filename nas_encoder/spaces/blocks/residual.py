@@ -68,7 +68,7 @@ class Block(nn.Module):
         kept = []
         for place, (step, layer) in enumerate(zip(self.steps, layers, strict=True)):
             y, own = layer.step(chunk, cache[place][0])
-            ready, waiting = chunk.after(cache[place][1]).split(y.x.size(1))
+            ready, waiting = chunk.after(cache[place][1]).split(y.size)
             assert ready.start == y.start
             x = torch.add(ready.x, y.x, alpha=step)
             chunk = ready.holding(self.norms[place](x) if self.norms else x)
@@ -142,7 +142,7 @@ class Transition(nn.Module):
         x = chunk.x.repeat_interleave(self.rise, dim=1)
         risen = replace(skip, x=x, start=chunk.start * self.rise).after(frames)
         beside = skip.after(skips)
-        count = min(risen.x.size(1), beside.x.size(1))
+        count = min(risen.size, beside.size)
         risen, frames = risen.split(count)
         beside, skips = beside.split(count)
         return risen.holding(risen.x + self.skip(beside.x)), (before, frames, skips)
@@ -152,13 +152,13 @@ class Transition(nn.Module):
         before, size = self.fall - 1, 2 * self.fall - 1
         under, cache = slide(chunk.holding(chunk.cleared()), cache, size, self.fall, before)
         x = under.x
-        if x.size(1):
+        if under.size:
             x = torch.conv1d(
                 x.transpose(1, 2), layer.weight, layer.bias, self.fall, groups=layer.groups
             ).transpose(1, 2)
         lengths = None if chunk.lengths is None else reduced_lengths(chunk.lengths, self.fall)
-        start = (under.start + before) // self.fall
-        return replace(under, x=x, start=start, lengths=lengths), cache
+        start, begins = (under.start + before) // self.fall, chunk.begins_after(self.fall)
+        return replace(under, x=x, start=start, lengths=lengths, begins=begins), cache
 
 
 def _dropped(y: Tensor, probability: float) -> Tensor:

@@ -1,0 +1,142 @@
+"""The step of an encoder as one graph, for chunks of one size, from the first chunk of a stream on.
+
+:meth:`~nas_encoder.network.tapped.TappedEncoder.step` keeps what there is: near the beginning of a
+stream its caches are still growing and fewer frames come out, so graphs of it differ. Here every
+stream is taken to have gone on for ever, and what is before its first frame is masked as what is
+past its end is. So all sizes are constant, also those of the state, and one graph is right for a
+batch of streams that began and end at different times. For that the state holds a clock, which
+stops where the network cannot see the beginning or the end any more: it neither overflows nor gets
+less exact, however long a stream goes on.
+
+B batch, t frames of a chunk, F features, S subsampling factor, t' = t / S output frames, D output
+features, N values of the caches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_encoder.errors import ConfigError
+from nas_encoder.network.streaming import GOING_ON, Chunk
+from nas_encoder.network.tapped import TappedEncoder, Taps
+
+
+class SteadyStep(nn.Module):
+    """An encoder's step for chunks of t frames.
+
+    Args:
+        network: An encoder that streams, in evaluation mode.
+        frames: t, a multiple of ``network.period``.
+
+    Attributes:
+        frames: t.
+        delay: Output frames by which the output is behind the input: so many come out before the
+            first of a stream, and so many are still to come when its last frame has come in.
+        values: N.
+
+    Raises:
+        ConfigError: The encoder does not stream, tells all its frames apart, or t is no multiple.
+    """
+
+    def __init__(self, network: TappedEncoder, frames: int) -> None:
+        super().__init__()
+        state = network.initial_state(1)
+        if state.cycle is None:
+            rule = "absolute positions have no end in a stream; a graph of constant size has"
+            raise ConfigError("streaming", [rule])
+        self._seen, period = state.cycle
+        if frames < period or frames % period:
+            rule = f"must be a multiple of {period} frames, got {frames}"
+            raise ConfigError("chunk", [rule])
+        self.network, self.frames = network, frames
+        like = next(own for own in network.parameters() if own.is_floating_point())
+        with torch.no_grad():
+            before = like.new_zeros(1, self._seen, network.input_size)
+            _, state = network.step(before, state)
+            piece = Chunk(before.new_zeros(1, frames, network.input_size), self._seen, False)
+            out, caches = network.stream(piece, state.caches, Taps())
+        self._form = _shapes(state.caches)
+        assert state.place == self._seen and _shapes(caches) == self._form
+        assert out.size * network.subsampling_factor == frames
+        self.delay = self._seen // network.subsampling_factor - out.start
+        self._sizes = [math.prod(shape) for shape in _leaves(self._form)]
+        self.values = sum(self._sizes)
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return the state of B streams before their first frames: zeros (B, N) and (B,) int64."""
+        like = next(own for own in self.network.parameters() if own.is_floating_point())
+        clock = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        return like.new_zeros(batch, self.values), clock
+
+    def forward(
+        self, chunk: Tensor, lengths: Tensor, caches: Tensor, clock: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Encode a chunk of each of a batch of streams.
+
+        Args:
+            chunk: (B, t, F); valid frames are finite.
+            lengths: (B,) integer, valid frames of each; fewer than t end a stream. What a stream
+                gives after that is ignored; so many output frames come out as were still to come.
+            caches: (B, N), of the chunk before.
+            clock: (B,) int64, likewise: the input frames so far, up to where the network does not
+                see the first of them; for streams that have ended, how long ago, above that.
+
+        Returns:
+            (B, t', D), zero where there is no frame of a stream; (B, t') where there is one; and
+            the next caches and clock.
+        """
+        seen, base = self._seen, self._seen + 1
+        passed = clock % base
+        over = torch.div(clock, base, rounding_mode="floor")  # frames since the end, and one
+        ends = torch.where(over > 0, base - over, GOING_ON)
+        ends = torch.where((over == 0) & (lengths < self.frames), seen + lengths, ends)
+        piece = Chunk(chunk, seen, False, ends, seen - passed)
+        valid = piece.valid(seen, seen + self.frames)
+        assert valid is not None
+        piece = piece.holding(chunk.masked_fill(~valid.unsqueeze(2), 0.0))
+        out, kept = self.network.stream(piece, self._unpacked(caches), Taps())
+        found = out.valid(out.start, out.end)
+        assert found is not None
+        over = (base - ends + self.frames).clamp(0, base)
+        clock = (passed + self.frames).clamp(max=seen) + over * base
+        return out.x, found, torch.cat([own.flatten(1) for own in _leaves(kept)], 1), clock
+
+    def _unpacked(self, caches: Tensor) -> Any:
+        pieces = iter(torch.split(caches, self._sizes, 1))
+        return _filled(self._form, pieces)
+
+
+class _Shape(tuple[int, ...]):
+    """The sizes of a cache but the first."""
+
+
+def _shapes(caches: Any) -> Any:
+    """Return nested caches with the shapes of tensors in their places."""
+    if isinstance(caches, Tensor):
+        return _Shape(caches.shape[1:])
+    if isinstance(caches, dict):
+        return {name: _shapes(own) for name, own in caches.items()}
+    return None if caches is None else tuple(_shapes(own) for own in caches)
+
+
+def _leaves(caches: Any) -> list[Any]:
+    """Return the tensors or shapes of nested caches in a row."""
+    if isinstance(caches, Tensor | _Shape):
+        return [caches]
+    parts = caches.values() if isinstance(caches, dict) else caches or ()
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _filled(form: Any, pieces: Iterator[Tensor]) -> Any:
+    """Return nested caches of these shapes from their values (B, n) in a row."""
+    if isinstance(form, _Shape):
+        piece = next(pieces)
+        return piece.reshape(piece.size(0), *form)
+    if isinstance(form, dict):
+        return {name: _filled(own, pieces) for name, own in form.items()}
+    return None if form is None else tuple(_filled(own, pieces) for own in form)
