@@ -102,7 +102,8 @@ def one_graph_gives_the_same(network: Any, chunk: int, lengths: list[int]) -> No
     step, factor = SteadyStep(network, chunk), network.subsampling_factor
     streams = [torch.randn(1, n, network.input_size, dtype=torch.float64) for n in lengths]
     caches, clock = step.initial_state(len(lengths))
-    shapes, found = (caches.shape, clock.shape), [[] for _ in lengths]
+    shapes = (caches.shape, clock.shape)
+    found: list[list[Tensor]] = [[] for _ in lengths]
     # Until the last output frame of each is out, and one more.
     rounds = max(n + number * chunk for number, n in enumerate(lengths)) // chunk
     for number in range(rounds + 2 + step.delay * factor // chunk + 1):
