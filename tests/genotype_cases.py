@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import yaml
+from genotype_damage import FRAGMENTS, VALUES
 
 from nas_encoder import Genotype, build_encoder, list_genotypes, load_genotype
 from nas_encoder.errors import NasEncoderError
@@ -32,98 +33,6 @@ from nas_encoder.testing.baselines import padding_changes_nothing
 TEXTS = [(FOLDER / f"{name}.yaml").read_bytes() for name in list_genotypes()]
 DOCUMENTS = [yaml.safe_load(text) for text in TEXTS]
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast where it is there
-
-FRAGMENTS = [
-    b"\x00",
-    b"\xff",
-    b"\xed\xa0\x80",
-    b"\xef\xbb\xbf",
-    b"\xff\xfe",
-    "\u2028\u0085".encode(),
-    b'"\\ud800"',
-    b'"\\x00"',
-    b"&a ",
-    b"*a",
-    b"&a [*a]",
-    b"<<: *a",
-    b"<<: {op: none}",
-    b"!!python/object/apply:os.system [id]",
-    b"!!python/name:os.system ",
-    b"!!binary aGk=",
-    b"!!set {a, b}",
-    b"!!omap [a: 1]",
-    b"!!timestamp 2020-01-01",
-    *(f"!!{tag} ".encode() for tag in ("int", "float", "null", "bool", "str", "map", "seq")),
-    b"!mine ",
-    b"%YAML 3.0\n---\n",
-    b"%TAG ! tag:x,2000:\n---\n",
-    b"---\n",
-    b"...\n",
-    b"2020-13-45",
-    b"2001-01-01 01:61:01",
-    b"1:1:1:1",
-    b"9" * 5000,
-    b"0x" + b"f" * 5000,
-    b"0b" + b"1" * 200,
-    b".nan",
-    b"-.inf",
-    b"1e999",
-    b"1_000",
-    b"0o17",
-    b"[" * 600,
-    b"{a: " * 400,
-    b"- " * 400,
-    b"? ",
-    b"? [a]\n: b\n",
-    b": ",
-    b"- - - ",
-    b"|\n",
-    b">9\n",
-    b"'",
-    b'"',
-    b"#",
-    b"\t",
-    b"\r",
-    b"name: again\n",
-    b"normal: {}\n",
-    b"\xf0\x9f\x92\xa9",
-    b"a" * 3000,
-]
-
-VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    1,
-    2,
-    7,
-    2**70,
-    10**6000,
-    1.5,
-    float("nan"),
-    float("inf"),
-    "",
-    "none",
-    "sep_conv_3x3",
-    "\ud800",
-    "\x00",
-    "x" * 10_000,
-    b"bytes",
-    (),
-    (1, 2),
-    [],
-    [[]],
-    {},
-    {"op": "none", "from": 0},
-    {1: 2},
-    {(): None},
-    {frozenset(): 1},
-    object(),
-    {1, 2},
-    range(3),
-    1j,
-]
 
 
 def check(outcome: Any) -> bool:

@@ -117,6 +117,8 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         ]
     elif args.settings:
         problems.append("--set: goes with --weights: a trained model has its options")
+    if args.data is not None and not Path(args.data).expanduser().exists():
+        problems.append(f"--data: {args.data}: no such file or folder")
     if args.utterances is not None and args.data is None:
         problems.append("--utterances: goes with --data, of which so many are taken")
     if args.max_increase is not None and not smaller:

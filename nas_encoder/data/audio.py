@@ -13,9 +13,9 @@ import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
+from nas_encoder.common.headers import shortage
 from nas_encoder.common.problems import one_line
 from nas_encoder.data.findings import Findings
-from nas_encoder.data.headers import shortage
 from nas_encoder.data.sound import ARCHIVE, Sound, UnusableSoundError
 from nas_encoder.errors import DataError
 

@@ -16,7 +16,7 @@ import soundfile
 from lhotse.audio import AudioSource
 from lhotse.audio.utils import AudioLoadingError, VideoInfo
 
-from nas_encoder.data.headers import Data, shortage, why_unreadable
+from nas_encoder.common.headers import Data, shortage, why_unreadable
 
 ARCHIVE = re.compile(r"(.+):(\d+)", re.DOTALL)  # Kaldi's FILE:OFFSET
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_encoder.common.headers import shortage
 from nas_encoder.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.runtime import Runtime
@@ -160,8 +161,6 @@ class Transcriber:
             raise DataError(str(path), [f"cannot be read: {error}"]) from None
 
     def _problems(self, path: Path, file: Any) -> list[str]:
-        from nas_encoder.data.headers import shortage
-
         problems = []
         if file.samplerate != self.rate:
             made = path.with_name(f"{path.stem}_{self.rate}.wav")

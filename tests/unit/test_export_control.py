@@ -184,6 +184,7 @@ def test_options_are_checked_together_before_anything_is_read(
     text = said(
         str(tmp_path / "out"),
         *("--weights", "w.pt", "--checkpoint", "x.pth", "--bpe-model", "m", "--input", "audio"),
-        *("--int8", "--fp16"),
+        *("--int8", "--fp16", "--data", str(tmp_path / "none.json")),
     )
-    assert "5 problems" in text and text.count("does not go with --weights") == 5
+    assert "6 problems" in text and f"--data: {tmp_path / 'none.json'}: no such file" in text
+    assert text.count("does not go with --weights") == 5

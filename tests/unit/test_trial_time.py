@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from report_checks import check_page
 from report_pages import page_of
 from search_samples import tone_corpus
+from tqdm import tqdm
 
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.search.config.load import load_any_search_config
@@ -170,6 +172,7 @@ def config_of(seconds: float = 0.4, **more: Any) -> TrialsConfig:
     )
 
 
+@pytest.mark.slow
 def test_every_training_takes_its_time_at_a_rate_that_follows_it(
     corpus: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,9 +227,31 @@ def test_a_step_longer_than_all_shares_is_scored_once(
     assert len(errors) == 2 and errors[0] == errors[1] <= 100 and len(scored) == 1
 
 
+class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
+    """A progress bar as a terminal shows it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.began, self.shown = options["initial"], io.StringIO()
+        super().__init__(**{**options, "disable": False, "file": self.shown})
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
+    """The bars of the studies that this test runs."""
+    made: list[Bar] = []
+
+    def bar(**options: Any) -> Bar:
+        made.append(Bar(**options))
+        return made[-1]
+
+    bar.format_interval = tqdm.format_interval  # type: ignore[attr-defined]
+    monkeypatch.setattr("nas_encoder.search.trials.study.tqdm", bar)
+    return made
+
+
 @pytest.mark.slow
 def test_a_search_of_timed_trials_is_recorded_reported_and_resumed(
-    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: tuple[str, str], bars: list[Bar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, output = config_of(seconds=0.2), tmp_path / "run"
     genotype = run_trials(config, corpus[0], output, valid=corpus[1])
@@ -239,6 +264,10 @@ def test_a_search_of_timed_trials_is_recorded_reported_and_resumed(
     grown = config_of(seconds=0.2, trials={"count": 3})
     run_trials(grown, corpus[0], output, valid=corpus[1], resume=True)
     assert RunFolder(output).rows()[:2] == rows
+    assert [(bar.began, bar.n, bar.total, bar.unit) for bar in bars] == [
+        (0, 2, 2, "trial"),
+        (2, 3, 3, "trial"),
+    ]
     monkeypatch.setattr("nas_encoder.search.trials.training.clock_name", lambda _: "wall seconds")
     with pytest.raises(CheckpointError, match="clock: was 'CPU seconds of the process' when"):
         run_trials(grown, corpus[0], output, valid=corpus[1], resume=True)
@@ -246,7 +275,7 @@ def test_a_search_of_timed_trials_is_recorded_reported_and_resumed(
 
 @pytest.mark.slow
 def test_hyperband_spends_a_given_time_on_more_trials_than_it_could_finish(
-    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: tuple[str, str], bars: list[Bar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Scored:
         def __init__(self, ter: float) -> None:
@@ -280,3 +309,9 @@ def test_hyperband_spends_a_given_time_on_more_trials_than_it_could_finish(
         run_trials(hyperband(0.5), corpus[0], output, valid=corpus[1], resume=True)
     run_trials(hyperband(1.2), corpus[0], output, valid=corpus[1], resume=True)
     assert folder.rows()[: len(rows)] == rows and len(folder.rows()) > len(rows)
+    # The bar is of the time that counts, and a search that is longer now begins where it was.
+    # The first one's last trial went past its end, which is no longer the end of the second.
+    assert [(bar.total, bar.unit) for bar in bars] == [(0.6, "s"), (1.2, "s")]
+    assert [bar.began for bar in bars] == pytest.approx([0.0, sum(spent)], abs=0.06)
+    assert [bar.n for bar in bars] == pytest.approx([0.6, 1.2])
+    assert "0.0/0.6 [" in bars[0].shown.getvalue()

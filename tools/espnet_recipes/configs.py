@@ -6,22 +6,16 @@ contribute are put together here; ``write.py`` writes the files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nas_encoder.common.documents import read_yaml
-from nas_encoder.errors import ConfigError
+from tools import recipe_tables
 from tools.experiments.schedules import merge
+from tools.recipe_tables import BINS, entry, masked, read_table
 
 TABLE = Path(__file__).with_name("table.yaml")
 NOTICE = "Written by python -m tools.espnet_recipes.write: change its table, not this file."
-# ESPnet's recipes mask up to 27 of 80 bins.
-BINS, MASK = 80, 27
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Features", ("frontend", "frontend_conf", "specaug", "specaug_conf")),
     ("Network", ("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_net_conf")),
@@ -30,25 +24,19 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-@cache
 def table() -> Any:
     """Return the table."""
-    return read_yaml(TABLE, ConfigError)
+    return read_table(TABLE)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One configuration: a corpus, an encoder and a loss, by their names in the table."""
-
-    corpus: str
-    encoder: str
-    loss: str
+class Choice(recipe_tables.Choice):
+    """One configuration of ESPnet's."""
 
     @property
     def name(self) -> str:
         """Name after ``train_asr_`` or ``training_``."""
         short = self.loss == "hybrid" and table()["encoders"][self.encoder].get("short", False)
-        return self.encoder if short else f"{self.encoder}_{self.loss}"
+        return self.encoder if short else super().name
 
     @property
     def file(self) -> Path:
@@ -123,7 +111,7 @@ def _features(corpus: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str
             "time_warp_window": 5,
             "time_warp_mode": "bicubic",
             "apply_freq_mask": True,
-            "freq_mask_width_range": [0, MASK * bins // BINS],
+            "freq_mask_width_range": [0, masked(bins)],
             "num_freq_mask": 2,
             "apply_time_mask": True,
             "time_mask_width_ratio_range": [0.0, 0.05],
@@ -182,17 +170,6 @@ def _usage(choice: Choice) -> list[str]:
     if option := stats_option(choice.encoder):
         lines.append(f"If others are trained there with 80 bins, add {option}")
     return lines
-
-
-def entry(key: str, value: Any, indent: str = "") -> Iterator[str]:
-    """Yield the lines of an entry: mappings as blocks, lists in one line."""
-    if isinstance(value, Mapping):
-        yield f"{indent}{key}:"
-        for name, item in value.items():
-            yield from entry(name, item, indent + "  ")
-    else:
-        text = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=1000)
-        yield f"{indent}{key}: {text[1:-2]}"
 
 
 def render(choice: Choice) -> str:

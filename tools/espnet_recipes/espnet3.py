@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools.espnet_recipes.configs import Choice, choices, entry, header, table, train_config
+from tools.espnet_recipes.configs import Choice, choices, header, table, train_config
+from tools.recipe_tables import entry
 
 MODEL = (
     *("encoder", "encoder_conf", "decoder", "decoder_conf", "model_conf"),

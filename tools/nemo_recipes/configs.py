@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import ConfigError
-from tools.espnet_recipes.configs import entry
+from tools import recipe_tables
 from tools.espnet_recipes.configs import table as espnet_table
 from tools.experiments.schedules import merge
+from tools.recipe_tables import entry, masked, read_table
 
 TABLE = Path(__file__).with_name("table.yaml")
 CONF = Path("conf", "train", "nemo")
@@ -25,28 +23,15 @@ LABELS = "${model.labels}"
 # The transducer's loss of the package warp-rnnt, as nas_encoder.nemo.rnnt_loss names it for NeMo.
 WARP_RNNT = "warp_rnnt"
 LOSSES = ("auto", "default", "pytorch", WARP_RNNT)
-# NeMo masks up to 27 of 80 bins.
-BINS, MASK = 80, 27
 
 
-@cache
 def table() -> Any:
     """Return the table."""
-    return read_yaml(TABLE, ConfigError)
+    return read_table(TABLE)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One configuration: a corpus, an encoder and a loss, by their names in the table."""
-
-    corpus: str
-    encoder: str
-    loss: str
-
-    @property
-    def name(self) -> str:
-        """Name among those of its corpus."""
-        return f"{self.encoder}_{self.loss}"
+class Choice(recipe_tables.Choice):
+    """One configuration of NeMo's."""
 
     @property
     def config_name(self) -> str:
@@ -164,7 +149,7 @@ def train_config(choice: Choice) -> dict[str, Any]:
     model = {
         **batches,
         "preprocessor": {"features": bins},
-        "spec_augment": {"freq_width": MASK * bins // BINS, "time_masks": corpus["masks"]},
+        "spec_augment": {"freq_width": masked(bins), "time_masks": corpus["masks"]},
         "encoder": encoder_config(choice),
         "optim": {"sched": {"warmup_steps": lengths["scheduler_conf"]["warmup_steps"]}},
     }

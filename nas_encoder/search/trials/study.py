@@ -228,8 +228,13 @@ class Worker:
         return finished(self.study)
 
     def _place(self, trials: Sequence[FrozenTrial]) -> float:
-        """Return where the progress bar stands: trials, or the seconds that they trained."""
-        return len(trials) if self.seconds is None else round(spent_by(trials), 1)
+        """Return where the progress bar stands: trials, or the seconds that they trained.
+
+        The last trials may train past the end, where tqdm would warn.
+        """
+        if self.seconds is None:
+            return len(trials)
+        return min(self.seconds, round(spent_by(trials), 1))
 
     def _share(self, trials: Sequence[FrozenTrial]) -> float:
         """Return how much of the study is done, from 0 to 1."""

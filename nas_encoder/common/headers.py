@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import soundfile
+if TYPE_CHECKING:
+    import soundfile
 
 Data = str | IO[bytes]  # a path, or content
 # Lengths in bytes from here on stand for "unknown", where an encoder could not seek back.
