@@ -184,6 +184,7 @@ def test_any_space(name: str, shared_folder: Callable[..., Path], tmp_path: Path
     assert genotype.space == name
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_trials(source: Path, tmp_path: Path) -> None:
     config = lookup_config("random", source)
     vectors = []

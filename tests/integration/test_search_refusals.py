@@ -170,6 +170,7 @@ def test_weights_that_a_step_has_ruined_reach_no_checkpoint(
     require_same(outcome(output), outcome(finished_search(shared_folder)[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_data_that_changed_under_a_run(
     corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

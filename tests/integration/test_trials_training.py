@@ -118,6 +118,7 @@ def test_costs_are_measured_once_and_those_that_budgets_refuse_not_at_all(
         evaluator(corpus, "tdnn_chain", objective={"parameters": 10})
 
 
+@pytest.mark.slow
 def test_latencies_are_predicted_where_there_is_a_table(
     corpus: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -253,6 +254,7 @@ def test_workers_of_one_study_have_the_same_configuration(tmp_path: Path) -> Non
     assert all(part in said for part in ("evolution.population", "seed"))
 
 
+@pytest.mark.slow
 def test_settings_that_are_newer_than_a_search_by_trials_have_their_defaults(
     tmp_path: Path,
 ) -> None:

@@ -188,6 +188,7 @@ def test_shuffled_batches_hold_similar_lengths(make):
     assert padded < unsorted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec_augment", [None, AUGMENT])
 def test_workers_cache_history_and_global_generators_do_not_matter(make, spec_augment):
     reference = make(spec_augment=spec_augment, cache=False)

@@ -154,6 +154,7 @@ def test_mixtures_weigh_by_both_probabilities(seed: int) -> None:
     assert plain.edges() == plain.edge_probabilities() == plain.edge_entropy() == {}
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_drawn_edges_are_there_or_not(seed: int) -> None:
     """Rows of a drawn mixture are the operations' or zero; every strength has its gradient."""

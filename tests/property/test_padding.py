@@ -126,6 +126,7 @@ def test_zoo_in_evaluation(
     check_alone_equals_in_batch(small(name, **options), beyond, tail, value, options["input_size"])
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(options, lengths_beyond, tails, garbage)
 @pytest.mark.parametrize("name", ZOO)
@@ -185,6 +186,7 @@ def test_unusual_cells(
     check_more_padding_changes_nothing(module, beyond, tail, value, options["input_size"])
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(options, lengths_beyond, tails, garbage, st.booleans())
 def test_taps_and_conditioning(

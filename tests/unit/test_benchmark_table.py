@@ -154,6 +154,7 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "bench.json: lacks transformer_ctc" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_published_figures_are_marked_and_of_their_test_set(tmp_path: Path) -> None:
     root = recipe_folder(tmp_path / "exp", tmp_path / "data" / "espnet")
     command = [str(root), "--no-bench", "--corpus", "timit", "--output", str(tmp_path / "out")]

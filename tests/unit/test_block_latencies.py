@@ -83,6 +83,7 @@ def test_restricted_networks_are_drawn() -> None:
     assert rates == {4, 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditioning", [False, True])
 def test_counted_costs_are_those_of_the_network(conditioning: bool) -> None:
     """Of all kinds of front ends and norms: a piece that is missing, or too many, shows exactly."""

@@ -87,6 +87,7 @@ def agree(net: OneShot, genotype: Genotype) -> None:
     assert shared == pytest.approx(own, rel=1e-9) and own > 0
 
 
+@pytest.mark.slow
 def test_every_encoder_is_computed_exactly() -> None:
     net, rng = supernet(SMALL), random.Random(0)
     drawn = [genotype for _ in range(3) for genotype in net.draws(rng, 2)]

@@ -59,6 +59,7 @@ def graphs(draw: st.DrawFn) -> tuple[dict[int, int], list[tuple[int, int]], dict
     return column, edges, sizes
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(graphs())
 def test_layout_gives_every_vertex_and_every_passing_edge_its_own_room(

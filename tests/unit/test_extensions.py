@@ -157,6 +157,7 @@ print(SPACES.unknown("toy").partition("; ")[2])
     assert not logged
 
 
+@pytest.mark.slow
 def test_an_entry_that_cannot_be_imported_breaks_nothing_else_and_says_which(
     tmp_path: Path,
 ) -> None:

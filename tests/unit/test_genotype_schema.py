@@ -268,6 +268,7 @@ def test_a_name_wins_over_a_file_and_a_path_is_a_path(
     assert load_genotype(Path("asrnet_a").resolve()) == other
 
 
+@pytest.mark.slow
 def test_saving_is_atomic(tmp_path: Path) -> None:
     """A reader sees the old or the new document at every moment, never a part of one."""
     path = tmp_path / "genotype.yaml"

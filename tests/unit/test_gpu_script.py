@@ -44,6 +44,7 @@ def run(
     return status, json.loads(file.read_text(encoding="utf-8"))["parts"]
 
 
+@pytest.mark.slow
 def test_every_end_of_a_part_is_told(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_memory_layout_of_weights_and_features_does_not_matter(
     torch.testing.assert_close(module(x, sizes), other(strided, sizes), rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_float32_training_step_is_close_to_float64() -> None:
     """Covers the kernels that only float32 on CPU takes."""
     for lengths in (EQUAL, UNEQUAL):

@@ -24,6 +24,7 @@ def scaled(genotype: Genotype, parameters: int, blocks: int | None = None) -> Ge
     return BLOCKS.scaling.scale(genotype, parameters, BLOCKS.options(), blocks)[0]
 
 
+@pytest.mark.slow
 def test_a_small_one_becomes_what_its_authors_made_of_it() -> None:
     """Conformer-S and FastConformer-S: 16 blocks of width 176; NeMo's front end of 256 stays."""
     small = load_genotype({"known": "fast_conformer", **SMALL})

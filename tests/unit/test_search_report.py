@@ -251,6 +251,7 @@ def test_a_search_without_an_epoch_has_a_report_too(tmp_path: Path) -> None:
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
+@pytest.mark.slow
 def test_text_from_outside_cannot_become_html(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&"
     page = page_of(make_run(tmp_path / "a b; rm -rf $HOME", 1, train=evil, machine=evil).path)

@@ -110,6 +110,7 @@ def test_configurations_under_a_lookahead() -> None:
         TrialsConfig.from_dict({"objective": {"lookahead_ms": -1}})
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_shared_weights_give_what_each_encoder_gives() -> None:
     """The taps of causal kernels and memories are those around the frame."""

@@ -137,6 +137,7 @@ def test_a_killed_search_goes_on(whole: Path, data: tuple[str, str], tmp_path: P
     assert same(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_training_can_have_a_time(data: tuple[str, str], tmp_path: Path) -> None:
     search(
         data,

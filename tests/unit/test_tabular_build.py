@@ -167,6 +167,7 @@ def test_a_genotype_is_added_to_a_finished_table(
         TableBuilder(config(), **data, output=output, resume=True, added=[tmp_path / "other.yaml"])
 
 
+@pytest.mark.slow
 def test_shards_merge_into_the_same_table(
     whole: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -276,6 +277,7 @@ def test_a_table_whose_start_failed_is_begun_anew(
     assert output.read_bytes() == b"no table"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["tdnn_chain", "asr_revised"])
 def test_tables_of_other_spaces(space: str, data: dict[str, Path], tmp_path: Path) -> None:
     other = config(
@@ -314,6 +316,7 @@ def test_a_training_that_diverges_is_recorded_as_that(
     assert found["val_per"] == [1.0, 1.0] and found["test_per"] == 1.0
 
 
+@pytest.mark.slow
 def test_training_learns_the_tones(data: dict[str, Path], tmp_path: Path) -> None:
     errors = []
     for lr, epochs in ((0.0, 1), (0.005, 20)):
@@ -331,6 +334,7 @@ def test_training_learns_the_tones(data: dict[str, Path], tmp_path: Path) -> Non
     assert trained < 0.3 < 0.7 < untrained
 
 
+@pytest.mark.slow
 def test_the_timit_recipe_runs_on_its_layout(tmp_path: Path) -> None:
     """Everything of the paper's recipe but its size: 48 phones counted as 39, beam 12, warm-up."""
     prepare_corpus(
