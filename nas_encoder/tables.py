@@ -18,6 +18,7 @@ SPACES.refer("asr_revised", "nas_encoder.spaces.cells.space:ASR_REVISED")
 SPACES.refer("tdnn_chain", "nas_encoder.spaces.tdnn_chain.space:TDNN_CHAIN")
 SPACES.refer("nasbench_asr", "nas_encoder.spaces.nasbench_asr.space:NASBENCH_ASR")
 SPACES.refer("blocks", "nas_encoder.spaces.blocks.space:BLOCKS")
+SPACES.refer("streaming_cells", "nas_encoder.spaces.cells.space:STREAMING_CELLS")
 SPACES.refer("streaming_blocks", "nas_encoder.spaces.blocks.space:STREAMING_BLOCKS")
 
 # Builders of the operations on the edges of cells, see nas_encoder.ops.

@@ -10,81 +10,17 @@ B batch, t frames of a chunk, t' frames that come out, C features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.errors import InputError
-from nas_encoder.ops.masking import is_capturing, is_tracing
-
-GOING_ON = 1 << 48  # the length of an utterance whose end has not come; larger than any other
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive frames of one rate.
-
-    Attributes:
-        x: (B, t, C).
-        start: Place of the first one, counted from 0.
-        last: Whether none follow.
-        lengths: (B,) frames of each utterance at this rate, or None while all go on.
-        begins: (B,) place of the first frame of each utterance at this rate; None for 0. What is
-            before is treated as what is past the end is.
-    """
-
-    x: Tensor
-    start: int
-    last: bool
-    lengths: Tensor | None = None
-    begins: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """The number of frames, t."""
-        return size_of(self.x, 1)
-
-    @property
-    def end(self) -> int:
-        """Place after the last frame."""
-        return self.start + self.size
-
-    def valid(self, start: int, end: int) -> Tensor | None:
-        """Return (B, n), true for frames of utterances, for the places from start to end."""
-        if self.lengths is None and self.begins is None:
-            return None
-        places = torch.arange(start, end, device=self.x.device)
-        if self.begins is None:
-            assert self.lengths is not None
-            return places < self.lengths.unsqueeze(1)
-        begun = places >= self.begins.unsqueeze(1)
-        return begun if self.lengths is None else begun & (places < self.lengths.unsqueeze(1))
-
-    def begins_after(self, factor: int) -> Tensor | None:
-        """Return ``begins`` where the rate is a ``factor`` lower."""
-        if self.begins is None:
-            return None
-        return torch.div(self.begins, factor, rounding_mode="floor")
-
-    def cleared(self) -> Tensor:
-        """Return ``x`` with zeros past the end of each utterance."""
-        mask = self.valid(self.start, self.end)
-        return self.x if mask is None else self.x * mask.unsqueeze(2).to(self.x.dtype)
-
-    def holding(self, x: Tensor) -> Chunk:
-        """Return the same places with other features."""
-        return replace(self, x=x)
-
-    def after(self, cache: Tensor) -> Chunk:
-        """Return these frames behind those kept before them, (B, n, C)."""
-        return replace(self, x=torch.cat((cache, self.x), 1), start=self.start - size_of(cache, 1))
-
-    def split(self, count: int) -> tuple[Chunk, Tensor]:
-        """Return the first frames, and a copy of the others to be kept."""
-        return replace(self, x=self.x[:, :count]), self.x[:, count:].clone()
+from nas_encoder.ops.chunks import GOING_ON as GOING_ON
+from nas_encoder.ops.chunks import Chunk as Chunk
+from nas_encoder.ops.chunks import size_of as size_of
+from nas_encoder.ops.chunks import slide as slide
+from nas_encoder.ops.masking import is_capturing
 
 
 class StreamState(NamedTuple):
@@ -122,37 +58,6 @@ class StreamState(NamedTuple):
                 lengths = torch.where(lengths < GOING_ON, lengths - shift, lengths)
         frames = self.frames + chunk.x.size(1)
         return StreamState(frames, place, self.cycle, caches, lengths, chunk.last)
-
-
-def size_of(x: Tensor, dimension: int) -> int:
-    """Return a size that is a constant in recorded graphs, whose chunks all have one size."""
-    size = x.size(dimension)
-    return int(size) if is_tracing() else size
-
-
-def slide(
-    chunk: Chunk, cache: Tensor, size: int, step: int = 1, ahead: int = 0
-) -> tuple[Chunk, Tensor]:
-    """Return the frames under the windows that are complete now, and what is kept.
-
-    Args:
-        chunk: Frames (B, t, ...), zero where the windows shall see zeros.
-        cache: What was kept, in the beginning as many zeros as windows reach before their frame.
-        size: Frames of a window.
-        step: Frames from one window to the next.
-        ahead: Zeros that follow the last frame.
-
-    Returns:
-        The frames of n windows, (n - 1) step + size of them, or none. Its ``start`` is that of the
-        first window's first frame, negative for zeros before the beginning.
-    """
-    joined = chunk.after(cache)
-    x = joined.x
-    if chunk.last and ahead:
-        x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, ahead))
-    count = max(0, (size_of(x, 1) - size) // step + 1)
-    used = x[:, : (count - 1) * step + size] if count else x[:, :0]
-    return replace(joined, x=used), x[:, count * step :].clone()
 
 
 def ends_after(state: StreamState, chunk: Tensor, lengths: Tensor | None) -> Tensor | None:

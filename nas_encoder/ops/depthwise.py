@@ -30,16 +30,23 @@ INPUT, WEIGHT = 0, 1  # places among the inputs of a convolution
 _HAS_MKLDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+def depthwise_conv2d(
+    x: Tensor, weight: Tensor, stride: int, dilation: int, delay: int = 0
+) -> Tensor:
     """Convolve each channel with its own odd kernel, (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)).
 
-    The weight is (C, 1, K, K), K odd; zero padding keeps the size at stride 1.
+    Args:
+        x: (B, C, T, F).
+        weight: (C, 1, K, K), K odd; zero padding keeps the size at stride 1.
+        stride: s, in time and frequency.
+        dilation: In time and frequency.
+        delay: Frames that the kernel lies further back than if it were centred, at most half of it.
     """
     # Where the custom backward is faster, as measured by benchmarks/depthwise.py.
     if _is_fast(x, weight) and (weight.size(2) > 3 or dilation > 1):
-        result: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
+        result: Tensor = _Depthwise.apply(x, weight, stride, dilation, delay)  # type: ignore[no-untyped-call]
         return result
-    return _convolve(x, weight, stride, dilation)
+    return _convolve(x, weight, stride, dilation, delay)
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -57,9 +64,9 @@ class DepthwiseConv2d(nn.Conv2d):
             bias=False,
         )
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s))."""
-        return depthwise_conv2d(input, self.weight, self.stride[0], self.dilation[0])
+    def forward(self, input: Tensor, delay: int = 0) -> Tensor:
+        """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :func:`depthwise_conv2d`."""
+        return depthwise_conv2d(input, self.weight, self.stride[0], self.dilation[0], delay)
 
 
 def _is_fast(x: Tensor, weight: Tensor) -> bool:
@@ -78,29 +85,39 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    padding = dilation * (weight.size(2) // 2)
-    return F.conv2d(x, weight, None, stride, padding, dilation, x.size(1))
+def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int, delay: int = 0) -> Tensor:
+    over_time = padding = dilation * (weight.size(2) // 2)
+    if delay:
+        x, over_time = F.pad(x, (0, 0, padding + delay, padding - delay)), 0
+    return F.conv2d(x, weight, None, stride, (over_time, padding), dilation, x.size(1))
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int, delay: int
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, dilation
-        return _convolve(x, weight, stride, dilation)
+        ctx.delay = delay
+        return _convolve(x, weight, stride, dilation, delay)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, dilation = ctx.geometry
+        delay = ctx.delay
+        if delay:  # a centred kernel over later frames, the last of which have no gradient
+            x = F.pad(x, (0, 0, delay, 0))
+            grad = F.pad(grad, (0, 0, 0, -(-x.size(2) // stride) - grad.size(2)))
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_x = depthwise_input_gradient(x, weight, grad, stride, dilation)
+            grad_x = grad_x[:, :, delay:] if delay else grad_x
         if ctx.needs_input_grad[1]:
             grad_weight = depthwise_weight_gradient(x, weight, grad, stride, dilation)
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
 
 
 def depthwise_input_gradient(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_encoder.ops.chunks import Chunk, Window, bins_after
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
@@ -18,6 +19,14 @@ class Identity(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return (B, C, T, F) unchanged."""
         return x
+
+    def first_cache(self, empty: Tensor) -> tuple[()]:
+        """Return the cache of streams (B, 0, F, C): nothing."""
+        return ()
+
+    def step(self, chunk: Chunk, cache: tuple[()]) -> tuple[Chunk, tuple[()]]:
+        """Return a chunk (B, t, F, C) unchanged."""
+        return chunk, cache
 
 
 class Weightless(nn.Module):
@@ -62,10 +71,12 @@ class FactorizedReduce(nn.Module):
     time and frequency, the others those odd in both; batch norm. Odd sizes are padded by a zero.
     """
 
-    context = (0, 1)
+    window = Window(0, 1, 2)
+    context = window.context
 
     def __init__(self, channels: int, output_channels: int, affine: bool) -> None:
         super().__init__()
+        self.output_channels = output_channels
         half = output_channels // 2
         self.even = nn.Conv2d(channels, half, 1, bias=False)
         self.odd = nn.Conv2d(channels, output_channels - half, 1, bias=False)
@@ -73,9 +84,24 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, D, ceil(T/2), ceil(F/2)); see :mod:`nas_encoder.ops`."""
+        return self.norm(self._halved(x), strided(mask, 2))  # type: ignore[no-any-return]
+
+    def _halved(self, x: Tensor) -> Tensor:
         even, odd = even_and_odd(x)
-        x = torch.cat([self.even(F.relu(even)), self.odd(F.relu(odd))], dim=1)
-        return self.norm(x, strided(mask, 2))  # type: ignore[no-any-return]
+        return torch.cat([self.even(F.relu(even)), self.odd(F.relu(odd))], dim=1)
+
+    def first_cache(self, empty: Tensor) -> Tensor:
+        """Return the cache of streams (B, 0, F, C)."""
+        return self.window.first_cache(empty)
+
+    def step(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, F, C) to the frames that are complete."""
+        shape = bins_after(chunk.x, 2), self.output_channels
+        chunk, cache = self.window.step(chunk, cache, self._under, shape)
+        return chunk.holding(chunk.cleared()), cache
+
+    def _under(self, x: Tensor, _: Chunk) -> Tensor:
+        return self.norm(self._halved(x))  # type: ignore[no-any-return]
 
 
 def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:

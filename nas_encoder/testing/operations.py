@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nas_encoder.ops import OperationBuilder
+from nas_encoder.ops.chunks import Chunk
 from nas_encoder.ops.masking import frame_mask, strided
 from nas_encoder.testing.convolutions import only_sound_convolutions
 
@@ -158,6 +161,30 @@ class OperationContract:
         seen = x.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
         before, after = module.context  # type: ignore[misc]
         assert (int(seen[0]), int(seen[-1])) == (20 - before, 20 + after)
+
+    @both_strides
+    @torch.no_grad()
+    def test_chunks_give_what_the_whole_gives(
+        self, operation: OperationBuilder, stride: int
+    ) -> None:
+        """With an utterance that ends in a chunk, one that ends between two, and single frames."""
+        module: Any = build(operation, stride).eval()
+        if not hasattr(module, "step"):
+            pytest.skip("its networks encode windows of their input again")
+        for lengths in ([23, 11, 8, 1], [23] * 2):
+            x, mask = masked(lengths, 23)
+            ends = None if lengths[0] == lengths[-1] else torch.tensor(lengths)
+            cache, start = module.first_cache(x.permute(0, 2, 3, 1)[:, :0]), 0
+            pieces: list[Tensor] = []
+            for size in (0, 8, 1, 1, 1, 0, 5, 6, 1):
+                frames = x[:, :, start : start + size].permute(0, 2, 3, 1)
+                out, cache = module.step(Chunk(frames, start, start + size == 23, ends), cache)
+                assert out.start == sum(piece.size(1) for piece in pieces)
+                pieces.append(out.x)
+                start += size
+            found = torch.cat(pieces, 1).permute(0, 3, 1, 2)
+            whole = module(x, None if ends is None else mask)
+            torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
 
 
 def build(operation: OperationBuilder, stride: int, affine: bool = True) -> nn.Module:

@@ -125,22 +125,26 @@ def one_graph_gives_the_same(network: Any, chunk: int, lengths: list[int]) -> No
 
 
 @torch.no_grad()
-def lookahead_is_exact(network: Any, period: int) -> None:
+def lookahead_is_exact(network: Any, period: int, changes: int = 1) -> None:
     """Check the lookahead by changing input frames, and that no output comes later than it must.
 
     Args:
         network: In evaluation mode, in float64.
         period: Input frames after which what frames depend on is the same again, a multiple of S.
+        changes: Of each frame; more than one for networks in which the largest of several frames
+            hides a change of another.
     """
     factor, ahead = network.subsampling_factor, network.lookahead()
     first = -(-ahead // period) * period  # such that what is changed changes no border
     frames = first + 2 * period + 2 * ahead + 1
     x = torch.randn(1, frames, network.input_size, dtype=torch.float64)
-    batch = x.repeat(period + 1, 1, 1)
-    for place in range(period):
-        batch[place, first + place] += 30 * torch.randn(network.input_size, dtype=torch.float64)
-    y, _ = network(batch, torch.full((period + 1,), frames))
-    changed = (y[:-1] - y[-1]).abs().amax(2) > 1e-12  # (changes, T')
+    batch = x.repeat(changes * period + 1, 1, 1)
+    for number in range(changes * period):
+        change = 30 * torch.randn(network.input_size, dtype=torch.float64)
+        batch[number, first + number // changes] += change
+    y, _ = network(batch, torch.full((len(batch),), frames))
+    changed = (y[:-1] - y[-1]).abs().amax(2) > 1e-12  # (period * changes, T')
+    changed = changed.unflatten(0, (period, changes)).any(1)
     assert changed.any(1).all()
     earliest = changed.int().argmax(1)  # the first output frame that each change shows in
     distance = first + torch.arange(period) - factor * earliest

@@ -11,6 +11,8 @@ from typing import Any
 from nas_encoder.common.problems import Problems
 
 KINDS = NORMAL, REDUCTION = "normal", "reduction"
+CAUSAL_AFTER = "causal_after"
+MAX_CAUSAL_AFTER = 1024
 MAX_NODES = 8
 MAX_EDGES_PER_NODE = 8
 INPUT_STATES = 2
@@ -109,10 +111,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellArchitecture:
-    """A normal cell (keeps the resolution) and a reduction cell (halves time and frequency)."""
+    """A normal cell (keeps the resolution) and a reduction cell (halves time and frequency).
+
+    Attributes:
+        normal: Of all places but two.
+        reduction: Of these two.
+        causal_after: After how many cells of the network all others are causal in time, as the stem
+            then is: they see no input frames after those of their output frame. None if none is.
+    """
 
     normal: Cell
     reduction: Cell
+    causal_after: int | None = None
 
     def of_kind(self, kind: str) -> Cell:
         """Return the cell of a kind."""
@@ -120,26 +130,45 @@ class CellArchitecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the YAML form."""
-        return {"normal": self.normal.to_dict(), "reduction": self.reduction.to_dict()}
+        cells = {"normal": self.normal.to_dict(), "reduction": self.reduction.to_dict()}
+        return cells if self.causal_after is None else {**cells, CAUSAL_AFTER: self.causal_after}
 
     def canonical(self) -> list[Any]:
         """Return the canonical form; see :meth:`Cell.canonical`."""
-        return ["cells_2d", self.normal.canonical(), self.reduction.canonical()]
+        found = ["cells_2d", self.normal.canonical(), self.reduction.canonical()]
+        return found if self.causal_after is None else [*found, [CAUSAL_AFTER, self.causal_after]]
+
+    @property
+    def causal_stem(self) -> bool:
+        """Whether the stem sees no frames ahead."""
+        return self.causal_after is not None
+
+    def is_causal(self, index: int) -> bool:
+        """Return whether a cell of the network, counted from 0, is causal."""
+        return self.causal_after is not None and index >= self.causal_after
 
 
 def parse_cells(
     document: Mapping[str, Any], operations: tuple[str, ...], problems: Problems
 ) -> CellArchitecture | None:
-    """Read the two cells of a genotype document; None if there were problems."""
+    """Read the two cells of a genotype document, and from where on they are causal.
+
+    None if there were problems with the cells.
+    """
     cells = {
         kind: _parse_cell(document[kind], kind, operations, problems)
         for kind in KINDS
         if kind in document
     }
     normal, reduction = cells.get("normal"), cells.get("reduction")
+    after = None
+    if CAUSAL_AFTER in document:
+        why = ": the number of cells before the first causal one; leave it out if none is"
+        given = document[CAUSAL_AFTER]
+        after = problems.integer(given, CAUSAL_AFTER, 0, MAX_CAUSAL_AFTER, why)
     if normal is None or reduction is None:
         return None
-    return CellArchitecture(normal, reduction)
+    return CellArchitecture(normal, reduction, after)
 
 
 def _parse_cell(

@@ -9,10 +9,11 @@ parameter counts of the paper.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache, partial, reduce
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,10 @@ from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_parameters
-from nas_encoder.network.deltas import WINDOW
+from nas_encoder.network.deltas import SPAN
 from nas_encoder.network.tapped import TappedEncoder, Taps
 from nas_encoder.ops import build_operation
+from nas_encoder.ops.chunks import Chunk
 from nas_encoder.ops.masking import apply_mask, recomputing
 from nas_encoder.spaces.cells.architecture import INPUT_STATES, CellArchitecture
 from nas_encoder.spaces.cells.cell import CellModule, State
@@ -32,7 +34,9 @@ from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS
 from nas_encoder.spaces.cells.stack import live_cells, stack
-from nas_encoder.spaces.cells.stem import Stem
+from nas_encoder.spaces.cells.stem import Stem, stem_window
+
+T = TypeVar("T")
 
 
 class CellEncoder(TappedEncoder):
@@ -59,15 +63,16 @@ class CellEncoder(TappedEncoder):
         super().__init__(config)
         self.genotype = genotype
         self.drop_path = float(config.drop_path)
-        self.stem = Stem(config)
-        self.cells = nn.ModuleDict()
         architecture = genotype.architecture
+        self.stem = Stem(config, architecture.causal_stem)
+        self.cells = nn.ModuleDict()
         live = live_cells(architecture, config)
         joined = {kind: len(architecture.of_kind(kind).concat) for kind in KINDS}
         self.places, width = stack(config.layers, config.channels, joined)
         for index, place in enumerate(self.places):
             if index in live:
-                self.cells[str(index)] = CellModule(architecture.of_kind(place.kind), place)
+                cell, causal = architecture.of_kind(place.kind), architecture.is_causal(index)
+                self.cells[str(index)] = CellModule(cell, place, causal)
         self.possible_taps = tuple(
             number
             for number in range(config.reductions[1] + 1, config.layers)
@@ -116,10 +121,7 @@ class CellEncoder(TappedEncoder):
             states.pop(index - 3, None)  # no later cell reads it: free its memory
             if str(index) not in self.cells:
                 continue
-            # Unbuilt cells have no consumers, so the missing state does not matter.
-            first = states.get(index - 2, states[max(states)])
-            second = states.get(index - 1, states[max(states)])
-            state = self._run_cell(index, first, second)
+            state = self._run_cell(index, *_inputs(states, index))
             added = taps.take(index + 1, partial(self.head, state))
             if added is not None:
                 state = self._add_condition(state, added)
@@ -130,6 +132,43 @@ class CellEncoder(TappedEncoder):
     def field(self) -> ReceptiveField:
         """Return what an output frame depends on at most."""
         return receptive_field(self.genotype.architecture, self.config)
+
+    @property
+    def streams(self) -> bool:
+        """Whether all operations have caches of their own; else windows are encoded again."""
+        return all(cell.streams for cell in self.cells.values())
+
+    def initial_caches(self, batch: int, like: Tensor) -> Any:
+        """Return the caches of B streams, of the type and on the device of ``like``."""
+        if not self.streams:
+            return super().initial_caches(batch, like)
+        empty = like.new_zeros(batch, 0, self.input_size)
+        stem = self.stem.first_cache(empty)
+        chunk, _ = self.stem.step(Chunk(empty, 0, False), stem)
+        states, cells = {-2: chunk.x, -1: chunk.x}, []
+        for index, cell in self._built():
+            own, states[index] = cell.first_cache(*_inputs(states, index))
+            cells.append(own)
+        return stem, tuple(cells)
+
+    def stream(self, chunk: Chunk, caches: Any, taps: Taps) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, F), zero past the ends, to the frames (B, t', D) that are complete."""
+        if not self.streams:
+            return super().stream(chunk, caches, taps)
+        chunk, stem = self.stem.step(chunk, caches[0])
+        states, cells = {-2: chunk, -1: chunk}, []
+        for (index, cell), own in zip(self._built(), caches[1], strict=True):
+            chunk, own = cell.step(*_inputs(states, index), own)
+            cells.append(own)
+            added = taps.take(index + 1, partial(self.head, _state(chunk)))
+            if added is not None:
+                value = self._add_condition(_state(chunk), added).value
+                chunk = chunk.holding(value.permute(0, 2, 3, 1))
+            states[index] = chunk
+        return chunk.holding(self.head(_state(chunk))), (stem, tuple(cells))
+
+    def _built(self) -> list[tuple[int, Any]]:
+        return [(int(index), cell) for index, cell in self.cells.items()]
 
     def _run_cell(self, index: int, first: State, second: State) -> State:
         cell = self.cells[str(index)]
@@ -154,23 +193,42 @@ class CellEncoder(TappedEncoder):
 build = CellEncoder
 
 
+def _inputs(states: Mapping[int, T], index: int) -> tuple[T, T]:
+    """Return the outputs of the two cells before; of unbuilt ones, which are not read, any."""
+    latest = states[max(states)]
+    return states.get(index - 2, latest), states.get(index - 1, latest)
+
+
+def _state(chunk: Chunk) -> State:
+    """Return a chunk (B, t, F, C) as a feature map."""
+    value, mask = chunk.x.permute(0, 3, 1, 2), chunk.valid(chunk.start, chunk.end)
+    return State(value, None if mask is None else mask[:, None, :, None].to(value.dtype))
+
+
 def receptive_field(architecture: CellArchitecture, config: CellConfig) -> ReceptiveField:
-    """Return the receptive field of an output frame in time."""
-    jump = 1  # input frames from one position to the next
-    field = ReceptiveField().plus(2 * WINDOW if config.deltas else 0).plus(jump)  # 3x3 stem
-    jump *= config.stem_stride[0]
+    """Return the receptive field of an output frame in time.
+
+    Raises:
+        ConfigError: An operation cannot be causal.
+    """
+    causal = architecture.causal_stem
+    field = ReceptiveField()
+    if config.deltas:
+        field = field.plus(2 * SPAN, 0) if causal else field.plus(SPAN)
+    field = field.plus(*stem_window(config.stem_stride[0], causal).context)
+    jump = config.stem_stride[0]  # input frames from one position to the next
     outputs = [field, field]  # of the two previous cells
     places, _ = stack(config.layers, config.channels, dict.fromkeys(KINDS, 1))
-    for place in places:
-        cell = architecture.of_kind(place.kind)
+    for index, place in enumerate(places):
+        cell, causal = architecture.of_kind(place.kind), architecture.is_causal(index)
         states = list(outputs)
         if place.halves_first:
-            states[0] = _seen(states[0], "skip_connect", 2, jump // 2)
+            states[0] = _seen(states[0], "skip_connect", 2, jump // 2, causal)
         for node in cell.nodes:
             fields = [
-                _seen(states[edge.source], edge.op, place.stride, jump)
+                _seen(states[edge.source], edge.op, place.stride, jump, causal)
                 if edge.source < INPUT_STATES
-                else _seen(states[edge.source], edge.op, 1, jump * place.stride)
+                else _seen(states[edge.source], edge.op, 1, jump * place.stride, causal)
                 for edge in node
             ]
             states.append(reduce(ReceptiveField.union, fields))
@@ -180,14 +238,16 @@ def receptive_field(architecture: CellArchitecture, config: CellConfig) -> Recep
     return outputs[1]
 
 
-def _seen(state: ReceptiveField, operation: str, stride: int, jump: int) -> ReceptiveField:
+def _seen(
+    state: ReceptiveField, operation: str, stride: int, jump: int, causal: bool
+) -> ReceptiveField:
     """Return what an operation sees of a state whose positions are ``jump`` frames apart."""
-    before, after = _context(operation, stride)
+    before, after = _context(operation, stride, causal)
     return state.plus(before * jump, after * jump)
 
 
 @lru_cache(maxsize=64)
-def _context(operation: str, stride: int) -> tuple[int, int]:
+def _context(operation: str, stride: int, causal: bool) -> tuple[int, int]:
     with torch.device("meta"):
-        context: Any = build_operation(operation, 2, stride).context
+        context: Any = build_operation(operation, 2, stride, causal=causal).context
     return int(context[0]), int(context[1])

@@ -31,3 +31,6 @@ ASR_REVISED_OPERATIONS = (
     "dil_conv_5x5",
     "conv_7x1_1x7",
 )
+
+# Of both.
+ALL_OPERATIONS = (*DARTS_OPERATIONS, "conv_7x1_1x7")

@@ -3,6 +3,9 @@
 Liu et al. 2019 (DARTS), section 2.1 and appendix A.1; He et al. 2020 keep the cells and change
 the operations. A node reads two *different* earlier states and ``none`` is never part of a
 genotype.
+
+In all of them a genotype may say ``causal_after: n``: the cells of its network after the first n,
+and the stem, are causal in time. ``streaming_cells`` searches that number too.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from typing import Any
 
 from nas_encoder.common.choices import NO_EDGES, EdgeProbabilities, Probabilities, most_probable
 from nas_encoder.common.problems import Problems
-from nas_encoder.errors import NasEncoderError
+from nas_encoder.errors import GenotypeError, NasEncoderError
 from nas_encoder.spaces.base import LATENCY, LEARNED_EDGES, LIMITS, Kind, SearchSpace
 from nas_encoder.spaces.cells.architecture import (
+    CAUSAL_AFTER,
     INPUT_STATES,
     NORMAL,
     Cell,
@@ -27,7 +31,12 @@ from nas_encoder.spaces.cells.architecture import (
 )
 from nas_encoder.spaces.cells.architecture import KINDS as KINDS
 from nas_encoder.spaces.cells.config import CellConfig, CellSection
-from nas_encoder.spaces.cells.operations import ASR_REVISED_OPERATIONS, DARTS_OPERATIONS, NONE
+from nas_encoder.spaces.cells.operations import (
+    ALL_OPERATIONS,
+    ASR_REVISED_OPERATIONS,
+    DARTS_OPERATIONS,
+    NONE,
+)
 
 NODES = 4
 EDGES_PER_NODE = 2
@@ -68,19 +77,25 @@ class CellSpace(SearchSpace):
     Args:
         name: As in a genotype's ``space``.
         operations: Candidates of an edge, ``none`` included, in the supernet's order.
+        causal_after: Candidates of a genotype's ``causal_after``, one more choice; none if it is
+            not searched. Such a space has no supernet, as the number is not an operation.
     """
 
     package = __package__
     options = CellConfig
     section = CellSection
     keys = KINDS
+    more_keys = (CAUSAL_AFTER,)
     features = frozenset({LEARNED_EDGES, LIMITS, LATENCY})
     zero = NONE
     weightless = ("max_pool_3x3", "avg_pool_3x3", "skip_connect")
 
-    def __init__(self, name: str, operations: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, operations: tuple[str, ...], causal_after: tuple[int, ...] = ()
+    ) -> None:
         self.name = name
         self.operations = operations
+        self.causal_after = causal_after
         self.choices = tuple(op for op in operations if op != NONE)
         self.nodes = NODES
         self.edges = edge_list(NODES)
@@ -91,13 +106,20 @@ class CellSpace(SearchSpace):
             comb(INPUT_STATES + node, EDGES_PER_NODE) * len(self.choices) ** EDGES_PER_NODE
             for node in range(NODES)
         )
-        self.size = per_cell ** len(KINDS)
+        self.size = per_cell ** len(KINDS) * max(1, len(causal_after))
         names = tuple(f"{node + INPUT_STATES} ← {state_name(state)}" for node, state in self.edges)
         groups = tuple(node for node, _ in self.edges)
         self.kinds = {
             kind: Kind(f"{kind} cell", names, operations, groups, limited=kind == NORMAL)
             for kind in KINDS
         }
+        if causal_after:
+            candidates = tuple(map(str, causal_after))
+            self.kinds[CAUSAL_AFTER] = Kind("causal after", ("cells",), candidates, pruned=False)
+
+    def has(self, module: str) -> bool:
+        """Return whether a module exists; a choice of ``causal_after`` leaves no supernet."""
+        return super().has(module) and not (self.causal_after and module == "supernet")
 
     def parse(self, document: Mapping[str, Any], problems: Problems) -> CellArchitecture | None:
         """Read both cells."""
@@ -105,26 +127,47 @@ class CellSpace(SearchSpace):
 
     @property
     def bounds(self) -> list[int]:
-        """Number of values of each choice of :meth:`encode`: pair of sources, op, op; per node."""
+        """Number of values of each choice of :meth:`encode`; see :meth:`vector_of`."""
         per_cell = [
             bound
             for node in range(NODES)
             for bound in (len(self.pairs[node]), len(self.choices), len(self.choices))
         ]
-        return per_cell * len(KINDS)
+        more = [len(self.causal_after)] if self.causal_after else []
+        return per_cell * len(KINDS) + more
 
     def vector_of(self, architecture: CellArchitecture) -> list[int]:
-        """Return 24 integers: for each node of each cell its pair of sources and two ops."""
+        """Return integers: for each node of each cell its pair of sources and two ops.
+
+        These are 24; one more is for ``causal_after``, if that is searched.
+
+        Raises:
+            GenotypeError: ``causal_after`` is not searched, or not that one.
+        """
+        after, searched = architecture.causal_after, self.causal_after or (None,)
+        if after not in searched:
+            rule = (
+                f"must be {' or '.join(map(str, self.causal_after))}"
+                if self.causal_after
+                else ("must be left out")
+            )
+            raise GenotypeError(
+                "genotype",
+                [
+                    f"{CAUSAL_AFTER}: {rule} to be searched in the space '{self.name}', got "
+                    f"{'none' if after is None else after}"
+                ],
+            )
         vector: list[int] = []
         for kind in KINDS:
             for node, edges in enumerate(architecture.of_kind(kind).nodes):
                 first, second = sorted(edges, key=lambda edge: edge.source)
                 vector.append(self.pairs[node].index((first.source, second.source)))
                 vector += [self.choices.index(first.op), self.choices.index(second.op)]
-        return vector
+        return vector if after is None else [*vector, self.causal_after.index(after)]
 
     def architecture_of(self, vector: Sequence[int]) -> CellArchitecture:
-        """Return the cells of 24 choices."""
+        """Return the architecture of these choices."""
         cells = []
         values = iter(vector)
         for _ in KINDS:
@@ -133,7 +176,9 @@ class CellSpace(SearchSpace):
                 sources = self.pairs[node][next(values)]
                 nodes.append(tuple(Edge(self.choices[next(values)], source) for source in sources))
             cells.append(_cell(nodes))
-        return CellArchitecture(*cells)
+        after = self.causal_after[next(values)] if self.causal_after else None
+        normal, reduction = cells
+        return CellArchitecture(normal, reduction, after)
 
     def check(self, architecture: Any, problems: Problems) -> None:
         """Report every rule of the space that the cells break."""
@@ -170,14 +215,21 @@ class CellSpace(SearchSpace):
         edges: EdgeProbabilities = NO_EDGES,
     ) -> CellArchitecture:
         """Derive both cells; the limits apply to the normal cell."""
+        after = None
+        if self.causal_after:
+            after = int(most_probable(probabilities[CAUSAL_AFTER][0]))
         return CellArchitecture(
             derive_cell(probabilities["normal"], self.nodes, limits, edges.get("normal")),
             derive_cell(probabilities["reduction"], self.nodes, edges=edges.get("reduction")),
+            after,
         )
 
     def chosen(self, architecture: CellArchitecture) -> dict[str, list[tuple[int, str]]]:
         """Return for each kind of cell (edge, operation) of the edges taken."""
-        return {
+        more = {}
+        if self.causal_after:
+            more[CAUSAL_AFTER] = [(0, str(architecture.causal_after))]
+        return more | {
             kind: [
                 (self.edges.index((node, edge.source)), edge.op)
                 for node, edges in enumerate(architecture.of_kind(kind).nodes)
@@ -192,6 +244,8 @@ class CellSpace(SearchSpace):
         for kind in KINDS:
             lines.append(f"{kind} cell")
             lines += [f"  {text}" for text in cell_lines(architecture.of_kind(kind))]
+        if architecture.causal_after is not None:
+            lines.append(f"stem and cells after the first {architecture.causal_after}: causal")
         return lines
 
     def shape(self, architecture: CellArchitecture) -> dict[str, int]:
@@ -328,3 +382,4 @@ def depth(cell: Cell) -> int:
 
 DARTS = CellSpace("darts", DARTS_OPERATIONS)
 ASR_REVISED = CellSpace("asr_revised", ASR_REVISED_OPERATIONS)
+STREAMING_CELLS = CellSpace("streaming_cells", ALL_OPERATIONS, (0, 1, 2, 3, 4, 5, 6, 8))
