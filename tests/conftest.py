@@ -20,6 +20,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,13 +78,46 @@ def wheel(repository: Path, shared_folder: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def espnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Run ESPnet's programs, as ``python -m`` does, without the time of its imports."""
+    names = ("asr_train", "asr_inference", "lm_train", "pack")
+    with _forks(tmp_path_factory, *(f"espnet2.bin.{name}" for name in names)) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def nemo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Run programs that use NeMo without the time of its imports."""
+    with _forks(tmp_path_factory, "nemo.collections.asr.models", "nemo.utils.exp_manager") as forks:
+        yield forks
+
+
+@contextmanager
+def _forks(tmp_path_factory: pytest.TempPathFactory, *modules: str) -> Iterator[Forks]:
     from forked import Forks
 
-    modules = [f"espnet2.bin.{name}" for name in ("asr_train", "asr_inference", "pack")]
     kept = {key: value for key, value in os.environ.items() if key != "NAS_ENCODER_AUTOLOAD"}
     forks = Forks(tmp_path_factory.mktemp("forks"), modules, kept)
-    yield forks
-    forks.close()
+    try:
+        yield forks
+    finally:
+        forks.close()
+
+
+@pytest.fixture(scope="session")
+def espnet_jobs(espnet: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of `python` and `nas-encoder` for recipes, by one process that has ESPnet."""
+    from python_server import commands
+
+    with commands(espnet, tmp_path_factory.mktemp("jobs")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def nemo_jobs(nemo: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Likewise, by one that has NeMo."""
+    from python_server import commands
+
+    with commands(nemo, tmp_path_factory.mktemp("jobs")) as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -134,15 +168,30 @@ def _heard_again() -> list[str]:
     return silent
 
 
+# Their processes import toolkits by themselves, and share none with the tests of other files.
+APART = ("test_autoload", "test_espnet_newer", "test_espnet_plugin", "test_hydra_plugin")
+
+
+@pytest.hookimpl(trylast=True)  # when those that were not asked for are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # First the files that need a toolkit: idle workers take tests from the end of the others', so
-    # one worker runs them all, and the other one need not import the toolkits (20 s).
-    toolkits = {
-        item.path
-        for item in items
-        if item.get_closest_marker("espnet") or item.get_closest_marker("nemo")
-    }
-    items.sort(key=lambda item: item.path not in toolkits)
+    # Of two workers each begins with one half, and takes tests from the end of the other's when it
+    # is done. So one runs all files that need a toolkit, which the other one need not import (20 s)
+    # nor start processes that have it; the other one begins with the slow ones; and both end with
+    # short tests, so that neither waits for the other.
+    toolkit: list[pytest.Item] = []
+    slow: list[pytest.Item] = []
+    fast: list[pytest.Item] = []
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    for item in items:
+        found = marks[item.path]
+        if found & {"espnet", "nemo"} and item.path.stem not in APART:
+            toolkit.append(item)
+        else:
+            (slow if "slow" in found else fast).append(item)
+    first = max(0, len(items) // 2 - len(toolkit))
+    items[:] = [*toolkit, *fast[:first], *slow, *fast[first:]]
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return

@@ -2,7 +2,8 @@
 
 Imported, it offers :class:`Forks`. As a script, it is that process, which imports nothing of ours
 by itself. A fork runs its program as ``python -m MODULE`` or ``python FILE`` would, with its own
-folder, output and ``sys.path``. Not for NeMo, whose imports start threads, which no fork has.
+folder, output and ``sys.path``. Threads that imports start are in no fork: NeMo's are onnxruntime's
+pool and jemalloc's (pyarrow), idle and not needed by what runs here.
 (``preloaded.py`` forks functions of ours, from this interpreter.)
 """
 

@@ -16,22 +16,46 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 def run_recipe(
-    toolkit: str, *options: str, timeout: float = 60, corpus: str = "mini"
+    recipe: str, jobs: Path, *options: str, timeout: float = 1200
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``recipes/CORPUS/TOOLKIT/run.sh``; ``timeout`` in seconds."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "VIRTUAL_ENV": sys.prefix,
-    }
+    """Run ``recipes/RECIPE/run.sh``.
+
+    Args:
+        recipe: The folder.
+        jobs: That of `python` and `nas-encoder` for its jobs (:mod:`python_server`).
+        *options: Words.
+        timeout: Seconds.
+    """
+    path = [str(jobs), str(Path(sys.executable).parent), os.environ["PATH"]]
     return subprocess.run(
-        ["bash", str(RECIPES / corpus / toolkit / "run.sh"), *options],
-        env=environment,
+        ["bash", str(RECIPES / recipe / "run.sh"), *options],
+        env={**os.environ, "PATH": os.pathsep.join(path), "VIRTUAL_ENV": sys.prefix},
         capture_output=True,
         text=True,
         timeout=timeout,
         check=False,
     )
+
+
+def run_whole(recipe: str, jobs: Path, folder: Path, *options: str) -> tuple[list[str], str]:
+    """Run all stages of a recipe in a folder; return its options and what it printed.
+
+    It must end with the page of results.
+    """
+    words = ["--tiny", "true", "--nj", "1", *options]
+    for name in ("expdir", "datadir", "downloads"):
+        words += [f"--{name}", str(folder / name)]
+    done = run_recipe(recipe, jobs, *words)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    page = folder / "expdir" / "results" / "RESULTS.md"
+    assert page.read_text(encoding="utf-8") in done.stdout
+    return words, done.stdout
+
+
+def check_done(recipe: str, jobs: Path, options: Sequence[str]) -> None:
+    """The same command again has nothing to do."""
+    again = run_recipe(recipe, jobs, *options)
+    assert again.returncode == 0 and "Nothing to be done" in again.stderr, again.stderr
 
 
 def check_documents(exp: Path, printed: str) -> None:

@@ -3,8 +3,9 @@
 Imported, it offers :func:`commands`: a folder to be put first on a PATH, whose ``python`` and
 ``nas-encoder`` hand programs of the packages ``SERVED`` over to that process and pass on their
 status; all else is left to the interpreter. As a script, started by :class:`forked.Forks`, it is
-that process. So a recipe's jobs import ESPnet (10 s of CPU), torch, lhotse and Lightning once in
+that process. So a recipe's jobs import a toolkit (10 s of CPU), torch, lhotse and Lightning once in
 all, and are otherwise the same programs with the same arguments, folder, variables and output.
+What ``resumable`` runs, and measures, is a fork of it, so that the costs are the program's.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from forked import Forks, finish
 
@@ -30,7 +34,6 @@ MODULES = (
     "nas_encoder.search.run",
     "nas_encoder.search.gradient.loop",
     "nas_encoder.search.trials.run",
-    "espnet2.bin.lm_train",
     "kaldialign",
     "lhotse",
     "lightning.fabric",
@@ -65,17 +68,23 @@ sys.exit(status)
 
 
 @contextlib.contextmanager
-def commands(espnet: Forks, folder: Path) -> Iterator[Path]:
-    """Start the process from one that has ESPnet; yield the folder with the two commands."""
+def commands(toolkit: Forks, folder: Path, modules: Sequence[str] = MODULES) -> Iterator[Path]:
+    """Start the process from one that has a toolkit; yield the folder with the two commands.
+
+    Args:
+        toolkit: The process.
+        folder: An empty one.
+        modules: What the new process imports too.
+    """
     path = folder / "socket"
     for name, words in (("python", []), ("nas-encoder", ["-m", "nas_encoder"])):
         client = CLIENT.format(python=sys.executable, words=words, served=SERVED, path=str(path))
         (folder / name).write_text(client)
         (folder / name).chmod(0o755)
-    server = espnet.start([__file__, folder], folder)
+    server = toolkit.start([__file__, folder, *modules], folder)
     until = time.monotonic() + 300
     while not path.exists():
-        assert time.monotonic() < until, espnet.log()
+        assert time.monotonic() < until, toolkit.log()
         time.sleep(0.05)
     try:
         yield folder
@@ -87,9 +96,9 @@ def commands(espnet: Forks, folder: Path) -> Iterator[Path]:
         assert done.returncode == 0, done.stderr
 
 
-def serve(folder: Path) -> list[str]:
+def serve(folder: Path, modules: Sequence[str]) -> list[str]:
     """Run programs until the end; in a fork, return its program."""
-    for module in MODULES:
+    for module in modules:
         import_module(module)
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(folder / "opening"))
@@ -142,8 +151,31 @@ def enter(
     sys.path[:] = [*own, *(path for path in sys.path[1:] if path not in own)]
     sys.argv = list(words[1:])
     sys.executable = str(folder / "python")  # of the processes that it starts
+    if words[1] == "tools.experiments.resumable":
+        subprocess.Popen = Child  # type: ignore[misc]
+
+
+class Child(subprocess.Popen[Any]):
+    """The command of a ``resumable``: a fork that executes nothing, if its program is served."""
+
+    def __init__(self, words: Sequence[Any], **options: Any) -> None:
+        command = list(map(str, words[3:]))  # the first are of a shell, which executes the others
+        if command[:1] == ["nas-encoder"]:
+            command[:1] = ["python", "-m", "nas_encoder"]
+        if command[:2] == ["python", "-m"] and command[2].split(".")[0] in SERVED:
+            options["preexec_fn"] = partial(become, command[1:])
+        super().__init__(words, **options)
+
+
+def become(words: Sequence[str]) -> None:
+    """Be a program, in a process that has its output already."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them: Popen waits for its end
+    subprocess.Popen = Child.__base__  # type: ignore[misc,assignment]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.argv = list(words[1:])
+    finish(words)
 
 
 if __name__ == "__main__":
-    if chosen := serve(Path(sys.argv[1])):
+    if chosen := serve(Path(sys.argv[1]), sys.argv[2:]):
         finish(chosen)

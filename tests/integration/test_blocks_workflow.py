@@ -14,28 +14,23 @@ from typing import Any
 
 import pytest
 import yaml
-from mini_recipe import run_recipe
+from mini_recipe import check_done, run_recipe, run_whole
 
 from nas_encoder import load_genotype
 
-pytestmark = pytest.mark.slow
+# ESPnet only for the process that the recipes share.
+pytestmark = [pytest.mark.espnet, pytest.mark.slow]
 ENCODERS = ["searched", "oneshot_search", "dfsmn_san"]
 DRAWN = ["draw-1", "shared-1"]
 
 
-def test_the_whole_workflow(tmp_path: Path) -> None:
-    options = ["--tiny", "true"]
-    for name in ("expdir", "datadir", "downloads"):
-        options += [f"--{name}", str(tmp_path / name)]
+def test_the_whole_workflow(espnet_jobs: Path, tmp_path: Path) -> None:
+    options, text = run_whole("blocks", espnet_jobs, tmp_path)
     exp = tmp_path / "expdir"
-    done = run_recipe("../blocks", *options, timeout=1200)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    text = (exp / "results" / "RESULTS.md").read_text(encoding="utf-8")
-    assert text in done.stdout
     assert "**synthetic speech**" in text and "## What the numbers do not support" in text
     assert (exp / "results" / "results.png").stat().st_size > 10_000
     check_numbers(exp)
-    check_second_run(exp, options)
+    check_second_run(exp, espnet_jobs, options)
 
 
 def check_numbers(exp: Path) -> None:
@@ -95,12 +90,10 @@ def check_scores(exp: Path, found: dict[str, Any]) -> None:
     assert own["trained_alone"] == 1 and own["trials"] == 3
 
 
-def check_second_run(exp: Path, options: list[str]) -> None:
+def check_second_run(exp: Path, jobs: Path, options: list[str]) -> None:
     """A second run does nothing, and what is lost is made again."""
-    again = run_recipe("../blocks", *options)
-    assert again.returncode == 0, again.stderr
-    assert "Nothing to be done" in again.stderr
+    check_done("blocks", jobs, options)
     shutil.rmtree(exp / "results")
-    third = run_recipe("../blocks", *options)
+    third = run_recipe("blocks", jobs, *options)
     assert third.returncode == 0, third.stderr
     assert re.findall(r"^(?:local)?rule (.*):$", third.stderr, re.M) == ["results", "all"]

@@ -12,32 +12,27 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mini_recipe import check_documents, check_numbers, run_recipe
+from mini_recipe import check_documents, check_done, check_numbers, run_recipe, run_whole
 
 from nas_encoder import load_genotype
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+RECIPE = "mini/nemo"
 
 
 # One test, so that workers do not share the trainings' work out among them and do it twice.
-def test_the_whole_recipe(tmp_path: Path) -> None:
-    options = ["--tiny", "true", "--systems", "searched fastconformer", "--nj", "1"]
-    options += ["--genotype", "synth_pdarts"]
-    for name in ("expdir", "datadir", "downloads"):
-        options += [f"--{name}", str(tmp_path / name)]
+def test_the_whole_recipe(nemo_jobs: Path, tmp_path: Path) -> None:
+    options = ["--systems", "searched fastconformer", "--genotype", "synth_pdarts"]
+    options, printed = run_whole(RECIPE, nemo_jobs, tmp_path, *options)
     exp = tmp_path / "expdir"
-    done = run_recipe("nemo", *options, timeout=1200)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    check_documents(exp, done.stdout)
+    check_documents(exp, printed)
     document = check_numbers(exp, ["Searched", "FastConformer"])
     _, time = document["comparisons"]
     assert time["systems"][1]["epochs"] > 1  # the cheaper one was trained again, for longer
     assert document["facts"]["nemo_toolkit"]
     assert "80 ms" in " ".join(document["notes"])  # infeasible utterances are counted, not hidden
     check_model(exp / "models" / "epochs" / "searched" / "checkpoints" / "searched.nemo")
-    again = run_recipe("nemo", *options)
-    assert again.returncode == 0, again.stderr
-    assert "Nothing to be done" in again.stderr
+    check_done(RECIPE, nemo_jobs, options)
 
 
 def check_model(path: Path) -> None:
@@ -54,8 +49,8 @@ def check_model(path: Path) -> None:
     assert config["decoder"]["feat_in"] == encoder["d_model"]
 
 
-def test_help_and_bad_options(tmp_path: Path) -> None:
-    shown = run_recipe("nemo", "--help")
+def test_help_and_bad_options(nemo_jobs: Path, tmp_path: Path) -> None:
+    shown = run_recipe(RECIPE, nemo_jobs, "--help")
     assert shown.returncode == 0
     for word in ("--stage", "--stop_stage", "--expdir", "--seed", "--nj", "--genotype", "corpus"):
         assert word in shown.stdout
@@ -64,9 +59,9 @@ def test_help_and_bad_options(tmp_path: Path) -> None:
         (["--systems", "searched transformer"], "got 'searched transformer'"),
         (["--epochs", "-1"], "--epochs: must be a whole number, got '-1'"),
     ):
-        refused = run_recipe("nemo", *options)
+        refused = run_recipe(RECIPE, nemo_jobs, *options)
         assert refused.returncode == 2
         assert message in refused.stderr
-    early = run_recipe("nemo", "--stage", "4", "--expdir", str(tmp_path / "exp"))
+    early = run_recipe(RECIPE, nemo_jobs, "--stage", "4", "--expdir", str(tmp_path / "exp"))
     assert early.returncode == 1
     assert "which was not done; begin at an earlier --stage" in early.stderr

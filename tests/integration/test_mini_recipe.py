@@ -14,24 +14,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mini_recipe import check_documents, check_numbers, run_recipe
+from mini_recipe import check_documents, check_done, check_numbers, run_recipe, run_whole
 
 pytestmark = [pytest.mark.espnet, pytest.mark.slow]
+RECIPE = "mini/espnet"
 
 
 # One test, so that workers do not share the trainings' work out among them and do it twice.
-def test_the_whole_recipe(tmp_path: Path) -> None:
-    options = ["--tiny", "true", "--systems", "searched cells", "--nj", "1"]
-    for name in ("expdir", "datadir", "downloads"):
-        options += [f"--{name}", str(tmp_path / name)]
+def test_the_whole_recipe(espnet_jobs: Path, tmp_path: Path) -> None:
+    options, printed = run_whole(RECIPE, espnet_jobs, tmp_path, "--systems", "searched cells")
     exp = tmp_path / "expdir"
-    done = run_recipe("espnet", *options, timeout=1200)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    check_documents(exp, done.stdout)
+    check_documents(exp, printed)
     document = check_numbers(exp, ["Searched blocks", "Searched cells"])
     assert document["notes"][2].startswith("**Equal epochs**: Searched blocks ")
     check_genotypes(exp)
-    check_second_run(exp, options)
+    check_second_run(exp, espnet_jobs, options)
 
 
 def check_genotypes(exp: Path) -> None:
@@ -48,16 +45,14 @@ def check_genotypes(exp: Path) -> None:
             assert saved["encoder_conf"]["genotype"][part] == found[part]
 
 
-def check_second_run(exp: Path, options: list[str]) -> None:
+def check_second_run(exp: Path, jobs: Path, options: list[str]) -> None:
     """A second run does nothing, and what is lost is made again."""
-    again = run_recipe("espnet", *options)
-    assert again.returncode == 0, again.stderr
-    assert "Nothing to be done" in again.stderr
+    check_done(RECIPE, jobs, options)
     shutil.rmtree(exp / "results")
     # Where the trainings at equal epochs took the same time, they stand in both tables.
     for system in ("searched", "cells"):
         (exp / "conf" / "time" / f"{system}.same").touch()
-    third = run_recipe("espnet", *options, "--stage", "9")
+    third = run_recipe(RECIPE, jobs, *options, "--stage", "9")
     assert third.returncode == 0, third.stderr
     assert re.findall(r"^(?:local)?rule (.*):$", third.stderr, re.M) == ["results", "all"]
     document = json.loads((exp / "results" / "results.json").read_text(encoding="utf-8"))
@@ -65,8 +60,8 @@ def check_second_run(exp: Path, options: list[str]) -> None:
     assert time["systems"] == epochs["systems"]
 
 
-def test_help_and_bad_options(tmp_path: Path) -> None:
-    shown = run_recipe("espnet", "--help")
+def test_help_and_bad_options(espnet_jobs: Path, tmp_path: Path) -> None:
+    shown = run_recipe(RECIPE, espnet_jobs, "--help")
     assert shown.returncode == 0
     for word in ("--stage", "--stop_stage", "--expdir", "--seed", "--nj", "corpus", "decoding"):
         assert word in shown.stdout
@@ -78,9 +73,10 @@ def test_help_and_bad_options(tmp_path: Path) -> None:
         (["--systems", "random"], "--systems: must match"),
         (["--systems", "searched zipformer"], "got 'searched zipformer'"),
     ):
-        refused = run_recipe("espnet", *options)
+        refused = run_recipe(RECIPE, espnet_jobs, *options)
         assert refused.returncode == 2
         assert message in refused.stderr
-    early = run_recipe("espnet", "--stage", "6", "--expdir", str(tmp_path / "exp"))
+    options = ["--stage", "6", "--expdir", str(tmp_path / "exp")]
+    early = run_recipe(RECIPE, espnet_jobs, *options)
     assert early.returncode == 1
     assert "which was not done; begin at an earlier --stage" in early.stderr

@@ -1,4 +1,4 @@
-"""A NeMo recipe of a public corpus, run whole on a few utterances with the real NeMo."""
+"""The NeMo recipes of the public corpora, run whole on a few utterances with the real NeMo."""
 
 from __future__ import annotations
 
@@ -8,46 +8,74 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mini_recipe import run_recipe
+from mini_recipe import check_done, run_recipe, run_whole
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+# Corpus -> what its tiny run trains and of which class, its test sets, the units of its errors.
+RUNS = {
+    "aishell": (
+        {"conformer_ctc": "EncDecCTCModel", "nas_rnnt": "EncDecRNNTModel"},
+        ["dev", "test"],
+        {"CER"},
+    ),
+    "librispeech": (
+        {
+            "fastconformer_ctc": "EncDecCTCModelBPE",
+            "dfsmn_san_hybrid": "EncDecHybridRNNTCTCBPEModel",
+        },
+        ["dev", "test-clean", "test-other"],
+        {"WER", "CER"},
+    ),
+    "timit": ({"blocks_ctc": "EncDecCTCModelBPE"}, ["dev", "test"], {"PER"}),
+}
+SPACES = {"nas": "asr_revised", "blocks": "blocks"}  # of those that are searched
+HEADS = {"ctc": ["ctc"], "rnnt": ["rnnt"], "hybrid": ["ctc", "rnnt"]}
 
 
-def test_timit_through_every_stage(tmp_path: Path) -> None:
-    exp = tmp_path / "two words"
-    options = ["--tiny", "true", "--nj", "1", "--expdir", str(exp)]
-    for name in ("datadir", "downloads"):
-        options += [f"--{name}", str(tmp_path / name)]
-    done = run_recipe("nemo", *options, timeout=1200, corpus="timit")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (exp / "results" / "RESULTS.md").read_text(encoding="utf-8") in done.stdout
+@pytest.mark.parametrize("corpus", RUNS)
+def test_every_stage(corpus: str, nemo_jobs: Path, tmp_path: Path) -> None:
+    recipe, folder = f"{corpus}/nemo", tmp_path / "two words"
+    encoders, splits, units = RUNS[corpus]
+    options, _ = run_whole(recipe, nemo_jobs, folder)
+    exp = folder / "expdir"
     document = json.loads((exp / "results" / "results.json").read_text(encoding="utf-8"))
-    rows = {row["dataset"]: row for row in document["rows"]}
-    assert list(rows) == ["ctc_greedy/dev", "ctc_greedy/test"]
-    assert all(row["unit"] == "PER" and row["units"] > 100 for row in rows.values())
-    facts = document["encoders"]["blocks_ctc"]
-    assert (facts["config"], facts["class"]) == ("timit_blocks_ctc", "EncDecCTCModelBPE")
+    rows = document["rows"]
+    assert {(row["encoder"], row["dataset"], row["unit"]) for row in rows} == {
+        (name, f"{head}_greedy/{split}", unit)
+        for name in encoders
+        for head in HEADS[name.rpartition("_")[2]]
+        for split in splits
+        for unit in units
+    }
+    assert all(row["units"] > 4 for row in rows)
     assert document["prepared"]["counts"]["source"] == "synthetic"
-    # The averaged model stands alone: it holds the genotype and the tokenizer.
-    with tarfile.open(exp / "averaged" / "blocks_ctc.nemo") as archive:
+    for name, kind in encoders.items():
+        facts = document["encoders"][name]
+        assert facts["class"] == kind
+        assert facts["config"] in (f"{corpus}_{name}", f"{corpus}_100_{name}")
+        check_averaged(exp / "averaged" / f"{name}.nemo", name, bpe="BPE" in kind)
+    check_done(recipe, nemo_jobs, options)
+
+
+def check_averaged(path: Path, name: str, bpe: bool) -> None:
+    """The averaged model stands alone: it holds the tokenizer and a searched one's genotype."""
+    with tarfile.open(path) as archive:
         names = {Path(name).name.partition("_")[2]: name for name in archive.getnames()}
-        assert "tokenizer.model" in names
+        assert ("tokenizer.model" in names) == bpe
         stream = archive.extractfile("./model_config.yaml")
         assert stream is not None
         config = yaml.safe_load(stream.read())
-    assert config["encoder"]["genotype"]["space"] == "blocks"
-    again = run_recipe("nemo", *options, corpus="timit")
-    assert again.returncode == 0, again.stderr
-    assert "Nothing to be done" in again.stderr
+    if (space := SPACES.get(name.partition("_")[0])) is not None:
+        assert config["encoder"]["genotype"]["space"] == space
 
 
-def test_help_and_refusals(tmp_path: Path) -> None:
-    shown = run_recipe("nemo", "--help", corpus="librispeech")
+def test_help_and_refusals(nemo_jobs: Path, tmp_path: Path) -> None:
+    shown = run_recipe("librispeech/nemo", nemo_jobs, "--help")
     assert shown.returncode == 0
     for word in ("--stage", "--stop_stage", "--nj", "--ngpu", "--manifests", "core hours", "GB"):
         assert word in shown.stdout
     where = ["--expdir", str(tmp_path / "exp"), "--datadir", str(tmp_path / "data")]
     options = ["--manifests", "here", "--token_type", "syllable"]
-    refused = run_recipe("nemo", *where, *options, corpus="aishell")
+    refused = run_recipe("aishell/nemo", nemo_jobs, *where, *options)
     assert refused.returncode == 1
     assert "hold hanzi" in refused.stderr

@@ -7,10 +7,6 @@ programs, and that the documents hold what the stages left behind.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,7 @@ import pytest
 import yaml
 from data_samples import prompts
 from debian_samples import prompt_packages
-from forked import Forks
-from python_server import commands
+from mini_recipe import check_done, run_whole
 
 from nas_encoder import load_genotype
 from tools.prompts.fetch import fetch
@@ -33,24 +28,21 @@ ELSEWHERE = {
     "blocks": "integration/test_blocks_workflow.py",
     "mini/espnet": "integration/test_mini_recipe.py",
     "mini/nemo": "integration/test_mini_nemo_recipe.py",
-    "timit/nemo": "integration/test_nemo_corpora_run.py",
+    **{f"{corpus}/nemo": "integration/test_nemo_corpora_run.py" for corpus in CORPORA},
 }
 FILES = ("run.sh", "recipe.yaml", "Snakefile")
 FOLDERS = sorted(
     {path.parent.relative_to(RECIPES).as_posix() for name in FILES for path in RECIPES.rglob(name)}
 )
-# NeMo's jobs cannot be forks (its imports start threads), and importing it for each takes minutes:
-# of the NeMo recipes of the corpora, which differ in their tokens alone, one runs.
-PLANNED = {f"{corpus}/nemo": "unit/test_nemo_corpora.py" for corpus in ("aishell", "librispeech")}
 ESPNET = [name for name in FOLDERS if name.endswith("/espnet") and name not in ELSEWHERE]
 HERE = [*ESPNET, "mini/strategies", "prompts"]
 
 
 def test_every_recipe_has_a_tiny_run() -> None:
     assert {f"{corpus}/espnet" for corpus in CORPORA} <= set(ESPNET)
-    untested = set(FOLDERS) - set(HERE) - set(ELSEWHERE) - set(PLANNED)
+    untested = set(FOLDERS) - set(HERE) - set(ELSEWHERE)
     assert not untested, f"no test runs {sorted(untested)}: write one, and name it in ELSEWHERE"
-    for name, test in (ELSEWHERE | PLANNED).items():
+    for name, test in ELSEWHERE.items():
         assert name in FOLDERS, f"{name} is no recipe any more"
         assert name.split("/")[0] in (ROOT / "tests" / test).read_text(encoding="utf-8")
     for name in FOLDERS:
@@ -58,59 +50,26 @@ def test_every_recipe_has_a_tiny_run() -> None:
         assert not missing, f"recipes/{name} lacks {missing}"
 
 
-@pytest.fixture(scope="module")
-def served(espnet: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the recipes' `python` and `nas-encoder`."""
-    with commands(espnet, tmp_path_factory.mktemp("served")) as folder:
-        yield folder
-
-
-def run(folder: str, served: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a recipe as its user does."""
-    path = [str(served), str(Path(sys.executable).parent), os.environ["PATH"]]
-    return subprocess.run(
-        ["bash", str(RECIPES / folder / "run.sh"), *options],
-        env={**os.environ, "PATH": os.pathsep.join(path), "VIRTUAL_ENV": sys.prefix},
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
-
-
 @pytest.mark.espnet
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ESPNET)
-def test_the_tiny_run(folder: str, served: Path, tmp_path: Path) -> None:
-    options = run_whole(folder, served, tmp_path)
+def test_the_tiny_run(folder: str, espnet_jobs: Path, tmp_path: Path) -> None:
+    options, _ = run_whole(folder, espnet_jobs, tmp_path)
     check_results(tmp_path / "expdir")
-    again = run(folder, served, *options)
-    assert again.returncode == 0 and "Nothing to be done" in again.stderr, again.stderr
+    check_done(folder, espnet_jobs, options)
 
 
 @pytest.mark.espnet  # only for the process that ESPnet's recipes share
 @pytest.mark.slow
-def test_the_other_recipes(served: Path, tmp_path: Path) -> None:
+def test_the_other_recipes(espnet_jobs: Path, tmp_path: Path) -> None:
     root, debs = prompts(tmp_path / "root"), tmp_path / "debs"
     debs.mkdir()
     # Instead of stage 1, which wants the published packages.
     fetch(tmp_path / "downloads" / "prompts", debs, prompt_packages(root, debs))
-    run_whole("prompts", served, tmp_path)
+    run_whole("prompts", espnet_jobs, tmp_path)
     checked = json.loads((tmp_path / "expdir" / "check.json").read_text(encoding="utf-8"))
     assert checked["train"]["utterances"] > 4
-    run_whole("mini/strategies", served, tmp_path / "strategies")
-
-
-def run_whole(folder: str, served: Path, tmp_path: Path) -> list[str]:
-    """Run all stages of a recipe; return its options."""
-    options = ["--tiny", "true", "--nj", "1"]
-    for name in ("expdir", "datadir", "downloads"):
-        options += [f"--{name}", str(tmp_path / name)]
-    done = run(folder, served, *options)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    page = tmp_path / "expdir" / "results" / "RESULTS.md"
-    assert page.read_text(encoding="utf-8") in done.stdout
-    return options
+    run_whole("mini/strategies", espnet_jobs, tmp_path / "strategies")
 
 
 def check_results(exp: Path) -> None:

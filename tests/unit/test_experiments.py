@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import Forks
+from python_server import commands
+from small_workflow import Workflow, environment, wait
 
 from nas_encoder.errors import ConfigError, DataError
 from tools.experiments import equal_time
@@ -25,57 +24,6 @@ from tools.experiments.resumable import Job, JobError
 from tools.experiments.schedules import SCHEDULES, merge, steps_in_epoch
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOW = ROOT / "tests" / "workflow"
-
-
-class Workflow:
-    """The small workflow of ``tests/workflow`` in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.exp = folder / "exp of it"  # with a blank
-        self.exp.mkdir()
-        self.source = folder / "the source"
-        self.source.write_text("1\n")
-
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        paths = ["--expdir", str(self.exp), "--source", str(self.source)]
-        return subprocess.Popen(
-            [sys.executable, "-m", "tools.experiments.recipe", *paths, *options],
-            cwd=WORKFLOW,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),  # as by `run.sh &`
-        )
-
-    def run(self, *options: str, status: int = 0) -> str:
-        process = self.start("--stop_stage", "2", *options)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == status, errors
-        return errors
-
-    def begun(self, session: int) -> bool:
-        """Return whether the training of a session holds in its third epoch."""
-        log = self.exp / "log" / "train" / "it.log"
-        return log.exists() and log.read_text().count("INFO: 3/") == session
-
-    def idle(self) -> bool:
-        """Return whether no process works in the folder of the experiments."""
-        return not any(works_in(link, self.exp) for link in Path("/proc").glob("[0-9]*/cwd"))
-
-    def epochs(self) -> str:
-        return (self.exp / "model" / "epochs").read_text()
-
-    def order(self) -> list[str]:
-        path = self.exp / "order"
-        found = path.read_text().split()
-        path.unlink()
-        return found
 
 
 @pytest.fixture
@@ -83,32 +31,46 @@ def workflow(tmp_path: Path) -> Workflow:
     return Workflow(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a `python` whose programs are forks of a process that has Snakemake."""
+    forks = Forks(tmp_path_factory.mktemp("forks"), ["snakemake.cli"], environment())
+    with contextlib.closing(forks), commands(forks, tmp_path_factory.mktemp("jobs"), []) as folder:
+        yield folder
+
+
+@pytest.fixture
+def quick(tmp_path: Path, jobs: Path) -> Workflow:
+    """A workflow that starts fast; what is killed is started as users start it."""
+    return Workflow(tmp_path, jobs)
+
+
 @pytest.mark.slow
-def test_what_is_done_is_left_out_and_what_changed_is_done_again(workflow: Workflow) -> None:
-    said = workflow.run("--stop_stage", "3")
+def test_what_is_done_is_left_out_and_what_changed_is_done_again(quick: Workflow) -> None:
+    said = quick.run("--stop_stage", "3")
     assert "5 of 5 steps (100%) done" in said
     # At most --nj cores: the copy takes both, the reports take one each.
-    first, *reports = workflow.order()[1:]
+    first, *reports = quick.order()[1:]
     assert first == "-copy" and {name[0] for name in reports[:2]} == {"+"} and len(reports) == 4
-    header, measured = (workflow.exp / "benchmarks" / "copy.tsv").read_text().splitlines()
+    header, measured = (quick.exp / "benchmarks" / "copy.tsv").read_text().splitlines()
     assert {"s", "max_rss", "cpu_time"} <= set(header.split("\t"))
     assert float(measured.split("\t")[0]) >= 0.3
 
-    workflow.source.write_text("2\n")
-    workflow.run()
-    assert (workflow.exp / "copy.txt").read_text() == "2\nfirst\n"
-    assert workflow.order() == ["+copy", "-copy"]
-    assert workflow.epochs() == "1 2 3 "  # in an empty folder: its input is another
+    quick.source.write_text("2\n")
+    quick.run()
+    assert (quick.exp / "copy.txt").read_text() == "2\nfirst\n"
+    assert quick.order() == ["+copy", "-copy"]
+    assert quick.epochs() == "1 2 3 "  # in an empty folder: its input is another
 
-    workflow.run("--word", "two words", "--epochs", "2")
-    assert (workflow.exp / "copy.txt").read_text() == "2\ntwo words\n"
-    assert workflow.epochs() == "1 2 "
-    workflow.order()
+    quick.run("--word", "two words", "--epochs", "2")
+    assert (quick.exp / "copy.txt").read_text() == "2\ntwo words\n"
+    assert quick.epochs() == "1 2 "
+    quick.order()
 
-    (workflow.exp / "model" / "best").unlink()
-    said = workflow.run("--word", "two words", "--epochs", "2")
-    assert "train/it: goes on" in said and (workflow.exp / "model" / "best").exists()
-    assert not (workflow.exp / "order").exists() and workflow.epochs() == "1 2 "
+    (quick.exp / "model" / "best").unlink()
+    said = quick.run("--word", "two words", "--epochs", "2")
+    assert "train/it: goes on" in said and (quick.exp / "model" / "best").exists()
+    assert not (quick.exp / "order").exists() and quick.epochs() == "1 2 "
 
 
 @pytest.mark.slow
@@ -139,31 +101,17 @@ def test_a_run_that_is_stopped_or_killed_goes_on(workflow: Workflow) -> None:
     assert log.count("1/4epoch started") == 1
 
 
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def works_in(link: Path, folder: Path) -> bool:
-    try:
-        return link.readlink() == folder
-    except OSError:  # it has ended
-        return False
-
-
 @pytest.mark.slow
-def test_a_failed_job_and_a_missing_stage(workflow: Workflow) -> None:
-    said = workflow.run("--source", str(workflow.source) + "s", status=1)
+def test_a_failed_job_and_a_missing_stage(quick: Workflow) -> None:
+    said = quick.run("--source", str(quick.source) + "s", status=1)
     assert "the sources" in said and "begin at an earlier" not in said
-    early = workflow.run("--stage", "2", status=1)
+    early = quick.run("--stage", "2", status=1)
     assert "which was not done; begin at an earlier --stage" in early
     assert "copy.txt" in early
-    said = workflow.run("--stop_stage", "3", "--status", "3", status=1)
-    log = workflow.exp / "log" / "report" / "left.log"
+    said = quick.run("--stop_stage", "3", "--status", "3", status=1)
+    log = quick.exp / "log" / "report" / "left.log"
     assert "Error in rule report" in said and f"{log} ends:\n    it broke" in said
-    assert not (workflow.exp / "report" / "left.txt").exists()  # nobody takes it for finished
+    assert not (quick.exp / "report" / "left.txt").exists()  # nobody takes it for finished
 
 
 @pytest.mark.slow
