@@ -1,4 +1,4 @@
-"""Runs training scripts of NeMo's kind, many in one fresh process: importing NeMo takes long.
+"""Runs training scripts of NeMo's kind, many in one process that has NeMo and nothing of ours.
 
 Imported, it offers :func:`run_scripts`. As a script, it is that process: each job's file is
 executed as ``python FILE ARGUMENTS`` would execute it, and nothing of NeMo, Hydra or Lightning is
@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import runpy
-import subprocess
 import sys
 import tarfile
 import time
@@ -21,7 +20,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forked import Forks
 
 # Whichever of them was imported last gives the messages of all its logger's name.
 LIGHTNING = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
@@ -92,28 +94,22 @@ def take_saved(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     return found
 
 
-def run_scripts(jobs: Sequence[Job], folder: Path, timeout: float = 1500) -> dict[str, Outcome]:
+def run_scripts(
+    nemo: Forks, jobs: Sequence[Job], folder: Path, timeout: float = 1500
+) -> dict[str, Outcome]:
     """Run the jobs one after another in one process that was started for them.
 
     Args:
+        nemo: Starts it.
         jobs: Names must be unique.
         folder: For files of this run.
         timeout: Seconds for all of them.
     """
     wanted, found = folder / "jobs.json", folder / "outcomes.jsonl"
     wanted.write_text(json.dumps([dataclasses.asdict(job) for job in jobs]), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, __file__, str(wanted), str(found)],
-        cwd=folder,
-        env={**os.environ, "HYDRA_FULL_ERROR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    (folder / "output.log").write_text(done.stdout, encoding="utf-8")
-    assert done.returncode == 0, done.stdout[-5000:]
+    done = nemo.run([__file__, wanted, found], folder, timeout)
+    (folder / "output.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     outcomes = {}
     for line in found.read_text(encoding="utf-8").splitlines():
         document = json.loads(line)
@@ -183,4 +179,5 @@ def main(wanted: Path, found: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import Forks
 from nemo_configs import ARCHITECTURES, SCRIPTS, Corpus
 from nemo_scripts import Job, Outcome, run_scripts
 
@@ -190,14 +191,14 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(
-    examples: Path, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+    examples: Path, corpus: Corpus, nemo: Forks, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("results")
     jobs = make_jobs(examples, corpus, folder)
     misspelled = next(job for job in jobs if job.name == "conformer_ctc_char-target")
     arguments = [*misspelled.arguments, "+model.encoder.chanels=4"]
     jobs.append(Job("misspelled", misspelled.script, arguments, str(folder / "misspelled")))
-    return run_scripts(jobs, folder)
+    return run_scripts(nemo, jobs, folder)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -251,10 +252,10 @@ def own_examples() -> Path:
 
 @pytest.fixture(scope="module")
 def own_outcomes(
-    own_examples: Path, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+    own_examples: Path, corpus: Corpus, nemo: Forks, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("own")
-    return run_scripts(make_jobs(own_examples, corpus, folder), folder)
+    return run_scripts(nemo, make_jobs(own_examples, corpus, folder), folder)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+from forked import Forks
 from nemo_tones import (
     LAST_LETTER,
     NAS,
@@ -36,7 +34,6 @@ from nemo_tones import (
 )
 
 from nas_encoder import load_genotype
-from nas_encoder.autoload import SWITCH
 from nas_encoder.nemo.registration import targets
 
 pytestmark = marks("__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
@@ -177,7 +174,7 @@ SCRIPT = textwrap.dedent("""
 
 
 def test_files_work_in_a_process_that_imports_nothing_of_ours(
-    models: dict[str, Any], tones: Tones, tmp_path: Path
+    models: dict[str, Any], tones: Tones, nemo: Forks, tmp_path: Path
 ) -> None:
     files = []
     for kind in KINDS:
@@ -190,20 +187,11 @@ def test_files_work_in_a_process_that_imports_nothing_of_ours(
     fitting.save_checkpoint(files[-1], weights_only=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment[SWITCH] = "1"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, *files, tones.paths[0]],
-        cwd=elsewhere,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    (elsewhere / "script.py").write_text(SCRIPT)
+    done = nemo.run(["script.py", *files, tones.paths[0]], elsewhere)
     assert done.returncode == 0, done.stderr[-3000:]
-    log = (done.stdout + done.stderr).splitlines()
-    (added,) = (line for line in log if "added to its allow-list" in line)
+    log = nemo.log() + done.stdout + done.stderr  # the import's first
+    (added,) = (line for line in log.splitlines() if "added to its allow-list" in line)
     assert all(added.count(target) == 1 for target in targets())
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("FOUND"))
     text = tones.recordings[0].text
