@@ -199,7 +199,7 @@ def test_taps_and_conditioning(
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), options, lengths_beyond, tails, garbage)
 def test_many_sampled_genotypes(
     seed: int, options: dict[str, Any], beyond: list[int], tail: int, value: float
