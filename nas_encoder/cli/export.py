@@ -8,7 +8,9 @@ written, the graph is compared with torch on utterances of --data, or on generat
 length from one frame to --lengths, alone and in padded batches. If it differs, nothing is written.
 --int8 and --fp16 write smaller forms too, whose errors on --data are counted: if there are more
 than allowed, layers stay in float32; if that does not help, the form is not written, and the
-status is 1.
+status is 1. With --stream the graph takes a chunk and caches and gives new caches, so that audio is
+recognized as it arrives ('nas-encoder transcribe --stream'); streams of the utterances are compared
+with what torch gives for the whole ones, from the first chunk to the last frame.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from nas_encoder.cli import add_settings
 
 if TYPE_CHECKING:
     from nas_encoder.export.export import Exported, ExportOptions
+    from nas_encoder.export.streaming.export import StreamExported
     from nas_encoder.interchange.model import Model
 
 _INCREASE = 1.0  # percent
@@ -31,6 +34,7 @@ EXAMPLES = """examples:
   nas-encoder export exp/asr_train_nas exported --data dump/raw/dev
   nas-encoder export model.nemo exported --input features --license cc-by-4.0
   nas-encoder export model.nemo exported --data dev.json --int8
+  nas-encoder export exp/asr_streaming exported --data dump/raw/dev --stream --chunk 320
   nas-encoder export asrnet_b exported --weights encoder.pt --set input_size=80
 
 The last one exports an encoder alone.
@@ -67,6 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", metavar="FILE", help="of the encoder of a genotype")
     add_settings(parser, "with --weights: an option of the network, such as input_size=80")
+    live = parser.add_argument_group("streaming")
+    live.add_argument(
+        "--stream", action="store_true", help="write a model that takes audio as it arrives"
+    )
+    live.add_argument(
+        "--chunk",
+        type=float,
+        metavar="MS",
+        help="milliseconds that it takes at once (default: what the encoder allows from 160 on)",
+    )
     small = parser.add_argument_group("smaller forms, which need --data with texts")
     small.add_argument("--int8", action="store_true", help="also write model.int8.onnx")
     small.add_argument("--fp16", action="store_true", help="also write model.fp16.onnx, for GPUs")
@@ -82,6 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export; say what was checked and written."""
     options = _options(args)
+    if args.stream:
+        return _stream(args, options)
     from nas_encoder.export.export import export_model
 
     exported = export_model(_model(args), options)
@@ -91,6 +107,16 @@ def run(args: argparse.Namespace) -> int:
     facts = {**exported.report, "files": [str(file) for file in files]}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
     return 1 if exported.report.get("not_written") else 0
+
+
+def _stream(args: argparse.Namespace, options: ExportOptions) -> int:
+    from nas_encoder.export.streaming.export import export_stream
+
+    exported = export_stream(_model(args), options, args.chunk)
+    files = exported.write(Path(args.output))
+    facts = {**exported.report, "files": [str(file) for file in files]}
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
+    return 0
 
 
 def _options(args: argparse.Namespace) -> ExportOptions:
@@ -109,6 +135,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
             "--input audio": args.takes == "audio",
             "--int8": args.int8,
             "--fp16": args.fp16,
+            "--stream": args.stream,
         }
         problems += [
             f"{name}: does not go with --weights, which are those of an encoder alone"
@@ -119,6 +146,10 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         problems.append("--set: goes with --weights: a trained model has its options")
     if args.data is not None and not Path(args.data).expanduser().exists():
         problems.append(f"--data: {args.data}: no such file or folder")
+    if args.stream and smaller:
+        problems.append("--int8, --fp16: do not go with --stream, whose models are in float32")
+    if args.chunk is not None and not args.stream:
+        problems.append("--chunk: goes with --stream, whose models take so much at once")
     if args.utterances is not None and args.data is None:
         problems.append("--utterances: goes with --data, of which so many are taken")
     if args.max_increase is not None and not smaller:
@@ -171,7 +202,7 @@ def _progress(done: int, total: int) -> None:
         print(f"\rlayers tried alone: {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
-def _text(exported: Exported, files: list[Path]) -> list[str]:
+def _text(exported: Exported | StreamExported, files: list[Path]) -> list[str]:
     facts: dict[str, Any] = exported.report
     checked, metadata = facts["checked"], facts["metadata"]
     name = f"{metadata['encoder']}, an encoder alone"
@@ -182,8 +213,17 @@ def _text(exported: Exported, files: list[Path]) -> list[str]:
         f"{facts['input']} -> ONNX",
         f"  model      {name}",
         f"  takes      {facts['takes']} of {metadata['sample_rate']} Hz",
+    ]
+    how = "alone and in batches"
+    if "chunk_ms" in facts:
+        how = "streamed, beside others of all ages"
+        lines.append(
+            f"  streams    chunks of {facts['chunk_ms']:g} ms, lookahead {facts['lookahead_ms']:g} "
+            f"ms, {facts['state_bytes']} bytes of state"
+        )
+    lines += [
         f"  checked    every length from 1 to {checked['lengths']} frames and "
-        f"{checked['utterances']} utterances, alone and in batches: {checked['with']}",
+        f"{checked['utterances']} utterances, {how}: {checked['with']}",
         f"  differs    by at most {checked['worst']:.1e} from torch",
     ]
     for form in ("int8", "fp16"):

@@ -3,6 +3,10 @@
 Prints a line for each file: its path, a tab, the text of the best CTC path. Files may be of any
 length: one of more than --window seconds is recognized in windows that overlap. They must be mono
 and have the model's sampling rate, and all are looked at before the first one is recognized.
+
+With --stream, text is printed as it is recognized, while a file plays or a pipe ('-', a FIFO) feeds
+samples: WAV, or without a header as --encoding says. Memory does not grow with the length. What is
+too late, too early, not finite or of another rate ends its own stream only; the status is 1 then.
 """
 
 from __future__ import annotations
@@ -15,37 +19,71 @@ from pathlib import Path
 EXAMPLES = """examples:
   nas-encoder transcribe exported/model.onnx one.wav two.flac
   nas-encoder transcribe exported/model.int8.onnx lecture.wav --threads 4 --json
+  nas-encoder transcribe streaming/model.onnx --stream --real-time lecture.wav
+  arecord -q -f S16_LE -r 16000 -c 1 | nas-encoder transcribe streaming/model.onnx --stream -
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("model", help="exported with --input audio, the default")
-    parser.add_argument("audio", nargs="+", metavar="FILE", help="mono audio")
+    parser.add_argument(
+        "audio", nargs="+", metavar="FILE", help="mono audio; with --stream also - or a FIFO"
+    )
     parser.add_argument(
         "--tokens", metavar="FILE", help="the model's tokens (default: tokens.txt beside it)"
     )
     parser.add_argument("--threads", type=int, default=1, help="of onnxruntime (default 1)")
+    parser.add_argument("--window", type=float, help="seconds recognized at once (default 60)")
+    parser.add_argument("--margin", type=float, help="seconds more on either side (default 5)")
     parser.add_argument(
-        "--window", type=float, default=60.0, help="seconds recognized at once (default 60)"
+        "--json",
+        action="store_true",
+        help="print a JSON object for each file; with --stream for each piece of text",
     )
-    parser.add_argument(
-        "--margin", type=float, default=5.0, help="seconds more on either side (default 5)"
+    live = parser.add_argument_group("streaming")
+    live.add_argument(
+        "--stream", action="store_true", help="print text as it comes (export --stream)"
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object for each file")
+    live.add_argument(
+        "--real-time", action="store_true", help="play files at real time; measure latencies"
+    )
+    live.add_argument(
+        "--streams",
+        type=int,
+        metavar="N",
+        help="so many at once; files are repeated until there are as many (default 1)",
+    )
+    live.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="without a sample from a pipe, after which it counts as stalled (default 10)",
+    )
+    live.add_argument(
+        "--encoding",
+        choices=("s16le", "s32le", "f32le"),
+        help="samples in pipes without a header (default s16le)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Recognize; print the texts."""
     from nas_encoder.errors import ConfigError
     from nas_encoder.export.runtime import open_model
-    from nas_encoder.export.transcribe import Transcriber
+    from nas_encoder.export.transcribe import MARGIN, WINDOW, Transcriber
 
-    if args.threads < 1:
-        raise ConfigError("--threads", [f"must be at least 1, got {args.threads}"])
+    problems = _problems(args)
+    if problems:
+        raise ConfigError("options", problems)
+    if args.stream:
+        from nas_encoder.cli.transcribe_stream import run_stream
+
+        return run_stream(args)
     tokens = None if args.tokens is None else Path(args.tokens)
     runtime = open_model(Path(args.model), tokens, args.threads)
-    transcriber = Transcriber(runtime, args.window, args.margin)
+    window = WINDOW if args.window is None else args.window
+    transcriber = Transcriber(runtime, window, MARGIN if args.margin is None else args.margin)
     seconds = transcriber.durations(args.audio)
     with _bar(sum(seconds)) as bar:
         for path, length in zip(args.audio, seconds, strict=True):
@@ -54,6 +92,35 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(row, ensure_ascii=False) if args.json else f"{path}\t{text}")
             sys.stdout.flush()
     return 0
+
+
+def _problems(args: argparse.Namespace) -> list[str]:
+    problems = []
+    if args.threads < 1:
+        problems.append(f"--threads: must be at least 1, got {args.threads}")
+    given = {
+        "--real-time": args.real_time,
+        "--streams": args.streams is not None,
+        "--timeout": args.timeout is not None,
+        "--encoding": args.encoding is not None,
+    }
+    if not args.stream:
+        return problems + [f"{name}: goes with --stream" for name in given if given[name]]
+    for name, value in (("--window", args.window), ("--margin", args.margin)):
+        if value is not None:
+            problems.append(f"{name}: does not go with --stream, which cuts nothing")
+    if args.streams is not None and not 1 <= args.streams <= 1000:
+        problems.append(f"--streams: must be from 1 to 1000, got {args.streams}")
+    if args.timeout is not None and not 0 < args.timeout <= 86400:
+        problems.append(f"--timeout: must be above 0 and at most 86400 s, got {args.timeout:g}")
+    if args.audio.count("-") > 1:
+        problems.append("-: is given more than once, and there is one standard input")
+    if "-" in args.audio and (args.streams or 1) > len(args.audio):
+        problems.append(
+            f"--streams: must be at most {len(args.audio)} with -, which is not repeated, got "
+            f"{args.streams}"
+        )
+    return problems
 
 
 def _bar(seconds: float):  # type: ignore[no-untyped-def]  # tqdm has no types

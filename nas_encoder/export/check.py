@@ -65,7 +65,8 @@ def check(runtime: Runtime, parts: Parts, utterances: Sequence[Tensor], lengths:
         CheckpointError: Something differs, all is listed; or half of the inputs are unstable.
     """
     takes = runtime.takes
-    pieces = _pieces(utterances, lengths, runtime.number("hop_length") if takes == AUDIO else 1)
+    hop = runtime.number("hop_length") if takes == AUDIO else 1
+    pieces = pieces_of(utterances, lengths, hop)
     expected = [reference(parts, piece, takes) for piece in pieces]
     whole = [reference(parts, one, takes) for one in utterances]
     # The batches have lengths from all over the range.
@@ -133,7 +134,7 @@ def compare(found: Tensor, expected: Tensor, tolerance: float) -> tuple[float, s
     )
 
 
-def _pieces(utterances: Sequence[Tensor], lengths: int, hop: int) -> list[Tensor]:
+def pieces_of(utterances: Sequence[Tensor], lengths: int, hop: int) -> list[Tensor]:
     """Return beginnings of utterances of every length; of samples also between whole hops."""
     source = torch.cat([*utterances])
     while len(source) < (lengths + 1) * hop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +59,16 @@ class ExportOptions:
 
 
 @dataclass
-class Exported:
-    """A checked model that is not written yet.
+class Written:
+    """A checked export that is not written yet.
 
     Attributes:
-        model: The graph, ``onnx.ModelProto``.
-        runtime: It, running.
-        parts: The same in torch.
-        utterances: What it was checked with.
-        inputs: They, as the graph takes them.
         report: What is known about it.
         files: Name -> content of all files to write.
     """
 
-    model: Any
-    runtime: Runtime
-    parts: Parts
-    utterances: list[Utterance]
-    inputs: list[Tensor]
     report: dict[str, Any]
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes]
 
     def write(self, folder: Path) -> list[Path]:
         """Write all files, and remove those of an earlier export that this one does not replace.
@@ -103,6 +93,25 @@ class Exported:
         return [folder / name for name in files]
 
 
+@dataclass
+class Exported(Written):
+    """A checked model that is not written yet.
+
+    Attributes:
+        model: The graph, ``onnx.ModelProto``.
+        runtime: It, running.
+        parts: The same in torch.
+        utterances: What it was checked with.
+        inputs: They, as the graph takes them.
+    """
+
+    model: Any
+    runtime: Runtime
+    parts: Parts
+    utterances: list[Utterance]
+    inputs: list[Tensor]
+
+
 def export_model(model: Model, options: ExportOptions) -> Exported:
     """Make the graph of a model that was read, and compare it with torch.
 
@@ -116,7 +125,7 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
     recognizer = Recognizer(parts, options.takes)
     metadata = metadata_of(model, parts, options)
     graph = to_onnx(recognizer, int(parts.network.input_size), metadata)
-    content = _serialized(graph, model.source)
+    content = serialized(graph, model.source)
     runtime = Runtime("the export", open_session(content, "export"), metadata, parts.vocabulary)
     rate = int(metadata["sample_rate"])
     if options.data is None:
@@ -140,7 +149,7 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
     files = {MODEL: content}
     if parts.vocabulary is not None:
         files[TOKENS] = parts.vocabulary.to_bytes()
-    return Exported(graph, runtime, parts, utterances, inputs, report, files)
+    return Exported(report, files, graph, runtime, parts, utterances, inputs)
 
 
 def metadata_of(model: Model, parts: Parts, options: ExportOptions) -> dict[str, str]:
@@ -186,7 +195,8 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(plain(value), ensure_ascii=False, default=str)
 
 
-def _serialized(graph: Any, source: str) -> bytes:
+def serialized(graph: Any, source: str) -> bytes:
+    """Return a graph's bytes; CheckpointError if they are too many for one file."""
     size = graph.ByteSize()
     if size > MAX_BYTES:
         rule = f"is too large for one ONNX file: {size} of {MAX_BYTES} bytes"

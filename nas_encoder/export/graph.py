@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from nas_encoder.common.problems import one_line
 from nas_encoder.errors import CheckpointError, MissingDependencyError
@@ -46,7 +47,6 @@ def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) 
         MissingDependencyError: onnx is missing.
         CheckpointError: The network holds an operation that has no form in ONNX.
     """
-    onnx = require("onnx", "exporting a model")
     generator = torch.Generator().manual_seed(0)
     if recognizer.takes == AUDIO:
         rows = torch.rand(2, 16000, generator=generator) - 0.5
@@ -57,25 +57,52 @@ def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) 
         lengths, free = torch.tensor([frames, frames // 2 + 1]), {0: "batch", 2: "frames"}
     output = "encoded" if recognizer.classifier is None else "logprobs"
     names = INPUTS[recognizer.takes]
+    axes = {
+        names[0]: free,
+        names[1]: {0: "batch"},
+        output: {0: "batch", 1: "output_frames"},
+        "lengths": {0: "batch"},
+    }
+    return recorded(recognizer, (rows, lengths), names, (output, "lengths"), axes, metadata)
+
+
+def recorded(
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+    metadata: Mapping[str, str],
+) -> Any:
+    """Return the ONNX model of a module, ``onnx.ModelProto``.
+
+    Args:
+        module: In evaluation mode from here on.
+        arguments: What it is called with to be recorded.
+        inputs: Their names.
+        outputs: Names of what it returns.
+        axes: Name -> the sizes of it that are free, and what they are called.
+        metadata: Put into the model.
+
+    Raises:
+        MissingDependencyError: onnx is missing.
+        CheckpointError: It holds an operation that has no form in ONNX.
+    """
+    onnx = require("onnx", "exporting a model")
     buffer = io.BytesIO()
-    recognizer.eval()
+    module.eval()
     # torch warns that tracing is old, that sizes are constants where they are meant to be, and
     # more. Where it fails, it also prints the whole graph.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                recognizer,
-                (rows, lengths),
+                module,
+                arguments,
                 buffer,  # type: ignore[arg-type]  # of this exporter
-                input_names=list(names),
-                output_names=[output, "lengths"],
-                dynamic_axes={
-                    names[0]: free,
-                    names[1]: {0: "batch"},
-                    output: {0: "batch", 1: "output_frames"},
-                    "lengths": {0: "batch"},
-                },
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes=axes,
                 opset_version=OPSET,
                 dynamo=False,  # the other exporter fails where a size depends on an input's
             )

@@ -115,6 +115,31 @@ def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runt
             this command, needs a newer onnxruntime, or does not fit its tokens.
         MissingDependencyError: onnx or onnxruntime is missing.
     """
+    metadata, vocabulary, content = open_exported(path, tokens)
+    if "stream_frames" in metadata:
+        rule = "streams, chunk by chunk: 'nas-encoder transcribe --stream' runs it"
+        raise CheckpointError(str(path), [rule])
+    session = open_session(content, str(path), threads)
+    found = [(one.name, len(one.shape)) for one in session.get_inputs()]
+    wanted = list(zip(INPUTS[metadata["input"]], _ranks(metadata["input"]), strict=True))
+    if found != wanted or len(session.get_outputs()) != 2:
+        problem = f"its inputs (and their dimensions) must be {wanted}, got {show(found)}"
+        raise CheckpointError(str(path), [f"{problem}, and it must have two outputs"])
+    size = session.get_outputs()[0].shape[-1]
+    if vocabulary is not None and isinstance(size, int) and size != len(vocabulary.symbols):
+        rule = f"gives {size} classes, its tokens are {len(vocabulary.symbols)}"
+        raise CheckpointError(str(path), [rule])
+    return Runtime(str(path), session, metadata, vocabulary)
+
+
+def open_exported(
+    path: Path, tokens: Path | None
+) -> tuple[dict[str, str], Vocabulary | None, bytes]:
+    """Return the metadata, the classes and the content of a model that was exported here.
+
+    Raises:
+        CheckpointError: As of :func:`open_model`.
+    """
     model, content = _parsed(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     problems = _metadata_problems(metadata)
@@ -129,18 +154,7 @@ def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runt
             rule = f"is not the model's: that has {show(count)} classes and the blank, this file "
             rule += f"has {len(vocabulary.symbols) - 1}, and the symbols differ"
             raise CheckpointError(str(place), [rule])
-    del model
-    session = open_session(content, str(path), threads)
-    found = [(one.name, len(one.shape)) for one in session.get_inputs()]
-    wanted = list(zip(INPUTS[metadata["input"]], _ranks(metadata["input"]), strict=True))
-    if found != wanted or len(session.get_outputs()) != 2:
-        problem = f"its inputs (and their dimensions) must be {wanted}, got {show(found)}"
-        raise CheckpointError(str(path), [f"{problem}, and it must have two outputs"])
-    size = session.get_outputs()[0].shape[-1]
-    if vocabulary is not None and isinstance(size, int) and size != len(vocabulary.symbols):
-        rule = f"gives {size} classes, its tokens are {len(vocabulary.symbols)}"
-        raise CheckpointError(str(path), [rule])
-    return Runtime(str(path), session, metadata, vocabulary)
+    return metadata, vocabulary, content
 
 
 def _parsed(path: Path) -> tuple[Any, bytes]:

@@ -6,19 +6,15 @@ Letters in shapes: N samples, T' output frames, V classes.
 from __future__ import annotations
 
 import math
-import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nas_encoder.common.headers import shortage
-from nas_encoder.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.export.recognizer import AUDIO
+from nas_encoder.export.recordings import opened
 from nas_encoder.export.runtime import Runtime
 
 WINDOW, MARGIN = 60.0, 5.0  # seconds
@@ -89,7 +85,7 @@ class Transcriber:
         seconds, wrong = [], {}
         for path in paths:
             try:
-                with self._opened(Path(path)) as file:
+                with opened(Path(path), self.rate) as file:
                     seconds.append(file.frames / self.rate)
             except DataError as error:
                 wrong[str(path)] = error.problems
@@ -124,7 +120,7 @@ class Transcriber:
 
     def _windows(self, path: Path) -> Iterator[tuple[Tensor, int, int]]:
         """Yield samples (N,) and which of their output frames count; 0 for all to the end."""
-        with self._opened(path) as file:
+        with opened(path, self.rate) as file:
             total, start = file.frames, 0
             while True:
                 whole = start + self.window >= total
@@ -142,45 +138,3 @@ class Transcriber:
                 if whole:
                     return
                 start += self.window - 2 * self.margin
-
-    @contextmanager
-    def _opened(self, path: Path) -> Iterator[Any]:
-        """Open a file that can be recognized, as far as its header tells."""
-        soundfile = _soundfile()
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise DataError(str(path), [f"cannot be read: {what}"])
-        try:
-            with soundfile.SoundFile(path) as file:
-                problems = self._problems(path, file)
-                if problems:
-                    raise DataError(str(path), problems)
-                yield file
-        # TypeError: soundfile asks for the format of .raw files.
-        except (soundfile.LibsndfileError, OSError, TypeError) as error:
-            raise DataError(str(path), [f"cannot be read: {error}"]) from None
-
-    def _problems(self, path: Path, file: Any) -> list[str]:
-        problems = []
-        if file.samplerate != self.rate:
-            made = path.with_name(f"{path.stem}_{self.rate}.wav")
-            words = ["sox", str(path), "-r", str(self.rate), "-c", "1", str(made)]
-            problems.append(
-                f"has {file.samplerate} Hz, the model needs {self.rate}; resample it, for example "
-                f"with: {shlex.join(words)}"
-            )
-        if file.channels != 1:
-            problems.append(f"must be mono, has {file.channels} channels")
-        # libsndfile says how much there is, not how much there should be.
-        short = shortage(file, os.fspath(path))
-        return [*problems, short] if short else problems
-
-
-def _soundfile() -> Any:
-    try:
-        import soundfile
-    except ModuleNotFoundError as error:
-        if error.name != "soundfile":
-            raise
-        raise MissingDependencyError("soundfile", "export", "reading audio") from error
-    return soundfile

@@ -132,6 +132,20 @@ class ESPnetFeatures(nn.Module):
         basis = fourier_basis(self._window(), given.n_fft, given.normalized)
         self.register_buffer("basis", basis.to(self.melmat.device), persistent=False)
 
+    def window_samples(self, frames: int) -> int:
+        """Return the samples under so many frames."""
+        return (frames - 1) * self.options.hop_length + self.options.n_fft
+
+    def of_windows(self, signal: Tensor) -> Tensor:
+        """Return the log-mel values (B, T, D), not normalized, of a part of a signal.
+
+        Args:
+            signal: (B, N), :meth:`window_samples`, of a signal that is reflected where ``center``
+                asks for it.
+        """
+        power = power_spectrum(signal, self.basis, self.options.hop_length).transpose(1, 2)
+        return torch.matmul(power, self.melmat).clamp(min=1e-10).log()
+
     def normalize(self, features: Tensor, frames: Tensor) -> Tensor:
         """Normalize log-mel values (B, T, D), zero in padding frames, of (B,) valid frames."""
         if self.options.normalize is None:
@@ -214,11 +228,7 @@ class NeMoFeatures(nn.Module):
             inside = ~padding_mask(lengths, signal.size(1))[..., 0]
             signal = torch.cat((signal[:, :1], signal[:, 1:] - given.preemph * signal[:, :-1]), 1)
             signal = signal.masked_fill(~inside, 0.0)
-        values = self._magnitudes(signal)  # (B, K, T)
-        values = torch.matmul(self.fb, values)  # (B, D, T)
-        if given.log:
-            added = given.log_zero_guard_type == "add"
-            values = torch.log(values + self.guard if added else values.clamp(self.guard))
+        values = self._in_bands(self._magnitudes(signal))  # (B, D, T)
         padding = padding_mask(frames, values.size(2)).transpose(1, 2)  # (B, 1, T)
         values = self._normalize(values, frames, padding).masked_fill(padding, 0.0)
         if not is_tracing():  # no size may depend on a value in graphs
@@ -231,8 +241,7 @@ class NeMoFeatures(nn.Module):
         if is_tracing():
             half = given.points // 2
             signal = nn.functional.pad(signal, (half, half))
-            power = power_spectrum(signal, self.basis, given.n_window_stride)
-            return power if given.mag_power == 2.0 else power.pow(given.mag_power / 2)
+            return self._from_power(power_spectrum(signal, self.basis, given.n_window_stride))
         spectrum = torch.stft(
             signal,
             n_fft=given.points,
@@ -245,6 +254,31 @@ class NeMoFeatures(nn.Module):
         )
         values = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1))
         return values if given.mag_power == 1.0 else values.pow(given.mag_power)
+
+    def _from_power(self, power: Tensor) -> Tensor:
+        exponent = self.options.mag_power
+        return power if exponent == 2.0 else power.pow(exponent / 2)
+
+    def _in_bands(self, values: Tensor) -> Tensor:
+        """Map magnitudes (B, K, T) to the mel bands, with their logarithm, (B, D, T)."""
+        given, values = self.options, torch.matmul(self.fb, values)
+        if not given.log:
+            return values
+        added = given.log_zero_guard_type == "add"
+        return torch.log(values + self.guard if added else values.clamp(self.guard))
+
+    def window_samples(self, frames: int) -> int:
+        """Return the samples under so many frames."""
+        return (frames - 1) * self.options.n_window_stride + self.options.points
+
+    def of_windows(self, signal: Tensor) -> Tensor:
+        """Return the features (B, T, D), not normalized, of a part of a signal.
+
+        Args:
+            signal: (B, N), :meth:`window_samples`, with its pre-emphasis and the zeros around it.
+        """
+        power = power_spectrum(signal, self.basis, self.options.n_window_stride)
+        return self._in_bands(self._from_power(power)).transpose(1, 2)
 
     def prepare_tracing(self) -> None:
         """Make what a trace needs instead of ``torch.stft``: a buffer that is in no checkpoint."""

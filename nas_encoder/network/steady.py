@@ -64,7 +64,8 @@ class SteadyStep(nn.Module):
         assert state.place == self._seen and _shapes(caches) == self._form
         assert out.size * network.subsampling_factor == frames
         self.delay = self._seen // network.subsampling_factor - out.start
-        self._sizes = [math.prod(shape) for shape in _leaves(self._form)]
+        # Empty caches are left out, of which recorded graphs cannot say how often they fit.
+        self._sizes = [size for shape in _leaves(self._form) if (size := math.prod(shape))]
         self.values = sum(self._sizes)
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -104,11 +105,13 @@ class SteadyStep(nn.Module):
         assert found is not None
         over = (base - ends + self.frames).clamp(0, base)
         clock = (passed + self.frames).clamp(max=seen) + over * base
-        return out.x, found, torch.cat([own.flatten(1) for own in _leaves(kept)], 1), clock
+        leaves = zip(_leaves(kept), _leaves(self._form), strict=True)
+        flat = [own.flatten(1) for own, shape in leaves if math.prod(shape)]
+        return out.x, found, torch.cat(flat, 1), clock
 
     def _unpacked(self, caches: Tensor) -> Any:
         pieces = iter(torch.split(caches, self._sizes, 1))
-        return _filled(self._form, pieces)
+        return _filled(self._form, pieces, caches)
 
 
 class _Shape(tuple[int, ...]):
@@ -132,11 +135,12 @@ def _leaves(caches: Any) -> list[Any]:
     return [leaf for part in parts for leaf in _leaves(part)]
 
 
-def _filled(form: Any, pieces: Iterator[Tensor]) -> Any:
-    """Return nested caches of these shapes from their values (B, n) in a row."""
+def _filled(form: Any, pieces: Iterator[Tensor], like: Tensor) -> Any:
+    """Return nested caches of these shapes from their values (B, n) in a row; ``like`` has B."""
     if isinstance(form, _Shape):
-        piece = next(pieces)
-        return piece.reshape(piece.size(0), *form)
+        if not math.prod(form):
+            return like.new_zeros(like.size(0), *form)
+        return next(pieces).reshape(like.size(0), *form)
     if isinstance(form, dict):
-        return {name: _filled(own, pieces) for name, own in form.items()}
-    return None if form is None else tuple(_filled(own, pieces) for own in form)
+        return {name: _filled(own, pieces, like) for name, own in form.items()}
+    return None if form is None else tuple(_filled(own, pieces, like) for own in form)

@@ -19,7 +19,7 @@ from interchange_samples import espnet_folder
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.cli.main import main
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.export.export import Exported, ExportOptions, export_model
+from nas_encoder.export.export import ExportOptions, Written, export_model
 from nas_encoder.export.material import generated
 from nas_encoder.export.recognizer import parts_of
 from nas_encoder.export.runtime import open_model
@@ -228,19 +228,18 @@ def test_command_line_of_an_espnet_folder(
 
 
 def test_what_another_export_wrote_does_not_stay_beside_this_one(tmp_path: Path) -> None:
-    given: Any = (None, None, None, [], [], {})  # nothing that is written
     forms = {"model.int8.onnx": b"of other weights", "model.fp16.onnx": b"of other weights"}
     (tmp_path / "tokens.txt").write_text("not of an export")
-    Exported(*given, {"model.onnx": b"1", **forms}).write(tmp_path)
+    Written({}, {"model.onnx": b"1", **forms}).write(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         *("model.onnx", "export.json", "tokens.txt", *forms)
     }
     (tmp_path / "other.txt").write_text("not ours")
-    Exported(*given, {"model.onnx": b"2"}).write(tmp_path)
+    Written({}, {"model.onnx": b"2"}).write(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "export.json", "other.txt"}
     (tmp_path / "model.fp16.onnx").mkdir()
     with pytest.raises(CheckpointError, match="is of an earlier export and cannot be removed"):
-        Exported(*given, {"model.onnx": b"3"}).write(tmp_path)
+        Written({}, {"model.onnx": b"3"}).write(tmp_path)
 
 
 @pytest.mark.slow
