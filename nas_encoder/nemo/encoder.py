@@ -14,17 +14,11 @@ from typing import Any, ClassVar
 import torch
 from nemo.core.classes import Exportable, NeuralModule, typecheck
 from nemo.core.classes.mixins import AccessMixin, adapter_mixins
-from nemo.core.neural_types import (
-    AcousticEncodedRepresentation,
-    LengthsType,
-    NeuralType,
-    SpectrogramType,
-)
 from nemo.utils import logging
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from nas_encoder.errors import ConfigError, UtteranceTooShortError
+from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.nemo.adapters import POINTS, add_points
 from nas_encoder.nemo.options import (
@@ -35,13 +29,20 @@ from nas_encoder.nemo.options import (
     width,
     widths,
 )
+from nas_encoder.nemo.streaming import CacheAwareEncoder, input_types, output_types
 from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 from nas_encoder.spaces import get_space
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 
-class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.AdapterModuleMixin):
+class NetworkEncoder(
+    NeuralModule,
+    CacheAwareEncoder,
+    Exportable,
+    AccessMixin,
+    adapter_mixins.AdapterModuleMixin,
+):
     """NeMo's interface around a network of ours; :func:`encoder_class` gives the classes.
 
     Args:
@@ -94,14 +95,22 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
     @property
     def input_types(self) -> dict[str, Any]:
         """Neural types of the inputs."""
-        signal = NeuralType(("B", "D", "T"), SpectrogramType())
-        return {"audio_signal": signal, "length": NeuralType(tuple("B"), LengthsType())}
+        return input_types()
 
     @property
     def output_types(self) -> dict[str, Any]:
         """Neural types of the outputs."""
-        outputs = NeuralType(("B", "D", "T"), AcousticEncodedRepresentation())
-        return {"outputs": outputs, "encoded_lengths": NeuralType(tuple("B"), LengthsType())}
+        return output_types()
+
+    @property
+    def disabled_deployment_input_names(self) -> set[str]:
+        """Inputs that an exported graph does not have."""
+        return set(input_types()) - {"audio_signal", "length"}
+
+    @property
+    def disabled_deployment_output_names(self) -> set[str]:
+        """Outputs that an exported graph does not have."""
+        return set(output_types()) - {"outputs", "encoded_lengths"}
 
     def input_example(self, max_batch: int = 2, max_dim: int = 256) -> tuple[Tensor, Tensor]:
         """Return (B, F, T) noise and (B,) unequal lengths, for tracing."""
@@ -112,8 +121,16 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         return signal, lengths.to(torch.int64)
 
     @typecheck()
-    def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a padded batch.
+    def forward(
+        self,
+        audio_signal: Tensor,
+        length: Tensor,
+        cache_last_channel: Tensor | None = None,
+        cache_last_time: Tensor | None = None,
+        cache_last_channel_len: Tensor | None = None,
+        bypass_pre_encode: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Encode a padded batch, or with caches a chunk of a batch of streams.
 
         An utterance with too few frames for one output frame, an error in ESPnet, is extended with
         zero frames here, as in NeMo's own encoders; it gives one frame, an empty one none.
@@ -121,16 +138,33 @@ class NetworkEncoder(NeuralModule, Exportable, AccessMixin, adapter_mixins.Adapt
         Args:
             audio_signal: (B, F, T) features; padding frames are ignored.
             length: (B,) valid frames of each utterance.
+            cache_last_channel: Of streams; see :meth:`cache_aware_stream_step`.
+            cache_last_time: As well.
+            cache_last_channel_len: As well.
+            bypass_pre_encode: Must be false: what comes behind the front end cannot be given.
 
         Returns:
             (B, D, T'), zero in padding frames, and (B,) the valid ones. If the model uses InterCTC,
             the outputs of ``model.interctc.apply_at_layers`` (cells or blocks, counted from 0 as in
-            NeMo) are registered for it.
+            NeMo) are registered for it. With caches, what :meth:`cache_aware_stream_step` returns,
+            of a chunk that is not the last.
 
         Raises:
             InputError: A shape is wrong, or a valid frame is not finite.
             ConfigError: InterCTC names a layer that cannot be tapped.
         """
+        if bypass_pre_encode:
+            raise InputError("bypass_pre_encode is not possible: the front end is searched, too")
+        caches = (cache_last_channel, cache_last_time, cache_last_channel_len)
+        if any(cache is not None for cache in caches):
+            return self._stream(audio_signal.transpose(1, 2), length, caches)
+        return self._encode(audio_signal, length)
+
+    def forward_for_export(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch, as :meth:`forward` does; what NeMo's export traces."""
+        return self._encode(audio_signal, length)
+
+    def _encode(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         features = audio_signal.transpose(1, 2)  # (B, F, T) -> (B, T, F)
         lengths = length.to(device=features.device, dtype=torch.int64)
         layers = self._interctc_layers()

@@ -15,13 +15,13 @@ features, N values of the caches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
+from nas_encoder.network import nested
 from nas_encoder.network.streaming import GOING_ON, Chunk
 from nas_encoder.network.tapped import TappedEncoder, Taps
 
@@ -60,12 +60,12 @@ class SteadyStep(nn.Module):
             _, state = network.step(before, state)
             piece = Chunk(before.new_zeros(1, frames, network.input_size), self._seen, False)
             out, caches = network.stream(piece, state.caches, Taps())
-        self._form = _shapes(state.caches)
-        assert state.place == self._seen and _shapes(caches) == self._form
+        self._form = nested.shapes(state.caches)
+        assert state.place == self._seen and nested.shapes(caches) == self._form
         assert out.size * network.subsampling_factor == frames
         self.delay = self._seen // network.subsampling_factor - out.start
         # Empty caches are left out, of which recorded graphs cannot say how often they fit.
-        self._sizes = [size for shape in _leaves(self._form) if (size := math.prod(shape))]
+        self._sizes = [size for shape in nested.leaves(self._form) if (size := math.prod(shape))]
         self.values = sum(self._sizes)
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -105,42 +105,10 @@ class SteadyStep(nn.Module):
         assert found is not None
         over = (base - ends + self.frames).clamp(0, base)
         clock = (passed + self.frames).clamp(max=seen) + over * base
-        leaves = zip(_leaves(kept), _leaves(self._form), strict=True)
+        leaves = zip(nested.leaves(kept), nested.leaves(self._form), strict=True)
         flat = [own.flatten(1) for own, shape in leaves if math.prod(shape)]
         return out.x, found, torch.cat(flat, 1), clock
 
     def _unpacked(self, caches: Tensor) -> Any:
         pieces = iter(torch.split(caches, self._sizes, 1))
-        return _filled(self._form, pieces, caches)
-
-
-class _Shape(tuple[int, ...]):
-    """The sizes of a cache but the first."""
-
-
-def _shapes(caches: Any) -> Any:
-    """Return nested caches with the shapes of tensors in their places."""
-    if isinstance(caches, Tensor):
-        return _Shape(caches.shape[1:])
-    if isinstance(caches, dict):
-        return {name: _shapes(own) for name, own in caches.items()}
-    return None if caches is None else tuple(_shapes(own) for own in caches)
-
-
-def _leaves(caches: Any) -> list[Any]:
-    """Return the tensors or shapes of nested caches in a row."""
-    if isinstance(caches, Tensor | _Shape):
-        return [caches]
-    parts = caches.values() if isinstance(caches, dict) else caches or ()
-    return [leaf for part in parts for leaf in _leaves(part)]
-
-
-def _filled(form: Any, pieces: Iterator[Tensor], like: Tensor) -> Any:
-    """Return nested caches of these shapes from their values (B, n) in a row; ``like`` has B."""
-    if isinstance(form, _Shape):
-        if not math.prod(form):
-            return like.new_zeros(like.size(0), *form)
-        return next(pieces).reshape(like.size(0), *form)
-    if isinstance(form, dict):
-        return {name: _filled(own, pieces, like) for name, own in form.items()}
-    return None if form is None else tuple(_filled(own, pieces, like) for own in form)
+        return nested.filled(self._form, pieces, caches)

@@ -1,0 +1,376 @@
+"""NeMo's cache-aware streaming around our networks.
+
+NeMo's programs keep the state of all streams in three tensors, index them along the batch, zero
+what belongs to a stream that has ended, and put streams of different ages into one batch. So the
+state of a stream is one row of numbers (:mod:`nas_encoder.network.stream_rows`): reshaped, it is
+``cache_last_channel``; the stream's last output frame is ``cache_last_time``, and its place
+``cache_last_channel_len``.
+
+Letters in shapes: B batch, F features, T frames, D output features, T' output frames, S subsampling
+factor, N rows of D numbers that hold a stream's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nemo.collections.asr.models.configs import CacheAwareStreamingConfig
+from nemo.collections.asr.parts.mixins.streaming import StreamingEncoder
+from nemo.core.neural_types import (
+    AcousticEncodedRepresentation,
+    BoolType,
+    ChannelType,
+    LengthsType,
+    NeuralType,
+    SpectrogramType,
+)
+from nemo.utils import logging
+from torch import Tensor
+
+from nas_encoder.errors import ConfigError, InputError
+from nas_encoder.nemo.chunks import Chunking, chunking, possible
+from nas_encoder.network.stream_rows import StreamRows, new_marks
+
+Caches = tuple[Tensor, Tensor, Tensor]
+_CACHES = ("cache_last_channel", "cache_last_time", "cache_last_channel_len")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What NeMo's buffers ask of ``encoder.pre_encode``.
+
+    Attributes:
+        cached: Frames before a chunk that a buffer adds, at the beginning of a stream and later.
+    """
+
+    cached: tuple[int, int]
+
+    def get_sampling_frames(self) -> list[int]:
+        """Return the fewest frames of a chunk, the first and others.
+
+        One frame has an output frame, and a buffer never sends the end of a stream if that has
+        fewer than these.
+        """
+        return [1, 1]
+
+    def get_streaming_cache_size(self) -> list[int]:
+        """Return the frames before a chunk, see :attr:`cached`."""
+        return list(self.cached)
+
+
+class CacheAwareEncoder(StreamingEncoder):
+    """NeMo's ``StreamingEncoder`` for a class with our ``network``.
+
+    Attributes:
+        streaming_cfg: Of :meth:`setup_streaming_params`; None before.
+    """
+
+    network: Any
+    streaming_cfg: CacheAwareStreamingConfig | None = None
+    _rows: StreamRows | None = None
+    _chunking: Chunking | None = None
+    _last = False  # whether the step that runs is the last of its streams
+
+    # -- what NeMo asks -------------------------------------------------------------------------
+
+    @property
+    def att_context_size(self) -> list[int]:
+        """Output frames that one sees before and after itself; -1 for the whole utterance."""
+        try:
+            seen = self.network.field()
+        except ConfigError:
+            return [-1, -1]
+        factor = int(self.network.subsampling_factor)
+        return [-(-seen.left // factor), seen.right // factor]
+
+    @property
+    def att_context_size_all(self) -> list[list[int]]:
+        """All contexts that it was trained with: the genotype's own."""
+        return [self.att_context_size]
+
+    @property
+    def pre_encode(self) -> Sampling:
+        """What NeMo's buffers ask of the front end."""
+        chunks = self._chunking
+        return Sampling((0, chunks.prefix if chunks else int(self.network.subsampling_factor)))
+
+    @property
+    def export_cache_support(self) -> bool:
+        """Whether ``model.export`` writes a graph with caches; it cannot."""
+        return False
+
+    @export_cache_support.setter
+    def export_cache_support(self, wanted: bool) -> None:
+        if wanted:
+            raise ConfigError(
+                "cache_support",
+                [
+                    "NeMo's model.export cannot write an encoder of ours with its caches, which "
+                    "grow in the beginning of a stream; export without cache_support, or use "
+                    "nas-encoder export"
+                ],
+            )
+
+    def set_default_att_context_size(self, att_context_size: Any) -> None:
+        """Accept the genotype's own context, the only one.
+
+        Raises:
+            ConfigError: It is another, or the encoder does not stream.
+        """
+        self.setup_streaming_params(att_context_size=att_context_size)
+
+    def setup_streaming_params(
+        self,
+        chunk_size: int | None = None,
+        shift_size: int | None = None,
+        left_chunks: int | None = None,
+        att_context_size: Any = None,
+        max_context: int = 10000,
+    ) -> None:
+        """Set ``streaming_cfg``: what NeMo's buffers send.
+
+        Args:
+            chunk_size: Output frames whose input a chunk holds; by default the fewest of chunks
+                that do not overlap.
+            shift_size: Output frames from one chunk to the next: ``chunk_size``, or less by the
+                lookahead in output frames, which NeMo's buffers then send again.
+            left_chunks: Ignored with a warning: the caches hold all that the genotype sees.
+            att_context_size: None, or :attr:`att_context_size`.
+            max_context: Not needed: no cache grows for ever.
+
+        Raises:
+            ConfigError: The encoder does not stream, with what sees the whole utterance; or the
+                sizes are not possible, with those that are.
+        """
+        rows = self._streams()
+        if att_context_size is not None and list(att_context_size) != self.att_context_size:
+            raise ConfigError(
+                "att_context_size",
+                [
+                    f"must be null or that of the genotype, {self.att_context_size}, got "
+                    f"{list(att_context_size)}; another lookahead needs another genotype"
+                ],
+            )
+        if left_chunks is not None:
+            logging.warning(
+                f"left_chunks={left_chunks} is ignored: the caches of this encoder hold exactly "
+                "what its genotype sees"
+            )
+        self._chunking = chunks = chunking(rows, chunk_size, shift_size)
+        self.streaming_cfg = CacheAwareStreamingConfig(
+            chunk_size=chunks.frames,
+            shift_size=chunks.shift,
+            cache_drop_size=chunks.repeated // chunks.factor,
+            last_channel_cache_size=-(-chunks.size // self.network.output_size),
+            valid_out_len=chunks.shift // chunks.factor,
+            pre_encode_cache_size=[0, chunks.prefix],
+            drop_extra_pre_encoded=chunks.prefix // chunks.factor,
+            last_channel_num=1,
+            last_time_num=1,
+        )
+        logging.info(f"Streaming: {chunks}. {possible(rows)}")
+
+    def get_initial_cache_state(
+        self,
+        batch_size: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+        max_dim: int = 0,
+    ) -> Caches:
+        """Return the caches of B streams before their first frames.
+
+        Args:
+            batch_size: B.
+            dtype: Of the caches, at least as wide as the parameters, which hold them without loss.
+            device: By default that of the parameters.
+            max_dim: Not needed.
+
+        Returns:
+            (1, B, N, D), (1, B, D, 1) and (B,) int64, all zero; zeroing those of a stream begins
+            it afresh.
+
+        Raises:
+            ConfigError: The encoder does not stream.
+        """
+        if self.streaming_cfg is None:
+            self.setup_streaming_params()
+        assert self.streaming_cfg is not None
+        like, width = self._streams().like(), int(self.network.output_size)
+        like = like.to(like.device if device is None else device)
+        like = like.to(torch.promote_types(dtype, like.dtype))
+        size = self.streaming_cfg.last_channel_cache_size
+        channels = like.new_zeros(1, batch_size, size, width)
+        times = like.new_zeros(1, batch_size, width, 1)
+        return channels, times, new_marks(batch_size, channels.device)
+
+    def cache_aware_stream_step(
+        self,
+        processed_signal: Tensor,
+        processed_signal_length: Tensor | None = None,
+        cache_last_channel: Tensor | None = None,
+        cache_last_time: Tensor | None = None,
+        cache_last_channel_len: Tensor | None = None,
+        keep_all_outputs: bool = True,
+        drop_extra_pre_encoded: int | None = None,
+        bypass_pre_encode: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Encode a chunk of B streams of any ages, in evaluation mode.
+
+        Args:
+            processed_signal: (B, F, T), ``streaming_cfg.chunk_size`` frames after those that
+                ``drop_extra_pre_encoded`` says; fewer at the end of a stream.
+            processed_signal_length: (B,) valid frames; fewer than T end a stream.
+            cache_last_channel: (1, B, N, D); this and the next two are of the step before, or of
+                :meth:`get_initial_cache_state`.
+            cache_last_time: (1, B, D, 1).
+            cache_last_channel_len: (B,).
+            keep_all_outputs: Whether the chunk is the last of all these streams.
+            drop_extra_pre_encoded: How many times S frames before the chunk are to be dropped, by
+                default those of ``streaming_cfg``.
+            bypass_pre_encode: Must be false.
+
+        Returns:
+            (B, D, T'), T' >= 1, whose frames after a stream's valid ones repeat its last one; (B,)
+            valid frames; and the next caches.
+
+        Raises:
+            InputError: A stream has ended before, a valid frame is not finite, a chunk is too
+                long, or there are no caches.
+            ConfigError: The encoder does not stream.
+        """
+        with self._being_last(keep_all_outputs):
+            result = super().cache_aware_stream_step(
+                processed_signal,
+                processed_signal_length,
+                cache_last_channel,
+                cache_last_time,
+                cache_last_channel_len,
+                keep_all_outputs,
+                drop_extra_pre_encoded,
+                bypass_pre_encode,
+            )
+        return tuple(result)
+
+    def streaming_post_process(
+        self, rets: tuple[Tensor, ...], keep_all_outputs: bool = True
+    ) -> tuple[Tensor, ...]:
+        """Return the results of ``forward`` with caches as they are: all are valid.
+
+        Raises:
+            InputError: They are of ``forward`` without caches, which takes a chunk for a whole
+                utterance.
+        """
+        if len(rets) == 2:
+            raise InputError(
+                "a step needs caches, of encoder.get_initial_cache_state() or the step before "
+                "(streaming.use_cache: true in NeMo's pipelines): a chunk alone is not what it is "
+                "within its utterance"
+            )
+        return tuple(rets)
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def _streams(self) -> StreamRows:
+        if self._rows is None or self._rows.network is not self.network:
+            self._rows = StreamRows(self.network)
+        return self._rows
+
+    @contextmanager
+    def _being_last(self, last: bool) -> Iterator[None]:
+        self._last = last
+        try:
+            yield
+        finally:
+            self._last = False
+
+    def _stream(
+        self, features: Tensor, lengths: Tensor, caches: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, ...]:
+        """Map (B, T, F), and (B,) valid frames, to five values; see the step above."""
+        state = [own for own in caches if own is not None]
+        if len(state) < len(caches):
+            raise InputError(f"needs {', '.join(_CACHES)} together, or none of them")
+        if self.streaming_cfg is None:
+            self.setup_streaming_params()
+        assert self.streaming_cfg is not None and self._chunking is not None
+        chunks, (channels, times, marks) = self._chunking, state
+        prefix = int(self.streaming_cfg.drop_extra_pre_encoded) * chunks.factor
+        lengths = lengths.to(device=features.device, dtype=torch.int64)
+        frames = features.size(1) - prefix
+        if not 0 <= frames <= chunks.frames:
+            raise InputError(
+                f"a chunk must be of {chunks.frames} frames after {prefix} that "
+                f"drop_extra_pre_encoded says, and fewer at the end, got {features.size(1)} in all"
+            )
+        found = self._streams().step(
+            features[:, prefix:].to(self._streams().like().dtype),
+            channels[0].flatten(1),
+            marks,
+            lengths - prefix,
+            self._last,
+            chunks.repeated,
+            closing=frames < chunks.frames,
+        )
+        counts = found.counts.to(features.device)
+        outputs, held = _held(found.y, counts, times[0, :, :, 0])
+        batch, width = outputs.size(0), outputs.size(2)
+        rows = found.rows.reshape(batch, -1, width).unsqueeze(0)
+        return outputs.transpose(1, 2), counts, rows, held[None, :, :, None], found.marks
+
+
+def _held(y: Tensor, counts: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat the last valid frame of each stream after it.
+
+    NeMo's CTC pipeline decodes all frames, whatever their number says; in greedy decoding a frame
+    and the same again are one.
+
+    Args:
+        y: (B, T', D).
+        counts: (B,) valid frames.
+        before: (B, D) last frames of the steps before.
+
+    Returns:
+        (B, max(T', 1), D), and (B, D) the last frames of this step.
+    """
+    known = torch.cat((before.to(y.dtype).unsqueeze(1), y), 1)
+    places = torch.arange(max(1, y.size(1)), device=y.device) + 1
+    index = places.minimum(counts.unsqueeze(1)).unsqueeze(2).expand(-1, -1, y.size(2))
+    held = known.gather(1, index)
+    return held, held[:, -1].to(before.dtype)
+
+
+def input_types() -> dict[str, NeuralType]:
+    """Return the neural types of the inputs of ``forward``."""
+    channels, times, lengths = _cache_types()
+    return {
+        "audio_signal": NeuralType(("B", "D", "T"), SpectrogramType()),
+        "length": NeuralType(tuple("B"), LengthsType()),
+        "cache_last_channel": channels,
+        "cache_last_time": times,
+        "cache_last_channel_len": lengths,
+        "bypass_pre_encode": NeuralType((), BoolType(), optional=True),
+    }
+
+
+def output_types() -> dict[str, NeuralType]:
+    """Return the neural types of the outputs of ``forward``."""
+    channels, times, lengths = _cache_types()
+    return {
+        "outputs": NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
+        "encoded_lengths": NeuralType(tuple("B"), LengthsType()),
+        "cache_last_channel_next": channels,
+        "cache_last_time_next": times,
+        "cache_last_channel_next_len": lengths,
+    }
+
+
+def _cache_types() -> tuple[NeuralType, NeuralType, NeuralType]:
+    return (
+        NeuralType(("D", "B", "T", "D"), ChannelType(), optional=True),
+        NeuralType(("D", "B", "D", "T"), ChannelType(), optional=True),
+        NeuralType(tuple("B"), LengthsType(), optional=True),
+    )

@@ -1,0 +1,349 @@
+"""NeMo's own streaming programs give with our encoder what it gives for whole recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from nemo_tones import BINS, BLOCKS, NAS, RATE, build, marks, toolkit
+from streaming_samples import unlike_new
+from torch import Tensor, nn
+
+from nas_encoder.errors import ConfigError, InputError
+
+# Of modules that NeMo's pipelines import in order to read audio.
+pytestmark = marks(".* is deprecated and slated for removal in Python:DeprecationWarning")
+
+# Every other frame of a stage at half the rate; a lookahead of one output frame.
+GENOTYPE = {
+    "schema": 1,
+    "name": "streams",
+    "space": "blocks",
+    "front": {"kind": "conv2d", "channels": 4},
+    "stages": [
+        {
+            "width": 16,
+            "modules": [
+                {"kind": "convolution", "kernel": 5, "causal": True},
+                {"kind": "attention", "heads": 2, "window": 6, "ahead": 1},
+            ],
+        },
+        {"width": 12, "modules": [{"kind": "memory", "back": 4, "ahead": 0}]},
+    ],
+}
+STREAMING = BLOCKS | {"genotype": GENOTYPE}
+FILL = -16.635  # NeMo's pipelines: features before the beginning (LOG_MEL_ZERO)
+SECONDS = (1.23, 0.31, 0.8, 1.6, 0.05)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Recordings, and beside them a tokenizer of single letters."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("noise")
+    generator = np.random.default_rng(0)
+    found = []
+    for number, seconds in enumerate(SECONDS):
+        time = np.arange(int(seconds * RATE)) / RATE
+        tone = np.sin(2 * np.pi * (300 + 200 * number) * time * (1 + time))
+        samples = 0.3 * tone * generator.uniform(0.2, 1, len(time))
+        found.append(str(folder / f"{number}.wav"))
+        soundfile.write(found[-1], samples.astype(np.float32), RATE, subtype="FLOAT")
+    letters = "abcdefgh"
+    (folder / "text").write_text("\n".join(f"{one}{two}" for one in letters for two in letters))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=12,
+        model_type="char",
+        minloglevel=2,
+    )
+    vocabulary = (folder / "tokenizer.vocab").read_text("utf-8").splitlines()
+    pieces = [line.split("\t")[0] + "\n" for line in vocabulary]
+    (folder / "vocab.txt").write_text("".join(pieces), encoding="utf-8")
+    return found
+
+
+def config(encoder: dict[str, Any], tokenizer: Path) -> Any:
+    from omegaconf import OmegaConf
+
+    ctc = {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "num_classes": -1}
+    width = encoder["d_model"]
+    return OmegaConf.create(
+        {
+            "sample_rate": RATE,
+            "train_ds": None,
+            "validation_ds": None,
+            "preprocessor": {
+                "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+                "sample_rate": RATE,
+                "normalize": "NA",
+                "window_stride": 0.01,
+                "features": BINS,
+                "n_fft": 512,
+                "dither": 0.0,
+                "pad_to": 0,
+            },
+            "encoder": encoder,
+            "tokenizer": {"dir": str(tokenizer), "type": "bpe"},
+            "model_defaults": {"enc_hidden": width, "pred_hidden": 8, "joint_hidden": 8},
+            "decoder": {
+                "_target_": "nemo.collections.asr.modules.RNNTDecoder",
+                "prednet": {"pred_hidden": 8, "pred_rnn_layers": 1},
+            },
+            "joint": {
+                "_target_": "nemo.collections.asr.modules.RNNTJoint",
+                "jointnet": {"joint_hidden": 8, "activation": "relu"},
+            },
+            "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 2}},
+            "loss": {"loss_name": "default"},
+            "aux_ctc": {
+                "ctc_loss_weight": 0.5,
+                "decoder": ctc | {"feat_in": None, "vocabulary": []},
+                "decoding": {"strategy": "greedy_batch"},
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model(paths: list[str]) -> Any:
+    """A hybrid model whose scores are centred, so that it says much."""
+    toolkit()
+    torch.manual_seed(0)
+    found: Any = build("hybrid_bpe", config(STREAMING, Path(paths[0]).parent))
+    unlike_new(found.encoder.network)
+    found.eval()
+    ctc, joint = found.ctc_decoder.decoder_layers[0], found.joint.joint_net[-1]
+    with torch.no_grad():
+        audio = torch.from_numpy(soundfile.read(paths[0], dtype="float32")[0])[None]
+        features, lengths = found.preprocessor(
+            input_signal=audio, length=torch.tensor([audio.size(1)])
+        )
+        encoded, _ = found.encoder(audio_signal=features, length=lengths)
+        nothing, _ = found.decoder.predict(None, None, add_sos=False, batch_size=1)
+        for scores, bias in (
+            (found.ctc_decoder(encoder_output=encoded)[0], ctc.bias),
+            (found.joint.joint(encoded.transpose(1, 2), nothing).flatten(0, 2), joint.bias),
+        ):
+            bias -= scores.mean(0)
+            bias[:3] = -1e3  # no letters
+    return found
+
+
+@torch.inference_mode()
+def test_the_buffer_gives_what_whole_recordings_give(model: Any, paths: list[str]) -> None:
+    """As speech_to_text_cache_aware_streaming_infer does, five recordings in a batch."""
+    from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
+
+    encoder = model.encoder
+    for sizes in ({}, {"chunk_size": 7}, {"chunk_size": 4, "shift_size": 3}):
+        encoder.setup_streaming_params(**sizes)
+        for padded in (False, True):
+            buffer = CacheAwareStreamingAudioBuffer(model, False, padded)
+            for path in paths:
+                buffer.append_audio_file(path)
+            features, lengths = buffer.get_all_audios()
+            whole, frames = encoder(audio_signal=features, length=lengths)
+            transducer = bool(sizes) and padded
+            model.cur_decoder = "rnnt" if transducer else "ctc"
+            found, texts = stream(model, buffer, padded)
+            for number, count in enumerate(frames.tolist()):
+                torch.testing.assert_close(
+                    found[number], whole[number, :, :count], rtol=0, atol=1e-5
+                )
+            if transducer:
+                hypotheses = model.decoding.rnnt_decoder_predictions_tensor(whole, frames)
+                expected = [hypothesis.text for hypothesis in hypotheses]
+            else:
+                expected = ctc_texts(model, whole, frames)
+            assert texts == expected
+            assert len(set(texts)) > 2 and max(map(len, texts)) > 4, texts
+
+
+def stream(model: Any, buffer: Any, padded: bool) -> tuple[list[Tensor], list[str]]:
+    """Return the encoder's outputs (D, T') and the texts."""
+    encoder, found = model.encoder, []
+    texts: list[Any] = []
+    caches = encoder.get_initial_cache_state(batch_size=len(buffer.streams_length))
+    predictions = hypotheses = None
+    step, encoder.cache_aware_stream_step = encoder.cache_aware_stream_step, None
+
+    def noting(**options: Any) -> Any:
+        result = step(**options)
+        found.append([y[:, :count] for y, count in zip(result[0], result[1].clone(), strict=True)])
+        return result
+
+    encoder.cache_aware_stream_step = noting
+    try:
+        for number, (chunk, lengths) in enumerate(buffer):
+            dropped = encoder.streaming_cfg.drop_extra_pre_encoded if number or padded else 0
+            predictions, texts, *caches, hypotheses = model.conformer_stream_step(
+                processed_signal=chunk,
+                processed_signal_length=lengths,
+                cache_last_channel=caches[0],
+                cache_last_time=caches[1],
+                cache_last_channel_len=caches[2],
+                keep_all_outputs=buffer.is_buffer_empty(),
+                previous_hypotheses=hypotheses,
+                previous_pred_out=predictions,
+                drop_extra_pre_encoded=dropped,
+            )
+    finally:
+        del encoder.cache_aware_stream_step
+    outputs = [torch.cat(pieces, 1) for pieces in zip(*found, strict=True)]
+    return outputs, [getattr(text, "text", text) for text in texts]
+
+
+def ctc_texts(model: Any, whole: Tensor, frames: Tensor) -> list[str]:
+    scores = model.ctc_decoder(encoder_output=whole)
+    found = model.ctc_decoding.ctc_decoder_predictions_tensor(scores, frames)
+    return [hypothesis.text for hypothesis in found]
+
+
+@pytest.fixture(scope="module")
+def saved(model: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "streams.nemo"
+    model.save_to(str(path))
+    return str(path)
+
+
+def pipeline(saved: str, kind: str, **streaming: Any) -> Any:
+    """Build NeMo's pipeline as its program does from its configuration."""
+    from nemo.collections.asr.inference.factory.pipeline_builder import PipelineBuilder
+    from omegaconf import OmegaConf
+
+    greedy = {"max_symbols": 2, "use_cuda_graph_decoder": False}
+    method = {"name": "entropy", "entropy_type": "tsallis", "alpha": 0.5, "entropy_norm": "exp"}
+    return PipelineBuilder.build_pipeline(
+        OmegaConf.create(
+            {
+                "asr": {
+                    "model_name": saved,
+                    "device": "cpu",
+                    "device_id": 0,
+                    "compute_dtype": "float32",
+                    "use_amp": False,
+                    "decoding": {"strategy": "greedy_batch", "greedy": greedy},
+                },
+                "pipeline_type": "cache_aware",
+                "asr_decoding_type": kind,
+                "log_level": 40,
+                "matmul_precision": "high",
+                "enable_itn": False,
+                "enable_nmt": False,
+                "return_tail_result": False,
+                "asr_output_granularity": "segment",
+                "itn": {"batch_size": 1, "n_jobs": 1, "left_padding_size": 4},
+                "confidence": {"exclude_blank": True, "aggregation": "mean", "method_cfg": method},
+                # Else a letter over a chunk's border comes twice, in NeMo's own models too.
+                "endpointing": {"stop_history_eou": 100000, "residue_tokens_at_end": 2},
+                "streaming": {
+                    "sample_rate": RATE,
+                    "batch_size": 3,
+                    "num_slots": 4,
+                    "att_context_size": None,
+                    "use_cache": True,
+                    "use_feat_cache": True,
+                    "chunk_size_in_secs": None,
+                    "request_type": "frame",
+                    "word_boundary_tolerance": 4,
+                }
+                | streaming,
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "streaming"),
+    [("ctc", {}), ("ctc", {"chunk_size_in_secs": 0.04, "use_feat_cache": False}), ("rnnt", {})],
+)
+def test_the_pipelines_give_what_whole_recordings_give(
+    kind: str, streaming: dict[str, Any], model: Any, saved: str, paths: list[str]
+) -> None:
+    """Three streams are in a batch, of different ages, in slots that were used before."""
+    found = pipeline(saved, kind, **streaming)
+    sizes = found.asr_model.asr_model.encoder.streaming_cfg
+    ages: set[int] = set()
+    step = found.asr_model.stream_step
+
+    def noting(**options: Any) -> Any:
+        ages.add(len(set(options["context"].cache_last_channel_len.tolist())))
+        return step(**options)
+
+    found.asr_model.stream_step = noting
+    texts = found.run(paths)
+    assert max(ages) > 1
+    # Chunks that overlap begin with features of silence, for NeMo's encoders too.
+    before = sizes.chunk_size - sizes.shift_size
+    assert bool(before) == bool(streaming)
+    for number, path in enumerate(paths):
+        audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]
+        with torch.inference_mode():
+            features, frames = model.preprocessor(
+                input_signal=audio, length=torch.tensor([audio.size(1)])
+            )
+            features = nn.functional.pad(features, (before, 0), value=FILL)
+            whole, frames = model.encoder(audio_signal=features, length=frames + before)
+            if kind == "ctc":
+                (expected,) = ctc_texts(model, whole, frames)
+            else:
+                (best,) = model.decoding.rnnt_decoder_predictions_tensor(whole, frames)
+                expected = best.text
+        assert texts[number]["text"].strip() == expected.strip(), number
+
+
+def test_what_is_not_possible_is_refused(model: Any, saved: str, paths: list[str]) -> None:
+    encoder = model.encoder
+    assert encoder.att_context_size == [15, 1]
+    encoder.set_default_att_context_size([15, 1])
+    with pytest.raises(ConfigError, match=r"that of the genotype, \[15, 1\], got \[70, 13\]"):
+        encoder.set_default_att_context_size([70, 13])
+    possible = r"can be equal, any number from 2 on; or shift_size any number from 1 on .* 1 more"
+    for sizes in ((1, 1), (5, 3), (0, 0)):
+        with pytest.raises(ConfigError, match=possible):
+            encoder.setup_streaming_params(*sizes)
+    with pytest.raises(ConfigError, match="nas-encoder export"):
+        model.set_export_config({"cache_support": True})
+    encoder.setup_streaming_params()
+    caches = encoder.get_initial_cache_state(2, dtype=torch.bfloat16)
+    assert [cache.dtype for cache in caches] == [torch.float32, torch.float32, torch.int64]
+    frames = encoder.streaming_cfg.chunk_size
+    signal, names = torch.randn(2, BINS, frames), ("channel", "time", "channel_len")
+    given = {f"cache_last_{name}": cache for name, cache in zip(names, caches, strict=True)}
+    lengths = torch.full((2,), frames)
+    for length, wrong in (
+        (frames - 1, {"drop_extra_pre_encoded": 2}),
+        (frames, {"drop_extra_pre_encoded": 0, "cache_last_time": None}),
+        (frames, {"drop_extra_pre_encoded": 0, "bypass_pre_encode": True}),
+    ):
+        with pytest.raises(InputError):
+            encoder.cache_aware_stream_step(
+                signal[:, :, :length], lengths - frames + length, **given | wrong
+            )
+    with pytest.raises(InputError, match="needs caches"):
+        encoder.cache_aware_stream_step(signal, lengths)
+    # All outputs of a chunk are kept only of the last one.
+    done = encoder.cache_aware_stream_step(signal, lengths, drop_extra_pre_encoded=0, **given)
+    given = dict(zip(given, done[2:], strict=True))
+    with pytest.raises(InputError, match="keep_all_outputs=True says that a chunk is the last"):
+        encoder.cache_aware_stream_step(signal, lengths, drop_extra_pre_encoded=0, **given)
+    with pytest.raises(InputError, match=r"use_cache: true"):
+        pipeline(saved, "ctc", use_cache=False).run(paths[:1])
+    for whole, why in ((BLOCKS, "sees the whole utterance"), (NAS, None)):
+        other = type(encoder)(**{k: v for k, v in whole.items() if k != "_target_"})
+        if why is None:  # cells stream, if at a price
+            other.setup_streaming_params()
+            assert other.streaming_cfg.chunk_size > other.network.lookahead()
+            continue
+        assert other.att_context_size == [-1, -1] and other.streaming_cfg is None
+        with pytest.raises(ConfigError, match=why):
+            other.setup_streaming_params()
+        with pytest.raises(ConfigError, match=why):
+            other.get_initial_cache_state(1)
