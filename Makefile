@@ -5,7 +5,9 @@ VENV := .venv/bin
 # Several processes that each take all cores slow each other down.
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
-PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --dist worksteal
+# Tests start more than a hundred processes, which need not each compile our modules.
+PYTEST := $(VENV)/python -m compileall -q nas_encoder tools && \
+	$(VENV)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help setup environment demo demo-nemo test test-fast lint bench bench-gpu reliability clean
 

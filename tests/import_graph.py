@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +28,9 @@ def module_name(path: Path, root: Path = ROOT) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
-    """Yield every import of a module's source."""
+@cache
+def imports_of(source: str, module: str, is_package: bool) -> tuple[Import, ...]:
+    """Return every import of a module's source."""
 
     def walk(node: ast.AST, at_import: bool, for_types: bool = False) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
@@ -64,9 +66,10 @@ def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
                 return [str(first.value)]
         return []
 
-    yield from walk(ast.parse(source), True)
+    return tuple(walk(ast.parse(source), True))
 
 
+@cache
 def files() -> dict[str, Path]:
     """Return every module of the trees by its name."""
     return {module_name(path): path for tree in TREES for path in (ROOT / tree).rglob("*.py")}
@@ -121,7 +124,9 @@ def import_graph(sources: Mapping[str, tuple[str, bool]]) -> dict[str, set[str]]
     return graph
 
 
+@cache
 def present_graph() -> dict[str, set[str]]:
+    """Return the graph of all modules; nobody changes it."""
     return import_graph(
         {
             name: (path.read_text(encoding="utf-8"), path.name == "__init__.py")
