@@ -1,13 +1,14 @@
-"""Small block encoders that stream, one for each kind of module and front end, and mixed ones."""
+"""Small encoders that stream: blocks of each kind of module and front end, mixed ones, cells."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from nas_encoder import build_encoder
+from nas_encoder import build_encoder, load_genotype
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.front_parts import (
@@ -70,6 +71,19 @@ def encoder_of(architecture: BlockArchitecture, **options: Any) -> Any:
     genotype = Genotype("sample", "blocks", architecture)
     network: Any = build_encoder(genotype, input_size=BINS, **options)
     return unlike_new(network).double().eval()
+
+
+def causal(genotype: Any, after: int | None) -> Genotype:
+    """Return the genotype of a document or name of 2-D cells, causal after that many of them."""
+    found = genotype if isinstance(genotype, Genotype) else load_genotype(genotype)
+    architecture = replace(found.architecture, causal_after=after)
+    return Genotype(found.name, found.space, architecture, found.provenance)
+
+
+def cells_of(genotype: Any, after: int | None = None, **options: Any) -> Any:
+    """Return a small network of cells in evaluation mode and float64."""
+    sizes = {"input_size": BINS, "channels": 4, "layers": 5, "output_size": 6, **options}
+    return unlike_new(build_encoder(causal(genotype, after), **sizes)).double().eval()
 
 
 def unlike_new(network: nn.Module) -> nn.Module:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from streaming_samples import causal
 from torch import Tensor
 
-from nas_encoder import autoload, load_genotype
+from nas_encoder import autoload
 from nas_encoder.errors import ConfigError, InputError
 
 pytestmark = [
@@ -356,7 +357,7 @@ def test_config_becomes_portable(common: ModuleType, tmp_path: Any) -> None:
     from omegaconf import OmegaConf
 
     path = tmp_path / "mine.yaml"
-    genotype = load_genotype("asrnet_a")
+    genotype = causal("asrnet_a", 1)
     genotype.save(path)
     model = OmegaConf.create(
         {
@@ -383,6 +384,8 @@ def test_config_becomes_portable(common: ModuleType, tmp_path: Any) -> None:
     again = common.Serialization.from_config_dict(OmegaConf.create(saved).encoder)
     again.load_state_dict(encoder.state_dict())
     assert genotype.name in repr(again) and genotype.hash in repr(again)
+    assert again.network.genotype == genotype
+    assert again.network.lookahead() == encoder.network.lookahead()
 
 
 def test_signature_names_our_options(common: ModuleType) -> None:

@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 import yaml
 from forked import Forks
+from streaming_samples import causal
 from wheel_environment import ENVIRONMENT, NEWER_ESPNET, checked, install_wheel
 
-from nas_encoder import load_genotype
-
 pytestmark = [pytest.mark.slow, pytest.mark.espnet]
+
+# What a search under a lookahead finds: all but the first two cells are causal.
+MINE = causal("darts_v2", 2).renamed("mine")
 
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
 TRAIN, VALID = 8, 4
@@ -164,7 +166,7 @@ def write_data(folder: Path) -> None:
         (data / "text").write_text("".join(texts))
     (folder / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
     (folder / "train.yaml").write_text(yaml.safe_dump(CONFIG))
-    load_genotype("darts_v2").renamed("mine").save(folder / "searched.yaml")
+    MINE.save(folder / "searched.yaml")
 
 
 def options(values: Mapping[str, object]) -> list[str]:
@@ -247,7 +249,8 @@ def test_whole_cycle_with_nothing_but_the_wheel(
     espnet.checked(asr_train("", output_dir="stats.1", collect_stats="true"), tmp_path)
     aggregate = ["-m", "espnet2.bin.aggregate_stats_dirs", "--input_dir", "stats.1"]
     espnet.checked([*aggregate, "--output_dir", "stats"], tmp_path)
-    inline = load_genotype("darts_v2").renamed("mine").to_dict()
+    inline = MINE.to_dict()
+    assert inline["causal_after"] == 2
     assert _saved_genotype(tmp_path / "stats.1") == inline
 
     # 2. Two ranks under DDP (find_unused_parameters=False), two epochs, n-best averaging.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from encoder_samples import handwritten, sampled, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streaming_samples import BINS, FRONT_ENDS, MODULES, encoder_of
+from streaming_samples import BINS, FRONT_ENDS, MODULES, causal, encoder_of
 
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.testing.streaming import chunks_give_the_same, streamed
@@ -41,24 +42,55 @@ def architectures(draw: st.DrawFn) -> BlockArchitecture:
     )
 
 
+SIZES = st.lists(st.integers(0, 40) | st.just(1), min_size=1, max_size=12)
+SHARES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4)
+
+
 @settings(max_examples=30, deadline=None)
-@given(
-    architectures(),
-    st.lists(st.integers(0, 40) | st.just(1), min_size=1, max_size=12),
-    st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4),
-    st.integers(0, 2**31),
-)
+@given(architectures(), SIZES, SHARES, st.integers(0, 2**31))
 def test_chunks_give_what_the_whole_gives(
     architecture: BlockArchitecture, sizes: list[int], shares: list[float], seed: int
 ) -> None:
     torch.manual_seed(seed)
-    network: Any = encoder_of(architecture)
+    check(encoder_of(architecture), sizes, shares)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(handwritten()) | st.builds(sampled, st.integers(0, 2**31)),
+    st.none() | st.integers(0, 6),
+    st.fixed_dictionaries(
+        {
+            "layers": st.integers(2, 6),
+            "stem_stride": st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2)]),
+            "deltas": st.booleans(),
+            "input_size": st.just(BINS),
+        }
+    ),
+    SIZES,
+    SHARES,
+)
+def test_chunks_of_cells_give_what_the_whole_gives(
+    genotype: Any,
+    causal_after: int | None,
+    options: dict[str, Any],
+    sizes: list[int],
+    shares: list[float],
+) -> None:
+    network: Any = small(causal(genotype, causal_after), **options).eval()
+    assert network.streams
+    check(network, sizes, shares)
+
+
+def check(network: Any, sizes: list[int], shares: list[float]) -> None:
+    """Compare chunks of a batch, then single frames of another stream, to whole utterances."""
     least = network.min_length
     sizes = [*sizes, max(0, least - sum(sizes))]
     frames = sum(sizes)
     lengths = [max(least, round(share * frames)) for share in shares]
     chunks_give_the_same(network, sizes, lengths)
     # The next stream of the same encoder knows nothing of the one before.
+    frames = min(frames, least + 40)
     x = torch.randn(1, frames, BINS, dtype=torch.float64)
     with torch.no_grad():
         whole, _ = network(x, torch.tensor([frames]))

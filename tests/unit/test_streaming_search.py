@@ -62,14 +62,17 @@ def test_a_genotype_of_the_space_is_one_of_blocks() -> None:
     assert blocks.architecture == drawn.architecture
 
 
+@pytest.mark.parametrize("name", ["streaming_blocks", "streaming_cells"])
 @pytest.mark.parametrize("bound", [190, 550])
-def test_what_is_drawn_and_mutated_is_within(bound: float) -> None:
-    within = Affordable(SPACE, Budget(TrialBudgets(lookahead_ms=bound), costs_in(SPACE)))
+def test_what_is_drawn_and_mutated_is_within(bound: float, name: str) -> None:
+    space = get_space(name)
+    within = Affordable(space, Budget(TrialBudgets(lookahead_ms=bound), costs_in(space)))
     rng = random.Random(2)
     for _ in range(3):
         found = within.sample(rng)
         for genotype in (found, within.mutate(found, rng)):
-            field = SPACE.network.receptive_field(genotype.architecture, SPACE.options())
+            options = space.options(input_size=40)
+            field = space.network.receptive_field(genotype.architecture, options)
             assert 10 * field.right <= bound
 
 
@@ -106,6 +109,11 @@ def test_configurations_under_a_lookahead() -> None:
         assert isinstance(config, TrialsConfig)
         assert config.objective.lookahead_ms == bound and config.space == SPACE.name
         assert config.costs == ["lookahead_ms", "parameters"] or "lookahead_ms" in config.costs
+    cells = load_any_search_config("streaming_cells")
+    assert isinstance(cells, TrialsConfig)
+    assert cells.objective.lookahead_ms == 550 and "lookahead_ms" in cells.costs
+    with pytest.raises(ConfigError, match="unknown search space .streaming_cells.; known: darts"):
+        load_any_search_config("small", ["space=streaming_cells"])
     with pytest.raises(ConfigError, match=r"objective\.lookahead_ms: must be a number"):
         TrialsConfig.from_dict({"objective": {"lookahead_ms": -1}})
 
@@ -160,6 +168,41 @@ def test_a_search_trains_only_what_is_within(
     network.load_state_dict({name.removeprefix("encoder."): own[name] for name in own})
     # With statistics that a training has left, too.
     chunks_give_the_same(network.double().eval(), [50, 1, 29], [80, 61])
+
+
+@pytest.mark.slow
+def test_a_search_of_cells_under_a_lookahead(
+    tmp_path: Path, shared_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shared_folder("streaming-data", lambda path: two_corpora(path))
+    given = {name: str(folder / name) for name in ("train", "valid")}
+    changes = {
+        "network": "{layers: 3, channels: 2, output_size: 8, stem_stride: [1, 2]}",
+        "features": "{num_mel_bins: 16}",
+        "trainer": "{accelerator: cpu, checkpoint_minutes: 0}",
+        "training.epochs": "1",
+        "objective.lookahead_ms": "100",
+        "evolution": "{population: 2, sample: 2}",
+        "trials.count": "4",
+    }
+    words = ["search", "--config", "streaming_cells", "--output", str(tmp_path), "--seed", "1"]
+    words += [word for name, value in given.items() for word in (f"--{name}", value)]
+    words += [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    assert main(words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trials = [row for row in rows if "trial" in row]
+    assert len(trials) == 4
+    assert all(row["lookahead_ms"] <= 100 for row in trials)
+    found = load_genotype(str(tmp_path / "genotype.yaml"))
+    assert found.space == "streaming_cells" and found.architecture.causal_after is not None
+    capsys.readouterr()
+    words = ["--layers", "3", "--channels", "2", "--stem-stride", "1", "2", "--seconds", "1"]
+    assert main(["show", str(tmp_path / "genotype.yaml"), *words]) == 0
+    text = capsys.readouterr().out
+    assert f"stem and cells after the first {found.architecture.causal_after}: causal" in text
+    network: Any = build_encoder(found, 40, 2, 3, 8, stem_stride=(1, 2))
+    ahead = network.lookahead()
+    assert f"streams          with a lookahead of {10 * ahead} ms ({ahead} frames)" in text
 
 
 def test_show_tells_the_lookahead_or_why_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
