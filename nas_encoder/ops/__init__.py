@@ -77,7 +77,8 @@ def build_operation(
     operation: Any = OPERATIONS[name](channels, stride, affine)
     if causal and operation.context[1] >= stride:
         if not hasattr(operation, "make_causal"):
-            rule = f"'{name}' sees {operation.context[1]} frames ahead and cannot be causal"
-            raise ConfigError("operation", [f"{rule}; it has no 'make_causal'"])
+            ahead = operation.context[1] - stride + 1
+            rule = f"'{name}' sees ahead of a frame's own frames by {ahead} and cannot be causal"
+            raise ConfigError("operation", [f"op: {rule}, as it has no 'make_causal'"])
         operation.make_causal()
     return operation  # type: ignore[no-any-return]

@@ -77,7 +77,7 @@ class Lookahead(nn.Module):
 def test_what_cannot_be_causal_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     builder: Any = lambda channels, stride, affine: Lookahead()  # noqa: E731
     monkeypatch.setattr("nas_encoder.ops.OPERATIONS", {"odd": builder})
-    with pytest.raises(ConfigError, match="'odd' sees 1 frames ahead and cannot be causal"):
+    with pytest.raises(ConfigError, match="op: 'odd' sees .* by 1 and cannot be causal"):
         build_operation("odd", 2, 1, causal=True)
     assert isinstance(build_operation("odd", 2, 2, causal=True), Lookahead)  # its own frames
 

@@ -15,9 +15,11 @@ from torch.utils import _pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_encoder import build_encoder, load_genotype
-from nas_encoder.errors import GenotypeError
+from nas_encoder.errors import ConfigError, GenotypeError
 from nas_encoder.genotype import Genotype
+from nas_encoder.ops import Identity
 from nas_encoder.spaces import get_space
+from nas_encoder.spaces.cells.architecture import Cell, CellArchitecture, Edge
 from nas_encoder.testing.streaming import chunks_give_the_same, lookahead_is_exact, streamed
 
 MIXED = document(MIXED_CELL)
@@ -86,6 +88,27 @@ def test_the_past_is_what_it_was_and_more() -> None:
     """The field only moves: as far as it sees less ahead, it sees more back."""
     widths = {cells_of("asrnet_b", after).field().frames for after in (0, 2, 5)}
     assert len(widths) == 1
+
+
+class Lookahead(Identity):
+    """An operation that sees a frame ahead and does not say how it could do without."""
+
+    context = (0, 1)
+
+
+def test_operations_that_cannot_be_causal_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = {"ahead": lambda channels, stride, affine: Lookahead()}
+    monkeypatch.setattr("nas_encoder.ops.OPERATIONS", builder)
+    cell = Cell(((Edge("ahead", 0), Edge("ahead", 1)),), (2,))
+    genotype = Genotype("x", "darts", CellArchitecture(cell, cell, 2))
+    with pytest.raises(ConfigError) as caught:
+        build_encoder(genotype, input_size=8, channels=2, layers=4, output_size=4)
+    # In a reduction, the frame ahead is one of a frame's own two.
+    assert [line.split(" sees")[0] for line in caught.value.problems] == [
+        "normal.nodes[0][0].op: 'ahead'",
+        "normal.nodes[0][1].op: 'ahead'",
+    ]
+    assert "leave causal_after out" in caught.value.problems[0]
 
 
 # -- caches -------------------------------------------------------------------------------------

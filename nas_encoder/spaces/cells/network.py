@@ -28,12 +28,17 @@ from nas_encoder.network.tapped import TappedEncoder, Taps
 from nas_encoder.ops import build_operation
 from nas_encoder.ops.chunks import Chunk
 from nas_encoder.ops.masking import apply_mask, recomputing
-from nas_encoder.spaces.cells.architecture import INPUT_STATES, CellArchitecture
+from nas_encoder.spaces.cells.architecture import (
+    CAUSAL_AFTER,
+    INPUT_STATES,
+    REDUCTION,
+    CellArchitecture,
+)
 from nas_encoder.spaces.cells.cell import CellModule, State
 from nas_encoder.spaces.cells.config import CellConfig
 from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS
-from nas_encoder.spaces.cells.stack import live_cells, stack
+from nas_encoder.spaces.cells.stack import kind_of, live_cells, stack
 from nas_encoder.spaces.cells.stem import Stem, stem_window
 
 T = TypeVar("T")
@@ -50,7 +55,8 @@ class CellEncoder(TappedEncoder):
             at the output's frame rate, and not the last.
 
     Raises:
-        ConfigError: An option breaks its rule; all problems are listed.
+        ConfigError: An option breaks its rule, or an operation of a causal cell cannot be causal;
+            all problems are listed.
     """
 
     def __init__(self, genotype: Genotype, config: CellConfig) -> None:
@@ -58,6 +64,7 @@ class CellEncoder(TappedEncoder):
             problems = [f"genotype: space '{genotype.space}' has no 2-D cells"]
         else:
             problems = config.problems(architecture=genotype.architecture)
+            problems += [] if problems else _never_causal(genotype.architecture, config)
         if problems:
             raise ConfigError(f"encoder of genotype '{genotype.name}'", problems)
         super().__init__(config)
@@ -236,6 +243,22 @@ def receptive_field(architecture: CellArchitecture, config: CellConfig) -> Recep
         outputs = [outputs[1], output]
         jump *= place.stride
     return outputs[1]
+
+
+def _never_causal(architecture: CellArchitecture, config: CellConfig) -> list[str]:
+    """Return which operations of causal cells cannot be causal."""
+    found = {}
+    for index in sorted(filter(architecture.is_causal, live_cells(architecture, config))):
+        kind = kind_of(index, config.layers)
+        for number, node in enumerate(architecture.of_kind(kind).nodes):
+            for place, edge in enumerate(node):
+                halves = kind == REDUCTION and edge.source < INPUT_STATES
+                try:
+                    _context(edge.op, 2 if halves else 1, True)
+                except ConfigError as error:
+                    found[f"{kind}.nodes[{number}][{place}]"] = error.problems
+    remedy = f"take another operation, or leave {CAUSAL_AFTER} out"
+    return [f"{where}.{line}; {remedy}" for where, lines in found.items() for line in lines]
 
 
 def _seen(
