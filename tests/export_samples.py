@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from streaming_samples import causal
 
 from nas_encoder import load_genotype
 from nas_encoder.export.material import generated
@@ -17,7 +18,8 @@ CELLS = {"channels": 2, "layers": 4, "output_size": 8, "stem_stride": [1, 2]}
 # Genotype and options: front ends with padding and without, all families of spaces, all modules.
 ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cells": ("asrnet_b", CELLS),
-    "cells with pooling": ("darts_v2", {**CELLS, "deltas": True}),
+    # The last two cells are causal.
+    "cells with pooling": (causal("darts_v2", 2).to_dict(), {**CELLS, "deltas": True}),
     "nasbench": ("nasbench_asr_example", {"channels": 4, "output_size": 8}),
     "conformer": ({"known": "conformer", "hidden": 32, "width": 16, "blocks": 2, "heads": 2}, {}),
     "fast_conformer": (

@@ -339,8 +339,10 @@ def test_options_that_do_not_go_together(
 
 @pytest.mark.slow
 def test_cells_stream_too_and_what_differs_is_refused() -> None:
-    done = export_stream(model("cells", "espnet global"), ExportOptions(lengths=9), 320.0)
+    cells = model("cells with pooling", "espnet global")
+    done = export_stream(cells, ExportOptions(lengths=9), 320.0)
     assert done.report["chunk_ms"] == 320 and done.report["checked"]["worst"] > 0
+    assert done.report["lookahead_ms"] == 10 * done.parts.network.lookahead() > 30
     given, options = model("streaming", "nemo none"), ExportOptions("features", lengths=33)
     done = export_stream(given, options)
     assert {node.op_type for node in done.model.graph.node}.isdisjoint({"If", "Loop", "Scan"})

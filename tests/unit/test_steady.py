@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from streaming_samples import FRONT_ENDS, MODULES, encoder_of, mixed, of_module
+from streaming_samples import FRONT_ENDS, MODULES, cells_of, encoder_of, mixed, of_module
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.steady import SteadyStep
@@ -31,6 +31,12 @@ def _agrees(network: Any) -> None:
 def test_streams_of_all_ages_in_a_batch(architecture: BlockArchitecture) -> None:
     torch.manual_seed(0)
     _agrees(encoder_of(architecture))
+
+
+@pytest.mark.parametrize("after", [None, 1])
+def test_streams_of_cells_in_chunks_of_an_output_frame(after: int | None) -> None:
+    torch.manual_seed(0)
+    _agrees(cells_of("darts_v2", after, channels=2, layers=3))
 
 
 def test_two_streams_of_attention_in_chunks() -> None:
