@@ -134,12 +134,13 @@ def tensors(state: Any) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_is_computed_is_in_proportion_to_the_chunk() -> None:
     """Convolutions see the frames of a chunk and those of their own kernels, whatever lies back."""
     network = cells_of("asrnet_b", layers=4, channels=2)
     state = network.initial_state(1)
-    _, state = network.step(torch.zeros(1, 400, BINS, dtype=torch.float64), state)
+    _, state = network.step(torch.zeros(1, 200, BINS, dtype=torch.float64), state)
     macs = []
     for frames in (16, 64):
         with FlopCounterMode(display=False) as counter:
