@@ -169,7 +169,7 @@ class Child(subprocess.Popen[Any]):
 
 def become(words: Sequence[str]) -> None:
     """Be a program, in a process that has its output already."""
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them: Popen waits for its end
+    os.closerange(3, 1 << 12)  # one of them is open until this ends: Popen would wait
     subprocess.Popen = Child.__base__  # type: ignore[misc,assignment]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.argv = list(words[1:])
