@@ -30,6 +30,7 @@ SWITCH = "NAS_ENCODER_AUTOLOAD"
 # been executed. "*" stands for any name, as the last part or the one before it.
 HOOKS = {
     "espnet2.tasks.*": "nas_encoder.espnet.registration",
+    "espnet2.bin.asr_inference_streaming": "nas_encoder.espnet.streaming",
     "espnet3.systems.*.task": "nas_encoder.espnet.registration",
     "espnet3.utils.task_utils": "nas_encoder.espnet.espnet3",
     "espnet3.utils.publication_utils": "nas_encoder.espnet.espnet3",

@@ -82,6 +82,11 @@ PEERS.refer("nemo_fast_conformer", "nas_encoder.nemo.peers:fast_conformer")
 PEERS.refer("zipformer", "nas_encoder.peers.zipformer:zipformer")
 
 
+# What ESPnet's streaming inference wants to find in ``encoder_conf``. DFSMN-SAN has an option of
+# its own with one of these names.
+BLOCK_OPTIONS = ("block_size", "hop_size", "look_ahead")
+
+
 def encoder_stems() -> dict[str, str]:
     """Return the names of the toolkits' classes, without "Encoder", by registered name."""
     return {NAS: "NAS", **{name: BASELINES.attribute(name) for name in BASELINES}}

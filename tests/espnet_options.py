@@ -38,6 +38,21 @@ BLOCKS = {
     ],
 }
 
+# Attention in chunks of 4 frames, causal convolutions: it streams.
+STREAMING = BLOCKS | {
+    "name": "chunked",
+    "stages": [
+        {
+            "width": 8,
+            "blocks": 2,
+            "modules": [
+                {"kind": "attention", "heads": 2, "window": 8, "chunk": 4},
+                {"kind": "convolution", "kernel": 5, "causal": True},
+            ],
+        }
+    ],
+}
+
 # What must hold under every one of these; the first of each encoder is the plain one.
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nas": ("nas", NAS),
@@ -77,6 +92,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "interctc_use_conditioning": True,
         },
     ),
+    "nas streaming blocks": ("nas", {"genotype": STREAMING, "output_size": 8}),
     "nas interctc": ("nas", NAS | {"layers": 6, "interctc_layer_idx": [5]}),
     "nas conditioned": (
         "nas",

@@ -6,6 +6,7 @@ of ESPnet 202511 makes, with the same arguments.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from forked import Forks
+
+from nas_encoder.cli.main import main
 
 
 def write_corpus(folder: Path, counts: Mapping[str, int]) -> None:
@@ -36,6 +39,20 @@ def write_corpus(folder: Path, counts: Mapping[str, int]) -> None:
         for file, content in lines.items():
             (data / file).write_text("\n".join(content) + "\n")
         (data / "feats_type").write_text("raw\n")
+
+
+def make_recipe(folder: Path, espnet: Forks) -> None:
+    """Make a recipe's folder up to stage 10, for 40 mel bins."""
+    write_corpus(folder, {"train": 6, "dev": 2, "test": 2})
+    (folder / "conf").mkdir()
+    for name, file in (
+        ("train_asr_nas_small", "train_asr_nas.yaml"),
+        ("train_asr_nas_ctc", "train_asr_nas_ctc.yaml"),
+        ("decode_ctc", "decode_ctc.yaml"),
+    ):
+        with (folder / "conf" / file).open("w") as written, contextlib.redirect_stdout(written):
+            assert main(["config", "espnet", name]) == 0
+    Recipe(folder, espnet).collect_stats("conf/train_asr_nas.yaml")
 
 
 class Recipe:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.baselines import options_of
 from nas_encoder.common.documents import parse_yaml, read_yaml
 from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import ConfigError, MissingDependencyError
 from nas_encoder.interchange import convert, espnet_files, nemo_files
 from nas_encoder.interchange.files import Archive, parse_config, read_file
 from nas_encoder.interchange.frames import frame_shift, nemo_features, section
-from nas_encoder.tables import PEERS, encoder_stems, encoder_targets, saved_name
+from nas_encoder.tables import BLOCK_OPTIONS, PEERS, encoder_stems, encoder_targets, saved_name
 
 OWN, GENOTYPE, ESPNET, NEMO, PEER, ONNX = "own", "genotype", "espnet", "nemo", "peer", "onnx"
 _LABEL = re.compile(r"(?P<label>[^={}/]+)=(?P<rest>.+)", re.DOTALL)
@@ -158,6 +159,8 @@ def _of_espnet(subject: str, kind: str, conf: Mapping[str, Any]) -> Source:
     own = {saved: name for name in encoder_stems() for saved in (name, saved_name(name))}
     conf = {name: value for name, value in conf.items() if name not in _INTERCTC}
     if kind in own:
+        blocks = {*BLOCK_OPTIONS} - {*options_of(own[kind])}  # for streaming inference
+        conf = {name: value for name, value in conf.items() if name not in blocks}
         return Source(subject, subject, OWN, own[kind], conf)
     return Source(subject, subject, ESPNET, kind, conf)
 

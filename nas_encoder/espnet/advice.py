@@ -16,28 +16,29 @@ from types import FrameType
 from typing import Any
 
 from nas_encoder.errors import InputError
-from nas_encoder.espnet.encoder import NetworkEncoder
+from nas_encoder.espnet.encoder import NetworkEncoder, StreamingEncoder
+from nas_encoder.espnet.streaming import PROGRAM, complete, require
 
 CTC_DECODING = "--ctc_weight 1.0 --lm_weight 0.0 --penalty 0.0"
 CTC_RECIPE = "--inference_asr_model valid.cer_ctc.ave.pth --inference_config conf/decode_ctc.yaml"
 
 
 def refuse_streaming(name: str) -> None:
-    """Refuse the programs that feed an encoder block by block.
+    """Refuse the programs that decode streams in another way than that for recognition.
 
     Args:
         name: Name of the encoder in the config.
 
     Raises:
-        InputError: ESPnet's streaming inference is building the model.
+        InputError: One of them is building the model.
     """
-    if next(_programs("_inference_streaming"), None) is not None:
-        raise InputError(
-            f"encoder '{name}': must be 'contextual_block_conformer' or "
-            "'contextual_block_transformer' for ESPnet's streaming inference; this encoder takes "
-            "whole utterances in ESPnet. Decode with espnet2.bin.asr_inference (asr.sh: "
-            "--use_streaming false)"
-        )
+    for frame in _programs("_inference_streaming"):
+        program = ".".join(Path(frame.f_code.co_filename).with_suffix("").parts[-3:])
+        if program != PROGRAM:
+            raise InputError(
+                f"encoder '{name}': streams in {PROGRAM}, not in {program}, which cuts the "
+                f"features of chunks differently; decode with {program.removesuffix('_streaming')}"
+            )
 
 
 def advise(model: Any, args: Any) -> None:
@@ -45,13 +46,22 @@ def advise(model: Any, args: Any) -> None:
 
     Args:
         model: The model that was built, which may contain others.
-        args: The settings that it was built from.
+        args: The settings that it was built from. Of a model to decode, they get the sizes of
+            blocks that ESPnet's streaming inference wants to find there.
+
+    Raises:
+        ConfigError: That program cannot decode the model.
     """
     for part in model.modules():
         if not isinstance(getattr(part, "encoder", None), NetworkEncoder):
             continue
         ctc_only = getattr(part, "ctc", None) is not None and getattr(part, "decoder", 0) is None
         if any(frame.f_code.co_name == "build_model_from_file" for frame in _callers()):
+            if any(_programs("_inference_streaming")):
+                require(part, args)
+            conf = getattr(args, "encoder_conf", None)
+            if isinstance(part.encoder, StreamingEncoder) and isinstance(conf, dict):
+                complete(conf, part.encoder.network)
             if ctc_only:
                 _advise_decoding()
         else:
@@ -67,11 +77,11 @@ def _callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _programs(ending: str) -> Iterator[FrameType]:
-    """Yield the calling frames of ESPnet's own programs whose name has that ending."""
+def _programs(*endings: str) -> Iterator[FrameType]:
+    """Yield the calling frames of ESPnet's own programs whose name has one of these endings."""
     for frame in _callers():
         path = Path(frame.f_code.co_filename)
-        if path.stem.endswith(ending) and path.parts[-3:-1] == ("espnet2", "bin"):
+        if path.stem.endswith(endings) and path.parts[-3:-1] == ("espnet2", "bin"):
             yield frame
 
 
@@ -81,7 +91,8 @@ def _warn_once(text: str) -> None:
 
 
 def _advise_decoding() -> None:
-    settings = next((frame.f_locals for frame in _programs("_inference")), {})
+    programs = _programs("_inference", "_inference_streaming")
+    settings = next((frame.f_locals for frame in programs), {})
     weight = settings.get("ctc_weight", 1.0)
     if weight != 1.0:
         _warn_once(

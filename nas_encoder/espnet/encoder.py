@@ -17,9 +17,15 @@ from torch import Tensor, nn
 
 from nas_encoder.baselines import options_of
 from nas_encoder.errors import InputError, UtteranceTooShortError
-from nas_encoder.espnet.interface import AbsEncoder, TooShortUttError
+from nas_encoder.espnet.interface import (
+    AbsEncoder,
+    ContextualBlockConformerEncoder,
+    TooShortUttError,
+)
 from nas_encoder.espnet.options import CONDITIONING, build_network, signature
+from nas_encoder.espnet.streaming import obstacles, step
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.network.streaming import StreamState
 from nas_encoder.spaces.options import first_options
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
@@ -35,6 +41,9 @@ class NetworkEncoder(AbsEncoder):
         interctc_layer_idx: Cells or blocks, counted from 1, for InterCTC; those of cells must
             follow the second reduction cell.
         interctc_use_conditioning: Self-conditioned CTC there.
+        block_size, hop_size, look_ahead: For encoders that stream, a bound: see
+            :func:`~nas_encoder.espnet.streaming.check_blocks`. ``dfsmn_san`` has a ``look_ahead``
+            of its own.
         **options: The options of the genotype's space, or the fields of the baseline's config.
 
     Raises:
@@ -75,6 +84,10 @@ class NetworkEncoder(AbsEncoder):
         self.interctc_layer_idx = list(interctc_layer_idx or ())
         self.interctc_use_conditioning = bool(interctc_use_conditioning)
         self.conditioning_layer: Any = None
+        # ESPnet asks for the class of an encoder that streams, but only the network knows.
+        plain = type(self) is encoder_class(self.kind, NetworkEncoder)
+        if plain and not obstacles(self.network):
+            self.__class__ = encoder_class(self.kind, StreamingEncoder)
 
     @classmethod
     def portable_conf(cls, conf: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,19 +102,25 @@ class NetworkEncoder(AbsEncoder):
         self,
         xs_pad: Tensor,
         ilens: Tensor,
-        prev_states: Tensor | None = None,
+        prev_states: StreamState | None = None,
         ctc: Any = None,
         return_all_hs: bool = False,
-    ) -> tuple[Tensor | tuple[Tensor, Any], Tensor, None]:
-        """Encode a padded batch.
+        is_final: bool = True,
+        infer_mode: bool = False,
+    ) -> tuple[Tensor | tuple[Tensor, Any], Tensor, StreamState | None]:
+        """Encode a padded batch, or the next chunk of streams.
 
         Args:
             xs_pad: (B, T, F).
             ilens: (B,), valid frames of each utterance.
-            prev_states: For streaming encoders; must be None here.
+            prev_states: With ``infer_mode``, what the chunk before returned.
             ctc: ESPnet's CTC module, needed only for self-conditioning.
             return_all_hs: Return intermediate outputs as ESPnet's speech translation models
                 expect.
+            is_final: With ``infer_mode``, whether the chunk is the last one.
+            infer_mode: Encode a chunk of streams in step, all its frames valid, and return the
+                frames that are complete, T' >= 0, no intermediate outputs, and the next state,
+                None after the last one: all chunks give what whole utterances give.
 
         Returns:
             (B, T', D), (B,) its lengths, None. With ``interctc_layer_idx`` the first item is
@@ -110,17 +129,29 @@ class NetworkEncoder(AbsEncoder):
 
         Raises:
             TooShortUttError: (ESPnet's) an utterance has too few frames for one output frame.
-            InputError: Anything else that cannot be encoded.
+            InputError: Anything else that cannot be encoded, or the encoder does not stream.
         """
+        if infer_mode:
+            return self._stream(xs_pad, ilens, prev_states, is_final, self._condition(ctc))
         if prev_states is not None:
-            rule = "this encoder does not stream in ESPnet, where it takes whole utterances"
-            raise InputError(f"prev_states: {rule}")
+            raise InputError("prev_states: belongs to infer_mode=True, which was not given")
         output, lengths, taps = self._run(xs_pad, ilens, self._condition(ctc))
         if return_all_hs:
             return (output, [*(tap for _, tap in taps), output]), lengths, None
         if taps:
             return (output, taps), lengths, None
         return output, lengths, None
+
+    def _stream(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: StreamState | None,
+        is_final: bool,
+        condition: Callable[[Tensor], Tensor] | None,
+    ) -> tuple[Tensor, Tensor, StreamState | None]:
+        why = "; ".join(obstacles(self.network)) or f"{type(self).__name__} takes whole utterances"
+        raise InputError(f"infer_mode: this encoder does not stream: {why}")
 
     def _run(
         self, xs_pad: Tensor, ilens: Tensor, condition: Callable[[Tensor], Tensor] | None
@@ -169,6 +200,42 @@ class NetworkEncoder(AbsEncoder):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+class StreamingEncoder(NetworkEncoder):
+    """An encoder whose network streams; NetworkEncoder's constructor makes it one.
+
+    For ESPnet it is a ContextualBlockConformerEncoder, which is what its streaming inference
+    decodes.
+    """
+
+    infix = "Streaming"
+    of_tasks = "that streams"
+    # The state of a stream that ended too short: ESPnet goes on to the next utterance without
+    # forgetting it.
+    _abandoned: StreamState | None = None
+
+    def _stream(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: StreamState | None,
+        is_final: bool,
+        condition: Callable[[Tensor], Tensor] | None,
+    ) -> tuple[Tensor, Tensor, StreamState | None]:
+        before = None if prev_states is self._abandoned else prev_states
+        output, state = step(self.network, xs_pad, ilens, before, is_final, condition)
+        self._abandoned = None
+        limit = self.network.min_length
+        if is_final and state.frames < limit:
+            self._abandoned = prev_states
+            rule = f"the stream has {state.frames} frames; at least {limit} are needed"
+            raise TooShortUttError(f"{rule} for one output frame", state.frames, limit)
+        lengths = torch.full_like(ilens, output.size(1))
+        return output, lengths, None if is_final else state
+
+
+ContextualBlockConformerEncoder.register(StreamingEncoder)
+
+
 class NASEncoder(NetworkEncoder):
     """``encoder: nas``: the network of a genotype.
 
@@ -182,7 +249,7 @@ class NASEncoder(NetworkEncoder):
 
     kind = NAS
     __signature__ = signature(
-        first_options(), inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        NAS, first_options(), inspect.Parameter("genotype", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     )
 
     @classmethod
@@ -219,7 +286,7 @@ def encoder_class(name: str, variant: type[NetworkEncoder]) -> type:
         encoder: Any = BASELINES[name]
         summary = (inspect.getdoc(encoder) or "a baseline.").partition("\n")[0]
         contents["__doc__"] = f"``encoder: {name}``: {summary}"
-        contents |= {"__signature__": signature(options_of(name)), "kind": name}
+        contents |= {"__signature__": signature(name, options_of(name)), "kind": name}
         bases = (NetworkEncoder,)
     return type(f"{encoder_stems()[name]}{variant.infix}Encoder", bases, contents)
 
@@ -237,4 +304,5 @@ def named_class(attribute: str, variant: Any = NetworkEncoder) -> type:
 
 
 def __getattr__(attribute: str) -> Any:
-    return named_class(attribute)
+    streaming = attribute.endswith(f"{StreamingEncoder.infix}Encoder")
+    return named_class(attribute, StreamingEncoder if streaming else NetworkEncoder)

@@ -8,6 +8,9 @@ from nas_encoder.errors import MissingDependencyError
 
 try:
     from espnet2.asr.encoder.abs_encoder import AbsEncoder
+    from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+        ContextualBlockConformerEncoder,
+    )
     from espnet2.asr.frontend.abs_frontend import AbsFrontend
 except ModuleNotFoundError as error:
     if error.name not in ("espnet2", "espnet2.asr"):
@@ -22,4 +25,4 @@ else:
     except ModuleNotFoundError:
         from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
-__all__ = ["AbsEncoder", "AbsFrontend", "TooShortUttError"]
+__all__ = ["AbsEncoder", "AbsFrontend", "ContextualBlockConformerEncoder", "TooShortUttError"]

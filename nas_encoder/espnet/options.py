@@ -13,6 +13,7 @@ from typing import Any
 
 from nas_encoder.baselines import try_build
 from nas_encoder.errors import ConfigError
+from nas_encoder.espnet.streaming import block_options, check_blocks
 from nas_encoder.genotype import list_genotypes
 from nas_encoder.tables import NAS
 
@@ -37,7 +38,8 @@ def build_network(
         ConfigError: Lists all problems of the genotype and the options.
     """
     found = [f"{name}: is called {_WORDS[name]} in ESPnet" for name in options if name in _WORDS]
-    own = {name: value for name, value in options.items() if name not in _WORDS}
+    blocks = {name: options.get(name) for name in block_options(kind)}
+    own = {name: v for name, v in options.items() if name not in _WORDS and name not in blocks}
     own["input_size"] = input_size
     own["taps"] = list(taps or ()) if isinstance(taps, (list, tuple, NoneType)) else taps
     if kind == NAS:
@@ -53,19 +55,23 @@ def build_network(
         found.append(f"{CONDITIONING}: needs at least one block in '{TAPS}'")
     network, problems = try_build(kind, own, _WORDS | _HIDDEN)
     found += problems
+    if network is not None:
+        found += check_blocks(kind, network, blocks)
     if network is None or found:
         raise ConfigError(f"encoder_conf of '{kind}'", found)
     return network
 
 
-def signature(options: Mapping[str, Any], *first: inspect.Parameter) -> inspect.Signature:
+def signature(
+    kind: str, options: Mapping[str, Any], *first: inspect.Parameter
+) -> inspect.Signature:
     """Return a constructor's signature: ``input_size``, the parameters ``first``, the options.
 
     ESPnet (``--print_config``), ``help()`` and editors read the options and their defaults there.
     """
     named = {name: value for name, value in options.items() if name not in _WORDS}
     del named["input_size"]
-    named |= {TAPS: (), CONDITIONING: False}
+    named |= {TAPS: (), CONDITIONING: False, **dict.fromkeys(block_options(kind))}
     return inspect.Signature(
         [
             inspect.Parameter(

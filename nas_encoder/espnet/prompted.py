@@ -47,7 +47,7 @@ class Prompted(NetworkEncoder):
         self,
         xs_pad: Tensor,
         ilens: Tensor,
-        prev_states: Tensor | None = None,
+        prev_states: None = None,
         ctc: Any = None,
         prefix_embeds: Tensor | None = None,
         memory: Tensor | None = None,

@@ -127,7 +127,7 @@ def prepare(args: Any, choices: Any) -> bool:
 
     Raises:
         ConfigError: The encoder is given what ESPnet gives it itself.
-        InputError: The model is built to decode a stream.
+        InputError: The model is built for a program that decodes streams in a way of its own.
     """
     chosen = getattr(args, choices.name, None)
     conf = getattr(args, f"{choices.name}_conf", None)

@@ -34,7 +34,7 @@ from nas_encoder.interchange.model import (
     renamed,
     take,
 )
-from nas_encoder.tables import encoder_stems, saved_name
+from nas_encoder.tables import BLOCK_OPTIONS, encoder_stems, saved_name
 
 CONFIG, WEIGHTS, STATS, BPE = "config.yaml", "model.pth", "feats_stats.npz", "bpe.model"
 FRONTENDS = ("nemo", saved_name("nemo"))  # the names of NeMo's features in ESPnet
@@ -178,6 +178,8 @@ def read_encoder(
     taps = conf.get("interctc_layer_idx")
     conf = {name: value for name, value in conf.items() if name not in _INTERCTC}
     options, unknown = own_options(kind, conf, {})
+    # What only ESPnet's streaming inference reads is neither an option nor a loss.
+    unknown = [name for name in unknown if name not in BLOCK_OPTIONS]
     problems += [f"encoder_conf.{name}: has no counterpart in NeMo" for name in unknown]
     if problems:
         raise CheckpointError(subject, problems)

@@ -24,6 +24,7 @@ from espnet_options import (
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError, InputError
+from nas_encoder.tables import BLOCK_OPTIONS
 
 pytestmark = [
     pytest.mark.espnet,
@@ -45,7 +46,7 @@ def ctc_module() -> Any:
 
 
 def output_frames(option: str, encoder: Any, length: int) -> int:
-    if option == "nas blocks":
+    if option in ("nas blocks", "nas streaming blocks"):
         return ((length - 1) // 2 - 1) // 2  # as ESPnet's own conv2d
     return -(-length // int(encoder.network.subsampling_factor))
 
@@ -156,11 +157,100 @@ def test_all_hidden_states_as_speech_translation_asks(asr: ModuleType, option: s
     assert [state.shape for state in states] == [y.shape] * (len(tapped.interctc_layer_idx) + 1)
 
 
-@both
-def test_streaming_is_refused(asr: ModuleType, option: str) -> None:
-    encoder = encoder_of(asr, option)
-    with pytest.raises(InputError, match="does not stream"):
-        encoder(torch.randn(1, 40, BINS), torch.tensor([40]), torch.zeros(1))
+@every_option
+def test_chunks_give_what_whole_utterances_give_or_are_refused_with_reasons(
+    asr: ModuleType, option: str
+) -> None:
+    from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+        ContextualBlockConformerEncoder,
+    )
+
+    encoder = encoder_of(asr, option).double().eval()
+    x = torch.randn(1, 2 * encoder.network.min_length + 61, BINS, dtype=torch.float64)
+    ctc = ctc_module().double()
+    if not isinstance(encoder, ContextualBlockConformerEncoder):
+        with pytest.raises(ConfigError) as why:
+            encoder.network.lookahead()
+        with pytest.raises(InputError) as caught:
+            encoder(x, torch.tensor([x.size(1)]), infer_mode=True, ctc=ctc)
+        assert (
+            str(caught.value)
+            == f"infer_mode: this encoder does not stream: {why.value.problems[0]}"
+        )
+        assert "Streaming" not in type(encoder).__name__
+        return
+    (whole, *_), lengths = outputs(encoder, x, torch.tensor([x.size(1)]), ctc)
+    state, pieces = None, []
+    for size in (1, 0, 50, x.size(1) - 51):
+        chunk, x = x[:, :size], x[:, size:]
+        last, given = not x.size(1), torch.tensor([size])
+        y, found, state = encoder(chunk, given, state, is_final=last, infer_mode=True, ctc=ctc)
+        assert isinstance(y, Tensor) and found.tolist() == [y.size(1)] and (state is None) == last
+        pieces.append(y)
+    assert pieces[0].shape == (1, 0, whole.size(2))  # too little for a frame
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-10)
+    assert lengths.tolist() == [whole.size(1)]
+
+
+def test_chunks_that_cannot_be_encoded_are_refused(asr: ModuleType) -> None:
+    encoder = encoder_of(asr, "nas tdnn_chain", interctc_use_conditioning=False)
+    x, lengths = torch.randn(1, 40, BINS), torch.tensor([40])
+    with pytest.raises(InputError, match=r"training mode does not stream; call eval\(\)"):
+        encoder(x, lengths, infer_mode=True)
+    encoder.eval()
+    _, _, state = encoder(x, lengths, is_final=False, infer_mode=True)
+    with pytest.raises(InputError, match="prev_states: belongs to infer_mode=True"):
+        encoder(x, lengths, state)
+    with pytest.raises(InputError, match=r"the whole chunk, 40 frames, .* got \[39\]"):
+        encoder(x, lengths - 1, state, infer_mode=True)
+    with pytest.raises(InputError, match="no CTC module"):
+        encoder_of(asr, "nas tdnn_chain").eval()(x, lengths, infer_mode=True)
+
+
+def test_a_stream_that_ends_too_short_does_not_reach_into_the_next(asr: ModuleType) -> None:
+    from nas_encoder.espnet.interface import TooShortUttError
+
+    encoder = encoder_of(asr, "nas streaming blocks")
+    limit, x = encoder.eval().network.min_length, torch.randn(1, 60, BINS)
+    _, _, state = encoder(x[:, :2], torch.tensor([2]), is_final=False, infer_mode=True)
+    with pytest.raises(TooShortUttError) as caught:
+        encoder(x[:, :1], torch.tensor([1]), state, infer_mode=True)
+    assert (caught.value.actual_size, caught.value.limit) == (3, limit) == (3, 7)
+    # ESPnet's program goes on with the state of before.
+    own, _, _ = encoder(x, torch.tensor([60]), state, infer_mode=True)
+    whole, _, _ = encoder(x, torch.tensor([60]), infer_mode=True)
+    torch.testing.assert_close(own, whole)
+
+
+def test_sizes_of_blocks_are_bounds_that_the_genotype_keeps(asr: ModuleType) -> None:
+    encoder = encoder_of(asr, "nas tdnn_chain")
+    ahead = encoder.network.lookahead() // encoder.network.subsampling_factor
+    for sizes in ((ahead + 1, 1, ahead), (40, ahead + 1, 0), (ahead + 40, 16, ahead)):
+        encoder_of(asr, "nas tdnn_chain", **dict(zip(BLOCK_OPTIONS, sizes, strict=True)))
+    for changed, problem in (
+        (
+            {"look_ahead": ahead - 1},
+            f"hop_size - 1 \\+ look_ahead = {ahead - 1} later ones, but .* {ahead};",
+        ),
+        (
+            {"hop_size": 2},
+            f"block_size: must be at least hop_size \\+ look_ahead, {ahead + 2}, got",
+        ),
+        ({"look_ahead": None}, "look_ahead: is missing beside block_size, hop_size"),
+        ({"hop_size": 1.5}, "hop_size: must be an integer of at least 1, got 1.5"),
+    ):
+        own = dict(zip(BLOCK_OPTIONS, (ahead + 1, 1, ahead), strict=True)) | changed
+        with pytest.raises(ConfigError, match=problem):
+            encoder_of(asr, "nas tdnn_chain", **own)
+    with pytest.raises(
+        ConfigError, match=r"are for encoders that stream; stages\[0\].modules\[0\]"
+    ):
+        encoder_of(asr, "nas blocks", block_size=40, hop_size=16, look_ahead=16)
+    # DFSMN-SAN has a look_ahead of its own.
+    plain = encoder_of(asr, "dfsmn_san", attention_layers=0, look_ahead=2, block_size=9, hop_size=4)
+    assert (
+        plain.network.config.look_ahead == 2 and type(plain).__name__ == "DFSMNSANStreamingEncoder"
+    )
 
 
 @pytest.mark.parametrize("option", ["nas", "nas blocks", "dfsmn_san"])

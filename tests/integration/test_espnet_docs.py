@@ -6,6 +6,7 @@ parsers of ESPnet's programs as asr.sh gives them, and the model is built from t
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -37,6 +38,7 @@ ASR_SH = {
     "inference_asr_model": "valid.acc.ave.pth",
     "inference_config": "",
     "ngpu": "1",
+    "use_streaming": "false",
 }
 TOKENS = ["<blank>", "<unk>", *"abcdefghij", "<sos/eos>"]
 WHEEL = f"nas_encoder-{nas_encoder.__version__}-py3-none-any.whl"
@@ -81,14 +83,17 @@ def check_run(words: list[str]) -> None:
     assert options["inference_asr_model"] in averaged
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from espnet2.bin.asr_inference import get_parser
+        streams = "_streaming" * (options["use_streaming"] == "true")
+        program = importlib.import_module(f"espnet2.bin.asr_inference{streams}")
     decoding = ["--config", options["inference_config"]] if options["inference_config"] else []
     required = ["--output_dir", "x", "--data_path_and_name_and_type", "a,b,c"]
-    weights = get_parser().parse_args([*required, *decoding])
+    weights = program.get_parser().parse_args([*required, *decoding])
     if model.decoder is None:
         assert (weights.ctc_weight, weights.lm_weight, weights.penalty) == (1.0, 0.0, 0.0)
     else:
-        assert model.ctc_weight == 0.3 and not decoding
+        assert model.ctc_weight == 0.3 and bool(decoding) == bool(streams)
+    if streams:
+        assert type(model.encoder).__name__ == "NASStreamingEncoder" and weights.sim_chunk_length
     if "genotype" in options["asr_args"]:
         assert arguments.encoder_conf["genotype"]["name"] == "found"
 

@@ -11,13 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from espnet_streams import make_model, streams_are_decoded
 from forked import Forks
 from wheel_environment import NEWER_ESPNET
 
@@ -100,7 +101,7 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: 
     recipe = tmp_path / "egs3" / "librispeech_100" / "esp2_asr"
     shutil.copytree(NEWER_ESPNET / "egs3" / "librispeech_100" / "esp2_asr", recipe)
     (there, *_), _ = install(tmp_path)
-    assert there.place == recipe.relative_to(tmp_path) and len(there.made) == 4
+    assert there.place == recipe.relative_to(tmp_path) and len(there.made) == 5
     small = {"nas": {"channels": 8}, "dfsmn_san": {"blocks": 2, "hidden_size": 8}}
     code = (
         "from nas_encoder import autoload; autoload.uninstall()\n"
@@ -120,14 +121,15 @@ def test_a_hook_that_comes_late_reaches_espnet3_too(repository: Path, tmp_path: 
     # The folder hides the other version.
     assert where == f"{NEWER_ESPNET / 'espnet2' / '__init__.py'} {VERSION}"
     assert "'espnet2.legacy.nets." in error
-    assert " ".join(printed[-7:-4]).split() == ["False", "True", "True", "False", "True"]
-    assert printed[-4:] == [
+    assert " ".join(printed[-8:-5]).split() == ["False", "True", "True", "False", "True"]
+    assert printed[-5:] == [
         f"training_{name} ./exp/stats_{bins}_bins {encoder} True"
         for name, bins, encoder in (
             ("blocks", 80, "nas"),
             ("dfsmn_san", 40, "dfsmn_san"),
             ("nas", 40, "nas"),
             ("nas_asrnet_a", 40, "nas"),
+            ("nas_streaming", 80, "nas"),
         )
     ]
 
@@ -150,6 +152,16 @@ def test_what_holds_under_the_other_version_holds_here(
         passed[name] += not reasons
     assert skipped == SAME
     assert all(passed.values()), passed
+
+
+def test_streams_that_the_other_version_trained_for(
+    newer: Forks, espnet: Forks, shared_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = shared_folder("espnet_streams", lambda folder: make_model(folder, espnet, shared_folder))
+    shutil.copytree(made, tmp_path / "asr1")
+    refused = streams_are_decoded(newer, tmp_path / "asr1")
+    # This version also takes a model that was built for something else.
+    assert refused["built"] == refused["attention"]
 
 
 TRAINING: dict[str, Any] = {

@@ -27,6 +27,7 @@ from tools.espnet_recipes.standalone import (
     choice_of,
     choices_of,
     decoding_file,
+    require_streaming,
     tiny,
     training_config,
     with_genotype,
@@ -113,9 +114,20 @@ def test_every_choice_has_a_decoding_and_a_checkpoint() -> None:
             if choice.loss != "hybrid":
                 assert (conf / decoding_file(choice, "greedy")).is_file()
             else:
-                with pytest.raises(ConfigError, match="must be of beam, lm, ngram for .*'greedy'"):
+                with pytest.raises(ConfigError, match="beam, lm, ngram, streaming for .*'greedy'"):
                     decoding_file(choice, "greedy")
             assert re.fullmatch(r"valid\.(acc|cer_ctc|loss)\.ave\.pth", averaged(choice))
+
+
+def test_what_is_decoded_in_chunks_must_stream() -> None:
+    for name in ("nas_streaming", "nas_streaming_ctc", "blocks"):
+        require_streaming(train_config(choice_of("timit", name)))
+    for name, reason in (
+        ("conformer_ctc", "encoder: conformer takes whole utterances"),
+        ("dfsmn_san", "attention_layers: 2, attention sees the whole utterance"),
+    ):
+        with pytest.raises(ConfigError, match=f"--decoding streaming: {reason}"):
+            require_streaming(train_config(choice_of("timit", name)))
 
 
 def test_pieces_are_listed_between_espnets_symbols() -> None:

@@ -16,6 +16,7 @@ from tools.recipe_tables import BINS, entry, masked, read_table
 
 TABLE = Path(__file__).with_name("table.yaml")
 NOTICE = "Written by python -m tools.espnet_recipes.write: change its table, not this file."
+CHUNK = 5120  # samples, 0.32 s
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Features", ("frontend", "frontend_conf", "specaug", "specaug_conf")),
     ("Network", ("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_net_conf")),
@@ -128,7 +129,8 @@ def _parts(bins: int, *limits: Mapping[str, Any]) -> int:
 
 def command_line(choice: Choice) -> str:
     """Return the command that runs ESPnet's recipe with a configuration."""
-    options = table()["losses"][choice.loss]["options"]
+    streams = table()["encoders"][choice.encoder].get("streams", False)
+    options = table()["losses"][choice.loss]["streaming" if streams else "options"]
     return f"./run.sh --asr_config conf/{choice.file.name} {options}".strip()
 
 
@@ -188,20 +190,24 @@ def decode_configs(corpus: str) -> dict[str, dict[str, Any]]:
     """Return the configurations that ESPnet's ``asr_inference`` reads, by their file names.
 
     A CTC model is decoded with ``ctc_weight: 1.0``: with less, ESPnet chooses tokens by an
-    attention decoder that it lacks.
+    attention decoder that it lacks. Streams are cut into chunks, longer than a window of the
+    features and shorter than every utterance: with others, ESPnet loses audio.
     """
     own = table()["corpora"][corpus]["decoding"]
     plain = {"lm_weight": 0.0, "penalty": 0.0, "maxlenratio": 0.0, "minlenratio": 0.0}
     ctc = {"beam_size": 10, "ctc_weight": 1.0, **plain}
+    chunks = {"sim_chunk_length": CHUNK, "disable_repetition_detection": True}
     transducer = {"transducer_conf": {"search_type": "default", "score_norm": True}}
     return {
         "decode_hybrid": {**plain, **own["hybrid"]},
         "decode_hybrid_lm": {**plain, **own["hybrid_lm"]},
         "decode_hybrid_ngram": {**plain, **own["hybrid_ngram"]},
+        "decode_hybrid_streaming": {**plain, **own["hybrid"], **chunks},
         "decode_ctc_greedy": {**ctc, "beam_size": 1},
         "decode_ctc": ctc,
         "decode_ctc_lm": {**ctc, **own["ctc_lm"]},
         "decode_ctc_ngram": {**ctc, **own["ctc_ngram"]},
+        "decode_ctc_streaming": {**ctc, **chunks},
         "decode_transducer_greedy": {"beam_size": 1, **transducer},
         "decode_transducer": {"beam_size": 10, **transducer},
     }

@@ -18,6 +18,7 @@ from nas_encoder.common.documents import write_yaml
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.spaces import get_space
+from nas_encoder.tables import encoder_stems
 from tools.espnet_recipes.configs import Choice, choices, decode_configs, table, train_config
 from tools.experiments.schedules import merge
 from tools.experiments.searched import read_genotype, require_names
@@ -95,7 +96,11 @@ def averaged(choice: Choice) -> str:
 
 
 def decoding_file(choice: Choice, kind: str = "beam") -> str:
-    """Return the decoding configuration for a loss: ``beam``, ``greedy``, ``lm`` or ``ngram``.
+    """Return the decoding configuration for a loss.
+
+    Args:
+        choice: The training.
+        kind: ``beam``, ``greedy``, ``lm``, ``ngram`` or ``streaming``.
 
     Raises:
         ConfigError: Models with this loss are not decoded so.
@@ -186,6 +191,31 @@ def sized_options(
     return options
 
 
+def require_streaming(config: Mapping[str, Any]) -> None:
+    """Check that a configuration's encoder streams in ESPnet.
+
+    Raises:
+        ConfigError: It does not; says why.
+    """
+    import torch
+
+    from nas_encoder.baselines import try_build
+
+    encoder, bins = config["encoder"], config["frontend_conf"]["n_mels"]
+    found = [f"encoder: {encoder} takes whole utterances in ESPnet"]
+    if encoder in encoder_stems():
+        network: Any
+        with torch.device("meta"):
+            network, found = try_build(encoder, {**config["encoder_conf"], "input_size": bins}, {})
+        if network is not None:
+            try:
+                network.lookahead()
+            except ConfigError as error:
+                found = list(error.problems)
+    if found:
+        raise ConfigError("--decoding streaming", found)
+
+
 def training_config(
     choice: Choice, tokens: Path, stats: Path, token_type: str, bpemodel: Path | None, speed: bool
 ) -> dict[str, Any]:
@@ -225,6 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--parameters", help=f"of that encoder, like 14M, or {OWN_SIZE} (default: as {SIZE_OF})")
     add("--seed", type=int, required=True, help="of the training")
     add("--speed", action="store_true", help="perturb the speed")
+    add("--streaming", action="store_true", help="the encoder must stream")
     add("--tiny", action="store_true", help="a network for a test")
     add("--output", type=Path, required=True)
     args = parser.parse_args(arguments)
@@ -239,6 +270,8 @@ def main(arguments: list[str] | None = None) -> None:
         size = args.parameters or str(round(1e6 * millions_of(args.corpus)))
         wanted = None if args.tiny or size == OWN_SIZE else parse_count(size)
         config = with_genotype(choice, config, read_genotype(args.genotype), wanted)
+    if args.streaming:
+        require_streaming(config)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_yaml(args.output, config, ConfigError)
 

@@ -107,7 +107,9 @@ rule training_config:
         stats=lambda w: f"stats/{BINS[w.encoder]}/train/feats_stats.npz",
         seed=config["seed"],
         size=f"--parameters {config['parameters']}" if config["parameters"] else "",
-        options=("--speed " if config["speed_perturb"] == "true" else "") + "--tiny" * TINY,
+        options=("--speed " if config["speed_perturb"] == "true" else "")
+        + "--streaming " * ("streaming" in DECODINGS)
+        + "--tiny" * TINY,
     log: "log/conf/{encoder}.log"
     shell:
         "python -m tools.espnet_recipes.standalone --corpus {params.corpus} --name {params.name}"
@@ -211,11 +213,12 @@ if stage(7, *ALL_DECODED):
             lm=lambda w: LANGUAGE_MODELS[w.decoding].options if w.decoding in LANGUAGE_MODELS else "",
             folder="decode/{encoder}/{decoding}/{split}",
             ngpu=config["ngpu"],
+            program=lambda w: "_streaming" * (w.decoding == "streaming"),
             options=config["inference_args"],
         log: "log/decode/{encoder}/{decoding}/{split}.log"
         benchmark: "benchmarks/decode/{encoder}/{decoding}/{split}.tsv"
         shell:
-            "python -m espnet2.bin.asr_inference --config {input.config:q}"
+            "python -m espnet2.bin.asr_inference{params.program} --config {input.config:q}"
             " --asr_train_config {params.model}/config.yaml"
             " --asr_model_file {params.model}/{params.file} --ngpu {params.ngpu} --num_workers 1"
             " {params.lm} --data_path_and_name_and_type {input.wav:q},speech,sound"
