@@ -20,6 +20,7 @@ from tools.espnet_recipes import language_model as language_models
 from tools.espnet_recipes.bpe import tokens, train
 from tools.espnet_recipes.configs import choices, table, train_config
 from tools.espnet_recipes.language_model import kenlm_tool, language_model, write_texts
+from tools.espnet_recipes.lengths import main as lengths
 from tools.espnet_recipes.results import Row, lines_on, page, parameters_of, rows, table_of
 from tools.espnet_recipes.standalone import (
     averaged,
@@ -70,7 +71,7 @@ def test_the_plan_has_every_stage(corpus: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
-    expected = JOBS[corpus] | {"corpus": 1, "text_shape": 4, "results": 1, "all": 1}
+    expected = JOBS[corpus] | {"corpus": 1, "lengths": 2, "text_shape": 4, "results": 1, "all": 1}
     assert {rule: int(counts[rule]) for rule in expected} == expected
 
 
@@ -117,6 +118,27 @@ def test_every_choice_has_a_decoding_and_a_checkpoint() -> None:
                 with pytest.raises(ConfigError, match="beam, lm, ngram, streaming for .*'greedy'"):
                     decoding_file(choice, "greedy")
             assert re.fullmatch(r"valid\.(acc|cer_ctc|loss)\.ave\.pth", averaged(choice))
+
+
+def test_lengths_are_those_of_asr_sh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # asr.sh: int(seconds * 16000) < samples < int(seconds * 16000), and a text.
+    durations = {"a": 0.1, "b": 0.1 + 1 / 16000, "c": 20 - 1 / 16000, "d": 20.0, "e": 3.0, "f": 2.0}
+    utt2dur = "".join(f"{name} {seconds:.6f}\n" for name, seconds in durations.items())
+    (tmp_path / "utt2dur").write_text(utt2dur)
+    (tmp_path / "text").write_text("a x\nb y z\nc x\nd x\ne \nf x\u2028y\n")
+    command = ["--folder", str(tmp_path), "--output", str(tmp_path / "new" / "train")]
+    assert lengths([*command, "--least", "0.1", "--most", "20"]) == 0
+    kept = (tmp_path / "new" / "train").read_text().splitlines()
+    assert kept == ["b 0.100062", "c 19.999938", "f 2.000000"]
+    assert capsys.readouterr().out == (
+        "3 of 6 utterances; left out: 1 too short (a, ...), 1 too long (d, ...), "
+        "1 without a text (e, ...)\n"
+    )
+    assert lengths([*command, "--least", "3", "--most", "3.5"]) == 1
+    assert "none of 6 utterances has a text and 3 to 3.5 s" in capsys.readouterr().err
+    (tmp_path / "utt2dur").write_text("a long\n")
+    assert lengths([*command, "--least", "0.1", "--most", "20"]) == 1
+    assert "a: must have a duration in seconds, got 'long'" in capsys.readouterr().err
 
 
 def test_what_is_decoded_in_chunks_must_stream() -> None:

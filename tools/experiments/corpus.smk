@@ -131,12 +131,28 @@ def shapes_of(wildcards):
 
 if stage(4, *(path.format(bins=bins) for bins in FIRST for path in SHAPES.values())):
 
+    # As asr.sh's stage 4 chooses. The shapes are of these utterances, and so are the trainings.
+    rule lengths:
+        input:
+            lambda w: f"{folder(w.split)}/utt2dur",
+            lambda w: f"{folder(w.split)}/text",
+        output: "lengths/{split}"
+        wildcard_constraints: split="train|dev"
+        params:
+            folder=lambda w: folder(w.split),
+            least=config["min_wav_duration"],
+            most=config["max_wav_duration"],
+        log: "log/lengths/{split}.log"
+        shell:
+            "python -m tools.espnet_recipes.lengths --folder {params.folder:q}"
+            " --least {params.least} --most {params.most} --output {output} > {log} 2>&1"
+
     rule stats:
         input:
             TOKENS,
             **data_files(),
-            train_shape=f"{folder('train')}/utt2dur",
-            valid_shape=f"{folder('dev')}/utt2dur",
+            train_shape="lengths/train",
+            valid_shape="lengths/dev",
             config=lambda w: f"conf/{FIRST[int(w.bins)]}.yaml",
         output:
             "stats/{bins}/train/feats_stats.npz",
