@@ -87,6 +87,7 @@ def check_run(words: list[str]) -> None:
         program = importlib.import_module(f"espnet2.bin.asr_inference{streams}")
     decoding = ["--config", options["inference_config"]] if options["inference_config"] else []
     required = ["--output_dir", "x", "--data_path_and_name_and_type", "a,b,c"]
+    required += ["--asr_train_config", "c", "--asr_model_file", "m"]
     weights = program.get_parser().parse_args([*required, *decoding])
     if model.decoder is None:
         assert (weights.ctc_weight, weights.lm_weight, weights.penalty) == (1.0, 0.0, 0.0)

@@ -113,6 +113,8 @@ def test_sources_of_all_kinds(tmp_path: Path) -> None:
         {"channels": 1, "layers": 3}, 8).module or torch.nn.Identity())  # fmt: skip
 
     assert read_source("espnet:conformer{num_blocks: 2}").options == {"num_blocks": 2}
+    ours = read_source("espnet:nas{genotype: asrnet_b, block_size: 40, hop_size: 9, look_ahead: 9}")
+    assert ours.options == {"genotype": "asrnet_b"}
     source = read_source("S=nemo.collections.asr.modules.ConformerEncoder{feat_in: 80}")
     assert (source.kind, source.label, source.features) == ("nemo", "S", 80)
 

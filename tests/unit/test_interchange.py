@@ -93,9 +93,13 @@ def test_the_genotype_decides_the_width_if_the_config_does_not() -> None:
     assert encoder.options["output_size"] == network.output_size != 512
     # Where the space has a width of its own, nothing changes; null is no width either.
     for genotype, width in (("darts_v2", 512), ("nasbench_asr_example", 512)):
-        config = {"encoder": "nas", "encoder_conf": {"genotype": genotype, "output_size": None}}
-        encoder, _ = read_encoder("config", config, {})
-        assert encoder.options["output_size"] == width
+        blocks = {"block_size": 40, "hop_size": 16, "look_ahead": 16}  # ESPnet's, for its streams
+        conf = {"genotype": genotype, "output_size": None, **blocks}
+        encoder, _ = read_encoder("config", {"encoder": "nas", "encoder_conf": conf}, {})
+        assert encoder.options["output_size"] == width and not blocks.keys() & encoder.options
+    san = {"encoder": "dfsmn_san", "encoder_conf": {**blocks, "look_ahead": 3}}
+    options = read_encoder("config", san, {})[0].options
+    assert options["look_ahead"] == 3 and "hop_size" not in options
 
 
 def test_what_nemo_gets(tmp_path: Path) -> None:
