@@ -58,7 +58,7 @@ CONFIG: dict[str, Any] = {
 }
 
 API = """
-import json, multiprocessing, os
+import json, multiprocessing, os, sys
 import numpy as np
 
 
@@ -73,10 +73,12 @@ def in_spawned_child(config, model, queue):
 def main():
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    child = context.Process(
-        target=in_spawned_child, args=("exp/config.yaml", "exp/valid.loss.ave.pth", queue)
-    )
-    child.start()  # its imports run beside ours
+    spawned = sys.argv[1] == "spawn"
+    if spawned:
+        child = context.Process(
+            target=in_spawned_child, args=("exp/config.yaml", "exp/valid.loss.ave.pth", queue)
+        )
+        child.start()  # its imports run beside ours
 
     from espnet2.bin import asr_inference, pack
     from espnet2.main_funcs.pack_funcs import unpack
@@ -109,8 +111,9 @@ def main():
     result["direct"] = hypothesis(
         asr_train_config="exp/config.yaml", asr_model_file="exp/valid.loss.ave_2best.pth"
     )
-    result["child"] = queue.get(timeout=500)
-    child.join()
+    if spawned:
+        result["child"] = queue.get(timeout=500)
+        child.join()
     if os.path.isdir(os.path.join(os.path.dirname(espnet2.__path__[0]), "espnetez")):
         result["moved"] = moved_by_espnetez()
     with open("result.json", "w") as file:
@@ -264,16 +267,20 @@ def test_whole_cycle_with_nothing_but_the_wheel(
 
     # 3. In one process: a spawned child, decoding, pack and unpack, Speech2Text, espnetez.
     (tmp_path / "api.py").write_text(API)
-    log = espnet.checked(["api.py"], tmp_path)
+    older = version == "202511"
+    log = espnet.checked(["api.py", "spawn" if older else ""], tmp_path)
     # An utterance of one frame is skipped with an empty result.
     lines = (tmp_path / "decoded" / "1best_recog" / "text").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["test0", "test1"]
     assert lines[1].split() == ["test1"] and "at least 4 are needed" in log
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["child"][0] == "nas_encoder.espnet.encoder"
+    # Under 202611, a recipe of ESPnet3 decodes in a spawned process (test_espnet_newer.py).
+    assert ("child" in result) == older
+    if older:
+        assert result["child"][0] == "nas_encoder.espnet.encoder"
     assert result["packed"] == result["direct"]
     assert result["direct"][1] == [5], "the cell whose InterCTC output was decoded"
-    assert ("moved" in result) == (version == "202511"), "202611 has no espnetez"
+    assert ("moved" in result) == older, "202611 has no espnetez"
     if "moved" in result:
         moved = result["moved"]
         assert moved and not [key for key in moved if key.startswith("encoder.network.stem.conv")]
