@@ -21,7 +21,7 @@ from tools.espnet_recipes.bpe import tokens, train
 from tools.espnet_recipes.configs import choices, table, train_config
 from tools.espnet_recipes.language_model import kenlm_tool, language_model, write_texts
 from tools.espnet_recipes.lengths import main as lengths
-from tools.espnet_recipes.results import Row, lines_on, page, parameters_of, rows, table_of
+from tools.espnet_recipes.results import Row, lines_on, page, parameters_of, rows, table_of, used_of
 from tools.espnet_recipes.standalone import (
     averaged,
     choice_for,
@@ -139,6 +139,17 @@ def test_lengths_are_those_of_asr_sh(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "utt2dur").write_text("a long\n")
     assert lengths([*command, "--least", "0.1", "--most", "20"]) == 1
     assert "a: must have a duration in seconds, got 'long'" in capsys.readouterr().err
+
+
+def test_results_say_how_much_was_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared = {"splits": {split: {"utterances": 3} for split in ("train", "dev", "test")}}
+    assert used_of(prepared) == {"train": (3, 3), "dev": (3, 3)}
+    Path("lengths").mkdir()
+    Path("lengths", "train").write_text("a 1.0\nb 2.0\n")
+    assert used_of(prepared) == {"train": (2, 3), "dev": (3, 3)}
 
 
 def test_what_is_decoded_in_chunks_must_stream() -> None:

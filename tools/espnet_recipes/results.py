@@ -203,6 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     prepared: Any = read_yaml(args.prepared, ConfigError)
     del prepared["output_dir"]  # which nobody else has
+    used = used_of(prepared)
     origin = {"seed": args.seed, **environment(), "command": args.command}
     document = {
         "corpus": args.corpus,
@@ -213,6 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
         "about": about,
         "training": costs,
         "prepared": prepared,
+        "used": {split: kept for split, (kept, _) in used.items()},
         "origin": origin,
     }
     notes = ["Each network was trained once, with one seed."]
@@ -222,12 +224,31 @@ def main(arguments: list[str] | None = None) -> None:
             f"**A synthetic corpus** (espeak-ng) in the layout of the real one, about which these "
             f"numbers say nothing: {_sizes(prepared)}.",
         )
+    if any(kept < total for kept, total in used.values()):
+        notes.append(
+            "By length or for want of a text, some utterances were left out of the training: "
+            + ", ".join(f"{split} has {kept} of {total}" for split, (kept, total) in used.items())
+            + "."
+        )
     if args.tiny:
         notes.append("**Networks of a few thousand parameters, an epoch each**: not results.")
     if args.corpus == "timit":
         notes.append("WER counts phones: it is the PER.")
     parts = page(f"{args.corpus} with ESPnet's programs", notes, found, about)
     print(write_files(args.output, parts, origin, document))
+
+
+def used_of(prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return how many utterances of each split were trained with, and how many there are.
+
+    Of a run before lengths were looked at, all were.
+    """
+    found = {}
+    for split in ("train", "dev"):
+        total, path = int(prepared["splits"][split]["utterances"]), Path("lengths", split)
+        kept = len(path.read_bytes().splitlines()) if path.is_file() else total
+        found[split] = kept, total
+    return found
 
 
 def _sizes(prepared: Mapping[str, Any]) -> str:
