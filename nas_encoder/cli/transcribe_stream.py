@@ -109,7 +109,7 @@ class _Lines:
                 self._print("\n")
             if event.kind == "fails":
                 error = f"{event.name}: {event.text}"
-                print(f"nas-encoder: stream {event.stream + 1}: {error}", file=sys.stderr)
+                print(f"nas-encoder transcribe: error: {error}", file=sys.stderr)
 
     def _print(self, text: str) -> None:
         if self._alone:

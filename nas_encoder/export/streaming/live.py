@@ -54,7 +54,7 @@ class _Player:
         self.decoder = LiveDecoder(runtime.vocabulary)
         self.begun: float | None = None
         self.silent: float | None = None  # when the last sample had come
-        self.spoken = False
+        self.first: float | None = None  # latency of the first word
         rate = runtime.number("sample_rate")
         self.rate = rate
         self.frame = runtime.number("hop_length") * runtime.number("subsampling_factor") / rate
@@ -82,15 +82,14 @@ class _Player:
             remedy = "use fewer streams, longer chunks (export --chunk) or a smaller model"
             raise DataError(self.source.name, [f"{rule}; {remedy}"])
 
-    def hear(self, values: Tensor, now: float, figures: Figures | None) -> Iterator[Event]:
-        """Return the text of new frames (n, V); count how late it is."""
+    def hear(self, values: Tensor, now: float) -> Iterator[Event]:
+        """Return the text of new frames (n, V)."""
         pieces = self.decoder.feed(values)
         if not pieces:
             return
         place = pieces[0][0] * self.frame
-        if not self.spoken and figures is not None and self.begun is not None:
-            figures.first.add(now - self.begun - place)
-        self.spoken = True
+        if self.first is None and self.begun is not None:
+            self.first = now - self.begun - place
         text = "".join(piece for _, piece in pieces)
         yield Event(self.number, self.source.name, "text", place, text)
 
@@ -184,7 +183,7 @@ def _round(
         figures.steps.add(now - before)
     for player, values in zip(list(players), found, strict=True):
         if values is not None:
-            yield from player.hear(values, now, figures if real_time else None)
+            yield from player.hear(values, now)
         if player.run.over:
             players.remove(player)
             player.source.close()
@@ -192,4 +191,6 @@ def _round(
             figures.audio += player.seconds
             if real_time and player.silent is not None:
                 figures.final.add(now - player.silent)
+            if real_time and player.first is not None:
+                figures.first.add(player.first)
             yield Event(player.number, player.source.name, "ends", player.seconds)
