@@ -144,12 +144,14 @@ def test_models_learn_and_are_selected_by_what_they_report(
 
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_decoding_settings_are_options_of_espnet(corpus: str, repository: Path) -> None:
-    from espnet2.bin.asr_inference import get_parser
+    from espnet2.bin import asr_inference, asr_inference_streaming
 
-    required = ["--output_dir", "x", "--data_path_and_name_and_type", "a,b,c", "--config"]
+    required = ["--output_dir", "x", "--data_path_and_name_and_type", "a,b,c"]
+    required += ["--asr_train_config", "c", "--asr_model_file", "m", "--config"]
     for name, config in decode_configs(corpus).items():
         path = repository / "recipes" / corpus / "espnet" / "conf" / f"{name}.yaml"
-        found = get_parser().parse_args([*required, str(path)])
+        program = asr_inference_streaming if "_streaming" in name else asr_inference
+        found = program.get_parser().parse_args([*required, str(path)])
         for key, value in config.items():
             assert getattr(found, key) == value, (path, key)
         assert ("_ctc" in name) == (config.get("ctc_weight") == 1.0)
