@@ -136,12 +136,13 @@ def own_places(document: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 
 # Keys that have a default: of cells with skips, and of block encoders all but these.
+OPTIONAL = ("skips", "causal_after", "provenance")
 NEEDED_OF_BLOCKS = {"schema", "name", "space", "front", "stages", "width", "modules", "kind"}
 
 
 def needed(box: Any, key: Any) -> bool:
     """Return whether a document without a key must be refused."""
-    if not isinstance(box, dict) or key == "skips":
+    if not isinstance(box, dict) or key in OPTIONAL:
         return False
     of_blocks = "stages" in box or "kind" in box or "modules" in box or "channels" in box
     return not of_blocks or key in NEEDED_OF_BLOCKS or "genotype" in box
@@ -194,7 +195,7 @@ def corrupted_text(rng: random.Random, document: dict[str, Any], kind: str) -> b
         depth = rng.choice((30, 99, 101, 500, 1000, 5000))
         lines.append("more: " + rng.choice(["[" * depth + "]" * depth, "{a: " * depth]))
     elif kind == "cut short":  # before the last of the required keys
-        required = [line.split(":")[0] != "provenance" for line in lines]
+        required = [line.split(":")[0] not in OPTIONAL for line in lines]
         text = "\n".join(lines[: max(at for at in starts if required[at])])
         return text[: rng.randrange(len(text))].encode()
     return "\n".join(lines).encode()
