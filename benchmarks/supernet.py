@@ -17,6 +17,7 @@ peak of an eager step in the same precision.
 
     OMP_NUM_THREADS=1 python benchmarks/supernet.py            # 256 frames, 4 utterances
     python benchmarks/supernet.py --paper                      # with an estimate for AISHELL-1
+    python benchmarks/supernet.py --public FOLDER              # and the public P-DARTS code itself
     python benchmarks/supernet.py --json                       # the last line is one object
 """
 
@@ -29,6 +30,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import public_pdarts
 import torch
 from step_cost import begin_peak, end_peak, launches, saved_bytes
 from supernet_sides import VOCABULARY, Side, choices, eager_peak, eagerly, make_batch
@@ -58,6 +60,7 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
     alive = choices(args.space, keep)
     nodes = get_space(args.space).nodes
     config = CellConfig(args.bins, args.channels, layers, 512)
+    regularized = public_pdarts.REGULARIZED if args.public else REGULARIZED
     torch.manual_seed(0)
     plain = PlainSupernet(
         alive,
@@ -67,12 +70,17 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
         layers,
         config.output_size,
         VOCABULARY,
-        regularized=REGULARIZED,
+        regularized=regularized,
     )
     # As in the search: one path has its own supernet.
     build = SampledSupernet if one_path else Supernet
-    ours = CtcNetwork(build(alive, config, nodes, REGULARIZED), VOCABULARY)
-    sides = {"plain": Side(plain, alive, True, args), "ours": Side(ours, alive, False, args)}
+    ours = CtcNetwork(build(alive, config, nodes, regularized), VOCABULARY)
+    sides: dict[str, Any] = {
+        "plain": Side(plain, alive, True, args),
+        "ours": Side(ours, alive, False, args),
+    }
+    if args.public and not one_path:
+        sides["public"] = public_pdarts.PublicSide(args.public, alive, layers, args)
     batch = make_batch(args, alive, one_path)
     device = torch.device(args.device)
     result: dict[str, Any] = {"layers": layers, "operations": keep}
@@ -115,15 +123,19 @@ def measure_case(args: Any, name: str, layers: int, keep: int, one_path: bool) -
         entry["memory_ratio"] = ratio(entry, "peak_bytes")
         entry["saved_ratio"] = ratio(entry, "saved_bytes")
         entry["launch_ratio"] = ratio(entry, "launches")
+        if "public" in entry:
+            seconds_of_both = entry["public"]["seconds"], entry["ours"]["seconds"]
+            entry["public_speedup"] = round(seconds_of_both[0] / seconds_of_both[1], 2)
+            entry["public_memory_ratio"] = ratio(entry, "peak_bytes", "public")
         result[kind] = entry
         print_entry(name, kind, entry)
     return result | compared([result])
 
 
-def ratio(entry: dict[str, Any], field: str) -> float | None:
-    """Return ours / plain, or None where one was not measured."""
-    ours, plain = entry["ours"][field], entry["plain"][field]
-    return round(ours / plain, 3) if ours and plain else None
+def ratio(entry: dict[str, Any], field: str, reference: str = "plain") -> float | None:
+    """Return ours / the reference's, or None where one was not measured."""
+    ours, other = entry["ours"][field], entry[reference][field]
+    return round(ours / other, 3) if ours and other else None
 
 
 def schedule_seconds(stage: dict[str, Any], side: str) -> float:
@@ -133,15 +145,21 @@ def schedule_seconds(stage: dict[str, Any], side: str) -> float:
 
 
 def compared(stages: list[dict[str, Any]]) -> dict[str, float]:
-    """Return how many times faster ours is in these stages, and its share of the peak memory."""
-    seconds, peak = (
-        {side: together(of(stage, side) for stage in stages) for side in ("plain", "ours")}
-        for together, of in ((sum, schedule_seconds), (max, peak_bytes))
-    )
-    return {
-        "speedup": round(seconds["plain"] / seconds["ours"], 2),
-        "memory_ratio": round(peak["ours"] / peak["plain"], 3),
-    }
+    """Return how many times faster ours is in these stages, and its share of the peak memory.
+
+    Against the plain supernet, and with ``public_`` before it against the public code.
+    """
+    found: dict[str, float] = {}
+    for reference, prefix in (("plain", ""), ("public", "public_")):
+        if not all(reference in stage["weight"] for stage in stages):
+            continue
+        seconds, peak = (
+            {side: together(of(stage, side) for stage in stages) for side in (reference, "ours")}
+            for together, of in ((sum, schedule_seconds), (max, peak_bytes))
+        )
+        found[f"{prefix}speedup"] = round(seconds[reference] / seconds["ours"], 2)
+        found[f"{prefix}memory_ratio"] = round(peak["ours"] / peak[reference], 3)
+    return found
 
 
 def peak_bytes(stage: dict[str, Any], side: str) -> int:
@@ -171,8 +189,17 @@ def print_entry(name: str, kind: str, entry: dict[str, Any]) -> None:
         f"{plain['launches']:>9}{ours['launches']:>8}",
         flush=True,
     )
-    for side in ("plain", "ours"):
-        for key, count, share in entry[side].get("profile", []):
+    if "public" in entry:
+        public = entry["public"]
+        print(
+            f"{'':<10}{'  public code':<13}{public['seconds']:>9.3f}{'':>9}"
+            f"{entry['public_speedup']:>8.2f}{public['peak_bytes'] / 1e6:>10.0f}{'':>8}"
+            f"{entry['public_memory_ratio'] or 0:>8.3f}{public['saved_bytes'] / 1e6:>9.0f}{'':>8}"
+            f"{public['launches']:>9}",
+            flush=True,
+        )
+    for side in ("plain", "ours", "public"):
+        for key, count, share in entry.get(side, {}).get("profile", []):
             print(f"    {side:<6}{share:>7.1%}{count:>7}  {key}")
 
 
@@ -188,6 +215,9 @@ def parse_arguments() -> Any:
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--padded", action="store_true", help="utterances of unequal length")
+    parser.add_argument(
+        "--public", type=Path, metavar="FOLDER", help="checkout of the public P-DARTS code"
+    )
     parser.add_argument("--stages", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--no-st-nas", action="store_true")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
@@ -222,7 +252,7 @@ def main() -> int:
         f"{'ours':>8}{'ratio':>8}{'kept MB':>9}{'ours':>8}{'launches':>9}{'ours':>8}"
     )
     stages: list[dict[str, Any]] = []
-    output: dict[str, Any] = {**found, "arguments": vars(args)}
+    output: dict[str, Any] = {**found, "arguments": vars(args) | {"public": args.public and str(args.public)}}
     for number in args.stages:
         layers, keep = STAGES[number - 1]
         stages.append(measure_case(args, f"stage {number}", layers, keep, False))
@@ -237,8 +267,14 @@ def main() -> int:
             f"{output['schedule']['speedup']} times faster, peak memory "
             f"{output['schedule']['memory_ratio']} of the plain one's"
         )
+        if args.public:
+            print(
+                f"against the public code: {output['schedule']['public_speedup']} times faster, "
+                f"peak memory {output['schedule']['public_memory_ratio']} of its"
+            )
     if args.paper and len(stages) == len(STAGES):
-        output["paper"] = {side: paper_hours(stages, side, args) for side in ("plain", "ours")}
+        sides = ("plain", "ours", *(("public",) if args.public else ()))
+        output["paper"] = {side: paper_hours(stages, side, args) for side in sides}
         print(
             f"the search on AISHELL-1 ({UTTERANCES} utterances, {SEEDS} seeds) on this one device: "
             f"plain {output['paper']['plain']:.0f} h, ours {output['paper']['ours']:.0f} h "

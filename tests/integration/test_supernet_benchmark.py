@@ -125,3 +125,13 @@ def test_its_last_line_is_one_object(
                 assert result[case][kind][side]["seconds"] > 0
     if not torch.cuda.is_available():
         assert "no GPU" in said
+
+
+def test_a_folder_without_the_public_code_is_refused(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "genotypes.py").write_text("PRIMITIVES = []\n")
+    arguments = ["--public", str(tmp_path), "--stages", "1", "--frames", "8"]
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / "supernet.py"), *arguments])
+    with pytest.raises(SystemExit, match=r"no operations\.py, model_search\.py; give a checkout"):
+        benchmark.main()
