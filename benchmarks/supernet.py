@@ -252,7 +252,8 @@ def main() -> int:
         f"{'ours':>8}{'ratio':>8}{'kept MB':>9}{'ours':>8}{'launches':>9}{'ours':>8}"
     )
     stages: list[dict[str, Any]] = []
-    output: dict[str, Any] = {**found, "arguments": vars(args) | {"public": args.public and str(args.public)}}
+    arguments = vars(args) | {"public": args.public and str(args.public)}
+    output: dict[str, Any] = {**found, "arguments": arguments}
     for number in args.stages:
         layers, keep = STAGES[number - 1]
         stages.append(measure_case(args, f"stage {number}", layers, keep, False))

@@ -10,7 +10,8 @@ length from one frame to --lengths, alone and in padded batches. If it differs, 
 than allowed, layers stay in float32; if that does not help, the form is not written, and the
 status is 1. With --stream the graph takes a chunk and caches and gives new caches, so that audio is
 recognized as it arrives ('nas-encoder transcribe --stream'); streams of the utterances are compared
-with what torch gives for the whole ones, from the first chunk to the last frame.
+with what torch gives for the whole ones, from the first chunk to the last frame. A transducer
+becomes encoder.onnx, decoder.onnx and joiner.onnx; of a model with both heads --head chooses.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nas_encoder.cli import add_settings
 
 if TYPE_CHECKING:
-    from nas_encoder.export.export import Exported, ExportOptions
-    from nas_encoder.export.streaming.export import StreamExported
+    from nas_encoder.export.export import Exported, ExportOptions, Written
     from nas_encoder.interchange.model import Model
 
 _INCREASE = 1.0  # percent
@@ -35,6 +35,7 @@ EXAMPLES = """examples:
   nas-encoder export model.nemo exported --input features --license cc-by-4.0
   nas-encoder export model.nemo exported --data dev.json --int8
   nas-encoder export exp/asr_streaming exported --data dump/raw/dev --stream --chunk 320
+  nas-encoder export hybrid.nemo exported --head transducer --data dev.json
   nas-encoder export asrnet_b exported --weights encoder.pt --set input_size=80
 
 The last one exports an encoder alone.
@@ -54,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="takes",
         choices=("audio", "features"),
         help="what the graph takes (default audio; with --weights: features)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=("ctc", "transducer", "none"),
+        help="what is exported with the encoder (default: the CTC layer if there is one, else the "
+        "transducer)",
     )
     parser.add_argument("--data", metavar="DATA", help="utterances to check it with (a manifest)")
     parser.add_argument(
@@ -98,9 +105,19 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args)
     if args.stream:
         return _stream(args, options)
+    from nas_encoder.errors import CheckpointError
     from nas_encoder.export.export import export_model
 
-    exported = export_model(_model(args), options)
+    model = _model(args)
+    if args.head == "transducer" or (args.head is None and _is_transducer(model)):
+        return _transducer(args, model, options)
+    if args.head == "ctc" and model.head is None:
+        raise CheckpointError(model.source, ["--head ctc: has no CTC layer", *model.obstacles])
+    if args.head == "none":
+        model.head = None
+    elif model.transducer is not None:
+        model.notes.append("holds a transducer too, which --head transducer exports")
+    exported = export_model(model, options)
     if args.int8 or args.fp16:
         _add_smaller(exported, args)
     files = exported.write(Path(args.output))
@@ -113,6 +130,25 @@ def _stream(args: argparse.Namespace, options: ExportOptions) -> int:
     from nas_encoder.export.streaming.export import export_stream
 
     exported = export_stream(_model(args), options, args.chunk)
+    files = exported.write(Path(args.output))
+    facts = {**exported.report, "files": [str(file) for file in files]}
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
+    return 0
+
+
+def _is_transducer(model: Model) -> bool:
+    """Whether there is a transducer and no CTC layer."""
+    return model.head is None and (model.transducer is not None or bool(model.no_transducer))
+
+
+def _transducer(args: argparse.Namespace, model: Model, options: ExportOptions) -> int:
+    from nas_encoder.errors import ConfigError
+    from nas_encoder.export.transducer.export import export_transducer
+
+    if args.int8 or args.fp16:
+        rule = "--int8, --fp16: do not go with a transducer, whose graphs are in float32"
+        raise ConfigError("options", [rule])
+    exported = export_transducer(model, options)
     files = exported.write(Path(args.output))
     facts = {**exported.report, "files": [str(file) for file in files]}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
@@ -136,6 +172,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
             "--int8": args.int8,
             "--fp16": args.fp16,
             "--stream": args.stream,
+            "--head": args.head is not None,
         }
         problems += [
             f"{name}: does not go with --weights, which are those of an encoder alone"
@@ -148,6 +185,8 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         problems.append(f"--data: {args.data}: no such file or folder")
     if args.stream and smaller:
         problems.append("--int8, --fp16: do not go with --stream, whose models are in float32")
+    if args.head in ("transducer", "none") and (args.stream or smaller):
+        problems.append(f"--head {args.head}: does not go with --stream, --int8 and --fp16")
     if args.chunk is not None and not args.stream:
         problems.append("--chunk: goes with --stream, whose models take so much at once")
     if args.utterances is not None and args.data is None:
@@ -202,13 +241,14 @@ def _progress(done: int, total: int) -> None:
         print(f"\rlayers tried alone: {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
-def _text(exported: Exported | StreamExported, files: list[Path]) -> list[str]:
+def _text(exported: Written, files: list[Path]) -> list[str]:
     facts: dict[str, Any] = exported.report
     checked, metadata = facts["checked"], facts["metadata"]
     name = f"{metadata['encoder']}, an encoder alone"
-    if exported.runtime.vocabulary is not None:
+    if "vocab_size" in metadata:
         tokens = f"{metadata['vocab_size']} tokens and the blank"
-        name = f"{metadata['encoder']}, CTC over {tokens}"
+        head = "transducer" if metadata.get("head") else "CTC"
+        name = f"{metadata['encoder']}, {head} over {tokens}"
     lines = [
         f"{facts['input']} -> ONNX",
         f"  model      {name}",
@@ -226,6 +266,13 @@ def _text(exported: Exported | StreamExported, files: list[Path]) -> list[str]:
         f"{checked['utterances']} utterances, {how}: {checked['with']}",
         f"  differs    by at most {checked['worst']:.1e} from torch",
     ]
+    if "search" in facts:
+        steps = facts["search"]
+        lines += [
+            f"  search     {steps['steps']} steps differ by at most {steps['worst']:.1e}; "
+            f"{steps['differing']} of {steps['utterances']} utterances get other tokens",
+            f"  greedy     at most {metadata['max_symbols_per_frame']} tokens of a frame",
+        ]
     for form in ("int8", "fp16"):
         if form in facts:
             lines += _smaller(form, facts[form], facts["bytes"])

@@ -1,8 +1,9 @@
 """Recognize audio files with a model that 'nas-encoder export' wrote, in onnxruntime.
 
-Prints a line for each file: its path, a tab, the text of the best CTC path. Files may be of any
-length: one of more than --window seconds is recognized in windows that overlap. They must be mono
-and have the model's sampling rate, and all are looked at before the first one is recognized.
+Prints a line for each file: its path, a tab, the text of the best CTC path, or of the greedy search
+of a transducer (give its encoder.onnx; the other graphs are beside it). Files may be of any length:
+one of more than --window seconds is recognized in windows that overlap. They must be mono and have
+the model's sampling rate, and all are looked at before the first one is recognized.
 
 With --stream, text is printed as it is recognized, while a file plays or a pipe ('-', a FIFO) feeds
 samples: WAV, or without a header as --encoding says. Memory does not grow with the length. What is
@@ -83,7 +84,13 @@ def run(args: argparse.Namespace) -> int:
     tokens = None if args.tokens is None else Path(args.tokens)
     runtime = open_model(Path(args.model), tokens, args.threads)
     window = WINDOW if args.window is None else args.window
-    transcriber = Transcriber(runtime, window, MARGIN if args.margin is None else args.margin)
+    steps = None
+    if runtime.is_transducer:
+        from nas_encoder.export.transducer.runtime import open_search
+
+        steps = open_search(runtime, Path(args.model), args.threads)
+    margin = MARGIN if args.margin is None else args.margin
+    transcriber = Transcriber(runtime, window, margin, steps)
     seconds = transcriber.durations(args.audio)
     with _bar(sum(seconds)) as bar:
         for path, length in zip(args.audio, seconds, strict=True):

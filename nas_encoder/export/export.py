@@ -26,6 +26,7 @@ from nas_encoder.interchange.model import Model
 
 MODEL, REPORT = "model.onnx", "export.json"
 INT8, HALF = "model.int8.onnx", "model.fp16.onnx"
+TRANSDUCER = ("encoder.onnx", "decoder.onnx", "joiner.onnx")
 _RATE, _HOP = 16000, 160  # without features of the model's own
 
 
@@ -79,7 +80,9 @@ class Written:
         make_folder(folder)
         # Other weights' forms must not stay beside these. Without a report, tokens.txt may be of
         # something else.
-        ours = [INT8, HALF, *([TOKENS] if (folder / REPORT).is_file() else [])]
+        ours = [INT8, HALF]
+        if (folder / REPORT).is_file():
+            ours += [MODEL, *TRANSDUCER, TOKENS]
         for old in (folder / name for name in ours if name not in self.files):
             try:
                 old.unlink(missing_ok=True)
@@ -127,12 +130,7 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
     graph = to_onnx(recognizer, int(parts.network.input_size), metadata)
     content = serialized(graph, model.source)
     runtime = Runtime("the export", open_session(content, "export"), metadata, parts.vocabulary)
-    rate = int(metadata["sample_rate"])
-    if options.data is None:
-        utterances = generated(rate)
-    else:
-        utterances = utterances_of(options.data, rate, options.utterances)
-    inputs = inputs_of(parts, options.takes, utterances)
+    utterances, inputs = material_for(parts, options, int(metadata["sample_rate"]))
     checked = check(runtime, parts, inputs, options.lengths)
     report = {
         "input": model.source,
@@ -152,6 +150,21 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
     return Exported(report, files, graph, runtime, parts, utterances, inputs)
 
 
+def material_for(
+    parts: Parts, options: ExportOptions, rate: int
+) -> tuple[list[Utterance], list[Tensor]]:
+    """Return the utterances to check with, and they as the graph takes them.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    if options.data is None:
+        utterances = generated(rate)
+    else:
+        utterances = utterances_of(options.data, rate, options.utterances)
+    return utterances, inputs_of(parts, options.takes, utterances)
+
+
 def metadata_of(model: Model, parts: Parts, options: ExportOptions) -> dict[str, str]:
     """Return the metadata of the graph: what runtimes need, then where it comes from."""
     given = vars(parts.features.options) if parts.features is not None else {}
@@ -169,8 +182,7 @@ def metadata_of(model: Model, parts: Parts, options: ExportOptions) -> dict[str,
         "feature_dim": str(parts.network.input_size),
     }
     if parts.vocabulary is not None:
-        assert model.head is not None
-        if model.head.bpe_model is not None:
+        if model.head is not None and model.head.bpe_model is not None:
             found["model_type"] = "EncDecCTCModelBPE"
         found["vocab_size"] = str(len(parts.vocabulary.symbols) - 1)  # as in NeMo
         found["tokens_sha256"] = parts.vocabulary.digest

@@ -31,7 +31,12 @@ def require(package: str, purpose: str) -> Any:
         raise MissingDependencyError(package, "export", purpose) from error
 
 
-def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) -> Any:
+def to_onnx(
+    recognizer: Recognizer,
+    features: int,
+    metadata: Mapping[str, str],
+    transducer: tuple[str, str] | None = None,
+) -> Any:
     """Return the ONNX model of a recognizer, ``onnx.ModelProto``.
 
     Batch norms after convolutions are folded into them. Inputs are ``audio`` (B, N) or
@@ -42,6 +47,7 @@ def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) 
         recognizer: In evaluation mode.
         features: F.
         metadata: Put into the model.
+        transducer: The outputs of a transducer's encoder, the first of which is (B, D, T').
 
     Raises:
         MissingDependencyError: onnx is missing.
@@ -56,14 +62,28 @@ def to_onnx(recognizer: Recognizer, features: int, metadata: Mapping[str, str]) 
         rows = torch.randn(2, features, frames, generator=generator)
         lengths, free = torch.tensor([frames, frames // 2 + 1]), {0: "batch", 2: "frames"}
     output = "encoded" if recognizer.classifier is None else "logprobs"
+    outputs = transducer or (output, "lengths")
+    module: nn.Module = recognizer if transducer is None else _ChannelsFirst(recognizer)
     names = INPUTS[recognizer.takes]
     axes = {
         names[0]: free,
         names[1]: {0: "batch"},
-        output: {0: "batch", 1: "output_frames"},
-        "lengths": {0: "batch"},
+        outputs[0]: {0: "batch", (1 if transducer is None else 2): "output_frames"},
+        outputs[1]: {0: "batch"},
     }
-    return recorded(recognizer, (rows, lengths), names, (output, "lengths"), axes, metadata)
+    return recorded(module, (rows, lengths), names, outputs, axes, metadata)
+
+
+class _ChannelsFirst(nn.Module):
+    """A recognizer that gives (B, D, T'), as NeMo's encoders do."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        encoded, frames = self.recognizer(x, lengths)
+        return encoded.transpose(1, 2), frames
 
 
 def recorded(

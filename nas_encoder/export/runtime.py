@@ -48,6 +48,11 @@ class Runtime:
         """``audio`` or ``features``."""
         return self.metadata["input"]
 
+    @property
+    def is_transducer(self) -> bool:
+        """Whether it is the encoder of a transducer, whose other graphs are beside it."""
+        return self.metadata.get("head") == "transducer"
+
     def number(self, name: str) -> int:
         """Return a number of the metadata."""
         return int(self.metadata[name])
@@ -60,7 +65,7 @@ class Runtime:
             padding: Value past the ends of the shorter ones.
 
         Returns:
-            Each (T', V), its valid frames.
+            Each (T', V), its valid frames; (T', D) of an encoder.
 
         Raises:
             CheckpointError: The graph fails, or gives what it must not.
@@ -81,6 +86,8 @@ class Runtime:
         if values.dim() != 3 or len(values) != len(rows) or frames.shape != lengths.shape:
             shapes = f"{tuple(values.shape)} and {tuple(frames.shape)}"
             raise CheckpointError(self.source, [f"gives outputs of shapes {shapes}"])
+        if self.is_transducer:
+            values = values.transpose(1, 2)
         return [value[: int(count)] for value, count in zip(values, frames, strict=True)]
 
 
@@ -116,6 +123,9 @@ def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runt
         MissingDependencyError: onnx or onnxruntime is missing.
     """
     metadata, vocabulary, content = open_exported(path, tokens)
+    if metadata.get("head") in ("decoder", "joiner"):
+        rule = f"is the {metadata['head']} of a transducer: give its encoder.onnx, beside it"
+        raise CheckpointError(str(path), [rule])
     if "stream_frames" in metadata:
         rule = "streams, chunk by chunk: 'nas-encoder transcribe --stream' runs it"
         raise CheckpointError(str(path), [rule])
@@ -125,11 +135,18 @@ def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runt
     if found != wanted or len(session.get_outputs()) != 2:
         problem = f"its inputs (and their dimensions) must be {wanted}, got {show(found)}"
         raise CheckpointError(str(path), [f"{problem}, and it must have two outputs"])
+    runtime = Runtime(str(path), session, metadata, vocabulary)
     size = session.get_outputs()[0].shape[-1]
-    if vocabulary is not None and isinstance(size, int) and size != len(vocabulary.symbols):
+    counts = vocabulary is not None and not runtime.is_transducer
+    if (
+        vocabulary is not None
+        and counts
+        and isinstance(size, int)
+        and size != len(vocabulary.symbols)
+    ):
         rule = f"gives {size} classes, its tokens are {len(vocabulary.symbols)}"
         raise CheckpointError(str(path), [rule])
-    return Runtime(str(path), session, metadata, vocabulary)
+    return runtime
 
 
 def open_exported(

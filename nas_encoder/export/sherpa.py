@@ -3,7 +3,9 @@
 ``OfflineRecognizer.from_nemo_ctc`` computes these features (sherpa-onnx 2.0.1): windows of 25 ms
 every 10 ms, 512 points at 16 kHz, symmetric Hann, pre-emphasis 0.97, Slaney's mel bands from 0 to
 half the rate, and ``normalize_type`` of the metadata: per feature or none. Frames begin 5 ms later
-than NeMo's, pre-emphasis starts anew in each, and a frame more may come.
+than NeMo's, pre-emphasis starts anew in each, and a frame more may come. To NeMo's transducers it
+gives other ones (``offline-recognizer-transducer-nemo-impl.h``): Povey's window, and bands that end
+400 Hz below half the rate.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ _WANTED = {
 }
 
 
-def differences(parts: Parts, takes: str) -> list[str]:
+_BELOW = 400  # Hz below half the rate, where a transducer's bands end
+
+
+def differences(parts: Parts, takes: str, transducer: bool = False) -> list[str]:
     """Return why sherpa-onnx cannot run an export, or what it computes differently."""
     if parts.vocabulary is None:
         return ["the export has no CTC layer, and sherpa-onnx needs one"]
@@ -32,13 +37,15 @@ def differences(parts: Parts, takes: str) -> list[str]:
         return ["the model was not trained with NeMo's features, which sherpa-onnx computes"]
     given = vars(parts.features.options)
     rate = parts.features.options.sample_rate
+    compared = {**_WANTED, **({"window": ("povey",)} if transducer else {})}
     found = [
         f"{name} is {given[name]!r}, and sherpa-onnx has {wanted[0]!r}"
-        for name, wanted in _WANTED.items()
+        for name, wanted in compared.items()
         if given[name] not in wanted
     ]
-    if given["highfreq"] not in (None, rate / 2):
-        found.append(f"highfreq is {given['highfreq']}, and sherpa-onnx has {rate / 2:g}")
+    highest = rate / 2 - (_BELOW if transducer else 0)
+    if (given["highfreq"] or rate / 2) != highest:
+        found.append(f"highfreq is {given['highfreq']}, and sherpa-onnx has {highest:g}")
     for name, seconds in (("n_window_size", 0.025), ("n_window_stride", 0.01)):
         if given[name] != round(seconds * rate):
             found.append(f"{name} is {given[name]}, and sherpa-onnx has {round(seconds * rate)}")

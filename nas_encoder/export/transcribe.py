@@ -16,13 +16,32 @@ from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.recordings import opened
 from nas_encoder.export.runtime import Runtime
+from nas_encoder.export.transducer.greedy import Greedy, Steps
+from nas_encoder.export.vocabulary import Vocabulary
 
 WINDOW, MARGIN = 60.0, 5.0  # seconds
 _LONGEST = 86400.0  # seconds of a window
 
 
+class BestPath:
+    """The best class of each frame of a CTC layer."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.path: list[int] = []
+
+    def feed(self, frames: Tensor) -> None:
+        """Go on with frames (T', V)."""
+        self.path += frames.argmax(1).tolist()
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self.vocabulary.text(self.path)
+
+
 class Transcriber:
-    """Greedy CTC decoding of audio files.
+    """Greedy decoding of audio files.
 
     A recording of at most ``window`` seconds is recognized whole, as in the toolkits. A longer one
     is read in windows, each of which reaches ``margin`` seconds into what its neighbours decide;
@@ -33,13 +52,21 @@ class Transcriber:
         runtime: An open model that takes audio.
         window: Seconds.
         margin: Seconds.
+        steps: The rest of a transducer, whose encoder ``runtime`` is; its text goes on from window
+            to window.
 
     Raises:
-        CheckpointError: The model takes features, or has no CTC layer.
+        CheckpointError: The model takes features, or has no CTC layer and is no transducer.
         ConfigError: Window or margin is no duration, or they do not fit each other.
     """
 
-    def __init__(self, runtime: Runtime, window: float = WINDOW, margin: float = MARGIN) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        window: float = WINDOW,
+        margin: float = MARGIN,
+        steps: Steps | None = None,
+    ) -> None:
         problems = []
         if runtime.takes != AUDIO:
             problems.append(
@@ -51,6 +78,7 @@ class Transcriber:
         if problems:
             raise CheckpointError(runtime.source, problems)
         self.runtime, self.rate = runtime, runtime.number("sample_rate")
+        self.steps = steps
         # Windows begin where output frames do.
         step = runtime.number("hop_length") * runtime.number("subsampling_factor")
         problems = [
@@ -107,13 +135,15 @@ class Transcriber:
             DataError: The file cannot be read, is not mono, is cut short or has another rate.
             CheckpointError: The model fails.
         """
-        frames: list[int] = []
+        assert self.runtime.vocabulary is not None
+        search: Greedy | BestPath = BestPath(self.runtime.vocabulary)
+        if self.steps is not None:
+            search = Greedy(self.steps)
         for samples, first, last in self._windows(Path(path)):
             (values,) = self.runtime.run([samples])
-            frames += values.argmax(1).tolist()[first : last if last else None]
+            search.feed(values[first : last if last else None])
             advance((len(samples) - self._overlap(first, last)) / self.rate)
-        assert self.runtime.vocabulary is not None
-        return self.runtime.vocabulary.text(frames)
+        return search.text
 
     def _overlap(self, first: int, last: int) -> int:
         return (first + (self.window // self.step - last if last else 0)) * self.step

@@ -65,8 +65,11 @@ class Vocabulary:
 
     def text(self, path: Iterable[int]) -> str:
         """Return the text of a CTC path, the best class of each frame."""
-        found = [self.symbols[one] for one, _ in groupby(path) if one != self.blank]
-        text = "".join(symbol for symbol in found if symbol != END)
+        return self.text_of(one for one, _ in groupby(path) if one != self.blank)
+
+    def text_of(self, classes: Iterable[int]) -> str:
+        """Return the text of classes without blanks."""
+        text = "".join(self.symbols[one] for one in classes if self.symbols[one] != END)
         return text.replace(BOUNDARY, " ").strip()
 
 

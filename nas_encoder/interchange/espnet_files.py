@@ -14,6 +14,7 @@ from torch import Tensor
 from nas_encoder.common.documents import write_atomically, write_yaml
 from nas_encoder.common.problems import show
 from nas_encoder.errors import CheckpointError, MissingDependencyError
+from nas_encoder.interchange import transducer
 from nas_encoder.interchange.adoption import adopt, adoptable
 from nas_encoder.interchange.files import (
     Archive,
@@ -90,6 +91,7 @@ def read_espnet(
     if bpe_model is not None:
         config["bpemodel"], read = bpe_model, partial(_read_beside, path)
     model.head = _head(config, state, read, model)
+    _add_transducer(config, state, read, model)
     model.features = _features(config, state, model)
     model.check(state, {"decoder.": DECODERS, "joint_network.": DECODERS})
     return model
@@ -227,15 +229,38 @@ def _head(
     if kind not in ("char", "word", "phn", "bpe"):
         model.obstacles.append(f"token_type: {show(kind)} cannot be converted")
         return None
-    piece_model = None
-    if kind == "bpe":
-        try:
-            piece_model = read(str(config.get("bpemodel")))
-        except CheckpointError as error:
-            model.obstacles.append(f"bpemodel: {error}; give the file with --bpe-model")
-            return None
+    try:
+        piece_model = _pieces(config, read)
+    except CheckpointError as error:
+        model.obstacles += error.problems
+        return None
     model.used |= {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
     return Head([str(item) for item in tokens], weight, bias, str(kind), piece_model)
+
+
+def _pieces(config: Mapping[str, Any], read: Callable[[str], bytes]) -> bytes | None:
+    """Return the SentencePiece model of BPE tokens."""
+    if config.get("token_type") != "bpe":
+        return None
+    try:
+        return read(str(config.get("bpemodel")))
+    except CheckpointError as error:
+        rule = f"{error}; give the file with --bpe-model"
+        raise CheckpointError("bpemodel", [f"bpemodel: {rule}"]) from error
+
+
+def _add_transducer(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    read: Callable[[str], bytes],
+    model: Model,
+) -> None:
+    try:
+        pieces = _pieces(config, read) if config.get("decoder") == "transducer" else None
+    except CheckpointError as error:
+        model.no_transducer = [*error.problems]
+        return
+    model.transducer, model.no_transducer = transducer.from_espnet(config, state, pieces)
 
 
 def _features(

@@ -140,6 +140,84 @@ class Head:
 
 
 @dataclass
+class Transducer:
+    """What a transducer (Graves 2012, arXiv 1211.3711) has besides its encoder.
+
+    Letters in shapes: V classes, E features of an embedding, H of the prediction network, D of the
+    encoder, J of the joint.
+
+    Attributes:
+        classes: The V classes, the blank first, and the joint's last layer, (V, J) and (V,).
+        embedding: (V, E), in the order of the classes. The blank's row begins a text.
+        recurrent: Tensors of an ``nn.LSTM`` of E to H features.
+        of_encoder: The joint's layer after the encoder: ``weight`` (J, D), and maybe ``bias`` (J,).
+        of_prediction: That after the prediction network: ``weight`` (J, H), and maybe ``bias``.
+        activation: Of the joint, ``tanh``, ``relu`` or ``sigmoid``.
+        most: So many tokens of one frame, at most, in greedy search.
+        names: Its tensors in the checkpoint.
+    """
+
+    classes: Head
+    embedding: Tensor
+    recurrent: dict[str, Tensor]
+    of_encoder: dict[str, Tensor]
+    of_prediction: dict[str, Tensor]
+    activation: str
+    most: int
+    names: set[str]
+
+    @property
+    def layers(self) -> int:
+        """Layers of the prediction network."""
+        return sum(name.startswith("weight_hh_l") for name in self.recurrent)
+
+    @property
+    def hidden(self) -> int:
+        """H."""
+        return int(self.recurrent["weight_hh_l0"].size(1))
+
+    def problems(self, width: Any) -> list[str]:
+        """Return the mismatches between its parts and with an encoder of ``width`` D."""
+        count, joint = len(self.classes.tokens), self.classes.weight.size(-1)
+        gates = {
+            f"{kind}_l{layer}": shape
+            for layer in range(self.layers)
+            for kind, shape in (
+                ("weight_ih", (4 * self.hidden, self.hidden if layer else self.embedding.size(-1))),
+                ("weight_hh", (4 * self.hidden, self.hidden)),
+                ("bias_ih", (4 * self.hidden,)),
+                ("bias_hh", (4 * self.hidden,)),
+            )
+        }
+        wanted = {
+            "joint, last layer": (self.classes.weight, (count, joint)),
+            "joint, last layer's bias": (self.classes.bias, (count,)),
+            "embedding": (self.embedding, (count, self.embedding.size(-1))),
+        }
+        for what, layer, size in (
+            ("encoder", self.of_encoder, width),
+            ("prediction network", self.of_prediction, self.hidden),
+        ):
+            wanted[f"joint, layer after the {what}"] = (layer["weight"], (joint, size))
+            if "bias" in layer:
+                wanted[f"joint, bias after the {what}"] = (layer["bias"], (joint,))
+        wanted |= {
+            f"prediction network, {name}": (self.recurrent[name], shape)
+            for name, shape in gates.items()
+            if name in self.recurrent
+        }
+        found = [
+            f"transducer: {what}: has shape {tuple(tensor.shape)}, {tuple(shape)} fits the rest"
+            for what, (tensor, shape) in wanted.items()
+            if tuple(tensor.shape) != tuple(shape)
+        ]
+        if self.recurrent.keys() != gates.keys():
+            odd = sorted(self.recurrent.keys() ^ gates.keys())
+            found.append(f"transducer: prediction network: missing or unknown: {', '.join(odd)}")
+        return found
+
+
+@dataclass
 class Features:
     """How the encoder's input is computed.
 
@@ -191,6 +269,8 @@ class Model:
         used: Names of the tensors that are converted.
         state: The checkpoint's tensors.
         files: The other files of a ``.nemo`` archive, if its encoder was adopted.
+        transducer: The prediction network and the joint, if there are some that can be exported.
+        no_transducer: Why those of the model cannot.
     """
 
     source: str
@@ -207,6 +287,8 @@ class Model:
     used: set[str] = field(default_factory=set)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    transducer: Transducer | None = None
+    no_transducer: list[str] = field(default_factory=list)
 
     def use_encoder(self) -> None:
         """Count the encoder's tensors as converted."""
@@ -249,6 +331,10 @@ class Model:
             self.obstacles += self.head.problems(self.encoder.options["output_size"])
         if self.features is not None:
             self.obstacles += self.features.problems()
+        if self.transducer is not None:
+            problems = self.transducer.problems(self.encoder.options["output_size"])
+            if problems:
+                self.transducer, self.no_transducer = None, problems
 
 
 def own_options(

@@ -13,7 +13,7 @@ from torch import Tensor
 from nas_encoder.common.documents import plain
 from nas_encoder.common.problems import is_number, show
 from nas_encoder.errors import CheckpointError
-from nas_encoder.interchange import tokens
+from nas_encoder.interchange import tokens, transducer
 from nas_encoder.interchange.adoption import adopt, adoptable
 from nas_encoder.interchange.features import samples
 from nas_encoder.interchange.files import (
@@ -90,6 +90,7 @@ def read_nemo(path: Path, adopting: bool = False) -> Model:
         if isinstance(block := config.get(name), Mapping)
     }
     model.head = _head(config, state, read, model)
+    _add_transducer(config, state, read, model)
     model.features = _features(config, state, model)
     if model.features is not None:
         model.used |= {name for name in state if name.startswith("preprocessor.")}
@@ -172,6 +173,22 @@ def _head(
         return tokens.from_nemo(labels, weight, bias, piece_model, kind)
     model.obstacles.append("model: has no CTC layer")
     return None
+
+
+def _add_transducer(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    read: Callable[[str], bytes],
+    model: Model,
+) -> None:
+    if not isinstance(config.get("joint"), Mapping):
+        return
+    try:
+        pieces = _tokenizer(config, read)
+    except CheckpointError as error:
+        model.no_transducer = [*error.problems]
+        return
+    model.transducer, model.no_transducer = transducer.from_nemo(config, state, pieces)
 
 
 def _tokenizer(config: Mapping[str, Any], read: Callable[[str], bytes]) -> bytes | None:

@@ -1,0 +1,1 @@
+"""Transducers: three graphs, greedy search over them, and the comparison with torch."""
