@@ -110,8 +110,7 @@ class CacheAwareEncoder(StreamingEncoder):
                 "cache_support",
                 [
                     "NeMo's model.export cannot write an encoder of ours with its caches, which "
-                    "grow in the beginning of a stream; export without cache_support, or use "
-                    "nas-encoder export"
+                    "grow in the beginning of a stream; nas-encoder export --stream can"
                 ],
             )
 
@@ -217,7 +216,7 @@ class CacheAwareEncoder(StreamingEncoder):
         keep_all_outputs: bool = True,
         drop_extra_pre_encoded: int | None = None,
         bypass_pre_encode: bool = False,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         """Encode a chunk of B streams of any ages, in evaluation mode.
 
         Args:
@@ -225,7 +224,7 @@ class CacheAwareEncoder(StreamingEncoder):
                 ``drop_extra_pre_encoded`` says; fewer at the end of a stream.
             processed_signal_length: (B,) valid frames; fewer than T end a stream.
             cache_last_channel: (1, B, N, D); this and the next two are of the step before, or of
-                :meth:`get_initial_cache_state`.
+                :meth:`get_initial_cache_state`; or all are None for whole utterances.
             cache_last_time: (1, B, D, 1).
             cache_last_channel_len: (B,).
             keep_all_outputs: Whether the chunk is the last of all these streams.
@@ -239,7 +238,7 @@ class CacheAwareEncoder(StreamingEncoder):
 
         Raises:
             InputError: A stream has ended before, a valid frame is not finite, a chunk is too
-                long, or there are no caches.
+                long, or there are no caches and it is not the last.
             ConfigError: The encoder does not stream.
         """
         with self._being_last(keep_all_outputs):
@@ -257,18 +256,20 @@ class CacheAwareEncoder(StreamingEncoder):
 
     def streaming_post_process(
         self, rets: tuple[Tensor, ...], keep_all_outputs: bool = True
-    ) -> tuple[Tensor, ...]:
-        """Return the results of ``forward`` with caches as they are: all are valid.
+    ) -> tuple[Tensor | None, ...]:
+        """Return five results: those of ``forward`` with caches as they are, all frames are valid.
 
         Raises:
-            InputError: They are of ``forward`` without caches, which takes a chunk for a whole
-                utterance.
+            InputError: They are of ``forward`` without caches, for a chunk that is not the last. It
+                is no whole utterance, for which such a chunk was taken.
         """
         if len(rets) == 2:
+            if keep_all_outputs:
+                return (*rets, None, None, None)
             raise InputError(
-                "a step needs caches, of encoder.get_initial_cache_state() or the step before "
-                "(streaming.use_cache: true in NeMo's pipelines): a chunk alone is not what it is "
-                "within its utterance"
+                "a chunk that is not the last needs caches, of encoder.get_initial_cache_state() "
+                "or the step before (streaming.use_cache: true in NeMo's pipelines): alone it is "
+                "not what it is within its utterance"
             )
         return tuple(rets)
 

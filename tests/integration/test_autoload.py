@@ -341,7 +341,7 @@ def test_doctor_tells_whether_the_toolkits_know_us(venv: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == "", "the toolkits' own messages are kept out"
     assert done.stdout.count("NOT registered: no start-up file in this environment") == 2
-    configs = "blocks_ctc_bpe, blocks_hybrid_bpe, blocks_rnnt_bpe, "
+    configs = "blocks_ctc_bpe, blocks_hybrid_bpe, blocks_rnnt_bpe, blocks_streaming_ctc_bpe, "
     configs += "nas_ctc_bpe, nas_ctc_char, nas_hybrid_bpe, nas_rnnt_bpe"
     assert f"finds our configs: {configs} and 60 for corpora (nas-enc" in done.stdout
     assert "-> nas-encoder enable" in done.stdout

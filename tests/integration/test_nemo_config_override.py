@@ -30,6 +30,7 @@ OURS = {
     "nas_rnnt_bpe": "EncDecRNNTBPEModel",
     "nas_hybrid_bpe": "EncDecHybridRNNTCTCBPEModel",
     "blocks_ctc_bpe": "EncDecCTCModelBPE",
+    "blocks_streaming_ctc_bpe": "EncDecCTCModelBPE",
     "blocks_rnnt_bpe": "EncDecRNNTBPEModel",
     "blocks_hybrid_bpe": "EncDecHybridRNNTCTCBPEModel",
 }
@@ -218,13 +219,11 @@ def test_our_config_trains_as_it_is_shipped(name: str, outcomes: dict[str, Outco
     saved = check_trained(outcomes[name])
     if name.startswith("blocks"):
         stages = saved["genotype"]["stages"]
-        assert [(stage["width"], stage["blocks"]) for stage in stages] == [
-            (256, 9),
-            (256, 18),
-            (256, 5),
-        ]
+        streaming = [(176, 16)]
+        expected = streaming if "streaming" in name else [(256, 9), (256, 18), (256, 5)]
+        assert [(stage["width"], stage["blocks"]) for stage in stages] == expected
         # The output is the last stage's: no layer follows.
-        assert saved["d_model"] == 256 and saved.get("channels") is None
+        assert saved["d_model"] == expected[-1][0] and saved.get("channels") is None
     else:
         assert (saved["channels"], saved["layers"], saved["d_model"]) == (24, 17, 512)
     assert outcomes[name].leftovers() == []
