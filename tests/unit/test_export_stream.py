@@ -103,9 +103,8 @@ def test_samples_without_a_header_and_headers_without_a_size() -> None:
     values = np.array([0, 1, -1, 32767, -32768], np.int16)
     reader = EncodingReader("-", RATE, ENCODINGS["s16le"])
     pieces = [reader.feed(bytes([byte])) for byte in values.tobytes()]
-    assert torch.equal(
-        torch.cat([*pieces, reader.end()]), torch.from_numpy(values / 2.0**15).float()
-    )
+    found = torch.cat([*pieces, reader.end()])
+    assert torch.equal(found, torch.from_numpy(values / 2.0**15).float())
     content = bytearray(wav(values))
     place = content.index(b"data") + 4
     content[place : place + 4] = struct.pack("<I", 0xFFFFFFFF)
