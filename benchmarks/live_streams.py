@@ -3,7 +3,7 @@
 Makes block encoders of a Conformer's modules that stream with a lookahead below 200 ms, with random
 weights and a CTC layer that says something now and then, exports each as ``nas-encoder export
 --stream`` does, and plays streams of a minute through ``nas-encoder transcribe --stream
---real-time``.
+--real-time``. The CPU time of a step is that of one thread.
 
     python benchmarks/live_streams.py --streams 8 --threads 2 --output live.json
 """
@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nas_encoder.cli.main import main as nas_encoder
 from nas_encoder.export.export import ExportOptions
 from nas_encoder.export.material import generated
 from nas_encoder.export.streaming.export import export_stream
+from nas_encoder.export.streaming.runtime import StreamRuntime
 from nas_encoder.interchange.features import ESPnetFeatures
 from nas_encoder.interchange.model import Encoder, Features, Head, Model
 from nas_encoder.network import build_encoder
@@ -82,6 +84,20 @@ def model(name: str) -> Model:
     return found
 
 
+def step_time(runtime: StreamRuntime, streams: int) -> float:
+    """Return the CPU milliseconds of a step of so many streams."""
+    assert runtime.form is not None
+    frames = runtime.form.frames
+    states = [runtime.new_state() for _ in range(streams)]
+    rows = [torch.randn(runtime.form.size) * 0.1 for _ in range(streams)]
+    begun = 0.0
+    for number in range(23):
+        if number == 3:
+            begun = time.process_time()
+        _, _, states = runtime.step(rows, [frames] * streams, states)
+    return round((time.process_time() - begun) / 20 * 1000, 2)
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -109,6 +125,7 @@ def main() -> None:
                 status = nas_encoder([*words, "--streams", str(args.streams)])
         report = json.loads(said.getvalue().splitlines()[-1])
         row = {"model": name, "parameters": given.encoder.parameters, "status": status}
+        row |= {"step_cpu_ms": {n: step_time(done.runtime, n) for n in (1, args.streams)}}
         row |= {"lookahead_ms": done.report["lookahead_ms"], **report}
         print(json.dumps(row), flush=True)
         rows.append(row)
