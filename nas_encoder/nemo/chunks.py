@@ -91,11 +91,13 @@ def _steps(rows: StreamRows) -> tuple[int, int, int]:
 
 def _size(rows: StreamRows, frames: int, shift: int) -> int:
     """Return the numbers of a state, far enough from the beginning for it not to grow."""
-    reach = rows.network.field().frames
-    reach += 2 * (rows.network.period or int(rows.network.subsampling_factor))
+    if rows.cycle is None:
+        reach = rows.network.field().frames + int(rows.network.subsampling_factor)
+    else:
+        reach = sum(rows.cycle)
     steps = max(0, -(-(reach - frames) // shift))
     # Without a period, states of several places.
-    further = range(steps, steps + (1 if rows.network.period else 8))
+    further = range(steps, steps + (8 if rows.cycle is None else 1))
     return max(rows.size(frames + shift * number) for number in further)
 
 

@@ -28,6 +28,7 @@ from nas_encoder.network.streaming import GOING_ON, Chunk, StreamState
 from nas_encoder.network.tapped import TappedEncoder, Taps
 
 _REMEMBERED = 4096  # points; streams that are together are at far fewer
+_STRIDE = 64  # frames; see StreamRows._settled
 
 
 class Point(NamedTuple):
@@ -84,8 +85,11 @@ class StreamRows:
     def __init__(self, network: TappedEncoder) -> None:
         self.network = network
         state = network.initial_state(1)
-        self.cycle = state.cycle
         self._first = nested.shapes(state.caches)
+        self.cycle = None
+        if state.cycle is not None:
+            seen, period = state.cycle
+            self.cycle = self._settled(seen, period, state.caches), period
         self._points: OrderedDict[int, Point] = OrderedDict()
 
     # -- what is known without a stream ---------------------------------------------------------
@@ -137,26 +141,65 @@ class StreamRows:
         return self._points[place]
 
     def _remember(self, place: int, point: Point) -> None:
-        self._points[place] = point
+        if self._points.setdefault(place, point) != point:
+            raise InputError(
+                f"{type(self.network).__name__} keeps caches of different sizes at places that it "
+                f"says are alike (period), {place} frames after a beginning"
+            )
         while len(self._points) > _REMEMBERED:
             self._points.popitem(last=False)
 
-    @torch.no_grad()
     def _found_out(self, place: int) -> Point:
         """Run the network over so many zeros."""
         if place == 0:
             return Point(self._first, 0)
         like = self.like()
+        x = like.new_zeros(1, place, self.network.input_size)
+        out, caches = self._streamed(x, 0, self.network.initial_caches(1, like))
+        return Point(nested.shapes(caches), out.x.size(1))
+
+    def _settled(self, seen: int, period: int, caches: Any) -> int:
+        """Return a place from which on all places a period apart are the same to the network.
+
+        Where nothing can be seen of the beginning any more, at ``seen``, they are. Most networks
+        treat them alike long before: as soon as no cache grows, each part has all that it sees.
+        """
+        # So many frames that each part gets some, and a cache that is not full grows.
+        frames = max(_STRIDE, self.network.lookahead() + 1 + period)
+        stride, form = period * -(-frames // period), nested.shapes(caches)
+        x = self.like().new_zeros(1, stride, self.network.input_size)
+        for place in range(stride, seen, stride):
+            _, caches = self._streamed(x, place - stride, caches)
+            before, form = form, nested.shapes(caches)
+            if form == before and self._alike(place, place + seen, period, form):
+                return place
+        return seen
+
+    def _alike(self, place: int, later: int, period: int, form: Any) -> bool:
+        """Whether the network does the same at two places, with any caches of these shapes."""
+        like, generator = self.like(), torch.Generator().manual_seed(0)
+        sizes = [size for shape in nested.leaves(form) if (size := prod(shape))]
+        values = [torch.randn(1, size, generator=generator).to(like) for size in sizes]
+        x = torch.randn(1, 3 * period, self.network.input_size, generator=generator).to(like)
+        results = []
+        for start in (place, later):
+            caches = nested.filled(form, iter(values), like.new_zeros(1))
+            out, caches = self._streamed(x, start, caches)
+            results.append((out.start - start // self.network.subsampling_factor, out.x, caches))
+        (first, y, kept), (second, again, others) = results
+        pairs = zip([y, *nested.leaves(kept)], [again, *nested.leaves(others)], strict=True)
+        return first == second and all(torch.equal(one, other) for one, other in pairs)
+
+    @torch.no_grad()
+    def _streamed(self, x: Tensor, start: int, caches: Any) -> tuple[Chunk, Any]:
+        """Run the network over frames (1, t, F) in evaluation mode; else it would count them."""
         modes = [(module, module.training) for module in self.network.modules()]
-        self.network.eval()  # or it would count as training
+        self.network.eval()
         try:
-            x = like.new_zeros(1, place, self.network.input_size)
-            caches = self.network.initial_caches(1, like)
-            out, caches = self.network.stream(Chunk(x, 0, False), caches, Taps())
+            return self.network.stream(Chunk(x, start, False), caches, Taps())
         finally:
             for module, training in modes:
                 module.training = training
-        return Point(nested.shapes(caches), out.x.size(1))
 
     # -- streams --------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ CHUNKED = BlockArchitecture(
     stages=(Stage(8, 1, 1, (SelfAttention(2, 6, chunk=4),)), Stage(8, 2, 1, (Convolution(5),))),
 )
 ARCHITECTURES = {
-    "attention": of_module(MODULES[1]),
+    "attention": of_module(MODULES[6]),
     "chunks, rates": CHUNKED,
     "unpadded, absolute, rates": mixed(),
 }
@@ -101,6 +101,8 @@ def test_ages_do_not_mix(name: str, again: bool) -> None:
     shift = network.period or 4 * factor
     repeated = -(-rows.extra() // factor) * factor if again else 0
     server = Server(network, shift, repeated)
+    if name == "attention":  # its caches are full long before the beginning is out of sight
+        assert rows.cycle is not None and rows.cycle < network.initial_state(1).cycle
     frames = [9 * shift + 5, 1, 3 * shift, 14 * shift + 1, 2 * shift - 1]
     streams = [
         Stream(torch.randn(count, BINS, dtype=torch.float64), 2 * number % 5, number)
