@@ -76,7 +76,6 @@ def test_lookahead_in_known_cases() -> None:
         pytest.param("mixed", None, marks=pytest.mark.slow),
         ("asrnet_b", 0),
         ("asrnet_b", 2),
-        pytest.param("asrnet_b", None, marks=pytest.mark.slow),
     ],
 )
 def test_lookahead_is_what_a_change_ahead_shows(name: str, after: int | None) -> None:
