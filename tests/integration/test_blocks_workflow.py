@@ -43,8 +43,13 @@ def check_numbers(exp: Path) -> None:
     latency = json.loads((exp / "latency.json").read_text(encoding="utf-8"))["ms"]
     assert set(latency) == {f"timit/{name}" for name in (*ENCODERS, *DRAWN)}
     for name, row in rows.items():
-        chosen = json.loads((exp / "chosen" / "timit" / f"{name}.json").read_text())
-        assert float(row["peak"]) == chosen["peak"] and len(chosen["errors"]) == 2
+        first, chosen = (
+            json.loads((exp / "chosen" / "timit" / name / f"{number}.json").read_text())
+            for number in (0, 1)
+        )
+        assert first["next"] in (0.001, 0.008)  # the better of two rates is at an end
+        assert float(row["peak"]) == chosen["peak"] and len(chosen["errors"]) == 3
+        assert chosen["errors"].items() > first["errors"].items() and chosen["next"] is None
         result = exp / "models" / "timit" / "time" / name / row["peak"] / "1" / "result.json"
         trained = json.loads(result.read_text(encoding="utf-8"))
         assert row["valid_errors"] == [trained["valid_error"]]

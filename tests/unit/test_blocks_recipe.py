@@ -220,6 +220,11 @@ def test_the_chosen_rate() -> None:
     assert choose.choose(results)["at_the_end"]
     middle = choose.choose([*results, {"peak": 4e-3, "valid_error": 8.0}])
     assert middle["peak"] == 2e-3 and not middle["at_the_end"]
+    assert middle["next"] is None and choose.choose(results)["next"] is None
+    assert choose.choose(results, further=True)["next"] == 4e-3
+    low = [{**result, "valid_error": 9.5 - 1000 * result["peak"] * -1} for result in results]
+    assert choose.choose(low, further=True)["next"] == 5e-4
+    assert choose.choose([*results, {"peak": 4e-3, "valid_error": 8.5}], True)["next"] is None
     assert json.loads(json.dumps(middle))["errors"] == {"0.001": 9.0, "0.002": 8.0, "0.004": 8.0}
 
 

@@ -38,12 +38,12 @@ Error: characters (with the spaces between words; TIMIT layout: phones of 39), g
 language model, one utterance at a time. Brackets: 95 % bootstrap interval over test utterances of
 the errors of all seeds together. Matched pairs (Gillick and Cox 1989): two-sided, one observation
 an utterance, over all seeds together, not corrected for the number of comparisons. Every rate was
-chosen alike: the grid's best on validation data with the first seed. The best peer is the one with
-the fewest errors on the *test* data, which favours it. Latency: median of 10 s of features, one
-thread, all encoders in turns in one process that had the workflow's machine to itself. Training
-time: CPU seconds of the steps of the weights, one thread, beside other trainings. A rate marked *
-lies at an end of the grid; a better one may lie beyond. In bold: the encoders that no other one of
-the table beats in both error and latency."""
+chosen alike: the best of those tried, on validation data with the first seed. The best peer is
+the one with the fewest errors on the *test* data, which favours it. Latency: median of 10 s of
+features, one thread, all encoders in turns in one process that had the workflow's machine to
+itself. Training time: CPU seconds of the steps of the weights, one thread, beside other
+trainings. A rate marked * lies at an end of those tried; a better one may lie beyond. In bold:
+the encoders that no other one of the table beats in both error and latency."""
 LIMITS = """\
 - Networks of 0.15 to 0.5 M parameters, trained for minutes: they are judged by how fast they learn.
   Nothing here says how they compare at 10 M parameters and after days.
@@ -251,7 +251,8 @@ def main(arguments: list[str] | None = None) -> None:
     plot(panels, seed, [args.output / "results.png", args.output / "results.svg"])
     parts = [
         "# Searched block encoders and others, one trainer",
-        f"Every encoder was tuned alike (peak rates {', '.join(plan.rates)}), then trained with "
+        f"Every encoder was tuned alike (peak rates {', '.join(plan.rates)}{_further(plan)}), then "
+        "trained with "
         f"{_counted(len(plan.seeds), 'seed')} for {options['seconds']} CPU seconds on one thread"
         + (f", or for {options['epochs']} epochs." if plan.options["epochs_corpora"] else "."),
         corpus_lines(plan, about),
@@ -285,6 +286,10 @@ def main(arguments: list[str] | None = None) -> None:
         "scores": by_score,
     }
     print(write_files(args.output, parts, facts, data))
+
+
+def _further(plan: Plan) -> str:
+    return f", and up to {plan.extend} beyond an end with the best" if plan.extend else ""
 
 
 def _counted(number: int, word: str) -> str:

@@ -34,13 +34,14 @@ class Plan:
 
     def __init__(self, recipe: Path, options: Mapping[str, Any]) -> None:
         # Runs of earlier versions lack some.
-        self.recipe, self.options = recipe, {"shared_draws": 0, "oneshot_trials": 0, **options}
+        self.recipe = recipe
+        self.options = {"shared_draws": 0, "oneshot_trials": 0, "extend": 0, **options}
         known = read_yaml(recipe / "conf" / "corpora.yaml", ConfigError)
         self._all = read_encoders(recipe / "conf" / "encoders.yaml")
         self.searches, self.rates = self._words("searches"), self._words("rates")
         named = {encoder.search for encoder in self._all.values()}
         self._all |= dict(found_by(name) for name in self.searches if name not in named)
-        self.seeds = self._words("seeds")
+        self.seeds, self.extend = self._words("seeds"), int(self.options["extend"])
         names = self._words("corpora")
         wanted = list(self._all) if options["encoders"] == "all" else self._words("encoders")
         problems = [f"corpora: unknown '{name}'" for name in names if name not in known]
@@ -249,5 +250,35 @@ class Plan:
 
     def rate_in(self, chosen: Path) -> str:
         """Return the rate that :mod:`recipes.blocks.local.choose` chose, as it is in paths."""
-        peak = json.loads(chosen.read_text(encoding="utf-8"))["peak"]
-        return next(rate for rate in self.rates if float(rate) == peak)
+        return self._named(_read(chosen)["peak"])
+
+    def tried(self, chosen: Path | None) -> list[str]:
+        """Return the rates of a round: the grid's, or those of the round before and the next."""
+        if chosen is None:
+            return self.rates
+        found = _read(chosen)
+        return [self._named(float(rate)) for rate in (*found["errors"], found["next"])]
+
+    def is_final(self, chosen: Path) -> bool:
+        """Return whether no further rate is to be tried."""
+        return _read(chosen)["next"] is None
+
+    def last_choice(self, expdir: Path, corpus: str, encoder: str) -> Path:
+        """Return the file of the last round that there is."""
+        folder = expdir / "chosen" / corpus / encoder
+        path = folder / "0.json"
+        for number in range(1, self.extend + 1):
+            if not path.is_file() or self.is_final(path):
+                break
+            further = folder / f"{number}.json"
+            path = further if further.is_file() else path
+        return path
+
+    def _named(self, peak: float) -> str:
+        """Return a rate as it is in paths: as in the options, if it is there."""
+        return next((rate for rate in self.rates if float(rate) == peak), f"{peak:g}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

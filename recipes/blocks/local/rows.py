@@ -117,9 +117,9 @@ class Reader:
         for own, kind, name in self.plan.tuned_runs():
             if (own, kind) != (corpus, condition):
                 continue
-            chosen = self._json(f"chosen/{corpus}/{name}.json")
-            rate = self.plan.rate_in(self.expdir / f"chosen/{corpus}/{name}.json")
-            end = bool(chosen["at_the_end"])
+            choice = self.plan.last_choice(self.expdir, corpus, name)
+            rate = self.plan.rate_in(choice)
+            end = bool(self._json(str(choice.relative_to(self.expdir)))["at_the_end"])
             found.append(self._row(corpus, condition, name, rate, self.plan.seeds, end))
         return sorted(found, key=lambda row: row.pooled.rate)
 

@@ -40,7 +40,7 @@ def found(expdir: Path, plan: Plan) -> dict[str, list[dict[str, Any]]]:
 
 def _trained(own: Measured, name: str, plan: Plan) -> dict[str, Any]:
     """Return the errors of a found encoder at the rate of random points and at its own."""
-    chosen = own.expdir / "chosen" / own.corpus / f"{name}.json"
+    chosen = plan.last_choice(own.expdir, own.corpus, name)
     rates = {"alike": str(plan.options["draw_rate"])}
     if chosen.is_file():
         rates["tuned"] = plan.rate_in(chosen)
