@@ -111,8 +111,10 @@ def run(args: argparse.Namespace) -> int:
     model = _model(args)
     if args.head == "transducer" or (args.head is None and _is_transducer(model)):
         return _transducer(args, model, options)
-    if args.head == "ctc" and model.head is None:
-        raise CheckpointError(model.source, ["--head ctc: has no CTC layer", *model.obstacles])
+    if args.head == "ctc":
+        problems = ["has no CTC layer", *model.obstacles] if model.head is None else _unfit(model)
+        if problems:
+            raise CheckpointError(model.source, [f"--head ctc: {line}" for line in problems])
     if args.head == "none":
         model.head = None
     elif model.transducer is not None:
@@ -134,6 +136,11 @@ def _stream(args: argparse.Namespace, options: ExportOptions) -> int:
     facts = {**exported.report, "files": [str(file) for file in files]}
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_text(exported, files)))
     return 0
+
+
+def _unfit(model: Model) -> list[str]:
+    """Return why the CTC layer does not fit the encoder, which is then exported without it."""
+    return [] if model.head is None else model.head.problems(model.encoder.options["output_size"])
 
 
 def _is_transducer(model: Model) -> bool:

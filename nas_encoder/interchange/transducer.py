@@ -14,8 +14,17 @@ from nas_encoder.interchange import tokens
 from nas_encoder.interchange.model import BLANK, ENDS, Head, Transducer, take
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
-# Most tokens of a frame in the toolkits' greedy searches: ESPnet's, NeMo's default.
-ESPNET_MOST, NEMO_MOST = 1, 10
+# Most tokens of a frame in the toolkits' greedy searches: ESPnet's, NeMo's default; and any here.
+ESPNET_MOST, NEMO_MOST, MOST = 1, 10, 1000
+TOKEN_TYPES = ("char", "word", "phn", "bpe")
+# What the names of the tensors of each part begin with in ESPnet.
+_ESPNET = {
+    "embed": "decoder.embed.",
+    "decoder": "decoder.decoder.",
+    "lin_enc": "joint_network.lin_enc.",
+    "lin_dec": "joint_network.lin_dec.",
+    "lin_out": "joint_network.lin_out.",
+}
 
 
 def from_espnet(
@@ -31,13 +40,19 @@ def from_espnet(
     if config.get("decoder") != "transducer":
         return None, []
     conf, joint = config.get("decoder_conf") or {}, config.get("joint_net_conf") or {}
-    listed = config.get("token_list")
+    for name, given in (("decoder_conf", conf), ("joint_net_conf", joint)):
+        if not isinstance(given, Mapping):
+            return None, [f"transducer: {name}: must be a mapping, got {show(given)}"]
+    listed, kind = config.get("token_list"), config.get("token_type")
     problems = []
+    if kind not in TOKEN_TYPES:
+        known = ", ".join(TOKEN_TYPES)
+        problems.append(f"token_type: must be one of {known}, got {show(kind)}")
     if conf.get("rnn_type", "lstm") != "lstm":
         problems.append(f"decoder_conf.rnn_type: must be lstm, got {show(conf['rnn_type'])}")
     if (config.get("model_conf") or {}).get("transducer_multi_blank_durations"):
         problems.append("model_conf.transducer_multi_blank_durations: big blanks are not known")
-    activation = joint.get("joint_activation_type", "tanh")
+    activation = str(joint.get("joint_activation_type", "tanh"))
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         problems.append(
@@ -45,29 +60,23 @@ def from_espnet(
         )
     if not isinstance(listed, (list, tuple)) or not listed or listed[0] != BLANK:
         problems.append(f"token_list: must be a list that begins with {BLANK}, got {show(listed)}")
-    layers = _layers(take(state, "decoder.decoder."))
-    parts = {
-        "embed": take(state, "decoder.embed."),
-        "lin_enc": take(state, "joint_network.lin_enc."),
-        "lin_dec": take(state, "joint_network.lin_dec."),
-        "lin_out": take(state, "joint_network.lin_out."),
-    }
-    problems += _missing({**parts, "decoder": layers})
+    names = {name for name in state if name.startswith(("decoder.", "joint_network."))}
+    parts = {part: take(state, place) for part, place in _ESPNET.items()}
+    parts["decoder"] = _layers(parts["decoder"])
+    problems += _odd(parts) + _unknown(names, _ESPNET)
     if problems:
         return None, [f"transducer: {line}" for line in problems]
     assert isinstance(listed, (list, tuple))
-    kind = str(config.get("token_type"))
-    names = [str(item) for item in listed]
     out = parts["lin_out"]
     found = Transducer(
-        Head(names, out["weight"], out["bias"], kind, piece_model),
+        Head([str(item) for item in listed], out["weight"], out["bias"], str(kind), piece_model),
         parts["embed"]["weight"],
-        layers,
+        parts["decoder"],
         parts["lin_enc"],
         parts["lin_dec"],
-        str(activation),
+        activation,
         ESPNET_MOST,
-        {name for name in state if name.startswith(("decoder.", "joint_network."))},
+        names,
     )
     return found, []
 
@@ -81,14 +90,31 @@ def _layers(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _missing(parts: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+def _odd(parts: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    """Return which tensors are missing, or have no shape of such tensors."""
     needed = {"lin_out": ("weight", "bias"), "decoder": ("weight_hh_l0", "weight_ih_l0")}
-    return [
-        f"{part}.{name}: is not in the checkpoint"
-        for part, own in parts.items()
-        for name in needed.get(part, ("weight",))
-        if name not in own
-    ]
+    found = []
+    for part, own in parts.items():
+        for name in needed.get(part, ("weight",)):
+            if name not in own:
+                found.append(f"{part}.{name}: is not in the checkpoint")
+            elif own[name].dim() != (size := 1 if name == "bias" else 2):
+                shape = tuple(own[name].shape)
+                found.append(f"{part}.{name}: must have {size} dimensions, has shape {shape}")
+    return found
+
+
+def _unknown(names: set[str], places: Mapping[str, str]) -> list[str]:
+    """Return the tensors of which nothing is known here, for example those of LoRA.
+
+    Args:
+        names: Those of the prediction network and the joint.
+        places: Part -> what the names of its tensors begin with.
+    """
+    known = {place + name for place in places.values() for name in ("weight", "bias")}
+    odd = sorted(n for n in names - known if not n.startswith(places["decoder"]))
+    more = f", as are {len(odd) - 1} more" if len(odd) > 1 else ""
+    return [f"{odd[0]}: is not known{more}"] if odd else []
 
 
 def from_nemo(
@@ -102,6 +128,8 @@ def from_nemo(
     if not isinstance(decoder, Mapping) or not isinstance(joint, Mapping):
         return None, []
     net = joint.get("jointnet") or {}
+    if not isinstance(net, Mapping):
+        return None, [f"transducer: joint.jointnet: must be a mapping, got {show(net)}"]
     labels = joint.get("vocabulary") or config.get("labels")
     problems = [
         f"{place}._target_: must be {' or '.join(wanted)}, got {show(block.get('_target_'))}"
@@ -122,18 +150,28 @@ def from_nemo(
         known = ", ".join(ACTIVATIONS)
         problems.append(f"joint.jointnet.activation: must be one of {known}, got {activation}")
     last = max((int(m[1]) for m in map(_LAST.match, state) if m), default=0)
-    parts = {
-        "embed": take(state, "decoder.prediction.embed."),
-        "decoder": take(state, "decoder.prediction.dec_rnn.lstm."),
-        "lin_enc": take(state, "joint.enc."),
-        "lin_dec": take(state, "joint.pred."),
-        "lin_out": take(state, f"joint.joint_net.{last}."),
-    }
-    problems += _missing(parts)
-    bias = parts["lin_out"].get("bias")
+    places = {**_NEMO, "lin_out": f"joint.joint_net.{last}."}
+    own_names = {name for name in state if name.startswith(("decoder.", "joint."))}
+    parts = {part: take(state, place) for part, place in places.items()}
+    wrong = _odd(parts)
+    problems += wrong + _unknown(own_names, places)
+    bias = None if wrong else parts["lin_out"]["bias"]
     if not isinstance(labels, list) or (bias is not None and len(labels) + 1 != len(bias)):
         count = "a list" if bias is None else f"a list of {len(bias) - 1} labels"
         problems.append(f"joint.vocabulary: must be {count}, got {show(labels)}")
+    elif bias is not None:
+        classes = len(bias)
+        problems += [
+            f"{name}: must have {classes} rows, one for each class, has {len(tensor)}"
+            for name, tensor, fewest in (
+                ("lin_out.weight", parts["lin_out"]["weight"], classes),
+                ("embed.weight", parts["embed"]["weight"], classes - 1),  # maybe none for the blank
+            )
+            if not fewest <= len(tensor) <= classes
+        ]
+    most = _most(config)
+    if most > MOST:
+        problems.append(f"decoding.greedy.max_symbols: must be at most {MOST}, got {most}")
     if problems:
         return None, [f"transducer: {line}" for line in problems]
     assert isinstance(labels, list)
@@ -155,12 +193,18 @@ def from_nemo(
         parts["lin_enc"],
         parts["lin_dec"],
         activation,
-        _most(config),
-        {name for name in state if name.startswith(("decoder.", "joint."))},
+        most,
+        own_names,
     )
     return found, []
 
 
+_NEMO = {
+    "embed": "decoder.prediction.embed.",
+    "decoder": "decoder.prediction.dec_rnn.lstm.",
+    "lin_enc": "joint.enc.",
+    "lin_dec": "joint.pred.",
+}
 _LAST = re.compile(r"joint\.joint_net\.(\d+)\.weight$")
 
 

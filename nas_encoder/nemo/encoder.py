@@ -30,6 +30,7 @@ from nas_encoder.nemo.options import (
     widths,
 )
 from nas_encoder.nemo.streaming import CacheAwareEncoder, input_types, output_types
+from nas_encoder.network.stream_rows import StreamRows
 from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
 from nas_encoder.spaces import get_space
@@ -244,6 +245,14 @@ class NetworkEncoder(
 
     def _points(self) -> list[Any]:
         return list(getattr(self, POINTS, {}).values())
+
+    def _streams(self) -> StreamRows:
+        enabled = self.get_enabled_adapters()
+        if enabled:  # they follow calls of cells and blocks, of which a stream runs steps
+            rule = f"{', '.join(enabled)}: enabled, and would be left out of a stream; disable them"
+            remedy = "(set_enabled_adapters(enabled=False)) or encode whole utterances"
+            raise ConfigError("streaming", [f"adapters: {rule} {remedy}"])
+        return super()._streams()
 
 
 class NASEncoder(NetworkEncoder):

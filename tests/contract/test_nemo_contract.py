@@ -289,6 +289,8 @@ def test_adapters(common: ModuleType, option: str) -> None:
             torch.nn.init.normal_(parameter)
     changed, out_lengths = run(encoder, x, lengths)
     assert not torch.allclose(changed, before)
+    with pytest.raises(ConfigError, match="adapters: accent: enabled, and would be left out of a"):
+        encoder.setup_streaming_params()
     assert not changed[1, :, out_lengths[1] :].any()
     alone, _ = run(encoder, x[1:, :, :28], lengths[1:])
     torch.testing.assert_close(changed[1:, :, : out_lengths[1]], alone, rtol=1e-4, atol=1e-4)
@@ -300,6 +302,8 @@ def test_adapters(common: ModuleType, option: str) -> None:
     encoder.set_enabled_adapters(enabled=False)
     assert encoder.get_enabled_adapters() == []
     assert torch.equal(run(encoder, x, lengths)[0], before)
+    if option == "nas":
+        encoder.setup_streaming_params()
     with pytest.raises(ValueError, match="already exists"):
         encoder.add_adapter("accent", config)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from export_samples import TOKENS, model
@@ -21,6 +23,7 @@ from nas_encoder.export.transducer.greedy import Greedy, recognize
 from nas_encoder.export.transducer.parts import TransducerParts
 from nas_encoder.export.transducer.runtime import open_search
 from nas_encoder.interchange.model import Head, Model, Transducer
+from nas_encoder.interchange.transducer import from_espnet, from_nemo
 
 EMBEDDING, HIDDEN, JOINT, LAYERS = 5, 6, 7, 2
 
@@ -139,6 +142,14 @@ def test_graphs_that_do_not_belong_together_are_refused(exported: Path, tmp_path
     (tmp_path / "joiner.onnx").write_bytes((tmp_path / "other" / "joiner.onnx").read_bytes())
     with pytest.raises(CheckpointError, match=r"joiner\.onnx: does not belong to the encoder"):
         open_search(runtime, tmp_path / "encoder.onnx")
+    model = onnx.load(exported / "joiner.onnx")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("encoder_outputs", 1, None))
+    onnx.save(model, tmp_path / "joiner.onnx")
+    with pytest.raises(CheckpointError, match="must give outputs, gives .*encoder_outputs"):
+        open_search(runtime, tmp_path / "encoder.onnx")
+    numbers = {**runtime.metadata, "pred_hidden": "6" + "0" * 30, "pred_rnn_layers": "1" * 5000}
+    with pytest.raises(CheckpointError, match=r"pred_rnn_layers: must be .*\n.*pred_hidden: must"):
+        open_search(replace(runtime, metadata=numbers), tmp_path / "encoder.onnx")
     (tmp_path / "joiner.onnx").unlink()
     with pytest.raises(CheckpointError, match=r"joiner\.onnx: cannot be read"):
         open_search(runtime, tmp_path / "encoder.onnx")
@@ -163,3 +174,94 @@ def test_parts_that_do_not_fit_are_named() -> None:
     found = "\n".join(given.problems(16))
     assert "joint, layer after the encoder: has shape (7, 3), (7, 16) fits" in found
     assert "missing or unknown: bias_ih_l1" in found
+
+
+def checkpoint(toolkit: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the configuration and the tensors of a transducer besides its encoder."""
+    torch.manual_seed(0)
+    lstm, count = nn.LSTM(EMBEDDING, HIDDEN, LAYERS).state_dict(), len(TOKENS)
+    parts = {
+        "embed": nn.Embedding(count, EMBEDDING),
+        "enc": nn.Linear(4, JOINT),
+        "pred": nn.Linear(HIDDEN, JOINT),
+        "out": nn.Linear(JOINT, count),
+    }
+    if toolkit == "espnet":
+        places = {part: f"joint_network.lin_{part}" for part in ("enc", "out")}
+        places |= {"embed": "decoder.embed", "pred": "joint_network.lin_dec"}
+        config = {"decoder": "transducer", "token_list": TOKENS, "token_type": "char"}
+        state = {f"decoder.decoder.{n[-1]}.{n[:-1]}0": value for n, value in lstm.items()}
+    else:
+        places = {part: f"joint.{part}" for part in ("enc", "pred")}
+        places |= {"embed": "decoder.prediction.embed", "out": "joint.joint_net.2"}
+        config = {
+            "decoder": {"_target_": "nemo.RNNTDecoder"},
+            "joint": {"_target_": "nemo.RNNTJoint", "vocabulary": TOKENS[1:]},
+        }
+        state = {f"decoder.prediction.dec_rnn.lstm.{n}": value for n, value in lstm.items()}
+    for part, module in parts.items():
+        state |= {f"{places[part]}.{n}": value for n, value in module.state_dict().items()}
+    return config, state
+
+
+@pytest.mark.parametrize("toolkit", ["espnet", "nemo"])
+def test_checkpoints_that_are_odd_are_refused_by_name(toolkit: str) -> None:
+    read = {"espnet": from_espnet, "nemo": from_nemo}[toolkit]
+    config, state = checkpoint(toolkit)
+    found, problems = read(config, state, None)
+    assert found is not None and not problems and not found.problems(4)
+    assert TransducerParts(found).vocabulary.symbols[0] == "<unk>"
+    embedding, last, first = (
+        next(name for name in state if name.endswith(ends))
+        for ends in ("embed.weight", ("lin_out.weight", "net.2.weight"), "weight_hh_l0")
+    )
+    for changed, expected in (
+        ({embedding: state[embedding][:3]}, "7"),
+        ({embedding: torch.zeros(())}, "embed.weight: must have 2 dimensions, has shape ()"),
+        ({last: state[last][:3]}, "7"),
+        ({last: state[last][0]}, "lin_out.weight: must have 2 dimensions"),
+        ({first: torch.zeros(3)}, "decoder.weight_hh_l0: must have 2 dimensions, has shape (3,)"),
+        ({f"{embedding}.lora_A": state[last]}, "embed.weight.lora_A: is not known"),
+        ({f"{last}_g": state[last]}, "weight_g: is not known"),
+    ):
+        found, problems = read(config, {**state, **changed}, None)
+        problems = problems if found is None else found.problems(4)
+        assert expected in "\n".join(problems), (changed.keys(), problems)
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "changed", "expected"),
+    [
+        ("espnet", {"token_type": "whisper_en"}, "token_type: must be one of char, word, phn, bpe"),
+        ("espnet", {"decoder_conf": ["lstm"]}, "decoder_conf: must be a mapping"),
+        ("espnet", {"decoder_conf": {"rnn_type": "gru"}}, "rnn_type: must be lstm, got 'gru'"),
+        ("espnet", {"joint_net_conf": {"joint_activation_type": []}}, "must be one of tanh, relu"),
+        ("nemo", {"joint": {"jointnet": 1}}, "joint.jointnet: must be a mapping"),
+        ("nemo", {"decoding": {"greedy": {"max_symbols": 5000}}}, "max_symbols: must be at most"),
+    ],
+)
+def test_configurations_that_cannot_be_exported_are_refused(
+    toolkit: str, changed: dict[str, Any], expected: str
+) -> None:
+    config, state = checkpoint(toolkit)
+    read = {"espnet": from_espnet, "nemo": from_nemo}[toolkit]
+    found, problems = read({**config, **changed}, state, None)
+    assert found is None and expected in "\n".join(problems)
+
+
+def test_a_head_that_was_asked_for_is_exported_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = model("conformer")
+    assert given.head is not None
+    given.head.weight = given.head.weight[:, 1:]  # then an encoder alone is what remains
+    given.no_transducer = ["transducer: decoder: durations are not known"]
+    monkeypatch.setattr("nas_encoder.cli.export._model", lambda _: given)
+    words = ["export", "model.nemo", str(tmp_path / "exported"), "--head"]
+    for head, expected in (
+        ("ctc", "--head ctc: CTC layer: weight (7, 15) and bias (7,) do not fit"),
+        ("transducer", "durations are not known\n"),
+    ):
+        assert main([*words, head]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()

@@ -55,7 +55,9 @@ def export_transducer(model: Model, options: ExportOptions) -> Written:
         MissingDependencyError: onnx, onnxruntime or librosa is missing.
     """
     if model.transducer is None:
-        raise CheckpointError(model.source, model.no_transducer or ["holds no transducer"])
+        found = model.no_transducer or ["holds no transducer"]
+        remedy = "the encoder alone can be exported (--head none)"
+        raise CheckpointError(model.source, [*found, remedy])
     search = TransducerParts(model.transducer)
     parts = replace(parts_of(model), classifier=None, vocabulary=search.vocabulary)
     metadata = {

@@ -19,6 +19,7 @@ from nas_encoder.errors import CheckpointError
 from nas_encoder.export.export import TRANSDUCER
 from nas_encoder.export.runtime import Runtime, open_exported, open_session
 from nas_encoder.export.vocabulary import Vocabulary
+from nas_encoder.interchange.transducer import MOST
 
 ENCODER, DECODER, JOINER = TRANSDUCER
 # Inputs and outputs, named as NeMo names them.
@@ -26,9 +27,13 @@ ENCODED = ("outputs", "encoded_lengths")
 DECODER_INPUTS = ("targets", "target_length", "states.1", "states.2")
 DECODER_OUTPUTS = ("outputs", "prednet_lengths", "states", "states.3")
 JOINER_INPUTS, JOINER_OUTPUTS = ("encoder_outputs", "decoder_outputs"), ("outputs",)
+_NAMES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    DECODER: (DECODER_INPUTS, DECODER_OUTPUTS),
+    JOINER: (JOINER_INPUTS, JOINER_OUTPUTS),
+}
 _RANKS = {DECODER: (2, 1, 3, 3), JOINER: (3, 3)}
 # Numbers in the metadata, and the largest that is taken.
-NUMBERS = {"pred_rnn_layers": 64, "pred_hidden": 65536, "max_symbols_per_frame": 1000}
+NUMBERS = {"pred_rnn_layers": 64, "pred_hidden": 65536, "max_symbols_per_frame": MOST}
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ def open_search(runtime: Runtime, encoder: Path, threads: int = 1) -> Sessions:
         f"metadata: {name}: must be an integer from 1 to {most}, got {show(metadata.get(name))}"
         for name, most in NUMBERS.items()
         if not (metadata.get(name, "").isascii() and metadata.get(name, "").isdigit())
-        or not 1 <= int(metadata[name][:9]) <= most
+        or len(metadata[name]) > 9
+        or not 1 <= int(metadata[name]) <= most
     ]
     if problems:
         raise CheckpointError(str(encoder), problems)
@@ -114,10 +120,14 @@ def _open(path: Path, metadata: dict[str, str], threads: int) -> Any:
         rule = f"does not belong to the {ENCODER} beside it; export the model anew"
         raise CheckpointError(str(path), [rule])
     session = open_session(content, str(path), threads)
-    names = DECODER_INPUTS if path.name == DECODER else JOINER_INPUTS
+    names, outputs = _NAMES[path.name]
     found = [(one.name, len(one.shape)) for one in session.get_inputs()]
     wanted = list(zip(names, _RANKS[path.name], strict=True))
     if found != wanted:
         rule = f"its inputs (and their dimensions) must be {wanted}, got {show(found)}"
+        raise CheckpointError(str(path), [rule])
+    given = [one.name for one in session.get_outputs()]
+    if given != [*outputs]:
+        rule = f"must give {', '.join(outputs)}, gives {show(given)}"
         raise CheckpointError(str(path), [rule])
     return session
