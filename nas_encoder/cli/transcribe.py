@@ -102,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _problems(args: argparse.Namespace) -> list[str]:
+    from nas_encoder.cli.transcribe_stream import is_pipe
+
     problems = []
     if args.threads < 1:
         problems.append(f"--threads: must be at least 1, got {args.threads}")
@@ -120,12 +122,16 @@ def _problems(args: argparse.Namespace) -> list[str]:
         problems.append(f"--streams: must be from 1 to 1000, got {args.streams}")
     if args.timeout is not None and not 0 < args.timeout <= 86400:
         problems.append(f"--timeout: must be above 0 and at most 86400 s, got {args.timeout:g}")
-    if args.audio.count("-") > 1:
-        problems.append("-: is given more than once, and there is one standard input")
-    if "-" in args.audio and (args.streams or 1) > len(args.audio):
+    pipes = [name for name in dict.fromkeys(args.audio) if is_pipe(name)]
+    problems += [
+        f"{name}: is given more than once, and a pipe is heard once"
+        for name in pipes
+        if args.audio.count(name) > 1
+    ]
+    if pipes and (args.streams or 1) > len(args.audio):
         problems.append(
-            f"--streams: must be at most {len(args.audio)} with -, which is not repeated, got "
-            f"{args.streams}"
+            f"--streams: must be at most {len(args.audio)} with {pipes[0]}, which is a pipe and "
+            f"not repeated, got {args.streams}"
         )
     return problems
 

@@ -53,21 +53,25 @@ def _opened(
     name: str,
     begins: float,
 ) -> Source:
+    from nas_encoder.errors import DataError
     from nas_encoder.export.streaming.encodings import ENCODINGS
     from nas_encoder.export.streaming.sources import FileSource, PipeSource
 
     rate = runtime.number("sample_rate")
-    if name != "-" and not _is_pipe(name):
+    if not is_pipe(name):
         return FileSource(Path(name), rate, begins if args.real_time else None)
+    if name == "-" and sys.stdin is None:
+        raise DataError(name, ["cannot be read: standard input is closed"])
     opening = sys.stdin.fileno if name == "-" else partial(os.open, name, os.O_RDONLY)
     timeout = _TIMEOUT if args.timeout is None else args.timeout
     encoding = ENCODINGS[args.encoding or "s16le"]
     return PipeSource(opening, name, rate, encoding, timeout, args.real_time, wake)
 
 
-def _is_pipe(name: str) -> bool:
+def is_pipe(name: str) -> bool:
+    """Whether ``name`` is standard input or a pipe, which can be read once."""
     try:
-        return stat.S_ISFIFO(os.stat(name).st_mode)
+        return name == "-" or stat.S_ISFIFO(os.stat(name).st_mode)
     except OSError:
         return False
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Data = str | IO[bytes]  # a path, or content
 # Lengths in bytes from here on stand for "unknown", where an encoder could not seek back.
-_UNKNOWN = 0x7FFF0000
+UNKNOWN = 0x7FFF0000
 _HEADER = 64  # bytes; some encoders count the header as audio
 # What libsndfile logs where a header promises more than the file holds, by format.
 _PROMISES = {
@@ -44,7 +44,7 @@ def shortage(file: soundfile.SoundFile, data: Data) -> str:
         allowed = promised // 100  # tags that were removed count too
     elif file.format == "OGG" and not _ends_with_last_page(_part(data, -(1 << 17))):
         return "the last page of the Ogg stream is missing: it is cut short"
-    if there + allowed < promised < _UNKNOWN:
+    if there + allowed < promised < UNKNOWN:
         return f"its header promises {promised} {unit}, {there} are there: it is cut short"
     if file.frames >= 1 << 40:
         return "its header does not say how many samples it holds; convert it to wav or flac"

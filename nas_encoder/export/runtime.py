@@ -231,11 +231,11 @@ def _metadata_problems(metadata: dict[str, str]) -> list[str]:
         found = show(metadata["nas_encoder_format"])
         return [f"nas_encoder_format: must be {FORMAT}, got {found}; update nas_encoder"]
     problems = [
-        f"metadata: {name}: must be an integer from 0 to {most}, got {show(metadata[name])}"
+        f"metadata: {name}: must be an integer from 1 to {most}, got {show(metadata[name])}"
         for name, most in _NUMBERS.items()
         if not (metadata[name].isascii() and metadata[name].isdigit())
         or len(metadata[name]) > 9
-        or int(metadata[name]) > most
+        or not 1 <= int(metadata[name]) <= most
     ]
     if metadata["input"] not in INPUTS:
         known = ", ".join(INPUTS)

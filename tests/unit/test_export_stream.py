@@ -385,7 +385,7 @@ def test_damaged_metadata_are_named(exported: Path, tmp_path: Path) -> None:
         return tmp_path / "model.onnx"
 
     for entries, words in (
-        ({"signal": "[]"}, "signal: does not say how audio is prepared"),
+        ({"sample_rate": "0"}, "sample_rate: must be an integer from 1 to"),
         ({"signal": "{}"}, "signal: does not say how audio is prepared"),
         ({"stream_frames": "x"}, "stream_frames: must be an integer"),
         ({"stream_frames": "32"}, "must give 32 / 4 frames of 7 classes"),

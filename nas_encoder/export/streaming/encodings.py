@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nas_encoder.common.headers import UNKNOWN
 from nas_encoder.errors import DataError
 from nas_encoder.export.recordings import format_problems
 
@@ -36,7 +37,20 @@ ENCODINGS = {
 # Of WAV: format and bits.
 _OF_WAV = {(1, 16): "s16le", (1, 32): "s32le", (3, 32): "f32le"}
 _EXTENSIBLE = 0xFFFE
-_UNKNOWN = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)  # sizes that programs write into pipes
+# How files begin that are neither WAV nor samples, which would be recognized as noise.
+_OTHERS = {
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b"RF64": "RF64",
+    b"RIFX": "WAV with the most significant byte first",
+    b"riff": "Wave64",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"NIST_1A": "NIST SPHERE",
+    b"\x1aE\xdf\xa3": "Matroska or WebM",
+}
 _LONGEST = 1 << 20  # bytes before the samples
 
 
@@ -101,7 +115,13 @@ class EncodingReader:
     def _begins(self) -> bool:
         """Read the header, if there is one; return whether the samples begin."""
         data = self._bytes
-        if not (data.startswith(b"RIFF") or b"RIFF".startswith(data)):
+        for begin, format_name in _OTHERS.items():
+            if data.startswith(begin):
+                rule = f"is {format_name}; a pipe must hold WAV, or samples without a header"
+                raise DataError(self.name, [f"{rule}, as ffmpeg -f wav and sox -t wav write"])
+        if any(begin.startswith(data) for begin in (b"RIFF", *_OTHERS)):
+            return False
+        if not data.startswith(b"RIFF"):
             self._begun = True
             return True
         place, found = 12, False
@@ -110,7 +130,8 @@ class EncodingReader:
             if kind == b"data":
                 if not found:
                     raise DataError(self.name, ["is no WAV file: its samples have no format"])
-                self._left = None if size in _UNKNOWN else size
+                # Into pipes sox writes 0x7FFFF000, arecord 0x80000000, ffmpeg 0xFFFFFFFF.
+                self._left = size if 0 < size < UNKNOWN else None
                 self._bytes, self._begun = data[place + 8 :], True
                 return True
             if size > _LONGEST:

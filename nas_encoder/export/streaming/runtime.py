@@ -256,7 +256,9 @@ def _form(source: str, metadata: dict[str, str]) -> SignalForm:
         form = SignalForm(**given)
         numbers = [form.frames, form.hop, form.points, form.around, form.more]
         whole = all(type(value) is int and 0 <= value <= 10**6 for value in numbers)
-        right = whole and type(form.reflected) is bool and isinstance(form.preemphasis, float)
+        factor = form.preemphasis
+        right = whole and type(form.reflected) is bool and isinstance(factor, float)
+        right = right and math.isfinite(factor)
         if not (right and form.hop and form.points):
             raise ValueError(f"must give {', '.join(kinds)}")
     except (KeyError, TypeError, ValueError) as error:

@@ -65,6 +65,10 @@ class SignalForm:
         whole = int(spare / self.hop) if self.more else spare // self.hop
         return max(0, whole + self.more)
 
+    def least(self, frames: int) -> int:
+        """Return of how many samples on a signal has so many frames, 1 or more."""
+        return (frames - self.more) * self.hop + self.points - 2 * self.around
+
 
 class Signal:
     """The signal of a stream.
@@ -88,9 +92,11 @@ class Signal:
     @property
     def missing(self) -> int:
         """How many samples the next window still needs, at least 1."""
-        before = self.form.around if self.form.reflected and not len(self._ready) else 0
+        form = self.form
+        before = form.around if form.reflected and not len(self._ready) else 0
         ready = before + max(len(self._ready), len(self._edge) if before else 0)
-        return max(1, self.form.size - ready)
+        counted = form.least(self._given + form.frames) - self.samples
+        return max(1, form.size - ready, counted)
 
     def push(self, samples: Tensor) -> None:
         """Take samples (N,)."""
@@ -138,7 +144,8 @@ class Signal:
                 valid = min(valid, form.total(self.samples) - self._given)
                 self._done = valid < form.frames
                 window = torch.nn.functional.pad(window, (0, form.size - len(window)))
-            elif len(window) < form.size:
+            # Of a hop longer than what is around, a frame may be complete and not count yet.
+            elif len(window) < form.size or self.samples < form.least(self._given + valid):
                 break
             self._given += valid
             start += form.frames * form.hop

@@ -152,8 +152,9 @@ class PipeSource:
 
     def take(self, now: float) -> Tensor:
         """Return the samples that have come; see :class:`Source`."""
-        pieces = []
-        while not self.ended:
+        pieces: list[Tensor] = []
+        # No more than can have waited, as some writers never let the queue be empty.
+        while not self.ended and len(pieces) < _QUEUED:
             try:
                 block = self._blocks.get_nowait()
             except queue.Empty:
