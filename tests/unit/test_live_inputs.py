@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from export_samples import model
 
 from nas_encoder.cli.main import main
 from nas_encoder.cli.transcribe_stream import _opened
 from nas_encoder.errors import CheckpointError, DataError
+from nas_encoder.export.export import ExportOptions
 from nas_encoder.export.streaming.encodings import ENCODINGS, EncodingReader
+from nas_encoder.export.streaming.export import export_stream
 from nas_encoder.export.streaming.runtime import _form
 from nas_encoder.export.streaming.signal import Signal, SignalForm
 from nas_encoder.export.streaming.sources import PipeSource
@@ -129,3 +132,19 @@ def test_pre_emphasis_in_metadata_is_a_number(factor: str) -> None:
     form = '{"frames": 4, "hop": 160, "points": 512, "around": 256, "reflected": true, "more": 1'
     with pytest.raises(CheckpointError, match="signal: does not say how audio is prepared"):
         _form("model.onnx", {"signal": f'{form}, "preemphasis": {factor}}}'})
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "config", "words"),
+    [
+        ("nemo", {"preprocessor": {"exact_pad": True}}, "normalize is 'per_feature'"),
+        ("espnet", {"frontend": "s3prl", "normalize": "utterance_mvn"}, "utterance_mvn is over"),
+    ],
+)
+def test_normalization_of_features_that_are_not_known_here(
+    toolkit: str, config: dict[str, Any], words: str
+) -> None:
+    given = model("streaming", "nemo none")
+    given.toolkit, given.config, given.features = toolkit, config, None
+    with pytest.raises(CheckpointError, match=f"does not stream: features: {words}"):
+        export_stream(given, ExportOptions("features"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,7 +61,7 @@ def export_stream(
         MissingDependencyError: onnx, onnxruntime or librosa is missing.
     """
     parts = parts_of(model)
-    problems = obstacles(parts)
+    problems = obstacles(parts, _normalization(model))
     if problems:
         raise CheckpointError(model.source, [f"does not stream: {line}" for line in problems])
     metadata = metadata_of(model, parts, options)
@@ -113,6 +114,14 @@ def export_stream(
     }
     files = {MODEL: content, TOKENS: parts.vocabulary.to_bytes()}
     return StreamExported(report, files, graph, runtime, parts)
+
+
+def _normalization(model: Model) -> Any:
+    """Return what the toolkit's configuration says, which holds for features unknown here too."""
+    if model.toolkit == "espnet":
+        return model.config.get("normalize")
+    block = model.config.get("preprocessor")
+    return block.get("normalize", "per_feature") if isinstance(block, Mapping) else None
 
 
 def _frames(period: int, seconds: float, chunk: float | None) -> int:

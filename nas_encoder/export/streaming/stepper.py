@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.export.recognizer import AUDIO, NEVER, Parts
-from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures, padding_mask
+from nas_encoder.interchange.features import ESPnetFeatures, padding_mask
 from nas_encoder.network.ctc import log_probabilities
 from nas_encoder.network.steady import SteadyStep
 
@@ -107,8 +107,14 @@ class Stepper(nn.Module):
         return y, valid.sum(1), kept, time + 0.0, clock
 
 
-def obstacles(parts: Parts) -> list[str]:
-    """Return why a model cannot be exported to stream."""
+def obstacles(parts: Parts, configured: Any = None) -> list[str]:
+    """Return why a model cannot be exported to stream.
+
+    Args:
+        parts: The trained parts.
+        configured: The toolkit's name of the normalization, for features that are not computed
+            here.
+    """
     found = []
     if parts.classifier is None:
         found.append("has no CTC layer, so there is no text")
@@ -118,13 +124,13 @@ def obstacles(parts: Parts) -> list[str]:
     except ConfigError as error:
         found += [f"encoder: {line}" for line in error.problems]
     options: Any = None if parts.features is None else parts.features.options
-    given = None if options is None else options.normalize
-    if isinstance(parts.features, NeMoFeatures) and given in _WHOLE:
+    given = configured if options is None else options.normalize
+    if given in _WHOLE:
         found.append(
             f"features: normalize is {given!r}, over the whole utterance, which a stream has not; "
             "train with normalize: NA"
         )
-    if isinstance(parts.features, ESPnetFeatures) and given == "utterance":
+    if given in ("utterance", "utterance_mvn"):
         found.append(
             "features: utterance_mvn is over the whole utterance, which a stream has not; train "
             "with normalize: global_mvn"
