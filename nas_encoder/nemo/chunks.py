@@ -98,7 +98,11 @@ def _size(rows: StreamRows, frames: int, shift: int) -> int:
     steps = max(0, -(-(reach - frames) // shift))
     # Without a period, states of several places.
     further = range(steps, steps + (8 if rows.cycle is None else 1))
-    return max(rows.size(frames + shift * number) for number in further)
+    if shift == frames:
+        return max(rows.size(frames + shift * number) for number in further)
+    # The last chunk but one may be short, as far as the utterance goes, and end at any place.
+    places = shift * len(further) if rows.cycle is None else rows.cycle[1]
+    return rows.most(frames + shift * steps, places)
 
 
 def _prefix(frames: int, factor: int) -> int:

@@ -103,6 +103,17 @@ class StreamRows:
         """Return the numbers that are kept after so many input frames."""
         return self._point(self._place(frames)).size
 
+    def most(self, frames: int, places: int) -> int:
+        """Return the most numbers that are kept at any of so many places, from ``frames`` on."""
+        place, like = self._place(frames), self.like()
+        x = like.new_zeros(1, place + places - 1, self.network.input_size)
+        caches, start, sizes = self.network.initial_caches(1, like), 0, []
+        for end in range(place, place + places):
+            _, caches = self._streamed(x[:, start:end], start, caches)
+            start = end
+            sizes.append(Point(nested.shapes(caches), 0).size)
+        return max(sizes)
+
     def extra(self) -> int:
         """Return after how many more frames than n all output frames that begin in n are out.
 

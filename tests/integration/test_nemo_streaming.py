@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from nemo_tones import BINS, BLOCKS, NAS, RATE, build, marks, toolkit
-from streaming_samples import unlike_new
+from streaming_samples import causal, unlike_new
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError, InputError
@@ -164,6 +164,29 @@ def test_the_buffer_gives_what_whole_recordings_give(model: Any, paths: list[str
                 expected = ctc_texts(model, whole, frames)
             assert texts == expected
             assert len(set(texts)) > 2 and max(map(len, texts)) > 4, texts
+
+
+@torch.inference_mode()
+def test_recordings_of_all_lengths_fit_into_the_caches(model: Any) -> None:
+    """If chunks overlap, the last but one may be short: a stream is at any place then."""
+    torch.manual_seed(0)
+    cells = {"genotype": causal("darts_v2", 3).to_dict(), "layers": 5, "channels": 2}
+    for options, sizes in ((cells, (4, 1)), ({"genotype": GENOTYPE}, (4, 3))):
+        encoder = unlike_new(type(model.encoder)(feat_in=8, d_model=12, **options)).eval()
+        encoder.setup_streaming_params(*sizes)
+        chunk, shift = encoder.streaming_cfg.chunk_size, encoder.streaming_cfg.shift_size
+        for frames in range(3 * chunk, 3 * chunk + shift + 8):
+            x, caches, found = torch.randn(1, 8, frames), encoder.get_initial_cache_state(1), []
+            shapes = [cache.shape for cache in caches]
+            for start in range(0, frames, shift):  # as NeMo's buffer does
+                piece, last = x[:, :, start : start + chunk], start + shift >= frames
+                y, count, *caches = encoder.cache_aware_stream_step(
+                    piece, torch.tensor([piece.size(2)]), *caches, last, drop_extra_pre_encoded=0
+                )
+                found.append(y[:, :, : int(count)])
+                assert [cache.shape for cache in caches] == shapes, (frames, start)
+            whole, _ = encoder(audio_signal=x, length=torch.tensor([frames]))
+            torch.testing.assert_close(torch.cat(found, 2), whole, rtol=0, atol=1e-5)
 
 
 def stream(model: Any, buffer: Any, padded: bool) -> tuple[list[Tensor], list[str]]:
