@@ -107,6 +107,11 @@ def _problems(args: argparse.Namespace) -> list[str]:
     problems = []
     if args.threads < 1:
         problems.append(f"--threads: must be at least 1, got {args.threads}")
+    problems += [
+        f"{name!r}: must be a name in UTF-8, since it is printed beside the text; rename the file"
+        for name in args.audio
+        if not _is_text(name)
+    ]
     given = {
         "--real-time": args.real_time,
         "--streams": args.streams is not None,
@@ -134,6 +139,14 @@ def _problems(args: argparse.Namespace) -> list[str]:
             f"not repeated, got {args.streams}"
         )
     return problems
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bar(seconds: float):  # type: ignore[no-untyped-def]  # tqdm has no types

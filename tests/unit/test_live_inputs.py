@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from export_samples import model
@@ -20,9 +21,10 @@ from nas_encoder.errors import CheckpointError, DataError
 from nas_encoder.export.export import ExportOptions
 from nas_encoder.export.streaming.encodings import ENCODINGS, EncodingReader
 from nas_encoder.export.streaming.export import export_stream
-from nas_encoder.export.streaming.runtime import _form
+from nas_encoder.export.streaming.runtime import StreamRuntime, _form
 from nas_encoder.export.streaming.signal import Signal, SignalForm
 from nas_encoder.export.streaming.sources import PipeSource
+from nas_encoder.export.vocabulary import BLANK, Vocabulary
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 
 RATE = 16000
@@ -43,11 +45,11 @@ def reader() -> EncodingReader:
 def test_frames_of_long_hops_are_given_when_they_count(features: Any) -> None:
     """NeMo counts whole hops, which may be longer than the half of a window after a frame."""
     form = SignalForm.of(features, 4)
-    for size in range(1, 3000, 7):
+    for size in range(1, 2700, 37):
         _, frames = features(torch.ones(1, size), torch.tensor([size]))
         signal, given = Signal(form), []
-        for start in range(0, size, 33):
-            signal.push(torch.ones(min(33, size - start)))
+        for start in range(0, size, 60):
+            signal.push(torch.ones(min(60, size - start)))
             given += [valid for _, valid in signal.windows()]
             assert 1 <= signal.missing <= form.size
         signal.end()
@@ -108,7 +110,7 @@ def test_a_writer_that_never_waits_is_too_fast() -> None:
     thread.join()
 
 
-def test_a_pipe_is_read_once(
+def test_sources_that_cannot_be_named_or_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fifo = str(tmp_path / "fifo")
@@ -120,6 +122,9 @@ def test_a_pipe_is_read_once(
     ):
         assert main(["transcribe", "m", "--stream", *words]) == 2
         assert expected in capsys.readouterr().err
+    for words in ([], ["--stream"]):
+        assert main(["transcribe", "m", os.fsdecode(b"\xff.wav"), *words]) == 2
+        assert r"'\udcff.wav': must be a name in UTF-8" in capsys.readouterr().err
     args: Any = Namespace(real_time=False, timeout=None, encoding=None)
     runtime: Any = Namespace(number=lambda name: RATE)
     monkeypatch.setattr(sys, "stdin", None)  # as with <&-
@@ -148,3 +153,26 @@ def test_normalization_of_features_that_are_not_known_here(
     given.toolkit, given.config, given.features = toolkit, config, None
     with pytest.raises(CheckpointError, match=f"does not stream: features: {words}"):
         export_stream(given, ExportOptions("features"))
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "words"),
+    [
+        (0, np.zeros((1, 2, 3)), r"gives outputs of shapes \(1, 2, 3\), \(2,\)"),
+        (1, np.zeros((2, 1), np.int64), "gives outputs of shapes"),
+        (1, np.zeros(2), "gives lengths of type torch.float64"),
+        (2, np.zeros((2, 1, 1, 5)), "gives outputs of shapes"),
+    ],
+)
+def test_a_foreign_graph_that_gives_something_else(place: int, wrong: Any, words: str) -> None:
+    outputs = [np.zeros((2, 2, 3)), np.zeros(2, np.int64), np.zeros((2, 1, 1, 4))]
+    outputs += [np.zeros((2, 1, 1, 1)), np.zeros(2, np.int64)]
+    states = [torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)]
+    session = Namespace(run=lambda names, feed: outputs)
+    vocabulary = Vocabulary(("a", "b", BLANK))
+    runtime = StreamRuntime("m", session, {"input": "features"}, vocabulary, None)
+    rows = [torch.zeros(8, 4)] * 2
+    assert runtime.step(rows, [8, 8], [states] * 2)[1] == [0, 0]
+    outputs[place] = wrong
+    with pytest.raises(CheckpointError, match=words):
+        runtime.step(rows, [8, 8], [states] * 2)

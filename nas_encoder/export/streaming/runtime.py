@@ -98,7 +98,7 @@ class StreamRuntime:
             (B, t', V) log-probabilities, the frames of each that count, and the next states.
 
         Raises:
-            CheckpointError: The graph fails.
+            CheckpointError: The graph fails, or gives what it must not.
         """
         batch = torch.stack(list(rows))
         if self.takes != AUDIO:
@@ -112,6 +112,13 @@ class StreamRuntime:
             rule = f"fails on an input of shape {tuple(batch.shape)}: {one_line(error)}"
             raise CheckpointError(self.source, [rule]) from error
         probabilities, counts, *after = outputs
+        shapes = [each.shape for each in (counts, *after)]
+        right = shapes == [(len(rows),), *(each.shape for each in caches)]
+        if probabilities.dim() != 3 or len(probabilities) != len(rows) or not right:
+            rule = f"gives outputs of shapes {', '.join(str(tuple(out.shape)) for out in outputs)}"
+            raise CheckpointError(self.source, [rule])
+        if counts.dtype != torch.int64:
+            raise CheckpointError(self.source, [f"gives lengths of type {counts.dtype}"])
         new = [[cache[place : place + 1] for cache in after] for place in range(len(rows))]
         return probabilities, counts.tolist(), new
 
