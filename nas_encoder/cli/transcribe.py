@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--streams",
         type=int,
         metavar="N",
-        help="so many at once; files are repeated until there are as many (default 1)",
+        help="so many at once; all files are repeated until there are as many or more (default 1)",
     )
     live.add_argument(
         "--timeout",
