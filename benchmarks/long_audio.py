@@ -5,7 +5,7 @@
 
 Each side runs in a process of its own, with random weights, on noise at 16 kHz: the network on
 features, the same in chunks of 10 s with :meth:`step`, ESPnet's model (``encode`` and the best CTC
-path, with ``frontend: nemo``), NeMo's (``transcribe``), and ``nas-encoder transcribe`` of an export.
+path, with ``frontend: nemo``), NeMo's (``transcribe``), an export (``nas-encoder transcribe``).
 Memory is what the process had at its peak above what it had with the model loaded: of the whole
 process, libraries included.
 """
