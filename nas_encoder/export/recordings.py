@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nas_encoder.common.headers import shortage
 from nas_encoder.errors import DataError, MissingDependencyError
 
@@ -49,6 +52,16 @@ def format_problems(name: Path, rate: int, channels: int, wanted: int) -> list[s
     if channels != 1:
         problems.append(f"must be mono, has {channels} channels")
     return problems
+
+
+def check_finite(name: str, samples: Tensor, before: int, rate: int) -> None:
+    """Raise a DataError if a sample is NaN or infinite."""
+    if len(samples) and not bool(torch.isfinite(samples.sum())):
+        wrong = (~torch.isfinite(samples)).nonzero()
+        if len(wrong):
+            place = before + int(wrong[0])
+            rule = f"sample {place}, at {place / rate:.3f} s, is NaN or infinite"
+            raise DataError(name, [rule])
 
 
 def _problems(path: Path, file: Any, rate: int) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.export.recognizer import AUDIO
-from nas_encoder.export.recordings import opened
+from nas_encoder.export.recordings import check_finite, opened
 from nas_encoder.export.runtime import Runtime
 from nas_encoder.export.transducer.greedy import Greedy, Steps
 from nas_encoder.export.vocabulary import Vocabulary
@@ -132,7 +132,8 @@ class Transcriber:
             advance: Called with the seconds done since it was called last.
 
         Raises:
-            DataError: The file cannot be read, is not mono, is cut short or has another rate.
+            DataError: The file cannot be read, is not mono, is cut short, has another rate or
+                a sample that is not finite.
             CheckpointError: The model fails.
         """
         assert self.runtime.vocabulary is not None
@@ -162,6 +163,7 @@ class Transcriber:
                     raise DataError(
                         str(path), [f"is cut short: has {had} samples, its header says {total}"]
                     )
+                check_finite(str(path), samples, start, self.rate)
                 first = self.margin // self.step if start else 0
                 last = 0 if whole else (self.window - self.margin) // self.step
                 yield samples, first, last

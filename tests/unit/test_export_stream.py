@@ -23,6 +23,7 @@ from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.export.export import ExportOptions
 from nas_encoder.export.material import generated, inputs_of
 from nas_encoder.export.recognizer import parts_of
+from nas_encoder.export.recordings import check_finite
 from nas_encoder.export.streaming.check import check_stream
 from nas_encoder.export.streaming.decoder import LiveDecoder
 from nas_encoder.export.streaming.encodings import ENCODINGS, EncodingReader
@@ -31,7 +32,7 @@ from nas_encoder.export.streaming.figures import Figures, Quantiles
 from nas_encoder.export.streaming.live import Event, play
 from nas_encoder.export.streaming.runtime import StreamRuntime, open_streaming
 from nas_encoder.export.streaming.signal import Signal, SignalForm
-from nas_encoder.export.streaming.sources import FileSource, PipeSource, check_finite
+from nas_encoder.export.streaming.sources import FileSource, PipeSource
 from nas_encoder.export.vocabulary import BLANK, Vocabulary
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
 

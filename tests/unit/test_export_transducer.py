@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -124,6 +125,11 @@ def test_an_exported_transducer_says_what_torch_says(
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["text"] for line in lines] == expected
     assert any(len(text) > 5 for text in expected)
+    samples = np.zeros(16000, np.float32)
+    samples[8000] = np.nan  # of which there would be a text, too
+    soundfile.write(exported / "nan.wav", samples, 16000, subtype="FLOAT")
+    assert main(["transcribe", str(exported / "encoder.onnx"), str(exported / "nan.wav")]) == 2
+    assert "nan.wav: sample 8000, at 0.500 s, is NaN or infinite" in capsys.readouterr().err
 
 
 @pytest.mark.slow

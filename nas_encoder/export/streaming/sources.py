@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import DataError
-from nas_encoder.export.recordings import opened
+from nas_encoder.export.recordings import check_finite, opened
 from nas_encoder.export.streaming.encodings import Encoding, EncodingReader
 
 BACKLOG = 10.0  # seconds that a source may be ahead of the time
@@ -192,13 +192,3 @@ class PipeSource:
     def close(self) -> None:
         """Take no more; the thread ends with the program."""
         self.ended = True
-
-
-def check_finite(name: str, samples: Tensor, before: int, rate: int) -> None:
-    """Raise a DataError if a sample is NaN or infinite."""
-    if len(samples) and not bool(torch.isfinite(samples.sum())):
-        wrong = (~torch.isfinite(samples)).nonzero()
-        if len(wrong):
-            place = before + int(wrong[0])
-            rule = f"sample {place}, at {place / rate:.3f} s, is NaN or infinite"
-            raise DataError(name, [rule])
