@@ -219,8 +219,7 @@ def _head(
 ) -> Head | None:
     weight, bias = state.get("ctc.ctc_lo.weight"), state.get("ctc.ctc_lo.bias")
     tokens, kind = config.get("token_list"), config.get("token_type")
-    conf = config.get("model_conf") or {}
-    if weight is None or bias is None or conf.get("ctc_weight") == 0:
+    if weight is None or bias is None or (config.get("model_conf") or {}).get("ctc_weight") == 0:
         model.obstacles.append("model: has no trained CTC layer (model_conf.ctc_weight is 0)")
         return None
     if not isinstance(tokens, (list, tuple)):

@@ -300,10 +300,7 @@ def test_adapters(common: ModuleType, option: str) -> None:
     assert torch.equal(run(encoder, x, lengths)[0], changed)  # the copy has points of its own
     assert torch.equal(run(twin, x, lengths)[0], before)
     encoder.set_enabled_adapters(enabled=False)
-    assert encoder.get_enabled_adapters() == []
-    assert torch.equal(run(encoder, x, lengths)[0], before)
-    if option == "nas":
-        encoder.setup_streaming_params()
+    assert not encoder.get_enabled_adapters() and torch.equal(run(encoder, x, lengths)[0], before)
     with pytest.raises(ValueError, match="already exists"):
         encoder.add_adapter("accent", config)
 

@@ -134,8 +134,7 @@ def test_pipes_of_other_audio_are_refused(content: bytes, words: str) -> None:
 
 
 def test_a_sample_that_is_no_number_is_named() -> None:
-    x = torch.zeros(100)
-    x[40] = float("nan")
+    x = torch.zeros(100).index_fill(0, torch.tensor(40), float("nan"))
     with pytest.raises(DataError, match=r"x: sample 16040, at 1.002 s, is NaN or infinite"):
         check_finite("x", x, 16000, RATE)
     check_finite("x", torch.full((9,), 3e38), 0, RATE)  # the sum overflows, no sample does
