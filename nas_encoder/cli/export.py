@@ -268,6 +268,11 @@ def _text(exported: Written, files: list[Path]) -> list[str]:
             f"  streams    chunks of {facts['chunk_ms']:g} ms, lookahead {facts['lookahead_ms']:g} "
             f"ms, {facts['state_bytes']} bytes of state"
         )
+        if checked["longest_ms"] <= facts["steady_ms"]:
+            lines.append(
+                f"  unchecked  what streams give after {facts['steady_ms'] / 1000:.1f} s, which "
+                f"the encoder sees: no utterance has more than {checked['longest_ms'] / 1000:.1f} s"
+            )
     lines += [
         f"  checked    every length from 1 to {checked['lengths']} frames and "
         f"{checked['utterances']} utterances, {how}: {checked['with']}",

@@ -8,6 +8,7 @@ the model's sampling rate, and all are looked at before the first one is recogni
 With --stream, text is printed as it is recognized, while a file plays or a pipe ('-', a FIFO) feeds
 samples: WAV, or without a header as --encoding says. Memory does not grow with the length. What is
 too late, too early, not finite or of another rate ends its own stream only; the status is 1 then.
+Ctrl-C ends all streams with the text of what they heard, and the report; a second one ends at once.
 """
 
 from __future__ import annotations

@@ -23,10 +23,15 @@ _TIMEOUT = 10.0  # seconds
 
 
 def run_stream(args: argparse.Namespace) -> int:
-    """Play all; return 1 if a stream failed."""
+    """Play all; return 1 if a stream failed.
+
+    Raises:
+        StoppedError: A signal ended it, after the text of what had come; a second one at once.
+    """
     from nas_encoder.export.streaming.figures import Figures
     from nas_encoder.export.streaming.live import play
     from nas_encoder.export.streaming.runtime import open_streaming
+    from nas_encoder.training.stopping import deferred, requested, stop_if_requested, stoppable
 
     tokens = None if args.tokens is None else Path(args.tokens)
     runtime = open_streaming(Path(args.model), tokens, args.threads)
@@ -36,13 +41,17 @@ def run_stream(args: argparse.Namespace) -> int:
     openings: list[Opening] = [partial(_opened, args, runtime, wake, name) for name in names]
     written = _Json() if args.json else _Lines(at_once == 1)
     begun = time.monotonic()
-    for event in play(runtime, openings, at_once, args.real_time, figures, wake):
-        written.write(event)
-    report = _report(runtime, figures, time.monotonic() - begun, at_once, args.real_time)
-    if args.json:
-        print(json.dumps({"event": "report", **report}), flush=True)
-    else:
-        print("\n".join(_text(report)), file=sys.stderr)
+    with stoppable(), deferred():
+        for event in play(
+            runtime, openings, at_once, args.real_time, figures, wake, stopped=requested
+        ):
+            written.write(event)
+        report = _report(runtime, figures, time.monotonic() - begun, at_once, args.real_time)
+        if args.json:
+            print(json.dumps({"event": "report", **report}), flush=True)
+        else:
+            print("\n".join(_text(report)), file=sys.stderr)
+        stop_if_requested()
     return 1 if figures.failed else 0
 
 

@@ -57,12 +57,21 @@ def utterances_of(source: str | Path, rate: int, count: int | None) -> list[Utte
     ]
 
 
-def generated(rate: int, count: int = _GENERATED) -> list[Utterance]:
-    """Return sounds with the loudness, the pitch and the pauses of speech."""
+def generated(rate: int, count: int = _GENERATED, longest: float = 0.0) -> list[Utterance]:
+    """Return sounds with the loudness, the pitch and the pauses of speech.
+
+    Args:
+        rate: Hz.
+        count: How many, of 1 s, 2 s and so on.
+        longest: Seconds that one must have; if none of them has, there is one more.
+    """
     generator = torch.Generator().manual_seed(1)
     found = []
-    for number in range(count):
-        size = int(rate * _SECONDS * (number + 1))
+    seconds = [_SECONDS * (number + 1) for number in range(count)]
+    if longest > max(seconds):
+        seconds.append(longest)
+    for number, duration in enumerate(seconds):
+        size = math.ceil(rate * duration)
         time = torch.arange(size) / rate
         pitch = 110 * (1 + 0.3 * torch.sin(2 * math.pi * 0.7 * time + number))
         phase = 2 * math.pi * torch.cumsum(pitch, 0) / rate

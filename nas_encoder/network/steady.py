@@ -35,6 +35,8 @@ class SteadyStep(nn.Module):
 
     Attributes:
         frames: t.
+        seen: Input frames after which a stream is as if it had gone on for ever: none of the first
+            ones is seen any more.
         delay: Output frames by which the output is behind the input: so many come out before the
             first of a stream, and so many are still to come when its last frame has come in.
         values: N.
@@ -49,21 +51,21 @@ class SteadyStep(nn.Module):
         if state.cycle is None:
             rule = "absolute positions have no end in a stream; a graph of constant size has"
             raise ConfigError("streaming", [rule])
-        self._seen, period = state.cycle
+        self.seen, period = state.cycle
         if frames < period or frames % period:
             rule = f"must be a multiple of {period} frames, got {frames}"
             raise ConfigError("chunk", [rule])
         self.network, self.frames = network, frames
         like = next(own for own in network.parameters() if own.is_floating_point())
         with torch.no_grad():
-            before = like.new_zeros(1, self._seen, network.input_size)
+            before = like.new_zeros(1, self.seen, network.input_size)
             _, state = network.step(before, state)
-            piece = Chunk(before.new_zeros(1, frames, network.input_size), self._seen, False)
+            piece = Chunk(before.new_zeros(1, frames, network.input_size), self.seen, False)
             out, caches = network.stream(piece, state.caches, Taps())
         self._form = nested.shapes(state.caches)
-        assert state.place == self._seen and nested.shapes(caches) == self._form
+        assert state.place == self.seen and nested.shapes(caches) == self._form
         assert out.size * network.subsampling_factor == frames
-        self.delay = self._seen // network.subsampling_factor - out.start
+        self.delay = self.seen // network.subsampling_factor - out.start
         # Empty caches are left out, of which recorded graphs cannot say how often they fit.
         self._sizes = [size for shape in nested.leaves(self._form) if (size := math.prod(shape))]
         self.values = sum(self._sizes)
@@ -91,7 +93,7 @@ class SteadyStep(nn.Module):
             (B, t', D), zero where there is no frame of a stream; (B, t') where there is one; and
             the next caches and clock.
         """
-        seen, base = self._seen, self._seen + 1
+        seen, base = self.seen, self.seen + 1
         passed = clock % base
         over = torch.div(clock, base, rounding_mode="floor")  # frames since the end, and one
         ends = torch.where(over > 0, base - over, GOING_ON)

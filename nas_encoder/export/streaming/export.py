@@ -26,6 +26,8 @@ from nas_encoder.export.streaming.stepper import INPUTS, OUTPUTS, Stepper, obsta
 from nas_encoder.interchange.model import Model
 
 _LEAST = 0.16  # seconds of a chunk, unless another is given
+_LONGEST = 60.0  # seconds of generated sounds
+_STEADY = 3  # chunks that are checked after all that the encoder sees of the past
 
 
 @dataclass
@@ -91,20 +93,23 @@ def export_stream(
     assert parts.vocabulary is not None
     runtime = StreamRuntime.of("the export", session, metadata, parts.vocabulary)
     if options.data is None:
-        utterances = generated(rate)
+        steady = (stepper.step.seen + _STEADY * frames) * hop / rate
+        utterances = generated(rate, longest=min(steady, _LONGEST))
     else:
         utterances = utterances_of(options.data, rate, options.utterances)
     inputs = inputs_of(parts, options.takes, utterances)
     checked = check_stream(runtime, parts, inputs, options.lengths)
-    seconds = hop / rate
+    seconds, source = hop / rate, options.data or "generated sounds"
+    longest = round(1000 * max((len(one.samples) for one in utterances), default=0) / rate, 3)
     report = {
         "input": model.source,
         "toolkit": model.toolkit,
         "takes": options.takes,
         "chunk_ms": round(1000 * frames * seconds, 3),
         "lookahead_ms": round(1000 * parts.network.lookahead() * seconds, 3),
+        "steady_ms": round(1000 * stepper.step.seen * seconds, 3),
         "state_bytes": 4 * stepper.step.values,
-        "checked": {**checked.to_dict(), "with": options.data or "generated sounds"},
+        "checked": {**checked.to_dict(), "longest_ms": longest, "with": source},
         "bytes": {MODEL: len(content)},
         "sherpa_onnx": against,
         "notes": [*model.notes, *model.obstacles],

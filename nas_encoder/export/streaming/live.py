@@ -1,6 +1,7 @@
 """Plays streams through a model, several at once, and says what is heard when.
 
-A stream that fails, because its source does, ends with its error; the others go on.
+A stream that fails, because its source does, gives the text of what had come and ends with its
+error; the others go on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nas_encoder.errors import CheckpointError, DataError
@@ -55,21 +57,26 @@ class _Player:
         self.begun: float | None = None
         self.silent: float | None = None  # when the last sample had come
         self.first: float | None = None  # latency of the first word
+        self.failure: DataError | None = None  # of the source
         rate = runtime.number("sample_rate")
         self.rate = rate
         self.frame = runtime.number("hop_length") * runtime.number("subsampling_factor") / rate
 
     def listen(self, now: float, real_time: bool) -> None:
-        """Take what has come."""
-        if self.source.ended or (self.run.waiting and not real_time):
+        """Take what has come; a source that fails has ended."""
+        if self.over or (self.run.waiting and not real_time):
             return
-        samples = self.source.take(now)
+        try:
+            samples = self.source.take(now)
+        except DataError as error:
+            self.failure, samples = error, torch.zeros(0)
+            self.source.close()
         if self.begun is None and len(samples):
             # Files know it; what comes from a pipe had been heard before it came.
             known = getattr(self.source, "begins", None)
             self.begun = now - len(samples) / self.rate if known is None else known
         self.signal.push(samples)
-        if self.source.ended:
+        if self.over:
             self.signal.end()
             self.silent = now
             if self.begun is not None:
@@ -77,7 +84,7 @@ class _Player:
         for window, valid in self.signal.windows():
             self.run.put(window, valid)
         late = (len(self.run.waiting) - 1) * self.runtime.seconds
-        if real_time and not self.source.ended and late > BACKLOG:
+        if real_time and not self.over and late > BACKLOG:
             rule = f"comes faster than it is recognized: {late:.1f} s wait"
             remedy = "use fewer streams, longer chunks (export --chunk) or a smaller model"
             raise DataError(self.source.name, [f"{rule}; {remedy}"])
@@ -94,6 +101,11 @@ class _Player:
         yield Event(self.number, self.source.name, "text", place, text)
 
     @property
+    def over(self) -> bool:
+        """Whether no more comes."""
+        return self.source.ended or self.failure is not None
+
+    @property
     def seconds(self) -> float:
         """Of audio so far."""
         return self.signal.samples / self.rate
@@ -107,6 +119,7 @@ def play(
     figures: Figures,
     wake: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
+    stopped: Callable[[], object] = bool,
 ) -> Iterator[Event]:
     """Play streams; yield what happens.
 
@@ -119,6 +132,8 @@ def play(
         figures: Counted into.
         wake: Set by sources when something has come.
         clock: The time.
+        stopped: Whether no more is to be heard: then streams end with what has come, as at the end
+            of a file, and no others begin.
 
     Raises:
         CheckpointError: The model takes features, or fails.
@@ -131,6 +146,10 @@ def play(
     first = clock()
     try:
         while coming or players:
+            if stopped():
+                coming.clear()
+                for player in players:
+                    player.source.stop()
             while coming and len(players) < at_once:
                 number, opening = coming.popleft()
                 begins = clock()
@@ -151,7 +170,7 @@ def play(
                 dues = [
                     player.source.due(now, player.signal.missing)
                     for player in players
-                    if not player.source.ended
+                    if not player.over
                 ]
                 wake.wait(min([_TICK, *(due for due in dues if due is not None)]))
     finally:
@@ -170,12 +189,9 @@ def _round(
     for player in list(players):
         try:
             player.listen(clock(), real_time)
-        except DataError as error:
-            figures.failed += 1
+        except DataError as error:  # too slow: what waits is given up, for the others' sake
             players.remove(player)
-            player.source.close()
-            text = "; ".join(error.problems)
-            yield Event(player.number, player.source.name, "fails", player.seconds, text)
+            yield _failed(player, error, figures)
     before = clock()
     found = run_streams(runtime, [player.run for player in players])
     now = clock()
@@ -186,6 +202,9 @@ def _round(
             yield from player.hear(values, now)
         if player.run.over:
             players.remove(player)
+            if player.failure is not None:
+                yield _failed(player, player.failure, figures)
+                continue
             player.source.close()
             figures.streams += 1
             figures.audio += player.seconds
@@ -194,3 +213,10 @@ def _round(
             if real_time and player.first is not None:
                 figures.first.add(player.first)
             yield Event(player.number, player.source.name, "ends", player.seconds)
+
+
+def _failed(player: _Player, error: DataError, figures: Figures) -> Event:
+    player.source.close()
+    figures.failed += 1
+    text = "; ".join(error.problems)
+    return Event(player.number, player.source.name, "fails", player.seconds, text)

@@ -48,6 +48,9 @@ class Source(Protocol):
     def due(self, now: float, missing: int) -> float | None:
         """Return in how many seconds ``missing`` samples will be there; None if nobody knows."""
 
+    def stop(self) -> None:
+        """Let it end with what has come; :meth:`take` gives that."""
+
     def close(self) -> None:
         """Give back what is open."""
 
@@ -97,6 +100,10 @@ class FileSource:
         wanted = min(self._given + missing, self._total)
         return max(0.0, self.begins + (wanted + 1) / self.rate - now)
 
+    def stop(self) -> None:
+        """Let it end with what was taken."""
+        self._total = self._given
+
     def close(self) -> None:
         """Close the file."""
         self._stack.close()
@@ -133,6 +140,8 @@ class PipeSource:
         self._heard: float | None = None  # when something came last
         self._begun: float | None = None
         self._given = 0
+        self._failure: DataError | None = None
+        self._left: int | None = None  # reads to take before it ends, once it was stopped
         self._blocks: queue.Queue[bytes | OSError] = queue.Queue(_QUEUED)
         # Reading may block for ever, and must not keep the program from ending.
         thread = threading.Thread(target=self._read, args=(opening, wake), daemon=True)
@@ -154,23 +163,39 @@ class PipeSource:
         """Return the samples that have come; see :class:`Source`."""
         pieces: list[Tensor] = []
         # No more than can have waited, as some writers never let the queue be empty.
-        while not self.ended and len(pieces) < _QUEUED:
+        while not self.ended and self._failure is None and len(pieces) < _QUEUED:
+            if self._left == 0:
+                self.ended = True
+                break
             try:
                 block = self._blocks.get_nowait()
             except queue.Empty:
                 break
-            if isinstance(block, OSError):
-                raise DataError(self.name, [f"cannot be read: {block.strerror}"])
-            pieces.append(self._reader.feed(block) if block else self._reader.end())
+            if self._left is not None:
+                self._left -= 1
+                if not block:  # its writer was stopped too, maybe within a sample
+                    continue
+            try:
+                pieces.append(self._samples(block))
+            except DataError as error:
+                self._failure = error
+                break
             self.ended = not block or self._reader.complete
             self._heard = now
             if not self._real_time:
                 break
+        if self._failure is not None and not pieces:  # what came before it was taken
+            raise self._failure
         samples = torch.cat(pieces) if pieces else torch.zeros(0)
         check_finite(self.name, samples, self._given, self.rate)
         self._given += len(samples)
         self._check_time(now)
         return samples
+
+    def _samples(self, block: bytes | OSError) -> Tensor:
+        if isinstance(block, OSError):
+            raise DataError(self.name, [f"cannot be read: {block.strerror}"])
+        return self._reader.feed(block) if block else self._reader.end()
 
     def _check_time(self, now: float) -> None:
         self._heard = now if self._heard is None else self._heard
@@ -188,6 +213,11 @@ class PipeSource:
     def due(self, now: float, missing: int) -> float | None:
         """Return None: nobody knows."""
         return 0.0 if not self._blocks.empty() else None
+
+    def stop(self) -> None:
+        """Let it end with what was read until now, however much its writer still has."""
+        if self._left is None:
+            self._left = self._blocks.qsize()
 
     def close(self) -> None:
         """Take no more; the thread ends with the program."""
