@@ -258,7 +258,7 @@ def test_whole_cycle_with_nothing_but_the_wheel(
 
     # 2. Two ranks under DDP (find_unused_parameters=False), two epochs, n-best averaging.
     log = train_on_two_ranks(espnet, tmp_path)
-    assert "NASEncoder(" in log and "genotype=mine (published)" in log
+    assert "NASStreamingEncoder(" in log and "genotype=mine (published)" in log
     assert "loss_interctc_layer5=" in log
     assert _saved_genotype(tmp_path / "exp") == inline
     assert (tmp_path / "exp" / "valid.loss.ave_2best.pth").is_file()

@@ -41,7 +41,7 @@ def test_hybrid_config_trains_and_decodes_with_nothing_else(recipe: Recipe) -> N
         recipe.decode(),
         recipe.train("conf/train_asr_nas.yaml", accumulating, "exp/accumulated"),
     )
-    assert (recipe.folder / "exp/asr/2epoch.pth").exists() and "NASEncoder(" in said
+    assert (recipe.folder / "exp/asr/2epoch.pth").exists() and "NASStreamingEncoder(" in said
     assert not (recipe.folder / "exp/accumulated/2epoch.pth").exists()
     assert said.count("This training was stopped at 1epoch") == 1
     for warning in (GARBAGE, "covers more than a third", "best_model_criterion: must"):

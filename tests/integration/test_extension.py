@@ -209,7 +209,7 @@ def test_both_encoders_train_in_espnet(home: Path, said: str) -> None:
         document = config | {"encoder": name, "encoder_conf": options}
         (home / f"{name}.yaml").write_text(yaml.safe_dump(document))
     log = run(home, ESPNET, *data)
-    assert "NASEncoder(" in log and "StackedGRUEncoder(" in log
+    assert "NASStreamingEncoder(" in log and "StackedGRUEncoder(" in log
     saved = yaml.safe_load((home / "nas" / "config.yaml").read_text())
     assert saved["encoder_conf"]["genotype"]["space"] == "slim_chain"
     for name in encoders:

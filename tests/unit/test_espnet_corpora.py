@@ -272,7 +272,7 @@ def test_a_recipe_says_once_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tools.experiments.recipe", "--decoding", "ngram", "--tiny", "true"]
         + ["--stage", "5", "--stop_stage", "5", "--expdir", str(tmp_path / "exp")],
-        cwd=ROOT / "recipes" / "timit" / "espnet",
+        cwd=ROOT / "recipes" / "librispeech" / "espnet",
         env={**os.environ, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
