@@ -178,7 +178,7 @@ def test_a_part_of_the_space_is_searched() -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"space": "tdnn_chain", "choices": {}}, ["supernet: is for spaces", "(blocks, "]),
+        ({"space": "tdnn_chain", "choices": {}}, ["supernet: is for spaces", "blocks, "]),
         ({"space": "asr_revised"}, ["choices: must be empty"]),
         ({"strategy": "hyperband"}, ["pruning: must be null"]),
         ({"pruning": {"kind": "asha"}}, ["pruning: must be null"]),
