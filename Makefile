@@ -39,7 +39,8 @@ lint: environment  ## ruff and strict mypy
 	$(VENV)/mypy
 
 bench: environment  ## measurements side by side (takes long; nothing depends on it)
-	@for command in $(filter-out %/alignment.py %/oneshot.py %/gpu.py %/gpu_training.py, \
+	@for command in $(filter-out %/alignment.py %/oneshot.py %/gpu.py %/gpu_training.py \
+			%/endless_stream.py, \
 			$(wildcard benchmarks/*.py)) "benchmarks/oneshot.py step"; do \
 		echo "$(VENV)/python $$command"; $(VENV)/python $$command || exit 1; \
 	done

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.genotype import Genotype
@@ -118,3 +119,22 @@ def mixed() -> BlockArchitecture:
         ),
         final_norm=True,
     )
+
+
+def tensors(state: Any) -> list[Tensor]:
+    return [leaf for leaf in _pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
+
+
+def state_sizes(network: Any, frames: int, steps: int) -> list[int]:
+    """Return the bytes of a stream's state after each step, none of which changes the last one."""
+    chunk, sizes = torch.randn(1, frames, BINS, dtype=torch.float64), []
+    state = network.initial_state(1)
+    for number in range(steps):
+        before = [leaf.clone() for leaf in tensors(state)]
+        _, after = network.step(chunk, state)
+        if number < 3:
+            assert all(map(torch.equal, before, tensors(state)))
+        state = after
+        sizes.append(sum(leaf.untyped_storage().nbytes() for leaf in tensors(state)))
+    assert state.frames == steps * frames
+    return sizes

@@ -29,7 +29,7 @@ from nas_encoder.export.streaming.decoder import LiveDecoder
 from nas_encoder.export.streaming.encodings import ENCODINGS, EncodingReader
 from nas_encoder.export.streaming.export import export_stream
 from nas_encoder.export.streaming.figures import Figures, Quantiles
-from nas_encoder.export.streaming.live import Event, play
+from nas_encoder.export.streaming.live import play
 from nas_encoder.export.streaming.runtime import StreamRuntime, open_streaming
 from nas_encoder.export.streaming.signal import Signal, SignalForm
 from nas_encoder.export.streaming.sources import FileSource, PipeSource
@@ -381,14 +381,7 @@ def test_what_does_not_stream_is_refused() -> None:
 def test_damaged_metadata_are_named(exported: Path, tmp_path: Path) -> None:
     import onnx
 
-    def changed(**entries: str) -> Path:
-        graph = onnx.load(exported / "model.onnx")
-        known = {one.key: one.value for one in graph.metadata_props}
-        onnx.helper.set_model_props(graph, {**known, **entries})
-        onnx.save(graph, tmp_path / "model.onnx")
-        (tmp_path / "tokens.txt").write_bytes((exported / "tokens.txt").read_bytes())
-        return tmp_path / "model.onnx"
-
+    (tmp_path / "tokens.txt").write_bytes((exported / "tokens.txt").read_bytes())
     for entries, words in (
         ({"sample_rate": "0"}, "sample_rate: must be an integer from 1 to"),
         ({"signal": "{}"}, "signal: does not say how audio is prepared"),
@@ -397,9 +390,9 @@ def test_damaged_metadata_are_named(exported: Path, tmp_path: Path) -> None:
         ({"stream_delay": "-1"}, "stream_delay: must be an integer"),
         ({"input": "features"}, "must take"),
     ):
+        graph = onnx.load(exported / "model.onnx")
+        known = {one.key: one.value for one in graph.metadata_props}
+        onnx.helper.set_model_props(graph, {**known, **entries})
+        onnx.save(graph, tmp_path / "model.onnx")
         with pytest.raises(CheckpointError, match=words):
-            open_streaming(changed(**entries))
-
-
-def test_events_have_defaults() -> None:
-    assert Event(0, "x", "begins") == Event(0, "x", "begins", 0.0, "")
+            open_streaming(tmp_path / "model.onnx")

@@ -173,3 +173,7 @@ def test_a_generated_sound_is_as_long_as_is_asked() -> None:
 
     assert sizes() == sizes(longest=2.0) == [100, 200]
     assert sizes(longest=7.013) == [100, 200, 702]
+
+
+def test_events_have_defaults() -> None:
+    assert Event(0, "x", "begins") == Event(0, "x", "begins", 0.0, "")

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from streaming_samples import BINS, FRONT_ENDS, MODULES, encoder_of, mixed, of_module
-from torch import Tensor
+from streaming_samples import (
+    BINS,
+    FRONT_ENDS,
+    MODULES,
+    encoder_of,
+    mixed,
+    of_module,
+    state_sizes,
+    tensors,
+)
 from torch._dynamo.testing import CompileCounter
-from torch.utils import _pytree
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.errors import ConfigError, GenotypeError, InputError
@@ -76,23 +83,10 @@ def test_a_searched_front_end_streams() -> None:
 # -- states -------------------------------------------------------------------------------------
 
 
-def tensors(state: Any) -> list[Tensor]:
-    return [leaf for leaf in _pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
-
-
 @torch.no_grad()
 def test_a_state_is_not_changed_and_has_a_constant_size() -> None:
     network = encoder_of(mixed())
-    chunk, sizes = torch.randn(1, 48, BINS, dtype=torch.float64), []
-    state = network.initial_state(1)
-    for number in range(40):
-        before = [leaf.clone() for leaf in tensors(state)]
-        _, after = network.step(chunk, state)
-        if number < 3:
-            assert all(map(torch.equal, before, tensors(state)))
-        state = after
-        sizes.append(sum(leaf.untyped_storage().nbytes() for leaf in tensors(state)))
-    assert state.frames == 40 * 48
+    sizes = state_sizes(network, frames=48, steps=40)
     assert len(set(sizes[10:])) == 1
     assert max(sizes) < 100_000
 

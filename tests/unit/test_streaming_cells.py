@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 from encoder_samples import MIXED_CELL, document
-from streaming_samples import BINS, causal, cells_of
-from torch import Tensor
-from torch.utils import _pytree
+from streaming_samples import BINS, causal, cells_of, state_sizes
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_encoder import build_encoder, load_genotype
@@ -115,22 +113,8 @@ def test_operations_that_cannot_be_causal_are_named(monkeypatch: pytest.MonkeyPa
 
 @torch.no_grad()
 def test_a_state_is_not_changed_and_has_a_constant_size() -> None:
-    network = cells_of("asrnet_b", 2)
-    chunk, sizes = torch.randn(1, 16, BINS, dtype=torch.float64), []
-    state = network.initial_state(1)
-    for number in range(30):
-        before = [leaf.clone() for leaf in tensors(state)]
-        _, after = network.step(chunk, state)
-        if number < 3:
-            assert all(map(torch.equal, before, tensors(state)))
-        state = after
-        sizes.append(sum(leaf.untyped_storage().nbytes() for leaf in tensors(state)))
-    assert state.frames == 30 * 16
+    sizes = state_sizes(cells_of("asrnet_b", 2), frames=16, steps=30)
     assert len(set(sizes[12:])) == 1
-
-
-def tensors(state: Any) -> list[Tensor]:
-    return [leaf for leaf in _pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
 @pytest.mark.slow

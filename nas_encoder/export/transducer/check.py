@@ -63,7 +63,8 @@ def check_search(
     """
     generator = torch.Generator().manual_seed(0)
     count = len(parts.vocabulary.symbols)
-    frames = torch.cat([*plain, torch.randn(1, parts.joint.of_encoder.in_features)])
+    extra = torch.randn(1, parts.joint.of_encoder.in_features, generator=generator)
+    frames = torch.cat([*plain, extra])
     zeros = torch.zeros(parts.layers, 1, parts.hidden)
     ours: Any = (zeros, zeros)
     theirs: Any = (zeros, zeros)
