@@ -311,7 +311,11 @@ def test_a_recipe_declares_its_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert options(tmp_path, "--words", "--set x=1")["words"] == "--set x=1"
     typed = options(tmp_path, "--words", "--set x=1", "--systems", "a b")["command"]
     assert typed.endswith("run.sh --words '--set x=1' --systems 'a b'")
-    assert options(tmp_path, "--tiny", "true", "--steps", "9")["steps"] == 4
+    tiny = ("--tiny", "true")
+    assert options(tmp_path, *tiny)["steps"] == 4
+    assert options(tmp_path, *tiny, "--steps", "9")["steps"] == 9  # what is typed is what is done
+    sizes = {"small": {"steps": 40}}
+    assert options(tmp_path, *tiny, "--small", sizes=sizes)["steps"] == 4
     with pytest.raises(SystemExit):
         options(tmp_path, "--help")
     shown = capsys.readouterr().out

@@ -61,8 +61,8 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
 
     Args:
         folder: Folder with ``recipe.yaml``: ``about``, ``stages``, ``options`` with their defaults,
-            ``tiny`` with what ``--tiny true`` sets, ``sizes`` with the defaults that flags such as
-            ``--small`` set, ``patterns`` that values must match.
+            ``tiny`` with the defaults that ``--tiny true`` sets, ``sizes`` with those of flags such
+            as ``--small``, ``patterns`` that values must match.
         arguments: ``--name value``, as in Kaldi's and ESPnet's recipes.
     """
     recipe = read_yaml(folder / "recipe.yaml", ConfigError)
@@ -89,7 +89,8 @@ def read_options(folder: Path, arguments: list[str]) -> dict[str, Any]:
             parser.set_defaults(**defaults)
     options = vars(parser.parse_args(arguments))
     if options["tiny"] == "true":
-        options.update(recipe.get("tiny", {}))
+        parser.set_defaults(**recipe.get("tiny", {}))  # what is typed stays
+        options = vars(parser.parse_args(arguments))
     for name in ("expdir", "datadir", "downloads"):
         options[name] = str((folder / options[name]).resolve())
     script = folder / "run.sh"
