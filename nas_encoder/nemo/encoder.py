@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.nemo.adapters import POINTS, add_points
+from nas_encoder.nemo.cached_graph import input_types as graph_types
 from nas_encoder.nemo.options import (
     DEFAULT_GENOTYPE,
     build_network,
@@ -29,7 +30,13 @@ from nas_encoder.nemo.options import (
     width,
     widths,
 )
-from nas_encoder.nemo.streaming import CacheAwareEncoder, input_types, output_types
+from nas_encoder.nemo.streaming import (
+    CacheAwareEncoder,
+    cache_types,
+    check_caches,
+    input_types,
+    output_types,
+)
 from nas_encoder.network.stream_rows import StreamRows
 from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked
@@ -104,22 +111,40 @@ class NetworkEncoder(
         return output_types()
 
     @property
+    def input_types_for_export(self) -> dict[str, Any]:
+        """Neural types of an exported graph's inputs, whose sizes are fixed if it has caches."""
+        return graph_types(cache_types()) if self.export_cache_support else input_types()
+
+    @property
     def disabled_deployment_input_names(self) -> set[str]:
         """Inputs that an exported graph does not have."""
-        return set(input_types()) - {"audio_signal", "length"}
+        caches = set(cache_types()) if self.export_cache_support else set()
+        return set(input_types()) - {"audio_signal", "length"} - caches
 
     @property
     def disabled_deployment_output_names(self) -> set[str]:
         """Outputs that an exported graph does not have."""
+        if self.export_cache_support:
+            return set()
         return set(output_types()) - {"outputs", "encoded_lengths"}
 
-    def input_example(self, max_batch: int = 2, max_dim: int = 256) -> tuple[Tensor, Tensor]:
-        """Return (B, F, T) noise and (B,) unequal lengths, for tracing."""
+    def input_example(self, max_batch: int = 2, max_dim: int = 256) -> tuple[Tensor, ...]:
+        """Return (B, F, T) noise and (B,) unequal lengths, for tracing; T is ``max_dim``.
+
+        For an export with caches, T is that of ``streaming_cfg``, and the caches of new streams,
+        batch first, are added.
+        """
         device = next(self.parameters()).device
+        if self.export_cache_support:
+            max_dim = self._cached_graph().frames
         signal = torch.randn(max_batch, self._feat_in, max_dim, device=device)
         shortest = min(max_dim, max(self.network.min_length, max_dim // 2))
         lengths = torch.linspace(max_dim, shortest, max_batch, device=device).round()
-        return signal, lengths.to(torch.int64)
+        example = signal, lengths.to(torch.int64)
+        if not self.export_cache_support:
+            return example
+        channels, times, clock = self.get_initial_cache_state(max_batch, device=device)
+        return (*example, channels.transpose(0, 1), times.transpose(0, 1), clock)
 
     @typecheck()
     def forward(
@@ -161,9 +186,38 @@ class NetworkEncoder(
             return self._stream(audio_signal.transpose(1, 2), length, caches)
         return self._encode(audio_signal, length)
 
-    def forward_for_export(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a padded batch, as :meth:`forward` does; what NeMo's export traces."""
-        return self._encode(audio_signal, length)
+    def forward_for_export(
+        self,
+        audio_signal: Tensor,
+        length: Tensor,
+        cache_last_channel: Tensor | None = None,
+        cache_last_time: Tensor | None = None,
+        cache_last_channel_len: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Encode what NeMo's export traces: a padded batch, as :meth:`forward` does, or a chunk.
+
+        Args:
+            audio_signal: (B, F, T).
+            length: (B,).
+            cache_last_channel: With ``model.set_export_config({"cache_support": True})``: what
+                :meth:`get_initial_cache_state` gives with the batch first, as the next two.
+            cache_last_time: As well.
+            cache_last_channel_len: As well.
+
+        Returns:
+            As :meth:`forward`, or the five values of :class:`.CachedGraph`.
+
+        Raises:
+            ConfigError: The encoder does not stream, or not in chunks as those of ``streaming_cfg``
+                without overlap.
+            InputError: Some of the caches are missing.
+        """
+        caches = (cache_last_channel, cache_last_time, cache_last_channel_len)
+        state = [own for own in caches if own is not None]
+        if not state:
+            return self._encode(audio_signal, length)
+        check_caches(state)
+        return self._cached_graph()(audio_signal.transpose(1, 2), length, *state)
 
     def _encode(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         features = audio_signal.transpose(1, 2)  # (B, F, T) -> (B, T, F)

@@ -32,6 +32,8 @@ from nemo.utils import logging
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError, InputError
+from nas_encoder.nemo import cached_graph
+from nas_encoder.nemo.cached_graph import CachedGraph, held
 from nas_encoder.nemo.chunks import Chunking, chunking, possible
 from nas_encoder.network.stream_rows import StreamRows, new_marks
 
@@ -73,6 +75,8 @@ class CacheAwareEncoder(StreamingEncoder):
     streaming_cfg: CacheAwareStreamingConfig | None = None
     _rows: StreamRows | None = None
     _chunking: Chunking | None = None
+    _graph: CachedGraph | None = None
+    _exports_caches = False
     _last = False  # whether the step that runs is the last of its streams
 
     # -- what NeMo asks -------------------------------------------------------------------------
@@ -100,19 +104,15 @@ class CacheAwareEncoder(StreamingEncoder):
 
     @property
     def export_cache_support(self) -> bool:
-        """Whether ``model.export`` writes a graph with caches; it cannot."""
-        return False
+        """Whether ``model.export`` writes a graph with caches; see :mod:`.cached_graph`."""
+        return self._exports_caches
 
     @export_cache_support.setter
     def export_cache_support(self, wanted: bool) -> None:
+        """Set it; ConfigError if the encoder does not stream, or no graph can hold its caches."""
         if wanted:
-            raise ConfigError(
-                "cache_support",
-                [
-                    "NeMo's model.export cannot write an encoder of ours with its caches, which "
-                    "grow in the beginning of a stream; nas-encoder export --stream can"
-                ],
-            )
+            cached_graph.check(self._streams())
+        self._exports_caches = bool(wanted)
 
     def set_default_att_context_size(self, att_context_size: Any) -> None:
         """Accept the genotype's own context, the only one.
@@ -160,6 +160,7 @@ class CacheAwareEncoder(StreamingEncoder):
                 "what its genotype sees"
             )
         self._chunking = chunks = chunking(rows, chunk_size, shift_size)
+        self._graph = None
         self.streaming_cfg = CacheAwareStreamingConfig(
             chunk_size=chunks.frames,
             shift_size=chunks.shift,
@@ -280,6 +281,18 @@ class CacheAwareEncoder(StreamingEncoder):
             self._rows = StreamRows(self.network)
         return self._rows
 
+    def _cached_graph(self) -> CachedGraph:
+        """Return what an export with caches records, built before it is traced."""
+        rows = self._streams()
+        if self.streaming_cfg is None:
+            self.setup_streaming_params()
+        assert self.streaming_cfg is not None and self._chunking is not None
+        if self._graph is None or self._graph.step.network is not self.network:
+            size = int(self.streaming_cfg.last_channel_cache_size)
+            self._graph = CachedGraph(rows, self._chunking, size)
+            logging.info(f"Export: {self._graph}")
+        return self._graph
+
     @contextmanager
     def _being_last(self, last: bool) -> Iterator[None]:
         self._last = last
@@ -293,8 +306,7 @@ class CacheAwareEncoder(StreamingEncoder):
     ) -> tuple[Tensor, ...]:
         """Map (B, T, F), and (B,) valid frames, to five values; see the step above."""
         state = [own for own in caches if own is not None]
-        if len(state) < len(caches):
-            raise InputError(f"needs {', '.join(_CACHES)} together, or none of them")
+        check_caches(state)
         if self.streaming_cfg is None:
             self.setup_streaming_params()
         assert self.streaming_cfg is not None and self._chunking is not None
@@ -317,31 +329,16 @@ class CacheAwareEncoder(StreamingEncoder):
             closing=frames < chunks.frames,
         )
         counts = found.counts.to(features.device)
-        outputs, held = _held(found.y, counts, times[0, :, :, 0])
+        outputs, last = held(found.y, counts, times[0, :, :, 0])
         batch, width = outputs.size(0), outputs.size(2)
         rows = found.rows.reshape(batch, -1, width).unsqueeze(0)
-        return outputs.transpose(1, 2), counts, rows, held[None, :, :, None], found.marks
+        return outputs.transpose(1, 2), counts, rows, last[None, :, :, None], found.marks
 
 
-def _held(y: Tensor, counts: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Repeat the last valid frame of each stream after it.
-
-    NeMo's CTC pipeline decodes all frames, whatever their number says; in greedy decoding a frame
-    and the same again are one.
-
-    Args:
-        y: (B, T', D).
-        counts: (B,) valid frames.
-        before: (B, D) last frames of the steps before.
-
-    Returns:
-        (B, max(T', 1), D), and (B, D) the last frames of this step.
-    """
-    known = torch.cat((before.to(y.dtype).unsqueeze(1), y), 1)
-    places = torch.arange(max(1, y.size(1)), device=y.device) + 1
-    index = places.minimum(counts.unsqueeze(1)).unsqueeze(2).expand(-1, -1, y.size(2))
-    held = known.gather(1, index)
-    return held, held[:, -1].to(before.dtype)
+def check_caches(given: list[Tensor]) -> None:
+    """Refuse some of the caches without the others, by an InputError."""
+    if len(given) < len(_CACHES):
+        raise InputError(f"needs {', '.join(_CACHES)} together, or none of them")
 
 
 def input_types() -> dict[str, NeuralType]:
@@ -367,6 +364,11 @@ def output_types() -> dict[str, NeuralType]:
         "cache_last_time_next": times,
         "cache_last_channel_next_len": lengths,
     }
+
+
+def cache_types() -> dict[str, NeuralType]:
+    """Return the neural types of the caches."""
+    return dict(zip(_CACHES, _cache_types(), strict=True))
 
 
 def _cache_types() -> tuple[NeuralType, NeuralType, NeuralType]:

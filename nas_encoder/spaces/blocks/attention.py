@@ -1,14 +1,14 @@
 """Self-attention over all frames, a window or chunks, with relative positions or none.
 
 B batch, T frames, t of a chunk that has arrived, C width, H heads, D = C / H features of a head, W
-frames seen before, A frames seen after, N groups of K frames.
+frames seen before, A frames seen after, N groups of K frames (:mod:`.sight`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,9 @@ from nas_encoder.spaces.blocks import positions
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.parts import Parallel, SelfAttention
+from nas_encoder.spaces.blocks.sight import Sight
 from nas_encoder.spaces.blocks.weighting import weighted
 
-_LEAST = 16  # frames of a group; smaller matrix products gain nothing
 _MOST = 64  # queries at once while streaming, unless the context is larger
 
 
@@ -44,20 +44,18 @@ class AttentionModule(nn.Module):
         position: Linear function of the sinusoids; None without positions.
         content_bias: (H, D), u; None without positions.
         position_bias: (H, D), v; likewise.
-        context: (W, A); with chunks (W, 0); None if every frame sees the whole utterance.
-        chunk: Frames of a chunk; 0 for no chunks.
-        reach: The most frames back and ahead that a frame sees; None for the whole utterance.
+        sights: What a frame sees, for each lookahead of the encoder; None for the whole utterance.
+        selected: Which of them holds unless ``forward`` is told another.
     """
 
     def __init__(
         self, part: SelfAttention | Parallel, width: int, config: BlocksConfig, norm_before: bool
     ) -> None:
         super().__init__()
-        self.heads, self.context, self.chunk = part.heads, part.context, part.chunk
-        self.scale = 1.0 / math.sqrt(width // part.heads)
+        self.heads, self.scale = part.heads, 1.0 / math.sqrt(width // part.heads)
         self.dropout = config.attention_dropout
-        own = SelfAttention(part.heads, part.window, ahead=part.ahead, chunk=part.chunk)
-        self.reach = own.reach
+        self.sights: tuple[Sight | None, ...] = (Sight.of(part),)
+        self.selected = 0
         self.norm: nn.Module = nn.Identity()
         if norm_before:
             self.norm = nn.LayerNorm(width, config.norm_eps)
@@ -71,14 +69,25 @@ class AttentionModule(nn.Module):
             self.content_bias = nn.Parameter(torch.zeros(self.heads, width // self.heads))
             self.position_bias = nn.Parameter(torch.zeros(self.heads, width // self.heads))
 
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """The most frames back and ahead that a frame sees; None for the whole utterance."""
+        sight = self.sights[self.selected]
+        return None if sight is None else sight.reach
+
+    def take(self, parts: Sequence[SelfAttention | Parallel]) -> None:
+        """Set what is seen with each lookahead; the parts differ in nothing else."""
+        self.sights = tuple(map(Sight.of, parts))
+
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         batch, time, width = x.shape
         packed = self.inputs(self.norm(x))  # (B, T, 3C)
-        if self._in_groups(time):
-            context = self._within_groups(packed, frames)
+        sight = self.sights[self.selected if frames.lookahead is None else frames.lookahead]
+        if sight is not None and self._in_groups(sight, time):
+            context = self._within_groups(packed, frames, sight)
         else:
-            context = self._as_a_whole(packed, frames)
+            context = self._as_a_whole(packed, frames, sight)
         out: Tensor = self.output(context.permute(1, 2, 0, 3).reshape(batch, -1, width)[:, :time])
         return out
 
@@ -91,40 +100,39 @@ class AttentionModule(nn.Module):
 
         The cache holds the queries, keys and values of the frames that are still to be seen.
         """
-        assert self.context is not None  # else it does not stream
-        back, ahead = self.context
+        sight = self.sights[self.selected]
+        assert sight is not None  # else it does not stream
+        back, ahead = sight.back, sight.ahead
         packed = chunk.holding(self.inputs(self.norm(chunk.x))).after(cache)
         begin, end, size = max(0, chunk.start - ahead), chunk.end, max(back + ahead, _MOST)
-        if self.chunk:
-            begin, size = self._chunk_start(chunk.start), self._rounded(size)
+        if sight.chunk:
+            begin, size = sight.chunk_start(chunk.start), sight.rounded(size)
         if not chunk.last:
-            end = self._chunk_start(end) if self.chunk else max(begin, end - ahead)
+            end = sight.chunk_start(end) if sight.chunk else max(begin, end - ahead)
         # From the first on, so that captured graphs do not depend on where that is.
         parts = [
-            self._between(packed, begin + first, min(begin + first + size, end))
+            self._between(packed, begin + first, min(begin + first + size, end), sight)
             for first in range(0, end - begin, size)
         ]
         out = chunk.x[:, :0] if not parts else self.output(torch.cat(parts, 1))
         kept = max(0, end - back) - packed.start
         return replace(chunk, x=out, start=begin), packed.x[:, kept:].clone()
 
-    def _between(self, packed: Chunk, first: int, end: int) -> Tensor:
+    def _between(self, packed: Chunk, first: int, end: int, sight: Sight) -> Tensor:
         """Return the context (B, n, C) of the frames at the places from ``first`` to ``end``."""
-        assert self.context is not None
-        back, ahead = self.context
-        last = self._rounded(end) if self.chunk else end + ahead
-        start, last = max(0, first - back), min(last, packed.end)
+        last = sight.rounded(end) if sight.chunk else end + sight.ahead
+        start, last = max(0, first - sight.back), min(last, packed.end)
         width = self.inputs.in_features
         (query,) = self._in_heads(self._at(packed, first, end)[..., :width], 1)
         key, value = self._in_heads(self._at(packed, start, last)[..., width:], 2)
         rows, keys, offset = end - first, last - start, first - start
         valid, mask = packed.valid(start, last), None
-        if valid is not None or not self._see_all(rows, keys, offset):
+        if valid is not None or not sight.is_all(rows, keys, offset):
             valid = None if valid is None else valid.unsqueeze(1)  # (B, 1, S)
-            mask = self._seen(valid, rows, keys, offset, packed.x.device)
+            mask = sight.seen(valid, rows, keys, offset, packed.x.device)
         distances, column = None, 0
         if self.position is not None:
-            highest, lowest, column = self._distances(rows, keys, offset)
+            highest, lowest, column = sight.distances(rows, keys, offset)
             distances = positions.between(highest, lowest, packed.x[..., :width])
             distances = F.pad(distances, (0, 0, 0, max(0, keys + 1 - distances.size(0))))
         context = self._attend(query, key, value, mask, distances, column)
@@ -134,43 +142,18 @@ class AttentionModule(nn.Module):
     def _at(packed: Chunk, first: int, end: int) -> Tensor:
         return packed.x[:, first - packed.start : end - packed.start]
 
-    def _chunk_start(self, frame: int) -> int:
-        return frame - frame % self.chunk
-
-    def _rounded(self, frames: int) -> int:
-        """Return the next multiple of the chunk, if there are chunks."""
-        return -(-frames // self.chunk) * self.chunk if self.chunk else frames
-
-    def _in_groups(self, time: int) -> bool:
+    @staticmethod
+    def _in_groups(sight: Sight, time: int) -> bool:
         """Whether to attend in groups, of K frames; short batches are faster as a whole."""
-        if self.context is None:
-            return False
-        return is_capturing() or time > 2 * (self._group() + sum(self.context))
+        return is_capturing() or time > 2 * (sight.group + sight.back + sight.ahead)
 
-    def _group(self) -> int:
-        """Return K, at least W and A, and a multiple of the chunk."""
-        assert self.context is not None
-        return self._rounded(max(*self.context, _LEAST))
-
-    def _distances(self, rows: int, keys: int, offset: int) -> tuple[int, int, int]:
-        """Return the largest and the smallest distance to a key seen, and the scores' column.
-
-        Query r is key r + ``offset``; see :func:`~.weighting.weighted` for the column.
-        """
-        assert self.context is not None
-        back, ahead = self.context
-        if self.chunk:
-            back, ahead = back + self.chunk - 1, self.chunk - 1
-        highest = min(back, offset + rows - 1)
-        return highest, max(-ahead, offset + 1 - keys), highest - offset
-
-    def _as_a_whole(self, packed: Tensor, frames: Frames) -> Tensor:
+    def _as_a_whole(self, packed: Tensor, frames: Frames, sight: Sight | None) -> Tensor:
         """Attend from (B, T, 3C) to (H, B, T, D)."""
         time = packed.size(1)
         query, key, value = self._in_heads(packed, 3)
         mask = None if frames.mask is None else frames.mask.unsqueeze(1)  # (B, 1, T)
-        if self.context is not None and not self._see_all(time, time, 0):
-            mask = self._seen(mask, time, time, 0, packed.device)
+        if sight is not None and not sight.is_all(time, time, 0):
+            mask = sight.seen(mask, time, time, 0, packed.device)
         if self.position is None:
             return self._attend(query, key, value, mask)
         assert frames.relative is not None
@@ -178,11 +161,10 @@ class AttentionModule(nn.Module):
         distances = F.pad(frames.relative, (0, 0, 0, 1))
         return self._attend(query, key, value, mask, distances, time - 1)
 
-    def _within_groups(self, packed: Tensor, frames: Frames) -> Tensor:
+    def _within_groups(self, packed: Tensor, frames: Frames, sight: Sight) -> Tensor:
         """Attend from (B, T, 3C) to (H, B, N K, D)."""
-        assert self.context is not None
         batch, time, width = packed.size(0), packed.size(1), packed.size(2) // 3
-        (back, ahead), size = self.context, self._group()
+        back, ahead, size = sight.back, sight.ahead, sight.group
         keys = size + back + ahead
         count = (time + size - 1) // size
         around = F.pad(packed, (0, 0, size, (count + 1) * size - time))  # (B, (N + 2) K, 3C)
@@ -197,38 +179,17 @@ class AttentionModule(nn.Module):
         # Not squeezed, which ONNX takes for a condition on the size.
         valid = _with_neighbours(valid, count, size, back, ahead)[..., 0]
         valid = valid.expand(batch, -1, -1).reshape(batch * count, 1, keys)
-        mask = self._seen(valid, size, keys, back, packed.device)
+        mask = sight.seen(valid, size, keys, back, packed.device)
         distances, column = None, 0
         if self.position is not None:
             assert frames.relative is not None
-            highest, lowest, column = self._distances(size, keys, back)
+            highest, lowest, column = sight.distances(size, keys, back)
             # Beyond T there is no key. Then rows for the product's shape.
             beyond = F.pad(frames.relative, (0, 0, highest, -lowest))
             distances = beyond[time - 1 : time + highest - lowest]
             distances = F.pad(distances, (0, 0, 0, max(0, keys - highest + lowest)))
         context = self._attend(query, key, value, mask, distances, column)
         return context.reshape(self.heads, batch, count * size, -1)
-
-    def _see_all(self, rows: int, keys: int, offset: int) -> bool:
-        """Whether all queries see all keys; see :meth:`_seen`."""
-        assert self.context is not None
-        back, ahead = self.context
-        if self.chunk:
-            return offset <= back and keys - offset <= self.chunk
-        return offset + rows - 1 <= back and keys - 1 - offset <= ahead
-
-    def _seen(
-        self, valid: Tensor | None, rows: int, keys: int, offset: int, device: torch.device
-    ) -> Tensor:
-        """Return which keys a query sees, (N or 1, R, S): valid ones in its context, and itself.
-
-        Query r is key r + ``offset``, and the first of a chunk if r is 0. Were it not for itself,
-        padding queries would see none.
-        """
-        assert self.context is not None
-        make = _near if is_capturing() else _near_table
-        near, own = make(rows, keys, offset, *self.context, self.chunk, device)
-        return near if valid is None else (near & valid) | own
 
     def _in_heads(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (N, T, parts * C) into parts of (H, N, T, D)."""
@@ -272,23 +233,3 @@ def _with_neighbours(around: Tensor, count: int, size: int, back: int, ahead: in
     """
     before, own, after = (_groups(around, count, size, first) for first in range(3))
     return torch.cat((before[:, :, size - back :], own, after[:, :, :ahead]), 2)
-
-
-def _near(
-    rows: int, keys: int, offset: int, back: int, ahead: int, chunk: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return which keys are in a query's context, and which is its own; both (1, R, S)."""
-    own = torch.arange(rows, device=device).unsqueeze(1)
-    key = torch.arange(keys, device=device) - offset
-    first = own - own % chunk if chunk else own
-    last = first + chunk - 1 if chunk else own + ahead
-    near = (key >= first - back) & (key <= last)
-    return near.unsqueeze(0), (key == own).unsqueeze(0)
-
-
-@lru_cache(maxsize=32)
-def _near_table(
-    rows: int, keys: int, offset: int, back: int, ahead: int, chunk: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        return _near(rows, keys, offset, back, ahead, chunk, device)

@@ -18,10 +18,12 @@ class Frames:
         mask: (B, T), true for the frames of utterances; None if no utterance is padded.
         relative: (2T - 1, C) sinusoids of the relative positions T - 1, ..., 0, ..., 1 - T (a key's
             distance into the past is positive), once for all blocks; None if no module asks.
+        lookahead: Which of the encoder's lookaheads attention has; None for the selected one.
     """
 
     mask: Tensor | None = None
     relative: Tensor | None = None
+    lookahead: int | None = None
 
     def clear(self, x: Tensor) -> Tensor:
         """Set the (finite) padding frames of (B, T, C) to zero, as before all that mixes time."""

@@ -13,7 +13,7 @@ B batch, T frames, t of a chunk, C width, U hidden units, K taps over time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -267,7 +267,17 @@ class ParallelModule(nn.Module):
         if part.merge_kernel:
             self.merge = DepthwiseOverTime(2 * width, part.merge_kernel, part.causal)
         self.project = nn.Linear(2 * width, width)
-        self.reach = part.reach
+        self.take((part,))
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """The most frames back and ahead that a frame depends on; None for all of them."""
+        return self._reaches[self.attention.selected]
+
+    def take(self, parts: Sequence[Parallel]) -> None:
+        """Set what is seen with each lookahead; see :meth:`.AttentionModule.take`."""
+        self._reaches = [part.reach for part in parts]
+        self.attention.take(parts)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
