@@ -1,4 +1,4 @@
-"""Exported encoders in onnxruntime.
+"""Exported encoders in onnxruntime or OpenVINO.
 
 B batch, T frames, F features of a frame, N samples.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
-from nas_encoder.errors import CheckpointError, MissingDependencyError
+from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.export.engines import ONNXRUNTIME, open_session, require
 
 _FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _INTEGERS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
@@ -29,6 +30,7 @@ class OnnxEncoder:
     Args:
         path: The file.
         device: ``cpu`` or ``cuda``.
+        engine: Of :data:`~nas_encoder.export.engines.ENGINES`.
 
     Attributes:
         waveform: Whether it takes samples and computes features itself.
@@ -39,26 +41,23 @@ class OnnxEncoder:
         classifies: Whether it has a CTC layer, as ``nas-encoder export`` names its output.
 
     Raises:
-        CheckpointError: onnxruntime cannot read it, or its inputs do not fit; all problems are
+        CheckpointError: The engine cannot read it, or its inputs do not fit; all problems are
             listed.
-        MissingDependencyError: onnxruntime is not installed.
+        ConfigError: The engine does not run on the device.
+        MissingDependencyError: The engine is not installed.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            purpose = "measuring an .onnx file"
-            raise MissingDependencyError("onnxruntime", "export", purpose) from error
+    def __init__(self, path: Path, device: str = "cpu", engine: str = ONNXRUNTIME) -> None:
+        if engine != ONNXRUNTIME and device != "cpu":
+            raise ConfigError(str(path), [f"runtime: {engine} is measured on CPUs only"])
         if not path.is_file():
             raise CheckpointError(str(path), ["no such file"])
-        self.path, self.device, self._runtime = path, device, onnxruntime
-        self.provider = _PROVIDERS[device]
-        if self.provider not in onnxruntime.get_available_providers():
-            rule = f"this onnxruntime has no {self.provider}; it has"
-            raise CheckpointError(
-                str(path), [f"{rule} {', '.join(onnxruntime.get_available_providers())}"]
-            )
+        self.path, self.engine, self._provider = path, engine, _PROVIDERS[device]
+        package = require(engine, "measuring an .onnx file")
+        if engine == ONNXRUNTIME and self._provider not in package.get_available_providers():
+            rule = f"this onnxruntime has no {self._provider}; it has"
+            found = ", ".join(package.get_available_providers())
+            raise CheckpointError(str(path), [f"{rule} {found}"])
         self.threads = 0
         self.start(1)
         inputs = self._session.get_inputs()
@@ -110,16 +109,9 @@ class OnnxEncoder:
         """Use so many threads from now on."""
         if threads == self.threads:
             return
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3  # warnings about the graph are no news here
-        try:
-            self._session = self._runtime.InferenceSession(
-                str(self.path), options, providers=[self.provider]
-            )
-        except Exception as error:  # its own exceptions have no common base but this
-            rule = f"onnxruntime cannot read it: {one_line(error)}"
-            raise CheckpointError(str(self.path), [rule]) from None
+        self._session = open_session(
+            self.path, str(self.path), threads, self.engine, self._provider
+        )
         self.threads = threads
 
     def __call__(self, x: Tensor, lengths: Tensor) -> Sequence[Any]:
@@ -135,7 +127,7 @@ class OnnxEncoder:
             found: Sequence[Any] = self._session.run(None, given)
         except Exception as error:
             shapes = [list(value.shape) for value in given.values()]
-            rule = f"onnxruntime fails for inputs of shapes {shapes}: {one_line(error)}"
+            rule = f"{self.engine} fails for inputs of shapes {shapes}: {one_line(error)}"
             raise CheckpointError(str(self.path), [rule]) from None
         return found
 

@@ -16,6 +16,7 @@ from nas_encoder.baselines import options_of
 from nas_encoder.common.documents import parse_yaml, read_yaml
 from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import ConfigError, MissingDependencyError
+from nas_encoder.export.engines import ENGINES
 from nas_encoder.interchange import convert, espnet_files, nemo_files
 from nas_encoder.interchange.files import Archive, parse_config, read_file
 from nas_encoder.interchange.frames import frame_shift, nemo_features, section
@@ -98,7 +99,7 @@ def _read(name: str, options: dict[str, Any]) -> Source:
     if name in PEERS and name != GENOTYPE:
         return Source(name, name, PEER, name, options)
     if path.suffix == ".onnx":
-        return _without_options(Source(name, name, ONNX, name), options)
+        return _exported(Source(name, name, ONNX, name, options))
     if os.path.isdir(name) or path.suffix in (".pth", ".zip", ".nemo"):
         return _of_model(path, options)
     if path.suffix in _YAML and os.path.isfile(name):
@@ -110,9 +111,12 @@ def _read(name: str, options: dict[str, Any]) -> Source:
     return Source(name, name, GENOTYPE, name, options)
 
 
-def _without_options(source: Source, options: Mapping[str, Any]) -> Source:
-    if options:
-        raise ConfigError(source.name, [f"takes no options, got {show(options)}"])
+def _exported(source: Source) -> Source:
+    """Refuse options that exported files have not."""
+    engine = source.options.get("runtime", ENGINES[0])
+    if {*source.options} - {"runtime"} or engine not in ENGINES:
+        rule = f"takes the option runtime, {' or '.join(ENGINES)}, got {show(source.options)}"
+        raise ConfigError(source.name, [rule])
     return source
 
 

@@ -18,6 +18,7 @@ from nas_encoder.bench.onnx import OnnxEncoder
 from nas_encoder.bench.sources import Source
 from nas_encoder.common.problems import show
 from nas_encoder.errors import ConfigError
+from nas_encoder.export.engines import ONNXRUNTIME
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.interchange.model import renamed
 from nas_encoder.network import build_encoder
@@ -98,7 +99,9 @@ def build(
         MissingDependencyError: A package that it needs is not installed.
     """
     if source.kind == sources.ONNX:
-        return _exported(source, OnnxEncoder(Path(source.name), device), shift)
+        engine = str(source.options.get("runtime", ONNXRUNTIME))
+        encoder = OnnxEncoder(Path(source.name), device, engine)
+        return _exported(source, encoder, shift)
     width = source.features or features or BINS
     module, genotype = _BUILDERS[source.kind](source, width, sizes or {})
     seconds, count = source.shift or shift or SHIFT, count_parameters(module)
@@ -108,7 +111,7 @@ def build(
 
 
 def _exported(source: Source, encoder: OnnxEncoder, shift: float | None) -> Subject:
-    note = "onnxruntime" + ("; features are computed in it" if encoder.waveform else "")
+    note = encoder.engine + ("; features are computed in it" if encoder.waveform else "")
     note += "; with its CTC layer" if encoder.classifies else ""
     return Subject(
         source,

@@ -3,11 +3,20 @@
 import json
 from typing import Any
 
+from nas_encoder.export.engines import ENGINES
+
 
 def add_settings(parser: Any, text: str) -> None:
     """Add --set, which changes a configuration, to a parser or a group of one."""
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=text
+    )
+
+
+def add_runtime(parser: Any, text: str) -> None:
+    """Add --runtime."""
+    parser.add_argument(
+        "--runtime", choices=ENGINES, default=ENGINES[0], help=f"{text} (default {ENGINES[0]})"
     )
 
 

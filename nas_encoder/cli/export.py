@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_encoder.cli import add_settings
+from nas_encoder.cli import add_runtime, add_settings
 
 if TYPE_CHECKING:
     from nas_encoder.export.export import Exported, ExportOptions, Written
@@ -33,7 +33,7 @@ _INCREASE = 1.0  # percent
 EXAMPLES = """examples:
   nas-encoder export exp/asr_train_nas exported --data dump/raw/dev
   nas-encoder export model.nemo exported --input features --license cc-by-4.0
-  nas-encoder export model.nemo exported --data dev.json --int8
+  nas-encoder export model.nemo exported --data dev.json --int8 --runtime openvino
   nas-encoder export exp/asr_streaming exported --data dump/raw/dev --stream --chunk 320
   nas-encoder export hybrid.nemo exported --head transducer --data dev.json
   nas-encoder export asrnet_b exported --weights encoder.pt --set input_size=80
@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lengths", type=int, default=100, help="check every length to this (default 100 frames)"
     )
+    add_runtime(parser, "what it is checked and measured in")
     parser.add_argument("--license", default="unknown", metavar="NAME", help="of the model")
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="which .pth file of the folder (default: the average)"
@@ -208,7 +209,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     takes = args.takes or ("features" if alone else "audio")
     count = 16 if args.utterances is None else args.utterances
     try:
-        options = ExportOptions(takes, args.data, count, args.lengths, args.license)
+        options = ExportOptions(takes, args.data, count, args.lengths, args.license, args.runtime)
     except ConfigError as error:
         problems += [f"--{line}" for line in error.problems]
     if problems:
@@ -274,8 +275,8 @@ def _text(exported: Written, files: list[Path]) -> list[str]:
                 f"the encoder sees: no utterance has more than {checked['longest_ms'] / 1000:.1f} s"
             )
     lines += [
-        f"  checked    every length from 1 to {checked['lengths']} frames and "
-        f"{checked['utterances']} utterances, {how}: {checked['with']}",
+        f"  checked    in {facts['engine']}: every length from 1 to {checked['lengths']} frames "
+        f"and {checked['utterances']} utterances, {how}: {checked['with']}",
         f"  differs    by at most {checked['worst']:.1e} from torch",
     ]
     if "search" in facts:

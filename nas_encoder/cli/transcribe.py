@@ -1,4 +1,4 @@
-"""Recognize audio files with a model that 'nas-encoder export' wrote, in onnxruntime.
+"""Recognize audio files with a model that 'nas-encoder export' wrote, in onnxruntime or OpenVINO.
 
 Prints a line for each file: its path, a tab, the text of the best CTC path, or of the greedy search
 of a transducer (give its encoder.onnx; the other graphs are beside it). Files may be of any length:
@@ -18,9 +18,12 @@ import json
 import sys
 from pathlib import Path
 
+from nas_encoder.cli import add_runtime
+
 EXAMPLES = """examples:
   nas-encoder transcribe exported/model.onnx one.wav two.flac
   nas-encoder transcribe exported/model.int8.onnx lecture.wav --threads 4 --json
+  nas-encoder transcribe exported/model.onnx one.wav --runtime openvino
   nas-encoder transcribe streaming/model.onnx --stream --real-time lecture.wav
   arecord -q -f S16_LE -r 16000 -c 1 | nas-encoder transcribe streaming/model.onnx --stream -
 """
@@ -35,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", metavar="FILE", help="the model's tokens (default: tokens.txt beside it)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of onnxruntime (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of the runtime (default 1)")
+    add_runtime(parser, "what runs the model")
     parser.add_argument("--window", type=float, help="seconds recognized at once (default 60)")
     parser.add_argument("--margin", type=float, help="seconds more on either side (default 5)")
     parser.add_argument(
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
         return run_stream(args)
     tokens = None if args.tokens is None else Path(args.tokens)
-    runtime = open_model(Path(args.model), tokens, args.threads)
+    runtime = open_model(Path(args.model), tokens, args.threads, args.runtime)
     window = WINDOW if args.window is None else args.window
     steps = None
     if runtime.is_transducer:

@@ -34,7 +34,7 @@ def run_stream(args: argparse.Namespace) -> int:
     from nas_encoder.training.stopping import deferred, requested, stop_if_requested, stoppable
 
     tokens = None if args.tokens is None else Path(args.tokens)
-    runtime = open_streaming(Path(args.model), tokens, args.threads)
+    runtime = open_streaming(Path(args.model), tokens, args.threads, args.runtime)
     at_once = args.streams or 1
     names = args.audio * -(-at_once // len(args.audio))
     wake, figures = threading.Event(), Figures()

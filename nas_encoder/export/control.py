@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
+from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import HALF, INT8, Exported
 from nas_encoder.export.material import inputs_of, utterances_of
 from nas_encoder.export.quantize import candidates, method_of, multiply_adds, quantize, to_half
 from nas_encoder.export.rates import Rate, rates_of
 from nas_encoder.export.recognizer import AUDIO
-from nas_encoder.export.runtime import Runtime, open_session
+from nas_encoder.export.runtime import Runtime
 
 _COUNTED, _CALIBRATION, _RANKING = 500, 64, 8  # utterances, at most
 _SECONDS = 10.0  # of what latencies are measured with
@@ -188,7 +189,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _running(given: Reducer, content: bytes, form: str) -> Runtime:
-    return replace(given.exported.runtime, session=open_session(content, form), source=form)
+    runtime = given.exported.runtime
+    session = open_session(content, form, engine=runtime.engine)
+    return replace(runtime, session=session, source=form)
 
 
 def _quantized(

@@ -15,10 +15,11 @@ from nas_encoder.common.documents import plain, write_atomically
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.export.check import check
+from nas_encoder.export.engines import ENGINES, ONNXRUNTIME, open_session
 from nas_encoder.export.graph import to_onnx
 from nas_encoder.export.material import Utterance, generated, inputs_of, utterances_of
 from nas_encoder.export.recognizer import AUDIO, FEATURES, Parts, Recognizer, parts_of
-from nas_encoder.export.runtime import FORMAT, MAX_BYTES, TOKENS, Runtime, open_session
+from nas_encoder.export.runtime import FORMAT, MAX_BYTES, TOKENS, Runtime
 from nas_encoder.export.sherpa import differences
 from nas_encoder.interchange.card import today
 from nas_encoder.interchange.files import make_folder
@@ -40,6 +41,8 @@ class ExportOptions:
         utterances: How many of them to check with, at most.
         lengths: Every number of frames from 1 to this one is checked.
         license: Of the model.
+        engine: What it is checked and measured in, of
+            :data:`~nas_encoder.export.engines.ENGINES`.
     """
 
     takes: str = AUDIO
@@ -47,11 +50,14 @@ class ExportOptions:
     utterances: int = 16
     lengths: int = 100
     license: str = "unknown"
+    engine: str = ONNXRUNTIME
 
     def __post_init__(self) -> None:
         problems = []
         if self.takes not in (AUDIO, FEATURES):
             problems.append(f"input: must be {AUDIO} or {FEATURES}, got {self.takes!r}")
+        if self.engine not in ENGINES:
+            problems.append(f"runtime: must be {' or '.join(ENGINES)}, got {self.engine!r}")
         for name in ("utterances", "lengths"):
             if not 1 <= getattr(self, name) <= 10_000:
                 problems.append(f"{name}: must be in 1..10000, got {getattr(self, name)}")
@@ -129,7 +135,8 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
     metadata = metadata_of(model, parts, options)
     graph = to_onnx(recognizer, int(parts.network.input_size), metadata)
     content = serialized(graph, model.source)
-    runtime = Runtime("the export", open_session(content, "export"), metadata, parts.vocabulary)
+    session = open_session(content, "export", engine=options.engine)
+    runtime = Runtime("the export", session, metadata, parts.vocabulary, options.engine)
     utterances, inputs = material_for(parts, options, int(metadata["sample_rate"]))
     checked = check(runtime, parts, inputs, options.lengths)
     report = {
@@ -142,6 +149,7 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
         "notes": [*model.notes, *model.obstacles],
         "left_out": model.left_out,
         "metadata": metadata,
+        "engine": options.engine,
         "environment": environment(),
     }
     files = {MODEL: content}

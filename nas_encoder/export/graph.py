@@ -12,23 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.common.problems import one_line
-from nas_encoder.errors import CheckpointError, MissingDependencyError
+from nas_encoder.errors import CheckpointError
+from nas_encoder.export.engines import require
 from nas_encoder.export.recognizer import AUDIO, Recognizer
 
 OPSET = 17  # the first with LayerNormalization
 INPUTS = {AUDIO: ("audio", "length"), "features": ("audio_signal", "length")}
-
-
-def require(package: str, purpose: str) -> Any:
-    """Import onnx or onnxruntime; MissingDependencyError, which names the extra, without it."""
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise MissingDependencyError(package, "export", purpose) from error
 
 
 def to_onnx(

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_encoder.export.graph import INPUTS, require
+from nas_encoder.export.engines import open_session, require
+from nas_encoder.export.graph import INPUTS
 from nas_encoder.export.recognizer import AUDIO
-from nas_encoder.export.runtime import open_session
 
 DYNAMIC, STATIC = "dynamic", "static"
 _FEATURES = "/features/"  # where the exporter puts the names of nodes of Recognizer.features

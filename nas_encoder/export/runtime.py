@@ -1,4 +1,4 @@
-"""Opens exported models, whoever wrote the files, and runs them with onnxruntime.
+"""Opens exported models, whoever wrote the files, and runs them.
 
 Letters in shapes: B batch, N samples, T frames, F features, T' output frames, V classes.
 """
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import CheckpointError
-from nas_encoder.export.graph import INPUTS, require
+from nas_encoder.export.engines import ONNXRUNTIME, open_session, require
+from nas_encoder.export.graph import INPUTS
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.vocabulary import Vocabulary, read_vocabulary
 
@@ -33,15 +34,17 @@ class Runtime:
 
     Attributes:
         source: The file, for messages.
-        session: onnxruntime's.
+        session: The engine's.
         metadata: The model's.
         vocabulary: Its classes; None for an encoder alone.
+        engine: What runs it, of :data:`~nas_encoder.export.engines.ENGINES`.
     """
 
     source: str
     session: Any
     metadata: dict[str, str]
     vocabulary: Vocabulary | None
+    engine: str = ONNXRUNTIME
 
     @property
     def takes(self) -> str:
@@ -78,7 +81,7 @@ class Runtime:
         feed = {names[0]: batch.contiguous().numpy(), names[1]: lengths.numpy()}
         try:
             values, frames = (torch.from_numpy(out) for out in self.session.run(None, feed))
-        except Exception as error:  # onnxruntime raises classes of its own for each status
+        except Exception as error:  # of classes of the engine
             shape = tuple(batch.shape)
             raise CheckpointError(
                 self.source, [f"fails on an input of shape {shape}: {one_line(error)}"]
@@ -91,36 +94,21 @@ class Runtime:
         return [value[: int(count)] for value, count in zip(values, frames, strict=True)]
 
 
-def open_session(model: bytes | Path, source: str, threads: int = 1) -> Any:
-    """Return an onnxruntime session on CPU.
-
-    Raises:
-        CheckpointError: onnxruntime refuses the model.
-        MissingDependencyError: onnxruntime is missing.
-    """
-    onnxruntime = require("onnxruntime", "running an exported model")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    given = model if isinstance(model, bytes) else str(model)
-    try:
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own for each status
-        raise CheckpointError(source, [f"onnxruntime refuses it: {one_line(error)}"]) from error
-
-
-def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runtime:
+def open_model(
+    path: Path, tokens: Path | None = None, threads: int = 1, engine: str = ONNXRUNTIME
+) -> Runtime:
     """Open a model that ``nas-encoder export`` wrote.
 
     Args:
         path: The ONNX file.
         tokens: Its tokens; None for ``tokens.txt`` beside it.
-        threads: Of onnxruntime.
+        threads: Of the engine.
+        engine: Of :data:`~nas_encoder.export.engines.ENGINES`.
 
     Raises:
         CheckpointError: It cannot be read, is damaged, refers to other files, was not written by
-            this command, needs a newer onnxruntime, or does not fit its tokens.
-        MissingDependencyError: onnx or onnxruntime is missing.
+            this command, needs a newer engine, or does not fit its tokens.
+        MissingDependencyError: onnx or the engine is missing.
     """
     metadata, vocabulary, content = open_exported(path, tokens)
     if metadata.get("head") in ("decoder", "joiner"):
@@ -129,13 +117,13 @@ def open_model(path: Path, tokens: Path | None = None, threads: int = 1) -> Runt
     if "stream_frames" in metadata:
         rule = "streams, chunk by chunk: 'nas-encoder transcribe --stream' runs it"
         raise CheckpointError(str(path), [rule])
-    session = open_session(content, str(path), threads)
+    session = open_session(content, str(path), threads, engine)
     found = [(one.name, len(one.shape)) for one in session.get_inputs()]
     wanted = list(zip(INPUTS[metadata["input"]], _ranks(metadata["input"]), strict=True))
     if found != wanted or len(session.get_outputs()) != 2:
         problem = f"its inputs (and their dimensions) must be {wanted}, got {show(found)}"
         raise CheckpointError(str(path), [f"{problem}, and it must have two outputs"])
-    runtime = Runtime(str(path), session, metadata, vocabulary)
+    runtime = Runtime(str(path), session, metadata, vocabulary, engine)
     size = session.get_outputs()[0].shape[-1]
     counts = vocabulary is not None and not runtime.is_transducer
     if (

@@ -22,8 +22,12 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError
 from nas_encoder.network import nested
-from nas_encoder.network.streaming import GOING_ON, Chunk
+from nas_encoder.network.streaming import Chunk
 from nas_encoder.network.tapped import TappedEncoder, Taps
+
+# An end that has not come: after all frames of a call, and within 32 bits, to which OpenVINO cuts
+# integers.
+_FAR = 1 << 30
 
 
 class SteadyStep(nn.Module):
@@ -96,7 +100,7 @@ class SteadyStep(nn.Module):
         seen, base = self.seen, self.seen + 1
         passed = clock % base
         over = torch.div(clock, base, rounding_mode="floor")  # frames since the end, and one
-        ends = torch.where(over > 0, base - over, GOING_ON)
+        ends = torch.where(over > 0, base - over, _FAR)
         ends = torch.where((over == 0) & (lengths < self.frames), seen + lengths, ends)
         piece = Chunk(chunk, seen, False, ends, seen - passed)
         valid = piece.valid(seen, seen + self.frames)

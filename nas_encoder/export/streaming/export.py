@@ -9,11 +9,12 @@ from typing import Any
 
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError, ConfigError
+from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import MODEL, ExportOptions, Written, metadata_of, serialized
 from nas_encoder.export.graph import recorded
 from nas_encoder.export.material import generated, inputs_of, utterances_of
 from nas_encoder.export.recognizer import AUDIO, Parts, parts_of
-from nas_encoder.export.runtime import TOKENS, open_session
+from nas_encoder.export.runtime import TOKENS
 from nas_encoder.export.streaming.check import check_stream
 from nas_encoder.export.streaming.runtime import StreamRuntime
 from nas_encoder.export.streaming.sherpa import (
@@ -89,7 +90,7 @@ def export_stream(
     axes = {name: {0: "batch"} for name in (*names, *OUTPUTS)}
     graph = recorded(stepper, stepper.example(2), names, OUTPUTS, axes, metadata)
     content = serialized(graph, model.source)
-    session = open_session(content, "export")
+    session = open_session(content, "export", engine=options.engine)
     assert parts.vocabulary is not None
     runtime = StreamRuntime.of("the export", session, metadata, parts.vocabulary)
     if options.data is None:
@@ -115,6 +116,7 @@ def export_stream(
         "notes": [*model.notes, *model.obstacles],
         "left_out": model.left_out,
         "metadata": metadata,
+        "engine": options.engine,
         "environment": environment(),
     }
     files = {MODEL: content, TOKENS: parts.vocabulary.to_bytes()}

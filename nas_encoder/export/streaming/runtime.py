@@ -18,8 +18,9 @@ from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import CheckpointError
+from nas_encoder.export.engines import ONNXRUNTIME, open_session
 from nas_encoder.export.recognizer import AUDIO
-from nas_encoder.export.runtime import open_exported, open_session
+from nas_encoder.export.runtime import open_exported
 from nas_encoder.export.streaming.signal import SignalForm
 from nas_encoder.export.streaming.stepper import CACHES, INPUTS, OUTPUTS
 from nas_encoder.export.vocabulary import Vocabulary
@@ -197,7 +198,9 @@ def chunks_of(runtime: StreamRuntime, x: Tensor) -> Iterator[tuple[Tensor, int]]
         start += size
 
 
-def open_streaming(path: Path, tokens: Path | None = None, threads: int = 1) -> StreamRuntime:
+def open_streaming(
+    path: Path, tokens: Path | None = None, threads: int = 1, engine: str = ONNXRUNTIME
+) -> StreamRuntime:
     """Open a model that ``nas-encoder export --stream`` wrote.
 
     Raises:
@@ -220,7 +223,7 @@ def open_streaming(path: Path, tokens: Path | None = None, threads: int = 1) -> 
         problems.append("metadata: stream_frames: must be at least subsampling_factor")
     if problems or vocabulary is None:
         raise CheckpointError(str(path), problems)
-    session = open_session(content, str(path), threads)
+    session = open_session(content, str(path), threads, engine)
     _check_graph(str(path), session, metadata, vocabulary)
     return StreamRuntime.of(str(path), session, metadata, vocabulary)
 

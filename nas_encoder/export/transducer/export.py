@@ -16,6 +16,7 @@ import torch
 from nas_encoder.common.provenance import environment
 from nas_encoder.errors import CheckpointError
 from nas_encoder.export.check import check
+from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import (
     ExportOptions,
     Written,
@@ -25,7 +26,7 @@ from nas_encoder.export.export import (
 )
 from nas_encoder.export.graph import recorded, to_onnx
 from nas_encoder.export.recognizer import Parts, Recognizer, parts_of, reference
-from nas_encoder.export.runtime import TOKENS, Runtime, open_session
+from nas_encoder.export.runtime import TOKENS, Runtime
 from nas_encoder.export.sherpa import differences
 from nas_encoder.export.transducer.check import check_search
 from nas_encoder.export.transducer.parts import TransducerParts
@@ -77,8 +78,10 @@ def export_transducer(model: Model, options: ExportOptions) -> Written:
         **_of_search(search, metadata),
     }
     files = {name: serialized(graph, model.source) for name, graph in graphs.items()}
-    opened = {name: open_session(content, name) for name, content in files.items()}
-    runtime = Runtime("the export", opened[ENCODER], metadata, search.vocabulary)
+    opened = {
+        name: open_session(content, name, engine=options.engine) for name, content in files.items()
+    }
+    runtime = Runtime("the export", opened[ENCODER], metadata, search.vocabulary, options.engine)
     sessions = Sessions(
         "the export",
         opened[DECODER],
@@ -105,6 +108,7 @@ def export_transducer(model: Model, options: ExportOptions) -> Written:
         "notes": [*model.notes],
         "left_out": left_out(model, model.transducer.names),
         "metadata": metadata,
+        "engine": options.engine,
         "environment": environment(),
     }
     return Written(report, {**files, TOKENS: search.vocabulary.to_bytes()})

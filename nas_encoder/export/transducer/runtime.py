@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
 from nas_encoder.errors import CheckpointError
+from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import TRANSDUCER
-from nas_encoder.export.runtime import Runtime, open_exported, open_session
+from nas_encoder.export.runtime import Runtime, open_exported
 from nas_encoder.export.vocabulary import Vocabulary
 from nas_encoder.interchange.transducer import MOST
 
@@ -107,19 +108,19 @@ def open_search(runtime: Runtime, encoder: Path, threads: int = 1) -> Sessions:
     if problems:
         raise CheckpointError(str(encoder), problems)
     decoder, joiner = (
-        _open(encoder.with_name(name), metadata, threads) for name in (DECODER, JOINER)
+        _open(encoder.with_name(name), runtime, threads) for name in (DECODER, JOINER)
     )
     layers, hidden, most = (int(metadata[name]) for name in NUMBERS)
     return Sessions(str(encoder.parent), decoder, joiner, vocabulary, layers, hidden, most)
 
 
-def _open(path: Path, metadata: dict[str, str], threads: int) -> Any:
+def _open(path: Path, runtime: Runtime, threads: int) -> Any:
     """Return the session of one of the other graphs, if it belongs to the encoder."""
     own, _, content = open_exported(path, None)
-    if own.get("export_id") != metadata.get("export_id") or own.get("head") != path.stem:
+    if own.get("export_id") != runtime.metadata.get("export_id") or own.get("head") != path.stem:
         rule = f"does not belong to the {ENCODER} beside it; export the model anew"
         raise CheckpointError(str(path), [rule])
-    session = open_session(content, str(path), threads)
+    session = open_session(content, str(path), threads, runtime.engine)
     names, outputs = _NAMES[path.name]
     found = [(one.name, len(one.shape)) for one in session.get_inputs()]
     wanted = list(zip(names, _RANKS[path.name], strict=True))
