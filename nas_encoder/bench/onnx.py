@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
+from nas_encoder.deploy.engines import ONNXRUNTIME, open_session, require
 from nas_encoder.errors import CheckpointError, ConfigError
-from nas_encoder.export.engines import ONNXRUNTIME, open_session, require
 
 _FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _INTEGERS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
@@ -30,7 +30,7 @@ class OnnxEncoder:
     Args:
         path: The file.
         device: ``cpu`` or ``cuda``.
-        engine: Of :data:`~nas_encoder.export.engines.ENGINES`.
+        engine: Of :data:`~nas_encoder.deploy.engines.ENGINES`.
 
     Attributes:
         waveform: Whether it takes samples and computes features itself.

@@ -15,8 +15,8 @@ from typing import Any
 from nas_encoder.baselines import options_of
 from nas_encoder.common.documents import parse_yaml, read_yaml
 from nas_encoder.common.problems import one_line, show
+from nas_encoder.deploy.engines import ENGINES
 from nas_encoder.errors import ConfigError, MissingDependencyError
-from nas_encoder.export.engines import ENGINES
 from nas_encoder.interchange import convert, espnet_files, nemo_files
 from nas_encoder.interchange.files import Archive, parse_config, read_file
 from nas_encoder.interchange.frames import frame_shift, nemo_features, section

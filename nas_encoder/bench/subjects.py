@@ -17,8 +17,8 @@ from nas_encoder.bench import sources
 from nas_encoder.bench.onnx import OnnxEncoder
 from nas_encoder.bench.sources import Source
 from nas_encoder.common.problems import show
+from nas_encoder.deploy.engines import ONNXRUNTIME
 from nas_encoder.errors import ConfigError
-from nas_encoder.export.engines import ONNXRUNTIME
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.interchange.model import renamed
 from nas_encoder.network import build_encoder

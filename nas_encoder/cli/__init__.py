@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from nas_encoder.export.engines import ENGINES
+from nas_encoder.deploy.engines import ENGINES
 
 
 def add_settings(parser: Any, text: str) -> None:

@@ -1,1 +1,1 @@
-"""Deployment: measured latencies."""
+"""Deployment: measured latencies, and the engines that run exports."""

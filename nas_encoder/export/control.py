@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nas_encoder.deploy.engines import open_session
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import HALF, INT8, Exported
 from nas_encoder.export.material import inputs_of, utterances_of
 from nas_encoder.export.quantize import candidates, method_of, multiply_adds, quantize, to_half

@@ -13,9 +13,9 @@ from torch import Tensor
 from nas_encoder import __version__
 from nas_encoder.common.documents import plain, write_atomically
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.engines import ENGINES, ONNXRUNTIME, open_session
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.export.check import check
-from nas_encoder.export.engines import ENGINES, ONNXRUNTIME, open_session
 from nas_encoder.export.graph import to_onnx
 from nas_encoder.export.material import Utterance, generated, inputs_of, utterances_of
 from nas_encoder.export.recognizer import AUDIO, FEATURES, Parts, Recognizer, parts_of
@@ -42,7 +42,7 @@ class ExportOptions:
         lengths: Every number of frames from 1 to this one is checked.
         license: Of the model.
         engine: What it is checked and measured in, of
-            :data:`~nas_encoder.export.engines.ENGINES`.
+            :data:`~nas_encoder.deploy.engines.ENGINES`.
     """
 
     takes: str = AUDIO

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.common.problems import one_line
+from nas_encoder.deploy.engines import require
 from nas_encoder.errors import CheckpointError
-from nas_encoder.export.engines import require
 from nas_encoder.export.recognizer import AUDIO, Recognizer
 
 OPSET = 17  # the first with LayerNormalization

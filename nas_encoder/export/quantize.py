@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_encoder.export.engines import open_session, require
+from nas_encoder.deploy.engines import open_session, require
 from nas_encoder.export.graph import INPUTS
 from nas_encoder.export.recognizer import AUDIO
 

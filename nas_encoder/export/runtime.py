@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
+from nas_encoder.deploy.engines import ONNXRUNTIME, open_session, require
 from nas_encoder.errors import CheckpointError
-from nas_encoder.export.engines import ONNXRUNTIME, open_session, require
 from nas_encoder.export.graph import INPUTS
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.vocabulary import Vocabulary, read_vocabulary
@@ -37,7 +37,7 @@ class Runtime:
         session: The engine's.
         metadata: The model's.
         vocabulary: Its classes; None for an encoder alone.
-        engine: What runs it, of :data:`~nas_encoder.export.engines.ENGINES`.
+        engine: What runs it, of :data:`~nas_encoder.deploy.engines.ENGINES`.
     """
 
     source: str
@@ -103,7 +103,7 @@ def open_model(
         path: The ONNX file.
         tokens: Its tokens; None for ``tokens.txt`` beside it.
         threads: Of the engine.
-        engine: Of :data:`~nas_encoder.export.engines.ENGINES`.
+        engine: Of :data:`~nas_encoder.deploy.engines.ENGINES`.
 
     Raises:
         CheckpointError: It cannot be read, is damaged, refers to other files, was not written by

@@ -11,9 +11,9 @@ import torch
 from export_samples import ENCODERS, FEATURES, model
 from onnx import numpy_helper
 
+from nas_encoder.deploy.engines import open_session
 from nas_encoder.errors import CheckpointError
 from nas_encoder.export.check import check, instability
-from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import ExportOptions, export_model
 from nas_encoder.export.recognizer import NEVER, reference
 

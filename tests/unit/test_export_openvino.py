@@ -15,10 +15,11 @@ from test_export_transducer import with_transducer
 from nas_encoder.bench.sources import read_source
 from nas_encoder.bench.subjects import build
 from nas_encoder.cli.main import main
+from nas_encoder.deploy import engines
+from nas_encoder.deploy.engines import OPENVINO, open_session
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
-from nas_encoder.export import control, engines
+from nas_encoder.export import control
 from nas_encoder.export.control import HALF, INT8, add_half, add_int8, reducer
-from nas_encoder.export.engines import OPENVINO, open_session
 from nas_encoder.export.export import ExportOptions, export_model
 from nas_encoder.export.material import generated
 from nas_encoder.export.runtime import open_model

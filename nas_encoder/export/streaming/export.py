@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.engines import open_session
 from nas_encoder.errors import CheckpointError, ConfigError
-from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import MODEL, ExportOptions, Written, metadata_of, serialized
 from nas_encoder.export.graph import recorded
 from nas_encoder.export.material import generated, inputs_of, utterances_of

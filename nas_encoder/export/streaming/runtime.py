@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
+from nas_encoder.deploy.engines import ONNXRUNTIME, open_session
 from nas_encoder.errors import CheckpointError
-from nas_encoder.export.engines import ONNXRUNTIME, open_session
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.runtime import open_exported
 from nas_encoder.export.streaming.signal import SignalForm

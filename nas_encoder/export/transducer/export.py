@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from nas_encoder.common.provenance import environment
+from nas_encoder.deploy.engines import open_session
 from nas_encoder.errors import CheckpointError
 from nas_encoder.export.check import check
-from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import (
     ExportOptions,
     Written,

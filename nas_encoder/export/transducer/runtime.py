@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from nas_encoder.common.problems import one_line, show
+from nas_encoder.deploy.engines import open_session
 from nas_encoder.errors import CheckpointError
-from nas_encoder.export.engines import open_session
 from nas_encoder.export.export import TRANSDUCER
 from nas_encoder.export.runtime import Runtime, open_exported
 from nas_encoder.export.vocabulary import Vocabulary
