@@ -1,6 +1,7 @@
 """The ``nas-encoder`` command. One file per sub-command; see :mod:`nas_encoder.cli.main`."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from nas_encoder.deploy.engines import ENGINES
@@ -13,10 +14,10 @@ def add_settings(parser: Any, text: str) -> None:
     )
 
 
-def add_runtime(parser: Any, text: str) -> None:
+def add_runtime(parser: Any, text: str, choices: Sequence[str] = ENGINES) -> None:
     """Add --runtime."""
     parser.add_argument(
-        "--runtime", choices=ENGINES, default=ENGINES[0], help=f"{text} (default {ENGINES[0]})"
+        "--runtime", choices=choices, default=ENGINES[0], help=f"{text} (default {ENGINES[0]})"
     )
 
 

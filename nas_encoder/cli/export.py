@@ -7,11 +7,12 @@ sherpa-onnx gives them (--nemo-ctc-model); an encoder alone always does. Before 
 written, the graph is compared with torch on utterances of --data, or on generated sounds: at every
 length from one frame to --lengths, alone and in padded batches. If it differs, nothing is written.
 --int8 and --fp16 write smaller forms too, whose errors on --data are counted: if there are more
-than allowed, layers stay in float32; if that does not help, the form is not written, and the
-status is 1. With --stream the graph takes a chunk and caches and gives new caches, so that audio is
-recognized as it arrives ('nas-encoder transcribe --stream'); streams of the utterances are compared
-with what torch gives for the whole ones, from the first chunk to the last frame. A transducer
-becomes encoder.onnx, decoder.onnx and joiner.onnx; of a model with both heads --head chooses.
+than allowed, layers stay in float32; if that does not help, the form is not written, and the status
+is 1. --bf16 counts those of the same file in OpenVINO's bfloat16. With --stream the graph takes a
+chunk and caches and gives new caches, so that audio is recognized as it arrives ('nas-encoder
+transcribe --stream'); streams of the utterances are compared with what torch gives for the whole
+ones, from the first chunk to the last frame. A transducer becomes encoder.onnx, decoder.onnx and
+joiner.onnx; of a model with both heads --head chooses.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder.cli import add_runtime, add_settings
+from nas_encoder.deploy.engines import EXACT, OPENVINO
 
 if TYPE_CHECKING:
     from nas_encoder.export.export import Exported, ExportOptions, Written
     from nas_encoder.interchange.model import Model
 
 _INCREASE = 1.0  # percent
+_FORMS = ("int8", "fp16", "bf16")
 
 EXAMPLES = """examples:
   nas-encoder export exp/asr_train_nas exported --data dump/raw/dev
@@ -69,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lengths", type=int, default=100, help="check every length to this (default 100 frames)"
     )
-    add_runtime(parser, "what it is checked and measured in")
+    add_runtime(parser, "what it is checked and measured in", EXACT)
     parser.add_argument("--license", default="unknown", metavar="NAME", help="of the model")
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="which .pth file of the folder (default: the average)"
@@ -92,6 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     small = parser.add_argument_group("smaller forms, which need --data with texts")
     small.add_argument("--int8", action="store_true", help="also write model.int8.onnx")
     small.add_argument("--fp16", action="store_true", help="also write model.fp16.onnx, for GPUs")
+    small.add_argument(
+        "--bf16",
+        action="store_true",
+        help="also count errors of model.onnx in bfloat16, with --runtime openvino",
+    )
     small.add_argument(
         "--max-increase",
         type=float,
@@ -121,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     elif model.transducer is not None:
         model.notes.append("holds a transducer too, which --head transducer exports")
     exported = export_model(model, options)
-    if args.int8 or args.fp16:
+    if any(getattr(args, form) for form in _FORMS):
         _add_smaller(exported, args)
     files = exported.write(Path(args.output))
     facts = {**exported.report, "files": [str(file) for file in files]}
@@ -153,8 +161,8 @@ def _transducer(args: argparse.Namespace, model: Model, options: ExportOptions) 
     from nas_encoder.errors import ConfigError
     from nas_encoder.export.transducer.export import export_transducer
 
-    if args.int8 or args.fp16:
-        rule = "--int8, --fp16: do not go with a transducer, whose graphs are in float32"
+    if any(getattr(args, form) for form in _FORMS):
+        rule = "--int8, --fp16, --bf16: do not go with a transducer, whose graphs are in float32"
         raise ConfigError("options", [rule])
     exported = export_transducer(model, options)
     files = exported.write(Path(args.output))
@@ -171,7 +179,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     from nas_encoder.interchange.files import folder_problem
 
     problems = []
-    alone, smaller = args.weights is not None, args.int8 or args.fp16
+    alone, smaller = args.weights is not None, any(getattr(args, form) for form in _FORMS)
     if alone:
         given = {
             "--checkpoint": args.checkpoint is not None,
@@ -179,6 +187,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
             "--input audio": args.takes == "audio",
             "--int8": args.int8,
             "--fp16": args.fp16,
+            "--bf16": args.bf16,
             "--stream": args.stream,
             "--head": args.head is not None,
         }
@@ -192,15 +201,21 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     if args.data is not None and not Path(args.data).expanduser().exists():
         problems.append(f"--data: {args.data}: no such file or folder")
     if args.stream and smaller:
-        problems.append("--int8, --fp16: do not go with --stream, whose models are in float32")
+        problems.append(
+            "--int8, --fp16, --bf16: do not go with --stream, whose models are in float32"
+        )
     if args.head in ("transducer", "none") and (args.stream or smaller):
-        problems.append(f"--head {args.head}: does not go with --stream, --int8 and --fp16")
+        problems.append(f"--head {args.head}: does not go with --stream and smaller forms")
     if args.chunk is not None and not args.stream:
         problems.append("--chunk: goes with --stream, whose models take so much at once")
     if args.utterances is not None and args.data is None:
         problems.append("--utterances: goes with --data, of which so many are taken")
+    if args.bf16 and args.runtime != OPENVINO:
+        problems.append(f"--bf16: goes with --runtime {OPENVINO}, which alone computes so")
     if args.max_increase is not None and not smaller:
-        problems.append("--max-increase: goes with --int8 and --fp16, whose errors it limits")
+        problems.append(
+            "--max-increase: goes with --int8, --fp16 and --bf16, whose errors it limits"
+        )
     elif smaller and not alone:
         increase = _INCREASE if args.max_increase is None else args.max_increase
         problems += [f"--{line}" for line in option_problems(args.data, increase)]
@@ -229,16 +244,15 @@ def _model(args: argparse.Namespace) -> Model:
 def _add_smaller(exported: Exported, args: argparse.Namespace) -> None:
     """Add the smaller forms, or to the report why there is none."""
     from nas_encoder.errors import CheckpointError
-    from nas_encoder.export.control import add_half, add_int8, reducer
+    from nas_encoder.export.control import add_bfloat, add_half, add_int8, reducer
 
     increase = _INCREASE if args.max_increase is None else args.max_increase
     given = reducer(exported, args.data, increase)
-    for form in (name for name in ("int8", "fp16") if getattr(args, name)):
+    add = {"int8": lambda: add_int8(given, _progress), "fp16": lambda: add_half(given)}
+    add["bf16"] = lambda: add_bfloat(given)
+    for form in (name for name in _FORMS if getattr(args, name)):
         try:
-            if form == "int8":
-                add_int8(given, _progress)
-            else:
-                add_half(given)
+            add[form]()
         except CheckpointError as error:
             exported.report.setdefault("not_written", {})[form] = list(error.problems)
 
@@ -286,7 +300,7 @@ def _text(exported: Written, files: list[Path]) -> list[str]:
             f"{steps['differing']} of {steps['utterances']} utterances get other tokens",
             f"  greedy     at most {metadata['max_symbols_per_frame']} tokens of a frame",
         ]
-    for form in ("int8", "fp16"):
+    for form in _FORMS:
         if form in facts:
             lines += _smaller(form, facts[form], facts["bytes"])
     for form, problems in facts.get("not_written", {}).items():
@@ -314,7 +328,8 @@ def _smaller(form: str, facts: dict[str, Any], sizes: dict[str, int]) -> list[st
         )
         found.append(f"{name.upper()} {rates} % on {facts['utterances']} utterances")
     times = facts["milliseconds_for_10_s"]
-    size = [sizes["model.onnx"] / 1e6, sizes[f"model.{form}.onnx"] / 1e6]
-    found.append(f"{size[0]:.2f} -> {size[1]:.2f} MB")
+    if f"model.{form}.onnx" in sizes:
+        size = [sizes["model.onnx"] / 1e6, sizes[f"model.{form}.onnx"] / 1e6]
+        found.append(f"{size[0]:.2f} -> {size[1]:.2f} MB")
     found.append(f"{times['float32']:g} -> {times[form]:g} ms for 10 s, one thread")
     return [f"  {form:<10} {line}" for line in found]

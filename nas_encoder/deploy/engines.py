@@ -15,8 +15,10 @@ from typing import Any
 from nas_encoder.common.problems import one_line
 from nas_encoder.errors import CheckpointError, MissingDependencyError
 
-ENGINES = ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
+ENGINES = ONNXRUNTIME, OPENVINO, BF16 = "onnxruntime", "openvino", "openvino-bf16"
+EXACT = ENGINES[:2]  # that compute in float32
 _EXTRAS = {ONNXRUNTIME: "export", OPENVINO: "openvino", "onnx": "export"}
+BFLOAT = "BF16"  # as OpenVINO calls it
 
 
 def require(package: str, purpose: str) -> Any:
@@ -42,22 +44,29 @@ def open_session(
         model: An ONNX model or its file.
         source: Its name for messages.
         threads: At most so many.
-        engine: Of :data:`ENGINES`.
+        engine: Of :data:`ENGINES`; ``openvino-bf16`` computes in bfloat16 what the processor can.
         provider: Of onnxruntime; OpenVINO has the CPU.
 
     Raises:
-        CheckpointError: The engine refuses the model.
+        CheckpointError: The engine refuses the model, or the processor has no bfloat16.
         MissingDependencyError: The engine, or onnx for OpenVINO, is missing.
     """
-    found = require(engine, "running an exported model")
+    package = ONNXRUNTIME if engine == ONNXRUNTIME else OPENVINO
+    found = require(package, "running an exported model")
+    if engine == BF16 and BFLOAT not in found.Core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        raise CheckpointError(source, [f"{engine}: this processor does not compute in bfloat16"])
     try:
-        if engine == OPENVINO:
-            return OpenVINOSession(found, model, threads)
+        if engine != ONNXRUNTIME:
+            return OpenVINOSession(
+                found, model, threads, BFLOAT.lower() if engine == BF16 else "f32"
+            )
         return _onnxruntime(found, model, threads, provider)
     except MissingDependencyError:
         raise
     except Exception as error:  # each status has a class of its own, or all have RuntimeError
-        raise CheckpointError(source, [f"{engine} refuses it: {one_line(error)}"]) from error
+        raise CheckpointError(source, [f"{package} refuses it: {one_line(error)}"]) from error
 
 
 def _onnxruntime(package: Any, model: bytes | Path, threads: int, provider: str) -> Any:
@@ -93,20 +102,21 @@ class Facts:
 class OpenVINOSession:
     """A model in OpenVINO, on the CPU.
 
-    It computes in float32: by itself OpenVINO takes bfloat16 where a processor has it, and results
-    would depend on the machine.
+    By itself OpenVINO computes in bfloat16 where a processor has it, so that results would depend
+    on the machine; here the precision is always given.
 
     Args:
         package: The module ``openvino``.
         model: An ONNX model or its file.
         threads: At most so many.
+        precision: ``f32`` or ``bf16``.
 
     Raises:
         RuntimeError: OpenVINO refuses the model.
         MissingDependencyError: onnx is missing.
     """
 
-    def __init__(self, package: Any, model: bytes | Path, threads: int) -> None:
+    def __init__(self, package: Any, model: bytes | Path, threads: int, precision: str) -> None:
         onnx = require("onnx", "reading an exported model")
         if isinstance(model, bytes):
             read = onnx.load_model_from_string(model)
@@ -121,7 +131,7 @@ class OpenVINOSession:
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "ENABLE_CPU_PINNING": False,
         }
         compiled = core.compile_model(core.read_model(model), "CPU", settings)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nas_encoder.deploy.engines import open_session
+from nas_encoder.deploy.engines import BF16, OPENVINO, open_session
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
-from nas_encoder.export.export import HALF, INT8, Exported
+from nas_encoder.export.export import HALF, INT8, MODEL, Exported
 from nas_encoder.export.material import inputs_of, utterances_of
 from nas_encoder.export.quantize import candidates, method_of, multiply_adds, quantize, to_half
 from nas_encoder.export.rates import Rate, rates_of
@@ -152,13 +152,37 @@ def add_half(given: Reducer) -> None:
     _add(given, "fp16", HALF, runtime, content, after)
 
 
+def add_bfloat(given: Reducer) -> None:
+    """Add to the report what computing in bfloat16 costs and saves; the file stays as it is.
+
+    Raises:
+        CheckpointError: It makes too many errors, or fails, or the processor has no bfloat16.
+        ConfigError: The export's engine is not OpenVINO, which alone computes so.
+        MissingDependencyError: OpenVINO is missing.
+    """
+    exported = given.exported
+    if exported.runtime.engine != OPENVINO:
+        raise ConfigError("bf16", [f"runtime: must be {OPENVINO}, which alone computes so"])
+    content = exported.files[MODEL]
+    session = open_session(content, "bf16", engine=BF16)
+    runtime = replace(exported.runtime, session=session, source="bf16", engine=BF16)
+    after = _rates(given, runtime)
+    if after["cer"].total > given.allowed:
+        raise CheckpointError("bf16", [_too_many(given, after, 0)])
+    _report(given, "bf16", runtime, after)
+
+
 def _add(
     given: Reducer, form: str, file: str, runtime: Runtime, content: bytes, after: dict[str, Rate]
 ) -> None:
-    _same_frames(given.exported, runtime)
+    _report(given, form, runtime, after)
+    given.exported.files[file] = content
+    given.exported.report["bytes"][file] = len(content)
+
+
+def _report(given: Reducer, form: str, runtime: Runtime, after: dict[str, Rate]) -> None:
     exported = given.exported
-    exported.files[file] = content
-    exported.report["bytes"][file] = len(content)
+    _same_frames(exported, runtime)
     exported.report[form] = {
         "utterances": len(given.texts),
         "allowed_increase_percent": given.increase,

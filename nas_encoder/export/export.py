@@ -13,7 +13,7 @@ from torch import Tensor
 from nas_encoder import __version__
 from nas_encoder.common.documents import plain, write_atomically
 from nas_encoder.common.provenance import environment
-from nas_encoder.deploy.engines import ENGINES, ONNXRUNTIME, open_session
+from nas_encoder.deploy.engines import EXACT, ONNXRUNTIME, open_session
 from nas_encoder.errors import CheckpointError, ConfigError
 from nas_encoder.export.check import check
 from nas_encoder.export.graph import to_onnx
@@ -42,7 +42,7 @@ class ExportOptions:
         lengths: Every number of frames from 1 to this one is checked.
         license: Of the model.
         engine: What it is checked and measured in, of
-            :data:`~nas_encoder.deploy.engines.ENGINES`.
+            :data:`~nas_encoder.deploy.engines.EXACT`.
     """
 
     takes: str = AUDIO
@@ -56,8 +56,8 @@ class ExportOptions:
         problems = []
         if self.takes not in (AUDIO, FEATURES):
             problems.append(f"input: must be {AUDIO} or {FEATURES}, got {self.takes!r}")
-        if self.engine not in ENGINES:
-            problems.append(f"runtime: must be {' or '.join(ENGINES)}, got {self.engine!r}")
+        if self.engine not in EXACT:
+            problems.append(f"runtime: must be {' or '.join(EXACT)}, got {self.engine!r}")
         for name in ("utterances", "lengths"):
             if not 1 <= getattr(self, name) <= 10_000:
                 problems.append(f"{name}: must be in 1..10000, got {getattr(self, name)}")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openvino
 import pytest
 import soundfile
 import torch
@@ -19,7 +20,7 @@ from nas_encoder.deploy import engines
 from nas_encoder.deploy.engines import OPENVINO, open_session
 from nas_encoder.errors import CheckpointError, ConfigError, MissingDependencyError
 from nas_encoder.export import control
-from nas_encoder.export.control import HALF, INT8, add_half, add_int8, reducer
+from nas_encoder.export.control import HALF, INT8, add_bfloat, add_half, add_int8, reducer
 from nas_encoder.export.export import ExportOptions, export_model
 from nas_encoder.export.material import generated
 from nas_encoder.export.runtime import open_model
@@ -37,10 +38,15 @@ def wav_files(folder: Path, count: int = 2) -> list[str]:
     return [str(path) for path in paths]
 
 
+def openvino_capabilities() -> list[str]:
+    found: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
+
+
 def heard(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     """Return the texts of both engines, which must be the same."""
     texts = []
-    for engine in engines.ENGINES:
+    for engine in engines.EXACT:
         assert main(["transcribe", *words, "--json", "--runtime", engine]) == 0
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         texts.append([line["text"] for line in lines if "text" in line])
@@ -79,6 +85,15 @@ def test_smaller_forms_and_texts(
             errors = control._rates(given, again)["cer"].to_dict()["errors"]
             assert errors == report[form]["after"]["cer"]["errors"]
             assert report[form]["milliseconds_for_10_s"][form] > 0
+        if engines.BFLOAT in openvino_capabilities():
+            add_bfloat(given)
+            assert exported.report["bf16"]["after"]["cer"]["errors"] > 0
+            again = open_model(out / "model.onnx", engine=engines.BF16)
+            exact, rounded = (one.run(given.inputs[:1])[0] for one in (exported.runtime, again))
+            assert 1e-3 < float((exact - rounded).abs().max()) < 1e3  # it is another precision
+        else:
+            with pytest.raises(CheckpointError, match="does not compute in bfloat16"):
+                add_bfloat(given)
         heard(capsys, str(out / "model.onnx"), *files)
 
 
@@ -101,7 +116,7 @@ def test_it_is_measured_beside_onnxruntime(
     x, lengths = torch.randn(2, 40, first.features), torch.tensor([40, 33])
     for one, other in zip(first.encode(x, lengths), second.encode(x, lengths), strict=True):
         torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(other))
-    assert (first.note.split(";")[0], second.note.split(";")[0]) == engines.ENGINES
+    assert (first.note.split(";")[0], second.note.split(";")[0]) == engines.EXACT
     assert (first.features, first.shift, first.parameters) == (
         *(second.features, second.shift, second.parameters),
     )
@@ -111,7 +126,9 @@ def test_it_is_measured_beside_onnxruntime(
     with pytest.raises(ConfigError, match="openvino is measured on CPUs only"):
         build(read_source(sources[1]), device="cuda")
     for wrong in ("{runtime: tensorrt}", "{threads: 2}"):
-        with pytest.raises(ConfigError, match="takes the option runtime, onnxruntime or openvino"):
+        with pytest.raises(
+            ConfigError, match="takes the option runtime, onnxruntime or openvino or openvino-bf16"
+        ):
             read_source(path + wrong)
 
 
