@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from streaming_samples import causal
 
 from nas_encoder.errors import GenotypeError, MissingDependencyError
 from nas_encoder.genotype import Genotype, load_genotype
+from nas_encoder.spaces import get_space
 from nas_encoder.spaces.layered import layered_layout
 from nas_encoder.spaces.picture import FORMATS, architecture_lines, draw, save_picture
 
@@ -47,6 +49,13 @@ def test_text_names_every_operation_and_its_source() -> None:
         "  k = concat(2, 3, 4, 5)",
     ]
     assert lines[6] == "reduction cell" and len(lines) == 12
+
+
+def test_text_and_picture_say_where_cells_are_causal() -> None:
+    genotype = causal("darts_v2", 3)
+    assert any("3" in line and "causal" in line for line in architecture_lines(genotype))
+    titles = [title for title, _ in get_space("darts").picture.graphs(genotype.architecture)]
+    assert titles[0] == "normal cell, causal in time after 3 cells of the network"
 
 
 @st.composite

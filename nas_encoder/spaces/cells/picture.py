@@ -10,8 +10,10 @@ from nas_encoder.spaces.picture import Graph, Shape, operation_shape, state_shap
 
 def graphs(architecture: CellArchitecture) -> list[tuple[str, Graph]]:
     """Return the graphs of both cells."""
+    after = architecture.causal_after
+    causal = "" if after is None else f", causal in time after {after} cells of the network"
     return [
-        ("normal cell", _graph("normal", architecture.normal)),
+        (f"normal cell{causal}", _graph("normal", architecture.normal)),
         (
             "reduction cell (/2: stride 2 in time and frequency)",
             _graph("reduction", architecture.reduction),
