@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is exported with the encoder (default: the CTC layer if there is one, else the "
         "transducer)",
     )
+    parser.add_argument(
+        "--lookahead",
+        type=int,
+        metavar="FRAMES",
+        help="of an encoder trained with several 'lookaheads', the one to use (default: the first)",
+    )
     parser.add_argument("--data", metavar="DATA", help="utterances to check it with (a manifest)")
     parser.add_argument(
         "--utterances", type=int, metavar="N", help="how many of them, at most (default 16)"
@@ -224,7 +230,9 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     takes = args.takes or ("features" if alone else "audio")
     count = 16 if args.utterances is None else args.utterances
     try:
-        options = ExportOptions(takes, args.data, count, args.lengths, args.license, args.runtime)
+        options = ExportOptions(
+            takes, args.data, count, args.lengths, args.license, args.runtime, args.lookahead
+        )
     except ConfigError as error:
         problems += [f"--{line}" for line in error.problems]
     if problems:

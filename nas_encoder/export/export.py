@@ -43,6 +43,7 @@ class ExportOptions:
         license: Of the model.
         engine: What it is checked and measured in, of
             :data:`~nas_encoder.deploy.engines.EXACT`.
+        lookahead: Which of the encoder's lookaheads it has; None for the first.
     """
 
     takes: str = AUDIO
@@ -51,6 +52,7 @@ class ExportOptions:
     lengths: int = 100
     license: str = "unknown"
     engine: str = ONNXRUNTIME
+    lookahead: int | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -130,7 +132,7 @@ def export_model(model: Model, options: ExportOptions) -> Exported:
         DataError: The utterances cannot be read.
         MissingDependencyError: onnx, onnxruntime or librosa is missing.
     """
-    parts = parts_of(model)
+    parts = parts_of(model, options.lookahead)
     recognizer = Recognizer(parts, options.takes)
     metadata = metadata_of(model, parts, options)
     graph = to_onnx(recognizer, int(parts.network.input_size), metadata)
@@ -206,6 +208,7 @@ def metadata_of(model: Model, parts: Parts, options: ExportOptions) -> dict[str,
         "too_short": "no output frame" if parts.toolkit == "espnet" else "extended with zeros",
         "source": f"{model.toolkit}: {Path(model.source).name}",
         "training": _json({k: v for k, v in model.facts.items() if v is not None}),
+        **({} if options.lookahead is None else {"lookahead": str(options.lookahead)}),
         "license": options.license,
         "exported": f"{today()}, nas_encoder {__version__}",
     }

@@ -57,7 +57,7 @@ class Parts:
         return 1 if self.toolkit == "nemo" else int(self.network.min_length)
 
 
-def parts_of(model: Model) -> Parts:
+def parts_of(model: Model, lookahead: int | None = None) -> Parts:
     """Return the parts of a model that was read.
 
     Raises:
@@ -75,9 +75,10 @@ def parts_of(model: Model) -> Parts:
         classifier = nn.Linear(weight.size(1), weight.size(0))
         classifier.load_state_dict({"weight": weight, "bias": bias})
         classifier.eval()
-    return Parts(
-        trained_network(model.encoder), classifier, _features(model), vocabulary, model.toolkit
-    )
+    network = trained_network(model.encoder)
+    if lookahead is not None:
+        network.select_lookahead(lookahead)
+    return Parts(network, classifier, _features(model), vocabulary, model.toolkit)
 
 
 def trained_network(encoder: Encoder) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from nemo.collections.asr.parts.utils import adapter_utils
 from nemo.core.classes.mixins import adapter_mixins
 from torch import Tensor, nn
 
+from nas_encoder.network.tapped import TappedEncoder
+from nas_encoder.ops.chunks import Chunk
 from nas_encoder.ops.masking import apply_mask
 
 POINTS = "adapter_points"
@@ -16,6 +19,8 @@ POINTS = "adapter_points"
 
 class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
     """The adapters after one cell or block; a forward hook there calls :meth:`after`.
+
+    Adapters treat each frame alone, so streams have them without caches: :meth:`after_step`.
 
     Its only parameters are those of the adapters, so a network without adapters has the same
     state as outside NeMo.
@@ -56,6 +61,17 @@ class AdapterPoint(nn.Module, adapter_mixins.AdapterModuleMixin):
             return adapted * mask.to(adapted.dtype)
         return adapted
 
+    def after_step(self, step: Any, *inputs: Any) -> tuple[Chunk, Any]:
+        """Run the enabled adapters on what a cell's or block's step gives, (B, t, C), (B, t, F, C).
+
+        Args:
+            step: The module's own.
+            *inputs: Its arguments.
+        """
+        chunk, kept = step(*inputs)
+        adapted = chunk.holding(self.mixin.forward_enabled_adapters(chunk.x))
+        return (adapted.holding(adapted.cleared()) if chunk.x.dim() == 4 else adapted), kept
+
 
 def add_points(network: nn.Module) -> nn.ModuleDict:
     """Add an adapter point after every cell or block of a network.
@@ -69,7 +85,16 @@ def add_points(network: nn.Module) -> nn.ModuleDict:
         points[name] = point = AdapterPoint(width)
         # A bound method: copying the network copies the point with it.
         module.register_forward_hook(point.after)
+        if hasattr(module, "step"):
+            module.step = partial(point.after_step, module.step)  # type: ignore[assignment]
     return points
+
+
+def in_streams(network: Any) -> bool:
+    """Whether streams have the adapters: if they run steps, or windows again, of what has them."""
+    if type(network).stream is TappedEncoder.stream:
+        return True
+    return all(hasattr(module, "step") for _, module, _ in adaptable(network))
 
 
 def adaptable(network: Any) -> list[tuple[str, nn.Module, int]]:

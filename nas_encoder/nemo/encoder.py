@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
 from nas_encoder.genotype import Genotype, load_genotype
-from nas_encoder.nemo.adapters import POINTS, add_points
+from nas_encoder.nemo.adapters import POINTS, add_points, in_streams
 from nas_encoder.nemo.cached_graph import input_types as graph_types
 from nas_encoder.nemo.options import (
     DEFAULT_GENOTYPE,
@@ -302,7 +302,7 @@ class NetworkEncoder(
 
     def _streams(self) -> StreamRows:
         enabled = self.get_enabled_adapters()
-        if enabled:  # they follow calls of cells and blocks, of which a stream runs steps
+        if enabled and not in_streams(self.network):
             rule = f"{', '.join(enabled)}: enabled, and would be left out of a stream; disable them"
             remedy = "(set_enabled_adapters(enabled=False)) or encode whole utterances"
             raise ConfigError("streaming", [f"adapters: {rule} {remedy}"])

@@ -28,7 +28,13 @@ _NOT_OPTIONS = {
 }
 # Leftovers of NeMo's own encoders that we do use.
 _USED = {"jasper": "filters of its last block", "feat_out": "width", "frame_splicing": "factor"}
-_OURS = {"n_layers": "layers", "subsampling_factor": "stem_stride", "conv_channels": "channels"}
+_OURS = {
+    "n_layers": "layers",
+    "subsampling_factor": "stem_stride",
+    "conv_channels": "channels",
+    "att_context_size": "lookaheads",
+    "att_context_probs": "lookahead_probs",
+}
 
 
 def build_network(kind: str, options: Mapping[str, Any]) -> tuple[Any, list[str]]:

@@ -31,6 +31,7 @@ from nemo.core.neural_types import (
 from nemo.utils import logging
 from torch import Tensor
 
+from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError, InputError
 from nas_encoder.nemo import cached_graph
 from nas_encoder.nemo.cached_graph import CachedGraph, held
@@ -85,16 +86,21 @@ class CacheAwareEncoder(StreamingEncoder):
     def att_context_size(self) -> list[int]:
         """Output frames that one sees before and after itself; -1 for the whole utterance."""
         try:
-            seen = self.network.field()
+            return self._context(self.network.field())
         except ConfigError:
             return [-1, -1]
-        factor = int(self.network.subsampling_factor)
-        return [-(-seen.left // factor), seen.right // factor]
 
     @property
     def att_context_size_all(self) -> list[list[int]]:
-        """All contexts that it was trained with: the genotype's own."""
-        return [self.att_context_size]
+        """All contexts that it was trained with, in the order of ``network.lookaheads``."""
+        try:
+            return [self._context(field) for field in self.network.fields()]
+        except ConfigError:
+            return [[-1, -1]]
+
+    def _context(self, field: ReceptiveField) -> list[int]:
+        factor = int(self.network.subsampling_factor)
+        return [-(-field.left // factor), field.right // factor]
 
     @property
     def pre_encode(self) -> Sampling:
@@ -115,7 +121,7 @@ class CacheAwareEncoder(StreamingEncoder):
         self._exports_caches = bool(wanted)
 
     def set_default_att_context_size(self, att_context_size: Any) -> None:
-        """Accept the genotype's own context, the only one.
+        """Select one of :attr:`att_context_size_all`; begin new streams then.
 
         Raises:
             ConfigError: It is another, or the encoder does not stream.
@@ -138,22 +144,17 @@ class CacheAwareEncoder(StreamingEncoder):
             shift_size: Output frames from one chunk to the next: ``chunk_size``, or less by the
                 lookahead in output frames, which NeMo's buffers then send again.
             left_chunks: Ignored with a warning: the caches hold all that the genotype sees.
-            att_context_size: None, or :attr:`att_context_size`.
+            att_context_size: One of :attr:`att_context_size_all`, which is selected for all that
+                follows; None for :attr:`att_context_size`, the one selected before.
             max_context: Not needed: no cache grows for ever.
 
         Raises:
             ConfigError: The encoder does not stream, with what sees the whole utterance; or the
                 sizes are not possible, with those that are.
         """
+        if att_context_size is not None:
+            self._select(list(att_context_size))
         rows = self._streams()
-        if att_context_size is not None and list(att_context_size) != self.att_context_size:
-            raise ConfigError(
-                "att_context_size",
-                [
-                    f"must be null or that of the genotype, {self.att_context_size}, got "
-                    f"{list(att_context_size)}; another lookahead needs another genotype"
-                ],
-            )
         if left_chunks is not None:
             logging.warning(
                 f"left_chunks={left_chunks} is ignored: the caches of this encoder hold exactly "
@@ -196,10 +197,11 @@ class CacheAwareEncoder(StreamingEncoder):
         Raises:
             ConfigError: The encoder does not stream.
         """
+        rows, width = self._streams(), int(self.network.output_size)
         if self.streaming_cfg is None:
             self.setup_streaming_params()
         assert self.streaming_cfg is not None
-        like, width = self._streams().like(), int(self.network.output_size)
+        like = rows.like()
         like = like.to(like.device if device is None else device)
         like = like.to(torch.promote_types(dtype, like.dtype))
         size = self.streaming_cfg.last_channel_cache_size
@@ -277,9 +279,29 @@ class CacheAwareEncoder(StreamingEncoder):
     # -- steps ----------------------------------------------------------------------------------
 
     def _streams(self) -> StreamRows:
-        if self._rows is None or self._rows.network is not self.network:
-            self._rows = StreamRows(self.network)
-        return self._rows
+        rows = self._rows
+        if (
+            rows is None
+            or rows.network is not self.network
+            or rows.ahead != rows.network.lookahead()
+        ):
+            self._rows = rows = StreamRows(self.network)
+            # Sizes were of another network or lookahead.
+            self.streaming_cfg = self._chunking = self._graph = None
+        return rows
+
+    def _select(self, context: list[int]) -> None:
+        known = self.att_context_size_all
+        if context not in known:
+            listed = f"one of {', '.join(map(str, known))}"
+            remedy = "train with several (encoder.lookaheads)"
+            if len(known) == 1:
+                listed = f"that of the genotype, {known[0]}"
+            raise ConfigError(
+                "att_context_size", [f"must be null or {listed}, got {context}; {remedy}"]
+            )
+        if len(known) > 1:
+            self.network.select_lookahead(self.network.lookaheads[known.index(context)])
 
     def _cached_graph(self) -> CachedGraph:
         """Return what an export with caches records, built before it is traced."""
@@ -307,6 +329,7 @@ class CacheAwareEncoder(StreamingEncoder):
         """Map (B, T, F), and (B,) valid frames, to five values; see the step above."""
         state = [own for own in caches if own is not None]
         check_caches(state)
+        rows = self._streams()
         if self.streaming_cfg is None:
             self.setup_streaming_params()
         assert self.streaming_cfg is not None and self._chunking is not None
@@ -319,8 +342,8 @@ class CacheAwareEncoder(StreamingEncoder):
                 f"a chunk must be of {chunks.frames} frames after {prefix} that "
                 f"drop_extra_pre_encoded says, and fewer at the end, got {features.size(1)} in all"
             )
-        found = self._streams().step(
-            features[:, prefix:].to(self._streams().like().dtype),
+        found = rows.step(
+            features[:, prefix:].to(rows.like().dtype),
             channels[0].flatten(1),
             marks,
             lengths - prefix,
@@ -331,8 +354,8 @@ class CacheAwareEncoder(StreamingEncoder):
         counts = found.counts.to(features.device)
         outputs, last = held(found.y, counts, times[0, :, :, 0])
         batch, width = outputs.size(0), outputs.size(2)
-        rows = found.rows.reshape(batch, -1, width).unsqueeze(0)
-        return outputs.transpose(1, 2), counts, rows, last[None, :, :, None], found.marks
+        states = found.rows.reshape(batch, -1, width).unsqueeze(0)
+        return outputs.transpose(1, 2), counts, states, last[None, :, :, None], found.marks
 
 
 def check_caches(given: list[Tensor]) -> None:

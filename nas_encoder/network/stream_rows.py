@@ -83,7 +83,7 @@ class StreamRows:
     """
 
     def __init__(self, network: TappedEncoder) -> None:
-        self.network = network
+        self.network, self.ahead = network, network.lookahead()
         state = network.initial_state(1)
         self._first = nested.shapes(state.caches)
         self.cycle = None

@@ -38,6 +38,7 @@ class StreamState(NamedTuple):
         lengths: (B,) place at which each utterance ends, :data:`GOING_ON` for those whose end has
             not come; None as long as that is all of them.
         over: Whether the last chunk has come.
+        ahead: The lookahead of the encoder when the stream began; None if nothing checks it.
     """
 
     frames: int
@@ -46,6 +47,7 @@ class StreamState(NamedTuple):
     caches: Any
     lengths: Tensor | None = None
     over: bool = False
+    ahead: int | None = None
 
     def after(self, chunk: Chunk, caches: Any) -> StreamState:
         """Return the state after a chunk of input frames."""
@@ -57,7 +59,7 @@ class StreamState(NamedTuple):
             if lengths is not None:
                 lengths = torch.where(lengths < GOING_ON, lengths - shift, lengths)
         frames = self.frames + chunk.x.size(1)
-        return StreamState(frames, place, self.cycle, caches, lengths, chunk.last)
+        return StreamState(frames, place, self.cycle, caches, lengths, chunk.last, self.ahead)
 
 
 def ends_after(state: StreamState, chunk: Tensor, lengths: Tensor | None) -> Tensor | None:

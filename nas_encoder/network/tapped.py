@@ -57,6 +57,8 @@ class TappedEncoder(nn.Module):
             taken.
         graphs_are_padded: Whether recorded graphs assume padding; they must not depend on whether
             a batch happens to be padded.
+        lookaheads: Of which one can be selected, and others are drawn in training; empty if there
+            is one.
         takes_choices: Whether it is a supernet, whose ``forward`` and ``encode`` also take its
             choices and the dropout probability.
         encode: Called with (B, T, F), checked; lengths (B,), or None if no utterance is padded;
@@ -66,6 +68,7 @@ class TappedEncoder(nn.Module):
 
     graphs_are_padded = True
     takes_choices = False
+    lookaheads: tuple[int, ...] = ()
     config: Any
     possible_taps: tuple[int, ...]
     encode: Callable[..., Tensor]
@@ -152,6 +155,21 @@ class TappedEncoder(nn.Module):
         rule = "has no streaming form; it must say what its frames depend on (TappedEncoder.field)"
         raise ConfigError("streaming", [f"{type(self).__name__} {rule}"])
 
+    def fields(self) -> list[ReceptiveField]:
+        """Return :meth:`field` with each of :attr:`lookaheads`, or the only one."""
+        return [self.field()]
+
+    def select_lookahead(self, ahead: int) -> None:
+        """Select one of :attr:`lookaheads`.
+
+        Raises:
+            ConfigError: It is none of them.
+        """
+        known = ", ".join(map(str, self.lookaheads))
+        rule = f"must be one of {known}" if known else "cannot be selected: there is only one"
+        remedy = "" if known else "; train with the option 'lookaheads' of block encoders"
+        raise ConfigError("lookahead", [f"{rule}, got {ahead!r}{remedy}"])
+
     # No property: recording a graph reads all properties, and this may raise.
     def lookahead(self) -> int:
         """Return how many input frames after the first of its own an output frame sees at most.
@@ -185,7 +203,7 @@ class TappedEncoder(nn.Module):
         if (period := self.period) is not None:
             # Nothing that is computed behind it reaches back to the beginning.
             cycle = (-(-self._seen().frames // period) + 1) * period, period
-        return StreamState(0, 0, cycle, caches)
+        return StreamState(0, 0, cycle, caches, ahead=self.lookahead())
 
     def step(
         self,
@@ -219,6 +237,11 @@ class TappedEncoder(nn.Module):
         """
         if not is_capturing():
             check_chunk(state, chunk, self.input_size, lengths, self.training)
+            if state.ahead not in (None, ahead := self.lookahead()):
+                rule = (
+                    f"began with a lookahead of {state.ahead} frames, the encoder has {ahead} now"
+                )
+                raise InputError(f"the stream {rule}; begin another with initial_state")
         piece = Chunk(chunk, state.place, last, ends_after(state, chunk, lengths))
         valid = piece.valid(piece.start, piece.end)
         if valid is not None:

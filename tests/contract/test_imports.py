@@ -83,6 +83,7 @@ ROOMS = {
     "nas_encoder.spaces.[!.]*.choices": "spaces",
     "nas_encoder.spaces.[!.]*.config": "spaces",
     "nas_encoder.spaces.[!.]*.contexts": "spaces",
+    "nas_encoder.spaces.[!.]*.lookaheads": "spaces",
     "nas_encoder.spaces.[!.]*.front_parts": "spaces",
     "nas_encoder.spaces.[!.]*.operations": "spaces",
     "nas_encoder.spaces.[!.]*.part": "spaces",

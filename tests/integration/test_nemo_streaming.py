@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ GENOTYPE = {
         {"width": 12, "modules": [{"kind": "memory", "back": 4, "ahead": 0}]},
     ],
 }
-STREAMING = BLOCKS | {"genotype": GENOTYPE}
+# The genotype's own lookahead, further and none; the convolution and the memory see none.
+STREAMING = BLOCKS | {"genotype": GENOTYPE, "lookaheads": [1, 3, 0]}
+CONTEXTS = [[15, 1], [15, 3], [15, 0]]
 FILL = -16.635  # NeMo's pipelines: features before the beginning (LOG_MEL_ZERO)
 CACHES = ("channel", "time", "channel_len")
 SECONDS = (1.23, 0.31, 0.8, 1.6, 0.05)
@@ -152,8 +155,12 @@ def test_the_buffer_gives_what_whole_recordings_give(model: Any, paths: list[str
     from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 
     encoder = model.encoder
-    for sizes in ({}, {"chunk_size": 7}, {"chunk_size": 4, "shift_size": 3}):
+    for context, sizes in zip(
+        CONTEXTS, ({}, {"chunk_size": 6, "shift_size": 3}, {"chunk_size": 7}), strict=True
+    ):
+        encoder.set_default_att_context_size(context)
         encoder.setup_streaming_params(**sizes)
+        assert encoder.network.lookahead() == 4 * context[1] + 3
         for padded in (False, True):
             buffer = CacheAwareStreamingAudioBuffer(model, False, padded)
             for path in paths:
@@ -174,6 +181,48 @@ def test_the_buffer_gives_what_whole_recordings_give(model: Any, paths: list[str
                 expected = ctc_texts(model, whole, frames)
             assert texts == expected
             assert len(set(texts)) > 2 and max(map(len, texts)) > 4, texts
+    encoder.set_default_att_context_size(CONTEXTS[0])
+
+
+@torch.inference_mode()
+def test_training_draws_one_of_the_contexts(model: Any) -> None:
+    """And a context that was selected stays so in inference."""
+    from nemo.collections.common.parts.adapter_modules import LinearAdapterConfig
+
+    encoder = copy.deepcopy(model.encoder)
+    assert encoder.att_context_size_all == CONTEXTS and encoder.att_context_size == CONTEXTS[0]
+    signal, length = torch.randn(1, BINS, 60), torch.tensor([60])
+    encoder.train()
+    outputs = [encoder(audio_signal=signal, length=length)[0] for _ in range(30)]
+    different = [outputs[0]]
+    for y in outputs:
+        if not any(torch.equal(y, other) for other in different):
+            different.append(y)
+    assert len(different) == len(CONTEXTS)
+    encoder.eval()
+    found = []
+    for context in CONTEXTS:
+        encoder.set_default_att_context_size(context)
+        found.append(encoder(audio_signal=signal, length=length)[0])
+    encoder.network.select_lookahead(1)  # by hand: all sizes follow
+    assert torch.equal(encoder(audio_signal=signal, length=length)[0], found[0])
+    caches = encoder.get_initial_cache_state(1)
+    assert not torch.equal(found[0], found[1]) and encoder.att_context_size == CONTEXTS[0]
+    assert caches[0].shape == model.encoder.get_initial_cache_state(1)[0].shape
+    encoder.add_adapter("accent", LinearAdapterConfig(in_features=16, dim=3))
+    for parameter in encoder.eval().adapter_points.parameters():
+        nn.init.normal_(parameter)
+    pieces: list[Tensor] = []
+    size = encoder.streaming_cfg.chunk_size
+    for start in range(0, 60, size):
+        piece = signal[:, :, start : start + size]
+        y, count, *caches = encoder.cache_aware_stream_step(
+            piece, torch.tensor([piece.size(2)]), *caches, start + size >= 60, 0
+        )
+        pieces.append(y[:, :, : int(count)])
+    whole, _ = encoder(audio_signal=signal, length=length)
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-5)
+    assert not torch.allclose(whole, found[0], atol=0.1)
 
 
 @torch.inference_mode()
@@ -208,7 +257,9 @@ def test_exported_graphs_with_caches_give_what_whole_recordings_give(
     from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 
     encoder = model.encoder
-    for decoder, size in (("ctc", None), ("ctc", 5), ("rnnt", 3)):
+    settings = (("ctc", None), ("ctc", 5), ("rnnt", 3))
+    for context, (decoder, size) in zip(CONTEXTS, settings, strict=True):
+        encoder.set_default_att_context_size(context)
         model.set_export_config({"decoder_type": decoder, "cache_support": True})
         encoder.setup_streaming_params(chunk_size=size)
         path = tmp_path / f"{decoder}{size}.onnx"
@@ -248,7 +299,7 @@ def test_exported_graphs_with_caches_give_what_whole_recordings_give(
         for number, count in enumerate(frames.tolist()):
             offline = whole[number, :count] if decoder == "ctc" else whole[number, :, :count].T
             torch.testing.assert_close(torch.cat(found[number]), offline, rtol=1e-6, atol=1e-5)
-    encoder.setup_streaming_params(4, 3)
+    encoder.setup_streaming_params(4, 3, att_context_size=CONTEXTS[0])
     with pytest.raises(ConfigError, match="chunk_size and shift_size must be equal.*got 4 and 3"):
         model.export(str(path))
     model.set_export_config({"cache_support": False})
@@ -390,9 +441,9 @@ def test_the_pipelines_give_what_whole_recordings_give(
 
 def test_what_is_not_possible_is_refused(model: Any, saved: str, paths: list[str]) -> None:
     encoder = model.encoder
-    assert encoder.att_context_size == [15, 1]
-    encoder.set_default_att_context_size([15, 1])
-    with pytest.raises(ConfigError, match=r"that of the genotype, \[15, 1\], got \[70, 13\]"):
+    assert encoder.att_context_size == CONTEXTS[0]
+    listed = r"one of \[15, 1\], \[15, 3\], \[15, 0\], got \[70, 13\]"
+    with pytest.raises(ConfigError, match=listed):
         encoder.set_default_att_context_size([70, 13])
     possible = r"can be equal, any number from 2 on; or shift_size any number from 1 on .* 1 more"
     for sizes in ((1, 1), (5, 3), (0, 0)):

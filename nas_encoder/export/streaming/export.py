@@ -63,7 +63,7 @@ def export_stream(
         DataError: The utterances cannot be read.
         MissingDependencyError: onnx, onnxruntime or librosa is missing.
     """
-    parts = parts_of(model)
+    parts = parts_of(model, options.lookahead)
     problems = obstacles(parts, _normalization(model))
     if problems:
         raise CheckpointError(model.source, [f"does not stream: {line}" for line in problems])

@@ -60,7 +60,8 @@ def export_transducer(model: Model, options: ExportOptions) -> Written:
         remedy = "the encoder alone can be exported (--head none)"
         raise CheckpointError(model.source, [*found, remedy])
     search = TransducerParts(model.transducer)
-    parts = replace(parts_of(model), classifier=None, vocabulary=search.vocabulary)
+    parts = parts_of(model, options.lookahead)
+    parts = replace(parts, classifier=None, vocabulary=search.vocabulary)
     metadata = {
         **metadata_of(model, parts, options),
         "head": "transducer",

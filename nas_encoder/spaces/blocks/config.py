@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from nas_encoder.common.fields import flag, integer, number, option, share, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ProblemsError
+from nas_encoder.spaces.blocks.lookaheads import problems_of
 from nas_encoder.spaces.options import ANYTHING, NetworkOptions, shared
 
 
@@ -34,6 +35,10 @@ class BlocksConfig(NetworkOptions):
         taps: Blocks, counted from 1, after which an intermediate output is taken (InterCTC); of
             stages with the rate and the width of the last.
         conditioning: Whether a function of each tap is fed back into the network.
+        lookaheads: How many output frames attention sees ahead: one is drawn for each batch in
+            training, and the first holds otherwise (:mod:`.lookaheads`). The genotype's own is
+            among them. Empty for that alone.
+        lookahead_probs: With which probability each is drawn; empty for the same.
     """
 
     network: ClassVar[str] = "a block encoder"
@@ -50,6 +55,20 @@ class BlocksConfig(NetworkOptions):
     checkpointing: bool = shared(False, flag)
     taps: tuple[int, ...] = option((), tuple_of(integer(1), 0, 64, once="a block"))
     conditioning: bool = option(False, flag)
+    lookaheads: tuple[int, ...] = shared((), tuple_of(integer(0, 4095), 0, 16, once="a lookahead"))
+    lookahead_probs: tuple[float, ...] = shared((), tuple_of(number(0, 1, above=True), 0, 16))
+
+    def conflicts(self, found: Problems) -> None:
+        """Check that the probabilities are those of the lookaheads, then as all networks do."""
+        super().conflicts(found)
+        given = self.lookahead_probs
+        if given and found.sound("lookaheads", "lookahead_probs"):
+            if len(given) != len(self.lookaheads):
+                rule = f"must have one for each of {found.word('lookaheads')}, "
+                counts = f"{len(self.lookaheads)}, got {len(given)}"
+                found.conflict("lookahead_probs", rule + counts, "lookaheads")
+            elif abs(sum(given) - 1) > 1e-6:
+                found.add("lookahead_probs", f"must have the sum 1, got {sum(given):g}")
 
     def fits(self, architecture: Any, found: Problems) -> None:
         """Check that the architecture exists at this size, its front end and the taps' places."""
@@ -65,6 +84,9 @@ class BlocksConfig(NetworkOptions):
             for line in error.problems:
                 found.add("layers", line)
             return
+        if self.lookaheads and found.sound("lookaheads"):
+            for line in problems_of(scaled, self.lookaheads):
+                found.add("lookaheads", line)
         possible = scaled.possible_taps()
         for place, tap in enumerate(self.taps):
             if tap not in possible and found.sound(f"taps[{place}]"):

@@ -25,9 +25,12 @@ from nas_encoder.ops.dropout import dropout
 from nas_encoder.ops.masking import recomputing
 from nas_encoder.spaces.blocks import positions, spans
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
+from nas_encoder.spaces.blocks.attention import AttentionModule
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.front import build_front
+from nas_encoder.spaces.blocks.lookaheads import varied
+from nas_encoder.spaces.blocks.modules import ParallelModule
 from nas_encoder.spaces.blocks.residual import Block, Transition
 
 
@@ -38,7 +41,7 @@ class BlockEncoder(TappedEncoder):
     rounded up: ceil(T / S), or less by a few frames with a front end without padding.
 
     Attributes:
-        architecture: What it is built of, at its size.
+        architecture: What it is built of, at its size and with the selected lookahead.
         possible_taps: The blocks, counted from 1, whose outputs ``forward_taps`` can return: of the
             output's rate and width, and not the last.
 
@@ -73,6 +76,9 @@ class BlockEncoder(TappedEncoder):
             self.blocks.extend(Block(stage, config) for _ in range(stage.blocks))
             width, rate = stage.width, stage.reduction
             widths[rate] = width
+        self.lookaheads = config.lookaheads
+        self._forms = tuple(varied(found, ahead) for ahead in config.lookaheads) or (found,)
+        self._attend()
         self.final_norm: nn.Module = nn.Identity()
         if found.final_norm:
             self.final_norm = nn.LayerNorm(last.width, config.norm_eps)
@@ -92,7 +98,7 @@ class BlockEncoder(TappedEncoder):
         mask = None
         if lengths is not None:
             mask = torch.arange(x.size(1), device=x.device)[None, :] < lengths[:, None]
-        skips, rate, number = {1: x}, 1, 0
+        skips, rate, number, ahead = {1: x}, 1, 0, self._drawn()
         frames = Frames(mask)
         for place, stage in enumerate(self.architecture.stages):
             if str(place) in self.transitions:
@@ -100,7 +106,7 @@ class BlockEncoder(TappedEncoder):
                 x = self.transitions[str(place)](x, frames, skip)
             rate = stage.reduction
             relative = positions.relative(x) if _needs_positions(stage) else None
-            frames = Frames(None if mask is None else mask[:, ::rate], relative)
+            frames = Frames(None if mask is None else mask[:, ::rate], relative, ahead)
             for _ in range(stage.blocks):
                 x, number = self._run(number, x, frames), number + 1
                 added = taps.take(number, partial(self._output, x, frames))
@@ -108,6 +114,46 @@ class BlockEncoder(TappedEncoder):
                     x = x + self.condition_projection(added)
             skips[rate] = x
         return self._output(x, frames)
+
+    def select_lookahead(self, ahead: int) -> None:
+        """Let attention see so many output frames ahead from now on, but in training batches.
+
+        Streams go on with what they began with: begin others.
+
+        Raises:
+            ConfigError: It is none of ``lookaheads``.
+        """
+        if ahead not in self.lookaheads:
+            super().select_lookahead(ahead)
+        number = self.lookaheads.index(ahead)
+        self.architecture, self._field = self._forms[number], None
+        for module in self.modules():
+            if isinstance(module, AttentionModule):
+                module.selected = number
+
+    def fields(self) -> list[ReceptiveField]:
+        """Return :meth:`field` with each of ``lookaheads``, or the only one."""
+        self.field()
+        return [spans.receptive_field(form) for form in self._forms]
+
+    def _attend(self) -> None:
+        """Tell the modules of blocks that attend what they see with each lookahead."""
+        self.architecture, number = self._forms[0], 0
+        for place, stage in enumerate(self.architecture.stages):
+            for block in self.blocks[number : number + stage.blocks]:
+                layers: Any = block.layers
+                for index, layer in enumerate(layers):
+                    parts: Any = [form.stages[place].modules[index] for form in self._forms]
+                    if isinstance(layer, AttentionModule | ParallelModule):
+                        layer.take(parts)
+            number += stage.blocks
+
+    def _drawn(self) -> int | None:
+        """Return which of the lookaheads a training batch has; None for the selected one."""
+        if not self.training or len(self._forms) == 1:
+            return None
+        shares = self.config.lookahead_probs or [1.0] * len(self._forms)
+        return int(torch.multinomial(torch.tensor(shares), 1))
 
     def _stream(self, x: Tensor) -> Tensor:
         """Scale (B, T, C) and add absolute positions, as the genotype says."""

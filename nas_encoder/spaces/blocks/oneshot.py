@@ -276,7 +276,8 @@ def _problems(choices: Choices, config: BlocksConfig) -> list[str]:
             if not {name for name, _ in network.named_parameters()} <= kept:
                 rule = f"{front.text()} has layers at width {width} that it lacks at {max(built)}"
                 found.add("choices.width", rule)
-    for name, off in (("channels", None), ("layers", None), ("taps", ()), ("checkpointing", False)):
+    alone = ("taps", ()), ("checkpointing", False), ("lookaheads", ())
+    for name, off in (("channels", None), ("layers", None), *alone):
         if getattr(config, name) != off:
             shown = "[]" if off == () else "null" if off is None else "false"
             got = getattr(config, name)
