@@ -1,9 +1,9 @@
-"""CPU seconds per second of audio of a stream of 2-D cells: their own caches against windows.
+"""CPU seconds per second of audio of a stream of an encoder: its own caches against windows.
 
 Without caches of its own an encoder encodes each chunk again with all the input frames that it
-depends on (``nas_encoder/network/windowed.py``), as cells did before they had any. Both are
-measured in one process, on one thread, in the second half of a stream; their ratio hardly depends
-on the machine's load.
+depends on (``nas_encoder/network/windowed.py``), as cells and chains did before they had any. Both
+are measured in one process, on one thread, in the second half of a stream; their ratio hardly
+depends on the machine's load.
 
     python benchmarks/streaming_cells.py --genotype asrnet_b
 """
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nas_encoder import build_encoder
+from nas_encoder.network.tapped import TappedEncoder
 
 FRAMES = 100  # a second
 
@@ -32,8 +34,10 @@ def stream(network: Any, x: Tensor, size: int, windows: bool) -> tuple[float, Te
         size: Frames of a chunk.
         windows: Whether to encode windows again.
     """
-    for cell in network.cells.values():
-        cell.streams = not windows
+    for name in ("initial_caches", "stream"):
+        network.__dict__.pop(name, None)
+        if windows:
+            setattr(network, name, MethodType(getattr(TappedEncoder, name), network))
     state, pieces, began = network.initial_state(1), [], 0.0
     chunks = x.split(size, 1)
     half = len(chunks) // 2
@@ -50,8 +54,8 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--genotype", default="asrnet_b")
-    parser.add_argument("--channels", type=int, default=24)
-    parser.add_argument("--layers", type=int, default=17)
+    parser.add_argument("--channels", type=int, help="by default those of the space")
+    parser.add_argument("--layers", type=int, help="likewise")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the stream")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,7 +68,8 @@ def main() -> None:
     with torch.no_grad():
         network(x, torch.tensor([x.size(1)]))
     whole = (time.process_time() - began) / args.seconds
-    print(f"{args.genotype}, {args.layers} cells, {args.channels} channels, lookahead ", end="")
+    parameters = sum(own.numel() for own in network.parameters())
+    print(f"{args.genotype}, {parameters / 1e6:.1f} million parameters, lookahead ", end="")
     print(f"{1000 * network.lookahead() / FRAMES:.0f} ms; the whole at once: {whole:.3f}")
     print("chunk     caches   windows   ratio   (CPU seconds per second of audio)")
     for size in (4, 16, 64):

@@ -105,6 +105,13 @@ class DeltaStream:
         image = ready[0].holding(torch.stack([part.x for part in ready], dim=3))
         return image.holding(image.cleared()), (own, other, *waiting)
 
+    def step_frames(
+        self, chunk: Chunk, cache: tuple[Tensor, ...]
+    ) -> tuple[Chunk, tuple[Tensor, ...]]:
+        """Do the same for :func:`input_frames`, (B, t', F or 3F)."""
+        out, cache = self.step(chunk, cache)
+        return out.holding(out.x.transpose(2, 3).flatten(2)), cache
+
     def _slopes(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
         if chunk.start == 0 and chunk.size:  # the first frame stands for those before it
             cache = chunk.x[:, :1].expand(-1, SPAN - self.ahead, -1)

@@ -57,6 +57,11 @@ class Chunk:
         begun = places >= self.begins.unsqueeze(1)
         return begun if self.lengths is None else begun & (places < self.lengths.unsqueeze(1))
 
+    def mask(self) -> Tensor | None:
+        """Return (B, t, 1) of the frames' type, 1 for those of utterances; None if all are."""
+        valid = self.valid(self.start, self.end)
+        return None if valid is None else valid.unsqueeze(2).to(self.x.dtype)
+
     def begins_after(self, factor: int) -> Tensor | None:
         """Return ``begins`` where the rate is a ``factor`` lower."""
         if self.begins is None:
@@ -200,20 +205,45 @@ class Window:
             (B, t', F', C') at the rate of the windows, where frames past the end of an utterance
             hold anything, and what is kept.
         """
-        if chunk.size or chunk.last:
-            under, cache = slide(chunk, cache, self.size, self.stride, self.ahead)
-        else:
-            under = replace(chunk, start=chunk.start - size_of(cache, 1))
+        under, cache = self._under(chunk, cache)
         if under.size:
             x = run(under.x.permute(0, 3, 1, 2), under).permute(0, 2, 3, 1)
         else:
             x = under.x.new_zeros(under.x.size(0), 0, *shape)
+        return self._placed(under, chunk, x), cache
+
+    def step_frames(
+        self, chunk: Chunk, cache: Tensor, run: Callable[[Tensor], Tensor], width: int
+    ) -> tuple[Chunk, Tensor]:
+        """Map a chunk of frames (B, t, C) to those that are complete.
+
+        Args:
+            chunk: Zero past the end of each utterance.
+            cache: What was kept, (B, n, C).
+            run: Maps the frames under complete windows (B, n, C) to (B, t', C').
+            width: C'.
+
+        Returns:
+            (B, t', C') at the rate of the windows, where frames past the end of an utterance hold
+            anything, and what is kept.
+        """
+        under, cache = self._under(chunk, cache)
+        x = run(under.x) if under.size else under.x.new_zeros(under.x.size(0), 0, width)
+        return self._placed(under, chunk, x), cache
+
+    def _under(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        if chunk.size or chunk.last:
+            return slide(chunk, cache, self.size, self.stride, self.ahead)
+        return replace(chunk, start=chunk.start - size_of(cache, 1)), cache
+
+    def _placed(self, under: Chunk, chunk: Chunk, x: Tensor) -> Chunk:
+        """Return what was made of the frames under windows at its places."""
         start = (under.start + self.before) // self.stride
         if self.stride == 1:
-            return replace(under, x=x, start=start), cache
+            return replace(under, x=x, start=start)
         lengths = None if chunk.lengths is None else reduced_lengths(chunk.lengths, self.stride)
         begins = chunk.begins_after(self.stride)
-        return replace(under, x=x, start=start, lengths=lengths, begins=begins), cache
+        return replace(under, x=x, start=start, lengths=lengths, begins=begins)
 
 
 def bins_after(x: Tensor, stride: int) -> int:

@@ -17,7 +17,8 @@ from nas_encoder.network.complexity import count_macs, count_parameters
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.nasbench_asr.architecture import SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import PUBLISHED, NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.network import padding, receptive_field, tensorflow_parameters
+from nas_encoder.spaces.nasbench_asr.layers import padding
+from nas_encoder.spaces.nasbench_asr.network import receptive_field, tensorflow_parameters
 from nas_encoder.spaces.nasbench_asr.space import NASBENCH_ASR as SPACE
 
 EXAMPLE = [[1, 0], [1, 0, 0], [1, 0, 0, 0]]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from nas_encoder.network.complexity import RowCosts, cost_of, total
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO, SkipArchitecture
 from nas_encoder.spaces.nasbench_asr.config import NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk, build_node_operation
+from nas_encoder.spaces.nasbench_asr.layers import build_node_operation
+from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk
 from nas_encoder.spaces.nasbench_asr.space import NODE, NasBenchSpace
 
 

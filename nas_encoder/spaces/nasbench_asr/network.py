@@ -32,105 +32,18 @@ from torch import Tensor, nn
 from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.deltas import WINDOW, input_frames
+from nas_encoder.network.deltas import WINDOW, DeltaStream, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
-from nas_encoder.ops.masking import apply_mask, is_capturing
+from nas_encoder.ops.chunks import Chunk, aligned
+from nas_encoder.ops.masking import apply_mask
 from nas_encoder.spaces.nasbench_asr.architecture import NODES, ZERO, SkipArchitecture
-from nas_encoder.spaces.nasbench_asr.config import CLIP, EPSILON, KERNEL, STRIDES, NasBenchConfig
-
-# Future frames that a convolution may see; strided ones half as many (40 ms in both cases).
-AHEAD = 4
-# operation -> kernel and dilation; 'linear' is not a convolution.
-CONVOLUTIONS: dict[str, tuple[int, int]] = {
-    "conv5": (5, 1),
-    "conv5d2": (5, 2),
-    "conv7": (7, 1),
-    "conv7d2": (7, 2),
-}
-
-
-def padding(kernel: int, dilation: int = 1, stride: int = 1) -> tuple[int, int]:
-    """Return the frames of zero padding before and after the input of a convolution.
-
-    A kernel that fits into its permitted future sees nothing of the past: ``conv5`` starts at the
-    current frame.
-    """
-    ahead = min(AHEAD // stride, kernel * dilation - stride)
-    behind = (kernel - 1) * dilation - ahead
-    return max(behind, 0), ahead
-
-
-class TimeConvolution(nn.Conv1d):
-    """Convolution over time of (B, T, C), zero-padded to ceil(T / stride) frames, ReLU to 20.
-
-    Args:
-        inputs: Filters of an input frame.
-        filters: C.
-        kernel: Kernel size.
-        **options: The ``stride`` in time, ``dilation`` and ``groups`` of ``nn.Conv1d``.
-    """
-
-    def __init__(self, inputs: int, filters: int, kernel: int, **options: int) -> None:
-        super().__init__(inputs, filters, kernel, **options)  # type: ignore[arg-type]
-        self.behind, self.ahead = padding(kernel, int(self.dilation[0]), int(self.stride[0]))
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, T, C') to (B, ceil(T / stride), C).
-
-        Padding frames hold any finite values; ``mask`` (B, T, 1) is 1 for valid frames, or None.
-        """
-        x = F.pad(apply_mask(x, mask), (0, 0, self.behind, self.ahead))
-        stride, dilation = int(self.stride[0]), int(self.dilation[0])
-        # Three ways to compute the same; each is the fastest on CPUs for its kind of convolution
-        # (benchmarks/nasbench_asr.py), and all give contiguous frames to the layer norms.
-        if self.groups > 1:  # an image of one row, (B, C, 1, T), in the layout of (B, T, C)
-            kernel = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-            image = x.transpose(1, 2).unsqueeze(2)
-            y = F.conv2d(
-                image,
-                kernel,
-                self.bias,
-                stride=(1, stride),
-                dilation=(1, dilation),
-                groups=self.groups,
-            )
-            y = y.squeeze(2).transpose(1, 2)
-        elif stride == 1 or dilation > 1 or is_capturing():
-            y = super().forward(x.transpose(1, 2).contiguous()).transpose(1, 2).contiguous()
-        else:  # windows (B, T', C' * kernel) and one matrix product
-            windows = x.unfold(1, int(self.kernel_size[0]), stride).flatten(2)
-            y = F.linear(windows, self.weight.flatten(1), self.bias)
-        return F.hardtanh(y, 0.0, CLIP)
-
-
-class TimeLinear(nn.Linear):
-    """Fully connected layer on each frame, ReLU to 20."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C); padding frames do not affect others here."""
-        return F.hardtanh(super().forward(x), 0.0, CLIP)
-
-
-def build_node_operation(operation: str, filters: int, groups: int) -> nn.Module:
-    """Build the module of an operation; ``zero`` has none."""
-    if operation == "linear":
-        return TimeLinear(filters, filters)
-    kernel, dilation = CONVOLUTIONS[operation]
-    return TimeConvolution(filters, filters, kernel, dilation=dilation, groups=groups)
-
-
-class BlockStart(nn.Module):
-    """The convolution and layer norm that start a block, from ``inputs`` to C filters."""
-
-    def __init__(self, inputs: int, filters: int, stride: int) -> None:
-        super().__init__()
-        self.conv = TimeConvolution(inputs, filters, KERNEL, stride=stride)
-        self.norm = nn.LayerNorm(filters, eps=EPSILON)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (B, T, C') to (B, ceil(T / stride), C)."""
-        y: Tensor = self.norm(self.conv(x, mask))
-        return y
+from nas_encoder.spaces.nasbench_asr.config import EPSILON, KERNEL, STRIDES, NasBenchConfig
+from nas_encoder.spaces.nasbench_asr.layers import (
+    CONVOLUTIONS,
+    BlockStart,
+    build_node_operation,
+    padding,
+)
 
 
 class NasBenchTrunk(TappedEncoder):
@@ -240,6 +153,41 @@ class SkipCell(nn.Module):
         normed: Tensor = self.norm(result)
         return normed
 
+    def initial_cache(self, batch: int, like: Tensor) -> Any:
+        """Return the caches of B streams: of each node, its operation's and what waits there."""
+        empty, known, caches = like.new_zeros(batch, 0, self.output_channels), [True], []
+        for number, skips in enumerate(self.skips, 1):
+            operation: Any = self.operations[str(number)] if self._operates(number) else None
+            terms = sum(known[source] for source in skips) + (operation is not None)
+            own = () if operation is None else operation.initial_cache(batch, like)
+            caches.append((own, (empty,) * terms))
+            known.append(terms > 0)
+        return tuple(caches)
+
+    def step(self, chunk: Chunk, cache: Any) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, C) to the frames (B, t', C) that are complete.
+
+        At each node, what has come by one way waits for the others.
+        """
+        outputs: list[Chunk | None] = [chunk]
+        kept = []
+        for number, (skips, (own, waiting)) in enumerate(zip(self.skips, cache, strict=True), 1):
+            came = []
+            if self._operates(number):
+                operation: Any = self.operations[str(number)]
+                made, own = operation.step(outputs[-1], own)
+                came.append(made)
+            came += [added for added in (outputs[source] for source in skips) if added is not None]
+            ready, waiting = aligned(came, waiting) if came else ([], waiting)
+            kept.append((own, waiting))
+            total = reduce(torch.add, [part.x for part in ready]) if ready else None
+            outputs.append(None if total is None else ready[0].holding(total))
+        result = outputs[-1] or chunk.holding(chunk.x * 0.0)
+        return result.holding(self.norm(result.x)), tuple(kept)
+
+    def _operates(self, number: int) -> bool:
+        return str(number) in self.operations
+
 
 class NasBenchEncoder(NasBenchTrunk):
     """A network of NAS-Bench-ASR.
@@ -277,6 +225,42 @@ class NasBenchEncoder(NasBenchTrunk):
             return y if condition is None else y + self.condition_projection(condition)
 
         return self.output(*self.through_cells(x, lengths, run), dropout)
+
+    def initial_caches(self, batch: int, like: Tensor) -> Any:
+        """Return the caches of B streams; ConfigError with an LSTM."""
+        self.field()
+        starts: Any = self.starts
+        cells: Any = self.cells.values()
+        return (
+            self._arriving.first_cache(like.new_zeros(batch, 0, self.input_size)),
+            tuple(start.conv.initial_cache(batch, like) for start in starts),
+            tuple(cell.initial_cache(batch, like) for cell in cells),
+        )
+
+    def stream(self, chunk: Chunk, caches: Any, taps: Taps) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, F), zero past the ends, to the frames (B, t', D) that are complete."""
+        chunk, first = self._arriving.step_frames(chunk, caches[0])
+        starts: Any = self.starts
+        cells = zip(list(self.cells.values()), caches[2], strict=True)
+        numbered: Any = enumerate(cells, 1)
+        begun, kept = [], []
+        for start, own, count in zip(starts, caches[1], self.config.block_cells, strict=True):
+            chunk, cache = start.step(chunk, own)
+            begun.append(cache)
+            for number, (cell, own) in itertools.islice(numbered, count):
+                chunk, cache = cell.step(chunk, own)
+                kept.append(cache)
+                condition = taps.take(number, partial(self._out, chunk))
+                if condition is not None:
+                    chunk = chunk.holding(chunk.x + self.condition_projection(condition))
+        return chunk.holding(self._out(chunk)), (first, tuple(begun), tuple(kept))
+
+    def _out(self, chunk: Chunk) -> Tensor:
+        return self.output(chunk.x, chunk.mask(), 0.0)
+
+    @property
+    def _arriving(self) -> DeltaStream:
+        return DeltaStream(self.config.deltas)
 
     def field(self) -> ReceptiveField:
         """Return what an output frame depends on at most; refused with an LSTM."""

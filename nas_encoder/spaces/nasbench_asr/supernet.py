@@ -18,7 +18,8 @@ from nas_encoder.network.choices.straight_through import Paths
 from nas_encoder.network.tapped import Taps
 from nas_encoder.spaces.nasbench_asr.architecture import ZERO
 from nas_encoder.spaces.nasbench_asr.config import EPSILON, NasBenchConfig
-from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk, build_node_operation
+from nas_encoder.spaces.nasbench_asr.layers import build_node_operation
+from nas_encoder.spaces.nasbench_asr.network import NasBenchTrunk
 from nas_encoder.spaces.nasbench_asr.space import NODE, SKIP, SKIPS, NasBenchSpace, skip_list
 
 Weights = Mapping[str, Tensor] | Mapping[str, Paths]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.deltas import WINDOW, input_frames
+from nas_encoder.network.deltas import WINDOW, DeltaStream, input_frames
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
+from nas_encoder.ops.chunks import Chunk, Window
 from nas_encoder.ops.masking import apply_mask
 from nas_encoder.spaces.tdnn_chain.space import (
     SUBSAMPLE_AFTER,
@@ -62,6 +63,7 @@ class TDNNLayer(nn.Module):
         super().__init__()
         self.output_channels = channels
         self.stride = stride
+        self.window = Window(half_context * dilation, half_context * dilation, stride)
         self.conv = nn.Conv1d(
             inputs,
             channels,
@@ -80,6 +82,20 @@ class TDNNLayer(nn.Module):
         y: Tensor = self.norm(F.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))
         y = F.dropout(y, dropout, self.training) if dropout else y
         return y if mask is None else y * mask[:, :: self.stride].to(y.dtype)
+
+    def initial_cache(self, batch: int, like: Tensor) -> Tensor:
+        """Return the cache of B streams, zeros before their first frames (B, n, C')."""
+        return like.new_zeros(batch, self.window.before, self.conv.in_channels)
+
+    def step(self, chunk: Chunk, cache: Tensor) -> tuple[Chunk, Tensor]:
+        """Map a chunk (B, t, C') to the frames (B, t', C) that are complete."""
+        clear = chunk.holding(chunk.cleared())
+        return self.window.step_frames(clear, cache, self._under, self.output_channels)
+
+    def _under(self, x: Tensor) -> Tensor:
+        conv, x = self.conv, x.transpose(1, 2)
+        y = F.conv1d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation)
+        return self.norm(F.relu(y).transpose(1, 2))  # type: ignore[no-any-return]
 
 
 def build_tdnn(operation: str, inputs: int, channels: int) -> TDNNLayer:
@@ -183,6 +199,36 @@ class ChainEncoder(Chain):
             return y + apply_mask(self.condition_projection(condition), mask)
 
         return self.through_blocks(x, lengths, dropout, run)
+
+    def initial_caches(self, batch: int, like: Tensor) -> Any:
+        """Return the caches of B streams, of the type and on the device of ``like``."""
+        blocks: Any = self.blocks
+        return (
+            self._arriving.first_cache(like.new_zeros(batch, 0, self.input_size)),
+            tuple(block.initial_cache(batch, like) for block in blocks),
+            self.subsample.initial_cache(batch, like),
+        )
+
+    def stream(self, chunk: Chunk, caches: Any, taps: Taps) -> tuple[Chunk, Any]:
+        """Map a chunk (B, t, F), zero past the ends, to the frames (B, t', D) that are complete."""
+        first, own, subsample = caches
+        chunk, first = self._arriving.step_frames(chunk, first)
+        blocks: Any = self.blocks
+        kept = []
+        for number, (block, cache) in enumerate(zip(blocks, own, strict=True), 1):
+            chunk, cache = block.step(chunk, cache)
+            kept.append(cache)
+            condition = taps.take(number, partial(self.output, chunk.x, chunk.mask()))
+            if condition is not None:
+                chunk = chunk.holding(chunk.x + self.condition_projection(condition))
+            if number == self.subsample_after:
+                chunk, subsample = self.subsample.step(chunk, subsample)
+        out = chunk.holding(self.output(chunk.x, chunk.mask()))
+        return out, (first, tuple(kept), subsample)
+
+    @property
+    def _arriving(self) -> DeltaStream:
+        return DeltaStream(self.config.deltas)
 
     def field(self) -> ReceptiveField:
         """Return what an output frame depends on at most."""
