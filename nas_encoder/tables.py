@@ -77,8 +77,12 @@ PEERS.refer("dfsmn_san", "nas_encoder.peers.own:dfsmn_san")
 PEERS.refer("espnet_transformer", "nas_encoder.espnet.peers:transformer")
 PEERS.refer("espnet_conformer", "nas_encoder.espnet.peers:conformer")
 PEERS.refer("espnet_e_branchformer", "nas_encoder.espnet.peers:e_branchformer")
+PEERS.refer(
+    "espnet_contextual_block_conformer", "nas_encoder.espnet.peers:contextual_block_conformer"
+)
 PEERS.refer("nemo_conformer", "nas_encoder.nemo.peers:conformer")
 PEERS.refer("nemo_fast_conformer", "nas_encoder.nemo.peers:fast_conformer")
+PEERS.refer("nemo_cache_aware_fast_conformer", "nas_encoder.nemo.peers:cache_aware_fast_conformer")
 PEERS.refer("zipformer", "nas_encoder.peers.zipformer:zipformer")
 
 

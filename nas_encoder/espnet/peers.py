@@ -5,10 +5,11 @@ B batch, T frames, F features of a frame, T' output frames, D output features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nas_encoder.errors import ConfigError, MissingDependencyError
@@ -46,7 +47,21 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
         **_RELATIVE,
         **_DROPOUT,
     },
+    # Of egs2/aishell's train_asr_streaming_conformer.yaml; its blocks are 40, 16 and 16 frames.
+    "contextual_block_conformer": {
+        "input_layer": "conv2d",
+        "normalize_before": True,
+        "macaron_style": True,
+        "activation_type": "swish",
+        "use_cnn_module": True,
+        "cnn_module_kernel": 15,
+        "init_average": True,
+        "ctx_pos_enc": True,
+        **_DROPOUT,
+        "attention_dropout_rate": 0.0,
+    },
 }
+BLOCKS = ("block_size", "hop_size", "look_ahead")
 
 
 class AnyEncoder(nn.Module):
@@ -71,6 +86,64 @@ class EspnetPeer(Peer):
         return output, output_lengths
 
 
+class ContextualBlockPeer(EspnetPeer):
+    """``ContextualBlockConformerEncoder`` (Tsunoo et al. 2021), silence before each utterance.
+
+    A block of ``block_size`` output frames gives the ``hop_size`` frames before its last
+    ``look_ahead``; what is before them is history. Only the first block gives its history too, so
+    its frames wait for the whole block, far longer than all later ones. As many frames of silence
+    (zeros) as the history is long, whose outputs are dropped, make it like the others. So they are
+    put before the utterance in training as in streaming.
+
+    Args:
+        encoder: ESPnet's module.
+        input_size: F.
+        output_size: D.
+        subsampling_factor: S.
+        min_length: The fewest frames of an utterance.
+    """
+
+    @property
+    def history(self) -> int:
+        """Output frames of a block before those that it gives."""
+        own: Any = self.encoder
+        return int(own.block_size - own.hop_size - own.look_ahead)
+
+    def _begun(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (0, 0, self.history * self.subsampling_factor, 0))
+
+    def encode(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Put silence before (B, T, F), and leave out what it gives."""
+        before = self.history
+        output, lengths = super().encode(self._begun(x), lengths + before * self.subsampling_factor)
+        return output[:, before:], lengths - before
+
+    def lookahead(self) -> int:
+        """Return what the first of the frames that a block gives sees, to the block's last one.
+
+        That is ``hop_size - 1 + look_ahead`` output frames, and the frames under the last one's
+        convolutions. With 4x, ESPnet's streaming gives them 9 input frames later: it waits for the
+        next block's first frame, and for more of the input than the convolutions need.
+        """
+        own: Any = self.encoder
+        ahead = int(own.hop_size) - 1 + int(own.look_ahead)
+        return ahead * self.subsampling_factor + self.min_length - 1
+
+    @torch.no_grad()
+    def stream(self, x: Tensor) -> Iterator[Tensor]:
+        """Encode (1, T, F) in chunks of as many frames as a block gives."""
+        x, states = self._begun(x), None
+        size = int(self.encoder.hop_size) * self.subsampling_factor  # type: ignore[arg-type]
+        left = self.history
+        for start in range(0, x.size(1), size):
+            chunk = x[:, start : start + size]
+            lengths = torch.tensor([chunk.size(1)], device=x.device)
+            is_final = start + size >= x.size(1)
+            y, _, states = self.encoder(chunk, lengths, states, is_final, infer_mode=True)
+            yield y[:, left:]
+            left = max(0, left - y.size(1))
+
+
 def transformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
     """Build ``TransformerEncoder``; options as in ESPnet's ``encoder_conf``, see :func:`build`."""
     return build("transformer", "TransformerEncoder", options, input_size, SIZES)
@@ -85,6 +158,25 @@ def e_branchformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
     """Build ``EBranchformerEncoder``; options as in ``encoder_conf``, see :func:`build`."""
     sizes = (*SIZES, "cgmlp_linear_units")
     return build("e_branchformer", "EBranchformerEncoder", options, input_size, sizes)
+
+
+def contextual_block_conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
+    """Build :class:`ContextualBlockPeer`; options as in ``encoder_conf``, see :func:`build`.
+
+    Raises:
+        ConfigError: As :func:`build`; or the blocks are no blocks.
+        MissingDependencyError: ESPnet is not installed.
+    """
+    sizes = [options.get(name) for name in BLOCKS]
+    whole = [size for size in sizes if isinstance(size, int)]
+    if len(whole) == 3 and not (whole[1] >= 1 and 0 <= whole[2] <= whole[0] - whole[1]):
+        rule = "hop_size must be at least 1 and, with look_ahead (0 or more), at most block_size"
+        raise ConfigError("espnet_contextual_block_conformer", [f"{rule}, got {sizes}"])
+    name, needed = "ContextualBlockConformerEncoder", (*SIZES, *BLOCKS)
+    own: Any = build("contextual_block_conformer", name, options, input_size, needed)
+    return ContextualBlockPeer(
+        own.encoder, input_size, own.output_size, own.subsampling_factor, own.min_length
+    )
 
 
 def any_encoder(name: str, options: Mapping[str, Any], input_size: int) -> nn.Module:
@@ -160,6 +252,9 @@ def _narrow(where: str, encoder: Any, channels: object) -> None:
             kernel, stride = layer.kernel_size[0], layer.stride[0]  # square ones
             front.conv[place] = nn.Conv2d(made, channels, kernel, stride)
             made = channels
-    linear = front.out[0]
-    bins = linear.in_features // width
-    front.out[0] = nn.Linear(channels * bins, linear.out_features)
+    linear = front.out if isinstance(front.out, nn.Linear) else front.out[0]
+    narrow = nn.Linear(channels * (linear.in_features // width), linear.out_features)
+    if linear is front.out:
+        front.out = narrow
+    else:
+        front.out[0] = narrow

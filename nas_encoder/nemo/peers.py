@@ -6,9 +6,10 @@ B batch, T frames, F features of a frame, T' output frames, D output features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nas_encoder.common.problems import one_line
@@ -44,6 +45,14 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
         **_BOTH,
     },
 }
+# What fastconformer_ctc_bpe_streaming.yaml says besides; the first three make the lookahead what
+# ``att_context_size`` says.
+_LIMITED: Mapping[str, Any] = {
+    "att_context_style": "chunked_limited",
+    "causal_downsampling": True,
+    "conv_context_size": "causal",
+}
+_STREAMING: Mapping[str, Any] = {**_LIMITED, "conv_norm_type": "layer_norm"}
 
 
 class AnyEncoder(nn.Module):
@@ -68,6 +77,45 @@ class NemoPeer(Peer):
         return output.transpose(1, 2), output_lengths
 
 
+class CacheAwarePeer(NemoPeer):
+    """NeMo's ``ConformerEncoder`` with chunks of attention and all else causal.
+
+    Its masks in training are those of its streaming (Noroozi et al. 2024, "Stateful Conformer with
+    cache-based inference").
+    """
+
+    def lookahead(self) -> int:
+        """Return R * S: what the first frame of a chunk sees, of ``att_context_size: [L, R]``.
+
+        The causal front end gives output frame t nothing behind input frame S * t.
+        """
+        return int(self.encoder.att_context_size[1]) * self.subsampling_factor  # type: ignore[index]
+
+    @torch.no_grad()
+    def stream(self, x: Tensor) -> Iterator[Tensor]:
+        """Encode (1, T, F) in NeMo's chunks: R * S + 1 frames, then R * S + S each time."""
+        encoder: Any = self.encoder
+        conf = encoder.streaming_cfg
+        caches = encoder.get_initial_cache_state(1, x.dtype, x.device)
+        start, frames = 0, x.size(1)
+        while start < frames:
+            rest = int(start > 0)
+            end = start + conf.chunk_size[rest]
+            before = min(start, conf.pre_encode_cache_size[rest])
+            chunk = x[:, start - before : end].transpose(1, 2)
+            if (missing := conf.pre_encode_cache_size[rest] - before) > 0:
+                chunk = nn.functional.pad(chunk, (missing, 0))
+            output, lengths, *caches = encoder.cache_aware_stream_step(
+                chunk,
+                torch.tensor([chunk.size(2)], device=x.device),
+                *caches,
+                keep_all_outputs=end >= frames,
+                drop_extra_pre_encoded=conf.drop_extra_pre_encoded if rest else 0,
+            )
+            yield output[:, :, : int(lengths[0])].transpose(1, 2)
+            start += conf.shift_size[rest]
+
+
 def conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
     """Build a Conformer; options as in NeMo's ``model.encoder``, see :func:`build`."""
     return build("conformer", options, input_size)
@@ -76,6 +124,36 @@ def conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
 def fast_conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
     """Build a FastConformer (8x unless another ``subsampling_factor`` is given)."""
     return build("fast_conformer", options, input_size)
+
+
+def cache_aware_fast_conformer(options: Mapping[str, Any], input_size: int) -> nn.Module:
+    """Build a FastConformer that streams; the option ``att_context_size`` is [L, R] output frames.
+
+    Raises:
+        ConfigError: As :func:`build`; or an option would make the lookahead another.
+        MissingDependencyError: NeMo is not installed.
+    """
+    where, context = "nemo_cache_aware_fast_conformer", options.get("att_context_size")
+    problems = [
+        f"{name}: must be left at {value!r}, which makes the lookahead that of 'att_context_size'"
+        for name, value in _LIMITED.items()
+        if options.get(name, value) != value
+    ]
+    if not (
+        isinstance(context, (list, tuple))
+        and len(context) == 2
+        and all(isinstance(size, int) and size >= 0 for size in context)
+    ):
+        problems.append(
+            "att_context_size: must be two numbers, the output frames seen on the left and on the "
+            f"right, got {context!r}"
+        )
+    if problems:
+        raise ConfigError(where, problems)
+    built = build("fast_conformer", {**_STREAMING, **options}, input_size)
+    factor = int(built.subsampling_factor)  # type: ignore[arg-type]
+    # The first output frame needs nothing but the first frame.
+    return CacheAwarePeer(built.encoder, input_size, int(options["d_model"]), factor, 1)  # type: ignore[arg-type]
 
 
 def any_encoder(target: str, options: Mapping[str, Any], input_size: int) -> nn.Module:

@@ -6,7 +6,7 @@ B batch, T frames, F features of a frame, T' output frames, D output features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,6 +67,32 @@ class Peer(nn.Module):
             check_inputs(x, lengths, self.input_size, self.min_length)
         output, output_lengths = self.encode(x, lengths)
         return output, output_lengths.to(lengths.dtype)
+
+    def lookahead(self) -> int:
+        """Return how many input frames after the first of its own an output frame sees at most.
+
+        Counted as for our encoders (:meth:`~nas_encoder.network.tapped.TappedEncoder.lookahead`):
+        the first frame of output frame t is S * t, and chunks are part of it.
+
+        Raises:
+            ConfigError: The encoder does not stream.
+        """
+        raise ConfigError("streaming", [f"{type(self.encoder).__name__} sees whole utterances"])
+
+    def stream(self, x: Tensor) -> Iterator[Tensor]:
+        """Encode an utterance as the toolkit streams it, in evaluation mode.
+
+        Args:
+            x: (1, T, F).
+
+        Yields:
+            The output frames (1, t', D) that come out of each of the toolkit's chunks, t' >= 0.
+
+        Raises:
+            ConfigError: The encoder does not stream.
+        """
+        self.lookahead()
+        raise NotImplementedError
 
 
 def build_with(

@@ -1,4 +1,4 @@
-"""The workflow of recipes/blocks, run whole on a few utterances.
+"""The workflows of recipes/blocks and recipes/streaming, run whole on the same few utterances.
 
 The numbers mean nothing at this size; what is tested is that every stage runs, that the documents
 hold what the trainings left behind, and that a second run does only what is missing.
@@ -17,6 +17,7 @@ import yaml
 from mini_recipe import check_done, run_recipe, run_whole
 
 from nas_encoder import load_genotype
+from nas_encoder.genotype.publishing import own_paths
 
 # ESPnet only for the process that the recipes share.
 pytestmark = [pytest.mark.espnet, pytest.mark.slow]
@@ -24,13 +25,48 @@ ENCODERS = ["searched", "oneshot_search", "dfsmn_san"]
 DRAWN = ["draw-1", "shared-1"]
 
 
-def test_the_whole_workflow(espnet_jobs: Path, tmp_path: Path) -> None:
+def test_the_whole_workflows(espnet_jobs: Path, tmp_path: Path) -> None:
     options, text = run_whole("blocks", espnet_jobs, tmp_path)
     exp = tmp_path / "expdir"
     assert "**synthetic speech**" in text and "## What the numbers do not support" in text
     assert (exp / "results" / "results.png").stat().st_size > 10_000
     check_numbers(exp)
     check_second_run(exp, espnet_jobs, options)
+    streaming = tmp_path / "streaming"
+    streaming.mkdir()
+    for name in ("datadir", "downloads"):
+        (streaming / name).symlink_to(tmp_path / name)
+    options, text = run_whole("streaming", espnet_jobs, streaming)
+    check_streaming(streaming / "expdir", text)
+    check_done("streaming", espnet_jobs, options)
+
+
+def check_streaming(exp: Path, text: str) -> None:
+    """What was found is within the bound, trained as the peer is, and streams as it was decoded."""
+    assert "## What the numbers do not support" in text and "](results.png)" in text
+    document = json.loads((exp / "results" / "results.json").read_text(encoding="utf-8"))
+    assert document["tiny"] and document["origin"]["seed"] == 1
+    assert not own_paths(document)
+    (group,) = document["groups"]
+    assert (group["corpus"], group["bound_ms"]) == ("timit", 190)
+    rows = {row["name"]: row for row in group["rows"]}
+    assert rows.keys() == {"blocks_190ms", "espnet_190ms"}
+    for name, row in rows.items():
+        assert 0 < row["measured_ms"] <= row["lookahead_ms"] <= row["bound_ms"] == 190
+        assert row["streamed"]["utterances"] == 2 and row["streamed"]["furthest"] <= 1e-3
+        assert row["streamed_ms"] > 0 and row["latency_ms"] > 0
+        assert 1.0 <= row["training_seconds"] < 3 and row["peak"] == "0.004"
+        spec = yaml.safe_load((exp / "encoders" / "timit" / f"{name}.yaml").read_text())
+        assert spec["lookahead_ms"] == 190
+    assert rows["espnet_190ms"]["lookahead_ms"] == 180
+    found = load_genotype(exp / "search" / "blocks_190ms" / "timit" / "genotype.yaml")
+    spec = yaml.safe_load((exp / "encoders" / "timit" / "blocks_190ms.yaml").read_text())
+    assert spec["options"]["genotype"] == found.to_dict()
+    assert found.name == "streaming_blocks_190ms" and found.space == "streaming_blocks"
+    (search,) = document["searches"]
+    assert search["genotype"]["stages"] == found.to_dict()["stages"] and search["cpu_seconds"] > 1
+    (duel,) = group["verdicts"][0]["duels"]
+    assert (duel["first"], duel["second"]) == ("blocks_190ms", "espnet_190ms")
 
 
 def check_numbers(exp: Path) -> None:

@@ -1,4 +1,8 @@
-"""Encoders of both toolkits, of Zipformer's authors and of ours behind one interface."""
+"""Encoders of both toolkits, of Zipformer's authors and of ours behind one interface.
+
+Those that stream see as far ahead as they say, in training too, and give in chunks what they give
+whole.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +29,9 @@ from nas_encoder.errors import (
 )
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.peers import build_peer, zipformer
+from nas_encoder.peers.streaming import seen_ahead, streamed
 from nas_encoder.tables import PEERS
+from recipes.blocks.local.encoders import read_encoders
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,10 +39,13 @@ pytestmark = [
     pytest.mark.nemo,
 ]
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 BINS = 20
 ESPNET: dict[str, Any] = {"attention_heads": 2, "linear_units": 24, "num_blocks": 1}
 ESPNET |= {"output_size": 16}
 NEMO: dict[str, Any] = {"d_model": 16, "n_layers": 1, "n_heads": 2}
+CHUNKS = {**NEMO, "subsampling_factor": 4, "att_context_size": [8, 3]}
+BLOCKS = {**ESPNET, "block_size": 7, "hop_size": 3, "look_ahead": 2}
 ZIPFORMER: dict[str, Any] = {
     "downsampling_factor": [1, 2],
     "num_encoder_layers": 1,
@@ -60,8 +70,10 @@ CASES: dict[str, tuple[dict[str, Any], int, int]] = {
     "espnet_transformer": (ESPNET, 16, 11),
     "espnet_conformer": (ESPNET, 16, 11),
     "espnet_e_branchformer": ({**ESPNET, "cgmlp_linear_units": 24}, 16, 11),
+    "espnet_contextual_block_conformer": (BLOCKS, 16, 11),
     "nemo_conformer": (NEMO, 16, 13),
     "nemo_fast_conformer": ({**NEMO, "subsampling_factor": 4}, 16, 13),
+    "nemo_cache_aware_fast_conformer": (CHUNKS, 16, 14),  # its last frame is mostly padding
     "zipformer": (ZIPFORMER, 24, 11),
 }
 
@@ -93,7 +105,7 @@ def test_the_interface(name: str) -> None:
     y, lengths = encoder(x, torch.tensor([50, 40]))
     assert y.shape == (2, frames, width) and encoder.output_size == width
     assert lengths.tolist()[0] == frames > lengths.tolist()[1]
-    assert 50 / encoder.subsampling_factor - 2 <= frames <= 50 / encoder.subsampling_factor + 1
+    assert 50 / encoder.subsampling_factor - 2 <= frames <= 50 / encoder.subsampling_factor + 2
     (y[0].square().mean() + y[1, : lengths[1]].square().mean()).backward()
     used = [p.grad is not None and bool(p.grad.abs().sum()) for p in encoder.parameters()]
     # Keys of attention have no gradient through their bias; Zipformer skips modules by chance.
@@ -145,6 +157,7 @@ def test_any_encoder_of_a_toolkit_by_its_name() -> None:
     [
         ("espnet_conformer", {"front_channels": 4}),
         ("espnet_transformer", {"front_channels": 4}),
+        ("espnet_contextual_block_conformer", {"front_channels": 4}),
         ("nemo_fast_conformer", {"subsampling_conv_channels": 4}),
     ],
 )
@@ -168,6 +181,15 @@ def test_a_narrowed_front_end(name: str, more: dict[str, int]) -> None:
         ("espnet_transformer", {**ESPNET, "front_channels": 0}, "front_channels: must be"),
         ("nemo_conformer", {"d_model": 16}, "n_heads: is missing"),
         ("nemo_conformer", {**NEMO, "subsampling": "none of them"}, "refuses these options"),
+        ("espnet_contextual_block_conformer", ESPNET, "block_size: is missing"),
+        ("espnet_contextual_block_conformer", {**BLOCKS, "hop_size": 6}, "got .7, 6, 2"),
+        ("nemo_cache_aware_fast_conformer", NEMO, "att_context_size: must be two numbers"),
+        ("nemo_cache_aware_fast_conformer", {**CHUNKS, "att_context_size": [7, 3]}, "refuses"),
+        (
+            "nemo_cache_aware_fast_conformer",
+            {**CHUNKS, "causal_downsampling": False},
+            "causal_downsampling: must be left at True",
+        ),
         ("zipformer", {**ZIPFORMER, "batch_seconds": 0}, "batch_seconds: must be above 0"),
         ("zipformer", {"encoder_dim": 8}, "feedforward_dim: is missing"),
         ("genotype", {}, "genotype: is missing"),
@@ -176,6 +198,102 @@ def test_a_narrowed_front_end(name: str, more: dict[str, int]) -> None:
 def test_wrong_options(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         build_peer(name, options, BINS)
+
+
+CHUNKED = {
+    "schema": 1,
+    "name": "chunked",
+    "space": "streaming_blocks",
+    "front": {"kind": "conv2d", "channels": 4},
+    "stages": [{"width": 16, "modules": [{"kind": "attention", "window": 8, "chunk": 3}]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ahead"),
+    [
+        # A chunk of 4, of which the causal front end gives the last frame only its first one.
+        ("nemo_cache_aware_fast_conformer", CHUNKS, 3 * 4),
+        # The first of 3 frames sees 4 more, and the front end 7 frames of the last of them.
+        ("espnet_contextual_block_conformer", BLOCKS, 4 * 4 + 6),
+        ("espnet_contextual_block_conformer", {**BLOCKS, "block_size": 5}, 4 * 4 + 6),  # no history
+        ("genotype", {"genotype": CHUNKED, "dropout": 0.0, "attention_dropout": 0.0}, 2 * 4 + 3),
+    ],
+)
+def test_what_streams(name: str, options: dict[str, Any], ahead: int) -> None:
+    torch.manual_seed(0)
+    encoder: Any = build_peer(name, options, BINS)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    assert encoder.lookahead() == seen_ahead(encoder, 90) == ahead
+    assert encoder.training and all(p.dtype == torch.float32 for p in encoder.parameters())
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+    encoder.eval()
+    utterances = [torch.randn(1, n, BINS) for n in (encoder.min_length, 20, 77, 78, 79, 80, 131)]
+    for x in utterances:
+        lengths = torch.tensor([x.size(1)])
+        with torch.inference_mode():
+            whole, _ = encoder(x, lengths)
+        pieces = list(streamed(encoder, x))
+        torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-5)
+    assert sum(piece.size(1) > 0 for piece in pieces) > 4  # it did not wait for the end
+    # In training the masks are the same: nothing but dropout and statistics of batches differs.
+    for part in encoder.train().modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+    torch.testing.assert_close(encoder(x, lengths)[0], whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_espnets_streaming_waits_longer_than_it_must() -> None:
+    peer: Any = build_peer("espnet_contextual_block_conformer", BLOCKS, BINS).eval()
+    before, frames = 4 * peer.history, 80
+    x, state, counts = torch.randn(1, before + frames, BINS), None, list[int]()
+    for place in range(before + frames):
+        y, _, state = peer.encoder(
+            x[:, place : place + 1], torch.tensor([1]), state, is_final=False, infer_mode=True
+        )
+        counts += [place - before] * y.size(1)  # the frame that each output came out with
+    late = [came - 4 * place for place, came in enumerate(counts[peer.history :])]
+    assert len(late) > 9 and max(late) == peer.lookahead() + 9
+
+
+def test_peers_of_the_streaming_recipe_are_within_their_bounds() -> None:
+    listed = read_encoders(RECIPES / "streaming" / "conf" / "encoders.yaml")
+    peers = {name: own for name, own in listed.items() if own.role == "narrowed"}
+    bounds = [own.lookahead_ms for own in peers.values()]
+    assert bounds.count(190) == bounds.count(550) == 3 and len(peers) == 6
+    for name, own in peers.items():
+        encoder: Any = build_peer(own.build, own.options, 40)
+        ahead = seen_ahead(encoder, 64)  # the first output frame sees the furthest
+        assert ahead == encoder.lookahead(), name
+        assert own.lookahead_ms is not None
+        # Another output frame more would be beyond.
+        assert 10 * ahead <= own.lookahead_ms < 10 * (ahead + 4), name
+        assert 150_000 <= count_parameters(encoder) <= 450_000
+
+
+def test_what_does_not_stream() -> None:
+    encoder: Any = build_peer("espnet_conformer", ESPNET, BINS)
+    with pytest.raises(ConfigError, match="ConformerEncoder sees whole utterances"):
+        encoder.lookahead()
+    with pytest.raises(ConfigError, match="ConformerEncoder sees whole utterances"):
+        list(streamed(encoder.eval(), torch.randn(1, 50, BINS)))
+    assert seen_ahead(encoder, 60) > 40
+
+
+def test_blocks_without_a_history_are_espnets() -> None:
+    """Where nothing is put before an utterance, the peer is ESPnet's class itself."""
+    theirs = importlib.import_module("espnet2.asr.encoder.contextual_block_conformer_encoder")
+    options = {**BLOCKS, "block_size": 5, "cnn_module_kernel": 15, "macaron_style": True}
+    torch.manual_seed(0)
+    peer: Any = build_peer("espnet_contextual_block_conformer", options, BINS).eval()
+    own = theirs.ContextualBlockConformerEncoder(BINS, **options).eval()
+    own.load_state_dict(peer.encoder.state_dict())
+    x, lengths = torch.randn(1, 60, BINS), torch.tensor([60])
+    with torch.inference_mode():
+        assert torch.equal(peer(x, lengths)[0], own(x, lengths)[0])
 
 
 def test_other_mistakes() -> None:

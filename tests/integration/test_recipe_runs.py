@@ -28,6 +28,7 @@ ELSEWHERE = {
     "blocks": "integration/test_blocks_workflow.py",
     "mini/espnet": "integration/test_mini_recipe.py",
     "mini/nemo": "integration/test_mini_nemo_recipe.py",
+    "streaming": "integration/test_blocks_workflow.py",
     **{f"{corpus}/nemo": "integration/test_nemo_corpora_run.py" for corpus in CORPORA},
 }
 FILES = ("run.sh", "recipe.yaml", "Snakefile")

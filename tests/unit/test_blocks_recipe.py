@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipe_samples import row, tiny_training
 from search_samples import tone_corpus
 
 from nas_encoder import build_encoder, load_genotype
@@ -19,26 +20,17 @@ from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import get_space
 from recipes.blocks.local import choose, decode, publish, train, verdicts
-from recipes.blocks.local.encoders import Encoder, read_encoders, write_spec
+from recipes.blocks.local.encoders import Encoder, read_encoders
 from recipes.blocks.local.figure import front
 from recipes.blocks.local.plan import Plan
-from recipes.blocks.local.rows import Row
 from tools.experiments.recipe import read_options
 from tools.results.page import FILES, marks
-from tools.results.scoring import Score
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "blocks"
 
 
 def plan(*arguments: str) -> Plan:
     return Plan(RECIPE, read_options(RECIPE, list(arguments)))
-
-
-def row(name: str, role: str, errors: list[int], ms: float = 10.0, seeds: int = 1) -> Row:
-    names = tuple(f"u{place}" for place in range(len(errors)))
-    score = Score(names, tuple(errors), (10,) * len(errors), sum(errors), 0, 0)
-    result: dict[str, Any] = {"title": name, "role": role, "seconds": 1.0, "epochs": 1.0}
-    return Row(name, name, role, "0.002", [result] * seeds, [score] * seeds, ms)
 
 
 @pytest.mark.parametrize("path", ["blocks/conf/search.yaml", "mini/espnet/conf/search_blocks.yaml"])
@@ -148,13 +140,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def training(folder: Path, corpus: Path, limit: train.Limit) -> train.Training:
-    write_spec(folder / "spec.yaml", SMALL, None, {})
-    spec = read_yaml(folder / "spec.yaml", ConfigError)
-    config = train.TrainConfig.from_dict(
-        {"checkpoint_seconds": 0, "data": {"features": {"num_mel_bins": 8}}}
-    )
-    paths = {"train": str(corpus / "train"), "valid": str(corpus / "valid")}
-    return train.Training(config, spec, paths, 0.01, 3, limit)
+    return tiny_training(folder, SMALL, corpus / "train", corpus / "valid", limit)
 
 
 def test_rates() -> None:

@@ -356,6 +356,12 @@ def test_only_what_others_could_get_again_is_published(
     assert published() == 0
     assert "- seed: 1\n- commit: 34495c11503a" in (recipe / "RESULTS.md").read_text()
     assert (recipe / "results.json").read_bytes() == (results / "results.json").read_bytes()
+    write_files(results, ["![it](results.png)"], origin, {"origin": origin, "tiny": False})
+    assert main_of_publish(["--recipe", str(recipe)]) == 1
+    assert "lacks results.png, which RESULTS.md shows" in capsys.readouterr().err
+    (results / "results.png").write_text("it", encoding="utf-8")
+    assert main_of_publish(["--recipe", str(recipe)]) == 0
+    assert (recipe / "results.png").read_text(encoding="utf-8") == "it"
     (results / "results.json").unlink()
     assert main_of_publish(["--recipe", str(recipe)]) == 1
     assert "lacks results.json; run the recipe first" in capsys.readouterr().err

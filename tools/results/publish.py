@@ -2,15 +2,17 @@
 
     python -m tools.results.publish --recipe recipes/timit/espnet
 
-takes ``exp/results`` and writes ``RESULTS.md`` and ``results.json`` beside ``run.sh``. Results that
-nobody could get again are refused: of a tiny run, of files that no commit holds, without seed,
-machine and command, or with paths of this machine (name the corpus from the recipe's folder).
+takes ``exp/results`` and writes ``RESULTS.md``, the figures that it shows and ``results.json``
+beside ``run.sh``. Results that nobody could get again are refused: of a tiny run, of files that no
+commit holds, without seed, machine and command, or with paths of this machine (name the corpus from
+the recipe's folder).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from nas_encoder.genotype.publishing import own_paths
 from tools.scripts import command
 
 FILES = ("RESULTS.md", "results.json")
+_FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")
 NEEDED = ("seed", "commit", "machine", "command")
 
 
@@ -67,11 +70,16 @@ def publish(results: Path, recipe: Path) -> list[Path]:
         document = json.loads(contents["results.json"])
     except ValueError as error:
         raise DataError(str(results / "results.json"), [f"is damaged: {error}"]) from None
-    if problems := problems_of(document, contents["RESULTS.md"].decode("utf-8", "replace")):
+    page = contents["RESULTS.md"].decode("utf-8", "replace")
+    if problems := problems_of(document, page):
         raise DataError(f"{results} is not for others", problems)
+    figures = list(dict.fromkeys(_FIGURE.findall(page)))
+    if missing := [name for name in figures if not (results / name).is_file()]:
+        raise DataError(str(results), [f"lacks {', '.join(missing)}, which RESULTS.md shows"])
+    contents |= {name: (results / name).read_bytes() for name in figures}
     for name, content in contents.items():
         write_atomically(recipe / name, content, DataError)
-    return [recipe / name for name in FILES]
+    return [recipe / name for name in contents]
 
 
 @command

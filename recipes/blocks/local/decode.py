@@ -23,8 +23,8 @@ from recipes.blocks.local.train import FEATURES, MODEL
 from tools.scripts import command
 
 
-def decode(folder: Path, test: str) -> dict[str, str]:
-    """Return the recognized text of every utterance of a test set.
+def open_model(folder: Path, test: str) -> tuple[CtcNetwork, AsrLoader, TokenSet]:
+    """Return a trained network, the utterances of a test set one by one, and the tokens.
 
     Args:
         folder: What :mod:`recipes.blocks.local.train` wrote.
@@ -32,7 +32,6 @@ def decode(folder: Path, test: str) -> dict[str, str]:
 
     Raises:
         CheckpointError: The model is missing or damaged.
-        DataError: An utterance is too short for the encoder.
     """
     saved = load_checkpoint(folder / MODEL, of="a model")
     if saved is None:
@@ -46,6 +45,21 @@ def decode(folder: Path, test: str) -> dict[str, str]:
         # Texts of the test set may hold other characters; the network's ids stay as they are.
         open_cuts(test), tokens.with_unk(), features, LoaderConfig(max_cuts=1, cache=False)
     )  # fmt: skip
+    return network, loader, tokens
+
+
+def decode(folder: Path, test: str) -> dict[str, str]:
+    """Return the recognized text of every utterance of a test set.
+
+    Args:
+        folder: What :mod:`recipes.blocks.local.train` wrote.
+        test: The test set.
+
+    Raises:
+        CheckpointError: The model is missing or damaged.
+        DataError: An utterance is too short for the encoder.
+    """
+    network, loader, tokens = open_model(folder, test)
     found: dict[str, str] = {}
     with torch.inference_mode():
         for batch in loader:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_encoder.common.documents import read_yaml, write_yaml
-from nas_encoder.common.fields import Declared, anything, choice, option, text
+from nas_encoder.common.fields import Declared, anything, choice, number, option, text
 from nas_encoder.common.problems import Problems
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import load_genotype
@@ -37,6 +37,7 @@ class Encoder(Declared):
         options: Its options. A genotype that is searched is added to them.
         search: For a genotype, the strategy whose result it is; null if ``options`` has it.
         corpus: The corpus that it was searched on; null for the one that it is trained on.
+        lookahead_ms: What it may see ahead; null for whole utterances.
     """
 
     title: str = option("", text("a text"))
@@ -45,6 +46,7 @@ class Encoder(Declared):
     options: Mapping[str, Any] = option(dict, anything)
     search: str | None = option(None, text("a strategy or null"))
     corpus: str | None = option(None, text("a corpus or null"))
+    lookahead_ms: float | None = option(None, number(0, 1e9))
 
     def conflicts(self, found: Problems) -> None:
         """Check that a genotype comes from one place, and only a genotype from a search."""
@@ -87,6 +89,8 @@ def write_spec(
 ) -> None:
     """Write the document that builds an encoder, with its genotype and the search's network."""
     document = asdict(encoder)
+    if encoder.lookahead_ms is None:
+        del document["lookahead_ms"]  # as in documents of runs before there was one
     if genotype is not None:
         found = load_genotype(genotype).to_dict()
         document["options"] = {**network, **encoder.options, GENOTYPE: found}

@@ -36,8 +36,8 @@ class Plan:
         # Runs of earlier versions lack some.
         self.recipe = recipe
         self.options = {"shared_draws": 0, "oneshot_trials": 0, "extend": 0, **options}
-        known = read_yaml(recipe / "conf" / "corpora.yaml", ConfigError)
-        self._all = read_encoders(recipe / "conf" / "encoders.yaml")
+        known = read_yaml(self.conf("corpora"), ConfigError)
+        self._all = read_encoders(self.conf("encoders"))
         self.searches, self.rates = self._words("searches"), self._words("rates")
         named = {encoder.search for encoder in self._all.values()}
         self._all |= dict(found_by(name) for name in self.searches if name not in named)
@@ -75,6 +75,10 @@ class Plan:
             "epochs": ("epochs", options["epochs"]),
         }
 
+    def conf(self, name: str) -> Path:
+        """Return a document of the recipe's ``conf``."""
+        return self.recipe / "conf" / f"{name}.yaml"
+
     def _searched_on(self, strategy: str) -> list[str]:
         """Return the corpora on which a strategy searches."""
         if strategy not in self.searches:
@@ -93,7 +97,7 @@ class Plan:
     @cached_property
     def search_config(self) -> Mapping[str, Any]:
         """The document ``conf/search.yaml``."""
-        document: Mapping[str, Any] = read_yaml(self.recipe / "conf" / "search.yaml", ConfigError)
+        document: Mapping[str, Any] = read_yaml(self.conf("search"), ConfigError)
         return document
 
     @property
@@ -104,7 +108,7 @@ class Plan:
     @property
     def bins(self) -> int:
         """Features of a frame, of all trainings."""
-        document = read_yaml(self.recipe / "conf" / "train.yaml", ConfigError)
+        document = read_yaml(self.conf("train"), ConfigError)
         return int(document["data"]["features"]["num_mel_bins"])
 
     # -- commands -----------------------------------------------------------------------------
