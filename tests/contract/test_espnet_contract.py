@@ -253,6 +253,24 @@ def test_sizes_of_blocks_are_bounds_that_the_genotype_keeps(asr: ModuleType) -> 
     )
 
 
+def test_the_first_of_several_lookaheads_is_decoded(asr: ModuleType) -> None:
+    """In training others are drawn; ``config.yaml`` of a trained model can put another first."""
+    given: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0}
+    one = encoder_of(asr, "nas streaming blocks", lookaheads=[3, 0], **given)
+    x, lengths = torch.randn(1, 60, BINS), torch.tensor([60])
+    two = encoder_of(asr, "nas streaming blocks", lookaheads=[0, 3], **given)
+    two.load_state_dict(one.state_dict())
+    for encoder, ahead in ((one.eval(), 3), (two.eval(), 0)):
+        streamed, _, _ = encoder(x, lengths, infer_mode=True)
+        whole, *_ = encoder(x, lengths)
+        torch.testing.assert_close(streamed, whole)
+        assert encoder.network.lookahead() == 4 * ahead + 6
+    drawn = {round(one.train()(x, lengths)[0][0, 0, 0].item(), 4) for _ in range(12)}
+    assert len(drawn) == 2
+    with pytest.raises(ConfigError, match="lookaheads: must hold that of the genotype, 3, got"):
+        encoder_of(asr, "nas streaming blocks", lookaheads=[1])
+
+
 @pytest.mark.parametrize("option", ["nas", "nas blocks", "dfsmn_san"])
 @pytest.mark.parametrize("kind", ["chainer", "xavier_uniform", "kaiming_normal"])
 def test_init_leaves_norms_and_gates_alone(asr: ModuleType, option: str, kind: str) -> None:
