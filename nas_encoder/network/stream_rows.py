@@ -265,11 +265,8 @@ class StreamRows:
     def _checked(self, chunk: Tensor, counts: list[int], before: list[Mark]) -> Tensor:
         """Return the chunk with zeros past the ends."""
         for number, mark in enumerate(before):
-            if mark.over:
-                raise InputError(
-                    f"the stream of utterance {number} of the batch has ended; begin another with "
-                    "new caches (in NeMo keep_all_outputs=True says that a chunk is the last)"
-                )
+            if refusal := mark.refusal(self.network.selected):
+                raise InputError(f"the stream of utterance {number} of the batch {refusal}")
         valid = torch.tensor(counts, device=chunk.device)
         frames = torch.arange(chunk.size(1), device=chunk.device)
         chunk = chunk.masked_fill((frames >= valid.unsqueeze(1)).unsqueeze(2), 0.0)
@@ -349,7 +346,7 @@ class StreamRows:
         done = point.outputs + y.size(1) - (after - moved) // factor
         self._remember(moved, Point(nested.shapes(caches), done))
         new = [
-            Mark(mark.age + frames, end, closing).written()
+            Mark(mark.age + frames, end, closing, choice=self.network.selected).written()
             for mark, end in zip(marks, ends, strict=True)
         ]
         numbers = torch.tensor(new, device=rows.device)

@@ -59,6 +59,7 @@ class TappedEncoder(nn.Module):
             a batch happens to be padded.
         lookaheads: Of which one can be selected, and others are drawn in training; empty if there
             is one.
+        selected: Which of them holds.
         takes_choices: Whether it is a supernet, whose ``forward`` and ``encode`` also take its
             choices and the dropout probability.
         encode: Called with (B, T, F), checked; lengths (B,), or None if no utterance is padded;
@@ -69,6 +70,7 @@ class TappedEncoder(nn.Module):
     graphs_are_padded = True
     takes_choices = False
     lookaheads: tuple[int, ...] = ()
+    selected = 0
     config: Any
     possible_taps: tuple[int, ...]
     encode: Callable[..., Tensor]

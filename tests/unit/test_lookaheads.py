@@ -16,7 +16,7 @@ from nas_encoder.errors import ConfigError, InputError
 from nas_encoder.export.export import ExportOptions
 from nas_encoder.export.streaming.export import export_stream
 from nas_encoder.genotype import Genotype
-from nas_encoder.network.stream_rows import StreamRows
+from nas_encoder.network.stream_rows import StreamRows, new_marks
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.lookaheads import varied
@@ -125,9 +125,17 @@ def test_streams_do_not_change_it() -> None:
     network = encoder_of(CHUNKS, lookaheads=(3, 0))
     chunk = torch.randn(1, 32, BINS, dtype=torch.float64)
     _, state = network.step(chunk, network.initial_state(1))
-    rows = StreamRows(network)
+    rows, marks = StreamRows(network), new_marks(1, torch.device("cpu"))
+    size = rows.size(32)
+    empty, lengths = torch.zeros(1, size, dtype=torch.float64), torch.tensor([32])
+    kept = rows.step(chunk, empty, marks, lengths)
+    rows.step(chunk, kept.rows, kept.marks, lengths)
     network.select_lookahead(0)
     assert rows.ahead != network.lookahead()
+    rows = StreamRows(network)
+    with pytest.raises(InputError, match="began with another lookahead"):
+        rows.step(chunk, kept.rows, kept.marks, lengths)
+    rows.step(chunk, empty, marks, lengths)
     with pytest.raises(InputError, match="began with a lookahead of .* begin another"):
         network.step(chunk, state)
     network.select_lookahead(3)

@@ -213,7 +213,7 @@ def test_refusals_name_the_utterance() -> None:
         Mark(3, 8),
         Mark(16, 16),
         Mark(1 << 20, 0, True),
-        Mark(1 << 39, (1 << 39) - 5),
+        Mark(1 << 35, (1 << 35) - 5, choice=15),
         Mark(0, over=True),
     ],
 )

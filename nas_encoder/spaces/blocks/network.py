@@ -125,7 +125,7 @@ class BlockEncoder(TappedEncoder):
         """
         if ahead not in self.lookaheads:
             super().select_lookahead(ahead)
-        number = self.lookaheads.index(ahead)
+        self.selected = number = self.lookaheads.index(ahead)
         self.architecture, self._field = self._forms[number], None
         for module in self.modules():
             if isinstance(module, AttentionModule):
