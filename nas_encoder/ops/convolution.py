@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nas_encoder.ops.chunks import Chunk, Window, bins_after
 from nas_encoder.ops.depthwise import DepthwiseConv2d
+from nas_encoder.ops.fused import can_fuse, pair_norm, pointwise_norm
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
@@ -62,8 +63,11 @@ class _DepthwisePointwise(nn.Module):
         self.window = self.window.causal()
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        mask = strided(mask, self.stride)
+        if not self.window.delay and can_fuse(x, self.norm, self.depthwise, self.pointwise):
+            return pointwise_norm(x, self.pointwise, self.norm, mask, self.depthwise)
         x = self.pointwise(self.depthwise(F.relu(x), self.window.delay))
-        return self.norm(x, strided(mask, self.stride))  # type: ignore[no-any-return]
+        return self.norm(x, mask)  # type: ignore[no-any-return]
 
     def first_cache(self, empty: Tensor) -> Tensor:
         """Return the cache of streams (B, 0, F, C)."""
@@ -156,9 +160,12 @@ class ConvPair7(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
+        mask = strided(mask, self.stride)
+        if not self.window.delay and can_fuse(x, self.norm, self.over_frequency, self.over_time):
+            return pair_norm(x, self.over_frequency, self.over_time, self.norm, mask)
         # Neither has a bias, so padding frames are still zero for the second.
         x = delayed(self.over_time, self.over_frequency(F.relu(x)), self.window.delay)
-        return self.norm(x, strided(mask, self.stride))  # type: ignore[no-any-return]
+        return self.norm(x, mask)  # type: ignore[no-any-return]
 
     def first_cache(self, empty: Tensor) -> Tensor:
         """Return the cache of streams (B, 0, F, C), of what is between the convolutions."""

@@ -59,9 +59,22 @@ class _Dropout(torch.autograd.Function):
 
 def dropout_factor(x: Tensor, rate: float) -> Tensor:
     """Return what :func:`dropout` multiplies the elements of ``x`` on a CPU by, at random."""
+    bits, least, scale = _drawn(x, rate)
+    factor = torch.empty_like(x)
+    torch.ge(bits, least, out=factor)
+    return factor.mul_(scale)
+
+
+def dropout_kept(x: Tensor, rate: float) -> tuple[Tensor, float]:
+    """Return :func:`dropout_factor` as bools, a quarter of its size, and what scales true ones."""
+    bits, least, scale = _drawn(x, rate)
+    return bits >= least, scale
+
+
+def _drawn(x: Tensor, rate: float) -> tuple[Tensor, int, float]:
+    """Return random integers in the shape of ``x``, the least of those that are kept, the scale."""
     level = round(rate * _LEVELS)
     drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     bits = drawn.view(torch.int16)[: x.numel()].view(x.shape)
-    factor = torch.empty_like(x)
-    torch.ge(bits, level - _LEVELS // 2, out=factor)
-    return factor.mul_(_LEVELS / (_LEVELS - level) if level < _LEVELS else 0.0)
+    scale = _LEVELS / (_LEVELS - level) if level < _LEVELS else 0.0
+    return bits, level - _LEVELS // 2, scale

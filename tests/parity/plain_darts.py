@@ -1,11 +1,12 @@
-"""A plain evaluation network of the 2-D cell spaces: one utterance at a time, no masks.
+"""A plain evaluation network of the 2-D cell spaces: utterances of one length, no masks.
 
 The reference for parity tests, written from the papers and independent of ``nas_encoder``:
 Liu, Simonyan, Yang 2019 (DARTS, arXiv 1806.09055), Chen et al. 2019 (P-DARTS, arXiv 1904.12760),
-He, Su, Yu 2020 (arXiv 2008.11589). Because an utterance comes alone and at its own length, every
-edge of the picture is a true edge and the ordinary padding of a convolution is all there is.
+He, Su, Yu 2020 (arXiv 2008.11589). Because an utterance comes alone or with others of its length,
+every edge of the picture is a true edge and the ordinary padding of a convolution is all there is.
+``benchmarks/training_step.py`` times it.
 
-Shapes: B batch (1), C channels, T frames, F frequency bins. Kernel and stride pairs are
+Shapes: B batch, C channels, T frames, F frequency bins. Kernel and stride pairs are
 (time, frequency). Odd sizes are halved upwards.
 """
 
@@ -220,17 +221,19 @@ class PlainNetwork(nn.Module):
         self.head = nn.Linear(c_prev * bins, output_size)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Encode one utterance: (T, F) -> (ceil(T / S), output_size)."""
+        """Encode (B, T, F) -> (B, ceil(T / S), output_size), or one utterance (T, F) likewise."""
         planes = [frames]
         if self.deltas:
             planes.append(regression_deltas(frames))
             planes.append(regression_deltas(planes[1]))
-        s0 = s1 = self.stem(torch.stack(planes).unsqueeze(0))  # (1, 3 C, T, F)
+        s0 = s1 = self.stem(torch.stack(planes, -3).view(-1, len(planes), *frames.shape[-2:]))
         for number, cell in enumerate(self.cells):
             out = cell(s0, s1) if number in self.needed else None
             s0, s1 = s1, out
-        y = s1[0].transpose(0, 1).flatten(1)  # (C', T', F') -> (T', C' F')
-        return torch.relu(self.head(y))
+        y = torch.relu(
+            self.head(s1.transpose(1, 2).flatten(2))
+        )  # (B, C', T', F') -> (B, T', C' F')
+        return y if frames.dim() == 3 else y[0]
 
 
 def _needed_cells(genotype: Mapping[str, Any], kinds: Sequence[str]) -> set[int]:

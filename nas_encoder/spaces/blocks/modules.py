@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nas_encoder.network.streaming import Chunk, slide
 from nas_encoder.ops.dropout import Dropout
+from nas_encoder.ops.feed_forward import can_fuse, feed_forward
 from nas_encoder.ops.masking import is_tracing
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.ops.temporal import depthwise_over_time
@@ -76,8 +77,10 @@ class FeedForwardModule(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        hidden = self.activation(self.expand(self.norm(x)))
-        out: Tensor = self.project(self.dropout(hidden))
+        x = self.norm(x)
+        if can_fuse(x, self.expand, self.activation, self.dropout, self.project):
+            return feed_forward(x, self.expand, self.activation, self.dropout.p, self.project)
+        out: Tensor = self.project(self.dropout(self.activation(self.expand(x))))
         return out
 
     def initial_cache(self, batch: int, like: Tensor) -> tuple[()]:

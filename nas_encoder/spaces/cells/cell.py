@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nas_encoder.ops import FactorizedReduce, Identity, build_operation
 from nas_encoder.ops.chunks import Chunk, aligned
+from nas_encoder.ops.fused import can_fuse, pointwise_norm
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.architecture import INPUT_STATES, Cell
@@ -41,6 +42,8 @@ class PointwiseNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, D, T, F); zero in padding frames."""
+        if can_fuse(x, self.norm, self.conv):
+            return pointwise_norm(x, self.conv, self.norm, mask)
         return self.norm(self.conv(F.relu(x)), mask)  # type: ignore[no-any-return]
 
     def first_cache(self, empty: Tensor) -> tuple[()]:

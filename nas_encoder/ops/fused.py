@@ -1,0 +1,294 @@
+"""Convolutions with the ReLU before and the batch norm after them, in one step of autograd.
+
+In training on a CPU autograd keeps a map for each of ReLU, both convolutions and batch norm. Here
+the input is kept, which the edges of a state share, and ReLU is repeated in the backward pass.
+Channels are last, so that a pointwise convolution is a matrix product, and what follows the last
+convolution over time sees only the frames of utterances: there padding costs nothing. Results are
+those of the modules; ``benchmarks/training_step.py`` measures the step.
+
+B batch, C channels, D output channels, T frames, F frequency bins, s stride; maps are (B, T, F, C)
+inside; N valid positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nas_encoder.ops.depthwise import (
+    INPUT,
+    WEIGHT,
+    DepthwiseConv2d,
+    depthwise_input_gradient,
+    depthwise_weight_gradient,
+)
+from nas_encoder.ops.masking import is_capturing, is_recomputing
+from nas_encoder.ops.norm import MaskedBatchNorm2d
+
+_KNOWN = (nn.Conv2d, DepthwiseConv2d, MaskedBatchNorm2d)
+
+
+def can_fuse(x: Tensor, norm: MaskedBatchNorm2d, *convolutions: nn.Module) -> bool:
+    """Whether the functions below do what these modules would: in training, on a CPU.
+
+    Not if a module has been replaced or has hooks, which would not run.
+    """
+    return (
+        not is_capturing()
+        and norm.training
+        and norm.group() is None
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and all(type(own) in _KNOWN and not has_hooks(own) for own in (norm, *convolutions))
+        and all(own.weight.dtype == x.dtype for own in convolutions)
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module runs more than its ``forward``."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def pointwise_norm(
+    x: Tensor,
+    pointwise: nn.Conv2d,
+    norm: MaskedBatchNorm2d,
+    mask: Tensor | None,
+    depthwise: DepthwiseConv2d | None = None,
+) -> Tensor:
+    """ReLU, depthwise convolution if given, 1x1 convolution, batch norm.
+
+    Args:
+        x: (B, C, T, F), zero in padding frames.
+        pointwise: From C to D channels, without bias and stride.
+        norm: In training mode; its running statistics move.
+        mask: (B, 1, ceil(T / s), 1), of the output; None if no utterance is padded.
+        depthwise: Centred, of stride s.
+
+    Returns:
+        (B, D, ceil(T / s), ceil(F / s)), zero in padding frames.
+    """
+    kernel, geometry = None, (1, 1)
+    if depthwise is not None:
+        kernel, geometry = depthwise.weight, (depthwise.stride[0], depthwise.dilation[0])
+    output: Tensor = _PointwiseNorm.apply(  # type: ignore[no-untyped-call]
+        x, kernel, pointwise.weight, norm.weight, norm.bias, geometry, _Norm(norm, mask)
+    )
+    return output
+
+
+def pair_norm(
+    x: Tensor, first: nn.Conv2d, second: nn.Conv2d, norm: MaskedBatchNorm2d, mask: Tensor | None
+) -> Tensor:
+    """ReLU, a 1xK convolution, a Kx1 convolution, batch norm; as :func:`pointwise_norm`."""
+    geometry = (first.stride, first.padding), (second.stride, second.padding)
+    output: Tensor = _PairNorm.apply(  # type: ignore[no-untyped-call]
+        x, first.weight, second.weight, norm.weight, norm.bias, geometry, _Norm(norm, mask)
+    )
+    return output
+
+
+class _Norm:
+    """The batch norm of a function: it sees only the valid positions, (N, D)."""
+
+    def __init__(self, module: MaskedBatchNorm2d, mask: Tensor | None) -> None:
+        self.module = module
+        self.size: tuple[int, ...] = ()
+        self.valid = None if mask is None else mask.reshape(-1).nonzero().squeeze(1)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """Return the valid positions (N, C) of (B, T, F, C)."""
+        channels = x.size(3)
+        if self.valid is not None:
+            x = x.reshape(-1, x.size(2) * channels).index_select(0, self.valid)
+        return x.reshape(-1, channels)
+
+    def unpacked(self, x: Tensor) -> Tensor:
+        """Return (B, T, F, C), zero in padding frames, of (N, C)."""
+        if self.valid is None:
+            return x.view(*self.size, x.size(1))
+        batch, frames, bins = self.size
+        whole = x.new_zeros(batch * frames, bins * x.size(1))
+        whole.index_copy_(0, self.valid, x.view(-1, whole.size(1)))
+        return whole.view(*self.size, x.size(1))
+
+    def forward(
+        self, y: Tensor, weight: Tensor | None, bias: Tensor | None, size: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalized (B, T, F, D), of the given size, and what :meth:`backward` needs.
+
+        The running statistics move.
+        """
+        self.size = tuple(size)
+        norm = self.module
+        mean, variance, rate = norm.running_mean, norm.running_var, norm.momentum
+        if not norm.track_running_stats or is_recomputing():
+            mean = variance = None
+        elif norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            rate = 1.0 / float(norm.num_batches_tracked) if rate is None else rate
+            # A single value says nothing about the variance.
+            variance = variance if y.size(0) > 1 or variance is None else variance.clone()
+        output, *found = torch.ops.aten.native_batch_norm(
+            y, weight, bias, mean, variance, True, rate or 0.0, norm.eps
+        )
+        return self.unpacked(output), found[0], found[1]
+
+    def backward(
+        self, grad: Tensor, y: Tensor, weight: Tensor | None, mean: Tensor, inverse: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the gradients of y (N, D), the scale and the shift."""
+        grad = self.packed(grad.permute(0, 2, 3, 1))
+        of_y, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, y, weight, None, None, mean, inverse, True, self.module.eps, [True] * 3
+        )
+        if weight is None:
+            of_weight = of_bias = None
+        return of_y, of_weight, of_bias
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+class _PointwiseNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        kernel: Tensor | None,
+        pointwise: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        geometry: tuple[int, int],
+        norm: _Norm,
+    ) -> Tensor:
+        x = _last(x)
+        inner = torch.relu(x)
+        if kernel is not None:
+            stride, dilation = geometry
+            padding = dilation * (kernel.size(2) // 2)
+            inner = _last(
+                F.conv2d(_first(inner), kernel, None, stride, padding, dilation, x.size(3))
+            )
+        size = inner.shape[:3]
+        inner = norm.packed(inner)
+        y = inner @ pointwise.flatten(1).t()
+        output, *statistics = norm.forward(y, weight, bias, size)
+        kept = None if kernel is None else inner
+        ctx.save_for_backward(x, kept, y, kernel, pointwise, weight, *statistics)
+        ctx.geometry, ctx.norm = geometry, norm
+        return _first(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, y, kernel, pointwise, weight, *statistics = ctx.saved_tensors
+        norm: _Norm = ctx.norm
+        of_y, of_weight, of_bias = norm.backward(grad, y, weight, *statistics)
+        of_x = of_kernel = of_pointwise = None
+        rectified = x
+        if kernel is not None or ctx.needs_input_grad[2]:
+            rectified = torch.relu(x)
+        inner = norm.packed(rectified) if inner is None else inner
+        if ctx.needs_input_grad[2]:
+            of_pointwise = (of_y.t() @ inner).view_as(pointwise)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            of_x = norm.unpacked(of_y @ pointwise.flatten(1))
+            if kernel is not None:
+                given, own = _first(rectified), _first(of_x)
+                if ctx.needs_input_grad[1]:
+                    of_kernel = depthwise_weight_gradient(given, kernel, own, *ctx.geometry)
+                of_x = _last(depthwise_input_gradient(given, kernel, own, *ctx.geometry))
+            of_x = _first(torch.ops.aten.threshold_backward(of_x, x, 0))
+        return of_x, of_kernel, of_pointwise, of_weight, of_bias, None, None
+
+
+class _PairNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        first: Tensor,
+        second: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        geometry: Any,
+        norm: _Norm,
+    ) -> Tensor:
+        x = _last(x)
+        inner = _last(F.conv2d(_first(torch.relu(x)), first, None, *geometry[0]))
+        y = _last(F.conv2d(_first(inner), second, None, *geometry[1]))
+        size = y.shape[:3]
+        y = norm.packed(y)
+        output, *statistics = norm.forward(y, weight, bias, size)
+        ctx.save_for_backward(x, inner, y, first, second, weight, *statistics)
+        ctx.geometry, ctx.norm = geometry, norm
+        return _first(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, y, first, second, weight, *statistics = ctx.saved_tensors
+        of_y, of_weight, of_bias = ctx.norm.backward(grad, y, weight, *statistics)
+        of_y = ctx.norm.unpacked(of_y)
+        of_x = of_first = of_second = None
+        if ctx.needs_input_grad[2]:
+            of_second = _column_gradient(of_y, inner, second, ctx.geometry[1])
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            of_inner = _gradient(of_y, inner, second, ctx.geometry[1], INPUT)
+            rectified = torch.relu(x)
+            if ctx.needs_input_grad[1]:
+                of_first = _gradient(of_inner, rectified, first, ctx.geometry[0], WEIGHT)
+            if ctx.needs_input_grad[0]:
+                of_x = _gradient(of_inner, rectified, first, ctx.geometry[0], INPUT)
+                of_x = _first(torch.ops.aten.threshold_backward(of_x, x, 0))
+        return of_x, of_first, of_second, of_weight, of_bias, None, None
+
+
+def _gradient(grad: Tensor, x: Tensor, kernel: Tensor, geometry: Any, wanted: int) -> Tensor:
+    """Return PyTorch's gradient of the input, (B, T, F, C), or of the kernel.
+
+    ``geometry`` are stride and padding.
+    """
+    found: Tensor = torch.ops.aten.convolution_backward(
+        _first(grad),
+        _first(x),
+        kernel,
+        None,
+        *geometry,
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [wanted == INPUT, wanted == WEIGHT, False],
+    )[wanted]
+    return found if wanted == WEIGHT else _last(found)
+
+
+def _column_gradient(grad: Tensor, x: Tensor, kernel: Tensor, geometry: Any) -> Tensor:
+    """Return the gradient of a kernel over time, as that of one over frequency.
+
+    With the channels last PyTorch is slower for columns of taps than for rows, by more than it
+    takes to transpose.
+    """
+    grad, x = grad.transpose(1, 2).contiguous(), x.transpose(1, 2).contiguous()
+    stride, padding = geometry
+    turned = kernel.transpose(2, 3)
+    found = _gradient(grad, x, turned, (stride[::-1], padding[::-1]), WEIGHT)
+    return found.transpose(2, 3)
