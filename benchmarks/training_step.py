@@ -13,7 +13,7 @@ Each with utterances of equal length, and padded ones. Times are medians and the
 the most that PyTorch's allocator holds in a step, weights included. ``--profile`` adds the
 operators that take most.
 
-    python benchmarks/training_step.py --threads 1
+    python benchmarks/training_step.py --threads 1 --json training_step.json
 """
 
 from __future__ import annotations
@@ -130,11 +130,16 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--genotypes", nargs="*", default=["asrnet_a", "asrnet_b"])
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    print("  ".join(f"{key}: {value}" for key, value in environment().items()))
+    print(
+        f"{'network':<22}{'padded':>7}{'plain s':>9}{'ours s':>8}{'times':>7}{'(least)':>9}"
+        f"{'plain MB':>10}{'ours MB':>9}{'share':>7}"
+    )
     rows = []
     for name, sides in cases(args.genotypes):
         is_cell = name in args.genotypes
@@ -144,29 +149,28 @@ def main() -> int:
             row = compare(sides, *shape, padded, args.repeats)
             parameters = count_parameters(sides["ours"][0])
             rows.append({"network": name, "parameters": parameters, **row})
+            print_row(rows[-1])
         if args.profile:
             x, lengths = torch.randn(shape), lengths_of(shape[0], shape[1], False)
             for side, own in sides.items():
-                found = launches(step_of(own, x, lengths), torch.device("cpu"))
-                rows[-2][f"{side}_operators"], rows[-2][f"{side}_shares"] = found
+                count, shares = launches(step_of(own, x, lengths), torch.device("cpu"))
+                rows[-2][f"{side}_operators"] = {"count": count, "shares": shares}
+                most = ", ".join(f"{key} {share:.0%}" for key, _, share in shares[:8])
+                print(f"  {side}, {count:,} operators: {most}", flush=True)
     if args.json:
-        print(json.dumps({**environment(), "arguments": vars(args), "rows": rows}))
-        return 0
-    print("  ".join(f"{key}: {value}" for key, value in environment().items()))
-    print(
-        f"{'network':<22}{'padded':>7}{'plain s':>9}{'ours s':>8}{'times':>7}{'(least)':>9}", end=""
-    )
-    print(f"{'plain MB':>10}{'ours MB':>9}{'share':>7}")
-    for row in rows:
-        print(
-            f"{row['network']:<22}{'yes' if row['padded'] else 'no':>7}{row['plain_s']:>9}"
-            f"{row['ours_s']:>8}{row['times_faster']:>7}{row['times_faster_least']:>9}"
-            f"{row['plain_mb']:>10}{row['ours_mb']:>9}{row['memory_share']:>7}"
-        )
-        for side in ("plain", "ours") if "ours_shares" in row else ():
-            shares = ", ".join(f"{key} {share:.0%}" for key, _, share in row[f"{side}_shares"][:8])
-            print(f"  {side}, {row[f'{side}_operators']:,} operators: {shares}")
+        document = {**environment(), "arguments": vars(args), "rows": rows}
+        Path(args.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """Print a row of the table."""
+    print(
+        f"{row['network']:<22}{'yes' if row['padded'] else 'no':>7}{row['plain_s']:>9}"
+        f"{row['ours_s']:>8}{row['times_faster']:>7}{row['times_faster_least']:>9}"
+        f"{row['plain_mb']:>10}{row['ours_mb']:>9}{row['memory_share']:>7}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
