@@ -64,7 +64,7 @@ class _DepthwisePointwise(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mask = strided(mask, self.stride)
-        if not self.window.delay and can_fuse(x, self.norm, self.depthwise, self.pointwise):
+        if not self.window.delay and can_fuse(x, mask, self.norm, self.depthwise, self.pointwise):
             return pointwise_norm(x, self.pointwise, self.norm, mask, self.depthwise)
         x = self.pointwise(self.depthwise(F.relu(x), self.window.delay))
         return self.norm(x, mask)  # type: ignore[no-any-return]
@@ -161,8 +161,9 @@ class ConvPair7(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
         mask = strided(mask, self.stride)
-        if not self.window.delay and can_fuse(x, self.norm, self.over_frequency, self.over_time):
-            return pair_norm(x, self.over_frequency, self.over_time, self.norm, mask)
+        pair = self.over_frequency, self.over_time
+        if not self.window.delay and can_fuse(x, mask, self.norm, *pair):
+            return pair_norm(x, *pair, self.norm, mask)
         # Neither has a bias, so padding frames are still zero for the second.
         x = delayed(self.over_time, self.over_frequency(F.relu(x)), self.window.delay)
         return self.norm(x, mask)  # type: ignore[no-any-return]

@@ -29,16 +29,20 @@ from nas_encoder.ops.depthwise import (
 from nas_encoder.ops.masking import is_capturing, is_recomputing
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
+FEWEST_CHANNELS = 24  # with fewer and without padding the modules are up to 15 % faster
 _KNOWN = (nn.Conv2d, DepthwiseConv2d, MaskedBatchNorm2d)
 
 
-def can_fuse(x: Tensor, norm: MaskedBatchNorm2d, *convolutions: nn.Module) -> bool:
-    """Whether the functions below do what these modules would: in training, on a CPU.
+def can_fuse(
+    x: Tensor, mask: Tensor | None, norm: MaskedBatchNorm2d, *convolutions: nn.Module
+) -> bool:
+    """Whether the functions below do what these modules would, as fast: in training, on a CPU.
 
     Not if a module has been replaced or has hooks, which would not run.
     """
     return (
         not is_capturing()
+        and (mask is not None or norm.num_features >= FEWEST_CHANNELS)
         and norm.training
         and norm.group() is None
         and x.device.type == "cpu"

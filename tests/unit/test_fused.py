@@ -21,6 +21,11 @@ OPERATIONS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def any_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "FEWEST_CHANNELS", 1)
+
+
 def built(name: str, stride: int, affine: bool = True) -> nn.Module:
     torch.manual_seed(0)
     if name == "pointwise":

@@ -42,7 +42,7 @@ class PointwiseNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, D, T, F); zero in padding frames."""
-        if can_fuse(x, self.norm, self.conv):
+        if can_fuse(x, mask, self.norm, self.conv):
             return pointwise_norm(x, self.conv, self.norm, mask)
         return self.norm(self.conv(F.relu(x)), mask)  # type: ignore[no-any-return]
 
