@@ -2,6 +2,9 @@
 # the choice of the rate, decoding (stages 1, 2, 5 and 6). PLAN, a recipes.blocks.local.plan.Plan, says
 # what is done.
 
+from nas_encoder.errors import ConfigError
+
+
 # How many processes a tool may start changes nothing that it makes, so it is part of no command.
 shell.prefix(f"set -euo pipefail; export JOBS={ALL_CORES}; exec ")
 
@@ -26,6 +29,14 @@ def data_of(corpus, split, file=""):
     return f"{DATA}/{PLAN.folders[corpus]}/espnet/{split}" + (f"/{file}" if file else "")
 
 
+# Without stage 5 there is no rule that chooses rates: they were chosen before.
+TUNES = config["stage"] <= 5
+if not TUNES and (untuned := PLAN.untuned(Path())):
+    unknown = f"no rate is chosen yet for {', '.join(untuned[:3])}"
+    more = f" and {len(untuned) - 3} more" if len(untuned) > 3 else ""
+    raise ConfigError("--stage", [f"{unknown}{more}; begin at --stage 5"])
+
+
 def choice(corpus, encoder, number):
     """Return what a round of tuning chose, as soon as it is known."""
     found = checkpoints.choose.get(corpus=corpus, encoder=encoder, round=number)
@@ -34,6 +45,8 @@ def choice(corpus, encoder, number):
 
 def chosen(wildcards, corpus, encoder):
     """Return the folder name of the rate that was chosen at equal time."""
+    if not TUNES:
+        return PLAN.rate_in(PLAN.last_choice(Path(), corpus, encoder))
     for number in range(PLAN.extend + 1):
         found = choice(corpus, encoder, number)
         if PLAN.is_final(found):

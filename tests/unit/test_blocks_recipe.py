@@ -315,7 +315,7 @@ def test_readme_gets_the_figure_and_the_encoders_that_nothing_beats(tmp_path: Pa
         ),
         {**results("two"), "condition": "epochs"},
     ]
-    facts = {"seeds": "1 2 3", "commit": "0123456789ab"}
+    facts = {"seeds": "1 2 3", "commit": "0123456789ab", "command": "run.sh --expdir exp"}
     document = {"sections": sections, "facts": facts, "options": {"seconds": 80}}
     folder = tmp_path / "run"
     folder.mkdir()
@@ -335,6 +335,12 @@ def test_readme_gets_the_figure_and_the_encoders_that_nothing_beats(tmp_path: Pa
         "| 5.0 ms | found | 0.30 M | 10.0 % | 40.0 % | 0.78 |",
     ]
     assert (tmp_path / "sub" / "results" / "results.svg").read_text() == "it"
+    facts["command"] = "run.sh --expdir /home/me/exp"
+    (folder / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    assert publish.main(list(map(str, words))) == 1  # nobody else has that folder
+    assert readme.read_text(encoding="utf-8") == page
+    facts["command"] = "run.sh"
+    (folder / "results.json").write_text(json.dumps(document), encoding="utf-8")
     readme.write_text("no marks", encoding="utf-8")
     assert publish.main(list(map(str, words))) == 1
     assert readme.read_text() == "no marks"

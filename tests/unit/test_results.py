@@ -13,7 +13,7 @@ from nas_encoder.errors import DataError
 from tools.experiments import publish
 from tools.results.bootstrap import Interval, paired_difference, rate_interval
 from tools.results.comparison import Comparison, Pair, System
-from tools.results.document import write_results
+from tools.results.document import portable, write_results
 from tools.results.page import marks
 from tools.results.scoring import Score, read_transcripts, score
 
@@ -216,3 +216,17 @@ def test_readme_gets_the_table_and_what_was_won_and_lost(tmp_path: Path) -> None
     assert "| B | 18.0 [18.0, 18.0] | 2.0 [2.0, 2.0] | " in text
     assert "- **Equal training time**: A does not beat B.\n" in text
     assert "(results/RESULTS.md)" in text and (tmp_path / "results" / "results.svg").is_file()
+
+
+def test_paths_of_this_machine_have_names_that_hold_elsewhere() -> None:
+    names = {"/tmp/run/exp": "exp", "/tmp/run": "run", "/home/me/code": ""}
+    document = {
+        "command": "run.sh --expdir /tmp/run/exp --data=/tmp/run/exp2 --x '/tmp/run/a b'",
+        "paths": ["/tmp/run/exp/models", "/home/me/code/conf/a.yaml", "/home/me/codes", "at /tmp"],
+        "count": 3,
+    }
+    assert portable(document, names) == {
+        "command": "run.sh --expdir exp --data=run/exp2 --x 'run/a b'",
+        "paths": ["exp/models", "conf/a.yaml", "/home/me/codes", "at /tmp"],
+        "count": 3,
+    }

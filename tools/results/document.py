@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,26 @@ def corpus_sentence(corpus: Mapping[str, Any]) -> str:
 def corpus_name(corpus: Mapping[str, Any]) -> str:
     """Return what identifies a synthetic corpus, given its manifest."""
     return f"synthetic, seed {corpus['seed']}, sha256 {corpus['sha256']}"
+
+
+def portable(value: Any, names: Mapping[str, str]) -> Any:
+    """Return plain values in which paths of this machine have names that hold on others.
+
+    Args:
+        value: Of texts, numbers, lists and mappings.
+        names: Folder -> what stands for it; "" for the folder that paths are relative to.
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(item, names) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(item, names) for item in value]
+    if not isinstance(value, str):
+        return value
+    for folder in sorted(names, key=len, reverse=True):
+        name = names[folder]
+        pattern = rf"(?<![^\s='\":]){re.escape(folder)}(/|(?![^\s'\"]))"
+        value = re.sub(pattern, lambda found, name=name: name + (found[1] if name else ""), value)
+    return value
 
 
 def write_files(

@@ -28,7 +28,8 @@ from recipes.blocks.local.verdicts import (
     verdicts,
 )
 from tools.experiments.job_costs import read_costs
-from tools.results.document import write_files
+from tools.experiments.recipe import GENERAL, ROOT
+from tools.results.document import portable, write_files
 from tools.scripts import command
 
 RECIPE = Path(__file__).resolve().parents[1]
@@ -268,8 +269,11 @@ def main(arguments: list[str] | None = None) -> None:
         LIMITS,
     ]
     load = reader.latency["load"]
+    # As run.sh calls them by default.
+    names = {options[key]: GENERAL[key] for key in ("expdir", "datadir", "downloads")}
+    names[str(ROOT)] = ""
     facts = {
-        "command": options["command"],
+        "command": portable(options["command"], names),
         "seeds": " ".join(plan.seeds),
         "load of the machine when latencies were measured (1 is this workflow)": load,
         **environment(),
@@ -285,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
         "strategies": by_strategy,
         "scores": by_score,
     }
-    print(write_files(args.output, parts, facts, data))
+    print(write_files(args.output, parts, facts, portable(data, names)))
 
 
 def _further(plan: Plan) -> str:

@@ -278,6 +278,15 @@ class Plan:
             path = further if further.is_file() else path
         return path
 
+    def untuned(self, expdir: Path) -> list[str]:
+        """Return the encoders whose rates are not chosen yet, as CORPUS/ENCODER."""
+        found = {run[::2]: self.last_choice(expdir, *run[::2]) for run in self.tuned_runs()}
+        return [
+            "/".join(run)
+            for run, path in found.items()
+            if not path.is_file() or not self.is_final(path)
+        ]
+
     def _named(self, peak: float) -> str:
         """Return a rate as it is in paths: as in the options, if it is there."""
         return next((rate for rate in self.rates if float(rate) == peak), f"{peak:g}")

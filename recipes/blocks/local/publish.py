@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_encoder.errors import DataError
+from nas_encoder.genotype.publishing import own_paths
 from recipes.blocks.local.encoders import PEER
 from tools.results.front import front as front_of
 from tools.results.page import ROOT, path_from, publish
@@ -131,6 +132,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not path.is_file():
         raise DataError(str(path), ["is not there; run the recipe first"])
     document = json.loads(path.read_text(encoding="utf-8"))
+    typed = str(document["facts"]["command"]).split()
+    if paths := own_paths({**document, "command": typed}):
+        raise DataError(str(path), paths)
     part = text(document, path_from(args.readme, args.output))
     publish(args.results, args.output, args.readme, NAME, part)
     print(f"{args.output}, {args.readme}")
