@@ -56,9 +56,9 @@ def portable(value: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     for folder in sorted(names, key=len, reverse=True):
-        name = names[folder]
+        name, tail = names[folder], r"\1" if names[folder] else ""
         pattern = rf"(?<![^\s='\":]){re.escape(folder)}(/|(?![^\s'\"]))"
-        value = re.sub(pattern, lambda found, name=name: name + (found[1] if name else ""), value)
+        value = re.sub(pattern, name + tail, value)
     return value
 
 

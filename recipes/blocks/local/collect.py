@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     load = reader.latency["load"]
     # As run.sh calls them by default.
-    names = {options[key]: GENERAL[key] for key in ("expdir", "datadir", "downloads")}
+    names = {str(options[key]): str(GENERAL[key]) for key in ("expdir", "datadir", "downloads")}
     names[str(ROOT)] = ""
     facts = {
         "command": portable(options["command"], names),
