@@ -279,29 +279,29 @@ class CacheAwareEncoder(StreamingEncoder):
     # -- steps ----------------------------------------------------------------------------------
 
     def _streams(self) -> StreamRows:
-        rows = self._rows
-        if (
-            rows is None
-            or rows.network is not self.network
-            or rows.ahead != rows.network.lookahead()
-        ):
-            self._rows = rows = StreamRows(self.network)
+        rows, own = self._rows, self.network
+        if rows is None or rows.network is not own or rows.selected != own.selected:
+            self._rows = rows = StreamRows(own)
             # Sizes were of another network or lookahead.
             self.streaming_cfg = self._chunking = self._graph = None
         return rows
 
     def _select(self, context: list[int]) -> None:
-        known = self.att_context_size_all
-        if context not in known:
-            listed = f"one of {', '.join(map(str, known))}"
-            remedy = "train with several (encoder.lookaheads)"
-            if len(known) == 1:
-                listed = f"that of the genotype, {known[0]}"
-            raise ConfigError(
-                "att_context_size", [f"must be null or {listed}, got {context}; {remedy}"]
-            )
-        if len(known) > 1:
-            self.network.select_lookahead(self.network.lookaheads[known.index(context)])
+        if context == self.att_context_size:
+            return
+        known, lookaheads = self.att_context_size_all, self.network.lookaheads
+        found = [own for own, seen in zip(lookaheads, known, strict=False) if seen == context]
+        if len(found) == 1:
+            self.network.select_lookahead(found[0])
+            return
+        if found:  # attention sees less far than what is beside it
+            rule = f"{context} is that of several lookaheads, {found}; choose one with "
+            rule += "encoder.network.select_lookahead"
+        else:
+            which = "one of" if len(known) > 1 else "that of the genotype,"
+            rule = f"must be null or {which} {', '.join(map(str, known))}, got {context}; "
+            rule += "train with several (encoder.lookaheads)"
+        raise ConfigError("att_context_size", [rule])
 
     def _cached_graph(self) -> CachedGraph:
         """Return what an export with caches records, built before it is traced."""

@@ -83,7 +83,7 @@ class StreamRows:
     """
 
     def __init__(self, network: TappedEncoder) -> None:
-        self.network, self.ahead = network, network.lookahead()
+        self.network, self.selected = network, network.selected
         state = network.initial_state(1)
         self._first = nested.shapes(state.caches)
         self.cycle = None
@@ -239,8 +239,12 @@ class StreamRows:
             closing: Whether only repeated frames may follow.
 
         Raises:
-            InputError: A stream has ended, or a valid frame is not finite; it is named.
+            InputError: A stream has ended, or a valid frame is not finite; it is named. Or the
+                encoder has another lookahead than when this was made.
         """
+        if self.selected != self.network.selected:
+            remedy = "make another StreamRows and begin new streams"
+            raise InputError(f"the encoder has another lookahead than these streams; {remedy}")
         counts = [min(max(int(own), 0), chunk.size(1)) for own in lengths.tolist()]
         before = [Mark.read(mark) for mark in marks.tolist()]
         chunk = self._checked(chunk, counts, before)

@@ -38,7 +38,8 @@ class StreamState(NamedTuple):
         lengths: (B,) place at which each utterance ends, :data:`GOING_ON` for those whose end has
             not come; None as long as that is all of them.
         over: Whether the last chunk has come.
-        ahead: The lookahead of the encoder when the stream began; None if nothing checks it.
+        ahead: Which of the encoder's ``lookaheads`` it began with; None if there is one, or nothing
+            checks it.
     """
 
     frames: int

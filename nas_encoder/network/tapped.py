@@ -181,6 +181,9 @@ class TappedEncoder(nn.Module):
         """
         return self._seen().right
 
+    def _selected(self) -> int | None:
+        return self.lookaheads[self.selected] if self.lookaheads else None
+
     @property
     def period(self) -> int | None:
         """After how many input frames the network treats frames alike; None if it never does."""
@@ -205,7 +208,7 @@ class TappedEncoder(nn.Module):
         if (period := self.period) is not None:
             # Nothing that is computed behind it reaches back to the beginning.
             cycle = (-(-self._seen().frames // period) + 1) * period, period
-        return StreamState(0, 0, cycle, caches, ahead=self.lookahead())
+        return StreamState(0, 0, cycle, caches, ahead=self._selected())
 
     def step(
         self,
@@ -239,10 +242,9 @@ class TappedEncoder(nn.Module):
         """
         if not is_capturing():
             check_chunk(state, chunk, self.input_size, lengths, self.training)
-            if state.ahead not in (None, ahead := self.lookahead()):
-                rule = (
-                    f"began with a lookahead of {state.ahead} frames, the encoder has {ahead} now"
-                )
+            # Not by the frames that are seen, which may be the same: caches differ all the same.
+            if state.ahead not in (None, ahead := self._selected()):
+                rule = f"began with a lookahead of {state.ahead}, the encoder has {ahead} now"
                 raise InputError(f"the stream {rule}; begin another with initial_state")
         piece = Chunk(chunk, state.place, last, ends_after(state, chunk, lengths))
         valid = piece.valid(piece.start, piece.end)

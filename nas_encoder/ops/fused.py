@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as modules
 
 from nas_encoder.ops.depthwise import (
     INPUT,
@@ -61,6 +62,7 @@ def has_hooks(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or modules._has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 

@@ -326,6 +326,36 @@ def test_adapters(common: ModuleType, option: str) -> None:
         encoder.add_adapter("accent", config)
 
 
+def test_a_context_of_several_lookaheads_names_none_of_them(common: ModuleType) -> None:
+    """A wide kernel beside the attention sees as far as two of them."""
+    module = {"kind": "parallel", "heads": 2, "window": 6, "ahead": 2, "kernel": 15}
+    stages = [{"width": 8, "modules": [module | {"merge_kernel": 0}]}]
+    genotype = {"schema": 1, "name": "beside", "space": "blocks", "stages": stages}
+    genotype["front"] = {"kind": "conv2d", "channels": 3}
+    given = {"genotype": genotype, "lookaheads": [2, 0, 9], "dropout": 0.0}
+    encoder = encoder_of(common, "nas blocks", **given).eval()
+    same, other, further = encoder.att_context_size_all
+    assert same == other == encoder.att_context_size != further
+    encoder.setup_streaming_params()
+    encoder.network.select_lookahead(0)
+    encoder.set_default_att_context_size(same)  # stays
+    assert encoder.network.selected == 1
+    pieces: list[Tensor] = []
+    x, size = torch.randn(1, BINS, 60), encoder.streaming_cfg.chunk_size
+    caches = encoder.get_initial_cache_state(1)
+    whole, _ = run(encoder, x, torch.tensor([60]))
+    for start in range(0, 60, size):
+        piece = x[:, :, start : start + size]
+        y, count, *caches = encoder.cache_aware_stream_step(
+            piece, torch.tensor([piece.size(2)]), *caches, start + size >= 60, 0
+        )
+        pieces.append(y[:, :, : int(count)])
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=1e-4, atol=1e-4)
+    encoder.set_default_att_context_size(further)
+    with pytest.raises(ConfigError, match=r"is that of several lookaheads, \[2, 0\]; choose one"):
+        encoder.set_default_att_context_size(same)
+
+
 @pytest.mark.parametrize(
     ("leftovers", "width"),
     [

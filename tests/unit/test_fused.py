@@ -79,6 +79,17 @@ def counted(function: Any, calls: list[int]) -> Any:
     return staticmethod(called)
 
 
+def test_hooks_of_all_modules_run() -> None:
+    module = built("dil_conv_3x3", 1)
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda own, *_: seen.append(own))
+    try:
+        module(torch.randn(1, 4, 6, 5, dtype=torch.float64), None)
+    finally:
+        handle.remove()
+    assert seen == [*module.children(), module]
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_single_position_gives_the_shift_and_leaves_the_variance(padded: bool) -> None:
     module, x = built("pointwise", 1), torch.randn(1, 4, 1, 1, dtype=torch.float64)

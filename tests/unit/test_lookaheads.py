@@ -131,7 +131,8 @@ def test_streams_do_not_change_it() -> None:
     kept = rows.step(chunk, empty, marks, lengths)
     rows.step(chunk, kept.rows, kept.marks, lengths)
     network.select_lookahead(0)
-    assert rows.ahead != network.lookahead()
+    with pytest.raises(InputError, match="another lookahead than these streams; make another"):
+        rows.step(chunk, empty, marks, lengths)
     rows = StreamRows(network)
     with pytest.raises(InputError, match="began with another lookahead"):
         rows.step(chunk, kept.rows, kept.marks, lengths)
@@ -140,6 +141,26 @@ def test_streams_do_not_change_it() -> None:
         network.step(chunk, state)
     network.select_lookahead(3)
     network.step(chunk, state)
+
+
+@pytest.mark.parametrize(
+    ("modules", "lookaheads"),
+    [
+        ((Parallel(2, 4, "relative", 2.0, 15, 3, ahead=2),), (2, 0)),  # beside a wider kernel
+        ((SelfAttention(2, 4, chunk=3), Convolution(7)), (2, 1)),  # as chunks happen to lie
+    ],
+)
+def test_states_are_told_apart_where_all_see_as_far(
+    modules: tuple[Any, ...], lookaheads: tuple[int, int]
+) -> None:
+    architecture = BlockArchitecture(FRONT_ENDS[0], stages=(Stage(8, 1, 2, modules),))
+    network = encoder_of(architecture, lookaheads=lookaheads)
+    assert len({field.right for field in network.fields()}) == 1
+    chunk = torch.randn(1, 96, BINS, dtype=torch.float64)
+    _, state = network.step(chunk, network.initial_state(1))
+    network.select_lookahead(lookaheads[1])
+    with pytest.raises(InputError, match="began with a lookahead of 2, the encoder has . now"):
+        network.step(chunk, state)
 
 
 @pytest.mark.parametrize(
