@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nas_encoder.errors import MissingDependencyError
 from recipes.blocks.local.encoders import CELLS, CHANCE, NARROWED, PEER, SEARCHED
@@ -24,6 +25,21 @@ _COLUMNS = 2
 def front(rows: Sequence[Row]) -> list[Row]:
     """Return the encoders that no other one beats in both error and latency, by latency."""
     return front_of(rows, lambda row: row.ms, lambda row: row.pooled.rate)
+
+
+def _part_labels(axes: Any) -> None:
+    """Turn labels at the right edge to the left of their marks, and move those below one apart."""
+    taken: list[Any] = []
+    for text in sorted(axes.texts, key=lambda text: -text.xy[1]):
+        if text.get_window_extent().x1 > axes.bbox.x1:
+            text.set_ha("right")
+            text.xyann = (-6, 3)
+        for down in range(12):
+            text.xyann = (text.xyann[0], 3 - 8 * down)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def plot(panels: Mapping[str, Sequence[Row]], seed: int, paths: Sequence[Path]) -> None:
@@ -70,6 +86,10 @@ def plot(panels: Mapping[str, Sequence[Row]], seed: int, paths: Sequence[Path]) 
         Line2D([], [], color=_LOOKS[r][0], marker=_LOOKS[r][1], linestyle="none", label=WORDS[r])
         for r in roles
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    ncols = min(len(marks), 3 * columns)
+    figure.legend(handles=marks, loc="outside lower center", ncols=ncols, frameon=False)
+    figure.draw_without_rendering()  # then texts know how large they are
+    for axes in grid[: len(panels)]:
+        _part_labels(axes)
     for path in paths:
         figure.savefig(path, dpi=150)
