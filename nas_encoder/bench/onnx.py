@@ -53,11 +53,11 @@ class OnnxEncoder:
         if not path.is_file():
             raise CheckpointError(str(path), ["no such file"])
         self.path, self.engine, self._provider = path, engine, _PROVIDERS[device]
-        package = require(engine, "measuring an .onnx file")
-        if engine == ONNXRUNTIME and self._provider not in package.get_available_providers():
-            rule = f"this onnxruntime has no {self._provider}; it has"
-            found = ", ".join(package.get_available_providers())
-            raise CheckpointError(str(path), [f"{rule} {found}"])
+        if engine == ONNXRUNTIME:
+            known = require(engine, "measuring an .onnx file").get_available_providers()
+            if self._provider not in known:
+                rule = f"this onnxruntime has no {self._provider}; it has {', '.join(known)}"
+                raise CheckpointError(str(path), [rule])
         self.threads = 0
         self.start(1)
         inputs = self._session.get_inputs()

@@ -19,16 +19,19 @@ ENGINES = ONNXRUNTIME, OPENVINO, BF16 = "onnxruntime", "openvino", "openvino-bf1
 EXACT = ENGINES[:2]  # that compute in float32
 _EXTRAS = {ONNXRUNTIME: "export", OPENVINO: "openvino", "onnx": "export"}
 BFLOAT = "BF16"  # as OpenVINO calls it
+# OpenVINO keeps so many bits of whole numbers; ends of slices are so large where they mean the end.
+_BITS, _ENDLESS = 31, 1 << 62
 
 
 def require(package: str, purpose: str) -> Any:
-    """Import onnx or an engine; MissingDependencyError, which names the extra, without it."""
+    """Import onnx, an engine or a part of one; MissingDependencyError, with the extra, without."""
+    whole = package.partition(".")[0]
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        if error.name not in (package, whole):
             raise
-        raise MissingDependencyError(package, _EXTRAS[package], purpose) from error
+        raise MissingDependencyError(whole, _EXTRAS[whole], purpose) from error
 
 
 def open_session(
@@ -113,6 +116,7 @@ class OpenVINOSession:
 
     Raises:
         RuntimeError: OpenVINO refuses the model.
+        ValueError: It has a constant that OpenVINO would change.
         MissingDependencyError: onnx is missing.
     """
 
@@ -127,6 +131,7 @@ class OpenVINOSession:
         self._inputs = [_port(one, onnx) for one in given]
         self._outputs = [_port(one, onnx) for one in read.graph.output]
         self._facts = Facts({entry.key: entry.value for entry in read.metadata_props})
+        _check_constants(read.graph, onnx)
         core = package.Core()
         settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -167,6 +172,20 @@ class OpenVINOSession:
             return results
         order = [one.name for one in self._outputs]
         return [results[order.index(name)] for name in names]
+
+
+def _check_constants(graph: Any, onnx: Any) -> None:
+    """Refuse whole numbers that OpenVINO would cut, as streams had in earlier exports."""
+    attributes = (own for node in graph.node for own in node.attribute)
+    inside = (own.t for own in attributes if own.type == onnx.AttributeProto.TENSOR)
+    for tensor in (*graph.initializer, *inside):
+        outside = onnx.external_data_helper.uses_external_data(tensor)
+        if tensor.data_type != onnx.TensorProto.INT64 or outside:
+            continue
+        for number in onnx.numpy_helper.to_array(tensor).flatten().tolist():
+            if 1 << _BITS <= abs(number) < _ENDLESS:
+                rule = "of which OpenVINO keeps 32 bits; export the model anew"
+                raise ValueError(f"it holds the whole number {number}, {rule}")
 
 
 def _port(value: Any, onnx: Any) -> Port:

@@ -87,13 +87,13 @@ class EspnetPeer(Peer):
 
 
 class ContextualBlockPeer(EspnetPeer):
-    """``ContextualBlockConformerEncoder`` (Tsunoo et al. 2021), silence before each utterance.
+    """``ContextualBlockConformerEncoder`` (Tsunoo et al. 2021), zeros before each utterance.
 
     A block of ``block_size`` output frames gives the ``hop_size`` frames before its last
     ``look_ahead``; what is before them is history. Only the first block gives its history too, so
-    its frames wait for the whole block, far longer than all later ones. As many frames of silence
-    (zeros) as the history is long, whose outputs are dropped, make it like the others. So they are
-    put before the utterance in training as in streaming.
+    its frames wait for the whole block, far longer than all later ones. As many frames of zeros
+    as the history is long, whose outputs are dropped, make it like the others. So they are put
+    before the utterance in training as in streaming.
 
     Args:
         encoder: ESPnet's module.
@@ -113,7 +113,7 @@ class ContextualBlockPeer(EspnetPeer):
         return nn.functional.pad(x, (0, 0, self.history * self.subsampling_factor, 0))
 
     def encode(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Put silence before (B, T, F), and leave out what it gives."""
+        """Put zeros before (B, T, F), and leave out what they give."""
         before = self.history
         output, lengths = super().encode(self._begun(x), lengths + before * self.subsampling_factor)
         return output[:, before:], lengths - before

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import openvino
 import pytest
 import soundfile
@@ -120,6 +121,12 @@ def test_it_is_measured_beside_onnxruntime(
     assert second.setup is not None
     second.setup(2)
     assert len(list(second.encode(x, lengths))) == 2
+    bfloat = read_source(f"{path}{{runtime: openvino-bf16}}")
+    if engines.BFLOAT in openvino_capabilities():
+        assert build(bfloat).note.startswith(engines.BF16)
+    else:
+        with pytest.raises(CheckpointError, match="does not compute in bfloat16"):
+            build(bfloat)
     with pytest.raises(ConfigError, match="openvino is measured on CPUs only"):
         build(read_source(sources[1]), device="cuda")
     for wrong in ("{runtime: tensorrt}", "{threads: 2}"):
@@ -129,15 +136,44 @@ def test_it_is_measured_beside_onnxruntime(
             read_source(path + wrong)
 
 
+@pytest.mark.parametrize("as_node", [False, True])
+def test_whole_numbers_that_openvino_would_cut_are_refused(as_node: bool) -> None:
+    def graph(number: int) -> bytes:
+        far = onnx.helper.make_tensor("far", onnx.TensorProto.INT64, [1], [number])
+        place, size = (
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1])
+            for name in ("place", "size")
+        )
+        nodes = [onnx.helper.make_node("Add", ["place", "far"], ["size"])]
+        if as_node:
+            nodes.insert(0, onnx.helper.make_node("Constant", [], ["far"], value=far))
+        made = onnx.helper.make_graph(nodes, "far", [place], [size], [] if as_node else [far])
+        opset = [onnx.helper.make_opsetid("", 17)]
+        model = onnx.helper.make_model(made, opset_imports=opset, ir_version=8)
+        return bytes(model.SerializeToString())
+
+    feed = {"place": torch.tensor([3]).numpy()}
+    (found,) = open_session(graph(1 << 30), "near", engine=OPENVINO).run(None, feed)
+    assert found.tolist() == [(1 << 30) + 3]
+    for number in (1 << 31, 1 << 48, -(1 << 48)):
+        with pytest.raises(CheckpointError, match=f"far: openvino .* number {number}, of which"):
+            open_session(graph(number), "far", engine=OPENVINO)
+    open_session(graph((1 << 63) - 1), "to the end", engine=OPENVINO)  # as slices have it
+
+
 def test_what_openvino_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"some\.onnx: openvino refuses it: "):
         open_session(b"\x08\x01", "some.onnx", engine=OPENVINO)
     with pytest.raises(ConfigError, match="runtime: must be onnxruntime or openvino, got 'x'"):
         ExportOptions(engine="x")
 
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+    def missing(name: str) -> Any:  # as Python does: the package, not what is asked of it
+        whole = name.partition(".")[0]
+        raise ModuleNotFoundError(f"No module named '{whole}'", name=whole)
 
     monkeypatch.setattr(engines.importlib, "import_module", missing)
     with pytest.raises(MissingDependencyError, match=r"pip install 'nas_encoder\[openvino\]'"):
         open_session(b"", "some.onnx", engine=OPENVINO)
+    for part in ("quantization", "transformers.float16"):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'nas_encoder\[export\]'"):
+            engines.require(f"onnxruntime.{part}", "smaller forms")

@@ -180,3 +180,15 @@ def test_the_goal_asks_for_fewer_errors_than_each_toolkit() -> None:
     assert "met in **1 of 2** cases" in said and "not met" in said
     part = collect.Group("one", 190.0, "One", many[:2], verdicts(many[:2], 1, ["blocks_190ms"]))
     assert collect.goal_parts([part]) == []  # without one of the toolkits
+
+
+def test_it_says_what_was_trained_and_how_it_was_tuned() -> None:
+    many, found = [row("blocks_190ms", "searched", [1])], plan("--seconds", "7", "--extend", "1")
+    group = collect.Group("one", 190.0, "One", many, verdicts(many, 1, ["blocks_190ms"]))
+    said = " ".join(collect.limits([group], found).split())
+    assert "Networks of 0.20 to 0.20 M parameters, trained for 7 CPU seconds" in said
+    said = collect.trained_sentence(found)
+    assert "(peak rates 0.004, 0.008, 0.016, and up to 1 beyond an end with the best)" in said
+    assert said.endswith("with 3 seeds for 7 CPU seconds on one thread.")
+    said = collect.trained_sentence(plan("--small"))
+    assert "at the peak rate 0.008, which was not tuned, with 2 seeds" in said
