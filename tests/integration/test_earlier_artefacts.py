@@ -322,7 +322,11 @@ def test_options_of_the_commands(expected: Expected) -> None:
 
 @pytest.mark.parametrize("line", SAME)
 def test_documents_of_the_commands(line: str, expected: Expected) -> None:
-    require_kept(expected("interface")["same"][line], json_of(line))
+    old, new = expected("interface")["same"][line], json_of(line)
+    if line == "zoo --json":  # which has more entries now
+        names = [row["name"] for row in old]
+        new = [row for row in new if row["name"] in names]
+    require_kept(old, new)
 
 
 @pytest.mark.parametrize("line", KEYS)
