@@ -26,7 +26,7 @@ MORE: dict[str, dict[str, Any]] = {
     "darts": {"hidden_sizes": (7,)},
     "asr_revised": {"hidden_sizes": (7,)},
     "nasbench_asr": {"lstm_size": 3, "block_cells": (1, 1, 1, 2)},
-    "blocks": {"dropout": 0.0},
+    "blocks": {"dropout": 0.0, "attention_dropout": 0.0},
 }
 
 
