@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from streaming_samples import causal
+from torch import nn
 
 from nas_encoder import load_genotype
 from nas_encoder.export.material import generated
 from nas_encoder.interchange.features import ESPnetFeatures, NeMoFeatures
-from nas_encoder.interchange.model import Encoder, Features, Head, Model
+from nas_encoder.interchange.model import Encoder, Features, Head, Model, Transducer
 from nas_encoder.network import build_encoder
 
 BINS = 12
@@ -60,6 +61,7 @@ ENCODERS["streaming"] = (
     },
     {},
 )
+EMBEDDING, HIDDEN, JOINT, LAYERS = 5, 6, 7, 2
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
 FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "espnet global": ("espnet", {"normalize": "global", "hop_length": 160, "win_length": 400}),
@@ -115,3 +117,26 @@ def _head(network: Any, features: Any) -> Head:
     encoded = encoded[0, : int(frames)]
     weight = torch.randn(len(TOKENS), network.output_size) / (encoded.std(0) + 1e-3)
     return Head(TOKENS, weight, -weight @ encoded.mean(0))
+
+
+def with_transducer(most: int, features: str = "espnet global") -> Model:
+    found = model("conformer", features)
+    width = found.encoder.options["output_size"]
+    torch.manual_seed(1)
+    lstm = nn.LSTM(EMBEDDING, HIDDEN, LAYERS)
+    enc, pred, last = nn.Linear(width, JOINT), nn.Linear(HIDDEN, JOINT, bias=False), nn.Linear(7, 7)
+    with torch.no_grad():
+        enc.weight.mul_(3)
+        last.weight.mul_(6)
+    found.transducer = Transducer(
+        Head(TOKENS, last.weight.detach(), last.bias.detach()),
+        torch.randn(len(TOKENS), EMBEDDING),
+        {name: value.detach() for name, value in lstm.state_dict().items()},
+        {name: value.detach() for name, value in enc.state_dict().items()},
+        {name: value.detach() for name, value in pred.state_dict().items()},
+        "tanh",
+        most,
+        set(),
+    )
+    assert found.transducer.problems(width) == []
+    return found

@@ -256,8 +256,11 @@ def _add_smaller(exported: Exported, args: argparse.Namespace) -> None:
 
     increase = _INCREASE if args.max_increase is None else args.max_increase
     given = reducer(exported, args.data, increase)
-    add = {"int8": lambda: add_int8(given, _progress), "fp16": lambda: add_half(given)}
-    add["bf16"] = lambda: add_bfloat(given)
+    add = {
+        "int8": lambda: add_int8(given, _progress),
+        "fp16": lambda: add_half(given),
+        "bf16": lambda: add_bfloat(given),
+    }
     for form in (name for name in _FORMS if getattr(args, name)):
         try:
             add[form]()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from nemo.core.neural_types import LengthsType, NeuralType, SpectrogramType
 from torch import Tensor
 
 from nas_encoder.errors import ConfigError
@@ -132,20 +131,3 @@ def held(
         index = index + first.unsqueeze(1)
     kept = known.gather(1, index.unsqueeze(2).expand(-1, -1, y.size(2)))
     return kept, kept[:, -1].to(before.dtype)
-
-
-def input_types(caches: dict[str, NeuralType]) -> dict[str, NeuralType]:
-    """Return the neural types of a graph's inputs, in which only the batch has any size.
-
-    Args:
-        caches: Those of the caches.
-    """
-    fixed = {
-        name: NeuralType(("B", *("D" for _ in kind.axes[1:])), kind.elements_type)
-        for name, kind in caches.items()
-    }
-    return {
-        "audio_signal": NeuralType(("B", "D", "D"), SpectrogramType()),
-        "length": NeuralType(tuple("B"), LengthsType()),
-        **fixed,
-    }

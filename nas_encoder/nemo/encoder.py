@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas_encoder.errors import ConfigError, InputError, UtteranceTooShortError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.nemo.adapters import POINTS, add_points, in_streams
-from nas_encoder.nemo.cached_graph import input_types as graph_types
+from nas_encoder.nemo.neural_types import cache_types, graph_types, input_types, output_types
 from nas_encoder.nemo.options import (
     DEFAULT_GENOTYPE,
     build_network,
@@ -30,13 +30,7 @@ from nas_encoder.nemo.options import (
     width,
     widths,
 )
-from nas_encoder.nemo.streaming import (
-    CacheAwareEncoder,
-    cache_types,
-    check_caches,
-    input_types,
-    output_types,
-)
+from nas_encoder.nemo.streaming import CacheAwareEncoder, check_caches
 from nas_encoder.network.stream_rows import StreamRows
 from nas_encoder.ops.masking import is_capturing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, restore_masked

@@ -20,14 +20,6 @@ from typing import Any
 import torch
 from nemo.collections.asr.models.configs import CacheAwareStreamingConfig
 from nemo.collections.asr.parts.mixins.streaming import StreamingEncoder
-from nemo.core.neural_types import (
-    AcousticEncodedRepresentation,
-    BoolType,
-    ChannelType,
-    LengthsType,
-    NeuralType,
-    SpectrogramType,
-)
 from nemo.utils import logging
 from torch import Tensor
 
@@ -36,10 +28,10 @@ from nas_encoder.errors import ConfigError, InputError
 from nas_encoder.nemo import cached_graph
 from nas_encoder.nemo.cached_graph import CachedGraph, held
 from nas_encoder.nemo.chunks import Chunking, chunking, possible
+from nas_encoder.nemo.neural_types import CACHES
 from nas_encoder.network.stream_rows import StreamRows, new_marks
 
 Caches = tuple[Tensor, Tensor, Tensor]
-_CACHES = ("cache_last_channel", "cache_last_time", "cache_last_channel_len")
 
 
 @dataclass(frozen=True)
@@ -360,43 +352,5 @@ class CacheAwareEncoder(StreamingEncoder):
 
 def check_caches(given: list[Tensor]) -> None:
     """Refuse some of the caches without the others, by an InputError."""
-    if len(given) < len(_CACHES):
-        raise InputError(f"needs {', '.join(_CACHES)} together, or none of them")
-
-
-def input_types() -> dict[str, NeuralType]:
-    """Return the neural types of the inputs of ``forward``."""
-    channels, times, lengths = _cache_types()
-    return {
-        "audio_signal": NeuralType(("B", "D", "T"), SpectrogramType()),
-        "length": NeuralType(tuple("B"), LengthsType()),
-        "cache_last_channel": channels,
-        "cache_last_time": times,
-        "cache_last_channel_len": lengths,
-        "bypass_pre_encode": NeuralType((), BoolType(), optional=True),
-    }
-
-
-def output_types() -> dict[str, NeuralType]:
-    """Return the neural types of the outputs of ``forward``."""
-    channels, times, lengths = _cache_types()
-    return {
-        "outputs": NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
-        "encoded_lengths": NeuralType(tuple("B"), LengthsType()),
-        "cache_last_channel_next": channels,
-        "cache_last_time_next": times,
-        "cache_last_channel_next_len": lengths,
-    }
-
-
-def cache_types() -> dict[str, NeuralType]:
-    """Return the neural types of the caches."""
-    return dict(zip(_CACHES, _cache_types(), strict=True))
-
-
-def _cache_types() -> tuple[NeuralType, NeuralType, NeuralType]:
-    return (
-        NeuralType(("D", "B", "T", "D"), ChannelType(), optional=True),
-        NeuralType(("D", "B", "D", "T"), ChannelType(), optional=True),
-        NeuralType(tuple("B"), LengthsType(), optional=True),
-    )
+    if len(given) < len(CACHES):
+        raise InputError(f"needs {', '.join(CACHES)} together, or none of them")

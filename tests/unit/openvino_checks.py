@@ -11,8 +11,7 @@ import openvino
 import pytest
 import soundfile
 import torch
-from export_samples import ENCODERS, model
-from test_export_transducer import with_transducer
+from export_samples import ENCODERS, model, with_transducer
 
 from nas_encoder.bench.sources import read_source
 from nas_encoder.bench.subjects import build

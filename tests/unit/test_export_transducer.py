@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_samples import TOKENS, model
+from export_samples import EMBEDDING, HIDDEN, JOINT, LAYERS, TOKENS, model, with_transducer
 from torch import Tensor, nn
 
 from nas_encoder.cli.main import main
@@ -23,33 +23,8 @@ from nas_encoder.export.transducer.export import export_transducer
 from nas_encoder.export.transducer.greedy import Greedy, recognize
 from nas_encoder.export.transducer.parts import TransducerParts
 from nas_encoder.export.transducer.runtime import open_search
-from nas_encoder.interchange.model import Head, Model, Transducer
+from nas_encoder.interchange.model import Transducer
 from nas_encoder.interchange.transducer import from_espnet, from_nemo
-
-EMBEDDING, HIDDEN, JOINT, LAYERS = 5, 6, 7, 2
-
-
-def with_transducer(most: int, features: str = "espnet global") -> Model:
-    found = model("conformer", features)
-    width = found.encoder.options["output_size"]
-    torch.manual_seed(1)
-    lstm = nn.LSTM(EMBEDDING, HIDDEN, LAYERS)
-    enc, pred, last = nn.Linear(width, JOINT), nn.Linear(HIDDEN, JOINT, bias=False), nn.Linear(7, 7)
-    with torch.no_grad():
-        enc.weight.mul_(3)
-        last.weight.mul_(6)
-    found.transducer = Transducer(
-        Head(TOKENS, last.weight.detach(), last.bias.detach()),
-        torch.randn(len(TOKENS), EMBEDDING),
-        {name: value.detach() for name, value in lstm.state_dict().items()},
-        {name: value.detach() for name, value in enc.state_dict().items()},
-        {name: value.detach() for name, value in pred.state_dict().items()},
-        "tanh",
-        most,
-        set(),
-    )
-    assert found.transducer.problems(width) == []
-    return found
 
 
 def plain_search(given: Transducer, frames: Tensor) -> list[int]:

@@ -227,13 +227,18 @@ def corpus_lines(plan: Plan, found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def asked(arguments: list[str] | None, about: str | None) -> argparse.Namespace:
+    """Return the run's options.yaml and the folder for the results, as they were typed."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--options", type=Path, required=True, help="options.yaml of the run")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    return parser.parse_args(arguments)
+
+
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--options", type=Path, required=True, help="options.yaml of the run")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    args = parser.parse_args(arguments)
+    args = asked(arguments, __doc__)
     options = read_yaml(args.options, ConfigError)
     plan, seed = Plan(RECIPE, options), int(options["seed"])
     reader = Reader(args.options.parent, plan)

@@ -57,6 +57,14 @@ def measure(
     }
 
 
+def write(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the figures of all encoders, and of the machine."""
+    about = {"seconds": SECONDS, "threads": 1, "machine": environment()}
+    # Of the last minute: more than 1 says that something else ran beside.
+    load = round(os.getloadavg()[0], 2)
+    write_json(path, {**about, "load": load, "ms": rows})
+
+
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
@@ -70,10 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     specs = {name: read_yaml(path, ConfigError) for name, path in args.specs}
     found = measure(specs, args.bins, args.repeats, args.seconds)
-    about = {"seconds": SECONDS, "threads": 1, "machine": environment()}
-    # Of the last minute: more than 1 says that something else ran beside.
-    load = round(os.getloadavg()[0], 2)
-    write_json(args.output, {**about, "load": load, "ms": found})
+    write(args.output, found)
     for name, values in found.items():
         print(f"{name}: {values['ms']:.2f} ms")
 

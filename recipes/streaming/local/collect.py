@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from nas_encoder.common.provenance import environment
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.genotype.publishing import own_paths
-from recipes.blocks.local.collect import corpora, corpus_lines
+from recipes.blocks.local.collect import asked, corpora, corpus_lines
 from recipes.blocks.local.figure import front, plot
 from recipes.blocks.local.plan import RECORDED
 from recipes.blocks.local.rows import Reader, Row
@@ -270,10 +269,7 @@ def group_data(results: Results, group: Group) -> dict[str, Any]:
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--options", type=Path, required=True, help="options.yaml of the run")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    args = parser.parse_args(arguments)
+    args = asked(arguments, __doc__)
     options = read_yaml(args.options, ConfigError)
     plan, seed = StreamingPlan(RECIPE, options), int(options["seed"])
     results = Results(args.options.parent, plan, seed)

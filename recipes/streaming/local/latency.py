@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import torch
 
 from nas_encoder.common.documents import read_yaml
-from nas_encoder.common.provenance import environment
 from nas_encoder.deploy import timing
 from nas_encoder.errors import ConfigError
 from nas_encoder.peers.streaming import streamed
 from recipes.blocks.local.encoders import build
-from recipes.blocks.local.latency import FRAMES, SECONDS, measure
+from recipes.blocks.local.latency import FRAMES, measure, write
 from tools.experiments.measure import named_path
-from tools.scripts import command, write_json
+from tools.scripts import command
 
 _PASSES = 3  # in chunks, at least: they take long
 
@@ -61,11 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     specs = {name: read_yaml(path, ConfigError) for name, path in args.specs}
     found = measure(specs, args.bins, args.repeats, 0.0)
     chunks = in_chunks(specs, args.bins, min(args.repeats, _PASSES))
-    about = {"seconds": SECONDS, "threads": 1, "machine": environment()}
-    # Of the last minute: more than 1 says that something else ran beside.
-    load = round(os.getloadavg()[0], 2)
     rows = {name: {**found[name], **chunks[name]} for name in specs}
-    write_json(args.output, {**about, "load": load, "ms": rows})
+    write(args.output, rows)
     for name, values in rows.items():
         print(f"{name}: {values['ms']:.2f} ms, {values['streamed_ms']:.2f} ms in chunks")
 
