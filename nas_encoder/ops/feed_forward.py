@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.dropout import Dropout, dropout_kept
-from nas_encoder.ops.fused import has_hooks
-from nas_encoder.ops.masking import is_capturing
+from nas_encoder.ops.fused import has_hooks, trains_on_cpu
 
 
 def can_fuse(
@@ -30,12 +29,8 @@ def can_fuse(
     Not if a module has been replaced or has hooks, which would not run.
     """
     return (
-        not is_capturing()
+        trains_on_cpu(x)
         and dropout.training
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and type(dropout) is Dropout
         and type(activation) in (nn.SiLU, nn.ReLU)
         and all(

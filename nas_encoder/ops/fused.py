@@ -42,16 +42,23 @@ def can_fuse(
     Not if a module has been replaced or has hooks, which would not run.
     """
     return (
-        not is_capturing()
+        trains_on_cpu(x)
         and (mask is not None or norm.num_features >= FEWEST_CHANNELS)
         and norm.training
         and norm.group() is None
+        and all(type(own) in _KNOWN and not has_hooks(own) for own in (norm, *convolutions))
+        and all(own.weight.dtype == x.dtype for own in convolutions)
+    )
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether ``x`` goes through a training step on a CPU in one precision, run eagerly."""
+    return (
+        not is_capturing()
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and all(type(own) in _KNOWN and not has_hooks(own) for own in (norm, *convolutions))
-        and all(own.weight.dtype == x.dtype for own in convolutions)
     )
 
 
