@@ -130,6 +130,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=4,
         help="whole random networks beside (default 4; of blocks better 12)",
     )
+    how.add_argument(
+        "--check-parameters",
+        type=int,
+        nargs=2,
+        default=(),
+        metavar=("LEAST", "MOST"),
+        help="parameters of these networks (default any number): predictions are best near them",
+    )
     how.add_argument("--seed", type=int, default=0, help="of weights, inputs and networks")
 
 
@@ -149,6 +157,7 @@ def _misplaced(args: argparse.Namespace) -> list[str]:
     if not args.operations:
         given = [name for name in ("space", "config", *_PARTS) if getattr(args, name) is not None]
         given += ["set"] * bool(args.settings) + ["also"] * bool(args.also)
+        given += ["check-parameters"] * bool(args.check_parameters)
         return [f"--{name}: goes with --operations" for name in given]
     given = [name for name in ("speech", "batch", "frame_shift") if getattr(args, name) is not None]
     given += ["reference"] * bool(args.reference) + ["no_training"] * (not args.training)
@@ -167,7 +176,8 @@ def _operations(args: argparse.Namespace) -> int:
     space, frames = get_space(sizes.pop("space")), sizes.pop("frames")
     options = space.options.from_dict({**space.sizes, **sizes}, "bench")
     given = {own.name: getattr(args, own.name) for own in fields(BenchSettings)}
-    settings = BenchSettings(**{**given, "threads": args.threads[0]})
+    given |= {"threads": args.threads[0], "check_parameters": tuple(args.check_parameters)}
+    settings = BenchSettings(**given)
     problems = settings.problems()
     if LATENCY not in space.features:
         problems.append(f"--space: the operations of '{space.name}' are not measured one by one")

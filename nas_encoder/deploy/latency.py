@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.benchmark import set_torch_threads
 
 from nas_encoder.common.documents import write_yaml
-from nas_encoder.common.fields import Declared, choice, integer, number, option, precision
+from nas_encoder.common.fields import Declared, choice, integer, number, option, precision, tuple_of
 from nas_encoder.common.problems import Problems
 from nas_encoder.common.provenance import environment
 from nas_encoder.deploy.timing import Call, measure, quiet_clock
@@ -28,6 +28,7 @@ from nas_encoder.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
+_DRAWS = 5000  # of random networks, while some of a size are looked for
 _SAVE = 5.0  # seconds between writes of an unfinished table
 
 
@@ -45,6 +46,8 @@ class BenchSettings(Declared):
         repeats: Least number of calls of each piece; the median counts.
         checks: Number of random whole networks measured to compare with the sums of their pieces.
         seed: Seed of weights, inputs and these networks.
+        check_parameters: Least and most parameters of these networks; empty for any number. What
+            pieces cost together differs with their sizes, so it is best near those of interest.
     """
 
     device: str = option("cpu", choice("device", ("cpu", "cuda")))
@@ -54,9 +57,14 @@ class BenchSettings(Declared):
     repeats: int = option(10, integer(3, 10**6))
     checks: int = option(4, integer(0, 1000))
     seed: int = option(0, integer(0, 2**63 - 1))
+    check_parameters: Sequence[int] = option((), tuple_of(integer(1, 10**12), 0, 2))
 
     def conflicts(self, found: Problems) -> None:
-        """Check that the device is available."""
+        """Check the range, and that the device is available."""
+        if self.check_parameters and list(self.check_parameters) != sorted(self.check_parameters):
+            found.add("check_parameters", f"must rise, got {list(self.check_parameters)}")
+        if len(self.check_parameters) == 1:
+            found.add("check_parameters", f"must be two, got {list(self.check_parameters)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             found.add("device", "this machine has no CUDA device")
 
@@ -88,7 +96,8 @@ def measure_table(
         The space's ``LatencyTable``.
 
     Raises:
-        ConfigError: A setting is wrong, or the file holds a different table.
+        ConfigError: A setting is wrong, the file holds a different table, or too few random
+            networks have ``check_parameters``; the measured pieces are in the file then.
     """
     if lines := settings.problems():
         raise ConfigError("bench", lines)
@@ -96,7 +105,12 @@ def measure_table(
     table_type = space.costs.LatencyTable
     here = environment()
     machine = here["gpu" if settings.device == "cuda" else "machine"]
-    about = {**network.about(), "settings": asdict(settings), "machine": machine}
+    how = asdict(settings)
+    if not settings.check_parameters:  # as tables were before there was a range
+        del how["check_parameters"]
+    else:
+        how["check_parameters"] = list(settings.check_parameters)
+    about = {**network.about(), "settings": how, "machine": machine}
     known, checks, about_all = {}, [], {**about, "environment": here}
     if Path(path).exists():
         table = table_type.load(path)
@@ -133,10 +147,7 @@ def measure_table(
         finally:
             if todo:
                 save()
-        genotypes = [
-            network.sample(random.Random(settings.seed + number))
-            for number in range(settings.checks)
-        ]
+        genotypes = _drawn(network, space, options, settings)
         for genotype in show_progress(genotypes[len(checks) :], "whole networks"):
             own = network.pieces_of(genotype.architecture)
             total = sum(known[piece] for piece in own)
@@ -145,6 +156,28 @@ def measure_table(
             checks.append({"hash": genotype.hash, **sums})
             save()
     return save(complete=True)
+
+
+def _drawn(
+    network: Any, space: SearchSpace, options: Any, settings: BenchSettings
+) -> list[Genotype]:
+    """Return the random networks of the checks."""
+    if not settings.check_parameters:
+        seeds = range(settings.seed, settings.seed + settings.checks)
+        return [network.sample(random.Random(seed)) for seed in seeds]
+    low, high = settings.check_parameters
+    costs = space.costs.build(space, options, network.frames)
+    found: list[Genotype] = []
+    for seed in range(settings.seed, settings.seed + _DRAWS):
+        if len(found) == settings.checks:
+            break
+        genotype = network.sample(random.Random(seed))
+        if low <= costs.of(genotype.architecture)["parameters"] <= high:
+            found.append(genotype)
+    if len(found) < settings.checks:
+        have = f"{len(found)} of {_DRAWS} random networks have {low} to {high} parameters"
+        raise ConfigError("bench", [f"check_parameters: {have}, {settings.checks} are wanted"])
+    return found
 
 
 def measure_network(

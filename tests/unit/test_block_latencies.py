@@ -66,6 +66,30 @@ def test_every_piece_of_every_network_is_listed() -> None:
     assert len(set(restricted().all_pieces())) < 60
 
 
+def test_checks_are_of_networks_of_the_given_size(tmp_path: Path) -> None:
+    path, only = tmp_path / "sized.yaml", {**ONLY, "modules": ["memory -5+5", "feed-forward 2"]}
+    settings = replace(FAST, checks=3, check_parameters=(8000, 20000))
+    table = measure_table(SPACE, OPTIONS, FRAMES, settings, path, only=only)
+    network = BlockPieces(OPTIONS, FRAMES, SPACE, only)
+    counts = {}
+    for seed in range(200):
+        genotype = network.sample(random.Random(seed))
+        encoder = build_encoder(genotype, **asdict(OPTIONS))
+        counts[genotype.hash] = count_parameters(encoder)
+    assert len(table.checks) == 3
+    assert all(8000 <= counts[str(check["hash"])] <= 20000 for check in table.checks)
+    assert read_yaml(path)["settings"]["check_parameters"] == [8000, 20000]
+    assert measure_table(SPACE, OPTIONS, FRAMES, settings, path, only=only) == table  # as written
+    with pytest.raises(ConfigError, match=r"check_parameters: is \[8000, 20000\] in the file"):
+        wider = replace(settings, check_parameters=(8000, 30000))
+        measure_table(SPACE, OPTIONS, FRAMES, wider, path, only=only)
+    with pytest.raises(ConfigError, match="0 of 5000 random networks have 1 to 2 parameters, 3"):
+        none = replace(settings, check_parameters=(1, 2))
+        measure_table(SPACE, OPTIONS, FRAMES, none, tmp_path / "none.yaml", only=only)
+    problems = BenchSettings(check_parameters=(5, 3)).problems()
+    assert problems == ["check_parameters: must rise, got [5, 3]"]
+
+
 def test_restricted_networks_are_drawn() -> None:
     network, rng = restricted(), random.Random(0)
     kinds, rates = set(), set()

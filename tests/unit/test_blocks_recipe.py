@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from recipe_samples import row, tiny_training
 from search_samples import tone_corpus
 
 from nas_encoder import build_encoder, load_genotype
+from nas_encoder.cli import bench
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, StoppedError
 from nas_encoder.network.complexity import count_parameters
@@ -89,6 +92,27 @@ def test_hyperband_has_the_training_time_of_the_others() -> None:
     assert isinstance(config, TrialsConfig) and config.pruning is not None
     assert config.trials.seconds == found.options["trials"] * found.options["trial_seconds"]
     assert config.training.seconds == found.options["seconds"] and not config.trials.initial
+
+
+def test_the_fast_search_has_a_predicted_latency() -> None:
+    found = plan("--fast_ms", "4.5", "--search_opts", "--set measure.repeats=3")
+    assert {("fast", corpus) for corpus in found.corpora} <= set(found.search_runs)
+    assert found.table("fast") == ["latency_table.yaml"] and found.table("evolution") == []
+    given = [word for word in shlex.split(found.search_options("fast")) if word != "--set"]
+    config = load_any_search_config(str(RECIPE / "conf" / "search.yaml"), given)
+    assert isinstance(config, TrialsConfig) and config.strategy == "evolution"
+    assert config.objective.latency_ms == 4.5 and config.objective.table == "latency_table.yaml"
+    names = [known["known"] for known in config.trials.initial]
+    assert names == ["transformer", "dfsmn_san", "hourglass"] and config.measure.repeats == 3
+    # The table is of the networks that the search asks for.
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    args = parser.parse_args(shlex.split(found.table_command())[2:])
+    assert args.operations and args.space == config.space and args.output == ["latency_table.yaml"]
+    assert args.input_size == found.bins and args.frames == 100 * config.measure.seconds
+    bounds = [config.objective.at_least["parameters"], config.objective.parameters]
+    assert args.check_parameters == bounds
+    assert found.encoders["fast_search"].title == "fast searched blocks"
 
 
 def test_wrong_options_are_named_together() -> None:

@@ -21,7 +21,7 @@ SEARCHED, CHANCE, CELLS = "searched", "chance", "cells"
 PEER, NARROWED = "peer", "narrowed"
 ROLES = (SEARCHED, CHANCE, CELLS, PEER, NARROWED)
 GENOTYPE = "genotype"
-TITLES = {"oneshot": "one-shot"}  # of strategies
+TITLES = {"oneshot": "best of a one-shot search", "fast": "fast searched blocks"}  # by strategy
 _SEARCH = "_search"
 
 
@@ -73,7 +73,7 @@ def read_encoders(path: Path) -> dict[str, Encoder]:
 
 def found_by(strategy: str) -> tuple[str, Encoder]:
     """Return the name and the encoder for the result of a search that the list does not name."""
-    title = f"best of a {TITLES.get(strategy, strategy)} search"
+    title = TITLES.get(strategy, f"best of a {strategy} search")
     return f"{strategy}{_SEARCH}", Encoder(title=title, role=SEARCHED, search=strategy)
 
 

@@ -17,8 +17,11 @@ from tools.experiments.recipe import ROOT
 RECORDED = "recorded"
 FIRST = "first"
 RANDOM, ONESHOT, HYPERBAND = "random", "oneshot", "hyperband"
+FAST = "fast"  # evolution within a latency that is predicted, so whatever else runs meanwhile
+TABLE = "latency_table.yaml"
 # Searches that are made where random points are trained.
 ONE_CORPUS = (RANDOM, ONESHOT, HYPERBAND)
+_OLDER = {"shared_draws": 0, "oneshot_trials": 0, "extend": 0, "fast_ms": 0, "fast_known": ""}
 
 
 class Plan:
@@ -35,7 +38,7 @@ class Plan:
     def __init__(self, recipe: Path, options: Mapping[str, Any]) -> None:
         # Runs of earlier versions lack some.
         self.recipe = recipe
-        self.options = {"shared_draws": 0, "oneshot_trials": 0, "extend": 0, **options}
+        self.options = {**_OLDER, **options}
         known = read_yaml(self.conf("corpora"), ConfigError)
         self._all = read_encoders(self.conf("encoders"))
         self.searches, self.rates = self._words("searches"), self._words("rates")
@@ -179,9 +182,13 @@ class Plan:
     def search_options(self, strategy: str) -> str:
         """Return the options of a strategy, and the run's own.
 
+        ``fast`` is evolution within a latency.
+
         Hyperband has the training time of the others; its longest trials are trainings in full.
         """
         own = str(self.options["search_opts"])
+        if strategy == FAST:
+            return f"{self._fast()} {own}".rstrip()
         if strategy != HYPERBAND:
             return own
         total = float(self.options["trials"] * self.options["trial_seconds"])
@@ -190,6 +197,36 @@ class Plan:
             f"--set trials.count=100000 --set trials.seconds={total:g}"
             f" --set training.seconds={each} {own}"
         ).rstrip()
+
+    def _fast(self) -> str:
+        within = self._words("fast_known")
+        known = [k for k in self.search_config["trials"]["initial"] if k["known"] in within]
+        settings = {
+            "strategy": "evolution",
+            "objective.table": TABLE,
+            "objective.latency_ms": self.options["fast_ms"],
+            "trials.initial": json.dumps(known),
+        }
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        return shlex.join(words)
+
+    def table(self, strategy: str) -> list[str]:
+        """Return the table of latencies that a search predicts with, if it does."""
+        return [TABLE] if strategy == FAST else []
+
+    def table_command(self) -> str:
+        """Return the command that measures it, for the lengths and sizes of the searches."""
+        search = self.search_config
+        least, most = (
+            search["objective"]["at_least"]["parameters"],
+            search["objective"]["parameters"],
+        )
+        frames = round(100 * search["measure"]["seconds"])
+        return (
+            f"nas-encoder bench --operations --space {self.space} --input-size {self.bins}"
+            f" --frames {frames} --checks 24 --check-parameters {least} {most}"
+            f" {self.options['table_opts']} --output {TABLE}"
+        )
 
     def oneshot(self) -> str:
         """Return the options that give a one-shot search the training time of the others."""
