@@ -67,8 +67,8 @@ def measure_all(
                     of_networks[item].append(ms)
                 else:
                     torch.manual_seed(args.seed)
-                    _, call, copies = pieces.build(item)
-                    of_pieces[item].append(timed(call) / copies)
+                    part = pieces.build(item)
+                    of_pieces[item].append(timed(part) / part.copies)
                 if done % 200 == 199:
                     left = (time.monotonic() - began) * (len(work) / (done + 1) - 1)
                     print(

@@ -34,6 +34,8 @@ EXAMPLES = """examples:
       'FastConformer-S=nemo_fast_conformer{d_model: 176, n_layers: 16, n_heads: 4}' --json
   nas-encoder bench --operations --config he2020_revised --output latency.yaml
   nas-encoder bench --operations --space blocks --widths 64 96 --fronts conv2d --input-size 80
+  nas-encoder bench --operations --space blocks --checks 24 --check-parameters 150000 450000 \\
+      --runtime onnx-int8 --output int8.yaml
 """
 
 TABLE = "latency.yaml"
@@ -121,6 +123,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="(default 32-true)",
     )
     how.add_argument(
+        "--runtime",
+        choices=("torch", "onnx", "onnx-int8"),
+        help="with --operations, what runs them: torch (default), or onnxruntime their exported "
+        "graphs, those of blocks also in 8 bits",
+    )
+    how.add_argument(
         "--seconds", type=float, default=0.2, help="at least so long on each piece (default 0.2)"
     )
     how.add_argument("--repeats", type=int, default=10, help="at least so many calls (default 10)")
@@ -158,6 +166,7 @@ def _misplaced(args: argparse.Namespace) -> list[str]:
         given = [name for name in ("space", "config", *_PARTS) if getattr(args, name) is not None]
         given += ["set"] * bool(args.settings) + ["also"] * bool(args.also)
         given += ["check-parameters"] * bool(args.check_parameters)
+        given += ["runtime"] * (args.runtime is not None)
         return [f"--{name}: goes with --operations" for name in given]
     given = [name for name in ("speech", "batch", "frame_shift") if getattr(args, name) is not None]
     given += ["reference"] * bool(args.reference) + ["no_training"] * (not args.training)
@@ -170,13 +179,14 @@ def _misplaced(args: argparse.Namespace) -> list[str]:
 
 
 def _operations(args: argparse.Namespace) -> int:
-    from nas_encoder.deploy.latency import BenchSettings, measure_table
+    from nas_encoder.deploy.latency import INT8, TORCH, BenchSettings, measure_table
 
     sizes = _sizes(args)
     space, frames = get_space(sizes.pop("space")), sizes.pop("frames")
     options = space.options.from_dict({**space.sizes, **sizes}, "bench")
     given = {own.name: getattr(args, own.name) for own in fields(BenchSettings)}
     given |= {"threads": args.threads[0], "check_parameters": tuple(args.check_parameters)}
+    given["runtime"] = args.runtime or TORCH
     settings = BenchSettings(**given)
     problems = settings.problems()
     if LATENCY not in space.features:
@@ -190,7 +200,12 @@ def _operations(args: argparse.Namespace) -> int:
     if problems:
         raise ConfigError("bench", problems)
     also = [load_genotype(name) for name in args.also]
-    table = measure_table(space, options, frames, settings, output, _progress, only, also)
+    graphs = None
+    if settings.runtime != TORCH:
+        from nas_encoder.export.timed import GraphTimer
+
+        graphs = GraphTimer(settings.threads, settings.runtime == INT8)
+    table = measure_table(space, options, frames, settings, output, _progress, only, also, graphs)
     print("\n".join(_text(table, output, args.json)))
     return 0
 

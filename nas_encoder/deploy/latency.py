@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.benchmark import set_torch_threads
 
 from nas_encoder.common.documents import write_yaml
@@ -24,12 +24,24 @@ from nas_encoder.deploy.timing import Call, measure, quiet_clock
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.factory import build_encoder
+from nas_encoder.network.timed import TimedPart
 from nas_encoder.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
+RUNTIMES = TORCH, ONNX, INT8 = "torch", "onnx", "onnx-int8"
 _DRAWS = 5000  # of random networks, while some of a size are looked for
 _SAVE = 5.0  # seconds between writes of an unfinished table
+
+
+class Graphs(Protocol):
+    """Runs parts of networks and whole ones as exported graphs."""
+
+    def part(self, part: TimedPart) -> Call:
+        """Return a call of a part that was built with a mask."""
+
+    def network(self, encoder: nn.Module, x: Tensor) -> Call:
+        """Return a call of an encoder with one utterance (1, T, F)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class BenchSettings(Declared):
         repeats: Least number of calls of each piece; the median counts.
         checks: Number of random whole networks measured to compare with the sums of their pieces.
         seed: Seed of weights, inputs and these networks.
+        runtime: One of :data:`RUNTIMES`: as torch runs it, or its exported graph in onnxruntime, in
+            float32 or with matrix products in 8 bits.
         check_parameters: Least and most parameters of these networks; empty for any number. What
             pieces cost together differs with their sizes, so it is best near those of interest.
     """
@@ -57,6 +71,7 @@ class BenchSettings(Declared):
     repeats: int = option(10, integer(3, 10**6))
     checks: int = option(4, integer(0, 1000))
     seed: int = option(0, integer(0, 2**63 - 1))
+    runtime: str = option(TORCH, choice("runtime", RUNTIMES))
     check_parameters: Sequence[int] = option((), tuple_of(integer(1, 10**12), 0, 2))
 
     def conflicts(self, found: Problems) -> None:
@@ -65,6 +80,9 @@ class BenchSettings(Declared):
             found.add("check_parameters", f"must rise, got {list(self.check_parameters)}")
         if len(self.check_parameters) == 1:
             found.add("check_parameters", f"must be two, got {list(self.check_parameters)}")
+        if self.runtime != TORCH and (self.device, self.precision) != ("cpu", "32-true"):
+            rule = f"'{self.runtime}' is measured with device cpu and precision 32-true"
+            found.add("runtime", f"{rule}, got {self.device} and {self.precision}")
         if self.device == "cuda" and not torch.cuda.is_available():
             found.add("device", "this machine has no CUDA device")
 
@@ -78,6 +96,7 @@ def measure_table(
     progress: Callable[[list[Any], str], Iterator[Any]] | None = None,
     only: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     also: Sequence[Genotype] = (),
+    graphs: Graphs | None = None,
 ) -> Any:
     """Measure every piece and some whole networks, continuing where an earlier run stopped.
 
@@ -91,6 +110,7 @@ def measure_table(
         progress: Wraps a list of work items with a title, for example in a progress bar.
         only: Restrictions to a part of the space, by name, if it has any.
         also: Other genotypes whose pieces are measured.
+        graphs: Runs what is measured as ``settings.runtime`` says; None for torch.
 
     Returns:
         The space's ``LatencyTable``.
@@ -105,11 +125,10 @@ def measure_table(
     table_type = space.costs.LatencyTable
     here = environment()
     machine = here["gpu" if settings.device == "cuda" else "machine"]
-    how = asdict(settings)
-    if not settings.check_parameters:  # as tables were before there was a range
-        del how["check_parameters"]
-    else:
-        how["check_parameters"] = list(settings.check_parameters)
+    how = {**asdict(settings), "check_parameters": list(settings.check_parameters)}
+    for name, usual in (("runtime", TORCH), ("check_parameters", [])):
+        if how[name] == usual:  # tables of before there was a choice do not say it
+            del how[name]
     about = {**network.about(), "settings": how, "machine": machine}
     known, checks, about_all = {}, [], {**about, "environment": here}
     if Path(path).exists():
@@ -135,12 +154,16 @@ def measure_table(
         return found
 
     with measuring(settings) as timed:
+        if graphs is not None and todo:  # what has no such form is to fail before an hour's work
+            genotype = network.sample(random.Random(settings.seed))
+            measure_network(genotype, options, network.frames, settings, timed, graphs)
         saved = time.monotonic()
         try:
             for piece in show_progress(todo, "pieces"):
                 torch.manual_seed(settings.seed)
-                _, call, copies = network.build(piece, settings.device)
-                known[piece] = round(timed(call) / copies, 5)
+                part = network.build(piece, settings.device, masked=graphs is not None)
+                call = part if graphs is None else graphs.part(part)
+                known[piece] = round(timed(call) / part.copies, 5)
                 if time.monotonic() - saved > _SAVE:
                     save()
                     saved = time.monotonic()
@@ -151,7 +174,7 @@ def measure_table(
         for genotype in show_progress(genotypes[len(checks) :], "whole networks"):
             own = network.pieces_of(genotype.architecture)
             total = sum(known[piece] for piece in own)
-            whole = measure_network(genotype, options, network.frames, settings, timed)
+            whole = measure_network(genotype, options, network.frames, settings, timed, graphs)
             sums = {"pieces": len(own), "sum_ms": round(total, 4), "network_ms": round(whole, 4)}
             checks.append({"hash": genotype.hash, **sums})
             save()
@@ -186,18 +209,21 @@ def measure_network(
     frames: int,
     settings: BenchSettings,
     timed: Callable[[Call], float] | None = None,
+    graphs: Graphs | None = None,
 ) -> float:
     """Return the milliseconds that a whole network takes for one utterance of T ``frames``.
 
-    ``timed`` is the timer of an enclosing :func:`measuring`, if any.
+    ``timed`` is the timer of an enclosing :func:`measuring`, if any; ``graphs`` runs it, if given.
     """
     if timed is None:
         with measuring(settings) as own:
-            return measure_network(genotype, options, frames, settings, own)
+            return measure_network(genotype, options, frames, settings, own, graphs)
     torch.manual_seed(settings.seed)
     encoder: nn.Module = build_encoder(genotype, **asdict(options)).eval().to(settings.device)
     x = torch.randn(1, frames, options.input_size, device=settings.device)
     lengths = torch.tensor([frames])
+    if graphs is not None:
+        return timed(graphs.network(encoder, x))
     return timed(lambda: encoder(x, lengths))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +12,14 @@ from nas_encoder.deploy.engines import BF16, OPENVINO, open_session
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.export.export import HALF, INT8, MODEL, Exported
 from nas_encoder.export.material import inputs_of, utterances_of
-from nas_encoder.export.quantize import candidates, method_of, multiply_adds, quantize, to_half
+from nas_encoder.export.quantize import (
+    candidates,
+    method_of,
+    multiply_adds,
+    quantize,
+    quiet,
+    to_half,
+)
 from nas_encoder.export.rates import Rate, rates_of
 from nas_encoder.export.recognizer import AUDIO
 from nas_encoder.export.runtime import Runtime
@@ -112,7 +117,7 @@ def add_int8(given: Reducer, progress: Progress = lambda *_: None) -> None:
         raise CheckpointError("int8", ["the graph has no layer that can be quantized"])
     order: list[str] = []
     kept = 0
-    with _quiet():
+    with quiet():
         while True:
             chosen = [name for name in nodes if name not in order[:kept]]
             runtime, content = _quantized(given, method, chosen)
@@ -143,7 +148,7 @@ def add_half(given: Reducer) -> None:
         CheckpointError: It makes too many errors, or fails.
         MissingDependencyError: onnxruntime is missing.
     """
-    with _quiet():
+    with quiet():
         content = to_half(given.exported.model).SerializeToString()
     runtime = _running(given, content, "fp16")
     after = _rates(given, runtime)
@@ -198,18 +203,6 @@ def _too_many(given: Reducer, after: dict[str, Rate], layers: int) -> str:
         f"makes {after['cer'].total} character errors{with_}, float32 {given.before['cer'].total}; "
         f"an increase of {given.increase:g} % is allowed"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the advice of onnxruntime's tools out of the logs."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def _running(given: Reducer, content: bytes, form: str) -> Runtime:

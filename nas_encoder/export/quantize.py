@@ -10,10 +10,12 @@ saturate, and results depend on the machine. The features inside a graph stay as
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,18 @@ def quantize(
                 **options,
             )
         return onnx.load_model(output)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the advice of onnxruntime's tools out of the logs."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def to_half(model: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml, write_yaml
+from nas_encoder.deploy import latency
 from nas_encoder.deploy.latency import BenchSettings, measure_table
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
@@ -66,13 +67,16 @@ def test_every_piece_of_every_network_is_listed() -> None:
     assert len(set(restricted().all_pieces())) < 60
 
 
-def test_checks_are_of_networks_of_the_given_size(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_checks_are_of_networks_of_the_given_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, only = tmp_path / "sized.yaml", {**ONLY, "modules": ["memory -5+5", "feed-forward 2"]}
     settings = replace(FAST, checks=3, check_parameters=(8000, 20000))
     table = measure_table(SPACE, OPTIONS, FRAMES, settings, path, only=only)
     network = BlockPieces(OPTIONS, FRAMES, SPACE, only)
     counts = {}
-    for seed in range(200):
+    for seed in range(60):
         genotype = network.sample(random.Random(seed))
         encoder = build_encoder(genotype, **asdict(OPTIONS))
         counts[genotype.hash] = count_parameters(encoder)
@@ -83,7 +87,8 @@ def test_checks_are_of_networks_of_the_given_size(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"check_parameters: is \[8000, 20000\] in the file"):
         wider = replace(settings, check_parameters=(8000, 30000))
         measure_table(SPACE, OPTIONS, FRAMES, wider, path, only=only)
-    with pytest.raises(ConfigError, match="0 of 5000 random networks have 1 to 2 parameters, 3"):
+    monkeypatch.setattr(latency, "_DRAWS", 50)
+    with pytest.raises(ConfigError, match="0 of 50 random networks have 1 to 2 parameters, 3"):
         none = replace(settings, check_parameters=(1, 2))
         measure_table(SPACE, OPTIONS, FRAMES, none, tmp_path / "none.yaml", only=only)
     problems = BenchSettings(check_parameters=(5, 3)).problems()

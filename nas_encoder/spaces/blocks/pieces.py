@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,8 @@ from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import cost_of, count_parameters
 from nas_encoder.network.tapped import check_inputs, output_layer
+from nas_encoder.network.timed import TimedPart
+from nas_encoder.ops.masking import padding_frames
 from nas_encoder.spaces.blocks import positions
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
 from nas_encoder.spaces.blocks.choices import SLOTS
@@ -257,64 +259,65 @@ class BlockPieces:
     def count(self, piece: Piece) -> dict[str, float]:
         """Count parameters and multiply-adds without computing."""
         with torch.device("meta"), torch.no_grad():
-            module, call, copies = self._build(piece, 1)
-            if not list(module.parameters()):
+            part = self._build(piece, copies=1)
+            if not list(part.module.parameters()):
                 return {"parameters": 0.0, "macs": 0.0}
-            return {name: value / copies for name, value in cost_of(module, call).items()}
+            return cost_of(part.module, part)
 
-    def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any], int]:
-        """Build a piece as in an encoder, in evaluation mode.
+    def build(self, piece: Piece, device: str = "cpu", masked: bool = False) -> TimedPart:
+        """Build a piece as in an encoder, in evaluation mode, for one utterance of random values.
 
-        Returns:
-            The module, a call that runs it on one utterance of random values without padding, and
-            how many copies of the piece that computes: steps run as a chain of several, because
-            their weights are far less near to the core in an encoder than they would be alone.
+        Steps are a chain of several copies, because their weights are far less near to the core in
+        an encoder than they would be alone.
+
+        Args:
+            piece: The piece.
+            device: Where.
+            masked: Give it a mask of all frames too, (1, T), as an exported graph has one; eager
+                encoders have none where no utterance is padded.
         """
         with torch.device(device):
-            return self._build(piece)
+            return self._build(piece, masked=masked)
 
-    def _build(
-        self, piece: Piece, copies: int | None = None
-    ) -> tuple[nn.Module, Callable[[], Any], int]:
+    def _build(self, piece: Piece, copies: int | None = None, masked: bool = False) -> TimedPart:
         name, frames, width = piece.name, piece.frames, piece.width
         x = torch.randn(1, frames, piece.input_width)
+        mask = (torch.ones(1, frames, dtype=torch.bool),) if masked else ()
         if name in self._parts and not hasattr(self._parts[name], "factor"):
-            return self._steps(self._parts[name], x, copies)
-        module: nn.Module = nn.Identity()
-        call: Callable[[], Any] = lambda: module(x)  # noqa: E731
-        kind, _, factor = name.partition(" ")
+            return self._steps(self._parts[name], x, mask, copies)
         if name in self._parts:
-            front = build_front(self._parts[name], piece.input_width, width, self.config)
-            module, call = front, lambda: front(x, None)
-        elif name == CHECKS:
-            lengths = torch.tensor([frames])
-            call = lambda: check_inputs(x, lengths, width, 1)  # noqa: E731
-        elif name == SCALE:
-            call = lambda: x * width**0.5  # noqa: E731
+            front: Any = build_front(self._parts[name], piece.input_width, width, self.config)
+            lengths = (torch.tensor([frames]),) if masked else ()
+            return TimedPart(front.eval(), lambda x, n=None: front(x, n)[0], (x, *lengths))
+        if name == CHECKS:
+            return _checks(x, masked)
+        kind, _, factor = name.partition(" ")
+        module: nn.Module = nn.Identity()
+        function: Callable[..., Any] = lambda x: module(x)  # noqa: E731
+        if name == SCALE:
+            function = lambda x: x * width**0.5  # noqa: E731
         elif name == ABSOLUTE:
-            call = lambda: x + positions.absolute(x)  # noqa: E731
+            function = lambda x: x + positions.absolute(x)  # noqa: E731
         elif name == RELATIVE:
-            call = lambda: positions.relative(x)  # noqa: E731
+            function = positions.relative
         elif kind == FALL:
-            module = Transition(width, width, int(factor), 1)
-            call = lambda: module(x, Frames(), None)  # noqa: E731
+            fall = Transition(width, width, int(factor), 1).eval()
+            return TimedPart(fall, lambda x, m=None: fall(x, Frames(m), None), (x, *mask))
         elif kind == RISE:
-            times, low = int(factor), x[:, : -(-frames // int(factor))]
-            call = lambda: low.repeat_interleave(times, dim=1)[:, :frames] + x  # noqa: E731
+            times = int(factor)
+            low = x[:, : -(-frames // times)]
+            return TimedPart(module, partial(_risen, times), (low, x))
         elif name == NORM:
             module = nn.LayerNorm(width)
+        elif name == HEAD:
+            module = output_layer(piece.input_width, width)
         else:
-            head = name == HEAD
-            module = (
-                output_layer(piece.input_width, width)
-                if head
-                else nn.Linear(piece.input_width, width)
-            )
-        return module.eval(), call, 1
+            module = nn.Linear(piece.input_width, width)
+        return TimedPart(module.eval(), function, (x,))
 
     def _steps(
-        self, part: Part, x: Tensor, copies: int | None
-    ) -> tuple[nn.Module, Callable[[], Any], int]:
+        self, part: Part, x: Tensor, mask: tuple[Tensor, ...], copies: int | None
+    ) -> TimedPart:
         stage = Stage(x.size(2), modules=(part,), final_norm=False)
         first = Block(stage, self.config)
         if copies is None:
@@ -322,15 +325,32 @@ class BlockPieces:
             copies = min(_COPIES, max(2, -(-_WEIGHTS // size)))
         rest = [Block(stage, self.config) for _ in range(copies - 1)]
         module = nn.ModuleList([first, *rest]).eval()
-        frames = Frames(None, positions.relative(x))
 
-        def call() -> Tensor:
-            y = x
+        def run(x: Tensor, relative: Tensor, mask: Tensor | None = None) -> Tensor:
+            frames = Frames(mask, relative)
             for block in module:
-                y = block(y, frames)
-            return y
+                x = block(x, frames)
+            return x
 
-        return module, call, copies
+        return TimedPart(module, run, (x, positions.relative(x), *mask), copies)
+
+
+def _checks(x: Tensor, masked: bool) -> TimedPart:
+    """Return what an encoder, or an exported graph, does with its input first."""
+    width, lengths = x.size(2), torch.tensor([x.size(1)])
+    if not masked:
+        return TimedPart(
+            nn.Identity(), lambda x, lengths: check_inputs(x, lengths, width, 1), (x, lengths)
+        )
+
+    def clear(x: Tensor, lengths: Tensor) -> Tensor:
+        return x.transpose(1, 2).masked_fill(padding_frames(lengths, x.size(2))[..., None], 0.0)
+
+    return TimedPart(nn.Identity(), clear, (x.transpose(1, 2).contiguous(), lengths))
+
+
+def _risen(times: int, low: Tensor, skip: Tensor) -> Tensor:
+    return low.repeat_interleave(times, dim=1)[:, : skip.size(1)] + skip
 
 
 def _transition(

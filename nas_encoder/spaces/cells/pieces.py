@@ -10,7 +10,6 @@ C channels, T frames, F frequency bins.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_encoder.genotype import Genotype
 from nas_encoder.network.complexity import count_parameters
+from nas_encoder.network.timed import TimedPart
 from nas_encoder.ops import build_operation
 from nas_encoder.spaces.cells.architecture import INPUT_STATES, CellArchitecture
 from nas_encoder.spaces.cells.cell import State, build_preprocess
@@ -150,10 +150,11 @@ class CellNetwork:
                 found |= dict.fromkeys(place.operation(name, source) for name in self.space.choices)
         return list(found)
 
-    def build(self, piece: Piece, device: str = "cpu") -> tuple[nn.Module, Callable[[], Any], int]:
-        """Build a piece as in an evaluation network, in evaluation mode, and a call of it.
+    def build(self, piece: Piece, device: str = "cpu", masked: bool = False) -> TimedPart:
+        """Build a piece as in an evaluation network, in evaluation mode.
 
-        The call runs it on one utterance of random values without padding, once.
+        It is run on one utterance of random values; ``masked``: with a mask of all frames,
+        (1, 1, T, 1), as an exported graph has one.
         """
         with torch.device(device):
             module = self._module(piece).eval()
@@ -163,9 +164,13 @@ class CellNetwork:
                 x = torch.randn(1, piece.input_channels, piece.frames, piece.bins)
                 if device == "cpu":  # the memory layout that the stem chooses
                     x = x.contiguous(memory_format=torch.channels_last)
+            mask = (torch.ones(1, 1, piece.frames, 1),) if masked else ()
+            lengths = (torch.tensor([piece.frames]),) if masked else ()
+        if piece.name == STEM:
+            return TimedPart(module, lambda x, n=None: module(x, n).value, (x, *lengths))
         if piece.name == HEAD:
-            return module, lambda: module(State(x, None)), 1
-        return module, lambda: module(x, None), 1
+            return TimedPart(module, lambda x, m=None: module(State(x, m)), (x, *mask))
+        return TimedPart(module, lambda x, m=None: module(x, m), (x, *mask))
 
     def _module(self, piece: Piece) -> nn.Module:
         if piece.name == STEM:
@@ -178,10 +183,10 @@ class CellNetwork:
 
     def count(self, piece: Piece) -> dict[str, float]:
         """Count without computing, as :func:`.count_parameters` and :func:`.count_macs` do."""
-        module, call, _ = self.build(piece, "meta")
+        part = self.build(piece, "meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()
+            part()
         return {
-            "parameters": float(count_parameters(module)),
+            "parameters": float(count_parameters(part.module)),
             "macs": float(counter.get_total_flops() // 2),
         }
