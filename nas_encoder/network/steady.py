@@ -25,8 +25,9 @@ from nas_encoder.network import nested
 from nas_encoder.network.streaming import Chunk
 from nas_encoder.network.tapped import TappedEncoder, Taps
 
-# An end that has not come: after all frames of a call, and within 32 bits, to which OpenVINO cuts
-# integers.
+# OpenVINO cuts whole numbers to 32 bits. So does not get beyond them: a clock, and an end that has
+# not come, which is after all frames of a call.
+_LARGEST = (1 << 31) - 1
 _FAR = 1 << 30
 
 
@@ -46,7 +47,8 @@ class SteadyStep(nn.Module):
         values: N.
 
     Raises:
-        ConfigError: The encoder does not stream, tells all its frames apart, or t is no multiple.
+        ConfigError: The encoder does not stream, tells all its frames apart, or sees so far back
+            and ahead that the clock would not fit into 32 bits; or t is no multiple.
     """
 
     def __init__(self, network: TappedEncoder, frames: int) -> None:
@@ -70,6 +72,13 @@ class SteadyStep(nn.Module):
         assert state.place == self.seen and nested.shapes(caches) == self._form
         assert out.size * network.subsampling_factor == frames
         self.delay = self.seen // network.subsampling_factor - out.start
+        # Frames since the end, and one, of a stream of which no output frame is still to come. No
+        # more are told apart: however far back it sees, the clock is as far as it sees ahead.
+        self._after = self.delay * network.subsampling_factor + 1
+        if (most := self.seen + self._after * (self.seen + 1)) > _LARGEST:
+            rule = f"sees {self.seen} frames of the past and gives output {self._after - 1} frames "
+            rule += f"late, so its clock in a graph would get to {most}; at most {_LARGEST} fits"
+            raise ConfigError("streaming", [rule])
         # Empty caches are left out, of which recorded graphs cannot say how often they fit.
         self._sizes = [size for shape in nested.leaves(self._form) if (size := math.prod(shape))]
         self.values = sum(self._sizes)
@@ -91,7 +100,8 @@ class SteadyStep(nn.Module):
                 gives after that is ignored; so many output frames come out as were still to come.
             caches: (B, N), of the chunk before.
             clock: (B,) int64, likewise: the input frames so far, up to where the network does not
-                see the first of them; for streams that have ended, how long ago, above that.
+                see the first of them; for streams that have ended, how long ago, above that, until
+                nothing is still to come out.
 
         Returns:
             (B, t', D), zero where there is no frame of a stream; (B, t') where there is one; and
@@ -109,7 +119,7 @@ class SteadyStep(nn.Module):
         out, kept = self.network.stream(piece, self._unpacked(caches), Taps())
         found = out.valid(out.start, out.end)
         assert found is not None
-        over = (base - ends + self.frames).clamp(0, base)
+        over = (base - ends + self.frames).clamp(0, self._after)
         clock = (passed + self.frames).clamp(max=seen) + over * base
         leaves = zip(nested.leaves(kept), nested.leaves(self._form), strict=True)
         flat = [own.flatten(1) for own, shape in leaves if math.prod(shape)]

@@ -12,6 +12,7 @@ from streaming_samples import FRONT_ENDS, MODULES, cells_of, encoder_of, mixed, 
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.steady import SteadyStep
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture, Stage
+from nas_encoder.spaces.blocks.front_parts import StackFront
 from nas_encoder.spaces.blocks.parts import Memory, SelfAttention
 from nas_encoder.testing.streaming import one_graph_gives_the_same
 
@@ -62,6 +63,32 @@ def test_the_clock_stops_and_silence_stays_silence() -> None:
     # Frame after frame the same input: nothing drifts.
     again, _, later, _ = step(x, lengths, caches, clock)
     assert torch.equal(again, y) and torch.equal(later, caches)
+
+
+def remembering(blocks: int, back: int, ahead: int) -> Any:
+    """Return a tiny encoder that sees far."""
+    stage = Stage(1, 1, blocks, (Memory(back, ahead, 64),))
+    return encoder_of(BlockArchitecture(StackFront(4, 0), stages=(stage,)))
+
+
+@torch.no_grad()
+def test_the_clock_fits_into_32_bits_however_far_back_a_stream_sees() -> None:
+    torch.manual_seed(0)
+    network, frames = remembering(1, 182, 3), 12_000
+    step = SteadyStep(network, frames)
+    assert (step.seen + 1) ** 2 > 1 << 31  # what it once got to, long after an end
+    x = torch.randn(1, frames, network.input_size, dtype=torch.float64)
+    caches, clock = step.initial_state(1)
+    pieces, clocks = [], []
+    for length in (frames, 5_001, *[0] * 6):
+        y, valid, caches, clock = step(x, torch.tensor([length]), caches, clock)
+        pieces.append(y[valid])
+        clocks.append(int(clock))
+    assert max(clocks) == clocks[-1] == clocks[-2] < 1 << 31 and not len(pieces[-1])
+    whole, _ = network(torch.cat((x, x[:, :5_001]), 1), torch.tensor([frames + 5_001]))
+    torch.testing.assert_close(torch.cat(pieces), whole[0], rtol=0, atol=1e-10)
+    with pytest.raises(ConfigError, match=r"would get to \d{10}; at most 2147483647 fits"):
+        SteadyStep(remembering(20, 10, 10), 4)
 
 
 def test_what_has_no_constant_state_is_refused() -> None:
