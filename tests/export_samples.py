@@ -119,7 +119,7 @@ def _head(network: Any, features: Any) -> Head:
     return Head(TOKENS, weight, -weight @ encoded.mean(0))
 
 
-def with_transducer(most: int, features: str = "espnet global") -> Model:
+def with_transducer(most: int | None, features: str = "espnet global") -> Model:
     found = model("conformer", features)
     width = found.encoder.options["output_size"]
     torch.manual_seed(1)

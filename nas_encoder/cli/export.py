@@ -309,7 +309,7 @@ def _text(exported: Written, files: list[Path]) -> list[str]:
         lines += [
             f"  search     {steps['steps']} steps differ by at most {steps['worst']:.1e}; "
             f"{steps['differing']} of {steps['utterances']} utterances get other tokens",
-            f"  greedy     at most {metadata['max_symbols_per_frame']} tokens of a frame",
+            f"  greedy     {_limit(metadata['max_symbols_per_frame'])} tokens of a frame",
         ]
     for form in _FORMS:
         if form in facts:
@@ -323,6 +323,10 @@ def _text(exported: Written, files: list[Path]) -> list[str]:
         lines.append(f"  left out   {', '.join(names[:3])}{more}")
     lines += [f"  note       {note}" for note in facts["notes"]]
     return [*lines, *(f"  wrote      {file}" for file in files)]
+
+
+def _limit(most: str) -> str:
+    return f"at most {most}" if most.isdigit() else "any number of"
 
 
 def _smaller(form: str, facts: dict[str, Any], sizes: dict[str, int]) -> list[str]:

@@ -153,7 +153,7 @@ class Transducer:
         of_encoder: The joint's layer after the encoder: ``weight`` (J, D), and maybe ``bias`` (J,).
         of_prediction: That after the prediction network: ``weight`` (J, H), and maybe ``bias``.
         activation: Of the joint, ``tanh``, ``relu`` or ``sigmoid``.
-        most: So many tokens of one frame, at most, in greedy search.
+        most: So many tokens of one frame, at most, in greedy search; None if there is no limit.
         names: Its tensors in the checkpoint.
     """
 
@@ -163,7 +163,7 @@ class Transducer:
     of_encoder: dict[str, Tensor]
     of_prediction: dict[str, Tensor]
     activation: str
-    most: int
+    most: int | None
     names: set[str]
 
     @property

@@ -14,8 +14,8 @@ from nas_encoder.interchange import tokens
 from nas_encoder.interchange.model import BLANK, ENDS, Head, Transducer, take
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
-# Most tokens of a frame in the toolkits' greedy searches: ESPnet's, NeMo's default; and any here.
-ESPNET_MOST, NEMO_MOST, MOST = 1, 10, 1000
+# Most tokens of a frame in greedy search: in ESPnet's; and here, whatever a model says.
+ESPNET_MOST, MOST = 1, 1000
 TOKEN_TYPES = ("char", "word", "phn", "bpe")
 # What the names of the tensors of each part begin with in ESPnet.
 _ESPNET = {
@@ -170,8 +170,9 @@ def from_nemo(
             if not fewest <= len(tensor) <= classes
         ]
     most = _most(config)
-    if most > MOST:
-        problems.append(f"decoding.greedy.max_symbols: must be at most {MOST}, got {most}")
+    if most is not None and (type(most) is not int or not 1 <= most <= MOST):
+        rule = f"must be null or an integer from 1 to {MOST}, got {show(most)}"
+        problems.append(f"decoding.greedy.max_symbols: {rule}")
     if problems:
         return None, [f"transducer: {line}" for line in problems]
     assert isinstance(labels, list)
@@ -208,10 +209,12 @@ _NEMO = {
 _LAST = re.compile(r"joint\.joint_net\.(\d+)\.weight$")
 
 
-def _most(config: Mapping[str, Any]) -> int:
-    """Return how many tokens of a frame NeMo's greedy search takes."""
+def _most(config: Mapping[str, Any]) -> Any:
+    """Return how many tokens of a frame NeMo's greedy search takes, unchecked; None without limit.
+
+    Both names are NeMo's, and a configuration with neither has no limit (``rnnt_decoding.py``).
+    """
     decoding = config.get("decoding")
     greedy = decoding.get("greedy") if isinstance(decoding, Mapping) else None
     given = greedy if isinstance(greedy, Mapping) else {}
-    found = given.get("max_symbols") or given.get("max_symbols_per_step")
-    return found if isinstance(found, int) and found > 0 else NEMO_MOST
+    return given.get("max_symbols") or given.get("max_symbols_per_step")

@@ -34,6 +34,7 @@ def plain_search(given: Transducer, frames: Tensor) -> list[int]:
     y, states = lstm(given.embedding[:1])
     found = []
     for frame in frames:
+        assert given.most is not None
         for _ in range(given.most):
             inner = given.of_encoder["weight"] @ frame + given.of_encoder["bias"]
             inner = torch.tanh(inner + given.of_prediction["weight"] @ y[0])
@@ -60,10 +61,22 @@ def test_the_search_is_a_plain_one(most: int) -> None:
     assert parts_of_it.tokens == expected
 
 
+def test_a_frame_without_end_is_an_error_and_no_text() -> None:
+    given = with_transducer(None).transducer
+    assert given is not None
+    given.classes.bias[0] = -1e3  # never the blank
+    search = Greedy(TransducerParts(given))
+    frames = torch.randn(2, given.of_encoder["weight"].size(1))
+    with pytest.raises(CheckpointError, match="output frame 0 gives 1000 tokens and no blank"):
+        search.feed(frames)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a folder")
-    written = export_transducer(with_transducer(3), ExportOptions(lengths=30))
+    given = with_transducer(3)
+    given.obstacles.append("preprocessor.window: is not known here")
+    written = export_transducer(given, ExportOptions(lengths=30))
     files = {file.name for file in written.write(folder)}
     graphs = {"encoder.onnx", "decoder.onnx", "joiner.onnx"}
     assert files == graphs | {"tokens.txt", "export.json"}
@@ -81,6 +94,7 @@ def test_an_exported_transducer_says_what_torch_says(
 
     report = json.loads((exported / "export.json").read_text("utf-8"))
     assert report["search"]["differing"] == 0 and report["search"]["worst"] < 1e-4
+    assert report["notes"] == ["preprocessor.window: is not known here"]
     source = with_transducer(3)
     assert source.transducer is not None
     parts: Any = parts_of(source)
@@ -116,10 +130,15 @@ def test_graphs_that_do_not_belong_together_are_refused(exported: Path, tmp_path
     (tmp_path / "joiner.onnx").write_bytes((exported / "decoder.onnx").read_bytes())
     with pytest.raises(CheckpointError, match=r"joiner\.onnx: does not belong to the encoder"):
         open_search(runtime, tmp_path / "encoder.onnx")
-    other = with_transducer(3)
+    other = with_transducer(None)
     assert other.transducer is not None
-    other.transducer.embedding.add_(1)
-    export_transducer(other, ExportOptions(lengths=1)).write(tmp_path / "other")
+    other.toolkit, other.transducer.classes.bias[0] = "nemo", 100  # gives nothing, without a limit
+    written = export_transducer(other, ExportOptions(lengths=1))
+    written.write(tmp_path / "other")
+    assert "any number of tokens come from a frame" in " ".join(written.report["sherpa_onnx"])
+    assert "max_symbols: is null" in written.report["notes"][0]
+    found = open_model(tmp_path / "other" / "encoder.onnx")
+    assert open_search(found, tmp_path / "other" / "encoder.onnx").most is None
     (tmp_path / "joiner.onnx").write_bytes((tmp_path / "other" / "joiner.onnx").read_bytes())
     with pytest.raises(CheckpointError, match=r"joiner\.onnx: does not belong to the encoder"):
         open_search(runtime, tmp_path / "encoder.onnx")
@@ -218,7 +237,18 @@ def test_checkpoints_that_are_odd_are_refused_by_name(toolkit: str) -> None:
         ("espnet", {"decoder_conf": {"rnn_type": "gru"}}, "rnn_type: must be lstm, got 'gru'"),
         ("espnet", {"joint_net_conf": {"joint_activation_type": []}}, "must be one of tanh, relu"),
         ("nemo", {"joint": {"jointnet": 1}}, "joint.jointnet: must be a mapping"),
-        ("nemo", {"decoding": {"greedy": {"max_symbols": 5000}}}, "max_symbols: must be at most"),
+        *(
+            (
+                "nemo",
+                {"decoding": {"greedy": {name: most}}},
+                f"null or an integer from 1 to 1000, {got}",
+            )
+            for name, most, got in (
+                ("max_symbols", 5000, "got 5000"),
+                ("max_symbols_per_step", -1, "got -1"),
+                ("max_symbols", "10", "got '10'"),
+            )
+        ),
     ],
 )
 def test_configurations_that_cannot_be_exported_are_refused(
@@ -228,6 +258,21 @@ def test_configurations_that_cannot_be_exported_are_refused(
     read = {"espnet": from_espnet, "nemo": from_nemo}[toolkit]
     found, problems = read({**config, **changed}, state, None)
     assert found is None and expected in "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("greedy", "most"),
+    [
+        ({"max_symbols": 7, "max_symbols_per_step": 3}, 7),
+        ({"max_symbols": None, "max_symbols_per_step": 3}, 3),
+        ({"max_symbols": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_limit_is_that_of_nemos_configuration(greedy: dict[str, Any], most: int | None) -> None:
+    config, state = checkpoint("nemo")
+    found, _ = from_nemo({**config, "decoding": {"greedy": greedy}}, state, None)
+    assert found is not None and found.most == most
 
 
 def test_a_head_that_was_asked_for_is_exported_or_refused(

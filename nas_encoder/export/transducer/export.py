@@ -39,9 +39,12 @@ from nas_encoder.export.transducer.runtime import (
     JOINER,
     JOINER_INPUTS,
     JOINER_OUTPUTS,
+    LIMIT,
+    UNLIMITED,
     Sessions,
 )
 from nas_encoder.interchange.model import Model
+from nas_encoder.interchange.transducer import MOST
 
 _SHERPA_MOST = 10  # tokens of a frame in sherpa-onnx's greedy search
 
@@ -69,7 +72,7 @@ def export_transducer(model: Model, options: ExportOptions) -> Written:
         "feat_dim": str(parts.network.input_size),  # as sherpa-onnx calls it
         "pred_rnn_layers": str(search.layers),
         "pred_hidden": str(search.hidden),
-        "max_symbols_per_frame": str(search.most),
+        LIMIT: UNLIMITED if search.most is None else str(search.most),
         "export_id": _digest(parts, search),
     }
     graphs = {
@@ -106,7 +109,7 @@ def export_transducer(model: Model, options: ExportOptions) -> Written:
         "search": steps.to_dict(),
         "bytes": {name: len(content) for name, content in files.items()},
         "sherpa_onnx": _sherpa(parts, search, options.takes),
-        "notes": [*model.notes],
+        "notes": [*model.notes, *model.obstacles, *_unlimited(model, search)],
         "left_out": left_out(model, model.transducer.names),
         "metadata": metadata,
         "engine": options.engine,
@@ -174,8 +177,17 @@ def _digest(parts: Parts, search: TransducerParts) -> str:
 def _sherpa(parts: Parts, search: TransducerParts, takes: str) -> list[str]:
     found = differences(parts, takes, transducer=True)
     if search.most != _SHERPA_MOST:
+        count = "any number of" if search.most is None else f"at most {search.most}"
         found.append(
-            f"at most {search.most} tokens come from a frame, and sherpa-onnx takes up to "
-            f"{_SHERPA_MOST}"
+            f"{count} tokens come from a frame, and sherpa-onnx takes up to {_SHERPA_MOST}"
         )
     return found
+
+
+def _unlimited(model: Model, search: TransducerParts) -> list[str]:
+    if search.most is not None or model.toolkit != "nemo":
+        return []
+    return [
+        "decoding.greedy.max_symbols: is null, so a frame gives as many tokens as it says, as in "
+        f"NeMo on a CPU; {MOST} of one frame are an error here. NeMo's CUDA graphs take 10"
+    ]

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nas_encoder.errors import CheckpointError
 from nas_encoder.export.vocabulary import Vocabulary
+from nas_encoder.interchange.transducer import MOST
 
 
 class Steps(Protocol):
@@ -34,8 +36,8 @@ class Steps(Protocol):
         ...
 
     @property
-    def most(self) -> int:
-        """Most tokens of a frame."""
+    def most(self) -> int | None:
+        """Most tokens of a frame; None if there is no limit."""
         ...
 
     def step(self, token: int, states: Any) -> tuple[Tensor, Any]:
@@ -50,25 +52,42 @@ class Steps(Protocol):
 class Greedy:
     """The best token of each frame in turn, until it is the blank, at most ``most`` of a frame.
 
-    NeMo's greedy search takes up to 10 (``decoding.greedy.max_symbols``), ESPnet's one.
+    NeMo's greedy search takes up to ``decoding.greedy.max_symbols``, ESPnet's one. Without a limit
+    NeMo's goes on for ever with a frame that has no blank; this one does not.
     """
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self.tokens: list[int] = []
+        self.frames = 0
         zeros = torch.zeros(steps.layers, 1, steps.hidden)
         self.predicted, self.states = steps.step(steps.vocabulary.blank, (zeros, zeros))
 
     def feed(self, frames: Tensor) -> None:
-        """Go on with frames (T', D)."""
-        blank = self.steps.vocabulary.blank
+        """Go on with frames (T', D).
+
+        Raises:
+            CheckpointError: There is no limit, and a frame gives tokens without end.
+        """
+        blank, most = self.steps.vocabulary.blank, self.steps.most
         for frame in frames:
-            for _ in range(self.steps.most):
+            for _ in range(MOST if most is None else most):
                 token = int(self.steps.scores(frame, self.predicted).argmax())
                 if token == blank:
                     break
                 self.tokens.append(token)
                 self.predicted, self.states = self.steps.step(token, self.states)
+            else:
+                if most is None:
+                    raise self._endless()
+            self.frames += 1
+
+    def _endless(self) -> CheckpointError:
+        rule = (
+            f"output frame {self.frames} gives {MOST} tokens and no blank, and the model limits "
+            "them nowhere: set decoding.greedy.max_symbols in its configuration and export it anew"
+        )
+        return CheckpointError("greedy search of the transducer", [rule])
 
     @property
     def text(self) -> str:

@@ -33,8 +33,9 @@ _NAMES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     JOINER: (JOINER_INPUTS, JOINER_OUTPUTS),
 }
 _RANKS = {DECODER: (2, 1, 3, 3), JOINER: (3, 3)}
+LIMIT, UNLIMITED = "max_symbols_per_frame", "none"
 # Numbers in the metadata, and the largest that is taken.
-NUMBERS = {"pred_rnn_layers": 64, "pred_hidden": 65536, "max_symbols_per_frame": MOST}
+NUMBERS = {"pred_rnn_layers": 64, "pred_hidden": 65536, LIMIT: MOST}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Sessions:
         vocabulary: The classes.
         layers: L.
         hidden: H.
-        most: Most tokens of a frame.
+        most: Most tokens of a frame; None if there is no limit.
     """
 
     source: str
@@ -57,7 +58,7 @@ class Sessions:
     vocabulary: Vocabulary
     layers: int
     hidden: int
-    most: int
+    most: int | None
 
     def step(self, token: int, states: Any) -> tuple[Tensor, Any]:
         """See :class:`~nas_encoder.export.transducer.greedy.Steps`."""
@@ -98,9 +99,12 @@ def open_search(runtime: Runtime, encoder: Path, threads: int = 1) -> Sessions:
     metadata, vocabulary = runtime.metadata, runtime.vocabulary
     if not runtime.is_transducer or vocabulary is None:
         raise CheckpointError(str(encoder), ["is no encoder of a transducer"])
+    needed = {**NUMBERS}
+    if metadata.get(LIMIT) == UNLIMITED:
+        del needed[LIMIT]
     problems = [
         f"metadata: {name}: must be an integer from 1 to {most}, got {show(metadata.get(name))}"
-        for name, most in NUMBERS.items()
+        for name, most in needed.items()
         if not (metadata.get(name, "").isascii() and metadata.get(name, "").isdigit())
         or len(metadata[name]) > 9
         or not 1 <= int(metadata[name]) <= most
@@ -110,8 +114,9 @@ def open_search(runtime: Runtime, encoder: Path, threads: int = 1) -> Sessions:
     decoder, joiner = (
         _open(encoder.with_name(name), runtime, threads) for name in (DECODER, JOINER)
     )
-    layers, hidden, most = (int(metadata[name]) for name in NUMBERS)
-    return Sessions(str(encoder.parent), decoder, joiner, vocabulary, layers, hidden, most)
+    layers, hidden, *most = (int(metadata[name]) for name in needed)
+    limit = most[0] if most else None
+    return Sessions(str(encoder.parent), decoder, joiner, vocabulary, layers, hidden, limit)
 
 
 def _open(path: Path, runtime: Runtime, threads: int) -> Any:
