@@ -12,7 +12,7 @@ factor, N rows of D numbers that hold a stream's state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from nemo.collections.asr.parts.mixins.streaming import StreamingEncoder
 from nemo.utils import logging
 from torch import Tensor
 
+from nas_encoder.common.problems import show
 from nas_encoder.common.receptive_field import ReceptiveField
 from nas_encoder.errors import ConfigError, InputError
 from nas_encoder.nemo import cached_graph
@@ -116,7 +117,7 @@ class CacheAwareEncoder(StreamingEncoder):
         """Select one of :attr:`att_context_size_all`; begin new streams then.
 
         Raises:
-            ConfigError: It is another, or the encoder does not stream.
+            ConfigError: It is another or no list, or the encoder does not stream.
         """
         self.setup_streaming_params(att_context_size=att_context_size)
 
@@ -145,7 +146,7 @@ class CacheAwareEncoder(StreamingEncoder):
                 sizes are not possible, with those that are.
         """
         if att_context_size is not None:
-            self._select(list(att_context_size))
+            self._select(_context_of(att_context_size))
         rows = self._streams()
         if left_chunks is not None:
             logging.warning(
@@ -348,6 +349,14 @@ class CacheAwareEncoder(StreamingEncoder):
         batch, width = outputs.size(0), outputs.size(2)
         states = found.rows.reshape(batch, -1, width).unsqueeze(0)
         return outputs.transpose(1, 2), counts, states, last[None, :, :, None], found.marks
+
+
+def _context_of(given: Any) -> list[Any]:
+    """Return ``att_context_size`` as a list, which OmegaConf's and tuples become."""
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        rule = f"must be null or a list of two, the frames before and after, got {show(given)}"
+        raise ConfigError("att_context_size", [rule])
+    return list(given)
 
 
 def check_caches(given: list[Tensor]) -> None:

@@ -273,6 +273,9 @@ def test_a_context_of_several_lookaheads_names_none_of_them(common: ModuleType) 
     encoder.set_default_att_context_size(further)
     with pytest.raises(ConfigError, match=r"is that of several lookaheads, \[2, 0\]; choose one"):
         encoder.set_default_att_context_size(same)
+    for odd in (13, "13"):
+        with pytest.raises(ConfigError, match=rf"a list of two, .*, got {odd!r}"):
+            encoder.set_default_att_context_size(odd)
 
 
 @pytest.mark.parametrize(
