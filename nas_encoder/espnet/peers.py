@@ -129,11 +129,15 @@ class ContextualBlockPeer(EspnetPeer):
         ahead = int(own.hop_size) - 1 + int(own.look_ahead)
         return ahead * self.subsampling_factor + self.min_length - 1
 
+    def chunk(self, frames: int = 0) -> int:
+        """Return the input frames of as many hops as ``frames`` holds, of one at least."""
+        hop = int(self.encoder.hop_size) * self.subsampling_factor  # type: ignore[arg-type]
+        return hop * max(1, frames // hop)
+
     @torch.no_grad()
-    def stream(self, x: Tensor) -> Iterator[Tensor]:
-        """Encode (1, T, F) in chunks of as many frames as a block gives."""
-        x, states = self._begun(x), None
-        size = int(self.encoder.hop_size) * self.subsampling_factor  # type: ignore[arg-type]
+    def stream(self, x: Tensor, frames: int = 0) -> Iterator[Tensor]:
+        """Encode (1, T, F) in chunks of as many frames as one or more blocks give."""
+        x, states, size = self._begun(x), None, self.chunk(frames)
         left = self.history
         for start in range(0, x.size(1), size):
             chunk = x[:, start : start + size]

@@ -91,8 +91,12 @@ class CacheAwarePeer(NemoPeer):
         """
         return int(self.encoder.att_context_size[1]) * self.subsampling_factor  # type: ignore[index]
 
+    def chunk(self, frames: int = 0) -> int:
+        """Return the input frames of NeMo's chunks, R * S + S; there are no other ones."""
+        return int(self.encoder.streaming_cfg.shift_size[1])  # type: ignore[union-attr, index]
+
     @torch.no_grad()
-    def stream(self, x: Tensor) -> Iterator[Tensor]:
+    def stream(self, x: Tensor, frames: int = 0) -> Iterator[Tensor]:
         """Encode (1, T, F) in NeMo's chunks: R * S + 1 frames, then R * S + S each time."""
         encoder: Any = self.encoder
         conf = encoder.streaming_cfg

@@ -79,11 +79,23 @@ class Peer(nn.Module):
         """
         raise ConfigError("streaming", [f"{type(self.encoder).__name__} sees whole utterances"])
 
-    def stream(self, x: Tensor) -> Iterator[Tensor]:
+    def chunk(self, frames: int = 0) -> int:
+        """Return the input frames of the toolkit's longest chunk of at most ``frames``.
+
+        Its smallest one, if there is none.
+
+        Raises:
+            ConfigError: The encoder does not stream.
+        """
+        self.lookahead()
+        raise NotImplementedError
+
+    def stream(self, x: Tensor, frames: int = 0) -> Iterator[Tensor]:
         """Encode an utterance as the toolkit streams it, in evaluation mode.
 
         Args:
             x: (1, T, F).
+            frames: As of :meth:`chunk`.
 
         Yields:
             The output frames (1, t', D) that come out of each of the toolkit's chunks, t' >= 0.

@@ -21,12 +21,13 @@ _SAME = 1e-9  # of float64
 
 
 @torch.no_grad()
-def streamed(encoder: Peer | TappedEncoder, x: Tensor) -> Iterator[Tensor]:
-    """Encode an utterance in chunks: a toolkit's own, or the smallest ones of an encoder of ours.
+def streamed(encoder: Peer | TappedEncoder, x: Tensor, frames: int = 0) -> Iterator[Tensor]:
+    """Encode an utterance in chunks, of an encoder of ours or a toolkit's.
 
     Args:
         encoder: In evaluation mode.
         x: (1, T, F).
+        frames: As of :func:`chunk_of`.
 
     Yields:
         The output frames (1, t', D) of each chunk, t' >= 0; together they are those of ``forward``.
@@ -35,13 +36,28 @@ def streamed(encoder: Peer | TappedEncoder, x: Tensor) -> Iterator[Tensor]:
         ConfigError: The encoder does not stream.
     """
     if isinstance(encoder, Peer):
-        yield from encoder.stream(x)
+        yield from encoder.stream(x, frames)
         return
-    state, size = encoder.initial_state(1), encoder.period or encoder.subsampling_factor
+    state, size = encoder.initial_state(1), chunk_of(encoder, frames)
     for start in range(0, x.size(1), size):
         last = start + size >= x.size(1)
         y, state = encoder.step(x[:, start : start + size], state, last)
         yield y
+
+
+def chunk_of(encoder: Peer | TappedEncoder, frames: int = 0) -> int:
+    """Return the input frames of a chunk: the longest one of at most ``frames``, or the smallest.
+
+    The smallest is a toolkit's own, of which there may be no other, or of ours what the encoder
+    treats alike. Of ours the longest is of whole output frames.
+
+    Raises:
+        ConfigError: The encoder does not stream.
+    """
+    if isinstance(encoder, Peer):
+        return encoder.chunk(frames)
+    factor = encoder.subsampling_factor
+    return frames // factor * factor or encoder.period or factor
 
 
 @torch.no_grad()

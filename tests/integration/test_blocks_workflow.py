@@ -46,7 +46,9 @@ def check_streaming(exp: Path, text: str) -> None:
     assert "## What the numbers do not support" in text and "](results.png)" in text
     document = json.loads((exp / "results" / "results.json").read_text(encoding="utf-8"))
     assert document["tiny"] and document["origin"]["seed"] == 1
-    assert not own_paths(document)
+    words = document["origin"]["command"].split()
+    assert not own_paths({**document, "command": words})
+    assert document["options"]["expdir"] == "exp" and words[words.index("--datadir") + 1] == "data"
     (group,) = document["groups"]
     assert (group["corpus"], group["bound_ms"]) == ("timit", 190)
     rows = {row["name"]: row for row in group["rows"]}
@@ -54,7 +56,7 @@ def check_streaming(exp: Path, text: str) -> None:
     for name, row in rows.items():
         assert 0 < row["measured_ms"] <= row["lookahead_ms"] <= row["bound_ms"] == 190
         assert row["streamed"]["utterances"] == 2 and row["streamed"]["furthest"] <= 1e-3
-        assert row["streamed_ms"] > 0 and row["latency_ms"] > 0
+        assert row["streamed_ms"] > 0 and row["latency_ms"] > 0 and row["chunk_ms"] == 160
         assert 1.0 <= row["training_seconds"] < 3 and row["peak"] == "0.004"
         spec = yaml.safe_load((exp / "encoders" / "timit" / f"{name}.yaml").read_text())
         assert spec["lookahead_ms"] == 190

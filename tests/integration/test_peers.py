@@ -29,7 +29,7 @@ from nas_encoder.errors import (
 )
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.peers import build_peer, zipformer
-from nas_encoder.peers.streaming import seen_ahead, streamed
+from nas_encoder.peers.streaming import chunk_of, seen_ahead, streamed
 from nas_encoder.tables import PEERS
 from recipes.blocks.local.encoders import read_encoders
 
@@ -233,8 +233,10 @@ def test_what_streams(name: str, options: dict[str, Any], ahead: int) -> None:
         lengths = torch.tensor([x.size(1)])
         with torch.inference_mode():
             whole, _ = encoder(x, lengths)
-        pieces = list(streamed(encoder, x))
-        torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-5)
+        for frames in (50, 0):
+            pieces = list(streamed(encoder, x, frames))
+            torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-5)
+    assert chunk_of(encoder, 50) == (16 if name.startswith("nemo") else 48)
     assert sum(piece.size(1) > 0 for piece in pieces) > 4  # it did not wait for the end
     # In training the masks are the same: nothing but dropout and statistics of batches differs.
     for part in encoder.train().modules():

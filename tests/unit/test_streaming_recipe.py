@@ -15,15 +15,19 @@ from torch import Tensor
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.errors import CheckpointError, ConfigError, DataError
 from nas_encoder.network.complexity import count_parameters
+from nas_encoder.peers import streaming as peers
+from nas_encoder.peers.streaming import chunk_of
 from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import get_space
+from recipes.blocks.local.collect import elsewhere
 from recipes.blocks.local.encoders import Encoder
 from recipes.blocks.local.train import Limit
 from recipes.blocks.local.verdicts import verdicts
 from recipes.streaming.local import bounded, collect, streamed
 from recipes.streaming.local.plan import StreamingPlan
 from tools.experiments.recipe import read_options
+from tools.results.document import portable
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "streaming"
 CAUSAL: dict[str, Any] = {
@@ -157,6 +161,17 @@ def test_what_was_trained_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         streamed.compare(tmp_path / "nowhere", test, 1)
 
 
+def test_chunks_are_as_long_as_the_bound() -> None:
+    network = causal()
+    network.eval()
+    assert [chunk_of(network, frames) for frames in (0, 3, 4, 19)] == [network.period, 4, 4, 16]
+    x = torch.randn(1, 45, 8)
+    pieces = list(peers.streamed(network, x, 19))
+    assert len(pieces) == 3
+    whole, _ = network(x, torch.tensor([45]))
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-4, atol=1e-4)
+
+
 # -- what it says -----------------------------------------------------------------------------
 
 
@@ -180,6 +195,15 @@ def test_the_goal_asks_for_fewer_errors_than_each_toolkit() -> None:
     assert "met in **1 of 2** cases" in said and "not met" in said
     part = collect.Group("one", 190.0, "One", many[:2], verdicts(many[:2], 1, ["blocks_190ms"]))
     assert collect.goal_parts([part]) == []  # without one of the toolkits
+
+
+def test_folders_of_a_run_are_called_as_by_default() -> None:
+    options = {"expdir": "/a/real/exp1", "datadir": "/b/data2", "downloads": "/b/d", "debs": ""}
+    options["command"] = "recipes/streaming/run.sh --expdir=/link --datadir /b/data2 --debs /c"
+    said = portable(options["command"], names := elsewhere(options))
+    assert said == "recipes/streaming/run.sh --expdir=exp --datadir data --debs debs"
+    assert portable("/a/real/exp1/search", names) == "exp/search"
+    assert portable(str(RECIPE / "conf"), names) == "recipes/streaming/conf"
 
 
 def test_it_says_what_was_trained_and_how_it_was_tuned() -> None:

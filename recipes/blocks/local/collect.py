@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -228,6 +229,21 @@ def corpus_lines(plan: Plan, found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def elsewhere(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return what folders of a run are called on other machines, for :func:`portable`.
+
+    That is what ``run.sh`` calls them by default, whether they are given as they were typed or as
+    links to them were resolved.
+    """
+    words = [part for word in shlex.split(str(options["command"])) for part in word.split("=", 1)]
+    typed, names = dict(zip(words, words[1:], strict=False)), {str(ROOT): ""}
+    for key in ("expdir", "datadir", "downloads", "debs"):
+        for path in (str(options.get(key, "")), typed.get(f"--{key}", "")):
+            if Path(path).is_absolute():
+                names[path] = str(GENERAL.get(key, key))
+    return names
+
+
 def asked(arguments: list[str] | None, about: str | None) -> argparse.Namespace:
     """Return the run's options.yaml and the folder for the results, as they were typed."""
     parser = argparse.ArgumentParser(description=about)
@@ -275,9 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
         LIMITS,
     ]
     load = reader.latency["load"]
-    # As run.sh calls them by default.
-    names = {str(options[key]): str(GENERAL[key]) for key in ("expdir", "datadir", "downloads")}
-    names[str(ROOT)] = ""
+    names = elsewhere(options)
     facts = {
         "command": portable(options["command"], names),
         "seeds": " ".join(plan.seeds),

@@ -1,4 +1,8 @@
-"""Measures all encoders in one process, alone and in turns: 10 s whole and in chunks."""
+"""Measures all encoders in one process, alone and in turns: 10 s whole and in chunks.
+
+The chunks are as long as the encoder may see ahead, as whole output frames and a toolkit's own
+streaming allow.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ import torch
 from nas_encoder.common.documents import read_yaml
 from nas_encoder.deploy import timing
 from nas_encoder.errors import ConfigError
-from nas_encoder.peers.streaming import streamed
+from nas_encoder.peers.streaming import chunk_of, streamed
 from recipes.blocks.local.encoders import build
 from recipes.blocks.local.latency import FRAMES, measure, write
+from recipes.streaming.local.bounded import FRAME_MS
 from tools.experiments.measure import named_path
 from tools.scripts import command
 
@@ -25,7 +30,7 @@ _PASSES = 3  # in chunks, at least: they take long
 def in_chunks(
     specs: Mapping[str, Mapping[str, Any]], bins: int, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """Return the median ``streamed_ms`` of 10 s of features and the quartiles' distance.
+    """Return the median ``streamed_ms`` of 10 s of features, the quartiles' distance, ``chunk_ms``.
 
     Args:
         specs: Documents of :func:`~recipes.blocks.local.encoders.write_spec`, by name.
@@ -34,14 +39,19 @@ def in_chunks(
     """
     x = torch.randn(1, FRAMES, bins, generator=torch.Generator().manual_seed(0))
     encoders: dict[str, Any] = {name: build(spec, bins).eval() for name, spec in specs.items()}
+    bounds = {name: int(spec["lookahead_ms"] / FRAME_MS) for name, spec in specs.items()}
 
     def call(name: str) -> Any:
-        return lambda: list(streamed(encoders[name], x))
+        return lambda: list(streamed(encoders[name], x, bounds[name]))
 
     with torch.inference_mode():
         taken = timing.measure({name: call(name) for name in encoders}, repeats)
     return {
-        name: {"streamed_ms": 1e3 * own.median, "streamed_iqr_ms": 1e3 * own.iqr}
+        name: {
+            "streamed_ms": 1e3 * own.median,
+            "streamed_iqr_ms": 1e3 * own.iqr,
+            "chunk_ms": FRAME_MS * chunk_of(encoders[name], bounds[name]),
+        }
         for name, own in taken.items()
     }
 
@@ -62,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = {name: {**found[name], **chunks[name]} for name in specs}
     write(args.output, rows)
     for name, values in rows.items():
-        print(f"{name}: {values['ms']:.2f} ms, {values['streamed_ms']:.2f} ms in chunks")
+        size = f"chunks of {values['chunk_ms']:g} ms"
+        print(f"{name}: {values['ms']:.2f} ms, {values['streamed_ms']:.2f} ms in {size}")
 
 
 if __name__ == "__main__":
