@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from nas_encoder.errors import ConfigError, DataError, NasEncoderError
 from nas_encoder.network.complexity import count_parameters
 from tools.espnet_recipes import language_model as language_models
 from tools.espnet_recipes.bpe import tokens, train
+from tools.espnet_recipes.chunks import main as chunks
 from tools.espnet_recipes.configs import choices, table, train_config
 from tools.espnet_recipes.language_model import kenlm_tool, language_model, write_texts
 from tools.espnet_recipes.lengths import main as lengths
@@ -161,6 +163,27 @@ def test_what_is_decoded_in_chunks_must_stream() -> None:
     ):
         with pytest.raises(ConfigError, match=f"--decoding streaming: {reason}"):
             require_streaming(train_config(choice_of("timit", name)))
+
+
+def test_utterances_as_short_as_a_chunk_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = ROOT / "recipes" / "timit" / "espnet" / "conf" / "decode_ctc_streaming.yaml"
+    folders, out = [tmp_path / "dev", tmp_path / "test"], tmp_path / "out.json"
+    for folder, durations in zip(folders, ("a 0.4", "b 0.32\nc 3.0\nd 0.1"), strict=True):
+        folder.mkdir()
+        (folder / "utt2dur").write_text(f"{durations}\n")
+    words = [*map(str, folders), "--config", str(conf), "--output", str(out)]
+    assert chunks([*words, "--options="]) == 1 and not out.exists()
+    said = capsys.readouterr().err
+    assert "test: b: has 5120 samples (0.320 s), and must have more than 5120" in said
+    assert "test: d: has 1600 samples" in said and "would lose the audio" in said
+    assert "c:" not in said and "dev" not in said
+    assert chunks([*words, "--options=--ngpu 0 --sim_chunk_length 1599"]) == 0
+    found = json.loads(out.read_text())
+    assert found == {"chunk": 1599, "shortest": {str(folders[0]): 6400, str(folders[1]): 1600}}
+    assert chunks([*words, "--options=--sim_chunk_length many"]) == 1
+    assert "must be samples, 0 or more, got 'many'" in capsys.readouterr().err
 
 
 def test_pieces_are_listed_between_espnets_symbols() -> None:

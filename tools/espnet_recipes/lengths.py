@@ -30,6 +30,22 @@ def table_of(path: Path) -> dict[str, str]:
     return {row[0]: row[1] if len(row) > 1 else "" for row in rows if row}
 
 
+def samples_of(folder: Path) -> dict[str, int]:
+    """Return the samples of all utterances of a folder with ``utt2dur``.
+
+    Raises:
+        DataError: It cannot be read, or a duration is no number.
+    """
+    path, found = folder / "utt2dur", {}
+    for name, duration in table_of(path).items():
+        try:
+            found[name] = round(float(duration) * RATE)
+        except (ValueError, OverflowError):
+            rule = f"{name}: must have a duration in seconds, got '{duration}'"
+            raise DataError(str(path), [rule]) from None
+    return found
+
+
 def chosen(folder: Path, least: float, most: float) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the utterances that are longer than ``least`` and shorter than ``most`` seconds.
 
@@ -48,14 +64,11 @@ def chosen(folder: Path, least: float, most: float) -> tuple[dict[str, str], dic
     """
     durations, texts = table_of(folder / "utt2dur"), table_of(folder / "text")
     shortest, longest = int(least * RATE), int(most * RATE)
+    counted = samples_of(folder)
     kept: dict[str, str] = {}
     left: dict[str, list[str]] = {"too short": [], "too long": [], "without a text": []}
     for name, duration in durations.items():
-        try:
-            samples = round(float(duration) * RATE)
-        except (ValueError, OverflowError):
-            rule = f"{name}: must have a duration in seconds, got '{duration}'"
-            raise DataError(str(folder / "utt2dur"), [rule]) from None
+        samples = counted[name]
         if samples <= shortest:
             left["too short"].append(name)
         elif samples >= longest:

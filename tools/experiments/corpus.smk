@@ -181,7 +181,31 @@ if stage(4, *(path.format(bins=bins) for bins in FIRST for path in SHAPES.values
 include: "language_model.smk"
 
 
-if stage(6, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
+SPLITS = ["dev", *TESTS]
+# Utterances that ESPnet would decode wrongly in chunks are refused before anything is trained.
+CHUNKS = {
+    f"chunks/{Path(file).stem}.json": file
+    for (_, kind), file in DECODING_FILES.items()
+    if kind == "streaming"
+}
+
+
+rule chunks:
+    input:
+        [f"{folder(split)}/utt2dur" for split in SPLITS],
+        config=lambda w: CHUNKS[f"chunks/{w.name}.json"],
+    output: "chunks/{name}.json"
+    params:
+        folders=[folder(split) for split in SPLITS],
+        options=config["inference_args"],
+    priority: 1
+    log: "log/chunks/{name}.log"
+    shell:
+        "python -m tools.espnet_recipes.chunks {params.folders:q} --config {input.config:q}"
+        " --options={params.options:q} --output {output} > {log} 2>&1"
+
+
+if stage(6, *CHUNKS, *expand("costs/train/{encoder}.json", encoder=ENCODERS)):
 
     rule train:
         input:
@@ -207,7 +231,6 @@ if stage(6, expand("costs/train/{encoder}.json", encoder=ENCODERS)):
 
 
 DECODED = "decode/{encoder}/{decoding}/{split}/1best_recog/text"
-SPLITS = ["dev", *TESTS]
 ALL_DECODED = expand(DECODED, encoder=ENCODERS, decoding=DECODINGS, split=SPLITS)
 
 if stage(7, *ALL_DECODED):
@@ -216,6 +239,11 @@ if stage(7, *ALL_DECODED):
         input:
             "costs/train/{encoder}.json",
             lambda w: LANGUAGE_MODELS[w.decoding].files if w.decoding in LANGUAGE_MODELS else [],
+            lambda w: [
+                name
+                for name, file in CHUNKS.items()
+                if w.decoding == "streaming" and file == DECODING_FILES[w.encoder, w.decoding]
+            ],
             wav=lambda w: f"{folder(w.split)}/wav.scp",
             config=lambda w: DECODING_FILES[w.encoder, w.decoding],
         output: DECODED
