@@ -60,6 +60,13 @@ def is_capturing() -> bool:
     """Whether a graph is being captured, in which nothing may depend on data."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return True
+    return is_recording()
+
+
+def is_recording() -> bool:
+    """Whether CUDA records a graph, which then runs without Python: what is drawn here stays."""
+    if torch.compiler.is_compiling():
+        return False
     # Not is_available(), which queries the driver on every call.
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return started and torch.cuda.is_current_stream_capturing()

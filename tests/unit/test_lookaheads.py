@@ -105,6 +105,18 @@ def test_training_batches_draw_one() -> None:
     assert network.lookahead() == encoder_of(CHUNKS).lookahead()
 
 
+def test_a_recorded_step_would_keep_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, lengths = torch.randn(1, 50, BINS, dtype=torch.float64), torch.tensor([50])
+    several, one = encoder_of(CHUNKS, lookaheads=(3, 0), **EXACT), encoder_of(CHUNKS, **EXACT)
+    expected = several(x, lengths)[0]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert torch.allclose(several(x, lengths)[0], expected, rtol=0, atol=1e-10)
+    assert one.train()(x, lengths)[0].isfinite().all()
+    with pytest.raises(ConfigError, match=r"a CUDA graph of a step would keep .* got \(3, 0\)"):
+        several.train()(x, lengths)
+
+
 @pytest.mark.slow
 def test_recomputed_blocks_have_what_was_drawn() -> None:
     """Also if another batch comes before the backward pass of the first."""

@@ -22,7 +22,7 @@ from nas_encoder.network.complexity import count_parameters
 from nas_encoder.network.streaming import Chunk
 from nas_encoder.network.tapped import TappedEncoder, Taps, output_layer
 from nas_encoder.ops.dropout import dropout
-from nas_encoder.ops.masking import recomputing
+from nas_encoder.ops.masking import is_recording, recomputing
 from nas_encoder.spaces.blocks import positions, spans
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 from nas_encoder.spaces.blocks.attention import AttentionModule
@@ -149,9 +149,17 @@ class BlockEncoder(TappedEncoder):
             number += stage.blocks
 
     def _drawn(self) -> int | None:
-        """Return which of the lookaheads a training batch has; None for the selected one."""
+        """Return which of the lookaheads a training batch has; None for the selected one.
+
+        Raises:
+            ConfigError: A CUDA graph is recorded, of which all batches would have the same.
+        """
         if not self.training or len(self._forms) == 1:
             return None
+        if is_recording():
+            rule = "one is drawn for each training batch, and a CUDA graph of a step would keep "
+            rule += f"that of its first; record none, or train with one, got {self.lookaheads}"
+            raise ConfigError("lookaheads", [rule])
         shares = self.config.lookahead_probs or [1.0] * len(self._forms)
         return int(torch.multinomial(torch.tensor(shares), 1))
 

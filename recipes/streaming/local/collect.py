@@ -41,10 +41,10 @@ comparisons. Rates are the best of those tried, on validation data with the firs
 marked * lies at an end of those tried. 10 s: median time of 10 s of features on one thread, whole
 and in chunks, all encoders in turns. The chunks are as long as the bound, in whole output frames,
 of which ESPnet takes whole hops, and NeMo only what its context says, which is a little more; each
-length is in the table. Dropout: 0.1 in the modules of blocks and peers, as their authors have it
-(ESPnet's none of attention weights); cells have 0.1 before the last layer and none inside.
-Training time: CPU seconds of the steps of the weights, one thread, beside other trainings. In
-bold: the encoders that no other one of the table beats in both error and time for 10 s whole."""
+length is in the table. Dropout: 0.1 in the modules of blocks, and of peers as their authors have
+it; cells have 0.1 before the last layer and none inside. Training time: CPU seconds of the steps
+of the weights, one thread, beside other trainings. In bold: the encoders that no other one of the
+table beats in both error and time for 10 s whole."""
 LIMITS = """\
 - Networks of {least:.2f} to {most:.2f} M parameters, trained for {seconds} CPU seconds: they are
   judged by how fast they learn. Nothing here says how they compare at 10 M parameters and after
