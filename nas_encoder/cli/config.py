@@ -15,7 +15,7 @@ from nas_encoder.errors import ConfigError
 
 EXAMPLES = """examples:
   nas-encoder config espnet --list
-  nas-encoder config espnet train_asr_nas_small > conf/train_asr_nas.yaml
+  nas-encoder config espnet train_asr_nas_small > conf/train_asr_nas_small.yaml
   nas-encoder config nemo nas_ctc_bpe > conf/nas_ctc_bpe.yaml
   nas-encoder config nemo librispeech_100_blocks_hybrid   # one that recipes/librispeech/nemo trains
 """

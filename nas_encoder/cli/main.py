@@ -8,12 +8,14 @@ imported, so ``nas-encoder zoo`` does not wait for torch.
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from nas_encoder import __version__
 from nas_encoder.errors import NasEncoderError, StoppedError
@@ -41,9 +43,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses unknown options with its own usage, not with that of its parent."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; exit with status 2 if something is left."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            word, known = left[0].partition("=")[0], self._option_string_actions
+            close = difflib.get_close_matches(word, known, n=1)
+            guess = f" (did you mean {close[0]}?)" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(left)}{guess}")
+        return found, left
+
+
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; with ``only``, import and fill in just that sub-command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nas-encoder",
         description="Speech encoders found by neural architecture search.",
         epilog="'nas-encoder COMMAND --help' shows a command's options and examples.",

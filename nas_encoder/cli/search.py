@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train", metavar="DATA", help="training data (needed, but for a search in a table)"
     )
-    parser.add_argument("--valid", metavar="DATA", help="validation data")
+    parser.add_argument(
+        "--valid",
+        metavar="DATA",
+        help="validation data (a search with gradients can do without: then scores are those of "
+        "the half of the training data that the architecture learns from)",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="run folder")
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument(

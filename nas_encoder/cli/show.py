@@ -30,10 +30,22 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("genotype", help="name of the zoo or path of a YAML file")
-    parser.add_argument("--input-size", type=int, default=40, help="features a frame (default 40)")
-    parser.add_argument("--channels", type=int, help="initial channels (default 24)")
-    parser.add_argument("--layers", type=int, help="number of cells (default 17)")
-    parser.add_argument("--output-size", type=int, help="output width (default 512)")
+    parser.add_argument(
+        "--input-size", type=int, help="features a frame (default 40, of blocks 80)"
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        help="initial channels (default 24); of blocks the largest width (default: its own)",
+    )
+    parser.add_argument(
+        "--layers", type=int, help="number of cells (default 17); of blocks (default: its own)"
+    )
+    parser.add_argument(
+        "--output-size",
+        type=int,
+        help="output width (default 512, of blocks the last stage's)",
+    )
     parser.add_argument(
         "--stem-stride",
         type=int,
@@ -89,10 +101,12 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
     from nas_encoder.network import build_encoder
     from nas_encoder.network.complexity import count_macs, count_parameters
 
-    sizes = {name: getattr(args, name) for name in ("channels", "layers", "output_size")}
+    names = ("input_size", "channels", "layers", "output_size")
+    sizes = {name: getattr(args, name) for name in names}
+    space = get_space(genotype.space)
     options: dict[str, Any] = {
-        "input_size": args.input_size,
-        **get_space(genotype.space).sizes,
+        "input_size": space.bins,
+        **space.sizes,
         **{name: size for name, size in sizes.items() if size is not None},
         "stem_stride": tuple(args.stem_stride),
     }
@@ -100,7 +114,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
     frames = round(args.seconds * 1000 / args.frame_shift)
     factor = encoder.subsampling_factor
     parameters = count_parameters(encoder)
-    macs = count_macs(encoder, frames, args.input_size)
+    macs = count_macs(encoder, frames, options["input_size"])
     costs: dict[str, Any] = {
         "network": options,
         "parameters": {"encoder": parameters},
@@ -121,7 +135,7 @@ def network_costs(genotype: Genotype, args: argparse.Namespace) -> dict[str, Any
         costs["multiply_adds"]["with_classes"] = macs + layer * out_frames
     costs["streaming"] = _streaming(encoder, args.frame_shift)
     with contextlib.suppress(ConfigError):  # some are unbounded
-        network, shift = get_space(genotype.space).network, args.frame_shift
+        network, shift = space.network, args.frame_shift
         field = network.receptive_field(genotype.architecture, encoder.config)
         costs["receptive_field"] = {
             "frames": field.frames,
@@ -204,7 +218,7 @@ def _part_title(part: dict[str, Any]) -> str:
     if "cells" not in part:
         return str(part["part"])
     if str(part["part"]).startswith("stage"):
-        return f"{part['part']}, {part['cells']} blocks"
+        return f"{part['part']}, {part['cells']} block{'s' * (part['cells'] != 1)}"
     if part["cells"] == 1:
         return f"cell {part['first']}, {part['part']}"
     return f"cells {part['first']}-{part['last']}, {part['part']}"

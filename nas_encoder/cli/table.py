@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   nas-encoder table merge exp/part?.sqlite --output exp/table.sqlite
   nas-encoder table convert downloads/nb-asr --output nb-asr.sqlite
   nas-encoder table show synth_timit --top 5
-  nas-encoder table query synth_timit '[[1,0],[1,0,0],[1,0,0,0]]' --seed mean --json
+  nas-encoder table query synth_timit '[[4,1],[1,0,0],[5,1,0,0]]' --seed mean --json
   nas-encoder table compare synth_timit --output exp/compared
 """
 
@@ -171,7 +171,8 @@ def _query(args: argparse.Namespace) -> int:
     asked = {"seed": seed, "target": args.target}
     error = table.val_acc(key, epoch=args.epoch, **asked)
     if error is None:
-        raise DataError(f"table {args.source}", [f"it has no architecture {key}"])
+        rule = f"it has no architecture {key}; 'nas-encoder table show' lists the best that it has"
+        raise DataError(f"table {args.source}", [rule])
     document = {
         "model_hash": key,
         "seed": seed,

@@ -17,9 +17,10 @@ from nas_encoder.spaces.picture import architecture_lines, picture
 from nas_encoder.tables import KNOWN
 
 SIZES = """Of the networks that 'nas-encoder show NAME' builds: blocks and known encoders with their
-own sizes and 40 features a frame, all others as the smallest of He et al. 2020 (17 cells, 24
-channels). Errors are what searches recorded on their own validation data, of gradient searches the
-supernet's, of others after trainings of their own length: do not compare those of two searches."""
+own sizes and 80 features a frame, all others as the smallest of He et al. 2020 (17 cells, 24
+channels) with 40. Errors are what searches recorded on their own validation data, of gradient
+searches the supernet's, of others after trainings of their own length: do not compare those of two
+searches."""
 HEAD = (
     "genotype",
     "space",

@@ -22,6 +22,7 @@ from nas_encoder.data.tokens import TokenSet
 from nas_encoder.errors import DataError
 
 logger = logging.getLogger(__name__)
+MANY = 0.1  # of the utterances: so many that are too long are not left out without a warning
 
 
 @dataclass
@@ -146,6 +147,13 @@ def check_data(
     told: list[str] = []  # when the tokens were made
     for split, cuts in ((report.train, list(train)), (report.valid, list(valid))):
         told += _check_split(split, cuts, tokens, features, limits, report.errors, forbidden)
+        if max_frames is not None and split.too_long > split.utterances * MANY:
+            report.warnings.append(
+                f"{split.name}: {split.too_long} of {split.utterances} utterances are left out, as "
+                f"they are longer than {max_frames} frames "
+                f"({max_frames * features.config.frame_shift:g} s); to use them: --set "
+                "batch.longest_utterance=FRAMES, of 'data check' --max-frames"
+            )
         chosen = cuts
         if probe is not None and probe < len(cuts):
             chosen = random.Random(derive_seed(seed)).sample(cuts, probe)

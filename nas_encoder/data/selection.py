@@ -122,7 +122,7 @@ def select_utterances(
         )
         if selection.infeasible and not whole.problems():
             selection.remedy = (
-                "they are spelled letter by letter: for phones, use --tokens word ('tokens: word' "
-                f"in a configuration); else {selection.remedy}"
+                "they are spelled letter by letter: for phones, use --tokens phone ('tokens: "
+                f"phone' in a configuration); else {selection.remedy}"
             )
     return selection

@@ -43,8 +43,12 @@ class ListOptions:
         problems = []
         if self.kind not in TOKEN_KINDS:
             problems.append(f"kind: must be one of {', '.join(TOKEN_KINDS)}, got {self.kind!r}")
-        if (self.size is None) == (self.kind == "bpe") or (self.size is not None and self.size < 1):
-            problems.append(f"size: a number above 0 is for kind bpe, got {self.size}")
+        if self.size is None and self.kind == "bpe":
+            problems.append("size: kind bpe needs the number of pieces, for example 500")
+        elif self.size is not None and self.kind != "bpe":
+            problems.append(f"size: is for kind bpe, not {self.kind}")
+        elif self.size is not None and self.size < 1:
+            problems.append(f"size: must be at least 1, got {self.size}")
         if self.model_type not in MODEL_TYPES:
             known = ", ".join(MODEL_TYPES)
             problems.append(f"model_type: must be one of {known}, got {self.model_type!r}")

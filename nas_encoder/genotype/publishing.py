@@ -60,7 +60,8 @@ def publish(genotype: Genotype, folder: Path | None = None) -> Path:
         if folder is None:
             target.mkdir(parents=True, exist_ok=True)
         elif not target.is_dir():
-            raise GenotypeError(str(target), ["must be a folder"])
+            what = "is no folder" if target.exists() else "no such folder; make it first"
+            raise GenotypeError(str(target), [what])
     except OSError as error:
         raise GenotypeError(str(target), [f"cannot be made: {error.strerror}"]) from None
     path = target / f"{name}.yaml"

@@ -83,7 +83,7 @@ def write_readme(
         about["language"] = language[0]
     data = ("training", "validation")
     sections: dict[str, Mapping[str, Any] | str] = {
-        "Use": _use(model, repo or source.name),
+        "Use": _use(model, source, repo),
         "Model": _facts(model, time),
         "Results": _results(source, results),
         "Training": {
@@ -96,7 +96,7 @@ def write_readme(
             card.fenced(yaml.safe_dump(model.config, sort_keys=False, allow_unicode=True), "yaml"),
         ),
     }
-    title, genotype = repo or Path(model.source).stem, model.encoder.genotype
+    title, genotype = repo or _name(model), model.encoder.genotype
     text = card.render(title, model.toolkit, genotype, sections, about, requirement)
     return text, _missing(source, model)
 
@@ -120,7 +120,14 @@ def _missing(source: Path, model: Model) -> list[str]:
     ]
 
 
-def _use(model: Model, place: str) -> str:
+def _name(model: Model) -> str:
+    """Return the name of the file, of a training's folder that of the folder."""
+    path = Path(model.source)
+    return path.resolve().parent.name if path.suffix == ".pth" else path.stem
+
+
+def _use(model: Model, source: Path, repo: str | None) -> str:
+    place = repo or source.name
     if model.toolkit == "nemo":
         load = "restore_from" if place.endswith(".nemo") else "from_pretrained"
         code = f"""
@@ -134,11 +141,17 @@ print(model.transcribe(["speech.wav"])[0].text)
     conf = config.get("model_conf") or {}
     only = config.get("decoder") is None or conf.get("ctc_weight") == 1.0
     options = ", ctc_weight=1.0, lm_weight=0.0, beam_size=1" if only else ""
+    weights = Path(model.source)
+    if repo is None and weights.suffix == ".pth":  # from_pretrained takes archives and hubs' names
+        folder = _name(model)
+        load = f"Speech2Text({f'{folder}/config.yaml'!r}, {f'{folder}/{weights.name}'!r}{options})"
+    else:
+        load = f"Speech2Text.from_pretrained({place!r}{options})"
     code = f"""
 import soundfile
 from espnet2.bin.asr_inference import Speech2Text
 
-model = Speech2Text.from_pretrained({place!r}{options})
+model = {load}
 speech, rate = soundfile.read("speech.wav")  # {sample_rate("espnet", config):g} Hz, one channel
 print({"model(speech)[0][0][0]" if _taps(model) else "model(speech)[0][0]"})
 """

@@ -29,11 +29,11 @@ _NOT_OPTIONS = {
 # Leftovers of NeMo's own encoders that we do use.
 _USED = {"jasper": "filters of its last block", "feat_out": "width", "frame_splicing": "factor"}
 _OURS = {
-    "n_layers": "layers",
-    "subsampling_factor": "stem_stride",
-    "conv_channels": "channels",
-    "att_context_size": "lookaheads",
-    "att_context_probs": "lookahead_probs",
+    "n_layers": "'layers'",
+    "subsampling_factor": "'stem_stride', of blocks the front end's 'factor' in the genotype",
+    "conv_channels": "'channels'",
+    "att_context_size": "'lookaheads'",
+    "att_context_probs": "'lookahead_probs'",
 }
 
 
@@ -163,5 +163,5 @@ def _leftover(name: str) -> str:
     if name in _USED:
         text += f" but for the {_USED[name]}"
     elif name in _OURS:
-        text += f" (here it is '{_OURS[name]}')"
+        text += f" (here it is {_OURS[name]})"
     return f"{text}; delete it from the config (~model.encoder.{name}) if it is a leftover"

@@ -14,12 +14,10 @@ from nas_encoder.spaces.options import NetworkOptions
 if TYPE_CHECKING:
     from torch import nn
 
-_FEATURES = 40
-
 
 def build_encoder(
     genotype: str | Path | Mapping[str, Any] | Genotype,
-    input_size: int = _FEATURES,
+    input_size: int | None = None,
     channels: int | None = None,
     layers: int | None = None,
     output_size: int | None = None,
@@ -29,7 +27,7 @@ def build_encoder(
 
     Args:
         genotype: A zoo name, a path, the document as a mapping, or a genotype.
-        input_size: F, frequency bins of the features.
+        input_size: F, frequency bins of the features; None for 40, of a block encoder for 80.
         channels: C, initial channels; of a chain, the width of its layers; of NAS-Bench-ASR,
             the filters of its first block; None for 24. Of a block encoder, the width of its
             widest stage; None for the genotype's.
@@ -49,9 +47,14 @@ def build_encoder(
         GenotypeError: The genotype cannot be loaded.
         ConfigError: An option is unknown or breaks its rule; all are listed.
     """
-    given = {"channels": channels, "layers": layers, "output_size": output_size}
+    given = {
+        "input_size": input_size,
+        "channels": channels,
+        "layers": layers,
+        "output_size": output_size,
+    }
     sizes = {name: value for name, value in given.items() if value is not None}
-    return _build(load_genotype(genotype), {"input_size": input_size, **sizes, **options})
+    return _build(load_genotype(genotype), {**sizes, **options})
 
 
 def _build(
@@ -83,7 +86,7 @@ def read_options(
     Raises:
         ConfigError: A key is unknown or a value breaks its rule; all are listed.
     """
-    given = {"input_size": _FEATURES, **space.sizes, **options}
+    given = {"input_size": space.bins, **space.sizes, **options}
     found: NetworkOptions = space.options.from_dict(given, subject, words, architecture)
     return found
 

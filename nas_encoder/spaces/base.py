@@ -88,6 +88,7 @@ class SearchSpace(ABC):
         more_keys: Its keys that may be missing.
         sizes: Options of its networks where :func:`~nas_encoder.network.build_encoder` is given
             none, instead of their defaults.
+        bins: Their features of a frame there.
         features: A subset of :data:`LEARNED_EDGES` (edges can have parameters of their own),
             :data:`LIMITS` (dropout after, and limits on, chosen operations) and :data:`LATENCY`
             (the parts of its networks can be measured separately: ``costs.pieces``).
@@ -107,6 +108,7 @@ class SearchSpace(ABC):
     keys: ClassVar[tuple[str, ...]]
     more_keys: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[Mapping[str, int]] = {"channels": 24, "layers": 17, "output_size": 512}
+    bins: ClassVar[int] = 40
     features: ClassVar[frozenset[str]] = frozenset()
     zero: ClassVar[str | None] = None
     weightless: ClassVar[tuple[str, ...]] = ()

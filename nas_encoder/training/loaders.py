@@ -118,7 +118,7 @@ def open_data(
         if path is None:
             cuts[name] = cuts["other_half"]
         report = check_data(
-            train,
+            cuts["half"] if path is None else train,
             cuts[name],
             tokens,
             features,

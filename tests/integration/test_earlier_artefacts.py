@@ -303,7 +303,7 @@ def test_genotypes(expected: Expected) -> None:
 TOLD = {
     "bench": ("output",),
     "data check": ("tokens",),
-    "show": ("channels", "layers", "output_size"),
+    "show": ("input_size", "channels", "layers", "output_size"),
 }
 
 

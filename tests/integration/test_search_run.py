@@ -258,13 +258,18 @@ def test_the_validation_data_may_move_the_architecture(
 
 
 def test_a_search_without_validation_data_and_without_extras(
-    corpus: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Neither TensorBoard nor matplotlib is needed for the result."""
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     stages = {"stages": [{"layers": 3, "channels": 1, "epochs": 1, "warmup_epochs": 0}]}
     config = SearchConfig.from_dict(quick_config().to_dict() | stages)
-    genotype = run_search(config, corpus[0], tmp_path)
+    with caplog.at_level("WARNING"):
+        genotype = run_search(config, corpus[0], tmp_path)
+    assert "utterance ids are in both" not in caplog.text  # the halves have none in common
     assert load_genotype(tmp_path / "genotype.yaml") == genotype
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "tensorboard").exists()

@@ -130,9 +130,9 @@ def test_another_size_keeps_the_proportions() -> None:
 
 def test_sizes_are_the_genotypes_where_none_are_given() -> None:
     network: Any = build_encoder(genotype(Stage(24, 2, 2, FSMN)))
-    assert (network.input_size, network.output_size, network.subsampling_factor) == (40, 24, 8)
+    assert (network.input_size, network.output_size, network.subsampling_factor) == (80, 24, 8)
     assert isinstance(network.head, torch.nn.Identity)
-    assert build_encoder(HOURGLASS, output_size=10)(torch.randn(1, 9, 40), torch.tensor([9]))[
+    assert build_encoder(HOURGLASS, output_size=10)(torch.randn(1, 9, 80), torch.tensor([9]))[
         0
     ].shape == (1, 3, 10)
 
@@ -173,7 +173,7 @@ def test_taps_are_at_the_rate_and_width_of_the_output() -> None:
     message = r"taps\[1\]: must be a block before the last .* \(1\), got 2"
     with pytest.raises(ConfigError, match=message):
         build_encoder(HOURGLASS, taps=(1, 2))
-    network: Any = build_encoder(HOURGLASS, taps=(1,), conditioning=True, dropout=0.0)
+    network: Any = build_encoder(HOURGLASS, 40, taps=(1,), conditioning=True, dropout=0.0)
     x, lengths = torch.randn(2, 40, 40), torch.tensor([40, 22])
     out, _, [(number, tap)] = network.forward_taps(x, lengths, torch.tanh)
     plain, _, _ = network.forward_taps(x, lengths, None)
@@ -185,7 +185,7 @@ def test_taps_are_at_the_rate_and_width_of_the_output() -> None:
 def test_checkpointing_changes_neither_gradients_nor_statistics(front: Conv2dFront) -> None:
     torch.manual_seed(0)
     found = genotype(Stage(8, 1, 2, CONFORMER), Stage(8, 2, 1, CONFORMER), front=front)
-    plain: Any = build_encoder(found, dropout=0.0, attention_dropout=0.0)
+    plain: Any = build_encoder(found, 40, dropout=0.0, attention_dropout=0.0)
     again = copy.deepcopy(plain)
     again.config = replace(plain.config, checkpointing=True)
     x, lengths = torch.randn(2, 60, 40), torch.tensor([60, 41])
@@ -197,7 +197,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(front: Conv2dFro
 
 
 def test_drop_path_drops_utterances_whole() -> None:
-    network: Any = build_encoder(genotype(Stage(8, 1, 1, FSMN, final_norm=False)), dropout=0.0)
+    network: Any = build_encoder(genotype(Stage(8, 1, 1, FSMN, final_norm=False)), 40, dropout=0.0)
     network.set_drop_path(0.5)
     x = torch.randn(1, 20, 40).expand(64, -1, -1)
     y = network.train()(x, torch.full((64,), 20))[0]

@@ -46,7 +46,8 @@ def test_card_of_an_espnet_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     # With the CTC layer and what there is of a decoder.
     assert f"parameters of the model: {encoder + 6 * 6 + 6 + 16:,}" in text
     assert "10 features every 10 ms at 16000 Hz" in text and "### RESULTS" in text
-    assert "Speech2Text.from_pretrained('exp')" in text and "nonsense" not in text
+    assert "\n# exp\n" in text and "nonsense" not in text
+    assert "Speech2Text('exp/config.yaml', 'exp/valid.acc.ave.pth')" in text
     assert "- seed: 2020\n" in text
     assert "training: dump/raw/train/wav.scp" in text and "--encoder nas_encoder`" in text
 

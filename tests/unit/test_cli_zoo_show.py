@@ -181,6 +181,32 @@ def test_bad_input_gives_a_message_and_status_2(
     assert message in captured.err and not captured.out
 
 
+def test_blocks_are_shown_as_scale_and_build_encoder_have_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = run_json(capsys, "show", "blocks_librispeech", *QUICK)
+    assert shown["network"]["input_size"] == 80
+    assert shown["parameters"]["encoder"] == count_parameters(build_encoder("blocks_librispeech"))
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "guess"),
+    [
+        (["show", "asrnet_b", "--chanels", "3"], "show", " 3 (did you mean --channels?)"),
+        (["zoo", "add", "a.yaml", "--nane=a"], "zoo add", " (did you mean --name?)"),
+        (["doctor", "exp"], "doctor", ""),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str], words: list[str], command: str, guess: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: nas-encoder {command} [-h]")
+    assert told.endswith(f"{words[-1] if not guess else ''}{guess}\n")
+
+
 @pytest.mark.parametrize("name", ["asrnet_a", "asrnet_b", "darts_v2"])
 @pytest.mark.parametrize(("layers", "stride"), [(2, (1, 1)), (5, (2, 1)), (7, (1, 2))])
 def test_receptive_field_is_what_a_gradient_reaches(

@@ -84,6 +84,8 @@ def test_what_is_left_out_is_what_the_loader_leaves_out(folders, caplog):
     assert report.train.infeasible == len(selection.infeasible)
     assert report.train.used == len(selection.kept)
     assert "left out: 1 too short, 1 too long" in caplog.text
+    warning = "train: 1 of 4 utterances are left out, as they are longer than 120 frames (1.2 s)"
+    assert any(text.startswith(warning) for text in report.warnings) and warning in caplog.text
 
 
 def test_warnings(tmp_path, folders, caplog):
@@ -193,19 +195,19 @@ def test_full_finds_files_that_changed_since_their_manifest(tmp_path, capsys):
     gc.collect()  # lhotse leaves files open that it cannot read; here, where it is known
 
 
-def test_phones_as_characters_are_told_to_be_words(tmp_path):
+def test_phones_as_characters_are_told_to_be_phones(tmp_path):
     phones = "sil sh ix hv ae dcl d y er dcl d aa r kcl k s uw dx ih ng gcl g r iy s iy w aa"
     cuts = open_cuts(kaldi_dir(tmp_path, [1.5] * 4, [phones] * 4))
     tokens = TokenSet.build(texts(cuts))
-    remedy = "they are spelled letter by letter: for phones, use --tokens word"
+    remedy = "they are spelled letter by letter: for phones, use --tokens phone"
     report = check_data(cuts, cuts, tokens, CONFIG, raise_errors=False)
     assert len(report.errors) == 2 and all(remedy in error for error in report.errors)
     features = FeatureExtractor.fit(CONFIG, cuts)
     options = LoaderConfig(max_cuts=2, subsampling_factor=4)
     with pytest.raises(DataError, match=remedy):
         AsrLoader(cuts, tokens, features, options)
-    assert len(AsrLoader(cuts, TokenSet.build(texts(cuts), "word"), features, options)) == 2
-    # Where words would not fit either, nothing of the kind is said.
+    assert len(AsrLoader(cuts, TokenSet.build(texts(cuts), "phone"), features, options)) == 2
+    # Where phones would not fit either, nothing of the kind is said.
     report = check_data(cuts, cuts, tokens, CONFIG, subsampling_factor=40, raise_errors=False)
     assert "use coarser tokens" in report.errors[0] and "--tokens" not in report.errors[0]
 

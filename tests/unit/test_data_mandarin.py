@@ -148,6 +148,9 @@ def test_lists_that_cannot_be(tmp_path):
     with pytest.raises(ConfigError) as caught:
         write_token_list("x", tmp_path, ListOptions("kana", 5, "wordpiece", fixed=True))
     assert len(caught.value.problems) == 4
+    for wrong, told in ((("bpe",), "needs the number"), (("bpe", 0), "at least 1, got 0")):
+        with pytest.raises(ConfigError, match=f"size: .*{told}"):
+            write_token_list("x", tmp_path, ListOptions(*wrong))
     prepare_corpus("timit", timit(tmp_path / "t"), tmp_path / "timit", PART)
     with pytest.raises(DataError, match="not in the token set: .*'sil'"):
         write_token_list(tmp_path / "timit", tmp_path / "o", ListOptions("syllable", fixed=True))

@@ -50,6 +50,7 @@ class BlockSpace(SearchSpace):
     keys = ("front", "stages")
     more_keys = ("scale", "positions", "final_norm")
     sizes: ClassVar[Mapping[str, int]] = {}
+    bins: ClassVar[int] = 80
     features = frozenset({LATENCY})
 
     def __init__(self, name: str = "blocks", streaming: bool = False) -> None:
