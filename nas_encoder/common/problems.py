@@ -48,7 +48,8 @@ def key_path(key: object) -> str:
     return str(key) if plain else show(key)
 
 
-def _guess(value: object, known: Iterable[str]) -> str:
+def guess(value: object, known: Iterable[str]) -> str:
+    """Return the known name that is like a value, for the end of a message; else nothing."""
     if not isinstance(value, str) or len(value) > 60:
         return ""
     close = difflib.get_close_matches(value, known, n=1)
@@ -134,7 +135,7 @@ class Problems:
             if key not in known:
                 self.add(
                     f"{dot}{key_path(key)}",
-                    f"unknown key{_guess(key, shown)}; known: {', '.join(shown)}",
+                    f"unknown key{guess(key, shown)}; known: {', '.join(shown)}",
                 )
         return value
 
@@ -195,7 +196,7 @@ class Problems:
             return value
         note = known.note() if isinstance(known, (Names, Registry)) else ""
         what = "is missing" if value is None else f"unknown {kind} {show(value)}"
-        self.add(path, f"{what}{_guess(value, known)}; known: {', '.join(known)}{note}")
+        self.add(path, f"{what}{guess(value, known)}; known: {', '.join(known)}{note}")
         return None
 
 

@@ -37,9 +37,7 @@ def find_config(name_or_path: str | Path, kind: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    from nas_encoder.common.problems import show
+    from nas_encoder.common.problems import guess, show
 
-    raise ConfigError(
-        "config",
-        [f"no file {show(text)} and no shipped {kind} config of that name; shipped: {names}"],
-    )
+    rule = f"no file {show(text)} and no shipped {kind} config of that name{guess(text, names)}"
+    raise ConfigError("config", [f"{rule}; shipped: {', '.join(names)}"])

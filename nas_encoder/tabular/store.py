@@ -277,7 +277,8 @@ def load_table(source: str | Path) -> Table:
     if path.is_dir():
         return load_published(path)
     if not path.is_file():
-        raise DataError(str(source), [f"no such file or folder; shipped tables: {names}"])
+        shipped = ", ".join(names)
+        raise DataError(str(source), [f"no such file or folder; shipped tables: {shipped}"])
     with TableFile(path, create=False) as file:
         return file.read()
 

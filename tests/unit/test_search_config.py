@@ -272,6 +272,8 @@ def test_bad_settings_are_reported_together() -> None:
 def test_an_unknown_name_lists_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="he2020_revised"):
         find_config("he2021", "search")
+    with pytest.raises(ConfigError, match=r"of that name \(did you mean 'small'\?\); shipped: "):
+        find_config("smal", "search")
     with pytest.raises(ConfigError, match="no file"):
         load_search_config(tmp_path / "no.yaml")
 
