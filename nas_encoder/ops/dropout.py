@@ -35,6 +35,22 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     return result
 
 
+def add_dropped(x: Tensor, y: Tensor, rate: float, training: bool, step: float) -> Tensor:
+    """Return ``x + step * dropout(y, rate, training)``, with bytes kept for the backward pass."""
+    if (
+        training
+        and 0.0 < rate < 1.0
+        and x.device.type == "cpu"
+        and x.dtype == y.dtype
+        and x.shape == y.shape
+        and not is_capturing()
+    ):
+        result: Tensor = _AddDropped.apply(x, y, rate, step)  # type: ignore[no-untyped-call]
+        return result
+    y = dropout(y, rate, training)
+    return x + y if step == 1.0 else torch.add(x, y, alpha=step)
+
+
 class Dropout(nn.Dropout):
     """``nn.Dropout`` by :func:`dropout`."""
 
@@ -57,6 +73,24 @@ class _Dropout(torch.autograd.Function):
         return grad * factor, None
 
 
+class _AddDropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, rate: float, step: float) -> Tensor:
+        kept = torch.empty(y.shape, dtype=torch.uint8)
+        ctx.scale = step * draw_kept(kept, rate)
+        ctx.save_for_backward(kept)
+        return torch.addcmul(x, y, kept.to(y.dtype), value=ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (kept,) = ctx.saved_tensors
+        of_y = None
+        if ctx.needs_input_grad[1]:
+            of_y = kept.to(grad.dtype).mul_(grad).mul_(ctx.scale)
+        return grad, of_y, None, None
+
+
 def dropout_factor(x: Tensor, rate: float) -> Tensor:
     """Return what :func:`dropout` multiplies the elements of ``x`` on a CPU by, at random."""
     bits, least, scale = _drawn(x, rate)
@@ -65,10 +99,14 @@ def dropout_factor(x: Tensor, rate: float) -> Tensor:
     return factor.mul_(scale)
 
 
-def dropout_kept(x: Tensor, rate: float) -> tuple[Tensor, float]:
-    """Return :func:`dropout_factor` as bools, a quarter of its size, and what scales true ones."""
-    bits, least, scale = _drawn(x, rate)
-    return bits >= least, scale
+def draw_kept(out: Tensor, rate: float) -> float:
+    """Write to bytes, at random, 1 for what :func:`dropout` keeps, else 0; return its scale.
+
+    Whole numbers of four elements may be drawn one after the other as well as at once.
+    """
+    bits, least, scale = _drawn(out, rate)
+    torch.ge(bits, least, out=out)  # bools are written and read much slower
+    return scale
 
 
 def _drawn(x: Tensor, rate: float) -> tuple[Tensor, int, float]:

@@ -12,6 +12,7 @@ inside; N valid positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from nas_encoder.ops.depthwise import (
 from nas_encoder.ops.masking import is_capturing, is_recomputing
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 
+_MOST = 1 << 17  # elements of a map at a time
 FEWEST_CHANNELS = 24  # with fewer and without padding the modules are up to 15 % faster
 _KNOWN = (nn.Conv2d, DepthwiseConv2d, MaskedBatchNorm2d)
 
@@ -92,12 +94,15 @@ def pointwise_norm(
     Returns:
         (B, D, ceil(T / s), ceil(F / s)), zero in padding frames.
     """
-    kernel, geometry = None, (1, 1)
-    if depthwise is not None:
-        kernel, geometry = depthwise.weight, (depthwise.stride[0], depthwise.dilation[0])
-    output: Tensor = _PointwiseNorm.apply(  # type: ignore[no-untyped-call]
-        x, kernel, pointwise.weight, norm.weight, norm.bias, geometry, _Norm(norm, mask)
-    )
+    own = pointwise.weight, norm.weight, norm.bias
+    output: Tensor
+    if depthwise is None:
+        output = _PointwiseNorm.apply(x, *own, _Norm(norm, mask))  # type: ignore[no-untyped-call]
+    else:
+        geometry = depthwise.stride[0], depthwise.dilation[0]
+        output = _SeparableNorm.apply(  # type: ignore[no-untyped-call]
+            x, depthwise.weight, *own, geometry, _Norm(norm, mask)
+        )
     return output
 
 
@@ -179,12 +184,93 @@ def _first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def _where_positive(grad: Tensor, x: Tensor) -> Tensor:
+    """Set (B, C, T, F) to zero where ReLU of ``x`` (B, T, F, C) is, in place.
+
+    A new tensor rather than a view of one: to such autograd adds other gradients in place.
+    """
+    if not grad.is_contiguous(memory_format=torch.channels_last):
+        grad = grad.contiguous(memory_format=torch.channels_last)
+    x = _first(x)
+    return torch.ops.aten.threshold_backward.grad_input(grad, x, 0, grad_input=grad)  # type: ignore[no-any-return]
+
+
+class _Rows:
+    """Frames of (B, T, F, C), a part after the other, in the memory of a core's cache."""
+
+    def __init__(self, x: Tensor, norm: _Norm) -> None:
+        self.x, self.valid = x.view(-1, x.size(2) * x.size(3)), norm.valid
+        self.channels, self.bins = x.size(3), x.size(2)
+        self.count = self.x.size(0) if self.valid is None else self.valid.numel()
+
+    def parts(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield the places of frames and of positions, and what is there, (n, C)."""
+        step = max(1, _MOST // self.x.size(1))
+        for first in range(0, self.count, step):
+            own = slice(first, min(first + step, self.count))
+            x = self.x[own] if self.valid is None else self.x.index_select(0, self.valid[own])
+            yield own, slice(own.start * self.bins, own.stop * self.bins), x.view(-1, self.channels)
+
+
 class _PointwiseNorm(torch.autograd.Function):
+    """Without a convolution before it: of many channels, so ReLU's output never exists whole."""
+
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        kernel: Tensor | None,
+        pointwise: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: _Norm,
+    ) -> Tensor:
+        x = _last(x)
+        rows = _Rows(x, norm)
+        y = x.new_empty(rows.count * rows.bins, pointwise.size(0))
+        for _, places, own in rows.parts():
+            torch.mm(torch.relu(own), pointwise.flatten(1).t(), out=y[places])
+        output, *statistics = norm.forward(y, weight, bias, x.shape[:3])
+        ctx.save_for_backward(x, y, pointwise, weight, *statistics)
+        ctx.norm = norm
+        return _first(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, pointwise, weight, *statistics = ctx.saved_tensors
+        norm: _Norm = ctx.norm
+        of_y, of_weight, of_bias = norm.backward(grad, y, weight, *statistics)
+        of_x = of_pointwise = within = None
+        if ctx.needs_input_grad[0]:
+            of_x = (
+                torch.empty_like(_first(x)) if norm.valid is None else torch.zeros_like(_first(x))
+            )
+            within = of_x.permute(0, 2, 3, 1).view(-1, x.size(2) * x.size(3))
+        if ctx.needs_input_grad[1]:
+            of_pointwise = x.new_zeros(pointwise.shape)
+        for frames, places, own in _Rows(x, norm).parts():
+            slope = of_y[places]
+            if of_pointwise is not None:
+                of_pointwise.view(pointwise.shape[:2]).addmm_(slope.t(), torch.relu(own))
+            if within is None:
+                continue
+            if norm.valid is None:
+                found = within[frames].view_as(own)
+                torch.mm(slope, pointwise.flatten(1), out=found)
+            else:
+                found = slope @ pointwise.flatten(1)
+            torch.ops.aten.threshold_backward.grad_input(found, own, 0, grad_input=found)
+            if norm.valid is not None:
+                within.index_copy_(0, norm.valid[frames], found.view(-1, within.size(1)))
+        return of_x, of_pointwise, of_weight, of_bias, None
+
+
+class _SeparableNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        kernel: Tensor,
         pointwise: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -192,19 +278,15 @@ class _PointwiseNorm(torch.autograd.Function):
         norm: _Norm,
     ) -> Tensor:
         x = _last(x)
-        inner = torch.relu(x)
-        if kernel is not None:
-            stride, dilation = geometry
-            padding = dilation * (kernel.size(2) // 2)
-            inner = _last(
-                F.conv2d(_first(inner), kernel, None, stride, padding, dilation, x.size(3))
-            )
+        stride, dilation = geometry
+        padding = dilation * (kernel.size(2) // 2)
+        given = _first(torch.relu(x))
+        inner = _last(F.conv2d(given, kernel, None, stride, padding, dilation, x.size(3)))
         size = inner.shape[:3]
         inner = norm.packed(inner)
         y = inner @ pointwise.flatten(1).t()
         output, *statistics = norm.forward(y, weight, bias, size)
-        kept = None if kernel is None else inner
-        ctx.save_for_backward(x, kept, y, kernel, pointwise, weight, *statistics)
+        ctx.save_for_backward(x, inner, y, kernel, pointwise, weight, *statistics)
         ctx.geometry, ctx.norm = geometry, norm
         return _first(output)
 
@@ -215,20 +297,15 @@ class _PointwiseNorm(torch.autograd.Function):
         norm: _Norm = ctx.norm
         of_y, of_weight, of_bias = norm.backward(grad, y, weight, *statistics)
         of_x = of_kernel = of_pointwise = None
-        rectified = x
-        if kernel is not None or ctx.needs_input_grad[2]:
-            rectified = torch.relu(x)
-        inner = norm.packed(rectified) if inner is None else inner
         if ctx.needs_input_grad[2]:
             of_pointwise = (of_y.t() @ inner).view_as(pointwise)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            of_x = norm.unpacked(of_y @ pointwise.flatten(1))
-            if kernel is not None:
-                given, own = _first(rectified), _first(of_x)
-                if ctx.needs_input_grad[1]:
-                    of_kernel = depthwise_weight_gradient(given, kernel, own, *ctx.geometry)
-                of_x = _last(depthwise_input_gradient(given, kernel, own, *ctx.geometry))
-            of_x = _first(torch.ops.aten.threshold_backward(of_x, x, 0))
+            given, own = _first(torch.relu(x)), _first(norm.unpacked(of_y @ pointwise.flatten(1)))
+            if ctx.needs_input_grad[1]:
+                of_kernel = depthwise_weight_gradient(given, kernel, own, *ctx.geometry)
+            if ctx.needs_input_grad[0]:
+                of_x = depthwise_input_gradient(given, kernel, own, *ctx.geometry)
+                of_x = _where_positive(of_x, x)
         return of_x, of_kernel, of_pointwise, of_weight, of_bias, None, None
 
 
@@ -264,20 +341,20 @@ class _PairNorm(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_second = _column_gradient(of_y, inner, second, ctx.geometry[1])
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            of_inner = _gradient(of_y, inner, second, ctx.geometry[1], INPUT)
+            of_inner = _last(_gradient(of_y, inner, second, ctx.geometry[1], INPUT))
             rectified = torch.relu(x)
             if ctx.needs_input_grad[1]:
                 of_first = _gradient(of_inner, rectified, first, ctx.geometry[0], WEIGHT)
             if ctx.needs_input_grad[0]:
                 of_x = _gradient(of_inner, rectified, first, ctx.geometry[0], INPUT)
-                of_x = _first(torch.ops.aten.threshold_backward(of_x, x, 0))
+                of_x = _where_positive(of_x, x)
         return of_x, of_first, of_second, of_weight, of_bias, None, None
 
 
 def _gradient(grad: Tensor, x: Tensor, kernel: Tensor, geometry: Any, wanted: int) -> Tensor:
-    """Return PyTorch's gradient of the input, (B, T, F, C), or of the kernel.
+    """Return PyTorch's gradient of the input, (B, C, T, F), or of the kernel.
 
-    ``geometry`` are stride and padding.
+    ``grad`` and ``x`` have the channels last; ``geometry`` are stride and padding.
     """
     found: Tensor = torch.ops.aten.convolution_backward(
         _first(grad),
@@ -291,7 +368,7 @@ def _gradient(grad: Tensor, x: Tensor, kernel: Tensor, geometry: Any, wanted: in
         1,
         [wanted == INPUT, wanted == WEIGHT, False],
     )[wanted]
-    return found if wanted == WEIGHT else _last(found)
+    return found
 
 
 def _column_gradient(grad: Tensor, x: Tensor, kernel: Tensor, geometry: Any) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_encoder.ops import feed_forward
+from nas_encoder.ops import dropout, feed_forward
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.frames import Frames
 from nas_encoder.spaces.blocks.modules import build_module
@@ -33,11 +33,14 @@ def run(module: Any, x: Tensor) -> tuple[list[Tensor], int]:
     return [y, *torch.autograd.grad((y * weights).sum(), wanted)], sum(seen.values())
 
 
+@pytest.mark.parametrize("most", [1 << 18, 1])
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 @pytest.mark.parametrize("activation", ["swish", "relu"])
 def test_numbers_are_those_of_the_layers(
-    activation: str, rate: float, monkeypatch: pytest.MonkeyPatch
+    activation: str, rate: float, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(feed_forward, "_MOST", most)
+    monkeypatch.setattr(feed_forward, "_LEAST_ROWS", 17)
     torch.manual_seed(0)
     config = BlocksConfig(dropout=rate)
     module: Any = build_module(FeedForward(4.0, activation), 8, config, True).double().train()
@@ -62,3 +65,21 @@ def test_numbers_are_those_of_the_layers(
     with torch.no_grad():
         module(x, Frames())
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_what_is_dropped_and_added(step: float) -> None:
+    torch.manual_seed(0)
+    x, y = (torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weights = torch.randn(3, 7, 5, dtype=torch.float64)
+    found = []
+    for function in (
+        lambda: dropout.add_dropped(x, y, 0.3, True, step),
+        lambda: x + step * dropout.dropout(y, 0.3, True),
+    ):
+        torch.manual_seed(1)
+        z = function()
+        found.append([z, *torch.autograd.grad((z * weights).sum(), (x, y))])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    assert (found[0][2] == 0).any() and (found[0][2] != 0).any()
+    assert torch.equal(dropout.add_dropped(x, y, 0.3, False, step), x + step * y)

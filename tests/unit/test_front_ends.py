@@ -11,6 +11,7 @@ from torch import Tensor
 from nas_encoder.baselines import DFSMNSAN, DFSMNSANConfig
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.genotype import load_genotype
+from nas_encoder.ops import subsampling
 from nas_encoder.ops.masking import padding_frames
 from nas_encoder.spaces.blocks.architecture import BlockArchitecture
 from nas_encoder.spaces.blocks.config import BlocksConfig
@@ -153,12 +154,65 @@ def test_half_precision_is_close(part: Part) -> None:
     assert 0 < error < 0.05 * expected[valid].abs().max()
 
 
+TWO = [
+    *(Conv2dFront(4, channels) for channels in (3, 65)),
+    *(Conv2dFront(factor, 3, False) for factor in (4, 8)),
+    Conv2dFront(8, 3),
+    *(DepthwiseFront(factor, 3) for factor in (4, 8)),
+]
+
+
+@pytest.mark.parametrize("strips", [1 << 21, 1 << 8, 1])
+@pytest.mark.parametrize("part", TWO, ids=lambda part: part.text())
+def test_numbers_of_two_convolutions_at_once(
+    part: Part, strips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = built(part).train()
+    monkeypatch.setattr(subsampling, "_MOST", strips)
+    calls: list[Any] = []
+    function = subsampling._Two
+    real = function.forward
+    called = staticmethod(lambda *given: calls.append(1) or real(*given))
+    monkeypatch.setattr(function, "forward", called)
+    x, lengths = noise(3, 41), torch.tensor([41, 26, 15])
+    x[padding_frames(lengths, 41)] = float("nan")
+
+    def run(given: Tensor | None) -> list[Tensor]:
+        frames = x.nan_to_num().requires_grad_() if given is None else x.clone().requires_grad_()
+        y, out = front(frames, given)
+        valid = torch.ones_like(y[..., 0]) if out is None else ~padding_frames(out, y.size(1))
+        loss = (y * torch.sin(torch.arange(WIDTH)) * valid.unsqueeze(2)).square().sum()
+        wanted = [frames, *(own for own in front.parameters() if own.requires_grad)]
+        return [y[valid.bool()], *torch.autograd.grad(loss, wanted)]
+
+    for given in (lengths, None):
+        calls.clear()
+        found = run(given)
+        assert len(calls) == 1
+        layer: Any = front.convolutions[1]
+        layer = layer[0] if isinstance(part, DepthwiseFront) else layer
+        hook = layer.register_forward_hook(lambda *_: None)  # so the layers run
+        expected = run(given)
+        hook.remove()
+        assert len(calls) == 1
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+        layer.weight.requires_grad_(False)
+        front.convolutions[0].bias.requires_grad_(False)
+        names = [name for name, own in front.named_parameters() if not own.requires_grad]
+        frozen = run(given)
+        places = [name not in names for name, _ in front.named_parameters()]
+        kept = [own for own, keep in zip(expected[2:], places, strict=True) if keep]
+        torch.testing.assert_close(frozen, [*expected[:2], *kept], rtol=1e-11, atol=1e-11)
+        front.requires_grad_(True)
+
+
 @pytest.mark.parametrize("channels", [64, 65])
 def test_layouts_of_wide_convolutions_agree(channels: int) -> None:
     front = built(Conv2dFront(4, channels))
     x, lengths = noise(2, 41), torch.tensor([41, 26])
-    y, _ = front(x, lengths)
-    torch.testing.assert_close(front.train()(x, lengths)[0], y, rtol=0, atol=1e-12)
+    with torch.no_grad():  # in training, the layers one by one
+        y, _ = front(x, lengths)
+        torch.testing.assert_close(front.train()(x, lengths)[0], y, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("context", [0, 4])

@@ -58,7 +58,7 @@ def test_numbers_are_those_of_the_modules(
         mask = frame_mask(torch.tensor(lengths), 9, x.dtype)
         x = x * mask
     calls = []
-    for function in ("_PointwiseNorm", "_PairNorm"):
+    for function in ("_PointwiseNorm", "_SeparableNorm", "_PairNorm"):
         own = getattr(fused, function)
         monkeypatch.setattr(own, "forward", counted(own.forward, calls))
     found = run(module, x, mask)

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from nas_encoder.errors import ConfigError
 from nas_encoder.network.streaming import Chunk, size_of, slide
 from nas_encoder.network.tapped import Taps
+from nas_encoder.ops.fused import has_hooks
 from nas_encoder.ops.masking import frame_mask, padding_frames, reduced_lengths
+from nas_encoder.ops.subsampling import can_fuse, two_convolutions
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.front_parts import (
     Conv1dFront,
@@ -116,12 +118,19 @@ class Convolutions2d(FrontEnd):
 
     def frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map (B, T, F), zero in padding frames, to (B, T', C)."""
-        if self.training and self.wide:
+        layers: list[Any] = list(self.convolutions)
+        separable = isinstance(layers[1], nn.Sequential)
+        pair = layers[0], layers[1][0] if separable else layers[1]
+        if self.training and can_fuse(x, *pair) and not (separable and has_hooks(layers[1])):
+            x = two_convolutions(x, *pair, lengths)
+            layers[:2] = [layers[1][1] if separable else nn.Identity()]
+            lengths = None if lengths is None else reduced_lengths(lengths, 2)
+        elif self.training and self.wide:
             x = x.unsqueeze(1)
         else:
             x = x.unsqueeze(3).permute(0, 3, 1, 2)  # (B, 1, T, F), in memory channels last
-        last = len(self.convolutions) - 1
-        for number, layer in enumerate(self.convolutions):
+        last = len(layers) - 1
+        for number, layer in enumerate(layers):
             x = layer(x)
             # Without padding no valid frame reads beyond the end.
             if lengths is not None and self.padded and number < last:

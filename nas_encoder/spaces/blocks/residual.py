@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_encoder.network.streaming import Chunk, slide
-from nas_encoder.ops.dropout import dropout
+from nas_encoder.ops.dropout import add_dropped, dropout
 from nas_encoder.ops.masking import reduced_lengths
 from nas_encoder.spaces.blocks.architecture import Stage
 from nas_encoder.spaces.blocks.config import BlocksConfig
@@ -47,10 +47,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map (B, T, C) to (B, T, C); padding frames may hold anything finite."""
         for place, (step, layer) in enumerate(zip(self.steps, self.layers, strict=True)):
-            y = dropout(layer(x, frames), self.dropout, self.training)
+            y = layer(x, frames)
             if self.training and self.drop_path:
-                y = _dropped(y, self.drop_path)
-            x = x + y if step == 1.0 else torch.add(x, y, alpha=step)
+                y = _dropped(dropout(y, self.dropout, True), self.drop_path)
+                x = torch.add(x, y, alpha=step)
+            else:
+                x = add_dropped(x, y, self.dropout, self.training, step)
             if self.norms:
                 x = self.norms[place](x)
         out: Tensor = self.final_norm(x)
