@@ -196,10 +196,11 @@ class _Two(torch.autograd.Function):
         )
         result = torch.empty(x.size(0), *shape, dtype=x.dtype, memory_format=torch.channels_last)
         strips = list(_strips(layers, sizes, first.size(0) * features))
+        kernel = second.contiguous(memory_format=torch.channels_last)
         for strip in strips:
             inner = strip.between(strip.image(x), layers[0], first, first_bias)
             begin, end = strip.rows
-            result[strip.place, :, begin:end] = layers[1].convolve(inner, second, second_bias)[0]
+            result[strip.place, :, begin:end] = layers[1].convolve(inner, kernel, second_bias)[0]
             if end == layers[1].after(strip.ends[0], 0):
                 result[strip.place, :, end:] = 0.0
         ctx.save_for_backward(x, first, first_bias, second)
@@ -218,6 +219,7 @@ class _Two(torch.autograd.Function):
         ]
         of_x, of_first, of_first_bias, of_second, of_second_bias = found
         wide = layers[1].groups == 1 and second.size(1) > _MANY
+        kernel = second.contiguous(memory_format=torch.channels_last)
         for strip in ctx.strips:
             image = strip.image(x)
             inner = strip.between(image, layers[0], first, first_bias)
@@ -229,7 +231,7 @@ class _Two(torch.autograd.Function):
                 of_second += layers[1].gradient(*pair, second, WEIGHT)
             if of_x is None and of_first is None and of_first_bias is None:
                 continue
-            slope = layers[1].gradient(own, inner, second, INPUT)
+            slope = layers[1].gradient(own, inner, kernel, INPUT)
             torch.ops.aten.threshold_backward.grad_input(slope, inner, 0, grad_input=slope)
             if of_first_bias is not None:
                 of_first_bias += slope.sum((0, 2, 3))
