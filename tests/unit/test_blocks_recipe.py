@@ -101,6 +101,7 @@ def test_the_fast_search_has_a_predicted_latency() -> None:
     given = [word for word in shlex.split(found.search_options("fast")) if word != "--set"]
     config = load_any_search_config(str(RECIPE / "conf" / "search.yaml"), given)
     assert isinstance(config, TrialsConfig) and config.strategy == "evolution"
+    assert config.training.lr == found.options["fast_rate"]
     assert config.objective.latency_ms == 4.5 and config.objective.table == "latency_table.yaml"
     names = [known["known"] for known in config.trials.initial]
     assert names == ["transformer", "dfsmn_san", "hourglass"] and config.measure.repeats == 3

@@ -21,7 +21,7 @@ FAST = "fast"  # evolution within a latency that is predicted, so whatever else 
 TABLE = "latency_table.yaml"
 # Searches that are made where random points are trained.
 ONE_CORPUS = (RANDOM, ONESHOT, HYPERBAND)
-_OLDER = {"shared_draws": 0, "oneshot_trials": 0, "extend": 0, "fast_ms": 0, "fast_known": ""}
+_LACKING = ("shared_draws", "oneshot_trials", "extend", "fast_ms", "fast_rate")
 
 
 class Plan:
@@ -38,7 +38,7 @@ class Plan:
     def __init__(self, recipe: Path, options: Mapping[str, Any]) -> None:
         # Runs of earlier versions lack some.
         self.recipe = recipe
-        self.options = {**_OLDER, **options}
+        self.options = {**dict.fromkeys(_LACKING, 0), "fast_known": "", **options}
         known = read_yaml(self.conf("corpora"), ConfigError)
         self._all = read_encoders(self.conf("encoders"))
         self.searches, self.rates = self._words("searches"), self._words("rates")
@@ -205,6 +205,7 @@ class Plan:
             "strategy": "evolution",
             "objective.table": TABLE,
             "objective.latency_ms": self.options["fast_ms"],
+            "training.lr": self.options["fast_rate"],
             "trials.initial": json.dumps(known),
         }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
