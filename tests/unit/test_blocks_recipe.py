@@ -360,6 +360,23 @@ def test_readme_gets_the_figure_and_the_encoders_that_nothing_beats(tmp_path: Pa
         "| 5.0 ms | found | 0.30 M | 10.0 % | 40.0 % | 0.78 |",
     ]
     assert (tmp_path / "sub" / "results" / "results.svg").read_text() == "it"
+    # Of a tree that is no commit of this repository.
+    patch = tmp_path / "tree.patch"
+    patch.write_text("--- a\n", encoding="utf-8")
+    (folder / "RESULTS.md").write_text("- commit: 0123456789ab\n", encoding="utf-8")
+    of_tree = list(map(str, [*words, "--base", "HEAD", "--changes", patch]))
+    assert publish.main(of_tree) == 0
+    published = tmp_path / "sub" / "results"
+    assert (published / "changes.patch").read_text() == "--- a\n"
+    assert (published / "RESULTS.md").read_text() == "- commit: HEAD with changes.patch\n"
+    assert (
+        json.loads((published / "results.json").read_text())["facts"]["commit"]
+        == "HEAD with changes.patch"
+    )
+    assert "commit HEAD with changes.patch." in readme.read_text(encoding="utf-8")
+    assert publish.main(of_tree[:-2]) == 1
+    assert publish.main([*of_tree[:-4], "--base", "0" * 40, *of_tree[-2:]]) == 1
+    readme.write_text(page, encoding="utf-8")
     facts["command"] = "run.sh --expdir /home/me/exp"
     (folder / "results.json").write_text(json.dumps(document), encoding="utf-8")
     assert publish.main(list(map(str, words))) == 1  # nobody else has that folder

@@ -6,6 +6,10 @@ writes ``recipes/blocks/results`` and what stands between the two marks in READM
 and a table of the encoders that no other one beats in both latency and error. Errors of different
 corpora are made comparable by dividing by that of the best peer as shipped there; encoders that
 were not trained on all corpora are left out.
+
+Of a run of a tree that is no commit of this repository, ``--base COMMIT --changes PATCH`` says what
+it was: PATCH, what the tree changed since COMMIT (``git diff``), is published beside the results,
+whose commit is named after both.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas_encoder.common.documents import write_atomically
 from nas_encoder.errors import DataError
 from nas_encoder.genotype.publishing import own_paths
 from recipes.blocks.local.encoders import PEER
@@ -28,6 +34,7 @@ from tools.scripts import command
 
 RECIPE = Path(__file__).resolve().parents[1]
 NAME = "which encoder"  # of the marks
+CHANGES = "changes.patch"
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,14 @@ def text(document: Mapping[str, Any], folder: str) -> str:
     )
 
 
+def _named(base: str) -> str:
+    """Return how a commit with changes is called."""
+    git = ("git", "-C", str(ROOT), "merge-base", "--is-ancestor", base, "HEAD")
+    if subprocess.run(git, capture_output=True, check=False).returncode:
+        raise DataError("publish", [f"--base: must be a commit of this branch, got {base!r}"])
+    return f"{base} with {CHANGES}"
+
+
 @command
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
@@ -127,7 +142,11 @@ def main(arguments: list[str] | None = None) -> None:
         default=ROOT / "README.md",
         help="page with the two marks (default: README.md)",
     )
+    add("--base", metavar="COMMIT", help="of this repository, that the run's tree was made from")
+    add("--changes", type=Path, metavar="PATCH", help="what that tree changed")
     args = parser.parse_args(arguments)
+    if (args.base is None) != (args.changes is None):
+        raise DataError("publish", ["--base and --changes go together"])
     path = args.results / "results.json"
     if not path.is_file():
         raise DataError(str(path), ["is not there; run the recipe first"])
@@ -135,8 +154,18 @@ def main(arguments: list[str] | None = None) -> None:
     typed = str(document["facts"]["command"]).split()
     if paths := own_paths({**document, "command": typed}):
         raise DataError(str(path), paths)
+    known = str(document["facts"]["commit"])
+    if args.base is not None:
+        document["facts"]["commit"] = _named(args.base)
+        patch = args.changes.read_text(encoding="utf-8")
     part = text(document, path_from(args.readme, args.output))
     publish(args.results, args.output, args.readme, NAME, part)
+    if args.base is not None:
+        for name in ("RESULTS.md", "results.json"):
+            page = args.output / name
+            found = page.read_text(encoding="utf-8").replace(known, document["facts"]["commit"])
+            write_atomically(page, found.encode(), DataError)
+        write_atomically(args.output / CHANGES, patch.encode(), DataError)
     print(f"{args.output}, {args.readme}")
 
 
