@@ -179,6 +179,16 @@ def test_an_output_without_its_last_file_is_not_taken_for_whole(tmp_path):
         open_cuts(tmp_path / "out", split="train")
 
 
+def test_other_phones_in_the_same_folder_are_told(tmp_path, caplog):
+    root, output = timit(tmp_path / "c"), tmp_path / "out"
+    for phones in (39, 39):
+        prepare_corpus("timit", root, output, replace(PART, phones=phones))
+    assert "held data" not in caplog.text
+    assert json.loads((output / "prepared.json").read_text())["options"]["phones"] == 39
+    prepare_corpus("timit", root, output, PART)
+    assert f"{output} held data with phones 39; replaced by phones 48" in caplog.text
+
+
 def test_what_others_wrote_is_not_replaced(tmp_path):
     root = librispeech(tmp_path / "c", ["train-clean-5", "dev-clean-2"])
     for split in ("train", "dev"):  # as Snakemake makes the folders of a rule's outputs

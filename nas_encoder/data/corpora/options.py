@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nas_encoder.data.mandarin import UNITS
 from nas_encoder.data.phones import PHONE_SETS
@@ -40,6 +41,12 @@ class PrepareOptions:
     sampling_rate: int | None = None
     partial: bool = False
     lm_text: Path | None = None
+
+    def choices(self, corpus: str) -> dict[str, Any]:
+        """Return what a corpus's utterances and texts depend on, in plain types."""
+        of_corpora = {"timit": ("phones", "keep_sa"), "aishell": ("units",)}
+        chosen = {name: getattr(self, name) for name in of_corpora.get(corpus, ())}
+        return chosen | {split: ",".join(names) for split, names in self.subsets.items()}
 
     def problems(self, corpus: str) -> list[str]:
         """Return every value that breaks a rule."""

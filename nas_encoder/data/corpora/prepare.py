@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from nas_encoder.data.resampling import write_resampled
 from nas_encoder.errors import ConfigError, DataError
 from nas_encoder.registry import Registry
 
+logger = logging.getLogger(__name__)
 WRITTEN = ("lhotse", "espnet", "nemo")
 MARK = ".nas_encoder"  # in a folder that these are written to, from the beginning on
 _NOTICE = "Written by nas-encoder data prepare, which may replace it."
@@ -58,6 +60,7 @@ class PreparedCorpus:
         splits: Size of each split.
         counts: How the corpus compares with the published one.
         lm_lines: Lines of text for language models, if they were asked for.
+        options: What utterances and texts were made by, :meth:`PrepareOptions.choices`.
     """
 
     corpus: str
@@ -65,6 +68,7 @@ class PreparedCorpus:
     splits: dict[str, SplitSummary]
     counts: CountReport
     lm_lines: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
@@ -111,13 +115,15 @@ def prepare_corpus(
     request = f"{corpus} {root} {options.sampling_rate or ''}"
     splits, lm_lines = {}, None
     with _writing(output):
+        _tell_what_is_replaced(output, corpus, options)
         same = _take(output, request, options.sampling_rate is not None)
         for split, (recordings, supervisions) in reading.splits.items():
             splits[split] = _write_split(output, split, recordings, supervisions, options, same)
         if options.lm_text is not None:
             whole = counts.source == "published"
             lm_lines = write_lm_text(options.lm_text, output / "lm" / "text", whole)
-        prepared = PreparedCorpus(corpus, output, splits, counts, lm_lines)
+        chosen = options.choices(corpus)
+        prepared = PreparedCorpus(corpus, output, splits, counts, lm_lines, chosen)
         write_lines(output / PREPARED, [json.dumps(prepared.to_dict(), indent=2)])
     return prepared
 
@@ -156,6 +162,20 @@ def _require_room(output: Path, splits: Iterable[Split], rate: int | None) -> No
     if need > free:
         problem = f"audio at {rate} Hz needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} are free"
         raise DataError(f"folder {output}", [problem])
+
+
+def _tell_what_is_replaced(output: Path, corpus: str, options: PrepareOptions) -> None:
+    """Warn if the folder holds another corpus, or other texts or utterances of this one."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        held = json.loads((output / PREPARED).read_text(encoding="utf-8"))
+        before = {"corpus": held.get("corpus"), **held.get("options", {})}
+        now = {"corpus": corpus, **options.choices(corpus)}
+        # Folders of earlier versions do not say all.
+        changed = {name: was for name, was in before.items() if was != now.get(name)}
+        if changed:
+            was = ", ".join(f"{name} {value}" for name, value in changed.items())
+            became = ", ".join(f"{name} {now[name]}" for name in changed if name in now)
+            logger.warning("%s held data with %s; replaced by %s", output, was, became or corpus)
 
 
 def _take(output: Path, request: str, audio: bool) -> bool:
