@@ -7,7 +7,7 @@ which the library has fast routines if asked in the right form:
 - of the input, at stride 1: the gradient convolved with the flipped kernel;
 - of the weight, channels last: the library is fast up to 3 columns of taps without dilation. A
   dilated convolution is an undilated one on every second row and column; a kernel of 5 columns is
-  two of 3, one column to the left and one to the right;
+  two of 3, one column to the left and one to the right; one of stride 2 is four of 3;
 - of the weight, channels first: each channel's input convolved with its gradient as the kernel,
   with stride and dilation exchanged.
 
@@ -151,6 +151,8 @@ def depthwise_weight_gradient(
     # On a grid of every second row and column, a dilated kernel reads just what a further stride
     # of 2 leaves.
     thin = stride == dilation == 2
+    if stride == 2 and dilation == 1 and weight.size(3) == 5:
+        return _from_parities(x, weight, grad, prepared)
     wide = weight.size(3) == 5 and (stride == 1 or thin)
     phases = dilation == 2 and not thin
     if thin or phases or wide:
@@ -252,6 +254,24 @@ def _from_two_windows(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
         for step in (-1, 1)
     )
     return torch.cat([left, right[:, :, :, 1:]], dim=3)
+
+
+def _from_parities(
+    x: Tensor, weight: Tensor, grad: Tensor, prepared: dict[tuple[bool, ...], Tensor] | None
+) -> Tensor:
+    """Return the gradient of a 5x5 kernel of stride 2, as four of 3x3 without a stride.
+
+    Every second tap, over time and frequency, sees positions of one parity.
+    """
+    prepared = {} if prepared is None else prepared
+    if () not in prepared:
+        prepared[()] = _phases(x, False)
+    result = torch.empty_like(weight)
+    for phase, part in enumerate(prepared[()].chunk(4)):
+        own = result[:, :, phase // 2 :: 2, phase % 2 :: 2]
+        found = _library(part, weight[:, :, :3, :3], grad, 1, 1, wanted=WEIGHT)
+        own.copy_(found[:, :, : own.size(2), : own.size(3)])
+    return result
 
 
 def _by_convolution(x: Tensor, weight: Tensor, grad: Tensor, stride: int, dilation: int) -> Tensor:

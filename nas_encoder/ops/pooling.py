@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.ops.chunks import Chunk, Window, bins_after
-from nas_encoder.ops.depthwise import depthwise_conv2d
+from nas_encoder.ops.depthwise import depthwise_conv2d, depthwise_input_gradient
 from nas_encoder.ops.identity import Weightless
 from nas_encoder.ops.masking import apply_mask, is_capturing, strided
 
@@ -74,13 +74,22 @@ class AvgPool3(_Pool3):
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
         if mask is None and not self.window.delay and not _is_on_cpu(x):
             return F.avg_pool2d(x, 3, self.stride, padding=1, count_include_pad=False)
+        return self._ninth_of_sum(x) * self._factor(x, mask)
+
+    def _factor(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what the ninth of a window's sum is multiplied by, (B or 1, 1, T', F')."""
         valid = x.new_ones(1, 1, x.size(2), 1) if mask is None else mask
         valid, padding = self._moved(valid.expand(-1, -1, -1, x.size(3)))
         factor = _nine_over_count(valid, padding, self.stride)
         kept = strided(mask, self.stride)
         if kept is not None:
             factor = factor * kept
-        return self._ninth_of_sum(x) * factor.to(x.dtype)
+        return factor.to(x.dtype)
+
+    def input_gradient(self, x: Tensor, mask: Tensor | None, grad: Tensor) -> Tensor:
+        """Return the gradient of x (B, C, T, F) from the output's, for centred windows."""
+        box = x.new_full((x.size(1), 1, 3, 3), 1 / 9)
+        return depthwise_input_gradient(x, box, grad * self._factor(x, mask), self.stride, 1)
 
     def _ninth_of_sum(self, x: Tensor) -> Tensor:
         if not _is_on_cpu(x):
@@ -113,16 +122,38 @@ class MaxPool3(_Pool3):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, C, T, F) to (B, C, ceil(T/s), ceil(F/s)); see :mod:`nas_encoder.ops`."""
-        lowest = torch.finfo(x.dtype).min
-        if mask is not None:
-            # Padding becomes the lowest finite number: adding a product is much faster on CPU than
-            # a masked fill, and unlike -inf it keeps windows of padding only finite.
-            x = x + (1 - mask.to(x.dtype)) * lowest
-        x, padding = self._moved(x, lowest)
+        x, padding = self._moved(_lowered(x, mask), torch.finfo(x.dtype).min)
         x = F.max_pool2d(x, 3, self.stride, padding=padding)
         return apply_mask(x, strided(mask, self.stride))
+
+    def with_places(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what ``forward`` does and what :meth:`input_gradient` needs, both (B, C, T', F').
+
+        For centred windows; autograd does not see them.
+        """
+        x, places = F.max_pool2d(_lowered(x, mask), 3, self.stride, padding=1, return_indices=True)
+        return apply_mask(x, strided(mask, self.stride)), places
+
+    def input_gradient(
+        self, x: Tensor, mask: Tensor | None, grad: Tensor, places: Tensor
+    ) -> Tensor:
+        """Return the gradient of x (B, C, T, F) from the output's, zero in padding frames."""
+        stride = [self.stride, self.stride]
+        found: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+            grad, x, [3, 3], stride, [1, 1], [1, 1], False, places
+        )
+        return found
 
     def _in_window(self, x: Tensor, valid: Tensor | None) -> Tensor:
         if valid is not None:
             x = x.masked_fill(~valid, torch.finfo(x.dtype).min)
         return F.max_pool2d(x, 3, self.stride, padding=(0, 1))
+
+
+def _lowered(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x (B, C, T, F) with the lowest finite number in padding frames.
+
+    Adding a product is much faster on CPU than a masked fill, and unlike -inf that number keeps
+    windows of padding only finite.
+    """
+    return x if mask is None else x + (1 - mask.to(x.dtype)) * torch.finfo(x.dtype).min

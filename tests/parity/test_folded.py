@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from torch import Tensor, distributed, nn
 
 from nas_encoder.ops.masking import frame_mask
 from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
-from nas_encoder.spaces.cells.supernet.folded import source
+from nas_encoder.spaces.cells.cell import PointwiseNorm
+from nas_encoder.spaces.cells.supernet.folded import inputs, source
 from nas_encoder.spaces.cells.supernet.folded.outputs import dropout_mask, kept_share
 from nas_encoder.spaces.cells.supernet.mixed import SourceEdges
 
@@ -166,19 +168,6 @@ def test_single_precision_is_close(training: bool) -> None:
         assert float((own.double() - other).abs().max()) < 1e-3 * scale
 
 
-@pytest.mark.parametrize("keep", [0, 1, 2])
-def test_what_is_recomputed_changes_nothing(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    edges = SourceEdges([OPERATIONS] * 2, [0, 1], 2, 1, OPERATIONS[4:])
-    x, weights = torch.randn(2, 2, 6, 5), mixture([OPERATIONS] * 2)
-    results = []
-    for kept in (source.KEEP, keep):
-        monkeypatch.setattr(source, "KEEP", kept)
-        torch.manual_seed(5)
-        results.append(evaluate(edges, x, None, weights, dropout=0.3))
-    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 def test_dropout_has_the_gradient_of_what_it_did(stride: int) -> None:
     """By differences: the same seed drops the same elements."""
@@ -195,8 +184,9 @@ def test_dropout_has_the_gradient_of_what_it_did(stride: int) -> None:
 
 def test_dropout_masks_have_their_probability() -> None:
     for probability in (0.1, 0.25, 0.0165):
-        kept = dropout_mask((1000, 999), probability)
-        share = float(kept.double().mean())
+        kept = dropout_mask((1000, 999), probability, torch.zeros(()))
+        share = float(kept.mean())
+        assert set(kept.unique().tolist()) == {0.0, 1.0}
         assert kept.shape == (1000, 999)
         assert share == pytest.approx(kept_share(probability), abs=2e-3)
         assert kept_share(probability) == pytest.approx(1 - probability, abs=2**-16)
@@ -223,6 +213,31 @@ def test_a_weight_of_zero_costs_nothing_but_has_its_gradient(
     with torch.no_grad():
         edges(x, None, weights, 0.0)
     assert calls == [(2, 1, 3, 3), (2, 1, 3, 3), (2, 1, 5, 5)]
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_preprocessing_equals_its_modules(
+    padded: bool, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_VALUES", 8 * 7)  # blocks of 7 rows, the last one shorter
+    torch.manual_seed(0)
+    layer = PointwiseNorm(8, 3, affine=False).train(training)
+    layer.norm.running_mean += 0.3
+    mask = frame_mask(torch.tensor([6, 4]), 6, torch.float64) if padded else None
+    x = torch.randn(2, 8, 6, 5)
+    x, probe = x if mask is None else x * mask, torch.randn(2, 3, 6, 5)
+    results = []
+    for function in (partial(inputs.preprocessed, layer), layer):
+        own = x.clone().requires_grad_()
+        before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+        value = function(own, mask)
+        layer.zero_grad()
+        (value * probe if mask is None else value * probe * mask).sum().backward()
+        moved = [buffer.clone() for buffer in layer.buffers()]
+        layer.load_state_dict(layer.state_dict() | before)
+        results.append([value.detach(), own.grad, layer.conv.weight.grad, *moved])
+    torch.testing.assert_close(*results, **TOLERANCE)
 
 
 def run_rank(rank: int, file: str, results: str) -> None:

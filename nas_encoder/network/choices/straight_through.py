@@ -125,6 +125,15 @@ class _StraightThrough(torch.autograd.Function):
         products = torch.zeros_like(shares)
         for place, value in zip(ctx.places, candidates, strict=True):
             value = output if place == ctx.active else value
-            products[place] = (grad * value).sum(dtype=shares.dtype)
+            products[place] = _inner_product(grad, value, shares.dtype)
         needs = ctx.needs_input_grad[0]
         return (grad if needs else None, products, None, None, *([None] * len(candidates)))
+
+
+def _inner_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    if a.dtype == b.dtype == dtype and a.device.type == "cpu":
+        # On a CPU a third of the time, if elements lie in the same order.
+        for own, other in ((a, b), (a.movedim(1, -1), b.movedim(1, -1))):
+            if own.is_contiguous() and other.is_contiguous():
+                return torch.dot(own.view(-1), other.view(-1))
+    return (a * b).sum(dtype=dtype)

@@ -21,6 +21,8 @@ from nas_encoder.spaces.cells.head import Head
 from nas_encoder.spaces.cells.space import KINDS, edge_list
 from nas_encoder.spaces.cells.stack import StackedCell, stack
 from nas_encoder.spaces.cells.stem import Stem
+from nas_encoder.spaces.cells.supernet.folded.inputs import preprocessed
+from nas_encoder.spaces.cells.supernet.folded.source import can_fold
 
 
 class CellOfEdges(nn.Module):
@@ -73,8 +75,8 @@ class CellOfEdges(nn.Module):
         mask = second.mask
         inner = strided(mask, self.stride)
         states = [
-            self.preprocess0(first.value, first.mask),
-            self.preprocess1(second.value, second.mask),
+            self._preprocess(self.preprocess0, first),
+            self._preprocess(self.preprocess1, second),
         ]
         totals: list[Tensor | None] = [None] * self.nodes
         for state, (source, heads) in enumerate(zip(self.sources, self.heads, strict=True)):
@@ -88,6 +90,11 @@ class CellOfEdges(nn.Module):
                     totals[head] = value if total is None else total + value
         states.append(self._node(totals[-1], states[0]))
         return State(torch.cat(states[INPUT_STATES:], dim=1), inner)
+
+    def _preprocess(self, layer: nn.Module, state: State) -> Tensor:
+        folds = can_fold(state.value)
+        value: Tensor = preprocessed(layer, *state) if folds else layer(*state)
+        return value
 
     def _node(self, total: Tensor | None, like: Tensor) -> Tensor:
         if total is None:  # this node's edges hold only 'none'

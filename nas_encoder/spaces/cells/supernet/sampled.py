@@ -11,11 +11,11 @@ from collections.abc import Container, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_encoder.network.choices.straight_through import Paths, straight_through
 from nas_encoder.ops import AvgPool3, MaxPool3, build_operation
+from nas_encoder.ops.dropout import dropout as drop
 from nas_encoder.ops.masking import strided
 from nas_encoder.ops.norm import MaskedBatchNorm2d
 from nas_encoder.spaces.cells.operations import NONE
@@ -86,7 +86,7 @@ class _Edges(nn.Module):
                     done[name] = _run(self.shared[name], x, mask, name in with_graph)
                 value = done[name] if trained else done[name].detach()
             if dropout and name in self.regularized:
-                value = F.dropout(value, dropout, self.training)
+                value = drop(value, dropout, self.training)
             return value
 
         zeros = partial(torch.zeros_like, x[:, :, :: self.stride, :: self.stride])

@@ -1,6 +1,7 @@
 """Merged operations with weights of their own, with a custom backward pass.
 
-n copies, N positions, B batch, C channels, T frames, F frequency bins; maps are (B, T, F, C).
+n copies, N valid positions, B batch, C channels, T frames, F frequency bins. Maps are (B, T, F, C),
+or (N, C) where time is not mixed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,20 @@ from nas_encoder.ops.depthwise import (
     depthwise_input_gradient,
     depthwise_weight_gradient,
 )
-from nas_encoder.spaces.cells.supernet.folded.norm import FoldedNorm, Frames, Gradients, fold
+from nas_encoder.spaces.cells.supernet.folded.norm import (
+    Frames,
+    Statistics,
+    product,
+    statistics,
+)
 from nas_encoder.spaces.cells.supernet.folded.outputs import (
+    EVEN,
+    ODD,
+    WHOLE,
     Kept,
     OutputGradients,
     Outputs,
+    Rectified,
     channels_first,
     channels_last,
 )
@@ -30,15 +40,13 @@ from nas_encoder.spaces.cells.supernet.merged import (
     MergedPair7,
     MergedReduce,
     MergedSeparable,
-    rows_of,
 )
 
-Stages = list[list[Tensor]]  # maps after each stage, one for each copy or one for all
-Flows = Sequence[tuple[Tensor, Tensor]]  # for each copy a gradient (N, C) and its sum (C,)
+Found = tuple[Tensor, list[Tensor | None]]  # gradients of the shares (n,) and of parameters
 
 
 class Branch(ABC):
-    """Some copies of one operation: stages of convolutions, the last map folded with the norm.
+    """Some copies of one operation: convolutions, then a batch norm.
 
     Args:
         module: The merged operation of all copies.
@@ -46,10 +54,11 @@ class Branch(ABC):
         edges: Their edges.
         places: Places of their shares.
         frames: Valid frames of its output.
-        keep: For how many of the last stages the maps are kept for the backward pass.
     """
 
-    stages: int = 1
+    statistics: Statistics  # of the last maps
+    repeats = False  # whether the last maps follow from what is kept for the weights' gradients
+    repeated = False
 
     def __init__(
         self,
@@ -58,15 +67,12 @@ class Branch(ABC):
         edges: Sequence[int],
         places: Sequence[int],
         frames: Frames,
-        keep: int,
     ) -> None:
         self.module = module
         self.copies = copies
         self.edges = edges
         self.places = list(places)
         self.frames = frames
-        self.keep = keep
-        self.channels = int(module.channels)
         self.layers: list[nn.Conv2d] = module.convolutions()
         self.kernels = list(zip(*map(module.kernels, copies), strict=True))
 
@@ -75,208 +81,227 @@ class Branch(ABC):
         return [layer.weight for layer in self.layers]
 
     @abstractmethod
-    def _stage(self, number: int, maps: list[Tensor]) -> list[Tensor]:
-        """Return the maps after a stage from those before it; before the first there is only u."""
+    def _run(self, u: Rectified, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps (N, C) before the last norm, and what else the backward pass needs.
 
-    @abstractmethod
-    def _weight(self) -> Tensor:
-        """Return (n, D, C): the pointwise convolutions that the norm is folded with."""
+        ``keep`` says whether weights will have a gradient.
+        """
 
     @abstractmethod
     def _descend(
         self,
-        stages: Stages,
-        u: Tensor,
-        norm: Gradients,
-        flows: Flows,
-        gradients: OutputGradients,
-        du: Tensor | None,
-        found: Stages | None,
+        copy: int,
+        flow: Tensor,
+        kept: Sequence[Tensor],
+        u: Rectified,
+        shares: Tensor,
+        of_u: bool,
+        found: list[list[Tensor]] | None,
     ) -> None:
-        """Add to ``du`` and append each copy's gradients of the kernels, if given."""
+        """Add to the gradient of u, if asked for, and append those of a copy's kernels, if given.
 
-    def _run(self, u: Tensor, saved: Sequence[Tensor]) -> Stages:
-        """Return the maps of all stages; those of the last ones may be saved."""
-        count, stages = len(self.copies), []
-        maps = [u]
-        for number in range(self.stages):
-            begin = len(saved) - (self.stages - number) * count
-            maps = self._stage(number, maps) if begin < 0 else list(saved[begin : begin + count])
-            stages.append(maps)
-        return stages
+        ``flow`` (N, C) is the gradient of the copy's map before the last norm, but for the factor
+        ``shares[copy]``.
+        """
 
-    def _each(self, maps: list[Tensor]) -> list[Tensor]:
-        return maps * (len(self.copies) // len(maps))
+    def _repeat(self, copy: int, kept: Sequence[Tensor]) -> Tensor:
+        """Return one of the maps before the last norm from the others kept."""
+        raise NotImplementedError
 
-    def forward(self, u: Tensor, shares: Tensor, masks: Kept, out: Outputs | None) -> list[Tensor]:
-        """Add to ``out``, if given; return the maps that :meth:`backward` needs."""
-        stages = self._run(u, ())
-        maps = stages[-1]
-        norm = self.module.norm.norm
-        self.norm: FoldedNorm = fold(self._weight(), norm, maps, self.frames, self.copies)
+    def _finish(self, found: list[list[Tensor]], shares: Tensor) -> list[Tensor]:
+        """Return the gradients of the kernels of all copies, (n, ...) each."""
+        return [torch.stack(parts) for parts in found]
+
+    def forward(
+        self, u: Rectified, shares: Tensor, masks: Kept, out: Outputs | None, keep: bool
+    ) -> list[Tensor]:
+        """Add to ``out``, if given; return what :meth:`backward` needs, for weights too if kept."""
+        maps, kept = self._run(u, keep)
+        self.statistics = statistics(self.module.norm.norm, maps, self.copies)
         if out is not None:
-            matrix, shift = self.norm.affine(u.dtype, shares[self.places].double())
-            for copy, x in enumerate(self._each(maps)):
-                kept = masks.get(self.places[copy])
-                out.add(self.edges[copy], x, matrix[copy], shift[copy], kept)
-        return [x for maps in stages[max(self.stages - self.keep, 0) :] for x in maps]
+            scale, shift = self.statistics.affine(shares[self.places][:, None])
+            for own in zip(
+                self.edges, maps, scale, shift, map(masks.get, self.places), strict=True
+            ):
+                out.add_affine(*own)
+        self.repeated = keep and self.repeats
+        return kept if self.repeated else [*maps, *kept]
 
     def backward(
         self,
         saved: Sequence[Tensor],
-        u: Tensor,
+        u: Rectified,
         shares: Tensor,
         masks: Kept,
         gradients: OutputGradients,
-        du: Tensor | None,
+        of_u: bool,
         wanted: bool,
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Add to ``du``; return the gradients of shares (n,) and, if wanted, of parameters."""
-        stages = self._run(u, saved)
-        pairs = zip(self.edges, self.places, strict=True)
-        flows = [gradients.of(edge, masks.get(place)) for edge, place in pairs]
-        own = shares[self.places].double()
-        norm = self.norm.backward(self._each(stages[-1]), flows, own)
-        found: Stages | None = [[] for _ in self.layers] if wanted else None
-        if du is not None or wanted:
-            self._descend(stages, u, norm, flows, gradients, du, found)
-        return norm.share, list(map(self._whole, self.parameters(), found or ()))
+    ) -> Found:
+        """Add to the gradient of u; return those of the shares and, if wanted, of parameters."""
+        kept = saved if self.repeated else saved[len(self.copies) :]
+        own = shares[self.places]
+        found: list[list[Tensor]] | None = [[] for _ in self.layers] if wanted else None
+        along = []
+        for copy, (edge, place) in enumerate(zip(self.edges, self.places, strict=True)):
+            y = self._repeat(copy, kept) if self.repeated else saved[copy]
+            gradient = gradients.of(edge, masks.get(place))
+            part, flow = self.statistics.backward(copy, gradient, y, of_u or wanted)
+            along.append(part)
+            if of_u or wanted:
+                self._descend(copy, flow, kept, u, own, of_u, found)
+        whole = [] if found is None else self._finish(found, own[:, None, None])
+        return torch.stack(along).sum(1), list(map(self._whole, self.parameters(), whole))
 
-    def _whole(self, weight: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    def _whole(self, weight: Tensor, parts: Tensor) -> Tensor:
         """Return the gradient of all copies' weight; zero for copies that are not computed."""
         if len(parts) == self.module.copies:
-            return torch.cat(list(parts))
-        whole = torch.zeros_like(weight)
-        for part, copy in zip(parts, self.copies, strict=True):
-            rows_of(whole, copy, self.module.copies).copy_(part)
-        return whole
+            return parts.reshape(weight.shape)
+        whole = weight.new_zeros(self.module.copies, *parts.shape[1:])
+        whole[list(self.copies)] = parts
+        return whole.view(weight.shape)
 
 
 class SeparableBranch(Branch):
     """Copies of a depthwise-pointwise pair, once or twice."""
 
     module: MergedSeparable
+    inner: Statistics  # of the first pair's maps
+    normalized: Statistics  # of the same, normalized
+    repeats = True
 
     def __init__(self, module: MergedSeparable, *arguments: Any) -> None:
         super().__init__(module, *arguments)
         self.stages = 2 if module.twice else 1
-        self.inner: FoldedNorm | None = None
+        layer = self.layers[0]
+        self.geometry = layer.stride[0], layer.dilation[0]
+        self.grid = EVEN if self.geometry == (2, 2) else WHOLE
+        if self.grid == EVEN:
+            self.geometry = 1, 1
+        size = int(module.channels)
+        self.matrices = [
+            [kernel.view(size, size) for kernel in kernels] for kernels in self.kernels[1::2]
+        ]
 
-    def _pointwise(self, number: int) -> Tensor:
-        return torch.cat(self.kernels[number]).view(-1, self.channels, self.channels)
-
-    def _weight(self) -> Tensor:
-        return self._pointwise(-1)
-
-    def _stage(self, number: int, maps: list[Tensor]) -> list[Tensor]:
-        if number and self.inner is None:
-            weight = self._pointwise(1)
-            self.inner = fold(weight, self.module.between, maps, self.frames, self.copies)
-            self.affine = self.inner.affine(maps[0].dtype)
-        found = []
-        for copy, x in enumerate(self._each(maps)):
-            x = self._between(x, copy) if number else x
-            found.append(self.frames.clear(channels_last(self._depthwise(x, number, copy))))
-        return found
-
-    def _geometry(self, number: int) -> tuple[int, int]:
-        layer = self.layers[2 * number]
-        return layer.stride[0], layer.dilation[0]
+    def _repeat(self, copy: int, kept: Sequence[Tensor]) -> Tensor:
+        return product(kept[copy - len(self.copies)], self.matrices[-1][copy])
 
     def _depthwise(self, x: Tensor, number: int, copy: int) -> Tensor:
-        kernel = self.kernels[2 * number][copy]
-        return depthwise_conv2d(channels_first(x), kernel, *self._geometry(number))
+        """Return (N, C) of (B, C, T, F)."""
+        geometry = (1, 1) if number else self.geometry
+        x = depthwise_conv2d(x, self.kernels[2 * number][copy], *geometry)
+        return self.frames.pack(channels_last(x))
 
-    def _between(self, x: Tensor, copy: int) -> Tensor:
-        """Return the input of the second convolution: folded norm, ReLU."""
-        matrix, shift = (part[copy] for part in self.affine)
-        flat = torch.addmm(shift, x.view(-1, self.channels), matrix.t()).relu_()
-        return self.frames.clear(flat.view_as(x))
+    def _between(self, normalized: Tensor) -> Tensor:
+        """Return the input (B, C, T, F) of the second pair from the first one's output (N, C)."""
+        return channels_first(self.frames.unpack(torch.relu(normalized)))
+
+    def _run(self, u: Rectified, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
+        kept: list[Tensor] = []
+        maps: list[Tensor] = []
+        for number, matrices in enumerate(self.matrices):
+            before, maps = maps, []
+            for copy, matrix in enumerate(matrices):
+                x = self._between(before[copy]) if number else channels_first(u.on(self.grid))
+                x = self._depthwise(x, number, copy)
+                maps.append(product(x, matrix))
+                kept += [x] if keep else []
+            if number + 1 < self.stages:
+                self.inner = statistics(self.module.between, maps, self.copies)
+                self.normalized = self.inner.normalized()
+                scale, shift = self.inner.affine(torch.ones(1, dtype=u.whole.dtype))
+                for own in zip(shift, maps, scale, strict=True):
+                    torch.addcmul(*own, out=own[1])
+                kept += maps
+        return maps, kept
 
     def _descend(
         self,
-        stages: Stages,
-        u: Tensor,
-        norm: Gradients,
-        flows: Flows,
-        gradients: OutputGradients,
-        du: Tensor | None,
-        found: Stages | None,
+        copy: int,
+        flow: Tensor,
+        kept: Sequence[Tensor],
+        u: Rectified,
+        shares: Tensor,
+        of_u: bool,
+        found: list[list[Tensor]] | None,
     ) -> None:
+        count = len(self.copies)
+        inputs = found is not None
+        normalized = kept[inputs * count :][copy] if self.stages == 2 else flow
         for number in reversed(range(self.stages)):
-            before = []
-            prepared = None if number else gradients.prepared
-            for copy, (flow, _) in enumerate(flows):
-                d = channels_first(norm.of_input(copy, flow, stages[number][copy], self.frames))
-                own = self._between(stages[0][copy], copy) if number else u
-                x, kernel = channels_first(own), self.kernels[2 * number][copy]
-                geometry = self._geometry(number)
-                if found is not None:
-                    found[2 * number].append(
-                        depthwise_weight_gradient(x, kernel, d, *geometry, prepared)
-                    )
-                    found[2 * number + 1].append(norm.weight[copy][:, :, None, None])
-                if number:
-                    d = channels_last(depthwise_input_gradient(x, kernel, d, *geometry))
-                    d = torch.ops.aten.threshold_backward(d, own, 0).view(-1, self.channels)
-                    before.append((d, d.sum(0)))
-                elif du is not None:
-                    du.add_(channels_last(depthwise_input_gradient(x, kernel, d, *geometry)))
-            if number and self.inner is not None:
-                flows = before
-                ones = torch.ones(len(flows), dtype=torch.float64)
-                norm = self.inner.backward(stages[0], flows, ones)
+            kernel, matrix = self.kernels[2 * number][copy], self.matrices[number][copy]
+            last = number == self.stages - 1
+            factor = shares[copy] if last else self.inner.inverse[copy][:, None]
+            d = channels_first(self.frames.unpack(product(flow, (matrix * factor).t())))
+            geometry = (1, 1) if number else self.geometry
+            own = self._between(normalized) if number else channels_first(u.on(self.grid))
+            if found is not None:
+                x = kept[2 * number * count :][copy]
+                prepared = None if number else u.prepared[self.grid]
+                found[2 * number].append(
+                    depthwise_weight_gradient(own, kernel, d, *geometry, prepared)
+                )
+                found[2 * number + 1].append(flow.t() @ x)
+            if number:
+                d = self.frames.pack(
+                    channels_last(depthwise_input_gradient(own, kernel, d, *geometry))
+                )
+                d = torch.ops.aten.threshold_backward(d, normalized, 0)
+                _, flow = self.normalized.backward(copy, d, normalized)
+            elif of_u:
+                u.add(channels_last(depthwise_input_gradient(own, kernel, d, *geometry)), self.grid)
+
+    def _finish(self, found: list[list[Tensor]], shares: Tensor) -> list[Tensor]:
+        whole = super()._finish(found, shares)
+        whole[-1] = whole[-1] * shares
+        if self.stages == 2:
+            whole[1] = whole[1] * self.inner.inverse[:, :, None]
+        return whole
 
 
 class PairBranch(Branch):
-    """Copies of 1x7 then 7x1; the batch norm is folded with an identity."""
+    """Copies of 1x7 then 7x1."""
 
-    stages = 2
-
-    def _weight(self) -> Tensor:
-        eye = torch.eye(self.channels, dtype=torch.float64)
-        return eye.expand(len(self.copies), -1, -1)
-
-    def _stage(self, number: int, maps: list[Tensor]) -> list[Tensor]:
+    def _convolve(self, x: Tensor, number: int, copy: int) -> Tensor:
         layer = self.layers[number]
-        found = []
-        for x, kernel in zip(self._each(maps), self.kernels[number], strict=True):
-            y = F.conv2d(channels_first(x), kernel, None, layer.stride, layer.padding)
-            found.append(channels_last(y))
-        return list(map(self.frames.clear, found)) if number else found
+        kernel = self.kernels[number][copy]
+        return channels_last(F.conv2d(channels_first(x), kernel, None, layer.stride, layer.padding))
+
+    def _run(self, u: Rectified, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
+        kept = [self._convolve(u.whole, 0, copy) for copy in range(len(self.copies))]
+        maps = [self.frames.pack(self._convolve(x, 1, copy)) for copy, x in enumerate(kept)]
+        return maps, kept
 
     def _descend(
         self,
-        stages: Stages,
-        u: Tensor,
-        norm: Gradients,
-        flows: Flows,
-        gradients: OutputGradients,
-        du: Tensor | None,
-        found: Stages | None,
+        copy: int,
+        flow: Tensor,
+        kept: Sequence[Tensor],
+        u: Rectified,
+        shares: Tensor,
+        of_u: bool,
+        found: list[list[Tensor]] | None,
     ) -> None:
-        for copy, (flow, _) in enumerate(flows):
-            d = norm.of_input(copy, flow, stages[1][copy], self.frames)
-            for number, x in ((1, stages[0][copy]), (0, u)):
-                further = number == 1 or du is not None
-                dx, dw, _ = torch.ops.aten.convolution_backward(
-                    channels_first(d),
-                    channels_first(x),
-                    self.kernels[number][copy],
-                    None,
-                    self.layers[number].stride,
-                    self.layers[number].padding,
-                    [1, 1],
-                    False,
-                    [0, 0],
-                    1,
-                    [further, found is not None, False],
-                )
-                if found is not None:
-                    found[number].append(dw)
-                d = channels_last(dx) if further else d
-            if du is not None:
-                du.add_(d)
+        d = self.frames.unpack(flow * shares[copy])
+        for number, x in ((1, kept[copy]), (0, u.whole)):
+            further = number == 1 or of_u
+            dx, dw, _ = torch.ops.aten.convolution_backward(
+                channels_first(d),
+                channels_first(x),
+                self.kernels[number][copy],
+                None,
+                self.layers[number].stride,
+                self.layers[number].padding,
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [further, found is not None, False],
+            )
+            if found is not None:
+                found[number].append(dw)
+            d = channels_last(dx) if further else d
+        if of_u:
+            u.add(d, WHOLE)
 
 
 class ReduceBranch(Branch):
@@ -284,46 +309,37 @@ class ReduceBranch(Branch):
 
     def __init__(self, module: MergedReduce, *arguments: Any) -> None:
         super().__init__(module, *arguments)
-        self.keep = 0
+        self.half = int(module.channels) // 2
 
-    def _stage(self, number: int, maps: list[Tensor]) -> list[Tensor]:
-        """Return (B, ceil(T/2), ceil(F/2), 2C): even positions, then odd ones."""
-        even, odd = maps[0][:, ::2, ::2], maps[0][:, 1::2, 1::2]
-        result = even.new_zeros(*even.shape[:3], 2 * self.channels)
-        result[..., : self.channels] = even
-        result[:, : odd.size(1), : odd.size(2), self.channels :] = odd
-        return [result]
-
-    def _weight(self) -> Tensor:
-        size, half = self.channels, self.channels // 2
-        result = self.parameters()[0].new_zeros(len(self.copies), size, 2 * size)
-        for row, even, odd in zip(result, *self.kernels, strict=True):
-            row[:half, :size] = even.flatten(1)
-            row[half:, size:] = odd.flatten(1)
-        return result
+    def _run(self, u: Rectified, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
+        inputs = [self.frames.pack(u.on(grid)) for grid in (EVEN, ODD)]
+        maps = [
+            torch.cat([product(x, w.flatten(1)) for x, w in zip(inputs, own, strict=True)], 1)
+            for own in zip(*self.kernels, strict=True)
+        ]
+        return maps, inputs if keep else []
 
     def _descend(
         self,
-        stages: Stages,
-        u: Tensor,
-        norm: Gradients,
-        flows: Flows,
-        gradients: OutputGradients,
-        du: Tensor | None,
-        found: Stages | None,
+        copy: int,
+        flow: Tensor,
+        kept: Sequence[Tensor],
+        u: Rectified,
+        shares: Tensor,
+        of_u: bool,
+        found: list[list[Tensor]] | None,
     ) -> None:
-        x, size, half = stages[0][0], self.channels, self.channels // 2
-        if du is not None:
-            d = torch.zeros_like(x)
-            for copy, (flow, _) in enumerate(flows):
-                d.add_(norm.of_input(copy, flow, x, self.frames))
-            du[:, ::2, ::2].add_(d[..., :size])
-            odd = du[:, 1::2, 1::2]
-            odd.add_(d[:, : odd.size(1), : odd.size(2), size:])
-        if found is not None:
-            for part in norm.weight[:, :, :, None, None]:
-                found[0].append(part[:half, :size])
-                found[1].append(part[half:, size:])
+        parts = torch.split(flow, [self.half, flow.size(1) - self.half], 1)
+        for grid, part in zip((EVEN, ODD), parts, strict=True):
+            part = part.contiguous()
+            if found is not None:
+                found[grid].append((part.t() @ kept[grid])[:, :, None, None])
+            if of_u:
+                matrix = self.kernels[grid][copy].flatten(1) * shares[copy]
+                u.add(self.frames.unpack(product(part, matrix.t())), grid)
+
+    def _finish(self, found: list[list[Tensor]], shares: Tensor) -> list[Tensor]:
+        return [own * shares[..., None, None] for own in super()._finish(found, shares)]
 
 
 BRANCHES: dict[type[nn.Module], type[Branch]] = {

@@ -1,13 +1,11 @@
-"""A pointwise convolution and the batch norm after it, folded into one matrix product.
+"""Batch norms of copies of an operation, without scale and shift, and products before them.
 
-Mean and variance of ``y = W d`` follow from mean and covariance of its input, so the normalized
-output is an affine map of ``d``, and neither ``y`` nor its normalized form is ever written to
-memory: a mixed operation adds to a node by one accumulating product. Backward works the same way:
-sums over positions enter as small matrices (``d^T G`` and the covariance), and the gradient of
-``d`` is two products.
+What follows a norm is a factor of each channel, so no normalized map is written: an operation adds
+to a node by one pass over the output of its product, and its backward pass multiplies small
+matrices by the factor instead of maps.
 
-N positions (batch, time, frequency), C channels in, D channels out, n copies (edges). Small
-matrices are float64, because a variance is a difference of sums.
+N valid positions (batch, time, frequency), B batch, C channels in, D channels out, T frames,
+F frequency bins, n copies (edges). Maps are (B, T, F, C).
 """
 
 from __future__ import annotations
@@ -16,171 +14,159 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nas_encoder.ops.masking import is_recomputing
 from nas_encoder.ops.norm import MaskedBatchNorm2d, over_processes
 
+_WIDTH = 64  # channels that sums over positions are fastest with
+_HAS_ONEDNN = bool(
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-class Frames(NamedTuple):
-    """Which frames of a feature map are valid.
 
-    ``mask`` is (B, T, 1, 1) or None, ``positions`` the number of valid ones.
+class Frames:
+    """Which frames of maps of one size are valid.
+
+    Args:
+        mask: (B, 1, T, 1) or None if all are.
+        shape: B, T, F, C.
     """
 
-    mask: Tensor | None
-    positions: float
+    def __init__(self, mask: Tensor | None, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        self.rows = None if mask is None else mask.reshape(-1).nonzero().squeeze(1)
+        batch, frames, bins, _ = self.shape
+        self.positions = (batch * frames if self.rows is None else len(self.rows)) * bins
 
-    def clear(self, x: Tensor) -> Tensor:
-        """Set the padding frames of (B, T, F, C) to zero, in place."""
-        return x if self.mask is None else x.mul_(self.mask)
+    def pack(self, x: Tensor) -> Tensor:
+        """Return the valid positions (N, C) of (B, T, F, C)."""
+        channels = x.size(3)
+        if self.rows is not None:
+            x = x.reshape(-1, x.size(2) * channels).index_select(0, self.rows)
+        return x.reshape(-1, channels)
 
-
-def _moments(maps: Sequence[Tensor], frames: Frames, group: Any) -> tuple[Tensor, Tensor, float]:
-    """Return mean (n, C), covariance (n, C, C) and the number of positions they are over."""
-    size = maps[0].size(-1)
-    sums = maps[0].new_empty(len(maps), size)
-    squares = maps[0].new_empty(len(maps), size, size)
-    for place, x in enumerate(maps):
-        flat = x.view(-1, size)
-        torch.sum(flat, 0, out=sums[place])
-        torch.mm(flat.t(), flat, out=squares[place])
-    positions = frames.positions
-    mean, second = sums.double(), squares.double()
-    if group is not None:
-        total = mean.new_tensor(positions)
-        mean, second, total = over_processes(group, mean, second, total)
-        positions = float(total)
-    mean = mean / positions
-    second = second / positions
-    return mean, second - mean[:, :, None] * mean[:, None, :], positions
+    def unpack(self, x: Tensor) -> Tensor:
+        """Return (B, T, F, C), zero in padding frames, of (N, C)."""
+        batch, frames, bins, _ = self.shape
+        channels = x.size(1)
+        if self.rows is None:
+            return x.view(batch, frames, bins, channels)
+        whole = x.new_zeros(batch * frames, bins * channels)
+        whole.index_copy_(0, self.rows, x.view(-1, bins * channels))
+        return whole.view(batch, frames, bins, channels)
 
 
-class FoldedNorm(NamedTuple):
-    """``n`` pointwise convolutions and their batch norms as affine maps.
+def product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return (N, D), each row of (N, C) multiplied by a matrix (D, C)."""
+    if x.dtype == torch.float32 and _HAS_ONEDNN:
+        # 10 to 30 % faster than PyTorch's own for this few channels.
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, None, "none", [], "")
+        return found
+    return F.linear(x, matrix)
 
-    ``weight`` (n, D, C) and ``mean`` (n, C), ``covariance`` (n, C, C) of the input (None if the
-    statistics are running ones), ``centre`` (n, D) and ``inverse`` (n, D) of the output: mean and
-    inverse standard deviation. ``group`` are the processes that share the statistics.
+
+class Statistics(NamedTuple):
+    """Mean and inverse standard deviation of the maps of n copies, (n, C) each.
+
+    ``positions`` is the number that they are over, None if they are running ones; ``group`` are
+    the processes that share them.
     """
 
-    weight: Tensor
-    mean: Tensor | None
-    covariance: Tensor | None
-    centre: Tensor
+    mean: Tensor
     inverse: Tensor
-    positions: float
+    positions: float | None
     group: Any
 
-    def affine(self, dtype: torch.dtype, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return matrices (n, D, C) and shifts (n, D), scaled by each copy's weight (n,)."""
-        scale = self.inverse if share is None else self.inverse * share[:, None]
-        matrix, shift = scale[:, :, None] * self.weight, -scale * self.centre
-        return matrix.to(dtype), shift.to(dtype)
+    def affine(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Return factors and shifts (n, C) that normalize, then multiply by ``share`` (n, 1)."""
+        scale = self.inverse * share
+        return scale, -scale * self.mean
+
+    def normalized(self) -> Statistics:
+        """Return those of the normalized maps."""
+        zeros, ones = torch.zeros_like(self.mean), torch.ones_like(self.mean)
+        return self._replace(mean=zeros, inverse=ones)
 
     def backward(
-        self, maps: Sequence[Tensor], flows: Sequence[tuple[Tensor, Tensor]], share: Tensor
-    ) -> Gradients:
-        """Return the gradients of ``share * (W d - centre) * inverse``.
+        self, place: int, gradient: Tensor, x: Tensor, wanted: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of a factor of each channel, (C,), and of the map x (N, C).
 
-        Args:
-            maps: The inputs d (B, T, F, C) of the n copies.
-            flows: The gradients G (N, D) of their outputs, each with its sum (D,).
-            share: (n,), the factor of each copy.
+        ``gradient`` (N, C) is that of the normalized map. If it is not ``wanted``, the second is
+        not to be used.
         """
-        pairs = zip(maps, flows, strict=True)
-        products = torch.stack([x.view(-1, x.size(-1)).t() @ flow for x, (flow, _) in pairs])
-        product = products.double()  # (n, C, D), d^T G over positions
-        total = torch.stack([total for _, total in flows]).double()
-        scale = self.inverse * share[:, None]
-        matrix = scale[:, :, None] * self.weight
-        if self.mean is None or self.covariance is None:
-            along = ((self.weight * product.mT).sum(-1) - self.centre * total) * self.inverse
-            weight, curve, offset = scale[:, :, None] * product.mT, None, None
-            share_gradient = along.sum(-1)
-        else:
-            centred = (product - self.mean[:, :, None] * total[:, None, :]).mT  # (n, D, C)
-            along = (self.weight * centred).sum(-1) * self.inverse  # G times the normalized output
-            slope = (scale * self.inverse * along)[:, :, None]
-            weight = scale[:, :, None] * centred - slope * (self.weight @ self.covariance)
-            share_gradient = along.sum(-1)
-            if self.group is not None:
-                # Those above are one process's parts of sums; the input's needs the whole sums.
-                along, total = over_processes(self.group, along, total)
-                slope = (scale * self.inverse * along)[:, :, None]
-            curve = self.weight.mT @ (slope * self.weight) / self.positions
-            rest = (total[:, None, :] @ matrix) / self.positions
-            offset = ((self.mean[:, None, :] @ curve - rest)[:, 0]).to(products.dtype)
-            curve = curve.to(products.dtype)
-        dtype = products.dtype
-        return Gradients(share_gradient, weight.to(dtype), matrix.to(dtype), curve, offset)
+        mean, inverse = self.mean[place], self.inverse[place]
+        own = wanted and self.positions is not None and self.group is None
+        dx, along, total = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, None, None, None, mean, inverse, True, 0.0, [own, True, True]
+        )
+        if wanted and self.positions is None:
+            dx = gradient * inverse
+        elif wanted and self.positions is not None and self.group is not None:
+            # A factor's gradient is one process's part of a sum; the map's needs the whole sums.
+            whole, total = over_processes(self.group, along, total)
+            slope = inverse * inverse * whole / self.positions
+            offset = mean * slope - inverse * total / self.positions
+            dx = torch.addcmul(offset, gradient, inverse).sub_(x * slope)
+        return along, dx
 
 
-class Gradients(NamedTuple):
-    """What :meth:`FoldedNorm.backward` returns.
-
-    ``share`` (n,), ``weight`` (n, D, C); the gradient of the input is
-    ``G @ matrix - d @ curve + offset`` with (n, D, C), (n, C, C) and (n, C); the last two are None
-    if the statistics do not depend on the input. All but ``share`` have the maps' dtype.
-    """
-
-    share: Tensor
-    weight: Tensor
-    matrix: Tensor
-    curve: Tensor | None
-    offset: Tensor | None
-
-    def of_input(self, place: int, flow: Tensor, x: Tensor, frames: Frames) -> Tensor:
-        """Return the gradient (B, T, F, C) of one copy's input x from its output's G (N, D)."""
-        if self.curve is None or self.offset is None:
-            result = flow @ self.matrix[place]
-        else:
-            result = torch.addmm(self.offset[place], flow, self.matrix[place])
-            result.addmm_(x.view(-1, x.size(-1)), self.curve[place], alpha=-1)
-        return frames.clear(result.view_as(x))
-
-
-def fold(
-    weight: Tensor,
-    norm: MaskedBatchNorm2d,
-    maps: Sequence[Tensor],
-    frames: Frames,
-    copies: Sequence[int],
-) -> FoldedNorm:
-    """Fold convolutions with the batch norms of some copies of a merged operation.
+def statistics(
+    norm: MaskedBatchNorm2d, maps: Sequence[Tensor], copies: Sequence[int]
+) -> Statistics:
+    """Return the statistics that normalize the maps (N, C) of some copies.
 
     In training the running statistics of these copies are updated.
 
     Args:
-        weight: (n, D, C), weights of the copies.
         norm: The merged norm of all copies, without scale and shift.
-        maps: The inputs (B, T, F, C), one per copy or one for all.
-        frames: Their valid frames.
-        copies: Places of the copies in the norm.
+        maps: One for each of the copies.
+        copies: Their places in the norm.
     """
-    weight = weight.double()
+    rows, size = maps[0].shape
     eps = float(norm.eps)
     if not norm.training:
         assert norm.running_mean is not None and norm.running_var is not None
-        size = weight.size(1)
-        centre = norm.running_mean.view(-1, size)[list(copies)].double()
-        variance = norm.running_var.view(-1, size)[list(copies)].double()
-        return FoldedNorm(weight, None, None, centre, torch.rsqrt(variance + eps), 0.0, None)
-    group = norm.group()
-    mean, covariance, positions = _moments(maps, frames, group)
-    centre = (weight @ mean[:, :, None])[:, :, 0]
-    variance = ((weight @ covariance) * weight).sum(-1).clamp_(min=0.0)
-    move_statistics(norm, centre, variance, positions, copies)
-    inverse = torch.rsqrt(variance + eps)
-    return FoldedNorm(weight, mean, covariance, centre, inverse, positions, group)
+        mean = norm.running_mean.view(-1, size)[list(copies)]
+        variance = norm.running_var.view(-1, size)[list(copies)]
+        return Statistics(mean, torch.rsqrt(variance + eps), None, None)
+    mean, variance = _moments(maps)
+    positions, group = float(rows), norm.group()
+    if group is not None:
+        own = mean.double()
+        sums = own * rows, (variance.double() + own.square()) * rows, own.new_tensor(positions)
+        total, squares, count = over_processes(group, *sums)
+        positions = float(count)
+        own = total / positions
+        variance = (squares / positions - own.square()).clamp_(min=0.0).to(mean.dtype)
+        mean = own.to(mean.dtype)
+    _move_statistics(norm, mean, variance, positions, copies)
+    return Statistics(mean, torch.rsqrt(variance + eps), positions, group)
 
 
-def move_statistics(
+def _moments(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean and the biased variance of each channel of each map (N, C): (n, C)."""
+    rows, size = maps[0].shape
+    parts = next(p for p in (8, 4, 2, 1) if p == 1 or (p * size <= _WIDTH and rows % p == 0))
+    found = [
+        torch.batch_norm_update_stats(x.view(rows // parts, parts * size), None, None, 0.0)
+        for x in maps
+    ]
+    means, variances = (torch.stack(own).view(-1, parts, size) for own in zip(*found, strict=True))
+    if parts == 1:
+        return means[:, 0], variances[:, 0]
+    between, mean = torch.var_mean(means, 1, correction=0)
+    return mean, variances.mean(1).add_(between)
+
+
+def _move_statistics(
     norm: MaskedBatchNorm2d, mean: Tensor, variance: Tensor, positions: float, copies: Sequence[int]
 ) -> None:
     """Update the running statistics of some copies of a merged norm, as batch norm does.
 
-    Mean and biased variance are (n, D), taken over a number of positions.
+    Mean and biased variance are (n, C), taken over a number of positions.
     """
     if is_recomputing():
         return
@@ -193,5 +179,9 @@ def move_statistics(
     unbiased = variance * (positions / (positions - 1)) if positions > 1 else None
     for buffer, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
         rows = buffer.view(-1, size)
-        if value is not None:
+        if value is None:
+            continue
+        if len(copies) == len(rows):
+            rows.lerp_(value.to(rows.dtype), rate)
+        else:
             rows[list(copies)] = rows[list(copies)].lerp(value.to(rows.dtype), rate)

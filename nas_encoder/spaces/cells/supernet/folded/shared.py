@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas_encoder.ops.norm import over_processes
-from nas_encoder.spaces.cells.supernet.folded.norm import Frames, move_statistics
+from nas_encoder.ops import MaxPool3
+from nas_encoder.spaces.cells.supernet.folded.norm import Frames, statistics
 from nas_encoder.spaces.cells.supernet.folded.outputs import (
     Kept,
     OutputGradients,
@@ -20,122 +20,123 @@ from nas_encoder.spaces.cells.supernet.merged import SharedPool
 
 
 class IdentityMap:
-    """skip_connect at stride 1."""
+    """skip_connect at stride 1, or a map that autograd computes."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, F, C) to (B, T', F', C)."""
-        return x
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
 
-    def again(self, x: Tensor) -> Tensor:
-        """Repeat :meth:`forward` in the backward pass."""
-        return x
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map (B, T, F, C) to (N, C), first of what the backward pass needs."""
+        return [self.frames.pack(x)]
 
-    def backward(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient of x (B, T, F, C) from that of the map (B, T', F', C)."""
-        return gradient
+    def add(self, edge: int, x: Tensor, share: float, kept: Tensor | None, out: Outputs) -> None:
+        """Add ``share`` times the map to an edge's output."""
+        out.add(edge, x, share, kept)
+
+    def along(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """Return the gradient () of a share from the output's (N, C)."""
+        return torch.dot(gradient.view(-1), x.view(-1))
+
+    def backward(self, x: Tensor, saved: Sequence[Tensor], gradient: Tensor) -> Tensor:
+        """Return the gradient of x (B, T, F, C) from that of the map (N, C)."""
+        return self.frames.unpack(gradient)
 
 
 class PoolMap(IdentityMap):
-    """Pooling and its batch norm; only the statistics are kept."""
+    """Pooling and its batch norm."""
 
     def __init__(self, module: SharedPool, mask: Tensor | None, frames: Frames) -> None:
+        super().__init__(frames)
         self.module = module
         self.mask = mask
-        self.frames = frames
-        self.training = module.norm.training
-        self.group = module.norm.group() if self.training else None
-        self.positions = frames.positions
 
-    def _pool(self, x: Tensor) -> Tensor:
-        return channels_last(self.module.pool(channels_first(x), self.mask))
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """See :class:`IdentityMap`."""
-        norm = self.module.norm
-        pooled = self._pool(x)
-        if self.training:
-            total, count = over_processes(
-                self.group, pooled.sum((0, 1, 2)).double(), x.new_tensor(self.positions).double()
-            )
-            self.positions = float(count)
-            self.mean = (total / count).to(x.dtype)
-            centred = self.frames.clear(pooled - self.mean)
-            flat = centred.view(-1, centred.size(-1))
-            (squares,) = over_processes(self.group, (flat * flat).sum(0).double())
-            variance = squares / self.positions
-            move_statistics(norm, self.mean[None], variance[None], self.positions, [0])
+        pool = self.module.pool
+        places: list[Tensor] = []
+        if isinstance(pool, MaxPool3):
+            pooled, *places = pool.with_places(channels_first(x), self.mask)
         else:
-            assert norm.running_mean is not None and norm.running_var is not None
-            self.mean, variance = norm.running_mean, norm.running_var
-            centred = self.frames.clear(pooled - self.mean)
-        self.inverse = torch.rsqrt(variance + float(norm.eps)).to(x.dtype)
-        return centred.mul_(self.inverse)
+            pooled = pool(channels_first(x), self.mask)
+        packed = self.frames.pack(channels_last(pooled))
+        self.statistics = statistics(self.module.norm, [packed], [0])
+        return [packed, *places]
 
-    def _normed(self, pooled: Tensor) -> Tensor:
-        return self.frames.clear((pooled - self.mean).mul_(self.inverse))
-
-    def again(self, x: Tensor) -> Tensor:
-        """See :class:`IdentityMap`; from the statistics of the first time."""
-        return self._normed(self._pool(x))
-
-    def backward(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def add(self, edge: int, x: Tensor, share: float, kept: Tensor | None, out: Outputs) -> None:
         """See :class:`IdentityMap`."""
-        with torch.enable_grad():
-            leaf = channels_first(x.detach()).requires_grad_()
-            pooled = self.module.pool(leaf, self.mask)
-        if self.training:
-            value = self._normed(channels_last(pooled.detach()))
-            flat, own = gradient.view(-1, value.size(-1)), value.view(-1, value.size(-1))
-            total, product = over_processes(self.group, flat.sum(0), (flat * own).sum(0))
-            gradient = gradient - value.mul_(product / self.positions)
-            gradient = gradient.sub_(total / self.positions)
-        gradient = self.frames.clear(gradient * self.inverse)
-        (dx,) = torch.autograd.grad(pooled, leaf, channels_first(gradient))
-        return channels_last(dx)
+        scale, shift = self.statistics.affine(self.statistics.mean.new_tensor(share))
+        out.add_affine(edge, x, scale[0], shift[0], kept)
+
+    def along(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """See :class:`IdentityMap`."""
+        return self.statistics.backward(0, gradient, x, wanted=False)[0].sum()
+
+    def backward(self, x: Tensor, saved: Sequence[Tensor], gradient: Tensor) -> Tensor:
+        """See :class:`IdentityMap`."""
+        packed, *places = saved
+        _, gradient = self.statistics.backward(0, gradient, packed)
+        given = channels_first(self.frames.unpack(gradient))
+        found = self.module.pool.input_gradient(channels_first(x), self.mask, given, *places)
+        return channels_last(found)
 
 
 class SharedBranch:
-    """Adds one map, or one that is given if there is no ``source``, to several edges.
+    """Adds one map to several edges.
 
     Args:
         edges: The edges.
         places: For each edge the place of its share.
         source: How the map is computed.
+        given: Whether autograd computes it, instead of ``source`` from the state.
     """
 
     def __init__(
-        self, edges: Sequence[int], places: Sequence[int], source: IdentityMap | None
+        self,
+        edges: Sequence[int],
+        places: Sequence[int],
+        source: IdentityMap,
+        given: bool = False,
     ) -> None:
         self.edges = edges
-        self.places = places
+        self.places = list(places)
         self.source = source
+        self.given = given
 
-    def forward(self, x: Tensor, shares: Sequence[float], masks: Kept, out: Outputs) -> None:
-        """Add ``share * x`` (B, T', F', C) to the edges' outputs."""
-        flat = x.view(-1, x.size(-1))
+    def forward(
+        self, x: Tensor, shares: Sequence[float], masks: Kept, out: Outputs
+    ) -> list[Tensor]:
+        """Add to the edges' outputs; return what :meth:`backward` needs."""
+        saved = self.source.forward(x)
         for edge, place in zip(self.edges, self.places, strict=True):
-            added = flat * masks[place] if place in masks else flat
-            out.maps[edge].view_as(flat).add_(added, alpha=shares[place])
+            if shares[place] != 0.0:
+                self.source.add(edge, saved[0], shares[place], masks.get(place), out)
+        return saved
 
     def backward(
         self,
-        x: Tensor | None,
+        x: Tensor,
+        saved: Sequence[Tensor],
         shares: Sequence[float],
         masks: Kept,
         gradients: OutputGradients,
-        wanted: bool,
+        of_shares: bool,
+        of_x: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of the shares, if x is given, and of x, if wanted: (N, C)."""
+        """Return the gradients of the shares (n,) and of x (B, T, F, C), if asked for."""
         found: list[Tensor] = []
-        dx: Tensor | None = None
+        total: Tensor | None = None
         for edge, place in zip(self.edges, self.places, strict=True):
-            gradient = gradients.maps[edge]
-            if place in masks:
-                gradient = gradient * masks[place]
-            if x is not None:
-                found.append(torch.dot(gradient.view(-1), x.reshape(-1)).double())
-            if wanted and dx is None:
-                dx = gradient * shares[place]
-            elif dx is not None:
-                dx.add_(gradient, alpha=shares[place])
-        return torch.stack(found) if found else None, dx
+            share, kept = shares[place], masks.get(place)
+            if of_shares:
+                found.append(self.source.along(gradients.of(edge, kept), saved[0]))
+            if not of_x or share == 0.0:
+                continue
+            own = gradients.maps[edge]
+            if total is None:
+                total = own * share if kept is None else (own * kept).mul_(share)
+            elif kept is None:
+                total.add_(own, alpha=share)
+            else:
+                total.addcmul_(own, kept, value=share)
+        dx = None if total is None else self.source.backward(x, saved, total)
+        return torch.stack(found) if of_shares else None, dx

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from nas_encoder.spaces.cells.supernet.folded.norm import Frames
 from nas_encoder.spaces.cells.supernet.folded.outputs import (
     OutputGradients,
     Outputs,
+    Rectified,
     channels_first,
     channels_last,
     dropout_mask,
@@ -25,7 +27,6 @@ from nas_encoder.spaces.cells.supernet.folded.shared import IdentityMap, PoolMap
 from nas_encoder.spaces.cells.supernet.merged import Copies, SharedIdentity, SharedPool
 
 FEWEST_CHANNELS = 8  # below, merging edges is as fast: a register holds 8 to 16 channels
-KEEP = 2  # maps of a convolution kept for the backward pass; others are recomputed
 
 
 def can_fold(x: Tensor) -> bool:
@@ -49,14 +50,13 @@ class _Plan:
     """
 
     frames: Frames
-    shape: tuple[int, ...]
     edges: int
     dropout: float
     active: list[Branch] = field(default_factory=list)
     probes: list[Branch] = field(default_factory=list)
     shared: list[SharedBranch] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # of tensors kept for active, then shared
 
 
 def source_sums(
@@ -91,11 +91,8 @@ def source_sums(
     inner = strided(mask, stride)
     batch, channels, frames, bins = x.shape
     shape = (batch, -(-frames // stride), -(-bins // stride), channels)
-    if inner is None:
-        where = Frames(None, float(shape[0] * shape[1] * shape[2]))
-    else:
-        where = Frames(inner.permute(0, 2, 3, 1), float(inner.sum()) * shape[2])
-    plan = _Plan(where, shape, edges, dropout)
+    where = Frames(inner, shape)
+    plan = _Plan(where, edges, dropout)
     numbers = shares.tolist()
     maps: list[Tensor] = []
     begin = 0
@@ -111,17 +108,19 @@ def source_sums(
             for chosen, group in ((on, plan.active), (off, plan.probes)):
                 if chosen:
                     at = ([own[copy] for copy in chosen], [places[copy] for copy in chosen])
-                    group.append(BRANCHES[type(operation)](operation, chosen, *at, where, KEEP))
+                    group.append(BRANCHES[type(operation)](operation, chosen, *at, where))
         elif isinstance(operation, Copies):
             for copy in copies:
                 maps.append(operation.operations[copy](x, mask))
-                plan.shared.append(SharedBranch([own[copy]], [places[copy]], None))
+                plan.shared.append(
+                    SharedBranch([own[copy]], [places[copy]], IdentityMap(where), True)
+                )
         elif copies:
             if isinstance(operation, SharedPool):
                 one: IdentityMap = PoolMap(operation, mask, where)
             else:
                 assert isinstance(operation, SharedIdentity)
-                one = IdentityMap()
+                one = IdentityMap(where)
             at = ([own[copy] for copy in copies], [places[copy] for copy in copies])
             plan.shared.append(SharedBranch(*at, one))
     if plan.dropped:
@@ -136,31 +135,33 @@ def source_sums(
 class _SourceSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, x: Tensor, shares: Tensor, *tensors: Tensor) -> Any:
-        given = iter(tensors)
-        out = Outputs(plan.edges, plan.shape, x)
-        flat = (plan.shape[0] * plan.shape[1] * plan.shape[2], plan.shape[3])
-        masks = {place: dropout_mask(flat, plan.dropout) for place in plan.dropped}
+        frames = plan.frames
+        size = frames.positions, frames.shape[3]
+        masks = {place: dropout_mask(size, plan.dropout, x) for place in plan.dropped}
         numbers = shares.tolist()
         last = channels_last(x)
-        u = torch.relu(last) if plan.active else last
+        given = iter(tensors)
+        out = Outputs(plan.edges)
         saved: list[Tensor] = []
+        of_parameters = ctx.needs_input_grad[3 + sum(s.given for s in plan.shared) :]
+        u = Rectified(last) if plan.active else None
+        begin = 0
         for branch in plan.active:
-            found = branch.forward(u, shares, masks, out)
+            assert u is not None
+            end = begin + len(branch.parameters())
+            found = branch.forward(u, shares, masks, out, any(of_parameters[begin:end]))
+            begin = end
             plan.counts.append(len(found))
             saved += found
-        maps: list[Tensor] = []
         for shared in plan.shared:
-            if shared.source is None:
-                value = channels_last(next(given))
-                maps.append(value)
-            else:
-                value = shared.source.forward(last)
-            shared.forward(value, numbers, masks, out)
+            found = shared.forward(
+                channels_last(next(given)) if shared.given else last, numbers, masks, out
+            )
+            plan.counts.append(len(found))
+            saved += found
         ctx.plan = plan
-        ctx.given = len(maps)
-        kept_maps = maps if ctx.needs_input_grad[2] else ()
-        ctx.save_for_backward(last, shares, *masks.values(), *saved, *kept_maps)
-        return out.finish(plan.frames)
+        ctx.save_for_backward(last, shares, *masks.values(), *saved)
+        return out.finish(frames, x)
 
     @staticmethod
     @once_differentiable
@@ -168,50 +169,46 @@ class _SourceSums(torch.autograd.Function):
         plan: _Plan = ctx.plan
         x, shares, *rest = ctx.saved_tensors
         masks = dict(zip(plan.dropped, rest, strict=False))
-        saved = rest[len(masks) :]
+        saved = iter(rest[len(masks) :])
         of_x, of_shares, *needed = ctx.needs_input_grad[1:]
+        given = sum(s.given for s in plan.shared)
+        of_maps, of_parameters = needed[:given], needed[given:]
+        kept = [list(islice(saved, count)) for count in plan.counts]
         flows = OutputGradients(gradients, plan.frames)
-        share_gradient = torch.zeros(len(shares), dtype=torch.float64)
-        u = torch.relu(x) if plan.active or plan.probes else x
-        du = torch.zeros_like(x) if of_x else None
+        share_gradient = torch.zeros_like(shares)
+        probes = plan.probes if of_shares else []
+        u = Rectified(x) if plan.active or probes else None
         parameters: list[Tensor | None] = []
-        needed_parameters = needed[ctx.given :]
-        for branch, count in zip(plan.active, plan.counts, strict=True):
+        for branch in plan.active:
+            assert u is not None
             size = len(branch.parameters())
-            wanted = any(needed_parameters[len(parameters) : len(parameters) + size])
-            share_gradient[branch.places], found = branch.backward(
-                saved[:count], u, shares, masks, flows, du, wanted
-            )
-            saved = saved[count:]
+            wanted = any(of_parameters[len(parameters) : len(parameters) + size])
+            own, found = branch.backward(kept.pop(0), u, shares, masks, flows, of_x, wanted)
+            share_gradient[branch.places] = own
             parameters += found if wanted else [None] * size
-        for branch in plan.probes if of_shares else ():
-            maps = branch.forward(u, shares, masks, None)
-            share_gradient[branch.places], _ = branch.backward(
-                maps, u, shares, masks, flows, None, False
-            )
+        for branch in probes:
+            assert u is not None
+            maps = branch.forward(u, shares, masks, None, False)
+            own, _ = branch.backward(maps, u, shares, masks, flows, False, False)
+            share_gradient[branch.places] = own
         dx = None
-        if du is not None:
-            dx = torch.ops.aten.threshold_backward(du, u, 0) if plan.active else du
+        if of_x:
+            dx = u.gradient() if u is not None and plan.active else torch.zeros_like(x)
+        maps_gradient: list[Tensor | None] = []
         numbers = shares.tolist()
-        of_maps: list[Tensor | None] = []
         for shared in plan.shared:
-            source = shared.source
-            value = None
-            if of_shares:
-                value = saved[len(of_maps)] if source is None else source.again(x)
-            wanted = of_x if source is not None else needed[len(of_maps)]
-            own, flow = shared.backward(value, numbers, masks, flows, wanted)
-            if own is not None:
-                share_gradient[shared.places] = own
-            whole = None if flow is None else flow.view(plan.shape)
-            if source is None:
-                of_maps.append(None if whole is None else channels_first(whole))
-            elif whole is not None and dx is not None:
-                dx.add_(source.backward(x, whole))
+            wanted = of_maps[len(maps_gradient)] if shared.given else of_x
+            some, flow = shared.backward(x, kept.pop(0), numbers, masks, flows, of_shares, wanted)
+            if some is not None:
+                share_gradient[shared.places] = some
+            if shared.given:
+                maps_gradient.append(None if flow is None else channels_first(flow))
+            elif flow is not None and dx is not None:
+                dx.add_(flow)
         return (
             None,
             None if dx is None else channels_first(dx),
-            share_gradient.to(shares.dtype) if of_shares else None,
-            *of_maps,
+            share_gradient if of_shares else None,
+            *maps_gradient,
             *parameters,
         )
