@@ -1,10 +1,16 @@
 """The ``nas-encoder`` command. One file per sub-command; see :mod:`nas_encoder.cli.main`."""
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from nas_encoder.deploy.engines import ENGINES
+
+
+def quiet_profiler() -> None:
+    """Before torch is imported: its profiler, which measures memory, else tells of every start."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def add_settings(parser: Any, text: str) -> None:

@@ -19,7 +19,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from nas_encoder.cli import add_settings, bench_encoders
+from nas_encoder.cli import add_settings, bench_encoders, quiet_profiler
 from nas_encoder.errors import ConfigError
 from nas_encoder.genotype import load_genotype
 from nas_encoder.spaces import get_space
@@ -157,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
     misplaced = _misplaced(args)
     if misplaced:
         raise ConfigError("bench", misplaced)
+    quiet_profiler()
     return _operations(args) if args.operations else bench_encoders.run(args)
 
 

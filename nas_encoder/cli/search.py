@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
-from nas_encoder.cli import add_settings, add_tokens, token_settings
+from nas_encoder.cli import add_settings, add_tokens, quiet_profiler, token_settings
 from nas_encoder.common.resources import list_configs
 
 EXAMPLES = """examples:
@@ -79,8 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    # PyTorch's profiler, which measures memory, tells of every start and stop unless told not to.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    quiet_profiler()
     from nas_encoder.search import run_search
     from nas_encoder.search.config.load import load_any_search_config
 

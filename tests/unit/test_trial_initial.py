@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,12 @@ def test_points_outside_the_budget_are_named_and_nothing_is_kept(
     config = config_of("tpe", source, points, objective={"macs": 5e6})
     with pytest.raises(ConfigError) as caught:
         run_trials(config, None, tmp_path / "run")
-    dear, middle = caught.value.problems
+    dear, middle, remedy = caught.value.problems
     assert dear.startswith("'dear': costs 1") and "the budget is at most 5 M" in dear
     assert middle.startswith("'middle': costs ")
+    _, setting = shlex.split(remedy.partition("leave these out: ")[2])
+    within = load_any_search_config("tpe", [setting]).trials.initial
+    assert list(within) == points[1:2]
     run_trials(config_of("tpe", source, points[1:2]), None, tmp_path / "run")  # no --resume
 
 
@@ -137,7 +141,7 @@ def test_every_sampler_begins_with_them(strategy: str, source: Path, points: lis
     study = optuna.create_study(sampler=sampler, directions=directions)
     sampler.study = study
     for _ in range(2):  # the second worker finds them enqueued
-        enqueue(study, known, evaluator, config.objectives, None)
+        enqueue(study, known, evaluator, config.objectives, None, points)
     for _ in range(6):
         with quiet():
             trial = study.ask()
@@ -174,7 +178,7 @@ def test_costs_measured_once_are_those_that_count(source: Path, points: list[str
     budget = Budget(config.objective, evaluator.costs)
     sampler = build_sampler(config, evaluator.space, 0)
     study = optuna.create_study(sampler=sampler)
-    enqueue(study, known, evaluator, config.objectives, budget)
+    enqueue(study, known, evaluator, config.objectives, budget, points)
     before = [evaluator.costs(genotype, ["latency_ms"]) for genotype in known.values()]
     evaluator.costs = lambda *_: {"latency_ms": 1e9}  # type: ignore[method-assign,assignment]
     for costs in before:

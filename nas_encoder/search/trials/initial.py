@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.study import Study
 
+from nas_encoder.common.documents import plain
 from nas_encoder.errors import ConfigError, ProblemsError
 from nas_encoder.genotype import Genotype, load_genotype
 from nas_encoder.search.trials.budget import Budget
@@ -58,30 +61,37 @@ def enqueue(
     evaluator: Evaluator,
     objectives: Sequence[str],
     budget: Budget | None,
+    sources: Sequence[str | Mapping[str, Any]],
 ) -> None:
     """Enqueue those points that the study does not have yet.
 
     Two workers that begin a study at the same moment in different places may both do so; a worker
-    runs only the first trial of a point.
+    runs only the first trial of a point. ``sources`` are what :func:`load_initial` was given.
 
     Raises:
-        ConfigError: A point is outside the budget; all that are so are named.
+        ConfigError: A point is outside the budget; all that are so are named, and the setting that
+            leaves them out.
     """
     trials = study.get_trials(deepcopy=False)
     there = {
         t.user_attrs[INITIAL]["name"] for t in trials if INITIAL in t.user_attrs and is_live(t)
     }
     missing = {name: genotype for name, genotype in points.items() if name not in there}
-    problems: list[str] = []
+    broken: dict[str, list[str]] = {}
     attributes: dict[str, dict[str, Any]] = {}
     for name, genotype in missing.items():
         attributes[name] = {"name": name}
         if budget is not None:
             costs = evaluator.costs(genotype, budget.names(objectives))
-            problems += [f"'{name}': {line}" for line in budget.broken(costs)]
+            if lines := budget.broken(costs):
+                broken[name] = [f"'{name}': {line}" for line in lines]
             attributes[name]["costs"] = costs  # measured again, they might not be within
-    if problems:
-        raise ConfigError(SUBJECT, problems)
+    if broken:
+        given = zip(points, sources, strict=True)
+        within = [plain(source) for name, source in given if name not in broken]
+        setting = shlex.quote(f"{SUBJECT}={json.dumps(within, ensure_ascii=False)}")
+        remedy = f"give larger budgets, smaller networks, or leave these out: --set {setting}"
+        raise ConfigError(SUBJECT, [*(line for own in broken.values() for line in own), remedy])
     names = list(distributions(evaluator.space))
     for name, genotype in missing.items():
         vector = evaluator.space.encode(genotype)

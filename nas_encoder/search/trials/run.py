@@ -143,7 +143,7 @@ def run_trials(
                     identity["initial"] = {name: found.hash for name, found in points.items()}
                 _join(study, config, identity, store.shown, folder, evaluator.sets)
                 _require_recorded(folder, lambda: records_of(study, config.objectives))
-                enqueue(study, points, evaluator, config.objectives, budget)
+                enqueue(study, points, evaluator, config.objectives, budget, config.trials.initial)
             sampler.study = study
             stack.enter_context(folder.joined())
         if grown:
