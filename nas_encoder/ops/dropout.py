@@ -76,7 +76,7 @@ class _Dropout(torch.autograd.Function):
 class _AddDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, rate: float, step: float) -> Tensor:
-        kept = torch.empty(y.shape, dtype=torch.uint8)
+        kept = torch.empty(y.shape, dtype=torch.uint8, device=y.device)
         ctx.scale = step * draw_kept(kept, rate)
         ctx.save_for_backward(kept)
         return torch.addcmul(x, y, kept.to(y.dtype), value=ctx.scale)
@@ -112,7 +112,8 @@ def draw_kept(out: Tensor, rate: float) -> float:
 def _drawn(x: Tensor, rate: float) -> tuple[Tensor, int, float]:
     """Return random integers in the shape of ``x``, the least of those that are kept, the scale."""
     level = round(rate * _LEVELS)
-    drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+    drawn.random_(-(1 << 63), None)
     bits = drawn.view(torch.int16)[: x.numel()].view(x.shape)
     scale = _LEVELS / (_LEVELS - level) if level < _LEVELS else 0.0
     return bits, level - _LEVELS // 2, scale

@@ -125,7 +125,7 @@ class _FeedForward(torch.autograd.Function):
             torch.addmm(last, active, project.t(), alpha=scale, out=result[part])
         ctx.save_for_backward(flat, hidden, kept, expand, project)
         ctx.scale, ctx.swish = scale, swish
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.size(1))
 
     @staticmethod
     @once_differentiable
@@ -164,5 +164,5 @@ class _FeedForward(torch.autograd.Function):
                 of_expand.addmm_(slope.t(), flat[part])
             if of_shift is not None:
                 of_shift += slope.sum(0)
-        of_x = None if of_x is None else of_x.view(*shape[:-1], -1)
+        of_x = None if of_x is None else of_x.view(*shape[:-1], flat.size(1))
         return of_x, of_expand, of_shift, of_project, of_last, None, None

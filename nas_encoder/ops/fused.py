@@ -41,7 +41,7 @@ def can_fuse(
 ) -> bool:
     """Whether the functions below do what these modules would, as fast: in training, on a CPU.
 
-    Not if a module has been replaced or has hooks, which would not run.
+    Not if a module has been replaced or has hooks, which would not run, nor with biases.
     """
     return (
         trains_on_cpu(x)
@@ -49,7 +49,7 @@ def can_fuse(
         and norm.training
         and norm.group() is None
         and all(type(own) in _KNOWN and not has_hooks(own) for own in (norm, *convolutions))
-        and all(own.weight.dtype == x.dtype for own in convolutions)
+        and all(own.weight.dtype == x.dtype and own.bias is None for own in convolutions)
     )
 
 
@@ -65,12 +65,13 @@ def trains_on_cpu(x: Tensor) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling a module runs more than its ``forward``."""
+    """Whether calling a module runs anything but its class's ``forward``."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or "forward" in vars(module)  # as some libraries wrap it
         or modules._has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 

@@ -194,7 +194,8 @@ class _Two(torch.autograd.Function):
                 for axis, size in enumerate((layers[0].after(x.size(1), 0), features))
             ),
         )
-        result = torch.empty(x.size(0), *shape, dtype=x.dtype, memory_format=torch.channels_last)
+        like: Any = {"dtype": x.dtype, "device": x.device}
+        result = torch.empty(x.size(0), *shape, **like, memory_format=torch.channels_last)
         strips = list(_strips(layers, sizes, first.size(0) * features))
         kernel = second.contiguous(memory_format=torch.channels_last)
         for strip in strips:
@@ -212,7 +213,7 @@ class _Two(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, first, first_bias, second = ctx.saved_tensors
         layers: tuple[_Layer, _Layer] = ctx.layers
-        like = (x, first, first_bias, second, grad[0, :, 0, 0])
+        like = (x, first, first_bias, second, grad.new_empty(grad.size(1)))
         found = [
             torch.zeros_like(own) if wanted else None
             for own, wanted in zip(like, ctx.needs_input_grad, strict=False)

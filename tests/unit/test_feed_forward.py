@@ -58,6 +58,11 @@ def test_numbers_are_those_of_the_layers(
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert kept < 0.7 * more
     hook.remove()
+    plain = module.expand.forward
+    module.expand.forward = lambda given: plain(given)  # as accelerate wraps layers
+    assert run(module, x)[1] == more
+    del module.expand.forward
+    assert len(calls) == 1
     module.project.requires_grad_(False)
     frozen, _ = run(module, x)
     torch.testing.assert_close(frozen, [*expected[:-2]], rtol=1e-12, atol=1e-12)
@@ -65,6 +70,11 @@ def test_numbers_are_those_of_the_layers(
     with torch.no_grad():
         module(x, Frames())
     assert len(calls) == 2
+    module.requires_grad_(True).train()
+    for empty in (x[:0], x[:, :0]):
+        found, _ = run(module, empty)
+        assert found[0].shape == found[1].shape == empty.shape
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("step", [1.0, 0.5])
@@ -78,7 +88,8 @@ def test_what_is_dropped_and_added(step: float) -> None:
         lambda: x + step * dropout.dropout(y, 0.3, True),
     ):
         torch.manual_seed(1)
-        z = function()
+        with torch.device("meta"):  # where tensors are made that do not say where
+            z = function()
         found.append([z, *torch.autograd.grad((z * weights).sum(), (x, y))])
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
     assert (found[0][2] == 0).any() and (found[0][2] != 0).any()

@@ -206,6 +206,14 @@ def test_numbers_of_two_convolutions_at_once(
         front.requires_grad_(True)
 
 
+def test_added_layers_of_a_front_end_run() -> None:
+    front, x = built(DepthwiseFront(4, 3)).train(), noise(2, 17)
+    front.convolutions[1].append(torch.nn.Hardtanh(-0.01, 0.01))
+    y, _ = front(x, None)
+    with torch.no_grad():
+        torch.testing.assert_close(y, front(x, None)[0], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("channels", [64, 65])
 def test_layouts_of_wide_convolutions_agree(channels: int) -> None:
     front = built(Conv2dFront(4, channels))

@@ -71,6 +71,17 @@ def test_numbers_are_those_of_the_modules(
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_biases_of_other_convolutions_count() -> None:
+    module, x = built("pointwise", 1), torch.randn(2, 4, 5, 3, dtype=torch.float64)
+    assert isinstance(module, PointwiseNorm)
+    module.norm.momentum = 1.0
+    module(x, None)
+    mean = module.get_buffer("norm.running_mean").clone()
+    module.conv.bias = nn.Parameter(torch.arange(6.0).double())
+    module(x, None)
+    torch.testing.assert_close(module.get_buffer("norm.running_mean"), mean + module.conv.bias)
+
+
 def counted(function: Any, calls: list[int]) -> Any:
     def called(*arguments: Any) -> Any:
         calls.append(1)

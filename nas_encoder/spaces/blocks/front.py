@@ -121,7 +121,7 @@ class Convolutions2d(FrontEnd):
         layers: list[Any] = list(self.convolutions)
         separable = isinstance(layers[1], nn.Sequential)
         pair = layers[0], layers[1][0] if separable else layers[1]
-        if self.training and can_fuse(x, *pair) and not (separable and has_hooks(layers[1])):
+        if self.training and can_fuse(x, *pair) and (not separable or _is_pair(layers[1])):
             x = two_convolutions(x, *pair, lengths)
             layers[:2] = [layers[1][1] if separable else nn.Identity()]
             lengths = None if lengths is None else reduced_lengths(lengths, 2)
@@ -316,6 +316,11 @@ class Searched(FrontEnd):
         """Map a chunk (B, t, F), cleared, to the frames (B, t', C) that are complete."""
         found: tuple[Chunk, Any] = self.network.stream(chunk, cache, Taps())
         return found
+
+
+def _is_pair(layer: nn.Sequential) -> bool:
+    """Whether it runs two layers and nothing else."""
+    return type(layer) is nn.Sequential and len(layer) == 2 and not has_hooks(layer)
 
 
 def _windows(
