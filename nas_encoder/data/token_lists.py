@@ -79,7 +79,7 @@ def write_token_list(source: str | Path, folder: str | Path, options: ListOption
     Raises:
         ConfigError: Options are out of range.
         DataError: The data are unusable; no such list can be made of them; a text has tokens that
-            a fixed list lacks.
+            a fixed list lacks; the folder cannot be written.
         MissingDependencyError: pypinyin or sentencepiece is needed.
     """
     if problems := options.problems():
@@ -94,6 +94,10 @@ def write_token_list(source: str | Path, folder: str | Path, options: ListOption
         texts = (text for _, text in pairs)
         size, model_type = options.size, options.model_type
         tokens = TokenSet.build(texts, options.kind, unk=True, size=size, model_type=model_type)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(str(folder), [f"cannot be made: {error.strerror}"]) from None
     if options.layout == "nemo":
         _write_nemo(tokens, Path(folder))
         return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -122,8 +123,8 @@ def _missing(source: Path, model: Model) -> list[str]:
 
 def _name(model: Model) -> str:
     """Return the name of the file, of a training's folder that of the folder."""
-    path = Path(model.source)
-    return path.resolve().parent.name if path.suffix == ".pth" else path.stem
+    path = Path(os.path.abspath(model.source))  # where links are, not where they lead
+    return path.parent.name if path.suffix == ".pth" else path.stem
 
 
 def _use(model: Model, source: Path, repo: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,13 +246,15 @@ def new_table(output: str | Path) -> Iterator[TableFile]:
     temporary = target.with_name(f".{target.name}.writing")
     try:
         temporary.unlink(missing_ok=True)
+        temporary.touch()  # where SQLite cannot, it does not say why
         with TableFile(temporary) as file:
             yield file
         temporary.replace(target)
     except OSError as error:
-        raise DataError(str(output), [f"cannot be written: {error}"]) from None
+        raise DataError(str(output), [f"cannot be written: {error.strerror or error}"]) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that is under way says more
+            temporary.unlink(missing_ok=True)
 
 
 def list_tables() -> list[str]:

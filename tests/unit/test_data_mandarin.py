@@ -155,3 +155,6 @@ def test_lists_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match="not in the token set: .*'sil'"):
         write_token_list(tmp_path / "timit", tmp_path / "o", ListOptions("syllable", fixed=True))
     assert not (tmp_path / "o").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/o: cannot be made: Not a directory"):
+        write_token_list(tmp_path / "timit", tmp_path / "file" / "o", ListOptions("phone"))

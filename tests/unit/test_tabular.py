@@ -166,6 +166,9 @@ def test_conversion_keeps_every_number(tmp_path: Path, folder: Path, table: Tabl
     assert [path.name for path in tmp_path.iterdir()] == ["table.sqlite"]
     with pytest.raises(DataError, match="already exists"):
         convert(folder, output)
+    for nowhere, why in (("no_folder", "No such file or directory"), (output.name, "Not a dir")):
+        with pytest.raises(DataError, match=f"cannot be written: {why}"):
+            convert(folder, output.with_name(nowhere) / "table.sqlite")
     query = "SELECT MIN(val_per) FROM epochs WHERE model_hash = ? AND seed = 1235"
     with closing(sqlite3.connect(output)) as connection:
         assert connection.execute(query, (EXAMPLE_HASH,)).fetchone()[0] == min(vals_of(1235))
