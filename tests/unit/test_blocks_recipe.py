@@ -16,13 +16,13 @@ from search_samples import tone_corpus
 
 from nas_encoder import build_encoder, load_genotype
 from nas_encoder.cli import bench
-from nas_encoder.common.documents import read_yaml
+from nas_encoder.common.documents import read_yaml, write_yaml
 from nas_encoder.errors import CheckpointError, ConfigError, StoppedError
 from nas_encoder.network.complexity import count_parameters
 from nas_encoder.search.config.load import load_any_search_config
 from nas_encoder.search.config.trials import TrialsConfig
 from nas_encoder.spaces import get_space
-from recipes.blocks.local import choose, decode, publish, train, verdicts
+from recipes.blocks.local import choose, decode, publish, table, train, verdicts
 from recipes.blocks.local.encoders import Encoder, read_encoders
 from recipes.blocks.local.figure import front
 from recipes.blocks.local.plan import Plan
@@ -108,20 +108,47 @@ def test_the_fast_search_has_a_predicted_latency() -> None:
     # The table is of the networks that the search asks for.
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
-    args = parser.parse_args(shlex.split(found.table_command())[2:])
-    assert args.operations and args.space == config.space and args.output == ["latency_table.yaml"]
+    run, _, own = found.table_command().partition(" -- ")
+    assert run.endswith("blocks.local.table --output latency_table.yaml")
+    args = parser.parse_args(shlex.split(own))
+    assert args.operations and args.space == config.space
     assert args.input_size == found.bins and args.frames == 100 * config.measure.seconds
     bounds = [config.objective.at_least["parameters"], config.objective.parameters]
     assert args.check_parameters == bounds
     assert found.encoders["fast_search"].title == "fast searched blocks"
 
 
+@pytest.mark.slow
+def test_a_stopped_table_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Snakemake has removed its output then; a whole one is not measured again."""
+    output, part = tmp_path / "table.yaml", tmp_path / "table_measured.yaml"
+    options = "--operations --space blocks --input-size 16 --frames 40 --widths 32 --rates 4"
+    options += " --fronts stack --modules 'memory -5+5' --seconds 0 --repeats 3 --checks 1 --json"
+    command = ["--output", str(output), "--", *shlex.split(options)]
+    assert table.main(command) == 0
+    whole = output.read_bytes()
+    document = read_yaml(part, ConfigError)
+    held = document["pieces"].pop()
+    write_yaml(part, {**document, "complete": False}, ConfigError)
+    output.unlink()
+    assert table.main(command) == 0
+    after = read_yaml(output, ConfigError)
+    assert after["complete"] and after["pieces"][:-1] == document["pieces"]
+    assert after["pieces"][-1]["name"] == held["name"]
+    output.write_bytes(whole)
+    part.unlink()
+    assert table.main(command) == 0 and output.read_bytes() == whole
+    capsys.readouterr()
+
+
 def test_wrong_options_are_named_together() -> None:
     with pytest.raises(ConfigError) as refused:
-        plan("--corpora", "timit wsj", "--encoders", "searched lstm", "--draw_corpora", "wsj")
+        wrong = ["--draw_corpora", "wsj", "--fast_known", "dfsmn_san dfsmn"]
+        plan("--corpora", "timit wsj", "--encoders", "searched lstm", *wrong)
     text = str(refused.value)
     for part in ("corpora: unknown 'wsj'", "encoders: unknown 'lstm'", "draw_corpora: 'wsj'"):
         assert part in text
+    assert text.count("fast_known:") == 1 and "fast_known: 'dfsmn' is none of what" in text
 
 
 def test_commands() -> None:
@@ -375,6 +402,7 @@ def test_readme_gets_the_figure_and_the_encoders_that_nothing_beats(tmp_path: Pa
     )
     assert "commit HEAD with changes.patch." in readme.read_text(encoding="utf-8")
     assert publish.main(of_tree[:-2]) == 1
+    assert publish.main([*of_tree[:-1], str(tmp_path / "none.patch")]) == 1
     assert publish.main([*of_tree[:-4], "--base", "0" * 40, *of_tree[-2:]]) == 1
     readme.write_text(page, encoding="utf-8")
     facts["command"] = "run.sh --expdir /home/me/exp"

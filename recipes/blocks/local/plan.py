@@ -54,6 +54,13 @@ class Plan:
                 f"{option}: '{name}' is not a corpus of the list" for name in self._words(option)
                 if name not in known
             ]  # fmt: skip
+        if FAST in self.searches:
+            first_trials = [own["known"] for own in self.search_config["trials"]["initial"]]
+            problems += [
+                f"fast_known: '{name}' is none of what {self.conf('search').name} begins with"
+                for name in self._words("fast_known")
+                if name not in first_trials
+            ]
         if not self.rates or not self.seeds:
             problems.append("rates, seeds: must name at least one each")
         if problems:
@@ -224,9 +231,9 @@ class Plan:
         )
         frames = round(100 * search["measure"]["seconds"])
         return (
-            f"nas-encoder bench --operations --space {self.space} --input-size {self.bins}"
-            f" --frames {frames} --checks 24 --check-parameters {least} {most}"
-            f" {self.options['table_opts']} --output {TABLE}"
+            f"python -m recipes.blocks.local.table --output {TABLE} -- --operations"
+            f" --space {self.space} --input-size {self.bins} --frames {frames} --checks 24"
+            f" --check-parameters {least} {most} {self.options['table_opts']}"
         )
 
     def oneshot(self) -> str:

@@ -147,6 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if (args.base is None) != (args.changes is None):
         raise DataError("publish", ["--base and --changes go together"])
+    if args.changes is not None and not args.changes.is_file():
+        raise DataError(str(args.changes), ["is not there; make it with: git diff COMMIT"])
     path = args.results / "results.json"
     if not path.is_file():
         raise DataError(str(path), ["is not there; run the recipe first"])
