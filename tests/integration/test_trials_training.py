@@ -130,6 +130,12 @@ def test_latencies_are_predicted_where_there_is_a_table(
     genotype = load_genotype("darts_v2")
     predicted = space.costs.build_with_latency(space, options, 30, path).of(genotype.architecture)
     assert found.costs(genotype, ["latency_ms"]) == predicted
+    # A study is not gone on with by latencies of another runtime, at the same path.
+    known, measured = found.identity()["latencies"], read_yaml(path)
+    assert known["settings"] == measured["settings"] and known["scale"] == measured["scale"]
+    write_yaml(path, {**measured, "settings": {**measured["settings"], "runtime": "onnx"}})
+    again = evaluator(corpus, "darts", objective={"table": path, "latency_ms": 1e6}, **more)
+    assert again.identity()["latencies"]["settings"]["runtime"] == "onnx"
     with pytest.raises(ConfigError, match="latency_ms: no network of the space"):
         evaluator(corpus, "darts", objective={"table": path, "latency_ms": 1e-6}, **more)
     with pytest.raises(ConfigError, match=r"frames: is 30 in the table, the search has 300"):

@@ -118,6 +118,9 @@ def run_trials(
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
+    own = evaluator.identity()
+    if "latencies" in own:  # for its reader; the study compares them
+        run["latencies"] = own["latencies"]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.shared = True
     with ExitStack() as stack:
@@ -138,7 +141,7 @@ def run_trials(
                     directions=["minimize"] * len(config.objectives),
                     load_if_exists=True,
                 )
-                identity = {"config": config.identity(), "seed": seed, **evaluator.identity()}
+                identity = {"config": config.identity(), "seed": seed, **own}
                 if points:
                     identity["initial"] = {name: found.hash for name, found in points.items()}
                 _join(study, config, identity, store.shown, folder, evaluator.sets)
@@ -165,7 +168,7 @@ def run_trials(
 
         count, limit = config.trials.count, config.trials.seconds
         worker = Worker(study, store, config.objectives, count, evaluator, record, budget, limit)
-        own = worker.run()
+        done = worker.run()
         if config.supernet is not None and (last := config.supernet.finalists) is not None:
             from nas_encoder.search.trials.training import TrainingEvaluator
 
@@ -186,7 +189,7 @@ def run_trials(
         save_summary(folder, records, genotype, compared(config, records))
         evaluator.finish(folder, genotype)
     logger.info(
-        "%d trials, %d of them by this worker; genotype %s", len(records), own, genotype.hash
+        "%d trials, %d of them by this worker; genotype %s", len(records), done, genotype.hash
     )
     return genotype
 
@@ -229,6 +232,8 @@ def _join(
     if data is not None:
         folder.require_sets(data, sets)
     before.get("table", {}).setdefault("sha256", identity.get("table", {}).get("sha256"))
+    if "latencies" in identity:  # likewise
+        before.setdefault("latencies", identity["latencies"])
     problems = [
         f"{key}: was {was!r} when the study '{study.study_name}' began, now {now!r}"
         for key, was, now in differences(before, identity)

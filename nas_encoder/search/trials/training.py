@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas_encoder.common.documents import read_yaml
 from nas_encoder.common.seeding import derive_seed
 from nas_encoder.deploy.timing import quiet_clock, seconds_of
 from nas_encoder.errors import ConfigError
@@ -41,6 +42,7 @@ from nas_encoder.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 _BATCHES = 8  # on which training is timed
+_MEASURED = ("machine", "settings", "scale", "piece_ms")  # of a table of latencies
 
 
 class TrainingEvaluator(Unprepared):
@@ -115,8 +117,16 @@ class TrainingEvaluator(Unprepared):
             raise ConfigError("network", error.problems) from None
 
     def identity(self) -> dict[str, Any]:
-        """Return the tokens, the number of utterances and, where time is limited, its clock."""
-        found = {"tokens": list(self.tokens.tokens), "utterances": dict(self._utterances)}
+        """Return the tokens, the number of utterances, and on what times depend.
+
+        That is where the latencies of a table were measured and how, but not which ones are in it,
+        since it may be extended; and where the time of trainings is limited, its clock.
+        """
+        found: dict[str, Any] = {"tokens": list(self.tokens.tokens)}
+        found["utterances"] = dict(self._utterances)
+        if (table := self.config.objective.table) is not None:
+            measured = read_yaml(table, ConfigError)
+            found["latencies"] = {name: measured.get(name) for name in _MEASURED}
         if self.config.training.seconds is not None:
             found["clock"] = clock_name(self.fabric.device)
         return found
