@@ -240,6 +240,26 @@ def test_preprocessing_equals_its_modules(
     torch.testing.assert_close(*results, **TOLERANCE)
 
 
+class Adapted(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + input.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("replaced", ["conv", "bias", "norm"])
+def test_replaced_parts_of_preprocessing_count(replaced: str) -> None:
+    torch.manual_seed(0)
+    layer = PointwiseNorm(8, 3, affine=False).eval()
+    if replaced == "norm":
+        layer.norm = MaskedBatchNorm2d(3).eval()
+        nn.init.normal_(layer.norm.weight)
+    else:
+        layer.conv = (Adapted if replaced == "conv" else nn.Conv2d)(
+            8, 3, 1, bias=replaced == "bias"
+        )
+    x = torch.randn(2, 8, 6, 5)
+    torch.testing.assert_close(inputs.preprocessed(layer, x, None), layer(x, None), **TOLERANCE)
+
+
 def run_rank(rank: int, file: str, results: str) -> None:
     """Compute one of two halves of a batch with statistics of both."""
     torch.set_default_dtype(torch.float64)

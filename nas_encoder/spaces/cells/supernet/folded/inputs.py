@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nas_encoder.ops.fused import has_hooks
-from nas_encoder.ops.norm import MaskedBatchNorm2d
+from nas_encoder.ops.norm import MaskedBatchNorm2d, SyncMaskedBatchNorm2d
 from nas_encoder.spaces.cells.cell import PointwiseNorm
 from nas_encoder.spaces.cells.supernet.folded.norm import Frames, product, statistics
 from nas_encoder.spaces.cells.supernet.folded.outputs import channels_first, channels_last
@@ -33,10 +33,23 @@ def preprocessed(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
         x: (B, C, T, F).
         mask: (B, 1, T, 1) or None.
     """
-    if type(module) is not PointwiseNorm or any(map(has_hooks, (module, *module.children()))):
+    if type(module) is not PointwiseNorm or not _is_known(module):
         return module(x, mask)  # type: ignore[no-any-return]
     result: Tensor = _Preprocess.apply(x, module.conv.weight, module.norm, mask)  # type: ignore[no-untyped-call]
     return result
+
+
+def _is_known(module: PointwiseNorm) -> bool:
+    """Whether the layer is as a supernet builds it, with no replaced part and no hooks."""
+    conv, norm = module.conv, module.norm
+    return (
+        type(conv) is nn.Conv2d
+        and conv.bias is None
+        and type(norm) in (MaskedBatchNorm2d, SyncMaskedBatchNorm2d)
+        and norm.track_running_stats
+        and not norm.affine
+        and not any(map(has_hooks, (module, conv, norm)))
+    )
 
 
 class _Preprocess(torch.autograd.Function):
