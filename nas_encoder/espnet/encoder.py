@@ -7,7 +7,6 @@ ceil(T / S), S the subsampling factor), D output features.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, TypeAlias
@@ -30,6 +29,7 @@ from nas_encoder.spaces.options import first_options
 from nas_encoder.tables import BASELINES, NAS, encoder_stems
 
 Taps: TypeAlias = list[tuple[int, Tensor]]
+_ADDED = ("lora_", "adapter")  # in names of tensors, ESPnet's adapters
 
 
 class NetworkEncoder(AbsEncoder):
@@ -184,20 +184,34 @@ class NetworkEncoder(AbsEncoder):
                 module.reset_gate()
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         # ESPnet loads with strict=False, so a checkpoint of another architecture would silently
-        # leave random weights in place.
-        mine = {prefix + name for name in self.state_dict()}
-        given = {name for name in state_dict if name.startswith(prefix)}
+        # leave random weights in place. What is added to trained encoders may be missing.
+        mine = _own({prefix + name for name in self.state_dict()})
+        given = _own({name for name in state_dict if name.startswith(prefix)})
         for what, names in (("lacks", mine - given), ("has unknown", given - mine)):
             if names and given:
-                logging.warning(
+                error_msgs.append(
                     f"The checkpoint {what} {len(names)} of {len(mine)} tensors of the encoder "
                     f"(for example {min(names)}): it was made with another genotype or other "
                     "options. Use the config.yaml that was saved beside it."
                 )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def _own(names: set[str]) -> set[str]:
+    """Return the tensors that are no adapter's."""
+    return {name for name in names if not any(word in name for word in _ADDED)}
 
 
 class StreamingEncoder(NetworkEncoder):
