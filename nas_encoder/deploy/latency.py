@@ -31,11 +31,15 @@ logger = logging.getLogger(__name__)
 
 RUNTIMES = TORCH, ONNX, INT8 = "torch", "onnx", "onnx-int8"
 _DRAWS = 5000  # of random networks, while some of a size are looked for
+_OTHERS = 8  # of them whose graphs are not made of their parts', and none is: then it is an error
 _SAVE = 5.0  # seconds between writes of an unfinished table
 
 
 class Graphs(Protocol):
     """Runs parts of networks and whole ones as exported graphs."""
+
+    def problem(self, encoder: nn.Module, x: Tensor) -> str | None:
+        """Return why an encoder's graph does not consist of those of its parts; None if it does."""
 
     def part(self, part: TimedPart) -> Call:
         """Return a call of a part that was built with a mask."""
@@ -116,10 +120,14 @@ def measure_table(
         The space's ``LatencyTable``.
 
     Raises:
-        ConfigError: A setting is wrong, the file holds a different table, or too few random
-            networks have ``check_parameters``; the measured pieces are in the file then.
+        ConfigError: A setting is wrong, the file holds a different table, too few random networks
+            have ``check_parameters``, or the graphs of the space's networks are not made of those
+            of their parts; before anything is measured.
     """
-    if lines := settings.problems():
+    lines = settings.problems()
+    if (graphs is None) != (settings.runtime == TORCH):
+        lines.append(f"runtime: '{settings.runtime}' is not what runs the pieces")
+    if lines:
         raise ConfigError("bench", lines)
     network = space.costs.pieces(space, options, frames, only, also)
     table_type = space.costs.LatencyTable
@@ -153,10 +161,13 @@ def measure_table(
         write_yaml(path, found.to_dict(), ConfigError)
         return found
 
+    # First, so that what is impossible fails before an hour's work.
+    genotypes: list[Genotype] = []
+    if todo or len(checks) < settings.checks:
+        genotypes = _drawn(network, space, options, settings, graphs)
     with measuring(settings) as timed:
-        if graphs is not None and todo:  # what has no such form is to fail before an hour's work
-            genotype = network.sample(random.Random(settings.seed))
-            measure_network(genotype, options, network.frames, settings, timed, graphs)
+        if graphs is not None and todo:  # likewise, of what has no such form
+            measure_network(genotypes[0], options, network.frames, settings, timed, graphs)
         saved = time.monotonic()
         try:
             for piece in show_progress(todo, "pieces"):
@@ -170,8 +181,7 @@ def measure_table(
         finally:
             if todo:
                 save()
-        genotypes = _drawn(network, space, options, settings)
-        for genotype in show_progress(genotypes[len(checks) :], "whole networks"):
+        for genotype in show_progress(genotypes[len(checks) : settings.checks], "whole networks"):
             own = network.pieces_of(genotype.architecture)
             total = sum(known[piece] for piece in own)
             whole = measure_network(genotype, options, network.frames, settings, timed, graphs)
@@ -182,25 +192,31 @@ def measure_table(
 
 
 def _drawn(
-    network: Any, space: SearchSpace, options: Any, settings: BenchSettings
+    network: Any, space: SearchSpace, options: Any, settings: BenchSettings, graphs: Graphs | None
 ) -> list[Genotype]:
-    """Return the random networks of the checks."""
-    if not settings.check_parameters:
-        seeds = range(settings.seed, settings.seed + settings.checks)
-        return [network.sample(random.Random(seed)) for seed in seeds]
-    low, high = settings.check_parameters
-    costs = space.costs.build(space, options, network.frames)
+    """Return the random networks of the checks, at least one; see :func:`measure_table`."""
     found: list[Genotype] = []
+    wanted, others = max(1, settings.checks), 0
+    low, high = settings.check_parameters or (0, 10**12)
+    costs = None
+    if settings.check_parameters and settings.checks:
+        costs = space.costs.build(space, options, network.frames)
     for seed in range(settings.seed, settings.seed + _DRAWS):
-        if len(found) == settings.checks:
-            break
         genotype = network.sample(random.Random(seed))
-        if low <= costs.of(genotype.architecture)["parameters"] <= high:
-            found.append(genotype)
-    if len(found) < settings.checks:
-        have = f"{len(found)} of {_DRAWS} random networks have {low} to {high} parameters"
-        raise ConfigError("bench", [f"check_parameters: {have}, {settings.checks} are wanted"])
-    return found
+        if costs and not low <= costs.of(genotype.architecture)["parameters"] <= high:
+            continue
+        if graphs is not None:
+            encoder, x = _ready(genotype, options, network.frames, settings)
+            if why := graphs.problem(encoder, x):
+                others += 1
+                if others == _OTHERS and not found:
+                    raise ConfigError("bench", [why])
+                continue
+        found.append(genotype)
+        if len(found) == wanted:
+            return found
+    have = f"{len(found)} of {_DRAWS} random networks have {low} to {high} parameters"
+    raise ConfigError("bench", [f"check_parameters: {have}, {wanted} are wanted"])
 
 
 def measure_network(
@@ -218,13 +234,20 @@ def measure_network(
     if timed is None:
         with measuring(settings) as own:
             return measure_network(genotype, options, frames, settings, own, graphs)
-    torch.manual_seed(settings.seed)
-    encoder: nn.Module = build_encoder(genotype, **asdict(options)).eval().to(settings.device)
-    x = torch.randn(1, frames, options.input_size, device=settings.device)
+    encoder, x = _ready(genotype, options, frames, settings)
     lengths = torch.tensor([frames])
     if graphs is not None:
         return timed(graphs.network(encoder, x))
     return timed(lambda: encoder(x, lengths))
+
+
+def _ready(
+    genotype: Genotype, options: Any, frames: int, settings: BenchSettings
+) -> tuple[nn.Module, Tensor]:
+    """Return a network in evaluation mode and one utterance (1, T, F)."""
+    torch.manual_seed(settings.seed)
+    encoder: nn.Module = build_encoder(genotype, **asdict(options)).eval().to(settings.device)
+    return encoder, torch.randn(1, frames, options.input_size, device=settings.device)
 
 
 @contextmanager

@@ -26,6 +26,10 @@ from nas_encoder.export.recognizer import Parts, Recognizer
 from nas_encoder.network.timed import TimedPart
 
 FEATURES = "features"
+_STATIC = (
+    "--runtime: parts in 8 bits are measured for networks that are matrix products before all, as "
+    "most of 'blocks' are"
+)
 _FREE = 4  # of a size that other utterances may have another of, at least
 
 
@@ -62,23 +66,33 @@ class GraphTimer:
         values = {n: x.numpy() for n, x in zip(names, part.inputs, strict=True) if n in kept}
         return self._call(graph, values)
 
+    def problem(self, encoder: nn.Module, x: Tensor) -> str | None:
+        """Return why an export of an encoder would not consist of such parts; None if it would.
+
+        In 8 bits it does not where most multiply-adds of an utterance (1, T, F) are those of
+        convolutions (cells, wide front ends of small block encoders): they are quantized then, and
+        statically.
+
+        Raises:
+            MissingDependencyError: onnx or onnxruntime is missing.
+        """
+        if not self.eight_bits:
+            return None
+        costs = multiply_adds(_graph(encoder, x), x[0], FEATURES)
+        return _STATIC if method_of(costs) != DYNAMIC else None
+
     def network(self, encoder: nn.Module, x: Tensor) -> Call:
         """Return a call of the graph of an encoder with one utterance (1, T, F).
 
         Raises:
-            ConfigError: Its export in 8 bits would quantize convolutions, statically, whose
-                latencies do not add up from parts.
+            ConfigError: It has a :meth:`problem`.
             MissingDependencyError: onnx or onnxruntime is missing.
         """
-        parts = Parts(encoder, None, None, None, "nemo")
-        graph = to_onnx(Recognizer(parts, FEATURES), x.size(2), {})
+        graph = _graph(encoder, x)
         if self.eight_bits:
             costs = multiply_adds(graph, x[0], FEATURES)
             if method_of(costs) != DYNAMIC:
-                rule = (
-                    "are measured for networks that are matrix products before all, as 'blocks' has"
-                )
-                raise ConfigError("bench", [f"--runtime: parts in 8 bits {rule}"])
+                raise ConfigError("bench", [_STATIC])
             with quiet():
                 graph = quantize(graph, DYNAMIC, candidates(costs), [], FEATURES)
         names = INPUTS[FEATURES]
@@ -101,6 +115,11 @@ class _Part(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self._function(*inputs)
+
+
+def _graph(encoder: nn.Module, x: Tensor) -> Any:
+    """Return the graph of an encoder of (1, T, F)."""
+    return to_onnx(Recognizer(Parts(encoder, None, None, None, "nemo"), FEATURES), x.size(2), {})
 
 
 def _products(graph: Any) -> list[str]:

@@ -91,6 +91,7 @@ def test_checks_are_of_networks_of_the_given_size(
     with pytest.raises(ConfigError, match="0 of 50 random networks have 1 to 2 parameters, 3"):
         none = replace(settings, check_parameters=(1, 2))
         measure_table(SPACE, OPTIONS, FRAMES, none, tmp_path / "none.yaml", only=only)
+    assert not (tmp_path / "none.yaml").exists()  # before an hour's work
     problems = BenchSettings(check_parameters=(5, 3)).problems()
     assert problems == ["check_parameters: must rise, got [5, 3]"]
 

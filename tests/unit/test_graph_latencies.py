@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from nas_encoder.cli.main import main
 from nas_encoder.common.documents import read_yaml
+from nas_encoder.deploy import latency
 from nas_encoder.deploy.latency import BenchSettings, measure_table
 from nas_encoder.errors import ConfigError
 from nas_encoder.export.timed import GraphTimer
+from nas_encoder.network import build_encoder
 from nas_encoder.spaces import get_space
 from nas_encoder.spaces.blocks.config import BlocksConfig
 from nas_encoder.spaces.blocks.pieces import BlockLatencies, BlockPieces
@@ -81,9 +84,46 @@ def test_products_have_8_bits() -> None:
 
 
 @pytest.mark.slow
-def test_cells_in_8_bits_are_refused_before_anything_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_wide_front_ends_are_no_checks_in_8_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Exports quantize their convolutions, which no piece has; other networks are drawn."""
+    wide, narrow = "conv2d 128 channels, 4x", "stacked frames -4+4, 4x"
+    timer, x = GraphTimer(1, eight_bits=True), torch.randn(1, FRAMES, 16)
+    networks = {}
+    for front in (wide, narrow):
+        network = BlockPieces(OPTIONS, FRAMES, BLOCKS, {**ONLY, "fronts": [front]})
+        genotype = network.sample(random.Random(0))
+        networks[front] = build_encoder(genotype, **asdict(OPTIONS)).eval()
+    assert "matrix products before all" in str(timer.problem(networks[wide], x))
+    assert timer.problem(networks[narrow], x) is None
+    assert GraphTimer(1, eight_bits=False).problem(networks[wide], x) is None
+    only = {**ONLY, "modules": ["memory -5+5"], "fronts": [wide, narrow]}
+    network = BlockPieces(OPTIONS, FRAMES, BLOCKS, only)
+    fronts = [network.sample(random.Random(s)).architecture.front.text() for s in range(3)]
+    assert wide in fronts  # else this shows nothing
+    settings = replace(INT8, checks=3)
+    table = measure_table(
+        BLOCKS, OPTIONS, FRAMES, settings, tmp_path / "t.yaml", only=only, graphs=timer
+    )
+    drawn = {s: network.sample(random.Random(s)) for s in range(40)}
+    kinds = {g.hash: g.architecture.front.text() for g in drawn.values()}
+    assert [kinds[str(check["hash"])] for check in table.checks] == [narrow] * 3
+    monkeypatch.setattr(latency, "_OTHERS", 2)
+    path = tmp_path / "wide.yaml"
+    with pytest.raises(ConfigError, match="matrix products before all"):
+        only = {**ONLY, "fronts": [wide]}
+        measure_table(BLOCKS, OPTIONS, FRAMES, INT8, path, only=only, graphs=timer)
+    with pytest.raises(ConfigError, match="runtime: 'onnx-int8' is not what runs the pieces"):
+        measure_table(BLOCKS, OPTIONS, FRAMES, INT8, path, only=only)
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_cells_in_8_bits_are_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "_OTHERS", 2)
     path = tmp_path / "cells.yaml"
     sizes = "--layers 5 --channels 2 --input-size 8 --output-size 6 --frames 40 --seconds 0"
     command = ["bench", "--operations", *sizes.split(), "--output", str(path)]
