@@ -187,6 +187,17 @@ def test_other_phones_in_the_same_folder_are_told(tmp_path, caplog):
     assert json.loads((output / "prepared.json").read_text())["options"]["phones"] == 39
     prepare_corpus("timit", root, output, PART)
     assert f"{output} held data with phones 39; replaced by phones 48" in caplog.text
+    path = output / "prepared.json"
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps({**held, "options": {**held["options"], "train": "a,b"}}))
+    prepare_corpus("timit", root, output, PART)
+    assert "held data with train a,b; replaced by train as usual" in caplog.text
+    del held["options"]["phones"]
+    path.write_text(json.dumps(held))
+    prepare_corpus("timit", root, output, PART)
+    assert "held data with phones as usual; replaced by phones 48" in caplog.text
+    path.write_text("[]")
+    prepare_corpus("timit", root, output, PART)
 
 
 def test_what_others_wrote_is_not_replaced(tmp_path):

@@ -168,14 +168,16 @@ def _tell_what_is_replaced(output: Path, corpus: str, options: PrepareOptions) -
     """Warn if the folder holds another corpus, or other texts or utterances of this one."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         held = json.loads((output / PREPARED).read_text(encoding="utf-8"))
-        before = {"corpus": held.get("corpus"), **held.get("options", {})}
+        known = held if isinstance(held, dict) else {}
+        before = {"corpus": known.get("corpus"), **known.get("options", {})}
         now = {"corpus": corpus, **options.choices(corpus)}
         # Folders of earlier versions do not say all.
-        changed = {name: was for name, was in before.items() if was != now.get(name)}
+        names = {**before, **now} if "options" in known else before
+        changed = [name for name in names if before.get(name) != now.get(name)]
         if changed:
-            was = ", ".join(f"{name} {value}" for name, value in changed.items())
-            became = ", ".join(f"{name} {now[name]}" for name in changed if name in now)
-            logger.warning("%s held data with %s; replaced by %s", output, was, became or corpus)
+            was = ", ".join(f"{name} {before.get(name, 'as usual')}" for name in changed)
+            became = ", ".join(f"{name} {now.get(name, 'as usual')}" for name in changed)
+            logger.warning("%s held data with %s; replaced by %s", output, was, became)
 
 
 def _take(output: Path, request: str, audio: bool) -> bool:
