@@ -133,7 +133,8 @@ class _StraightThrough(torch.autograd.Function):
 def _inner_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if a.dtype == b.dtype == dtype and a.device.type == "cpu":
         # On a CPU a third of the time, if elements lie in the same order.
-        for own, other in ((a, b), (a.movedim(1, -1), b.movedim(1, -1))):
-            if own.is_contiguous() and other.is_contiguous():
-                return torch.dot(own.view(-1), other.view(-1))
+        if a.dim() == 4 and not a.is_contiguous():  # channels may be last in memory
+            a, b = a.movedim(1, -1), b.movedim(1, -1)
+        if a.is_contiguous() and b.is_contiguous() and a.shape == b.shape:
+            return torch.dot(a.view(-1), b.view(-1))
     return (a * b).sum(dtype=dtype)
