@@ -401,6 +401,8 @@ def test_readme_gets_the_figure_and_the_encoders_that_nothing_beats(tmp_path: Pa
         == "HEAD with changes.patch"
     )
     assert "commit HEAD with changes.patch." in readme.read_text(encoding="utf-8")
+    assert publish.main(list(map(str, words))) == 0  # of a commit again
+    assert not (published / "changes.patch").exists()
     assert publish.main(of_tree[:-2]) == 1
     assert publish.main([*of_tree[:-1], str(tmp_path / "none.patch")]) == 1
     assert publish.main([*of_tree[:-4], "--base", "0" * 40, *of_tree[-2:]]) == 1

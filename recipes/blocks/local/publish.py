@@ -162,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
         patch = args.changes.read_text(encoding="utf-8")
     part = text(document, path_from(args.readme, args.output))
     publish(args.results, args.output, args.readme, NAME, part)
+    (args.output / CHANGES).unlink(missing_ok=True)  # of other results
     if args.base is not None:
         for name in ("RESULTS.md", "results.json"):
             page = args.output / name
